@@ -1,0 +1,33 @@
+# `make demo` and `make test` set up everything they need in .venv, on a bare machine with Python 3.11 or later.
+
+PYTHON ?= python3
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.ready
+	$(BIN)/loupe train digits
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.ready').touch()"
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
