@@ -1,0 +1,31 @@
+"""Loupe trains, compares and ships image classifiers.
+
+    import loupe
+    run = loupe.train("photos/")           # a folder of class folders
+    run = loupe.load("runs/photos-photographs")
+    run.predict(["new.jpg"])
+
+Importing this package does not load PyTorch; `train`, `resume` and `load` do when they are first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from loupe.errors import ImageError, LoupeError
+
+if TYPE_CHECKING:
+    from loupe.run import load, resume, train
+    from loupe.trained import Run
+
+__all__ = ["ImageError", "LoupeError", "Run", "load", "resume", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"load", "resume", "train"}:
+        from loupe import run
+
+        return getattr(run, name)
+    if name == "Run":
+        from loupe.trained import Run
+
+        return Run
+    raise AttributeError(f"module 'loupe' has no attribute {name!r}")

@@ -1,0 +1,77 @@
+"""What a person sees while work goes on: announcements, progress bars, and the same words in a log file.
+
+Everything here goes to standard error, so that standard output holds results alone.
+"""
+
+from collections.abc import Iterable, Iterator, Sized
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def printable(text: str) -> str:
+    """The text with every character escaped that a terminal might obey in place of showing it, line ends apart."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class Console:
+    """Announces and tracks. A quiet one shows nothing but warnings, and still writes the log."""
+
+    def __init__(self, *, quiet: bool = False, log: Path | None = None) -> None:
+        self.quiet = quiet
+        self.log = log
+        self._unlogged: list[str] = []
+        self.rich = RichConsole(stderr=True, highlight=False)
+
+    def log_to(self, path: Path) -> None:
+        """From now on everything is written to this file too, beginning with what was said so far."""
+        self.log = path
+        for text in self._unlogged:
+            self._write(text)
+        self._unlogged.clear()
+
+    def say(self, text: str) -> None:
+        """One announcement: what was understood, chosen or done, with the reason."""
+        self._write(text)
+        if not self.quiet:
+            self.rich.print(escape(printable(text)), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """What a person must know even when everything else is silenced."""
+        self._write(f"warning: {text}")
+        self.rich.print(f"[yellow]warning:[/] {escape(printable(text))}", soft_wrap=True)
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """The items, with a progress bar while they last; the bar goes when they are done."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        with self.progress() as progress:
+            bar = progress.add_task(description, total=total, note="")
+            for item in items:
+                yield item
+                progress.advance(bar)
+
+    def progress(self) -> Progress:
+        """A transient progress bar of the house's looks, hidden when quiet."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=self.rich,
+            transient=True,
+            disable=self.quiet or not self.rich.is_terminal,
+        )
+
+    def _write(self, text: str) -> None:
+        if self.log is None:
+            self._unlogged.append(text)
+        else:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")

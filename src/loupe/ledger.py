@@ -1,0 +1,245 @@
+"""The run directory: what is written where, and reading it back. It never imports torch.
+
+Files are written beside their place, synced and renamed, so that a reader (or a killed process) never sees half of one.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from loupe import settings
+from loupe.errors import LoupeError, unknown_name
+from loupe.recipe import Recipe
+
+SCHEMA = 1
+METRICS = (
+    "epoch",
+    "stage",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_macro_f1",
+    "seconds",
+    "images_per_second",
+)
+
+
+def cache_folder() -> Path:
+    """Where downloads and decoded pixels are kept: `$LOUPE_CACHE`, else the user's cache folder."""
+    given = os.environ.get("LOUPE_CACHE")
+    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("loupe", appauthor=False))
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable. Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """The bytes, on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replaces the file whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write_synced(beside, data.encode() if isinstance(data, str) else data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's files. `path.name` is the run's name, `path.parent` the runs folder."""
+
+    path: Path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def write_recipe(self, value: Recipe) -> None:
+        write_atomic(self.file("recipe.yaml"), value.to_yaml())
+
+    def read_recipe(self) -> Recipe:
+        return settings.load(self.file("recipe.yaml"))
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        write_atomic(self.file(name), json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The file's content; None where the run has none yet."""
+        path = self.file(name)
+        if not path.is_file():
+            return None
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise LoupeError(f"{path}: not JSON ({error}). Restore it, or train again under another --name.") from None
+        return content
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, METRICS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_atomic(self.file("metrics.csv"), text.getvalue())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held while a process writes to the run, so that no second one does."""
+        lock = FileLock(self.file(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise LoupeError(
+                f"{self.path} is being written by another process. Wait for it, or stop it first."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def discard(self) -> None:
+        """Removes a run that never began (its data turned out to be unusable)."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
+    """A new, empty run directory; an existing one is never used again.
+
+    Raises:
+        LoupeError: `name` is taken, or cannot be a folder's name, or the runs folder cannot be written.
+    """
+    wanted = name or default
+    if Path(wanted).name != wanted or wanted in {".", ".."}:
+        raise LoupeError(
+            f"--name {wanted!r} must be a plain folder name. Use --output for the folder that holds the runs."
+        )
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 100_000):
+            path = runs / (wanted if attempt == 1 else f"{wanted}-{attempt}")
+            try:
+                path.mkdir()
+                return RunDirectory(path)
+            except FileExistsError:
+                if name:
+                    raise LoupeError(
+                        f"{path} exists, and a run is never overwritten. Choose another --name, or go on with it: "
+                        f"loupe train --resume {path}"
+                    ) from None
+    except OSError as error:
+        raise LoupeError(
+            f"{runs}: the run directory cannot be made: {error.strerror}. Choose another folder with --output."
+        ) from None
+    raise LoupeError(f"{runs}: too many runs named {wanted}. Choose a --name.")
+
+
+def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
+    """The run at a path, or of a name in the runs folder; LoupeError with the nearest names where there is none."""
+    for path in (Path(run), runs / run):
+        if (path / "recipe.yaml").is_file():
+            return RunDirectory(path)
+    if Path(run).is_dir():
+        raise LoupeError(f"{run} is not a run: it has no recipe.yaml.")
+    names = [found.name for found in list_runs(runs)]
+    if not names:
+        raise LoupeError(f"no run {str(run)!r}: there are no runs in {runs}. Make one with: loupe train DATA")
+    raise unknown_name("run", str(run), names)
+
+
+def list_runs(runs: Path) -> list[RunDirectory]:
+    """The runs in a folder, oldest first."""
+    found = [path.parent for path in runs.glob("*/recipe.yaml")] if runs.is_dir() else []
+    return [
+        RunDirectory(path)
+        for path in sorted(found, key=lambda path: ((path / "recipe.yaml").stat().st_mtime_ns, path.name))
+    ]
+
+
+def record_look(runs: Path, split_hash: str, run: str) -> int:
+    """Notes one look at a test split; returns how many there have been in this runs folder, this one included."""
+    line = json.dumps({"split_hash": split_hash, "run": run, "date": now()})
+    with FileLock(runs / ".looks.lock"), (runs / "test_looks.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return count_looks(runs, split_hash)
+
+
+def count_looks(runs: Path, split_hash: str) -> int:
+    path = runs / "test_looks.jsonl"
+    if not path.is_file():
+        return 0
+    return sum(f'"split_hash": "{split_hash}"' in line for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
+    """What the run was made with and on. No host name, no user, no path beyond the command as typed."""
+    return {
+        "loupe": version("loupe"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "pillow")},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device,
+        "gpu": gpu,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "date": now(),
+    }
+
+
+def _processor() -> str:
+    """The processor's model where Linux tells it, else what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

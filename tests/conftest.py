@@ -1,0 +1,27 @@
+"""What every test shares: a cache folder of its own, and the real data where it is there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Nothing of a person's own cache is read, and nothing is left in it."""
+    before = os.environ.get("LOUPE_CACHE")
+    os.environ["LOUPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["LOUPE_CACHE"]
+    else:
+        os.environ["LOUPE_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images and weights; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("LOUPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("real images are absent: set LOUPE_DATA to their folder")
+    return folder

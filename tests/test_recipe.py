@@ -1,0 +1,106 @@
+import pytest
+
+from loupe import settings
+from loupe.errors import LoupeError
+from loupe.recipe import Adam, AugmentSpec, OneCycle, Preprocessing, Recipe, Sgd
+from loupe.recipes.catalog import RECIPES, choose, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_yaml(name, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe(name).to_yaml(), encoding="utf-8")
+    assert settings.load(path) == recipe(name)
+    assert recipe(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [
+        ("stages.0.lr=3e-4", lambda r: r.stages[0].lr == 3e-4),
+        ("stages.0.schedule=one-cycle", lambda r: r.stages[0].schedule == OneCycle()),
+        ("stages.0.schedule={name: one-cycle, peak: 0.2}", lambda r: r.stages[0].schedule == OneCycle(peak=0.2)),
+        ("stages.0.optimizer=sgd", lambda r: r.stages[0].optimizer == Sgd()),
+        ("stages.0.optimizer=adamw", lambda r: r.stages[0].optimizer == Adam(name="adamw")),
+        ("stages.0.augment.zoom=[0.8, 1.2]", lambda r: r.stages[0].augment.zoom == (0.8, 1.2)),
+        ("stages.0.clip_norm=null", lambda r: r.stages[0].clip_norm is None),
+        ("model.blocks.0.dropout=0.5", lambda r: r.model.blocks[0].dropout == 0.5),
+        ("input.size_px=16", lambda r: r.input.size_px == 16),
+        ("class_weights=balanced", lambda r: r.class_weights == "balanced"),
+    ],
+)
+def test_a_setting_reaches_its_place(setting, read):
+    assert read(settings.override(recipe("deep-cnn"), [setting]))
+
+
+def test_settings_are_applied_in_order():
+    changed = settings.override(recipe("deep-cnn"), ["stages.0.optimizer=sgd", "stages.0.optimizer.momentum=0.5"])
+    assert changed.stages[0].optimizer == Sgd(momentum=0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("stages.0.lrr=1", "Did you mean lr"),
+        ("stages.1.lr=1", "entries 0 to 0"),
+        ("stags.0.lr=1", "Did you mean stages"),
+        ("stages.0.lr.x=1", "single value"),
+        ("stages.0.lr=fast", "valid number"),
+        ("stages.0.lr=-1", "greater than 0"),
+        ("stages.0.lr=.inf", "finite"),
+        ("stages.0.lr", "KEY=VALUE"),
+        ("stages.0.optimizer=adm", "adm"),
+        ("stages.0.optimizer={name: sgd, beta1: 0.9}", "beta1"),
+        ("stages.0.augment.zoom=[1.2, 0.8]", "low before high"),
+        ("stages.0.label_smoothing=1", "less than 1"),
+        ("seed=-1", "greater than or equal to 0"),
+        ("stages=[]", "at least 1"),
+        ("model.blocks.0.norm=batch", "each"),
+        ("stages.0.lr={", "not YAML"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_is_allowed(setting, says):
+    with pytest.raises(LoupeError) as caught:
+        settings.override(recipe("deep-cnn"), [setting])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value), "one line"
+
+
+def test_a_broken_file_is_an_error_that_names_it(tmp_path):
+    for text in ("", "[1, 2]", "name: [", "name: x\n", "\x00"):
+        path = tmp_path / "bad.yaml"
+        path.write_text(text)
+        with pytest.raises(LoupeError, match=r"bad\.yaml"):
+            settings.load(path)
+    with pytest.raises(LoupeError, match=r"missing\.yaml"):
+        settings.load(tmp_path / "missing.yaml")
+
+
+def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe("digits").to_yaml().replace("batch_size", "batchsize"))
+    with pytest.raises(LoupeError, match="Did you mean batch_size"):
+        settings.load(path)
+
+
+def test_recipes_are_frozen_and_checked():
+    with pytest.raises(ValueError, match="frozen"):
+        recipe("digits").seed = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="at least size_px"):
+        Preprocessing(size_px=32, load_px=16)
+    with pytest.raises(ValueError, match="std"):
+        Preprocessing(size_px=8, load_px=8, std=(1, 0, 1))
+    assert not AugmentSpec().mixes
+    assert isinstance(recipe("digits"), Recipe)
+
+
+def test_the_choice_goes_by_the_size_of_the_images_and_says_so():
+    assert choose(None, 32)[0].name == "small-images"
+    assert choose(None, 65)[0].name == "photographs"
+    assert choose("digits", 500)[0].name == "digits"
+    assert "65 px" in choose(None, 65)[1]
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(LoupeError, match="Did you mean deep-cnn"):
+        recipe("deepcnn")
