@@ -1,0 +1,132 @@
+"""Batches of raw pixels on the device that trains or predicts."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loupe.data.store import PixelStore, RawStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`x_BCHW` uint8, channels-last, and `y_B` int64 (-1: no label), on the device; `index_B` int64 in the table."""
+
+    x_BCHW: Tensor
+    y_B: Tensor
+    index_B: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index_B)
+
+
+class Feed:
+    """A store's images as batches on one device, in any order.
+
+    On a GPU, raw pixels within `resident_bytes` are copied there once and gathered there. Otherwise batches are read
+    ahead by a thread, unless they lie in this computer's memory and the CPU trains: then reading is a gather and there
+    is nothing to wait for.
+    """
+
+    def __init__(
+        self, store: PixelStore, labels_N: np.ndarray, device: torch.device, *, resident_bytes: int | None = None
+    ) -> None:
+        self.store = store
+        self.device = device
+        self.labels_N = torch.tensor(labels_N, dtype=torch.int64, device=device)
+        self._resident_NHWC: Tensor | None = None
+        if (
+            device.type != "cpu"
+            and isinstance(store, RawStore)
+            and store.pixels.nbytes <= _room(device, resident_bytes)
+        ):
+            self._resident_NHWC = torch.from_numpy(np.array(store.pixels)).to(device)
+
+    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
+        """The images of `order` in batches, from batch number `first` on.
+
+        A last batch of one image joins the one before: batch normalisation has nothing to normalise over in one image.
+        """
+        starts = list(range(0, len(order), batch_size))
+        if len(starts) > 1 and len(order) - starts[-1] == 1:
+            starts.pop()
+        parts = [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True)][first:]
+        ready = (self._batch(part) for part in parts)
+        in_memory = isinstance(self.store, RawStore) and not isinstance(self.store.pixels, np.memmap)
+        immediate = self._resident_NHWC is not None or (in_memory and self.device.type == "cpu")
+        return ready if immediate else ahead(ready)
+
+    def _batch(self, index_B: np.ndarray) -> Batch:
+        where_B = torch.from_numpy(index_B).to(self.device)
+        if self._resident_NHWC is not None:
+            x_BHWC = self._resident_NHWC.index_select(0, where_B)
+        else:
+            host = torch.from_numpy(self.store.read(index_B))
+            x_BHWC = (
+                host.pin_memory().to(self.device, non_blocking=True)
+                if self.device.type == "cuda"
+                else host.to(self.device)
+            )
+        return Batch(x_BHWC.permute(0, 3, 1, 2), self.labels_N.index_select(0, where_B), index_B)
+
+
+def steps_in(images: int, batch_size: int) -> int:
+    """How many batches `Feed.batches` makes of so many images."""
+    full, rest = divmod(images, batch_size)
+    return full + (1 if rest > 1 or (rest == 1 and full == 0) else 0)
+
+
+def _room(device: torch.device, limit: int | None) -> int:
+    """Bytes that raw pixels may take on a GPU: a third of what is free, or the limit given."""
+    if limit is not None:
+        return limit
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 3
+    return torch.mps.recommended_max_memory() // 3 if device.type == "mps" else 0
+
+
+@dataclass(frozen=True)
+class _Failure(Generic[T]):
+    error: BaseException
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The items, made by a thread that stays up to `depth` in front; what goes wrong there is raised here."""
+    ready: queue.Queue[T | _Failure[T] | None] = queue.Queue(depth)
+    abandoned = threading.Event()
+
+    def put(item: T | _Failure[T] | None) -> None:
+        while not abandoned.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put(item)
+                if abandoned.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(_Failure(error))
+
+    thread = threading.Thread(target=make, name="loupe-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    finally:
+        abandoned.set()
+        thread.join()

@@ -1,0 +1,131 @@
+"""Setting images aside: units that must not be torn apart, drawn by class in a keyed order.
+
+A unit is a set of images tied to each other by identical content or a common group, directly or through others.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+def units(content: Sequence[str], groups: Sequence[str | None]) -> Indices:
+    """The number of each image's unit. Numbers are names: they say nothing of order or size."""
+    number: dict[str, int] = {}
+    unit = np.array([number.setdefault(digest, len(number)) for digest in content], dtype=np.int64)
+    tied = np.array([i for i, group in enumerate(groups) if group is not None], dtype=np.int64)
+    if not len(tied):
+        return unit
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    # A graph whose nodes are contents, then groups; every image with a group is an edge between its two.
+    names: dict[str | None, int] = {}
+    node = np.array([len(number) + names.setdefault(groups[i], len(names)) for i in tied.tolist()], dtype=np.int64)
+    n = len(number) + len(names)
+    edges = coo_array((np.ones(len(tied), dtype=np.int8), (unit[tied], node)), shape=(n, n))
+    _, component = connected_components(edges, directed=False)
+    return np.asarray(component, dtype=np.int64)[unit]
+
+
+class Carver:
+    """Draws units out of the training images, part by part; what is drawn is gone.
+
+    `labels` holds every image's class index, `pool` the rows of the training images, `unit` every image's unit. Units
+    in `pinned` stay where they are: their images count as training images that cannot be drawn.
+    """
+
+    def __init__(
+        self, *, content: Sequence[str], labels: Indices, pool: Indices, unit: Indices, pinned: set[int], n_classes: int
+    ) -> None:
+        self.content = content
+        self.labels: list[int] = labels.tolist()
+        self.train = np.bincount(labels[pool], minlength=n_classes).tolist()
+        self.before = list(self.train)
+        self.free: dict[int, list[int]] = {}
+        for row, number in zip(pool.tolist(), unit[pool].tolist(), strict=True):
+            if number not in pinned:
+                self.free.setdefault(number, []).append(row)
+
+    def stratified(self, n: int, *, key: str) -> Indices:
+        """About `n` images, of each class its share, in whole units, drawn by a hash of `key` and their content.
+
+        A unit is taken where that brings the classes nearer to their shares, and only if it leaves every class of its
+        own a training image. Where single images abound, the shares are met exactly; where even the smallest unit is
+        too large, the one that comes nearest is taken. Empty only where no unit can be spared.
+        """
+        lacking = self._shares(n)
+        chosen: list[int] = []
+        order = self._order(key) if n else []
+        distance = sum(lacking.values())
+        for number in order:
+            if not distance:
+                break
+            counts = self._counts(number)
+            excess = _excess(lacking, counts)
+            if excess < 0 and self._can_spare(counts):
+                distance += excess
+                chosen += self._take(number, lacking)
+        if not chosen:
+            spare = [number for number in order if self._can_spare(self._counts(number))]
+            if spare:
+                chosen = self._take(min(spare, key=lambda number: _excess(lacking, self._counts(number))), lacking)
+        return np.array(sorted(chosen), dtype=np.int64)
+
+    def in_order(self, n: int, *, last: bool) -> Indices:
+        """The first (or last) `n` free images in the order of the data; a unit that is too large is passed over."""
+        chosen: list[int] = []
+        order = sorted(self.free, key=lambda number: self.free[number][-1 if last else 0], reverse=last)
+        for number in order:
+            if len(chosen) + len(self.free[number]) <= n:
+                chosen += self._take(number, {})
+        return np.array(sorted(chosen), dtype=np.int64)
+
+    def emptied(self) -> list[int]:
+        """The classes whose training images have all been drawn."""
+        return [
+            label for label, (had, left) in enumerate(zip(self.before, self.train, strict=True)) if had and not left
+        ]
+
+    def _shares(self, n: int) -> dict[int, int]:
+        """How many images of each class make up `n`: proportional, by largest remainder, but never a class's last."""
+        free: Counter[int] = Counter(self.labels[row] for rows in self.free.values() for row in rows)
+        room = {label: min(free[label], self.train[label] - 1) for label in sorted(free)}
+        exact = {label: n * self.before[label] / sum(self.before) for label in room}
+        shares = {label: min(int(exact[label]), room[label]) for label in room}
+        by_remainder = sorted(room, key=lambda label: (int(exact[label]) - exact[label], label))
+        while (missing := n - sum(shares.values())) > 0:
+            open_classes = [label for label in by_remainder if shares[label] < room[label]]
+            if not open_classes:
+                break
+            for label in open_classes[:missing]:
+                shares[label] += 1
+        return shares
+
+    def _order(self, key: str) -> list[int]:
+        """The free units by the keyed hash of their least content, which no other unit has."""
+        secret = blake2b(key.encode(), digest_size=32).digest()
+        least = {number: min(self.content[row] for row in rows) for number, rows in self.free.items()}
+        return sorted(least, key=lambda number: blake2b(least[number].encode(), key=secret, digest_size=16).digest())
+
+    def _counts(self, number: int) -> Mapping[int, int]:
+        rows = self.free[number]
+        return {self.labels[rows[0]]: 1} if len(rows) == 1 else Counter(self.labels[row] for row in rows)
+
+    def _can_spare(self, counts: Mapping[int, int]) -> bool:
+        return all(self.train[label] > n for label, n in counts.items())
+
+    def _take(self, number: int, lacking: dict[int, int]) -> list[int]:
+        for label, n in self._counts(number).items():
+            self.train[label] -= n
+            lacking[label] = lacking.get(label, 0) - n
+        return self.free.pop(number)
+
+
+def _excess(lacking: Mapping[int, int], counts: Mapping[int, int]) -> int:
+    """By how much a unit moves the classes away from their shares (below 0: nearer)."""
+    return sum(abs(lacking.get(label, 0) - n) - abs(lacking.get(label, 0)) for label, n in counts.items())

@@ -1,0 +1,244 @@
+"""ImageTable: the one value that every source of images becomes, and the words that sources share."""
+
+import os
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from loupe.errors import ImageError, LoupeError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64()), ("split", pa.string()), ("group", pa.string())])
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Images with labels, wherever they came from.
+
+    `rows` has the columns of `SCHEMA`: `image` (`bytes`, or null where the file lies at `path` under `root`), `label`
+    (null: not labelled), `split` (train, val, test; null: not given) and `group` (null: none). Label i is `classes[i]`;
+    the order of the classes is stored and never sorted again. `notes` say what was understood, a sentence each; the
+    caller shows them.
+    """
+
+    rows: pa.Table
+    classes: tuple[str, ...]
+    name: str
+    root: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.rows.schema.equals(SCHEMA):
+            raise TypeError(f"an ImageTable has the columns {SCHEMA}; got {self.rows.schema}")
+        self._check_labels()
+        if repeated := [name for name, n in Counter(self.classes).items() if n > 1]:
+            raise LoupeError(
+                f"{self.name}: class names must differ; {repeated[0]!r} is there more than once. Rename one of them."
+            )
+        if unknown := sorted(set(self.rows["split"].unique().to_pylist()) - {"train", "val", "test", None}):
+            raise LoupeError(f"{self.name}: split {unknown[0]!r} is not known; splits are train, val and test.")
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """A display name for each image, all different: the second `a.png` is `a.png (2)`."""
+        names: list[str] = pc.struct_field(self.rows["image"], "path").to_pylist()
+        if len(set(names)) == len(names) and None not in names:
+            return tuple(names)
+        taken, unique = set(names), []
+        seen: dict[str, int] = {}
+        for name in (name if name is not None else self.name for name in names):
+            seen[name] = seen.get(name, 0) + 1
+            shown = name if seen[name] == 1 else f"{name} ({seen[name]})"
+            while seen[name] > 1 and shown in taken:
+                seen[name] += 1
+                shown = f"{name} ({seen[name]})"
+            taken.add(shown)
+            unique.append(shown)
+        return tuple(unique)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The class index of each image, -1 where it has none."""
+        return np.asarray(pc.fill_null(self.rows["label"], -1), dtype=np.int64)
+
+    @cached_property
+    def splits(self) -> list[str | None]:
+        return list(self.rows["split"].to_pylist())
+
+    @cached_property
+    def groups(self) -> list[str | None]:
+        return list(self.rows["group"].to_pylist())
+
+    def file(self, i: int) -> Path | None:
+        """Where image `i` lies on disk; None where the table holds its bytes. ImageError where it has neither."""
+        if self._field(i, "bytes").is_valid:
+            return None
+        name = self._field(i, "path").as_py()
+        if name is None:
+            raise ImageError(self.paths[i], "the table holds neither the bytes of this image nor its path")
+        return (self.root or Path()) / os_name(name)
+
+    def encoded(self, i: int) -> bytes:
+        """The bytes of image file `i`, from the table or the disk; ImageError where they cannot be read."""
+        data = self._field(i, "bytes")
+        if data.is_valid:
+            return bytes(data.as_py())
+        file = self.file(i)
+        assert file is not None
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise ImageError(self.paths[i], f"cannot be read: {error.strerror or error}") from None
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageTable":
+        """The images at `indices`, in that order; classes, name and notes stay."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return replace(self, rows=_take(self.rows, chosen))
+
+    @cached_property
+    def _chunks(self) -> tuple[list[int], dict[str, list[pa.Array]]]:
+        """The first row of each chunk, and each chunk's fields: row access without Arrow's own search."""
+        chunks = self.rows["image"].chunks
+        starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])[:-1].tolist()
+        return starts, {name: [pc.struct_field(chunk, name) for chunk in chunks] for name in ("bytes", "path")}
+
+    def _field(self, i: int, name: str) -> Any:
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        starts, fields = self._chunks
+        chunk = bisect_right(starts, i) - 1
+        return fields[name][chunk][i - starts[chunk]]
+
+    def _check_labels(self) -> None:
+        extent = pc.min_max(self.rows["label"]).as_py()
+        wrong = [v for v in extent.values() if v is not None and not 0 <= v < len(self.classes)]
+        if wrong:
+            raise LoupeError(
+                f"{self.name}: label {wrong[0]} is out of range; there are {len(self.classes)} classes, so labels run "
+                f"from 0 to {len(self.classes) - 1}. Correct the labels, or name all the classes."
+            )
+
+
+def make_rows(*, n: int, path: Any, label: Any, data: Any = None, split: Any = None, group: Any = None) -> pa.Table:
+    """`n` rows in `SCHEMA`. Each column is an Arrow array, a list, one value for all rows, or None for null."""
+    columns = {
+        "label": _column(label, pa.int64(), n),
+        "split": _column(split, pa.string(), n),
+        "group": _column(group, pa.string(), n),
+    }
+    fields = [_column(data, pa.binary(), n), _column(path, pa.string(), n)]
+    return pa.table({"image": pa.StructArray.from_arrays(fields, fields=list(IMAGE)), **columns}, schema=SCHEMA)
+
+
+def numbered(prefix: str, start: int, stop: int) -> pa.Array:
+    """The names `prefix#start` to `prefix#(stop - 1)`, made by Arrow."""
+    return pc.binary_join_element_wise(prefix, pc.cast(pa.array(np.arange(start, stop)), pa.string()), "#")
+
+
+def split_of(text: str) -> str | None:
+    """train, val or test for any spelling in `SPLIT_NAMES`, whatever its case; None for another word."""
+    return SPLIT_NAMES.get(text.strip().casefold())
+
+
+def sorted_classes(values: Iterable[Any]) -> tuple[str, ...]:
+    """Distinct class names in order: by number where all are whole numbers, else by alphabet."""
+    names = {str(value) for value in values}
+    numeric = all(name.isascii() and name.removeprefix("-").isdigit() for name in names)
+    key: Callable[[str], Any] = (lambda name: (int(name), name)) if numeric else str
+    return tuple(sorted(names, key=key))
+
+
+def describe(rows: pa.Table, classes: Sequence[str]) -> str:
+    """The first note of every source: how many images, which classes, which splits."""
+    names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    text = f"{counted(rows.num_rows, 'image')} in {counted(len(classes), 'class')} ({names})"
+    counts = split_counts(rows)
+    given = ", ".join(f"{name} {counts[name]:,}" for name in ("train", "val", "test") if name in counts)
+    if not given:
+        return f"{text}; no splits given."
+    rest = f", {counts[None]:,} in none" if None in counts else ""
+    return f"{text}; splits given: {given}{rest}."
+
+
+def split_counts(rows: pa.Table) -> Mapping[str | None, int]:
+    """How many rows each split has; the key None counts the rows without one."""
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(rows["split"]).to_pylist()}
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 image`, `2,000 images`, `3 classes`."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
+def shown(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def text_name(name: str) -> str:
+    """A file name as valid text: a byte that is not UTF-8 becomes `\\xNN`, and `os_name` turns it back."""
+    if "\\x" not in name and name.isprintable():
+        return name
+    return os.fsencode(name.replace("\\x", "\\x5cx")).decode("utf-8", "backslashreplace")
+
+
+def os_name(text: str) -> str:
+    """The operating system's name for a `text_name`; a text that is none is taken as it stands."""
+    if "\\x" not in text:
+        return text
+    head, *escaped = text.split("\\x")
+    try:
+        rest = b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in escaped)
+    except ValueError:
+        return text
+    return os.fsdecode(head.encode() + rest)
+
+
+def _column(values: Any, kind: pa.DataType, n: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(n, kind)
+    if isinstance(values, str):
+        return pa.repeat(pa.scalar(values, kind), n)
+    if isinstance(values, pa.Array):
+        return values.cast(kind)
+    return pa.array(values, kind)
+
+
+def _take(rows: pa.Table, indices: NDArray[np.int64]) -> pa.Table:
+    """`rows.take`, chunk by chunk where the order allows it: Arrow cannot join chunks of more than 2 GiB of bytes."""
+    if len(indices) and np.any(np.diff(indices) < 0):
+        return rows.take(pa.array(indices)).cast(SCHEMA)
+    pieces, start = [], 0
+    for batch in rows.to_batches():
+        low, high = np.searchsorted(indices, [start, start + batch.num_rows])
+        if high > low:
+            pieces.append(batch.take(pa.array(indices[low:high] - start)))
+        start += batch.num_rows
+    if len(indices) and not 0 <= indices[0] <= indices[-1] < start:
+        raise IndexError(f"images {indices[0]} to {indices[-1]} of {start}")
+    return pa.Table.from_batches(pieces, schema=SCHEMA)
