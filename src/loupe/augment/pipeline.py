@@ -1,0 +1,288 @@
+"""From an `AugmentSpec` to one function: uint8 batch to normalised float batch, channels-last.
+
+The order, for each image:
+
+1. the centre square of `size_px`; with random-resized-crop the whole `load_px` instead, out of which the crop comes;
+2. in one sampling: random-resized-crop, rotation @ shift @ shear @ zoom, flips, crop with padding;
+3. brightness, in grey levels;
+4. normalisation, as in evaluation;
+5. cutout, which puts the mean;
+6. `mix`, on what `train` returned for an image and for its partner: mixup or cutmix.
+
+Because step 2 reads the pixels once, it blurs once, and `fill` stands only for what lies beyond the image as it was
+before the step.
+
+Random numbers are drawn on the CPU and depend on (seed, epoch, image) alone; pixels are made on the device that holds
+them. What the specification leaves off is neither drawn nor computed.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property, reduce
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from loupe.augment import geometry, pixels, random
+from loupe.errors import LoupeError
+from loupe.recipe import AugmentSpec, Preprocessing
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Draw(IntEnum):
+    """The number of each draw, for ever.
+
+    An augmentation that is added takes the next, so that the others keep theirs.
+    """
+
+    ROTATION = 0
+    ROW_SHIFT = 1
+    COLUMN_SHIFT = 2
+    HORIZONTAL_FLIP = 3
+    VERTICAL_FLIP = 4
+    SHEAR = 5
+    ROW_ZOOM = 6
+    COLUMN_ZOOM = 7
+    CROP_ROW = 8
+    CROP_COLUMN = 9
+    RESIZED_ROW = 10
+    RESIZED_COLUMN = 11
+    RESIZED_AREA = 12
+    RESIZED_RATIO = 13
+    CUTOUT_ROW = 14
+    CUTOUT_COLUMN = 15
+    BRIGHTNESS = 16
+    PARTNER = 17
+    MIX_WEIGHT = 18
+    MIX_CHOICE = 19
+    CUTMIX_ROW = 20
+    CUTMIX_COLUMN = 21
+
+
+Draws = dict[Draw, Floats]
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """The random changes of one stage. LoupeError where they cannot be made of images of this size."""
+
+    spec: AugmentSpec
+    preprocessing: Preprocessing
+    seed: int
+
+    def __post_init__(self) -> None:
+        spec, size_px = self.spec, self.preprocessing.size_px
+        if spec.cutout_px > size_px:
+            raise LoupeError(
+                f"cutout_px is {spec.cutout_px}, but images are {size_px} px on a side; give at most {size_px}."
+            )
+        if spec.crop_padding_px >= size_px:
+            raise LoupeError(
+                f"crop_padding_px is {spec.crop_padding_px}, but images are {size_px} px on a side: "
+                f"a crop could miss the image. Give at most {size_px - 1}."
+            )
+        if spec.fill_value and spec.fill != "constant":
+            raise LoupeError(
+                f"fill_value {spec.fill_value:g} has no effect with fill {spec.fill!r}; "
+                "set fill to 'constant', or leave fill_value out."
+            )
+        if not 0 <= self.seed < 2**64:
+            raise LoupeError(f"a seed is from 0 to 2**64 - 1; got {self.seed}.")
+
+    def train(self, x_BCHW: Tensor, index_B: Ints, epoch: int) -> Tensor:
+        """The images' views of this epoch.
+
+        Uint8 [B, 3, load_px, load_px] to normalised float32 [B, 3, size_px, size_px], channels-last.
+        """
+        spec, size_px = self.spec, self.preprocessing.size_px
+        _check(x_BCHW, index_B, self.preprocessing)
+        draws = self._draw(index_B, epoch, self._train_draws)
+        source_BCHW = x_BCHW if spec.random_resized_crop else pixels.centre_crop(x_BCHW, size_px)
+        if self._warps:
+            source_BCHW = geometry.warp(
+                source_BCHW,
+                self._map(draws),
+                size_px=(size_px, size_px),
+                fill=spec.fill,
+                fill_value=spec.fill_value,
+                whole_pixels=not (spec.random_resized_crop or self._is_affine),
+                samples=self._samples,
+            )
+        if Draw.BRIGHTNESS in draws:
+            source_BCHW = pixels.brighten(source_BCHW, _between(spec.brightness, draws[Draw.BRIGHTNESS]))
+        normal_BCHW = pixels.normalise(source_BCHW, self.preprocessing.mean, self.preprocessing.std)
+        if spec.cutout_px:
+            pixels.cut_out(
+                normal_BCHW, spec.cutout_px, row_B=draws[Draw.CUTOUT_ROW], column_B=draws[Draw.CUTOUT_COLUMN]
+            )
+        return normal_BCHW
+
+    def partners(self, index_B: Ints, epoch: int, population: Ints) -> Ints:
+        """The training image that each image is mixed with, drawn from the whole `population` [N] (row indices), [B].
+
+        It depends on the epoch, the image and the population, in the order given; not on the batch. An image may draw
+        itself.
+        """
+        if len(population) == 0:
+            raise ValueError("partners are drawn from a population of at least one image")
+        u_B = random.uniform(self.seed, epoch, index_B, Draw.PARTNER)
+        chosen: Ints = np.asarray(population, np.int64)[(u_B * len(population)).astype(np.int64)]
+        return chosen
+
+    def mix(self, x_BCHW: Tensor, partner_x_BCHW: Tensor, index_B: Ints, epoch: int) -> tuple[Tensor, Tensor]:
+        """The images mixed with their partners, and each image's own share, float32 [B]; its partner has the rest.
+
+        Both batches are what `train` returns. With mixup and cutmix each image gets one of them, with even chances.
+        """
+        spec = self.spec
+        if not spec.mixes:
+            raise ValueError("this specification mixes nothing: mixup_alpha and cutmix_alpha are 0")
+        draws = self._draw(index_B, epoch, self._mix_draws)
+        cut_B = (
+            draws[Draw.MIX_CHOICE] < 0.5 if Draw.MIX_CHOICE in draws else np.full(len(index_B), spec.cutmix_alpha > 0)
+        )
+        share_B = np.ones(len(index_B))
+        mixed_BCHW = x_BCHW
+        if spec.mixup_alpha > 0:
+            share_B = np.where(cut_B, 1.0, pixels.beta_quantile(draws[Draw.MIX_WEIGHT], spec.mixup_alpha))
+            mixed_BCHW = pixels.blend(x_BCHW, partner_x_BCHW, share_B)
+        if spec.cutmix_alpha > 0:
+            weight_B = np.where(cut_B, pixels.beta_quantile(draws[Draw.MIX_WEIGHT], spec.cutmix_alpha), 1.0)
+            box_B4, kept_B = pixels.cutmix_boxes(
+                x_BCHW.shape[2], weight_B, row_B=draws[Draw.CUTMIX_ROW], column_B=draws[Draw.CUTMIX_COLUMN]
+            )
+            mixed_BCHW = pixels.paste(mixed_BCHW, partner_x_BCHW, box_B4)
+            share_B = share_B * kept_B
+        return mixed_BCHW, torch.from_numpy(share_B.astype(np.float32)).to(x_BCHW.device, non_blocking=True)
+
+    @cached_property
+    def _is_affine(self) -> bool:
+        spec = self.spec
+        return bool(
+            spec.rotation_degrees or spec.height_shift or spec.width_shift or spec.shear_degrees
+        ) or spec.zoom != (1.0, 1.0)
+
+    @cached_property
+    def _warps(self) -> bool:
+        spec = self.spec
+        moves = spec.horizontal_flip or spec.vertical_flip or spec.crop_padding_px > 0
+        return self._is_affine or moves or spec.random_resized_crop is not None
+
+    @cached_property
+    def _samples(self) -> int:
+        area, sizes = self.spec.random_resized_crop, self.preprocessing
+        return pixels.resized_crop_samples(sizes.load_px, sizes.size_px, area) if area else 1
+
+    @cached_property
+    def _train_draws(self) -> tuple[Draw, ...]:
+        """The draws that the specification needs, and no others."""
+        spec = self.spec
+        wanted: dict[Draw, bool] = {
+            Draw.ROTATION: spec.rotation_degrees > 0,
+            Draw.ROW_SHIFT: spec.height_shift > 0,
+            Draw.COLUMN_SHIFT: spec.width_shift > 0,
+            Draw.HORIZONTAL_FLIP: spec.horizontal_flip,
+            Draw.VERTICAL_FLIP: spec.vertical_flip,
+            Draw.SHEAR: spec.shear_degrees > 0,
+            Draw.BRIGHTNESS: spec.brightness != (1.0, 1.0),
+        }
+        wanted |= dict.fromkeys((Draw.ROW_ZOOM, Draw.COLUMN_ZOOM), spec.zoom != (1.0, 1.0))
+        wanted |= dict.fromkeys((Draw.CROP_ROW, Draw.CROP_COLUMN), spec.crop_padding_px > 0)
+        wanted |= dict.fromkeys((Draw.CUTOUT_ROW, Draw.CUTOUT_COLUMN), spec.cutout_px > 0)
+        resized = (Draw.RESIZED_ROW, Draw.RESIZED_COLUMN, Draw.RESIZED_AREA, Draw.RESIZED_RATIO)
+        wanted |= dict.fromkeys(resized, spec.random_resized_crop is not None)
+        return tuple(draw for draw, needed in wanted.items() if needed)
+
+    @cached_property
+    def _mix_draws(self) -> tuple[Draw, ...]:
+        cut = (Draw.CUTMIX_ROW, Draw.CUTMIX_COLUMN) if self.spec.cutmix_alpha else ()
+        choice = (Draw.MIX_CHOICE,) if self.spec.cutmix_alpha and self.spec.mixup_alpha else ()
+        return (Draw.MIX_WEIGHT, *choice, *cut)
+
+    def _draw(self, index_B: Ints, epoch: int, draws: tuple[Draw, ...]) -> Draws:
+        """All the random numbers of a batch in one call."""
+        if not draws:
+            return {}
+        return dict(zip(draws, random.uniform(self.seed, epoch, index_B, draws).T, strict=True))
+
+    def _map(self, draws: Draws) -> Floats:
+        """Everything that moves pixels, as one map: source = crop(affine(flip(shift(result))))."""
+        spec, sizes = self.spec, self.preprocessing
+        maps: list[Floats] = []
+        if spec.random_resized_crop:
+            maps.append(
+                pixels.resized_crop_map(
+                    sizes.load_px,
+                    sizes.size_px,
+                    spec.random_resized_crop,
+                    area_B=draws[Draw.RESIZED_AREA],
+                    ratio_B=draws[Draw.RESIZED_RATIO],
+                    row_B=draws[Draw.RESIZED_ROW],
+                    column_B=draws[Draw.RESIZED_COLUMN],
+                )
+            )
+        if self._is_affine:
+            maps.append(self._affine_map(draws))
+        if spec.horizontal_flip or spec.vertical_flip:
+            maps.append(self._flip_map(draws))
+        if spec.crop_padding_px:
+            maps.append(
+                pixels.padded_crop_map(
+                    spec.crop_padding_px, row_B=draws[Draw.CROP_ROW], column_B=draws[Draw.CROP_COLUMN]
+                )
+            )
+        return reduce(geometry.compose, maps)
+
+    def _affine_map(self, draws: Draws) -> Floats:
+        spec, size_px = self.spec, self.preprocessing.size_px
+        # A part that is off has no draw; the middle of its range, 0 or 1, is what it then means.
+        middle_B = np.full(len(next(iter(draws.values()))), 0.5)
+
+        def between(low: float, high: float, draw: Draw) -> Floats:
+            return _between((low, high), draws.get(draw, middle_B))
+
+        return geometry.keras_map(
+            size_px,
+            rotation_degrees_B=between(-spec.rotation_degrees, spec.rotation_degrees, Draw.ROTATION),
+            row_shift_px_B=between(-spec.height_shift, spec.height_shift, Draw.ROW_SHIFT) * size_px,
+            column_shift_px_B=between(-spec.width_shift, spec.width_shift, Draw.COLUMN_SHIFT) * size_px,
+            shear_degrees_B=between(-spec.shear_degrees, spec.shear_degrees, Draw.SHEAR),
+            row_zoom_B=between(*spec.zoom, Draw.ROW_ZOOM),
+            column_zoom_B=between(*spec.zoom, Draw.COLUMN_ZOOM),
+        )
+
+    def _flip_map(self, draws: Draws) -> Floats:
+        never_B = np.ones(len(next(iter(draws.values()))))
+        return geometry.flip_map(
+            self.preprocessing.size_px,
+            vertical_B=draws.get(Draw.VERTICAL_FLIP, never_B) < 0.5,
+            horizontal_B=draws.get(Draw.HORIZONTAL_FLIP, never_B) < 0.5,
+        )
+
+
+def evaluation_view(x_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The view without chance.
+
+    Uint8 [B, 3, load_px, load_px] to its centre, normalised, float32 [B, 3, size_px, size_px], channels-last.
+    """
+    _check(x_BCHW, None, preprocessing)
+    return pixels.normalise(pixels.centre_crop(x_BCHW, preprocessing.size_px), preprocessing.mean, preprocessing.std)
+
+
+def _between(bounds: tuple[float, float], u_B: Floats) -> Floats:
+    return bounds[0] + (bounds[1] - bounds[0]) * u_B
+
+
+def _check(x_BCHW: Tensor, index_B: Ints | None, preprocessing: Preprocessing) -> None:
+    side_px = preprocessing.load_px
+    if x_BCHW.dtype != torch.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != (3, side_px, side_px):
+        raise ValueError(
+            f"images come as uint8 [B, 3, {side_px}, {side_px}]; got {x_BCHW.dtype} {list(x_BCHW.shape)}. "
+            "Read them with the preprocessing that they were stored with."
+        )
+    if index_B is not None and np.shape(index_B) != (len(x_BCHW),):
+        raise ValueError(f"{len(x_BCHW)} images need as many indices; got the shape {np.shape(index_B)}")

@@ -1,0 +1,173 @@
+"""What is done to pixels beside the warp: crops, normalisation, brightness, cutout, mixup, cutmix.
+
+An augmentation takes its random numbers, uniform in [0, 1), as arguments [B] and draws none. To add one, write it
+here, give it its draws and its place in `pipeline.py`, and its switch in `AugmentSpec`.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+from loupe.augment.geometry import box_map
+from loupe.recipe import RGB
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_RATIO = (3 / 4, 4 / 3)
+
+
+def centre_crop(x_BCHW: Tensor, size_px: int) -> Tensor:
+    """The centre square, as a view.
+
+    Where the margin is odd, the extra pixel is left out at the bottom and the right.
+    """
+    top, left = (x_BCHW.shape[2] - size_px) // 2, (x_BCHW.shape[3] - size_px) // 2
+    return x_BCHW[:, :, top : top + size_px, left : left + size_px]
+
+
+def normalise(x_BCHW: Tensor, mean: RGB, std: RGB) -> Tensor:
+    """Grey levels (0 to 255) / 255, minus the mean, over the deviation, as a new float32 channels-last tensor."""
+    scale_1CHW, offset_1CHW = _scale_and_offset(mean, std, x_BCHW.shape[2], x_BCHW.device)
+    normal_BCHW = torch.empty(x_BCHW.shape, device=x_BCHW.device, memory_format=torch.channels_last)
+    # A product, then a sum, each rounded: a fused one may give other bits in a vector loop than in its remainder.
+    return normal_BCHW.copy_(x_BCHW).mul_(scale_1CHW).add_(offset_1CHW)
+
+
+def padded_crop_map(padding_px: int, *, row_B: Floats, column_B: Floats) -> Floats:
+    """The map of a random crop of the old size out of the padded image: a shift by whole pixels, [B, 2, 3]."""
+    shift_B2 = np.floor(np.stack([row_B, column_B], axis=1) * (2 * padding_px + 1)) - padding_px
+    return box_map(np.ones_like(shift_B2), shift_B2)
+
+
+def resized_crop_map(
+    load_px: int,
+    size_px: int,
+    area: tuple[float, float],
+    *,
+    area_B: Floats,
+    ratio_B: Floats,
+    row_B: Floats,
+    column_B: Floats,
+) -> Floats:
+    """The map of a random crop that covers a fraction of the image's area, resized to `size_px` on a side, [B, 2, 3].
+
+    As in Szegedy et al., "Going deeper with convolutions" (2015), section 6, and torchvision's RandomResizedCrop: the
+    area is uniform, width over height log-uniform in [3/4, 4/3]. Where such a crop might not fit, torchvision tries
+    again and at last gives up; here the ratios that do not fit are left out of the range, so the area is always the
+    one that was drawn. Crops do not snap to whole pixels.
+    """
+    share = area[0] + (area[1] - area[0]) * area_B
+    low, high = np.log(np.maximum(_RATIO[0], share)), np.log(np.minimum(_RATIO[1], 1 / share))
+    ratio = np.exp(low + (high - low) * ratio_B)
+    side_B2 = load_px * np.sqrt(np.stack([share / ratio, share * ratio], axis=1))
+    corner_B2 = np.stack([row_B, column_B], axis=1) * (load_px - side_B2)
+    step_B2 = side_B2 / size_px
+    return box_map(step_B2, corner_B2 + step_B2 / 2 - 0.5)
+
+
+def resized_crop_samples(load_px: int, size_px: int, area: tuple[float, float]) -> int:
+    """How many samples on a side of a pixel put them at most 1.5 source pixels apart in the largest crop.
+
+    Up to a reduction of 1.5 times linear interpolation alone skips next to nothing. Beyond, the mean of n x n samples
+    is taken, close to the area average; it is one number for all crops so that no shape depends on a draw.
+    """
+    longest_px = load_px * min(1.0, math.sqrt(area[1] * _RATIO[1]))
+    return max(1, math.ceil(longest_px / size_px / 1.5))
+
+
+def brighten(x_BCHW: Tensor, factor_B: Floats) -> Tensor:
+    """Grey levels times a factor for each image, clipped at 255.
+
+    Keras does this with Pillow, which also cuts off fractions; here none are.
+    """
+    factors = torch.from_numpy(factor_B.astype(np.float32)).to(x_BCHW.device, non_blocking=True)
+    return torch.mul(x_BCHW, factors[:, None, None, None]).clamp_(max=255.0)
+
+
+def cut_out(x_BCHW: Tensor, side_px: int, *, row_B: Floats, column_B: Floats) -> Tensor:
+    """Cutout (DeVries and Taylor 2017), in place: a square about a uniform pixel, cut off at the edges, becomes 0.
+
+    On normalised pixels 0 is the mean, which is what the authors put there. `x` is channels-last.
+    """
+    edges_B4 = _box_edges(x_BCHW.shape[2], np.full(len(row_B), side_px), row_B, column_B)
+    rows = _rows(x_BCHW)
+    rows.addcmul_(rows, _boxes(edges_B4, x_BCHW), value=-1)
+    return x_BCHW
+
+
+def beta_quantile(u_B: Floats, alpha: float) -> Floats:
+    """Draws of Beta(alpha, alpha) from uniform ones by its inverse distribution function: one each, none rejected."""
+    quantile: Floats = u_B if alpha == 1 else betaincinv(alpha, alpha, u_B)
+    return quantile
+
+
+def cutmix_boxes(side_px: int, weight_B: Floats, *, row_B: Floats, column_B: Floats) -> tuple[Ints, Floats]:
+    """Cutmix's boxes, [B, 4] (top, bottom, left, right), and the share of each image that is exactly left, [B].
+
+    As Yun et al. 2019, appendix A: sides of sqrt(1 - weight) of the image's, centre uniform, cut off at the edges.
+    """
+    box_B4 = _box_edges(side_px, np.floor(side_px * np.sqrt(1 - weight_B)).astype(np.int64), row_B, column_B)
+    covered = (box_B4[:, 1] - box_B4[:, 0]) * (box_B4[:, 3] - box_B4[:, 2])
+    return box_B4, 1 - covered / side_px**2
+
+
+def blend(x_BCHW: Tensor, partner_x_BCHW: Tensor, weight_B: Floats) -> Tensor:
+    """Mixup (Zhang et al. 2018): `weight` of the image and the rest of its partner.
+
+    A weight of 1 gives the image back, bit by bit.
+    """
+    weights = torch.from_numpy(weight_B.astype(np.float32)).to(x_BCHW.device, non_blocking=True)
+    return torch.lerp(partner_x_BCHW, x_BCHW, weights[:, None, None, None])
+
+
+def paste(x_BCHW: Tensor, partner_x_BCHW: Tensor, box_B4: Ints) -> Tensor:
+    """The images with a box of their partners', both channels-last; an empty box leaves its image as it is."""
+    pasted = torch.lerp(_rows(x_BCHW), _rows(partner_x_BCHW), _boxes(box_B4, x_BCHW))
+    return pasted.view(x_BCHW.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+
+
+def _box_edges(side_px: int, box_px_B: Ints, row_B: Floats, column_B: Floats) -> Ints:
+    """Top, bottom, left and right of boxes about a random pixel, cut off at the edges, [B, 4]; ends are excluded."""
+    start_B2 = np.floor(np.stack([row_B, column_B], axis=1) * side_px).astype(np.int64) - box_px_B[:, None] // 2
+    edges_B22 = np.stack([start_B2, start_B2 + box_px_B[:, None]], axis=2).clip(0, side_px)
+    return edges_B22.reshape(-1, 4)
+
+
+def _boxes(box_B4: Ints, x_BCHW: Tensor) -> Tensor:
+    """1 in the boxes and 0 elsewhere, for every value of channels-last images, float32 [B, H, W * C].
+
+    Numbers and long rows, because PyTorch's CPU kernels are several times slower on bools and on an innermost side of
+    three.
+    """
+    channels, height_px, width_px = x_BCHW.shape[1:]
+    edges = torch.from_numpy(box_B4).to(x_BCHW.device, non_blocking=True)[:, :, None]
+    row = torch.arange(height_px, device=x_BCHW.device)
+    column = torch.arange(width_px, device=x_BCHW.device).repeat_interleave(channels)
+    rows_BH = (row >= edges[:, 0]) & (row < edges[:, 1])
+    columns_BV = (column >= edges[:, 2]) & (column < edges[:, 3])
+    return rows_BH[:, :, None].float() * columns_BV[:, None, :].float()
+
+
+def _rows(x_BCHW: Tensor) -> Tensor:
+    """Channels-last images as a view [B, H, W * C]; an error where they are not channels-last."""
+    batch, channels, height_px, width_px = x_BCHW.shape
+    return x_BCHW.permute(0, 2, 3, 1).view(batch, height_px, width_px * channels)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_offset(mean: RGB, std: RGB, side_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and -mean / std for every value of one image.
+
+    Full size, because broadcasting over 3 channels is five times slower.
+    """
+    per_channel = np.array([[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)])
+    values = torch.from_numpy(per_channel.astype(np.float32)).to(device)
+    full = values.T[:, None, :, None, None].expand(2, 1, len(mean), side_px, side_px)
+    scale, offset = (value.contiguous(memory_format=torch.channels_last) for value in full)
+    return scale, offset
