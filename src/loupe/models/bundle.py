@@ -1,0 +1,63 @@
+"""The self-describing bundle: weights.safetensors and config.json, all that prediction needs."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from loupe.errors import LoupeError
+from loupe.ledger import write_atomic
+from loupe.models.classifier import Classifier
+from loupe.models.cnn import skeleton
+from loupe.recipe import CnnSpec, Preprocessing
+from loupe.runtime import Resolved
+
+SCHEMA = 1
+
+
+def save(folder: Path, model: Classifier, spec: CnnSpec, precision: Resolved) -> None:
+    """Writes the bundle; `precision` is the one that the network was trained and evaluated in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
+    config = {
+        "schema": SCHEMA,
+        "network": spec.model_dump(mode="json"),
+        "preprocessing": model.preprocessing.model_dump(mode="json"),
+        "classes": model.classes,
+        "precision": precision,
+        "weights_blake2b": _digest(weights),
+    }
+    write_atomic(folder / "weights.safetensors", weights)
+    write_atomic(folder / "config.json", json.dumps(config, indent=1) + "\n")
+
+
+def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
+    """The classifier, ready to evaluate on the device, and its precision.
+
+    Raises:
+        LoupeError: there is no bundle, it is of a newer kind, or its files do not belong together.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = (folder / "weights.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise LoupeError(f"{folder}: no model can be read there: {error}. Was the training finished?") from None
+    if config.get("schema") != SCHEMA:
+        raise LoupeError(
+            f"{folder}: a bundle of schema {config.get('schema')}; this Loupe reads {SCHEMA}. Update Loupe."
+        )
+    if _digest(weights) != config["weights_blake2b"]:
+        raise LoupeError(
+            f"{folder}: weights.safetensors is damaged or not the one that config.json describes. Restore both."
+        )
+    preprocessing = Preprocessing.model_validate(config["preprocessing"])
+    model = skeleton(CnnSpec.model_validate(config["network"]), preprocessing, tuple(config["classes"]))
+    model.load_state_dict(safetensors.torch.load(weights), assign=True)
+    return model.to(device).to(memory_format=torch.channels_last).eval(), config["precision"]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

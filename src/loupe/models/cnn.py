@@ -1,0 +1,158 @@
+"""Small convolutional networks: one builder with every part spelled out, and named networks that fill it in."""
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from loupe.errors import LoupeError
+from loupe.models.classifier import Classifier
+from loupe.models.layers import AveragePool, Dropout, Flatten
+from loupe.recipe import CnnSpec, ConvBlock, Dense, Preprocessing
+
+
+def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
+    """The network, with initial weights that depend on `seed` alone, channels-last, on the CPU.
+
+    Raises:
+        LoupeError: the images are too small for so many blocks.
+    """
+    model = skeleton(spec, preprocessing, classes).to_empty(device="cpu")
+    initialise(model, spec, torch.Generator().manual_seed(seed % 2**63))
+    return model.to(memory_format=torch.channels_last)
+
+
+def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
+    """The network without memory for its weights (PyTorch's meta device): enough to count and to list."""
+    side = preprocessing.size_px
+    channels = 3
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    with torch.device("meta"):
+        for number, block in enumerate(spec.blocks, 1):
+            blocks[f"block{number}"] = _block(block, channels, spec)
+            side = _side_after(block, side)
+            channels = block.filters[-1] if block.filters else channels
+            if side < 1:
+                raise LoupeError(
+                    f"{spec.name}: block {number} leaves nothing of an image of {preprocessing.size_px} px. "
+                    "Use larger images (--set input.size_px=...) or a network with fewer blocks (--model)."
+                )
+        width = channels if spec.pooling == "average" else channels * side * side
+        return Classifier(nn.Sequential(blocks), _head(spec, width, len(classes)), preprocessing, classes)
+
+
+def _block(block: ConvBlock, channels: int, spec: CnnSpec) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    norms = 0
+    for number, filters in enumerate(block.filters, 1):
+        padding = 0 if block.padding == "valid" else block.kernel_px // 2
+        if block.padding == "same" and block.kernel_px % 2 == 0:
+            before = block.kernel_px // 2 - 1  # TensorFlow's rule: the odd pixel goes to the right and below
+            layers[f"pad{number}"] = nn.ZeroPad2d((before, before + 1, before, before + 1))
+            padding = 0
+        layers[f"conv{number}"] = nn.Conv2d(channels, filters, block.kernel_px, padding=padding)
+        if block.activation == "relu":
+            layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        if block.norm == "each" or (block.norm == "block" and number == len(block.filters)):
+            norms += 1
+            layers[f"norm{norms}"] = nn.BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)
+        channels = filters
+    if block.pool_px > 1:
+        layers["pool"] = nn.MaxPool2d(block.pool_px)
+    if block.dropout:
+        layers["dropout"] = Dropout(block.dropout)
+    return nn.Sequential(layers)
+
+
+def _side_after(block: ConvBlock, side: int) -> int:
+    shrink = (block.kernel_px - 1) * len(block.filters) if block.padding == "valid" else 0
+    return (side - shrink) // block.pool_px
+
+
+def _head(spec: CnnSpec, width: int, outputs: int) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(pool=AveragePool() if spec.pooling == "average" else Flatten())
+    for number, dense in enumerate(spec.hidden, 1):
+        layers[f"hidden{number}"] = nn.Linear(width, dense.units)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        if dense.dropout:
+            layers[f"dropout{number}"] = Dropout(dense.dropout)
+        width = dense.units
+    layers["logits"] = nn.Linear(width, outputs)
+    return nn.Sequential(layers)
+
+
+def initialise(model: nn.Module, spec: CnnSpec, generator: torch.Generator) -> None:
+    """Sets every weight, in the order of the layers. Biases are 0, norms the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            if spec.init == "glorot":
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+            elif spec.init == "uniform":
+                nn.init.uniform_(module.weight, -0.05, 0.05, generator=generator)
+            else:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+
+
+def simple_cnn() -> CnnSpec:
+    """Three 2x2 convolutions and one hidden layer of 500; 528,054 parameters at 32 px with 10 classes."""
+    return CnnSpec(
+        name="simple-cnn",
+        blocks=(
+            ConvBlock(filters=(16,), kernel_px=2),
+            ConvBlock(filters=(32,), kernel_px=2),
+            ConvBlock(filters=(64,), kernel_px=2, dropout=0.3),
+        ),
+        hidden=(Dense(units=500, dropout=0.4),),
+    )
+
+
+def deep_cnn() -> CnnSpec:
+    """Six 3x3 convolutions, each followed by batch normalisation; 309,290 parameters at 32 px with 10 classes."""
+    return CnnSpec(
+        name="deep-cnn",
+        blocks=tuple(
+            ConvBlock(filters=(filters, filters), norm="each", dropout=dropout)
+            for filters, dropout in ((32, 0.2), (64, 0.3), (128, 0.4))
+        ),
+    )
+
+
+def catsdogs_cnn() -> CnnSpec:
+    """Three 3x3 convolutions without padding and one hidden layer of 64, for photographs.
+
+    At 150 px 1,212,513 parameters with one sigmoid output; as a softmax over two classes, the same function, 1,212,578.
+    """
+    return CnnSpec(
+        name="catsdogs-cnn",
+        blocks=tuple(ConvBlock(filters=(filters,), padding="valid") for filters in (32, 32, 64)),
+        hidden=(Dense(units=64, dropout=0.5),),
+    )
+
+
+def digits_cnn() -> CnnSpec:
+    """Two blocks for images of 8 px."""
+    return CnnSpec(
+        name="digits-cnn",
+        blocks=(
+            ConvBlock(filters=(32, 32), norm="each", dropout=0.1),
+            ConvBlock(filters=(64, 64), norm="each", dropout=0.2),
+        ),
+        norm_momentum=0.1,
+        init="he",
+    )
+
+
+def photo_cnn() -> CnnSpec:
+    """Five blocks with batch normalisation and global average pooling, for photographs of 96 px and more."""
+    return CnnSpec(
+        name="photo-cnn",
+        blocks=tuple(ConvBlock(filters=(filters,), norm="each") for filters in (32, 64, 128, 256, 256)),
+        pooling="average",
+        hidden=(Dense(units=128, dropout=0.3),),
+        norm_momentum=0.1,
+        init="he",
+    )
