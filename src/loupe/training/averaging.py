@@ -1,0 +1,29 @@
+"""The exponential moving average of a network's weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """A copy of the model that follows it: average ← d · average + (1 - d) · weights.
+
+    d is `decay`, but at most (1 + n) / (10 + n) at the n-th update, so that the random first weights are soon forgotten
+    (Abadi et al. 2016, TensorFlow's ExponentialMovingAverage). Running statistics are averaged with the weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self._mine = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        self._counts = [value for value in self.model.state_dict().values() if not value.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, updates: int) -> None:
+        """Moves towards the model's weights; `updates` is the number of updates before this one."""
+        share = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        state = model.state_dict().values()
+        torch._foreach_lerp_(self._mine, [value for value in state if value.is_floating_point()], share)
+        for mine, theirs in zip(self._counts, (value for value in state if not value.is_floating_point()), strict=True):
+            mine.copy_(theirs)

@@ -1,0 +1,172 @@
+"""Checkpoints: written beside, synced, renamed; verified when read; the order of resuming stated in one place.
+
+    checkpoints/last/step-00001234/    weights, averaged weights, optimizer, where training stood; the newest two
+    checkpoints/best/epoch-00000007/   the weights of the best epoch
+
+A folder appears under its name only when it is whole. Resuming takes the newest `last` whose files have the hashes that
+were written with them, else the one before. `best` is saved before the `last` that speaks of it, and a former best is
+removed only when no kept `last` speaks of it. Only safetensors and JSON; nothing is unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from loupe.console import Console
+from loupe.errors import LoupeError
+from loupe.ledger import sync_folder, write_synced
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that changes while training: named groups of tensors, and plain values."""
+
+    tensors: Mapping[str, Tensors]
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class DamagedError(Exception):
+    """A checkpoint whose files are missing, or are not those that were written."""
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.last = folder / "last"
+        self.best = folder / "best"
+
+    def save_last(self, step: int, snapshot: Snapshot) -> None:
+        """Saves where training stands after `step` optimizer steps of the run, and keeps the one before."""
+        write(self.last / f"step-{step:08d}", snapshot)
+        _keep(self.last, _newest(self.last)[:2])
+        if self.best.is_dir():
+            _keep(self.best, _newest(self.best)[:2])
+
+    def save_best(self, epoch: int, weights: Tensors) -> None:
+        """Saves the weights of the best epoch so far. The one before stays: the second newest `last` speaks of it."""
+        write(self.best / f"epoch-{epoch:08d}", Snapshot({"weights": weights}))
+
+    def forget_bests_after(self, epoch: int) -> None:
+        """Removes best weights from epochs that a resumed run has not come to yet."""
+        if self.best.is_dir():
+            _keep(self.best, [name for name in _newest(self.best) if name <= f"epoch-{epoch:08d}"])
+
+    def load_last(self, console: Console) -> Snapshot | None:
+        """The newest whole checkpoint, None where none was ever saved; a damaged one is passed over with a warning.
+
+        Raises:
+            LoupeError: there are checkpoints, and all are damaged.
+        """
+        found = _newest(self.last)
+        for name in found:
+            try:
+                return read(self.last / name)
+            except DamagedError as damage:
+                console.warn(f"checkpoint {name} is damaged ({damage}); going back to the one before it.")
+        if found:
+            raise LoupeError(f"{self.last}: every checkpoint is damaged. Train again under another --name.")
+        return None
+
+    def load_best(self, epoch: int) -> Tensors:
+        """The weights of the best epoch; LoupeError where they are damaged."""
+        path = self.best / f"epoch-{epoch:08d}"
+        try:
+            return read(path).tensors["weights"]
+        except DamagedError as damage:
+            raise LoupeError(
+                f"{path}: the best weights are damaged ({damage}). Train again under another --name."
+            ) from None
+
+
+def write(path: Path, snapshot: Snapshot) -> None:
+    """Makes the folder `path` hold the snapshot: beside it first, synced, then renamed into its place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    hashes = {}
+    for name, tensors in snapshot.tensors.items():
+        data = safetensors.torch.save({key: _plain(tensor) for key, tensor in tensors.items()})
+        write_synced(beside / f"{name}.safetensors", data)
+        hashes[name] = _digest(data)
+    body = json.dumps({"values": snapshot.values, "files": hashes}, allow_nan=False)
+    write_synced(beside / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
+    sync_folder(beside)
+    if path.exists():  # left by a process that was killed after it: the run has come here again
+        path.rename(path.with_name(f".{path.name}.{os.getpid()}.old.part"))
+    beside.rename(path)
+    sync_folder(path.parent)
+
+
+def read(path: Path) -> Snapshot:
+    """The snapshot in a folder; DamagedError where anything is not as it was written."""
+    try:
+        outer = json.loads((path / "state.json").read_bytes())
+        if _digest(outer["body"].encode()) != outer["digest"]:
+            raise DamagedError("state.json has changed")
+        body = json.loads(outer["body"])
+        tensors = {}
+        for name, digest in body["files"].items():
+            data = (path / f"{name}.safetensors").read_bytes()
+            if _digest(data) != digest:
+                raise DamagedError(f"{name}.safetensors has changed")
+            tensors[name] = safetensors.torch.load(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise DamagedError(f"{type(error).__name__}: {error}") from error
+    return Snapshot(tensors, body["values"])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """An optimizer's state, flat: `{parameter number}.{name}`. Every entry of the optimizers used here is a tensor."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": value
+        for number, entries in state.items()
+        for name, value in entries.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Puts back what `optimizer_tensors` gave; rates and settings stay those of the optimizer."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        parameter = parameters[int(number)]
+        # Fused optimizers walk a parameter and its state as flat memory, so both must have the same strides.
+        placed = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        state.setdefault(int(number), {})[name] = placed.detach()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Contiguous and on the CPU, as safetensors stores it."""
+    return tensor.detach().to("cpu").contiguous()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _newest(folder: Path) -> list[str]:
+    """Names of the whole checkpoints in a folder, newest first. A cut-off write's name begins with a dot."""
+    return sorted((path.name for path in folder.glob("[!.]*") if path.is_dir()), reverse=True)
+
+
+def _keep(folder: Path, names: list[str]) -> None:
+    """Removes everything else from a folder, what cut-off writes left behind included."""
+    for path in list(folder.iterdir()):
+        if path.name not in names:
+            shutil.rmtree(path, ignore_errors=True)

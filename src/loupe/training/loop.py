@@ -1,0 +1,243 @@
+"""The one training loop: forward, backward, step, log, evaluate, save, in that order."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loupe.augment import random
+from loupe.augment.pipeline import Augmenter
+from loupe.console import Console
+from loupe.data.batches import Batch, Feed, steps_in
+from loupe.errors import LoupeError
+from loupe.recipe import Stage
+from loupe.runtime import Arithmetic, StopSignal
+from loupe.training import schedules
+from loupe.training.checkpoint import Checkpoints, Snapshot
+from loupe.training.learner import Learner
+
+Row = dict[str, Any]
+
+# Reading a number off a GPU makes the CPU wait for it, so the loss is looked at only so often.
+LOOK_EVERY_STEPS = 20
+SAVE_EVERY_SECONDS = 600.0
+
+
+class DivergedError(LoupeError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass
+class Position:
+    """Where training stands. With weights, averaged weights and optimizer, it is all that a resumed run needs."""
+
+    stage: int = 0
+    epoch: int = 0  # epochs of the stage that are over
+    step: int = 0  # steps of the epoch that are over
+    steps: int = 0  # optimizer steps of the run
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss and hits over the epoch's images so far
+    seconds: float = 0.0  # spent on the epoch so far
+    history: list[Row] = field(default_factory=list)
+    best_epoch: int = 0  # from 1, over all stages; 0: none yet
+    stopped: str | None = None  # why the last stage ended before its time
+
+    def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
+        """The monitored metric after each epoch (of one stage), turned so that higher is better."""
+        sign = -1.0 if monitor.endswith("loss") else 1.0
+        rows = [row for row in self.history if stage is None or row["stage"] == stage + 1]
+        return [sign * row[monitor] for row in rows if row[monitor] is not None]
+
+
+def fit(
+    model: nn.Module,
+    *,
+    stages: Sequence[tuple[Stage, Augmenter]],
+    feed: Feed,
+    train_N: np.ndarray,
+    validate: Callable[[nn.Module], Row],
+    checkpoints: Checkpoints,
+    on_epoch: Callable[[Sequence[Row]], None],
+    arithmetic: Arithmetic,
+    class_weights_K: Tensor | None,
+    monitor: str,
+    keep_best: bool,
+    console: Console,
+    stop: StopSignal,
+) -> Position:
+    """Trains the model through the stages, from the last checkpoint on where there is one.
+
+    A stage goes on from the weights that the one before ended with (the averaged ones, where it averaged). At the end the model
+    has the weights of the best epoch, or with `keep_best` off those of the last.
+
+    Args:
+        train_N: the images to train on, as rows of the feed's store.
+        validate: the validation metrics of a network, by name; None for those that cannot be had.
+        on_epoch: called with the history after each epoch, before the checkpoint is written.
+        stop: once received, training saves and returns with `position.stage` short of the number of stages.
+
+    Raises:
+        DivergedError: the loss is not finite; the last good checkpoint stays.
+    """
+    snapshot = checkpoints.load_last(console)
+    position = Position(**snapshot.values["position"]) if snapshot else Position()
+    checkpoints.forget_bests_after(position.best_epoch)
+    while position.stage < len(stages):
+        stage, augmenter = stages[position.stage]
+        learner = Learner(model, stage, augmenter, arithmetic, class_weights_K)
+        if snapshot:
+            learner.restore(snapshot)
+            snapshot = None
+        while position.epoch < stage.epochs and not _patience_is_over(stage, position, monitor):
+            whole = _train_epoch(learner, position, feed, train_N, checkpoints, monitor, console, stop)
+            if not whole:
+                checkpoints.save_last(position.steps, _snapshot(learner, position))
+                return position
+            began = time.perf_counter()
+            scores = validate(learner.result)
+            _close_epoch(position, stage, train_N, monitor, scores, time.perf_counter() - began)
+            on_epoch(position.history)
+            if schedules.stale_epochs(position.monitored(monitor)) == 0:
+                position.best_epoch = len(position.history)
+                if keep_best:
+                    checkpoints.save_best(position.best_epoch, learner.result.state_dict())
+            checkpoints.save_last(position.steps, _snapshot(learner, position))
+            console.say(_epoch_line(position, stages, is_best=position.best_epoch == len(position.history)))
+        if position.epoch < stage.epochs:
+            position.stopped = f"stage {position.stage + 1}: no better {monitor} for {stage.patience_epochs} epochs"
+            console.say(f"stopped early: {position.stopped}.")
+        model.load_state_dict(learner.result.state_dict())
+        position.stage, position.epoch = position.stage + 1, 0
+    if keep_best:
+        model.load_state_dict(checkpoints.load_best(position.best_epoch))
+    return position
+
+
+def _train_epoch(
+    learner: Learner,
+    position: Position,
+    feed: Feed,
+    train_N: np.ndarray,
+    checkpoints: Checkpoints,
+    monitor: str,
+    console: Console,
+    stop: StopSignal,
+) -> bool:
+    """The rest of the epoch that `position` stands in; False when asked to stop before its end."""
+    stage, augmenter = learner.stage, learner.augmenter
+    epoch = len(position.history)
+    steps_per_epoch = steps_in(len(train_N), stage.batch_size)
+    monitored = position.monitored(monitor, position.stage)
+    order_N = random.permutation(augmenter.seed, epoch, train_N)
+    batches = feed.batches(order_N, stage.batch_size, first=position.step)
+    partners: Iterator[Batch | None] = itertools.repeat(None)
+    if stage.augment.mixes:
+        partner_N = augmenter.partners(order_N, epoch, train_N)
+        partners = feed.batches(partner_N, stage.batch_size, first=position.step)
+    sums = torch.tensor(position.sums, dtype=_widest(feed.device), device=feed.device)
+    clock = _Clock(position.seconds)
+    with console.progress() as progress:
+        bar = progress.add_task(_title(position, stage), total=steps_per_epoch, completed=position.step, note="")
+        for batch, partner in zip(batches, partners, strict=False):
+            if stop.received:
+                position.seconds = clock.total()
+                return False
+            before = position.epoch * steps_per_epoch + position.step
+            lr = schedules.rate(stage, before, steps_per_epoch, monitored)
+            sums += learner.train_step(batch, partner, epoch=epoch, step=position.step, steps=before, lr=lr)
+            position.step, position.steps = position.step + 1, position.steps + 1
+            if position.step % LOOK_EVERY_STEPS and position.step != steps_per_epoch and feed.device.type != "cpu":
+                continue
+            position.sums = sums.tolist()
+            _check_finite(position, lr)
+            images = min(position.step * stage.batch_size, len(train_N))
+            progress.update(bar, completed=position.step, note=f"loss {position.sums[0] / images:.3f}")
+            if clock.due():
+                position.seconds = clock.total()
+                checkpoints.save_last(position.steps, _snapshot(learner, position))
+    learner.arithmetic.synchronize()
+    position.seconds = clock.total()
+    return True
+
+
+class _Clock:
+    """The seconds that an epoch takes, over interruptions, and when the next save within it is due."""
+
+    def __init__(self, before: float) -> None:
+        self.before = before
+        self.began = self.saved = time.perf_counter()
+
+    def total(self) -> float:
+        return self.before + time.perf_counter() - self.began
+
+    def due(self) -> bool:
+        if time.perf_counter() - self.saved < SAVE_EVERY_SECONDS:
+            return False
+        self.saved = time.perf_counter()
+        return True
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """The widest float that the device has: sums over an epoch must not depend on how they were cut."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _check_finite(position: Position, lr: float) -> None:
+    if not math.isfinite(position.sums[0]):
+        raise DivergedError(
+            f"the loss is not finite in epoch {len(position.history) + 1}, by step {position.step}. The learning rate "
+            f"{lr:.2g} is probably too high: train again with --lr {lr / 10:.2g}, or with --set stages.0.clip_norm=1. "
+            "The last good checkpoint is kept."
+        )
+
+
+def _snapshot(learner: Learner, position: Position) -> Snapshot:
+    state = learner.state()
+    return Snapshot(state.tensors, {**state.values, "position": asdict(position)})
+
+
+def _patience_is_over(stage: Stage, position: Position, monitor: str) -> bool:
+    stale = schedules.stale_epochs(position.monitored(monitor, position.stage))
+    return stage.patience_epochs is not None and stale >= stage.patience_epochs
+
+
+def _close_epoch(
+    position: Position, stage: Stage, train_N: np.ndarray, monitor: str, scores: Row, seconds: float
+) -> None:
+    """Writes the epoch into the history; the position moves to the start of the next one."""
+    steps_per_epoch = steps_in(len(train_N), stage.batch_size)
+    last_step = (position.epoch + 1) * steps_per_epoch - 1
+    row: Row = {
+        "epoch": len(position.history) + 1,
+        "stage": position.stage + 1,
+        "lr": schedules.rate(stage, last_step, steps_per_epoch, position.monitored(monitor, position.stage)),
+        "train_loss": position.sums[0] / len(train_N),
+        "train_accuracy": position.sums[1] / len(train_N),
+        **scores,
+        "seconds": round(position.seconds + seconds, 3),
+        "images_per_second": round(len(train_N) / max(position.seconds, 1e-9), 1),
+    }
+    position.history.append(row)
+    position.epoch, position.step, position.sums, position.seconds = position.epoch + 1, 0, [0.0, 0.0], 0.0
+
+
+def _title(position: Position, stage: Stage) -> str:
+    return f"epoch {position.epoch + 1}/{stage.epochs}"
+
+
+def _epoch_line(position: Position, stages: Sequence[tuple[Stage, Augmenter]], is_best: bool) -> str:
+    """What an epoch gave, in one line."""
+    row = position.history[-1]
+    where = f"epoch {position.epoch:>3}/{stages[position.stage][0].epochs}"
+    if len(stages) > 1:
+        where = f"stage {position.stage + 1}, {where}"
+    parts = [f"{where}   loss {row['train_loss']:.4f}   accuracy {row['train_accuracy']:.4f}"]
+    if row["val_loss"] is not None:
+        parts.append(f"val loss {row['val_loss']:.4f}   val accuracy {row['val_accuracy']:.4f}")
+    parts.append(f"{row['seconds']:.1f} s   {row['images_per_second']:,.0f} images/s")
+    return "   ".join(parts) + ("   best" if is_best else "")

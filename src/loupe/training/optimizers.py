@@ -1,0 +1,86 @@
+"""Optimizers, and which parameters are decayed."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loupe.recipe import Adam, RmsProp, Sgd, Stage
+
+
+class KerasRmsProp(torch.optim.Optimizer):
+    """RMSprop as Keras computes it: epsilon is added to the mean square inside the root, not to the root.
+
+    Source: keras.optimizers.RMSprop (Keras 3), after Hinton's lecture 6e.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, rho: float = 0.9, epsilon: float = 1e-7, momentum: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "rho": rho, "epsilon": epsilon, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            params = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not params:
+                continue
+            grads = [parameter.grad for parameter in params]
+            for parameter in params:
+                if not self.state[parameter]:
+                    self.state[parameter]["square_avg"] = torch.zeros_like(parameter)
+                    if group["momentum"]:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            squares = [self.state[parameter]["square_avg"] for parameter in params]
+            torch._foreach_mul_(squares, group["rho"])
+            torch._foreach_addcmul_(squares, grads, grads, value=1 - group["rho"])
+            roots = torch._foreach_add(squares, group["epsilon"])
+            torch._foreach_sqrt_(roots)
+            if not group["momentum"]:
+                torch._foreach_addcdiv_(params, grads, roots, value=-group["lr"])
+                continue
+            buffers = [self.state[parameter]["momentum_buffer"] for parameter in params]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_addcdiv_(buffers, grads, roots, value=group["lr"])
+            torch._foreach_sub_(params, buffers)
+
+
+def decayed(model: nn.Module, *, everything: bool = False) -> list[nn.Parameter]:
+    """The trainable parameters that L2 and weight decay act on: the kernels, or all of them.
+
+    Kernels are the weights with two dimensions or more; biases and norms have one.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return trainable if everything else [parameter for parameter in trainable if parameter.ndim > 1]
+
+
+@torch.no_grad()
+def add_l2_gradient(parameters: list[nn.Parameter], l2: float) -> None:
+    """Adds the gradient of l2 · Σw², which is 2·l2·w; cheaper than the same term in the loss, and equal to it."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    torch._foreach_add_(gradients, [p for p in parameters if p.grad is not None], alpha=2 * l2)
+
+
+@torch.no_grad()
+def decay(parameters: list[nn.Parameter], rate: float, weight_decay: float) -> None:
+    """Decoupled weight decay: w ← w · (1 - rate · weight_decay) (Loshchilov and Hutter 2019)."""
+    torch._foreach_mul_(list[Tensor](parameters), 1 - rate * weight_decay)
+
+
+def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
+    """The stage's optimizer over the trainable parameters; weight decay and L2 are the loop's, not the optimizer's."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    spec = stage.optimizer
+    if isinstance(spec, Sgd):
+        return torch.optim.SGD(parameters, lr=stage.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+    if isinstance(spec, RmsProp):
+        if spec.epsilon_in_root:
+            return KerasRmsProp(parameters, stage.lr, spec.rho, spec.epsilon, spec.momentum)
+        return torch.optim.RMSprop(
+            parameters, lr=stage.lr, alpha=spec.rho, eps=spec.epsilon, momentum=spec.momentum, foreach=True
+        )
+    assert isinstance(spec, Adam)
+    fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in parameters)
+    return torch.optim.Adam(parameters, lr=stage.lr, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=fused)

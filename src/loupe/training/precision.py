@@ -1,0 +1,46 @@
+"""Which precision this network trains fastest in, on this machine: a few timed steps of each."""
+
+import copy
+import itertools
+import time
+
+import numpy as np
+from torch import Tensor, nn
+
+from loupe.augment.pipeline import Augmenter
+from loupe.data.batches import Feed
+from loupe.recipe import Precision, Stage
+from loupe.runtime import Arithmetic, Resolved, fastest_precision, precisions
+from loupe.training.learner import Learner
+
+TIMED_STEPS = 3
+
+
+def resolve(
+    wanted: Precision,
+    model: nn.Module,
+    *,
+    stage: Stage,
+    augmenter: Augmenter,
+    feed: Feed,
+    train_N: np.ndarray,
+    class_weights_K: Tensor | None,
+) -> tuple[Resolved, str]:
+    """The precision to train in, and the reason. `auto` is timed on copies of the model."""
+    if wanted != "auto":
+        return wanted, f"precision {wanted}, as asked for"
+    order_N = train_N[: stage.batch_size * (1 + TIMED_STEPS)]
+
+    def seconds(precision: Resolved) -> float:
+        learner = Learner(copy.deepcopy(model), stage, augmenter, Arithmetic(feed.device, precision), class_weights_K)
+        batches = itertools.cycle(list(feed.batches(order_N, stage.batch_size)))
+        began = 0.0
+        for step in range(1 + TIMED_STEPS):
+            if step == 1:  # the first step compiles kernels and fills caches
+                learner.arithmetic.synchronize()
+                began = time.perf_counter()
+            learner.train_step(next(batches), None, epoch=0, step=step, steps=step, lr=stage.lr)
+        learner.arithmetic.synchronize()
+        return (time.perf_counter() - began) / TIMED_STEPS
+
+    return fastest_precision(precisions(feed.device), seconds)

@@ -1,0 +1,112 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from loupe.recipe import Adam, RmsProp, Sgd, Stage
+from loupe.training import optimizers
+from loupe.training.checkpoint import optimizer_tensors, restore_optimizer
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(16, 3, 8, 8, generator=generator)
+    y = torch.randint(0, 5, (16,), generator=generator)
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def test_l2_equals_the_penalty_written_into_the_loss():
+    model, twin = network(), network()
+    (loss_of(twin) + 1e-2 * sum((p**2).sum() for p in twin.parameters() if p.ndim > 1)).backward()
+    loss_of(model).backward()
+    optimizers.add_l2_gradient(optimizers.decayed(model), 1e-2)
+    for ours, reference in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_decay_spares_biases_and_norms_unless_told():
+    model = network()
+    assert [p.ndim for p in optimizers.decayed(model)] == [4, 2]
+    assert len(optimizers.decayed(model, everything=True)) == len(list(model.parameters()))
+
+
+def test_decoupled_decay_with_adam_is_pytorchs_adamw():
+    # In front of a norm a bias has no gradient but noise, which Adam would blow up: hence none here.
+    model, twin = (nn.Sequential(*[part for part in network() if not isinstance(part, nn.BatchNorm2d)]) for _ in "ab")
+    stage = Stage(epochs=1, lr=1e-2, optimizer=Adam(), weight_decay=0.1, decay_all=True)
+    ours = optimizers.build(stage, model)
+    reference = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.1)
+    for _ in range(5):
+        for net, optimizer in ((model, ours), (twin, reference)):
+            optimizer.zero_grad()
+            loss_of(net).backward()
+            if net is model:
+                optimizers.decay(optimizers.decayed(model, everything=True), stage.lr, stage.weight_decay)
+            optimizer.step()
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_of_keras_puts_epsilon_inside_the_root(momentum):
+    """Against the update rule of keras.optimizers.RMSprop, written out in NumPy float64."""
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    stage = Stage(epochs=1, lr=0.01, optimizer=RmsProp(rho=0.9, epsilon=1e-3, epsilon_in_root=True, momentum=momentum))
+    model = nn.Module()
+    model.register_parameter("w", parameter)
+    optimizer = optimizers.build(stage, model)
+    w, velocity, moving = parameter.detach().numpy().copy(), np.zeros(3), np.zeros(3)
+    for step in range(6):
+        gradient = np.array([0.3, -0.01, 0.0]) * (step + 1)
+        parameter.grad = torch.from_numpy(gradient.copy())
+        optimizer.step()
+        velocity = 0.9 * velocity + 0.1 * gradient**2
+        increment = 0.01 * gradient / np.sqrt(velocity + 1e-3)
+        moving = momentum * moving + increment
+        w -= moving if momentum else increment
+    np.testing.assert_allclose(parameter.detach().numpy(), w, rtol=1e-12)
+
+
+SPECS = [
+    Sgd(),
+    Sgd(momentum=0.0, nesterov=False),
+    Adam(),
+    RmsProp(),
+    RmsProp(momentum=0.9),
+    RmsProp(epsilon_in_root=True),
+    RmsProp(epsilon_in_root=True, momentum=0.9),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_an_optimizer_learns_and_goes_on_bit_for_bit_after_a_restore(spec):
+    stage = Stage(epochs=1, lr=1e-3, optimizer=spec)
+    model = network()
+    optimizer = optimizers.build(stage, model)
+
+    def steps(net, opt, count):
+        for _ in range(count):
+            opt.zero_grad()
+            loss_of(net).backward()
+            opt.step()
+
+    first = loss_of(model).item()
+    steps(model, optimizer, 4)
+    twin = copy.deepcopy(model)
+    # Contiguous, as a file gives them back; the parameters are channels-last, and their state must become so too.
+    saved = {name: tensor.clone().contiguous() for name, tensor in optimizer_tensors(optimizer).items()}
+    again = optimizers.build(stage, twin)
+    restore_optimizer(again, saved)
+    steps(model, optimizer, 4)
+    steps(twin, again, 4)
+    for mine, theirs in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert loss_of(model).item() < first
