@@ -1,0 +1,207 @@
+"""What the page of a run shows, gathered from the run directory's files; what has no file is empty or None."""
+
+import csv
+import math
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loupe.errors import LoupeError
+from loupe.report import figures, texts
+
+MOST_MISSED = 200
+MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond, a cell of the matrix has room for a colour alone
+MOST_CLASSES_IN_MATRIX = 100
+WIDE_PX, NARROW_PX = 540, 330  # widths at which the figures are drawn: half a desk page, a phone
+ROLES = ("sample", "original", "augmented", "missed")
+_SIGNATURES = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the gallery. `source` is a data URI; texts are those of the data, and hostile until escaped."""
+
+    source: str
+    path: str
+    label: str | None
+    predicted: str | None
+    probability: float | None
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure at two widths; the page shows the one that fits. `words` says what it shows."""
+
+    title: str
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    count: int
+    share: float
+    hit: bool
+    title: str
+
+    @property
+    def strength(self) -> float:
+        """How strongly the cell is coloured: errors by the root of their share, so that rare ones can be seen."""
+        return round(self.share if self.hit else math.sqrt(self.share), 3)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    classes: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    numbers: bool
+
+
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """The rows of metrics.csv; None stands for what was not measured or is not finite.
+
+    LoupeError where a cell is no number.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{name: _finite(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise LoupeError(f"{path}: cannot be read as the history of a run: {error}.") from None
+
+
+def _finite(text: str | None) -> float | None:
+    value = float(text) if text else math.nan
+    return value if math.isfinite(value) else None
+
+
+def read_gallery(path: Path) -> dict[str, list[Picture]]:
+    """The pictures of gallery.parquet by their role; none without such a file. LoupeError where it cannot be read."""
+    roles: dict[str, list[Picture]] = {role: [] for role in ROLES}
+    if not path.is_file():
+        return roles
+    try:
+        for row in pq.read_table(path).to_pylist():
+            fields = {name: row[name] for name in ("path", "label", "predicted", "probability", "split")}
+            roles[row["role"]].append(Picture(source=_data_uri(row["image"]["bytes"]), **fields))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise LoupeError(f"{path}: cannot be read as the gallery of a run: {error}.") from None
+    return roles | {"missed": roles["missed"][:MOST_MISSED]}
+
+
+def _data_uri(data: bytes) -> str:
+    kinds = [kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)]
+    if not kinds:
+        raise ValueError("a picture is neither PNG, JPEG nor WebP")
+    return f"data:image/{kinds[0]};base64,{b64encode(data).decode()}"
+
+
+def curves(history: Sequence[Mapping[str, float | None]], kept_epoch: int | None) -> list[Drawing]:
+    """Loss and accuracy over the epochs, for training and validation; what was never measured is left out."""
+    epochs = [int(row["epoch"] or 0) for row in history]
+    stages = [row.get("stage") for row in history]
+    starts = [epoch for epoch, before, stage in zip(epochs[1:], stages, stages[1:], strict=False) if stage != before]
+    drawings = []
+    for quantity in ("loss", "accuracy"):
+        measured = [
+            figures.Curve(name, [row.get(f"{column}_{quantity}") for row in history], color)
+            for name, column, color in (("training", "train", figures.FIRST), ("validation", "val", figures.SECOND))
+        ]
+        measured = [curve for curve in measured if any(value is not None for value in curve.values)]
+        if not measured:
+            continue
+        words = f"{quantity.capitalize()} by epoch. " + " ".join(_last(curve, epochs, kept_epoch) for curve in measured)
+        wide, narrow = (
+            figures.learning_curve(
+                epochs,
+                measured,
+                label=words,
+                width_px=width_px,
+                kept_epoch=kept_epoch,
+                stage_starts=starts,
+                percent=quantity == "accuracy",
+            )
+            for width_px in (WIDE_PX, NARROW_PX)
+        )
+        drawings.append(Drawing(quantity.capitalize(), wide, narrow))
+    return drawings
+
+
+def _last(curve: figures.Curve, epochs: Sequence[int], kept_epoch: int | None) -> str:
+    """One curve in words, for who does not see it."""
+    points = [(epoch, value) for epoch, value in zip(epochs, curve.values, strict=True) if value is not None]
+    (first, start), (last, end) = points[0], points[-1]
+    text = f"{curve.name.capitalize()}: from {start:.3f} at epoch {first} to {end:.3f} at epoch {last}"
+    best = dict(points).get(kept_epoch or 0)
+    return text + (f", {best:.3f} at the kept epoch, {kept_epoch}." if best is not None else ".")
+
+
+def bar_drawing(title: str, values: Mapping[str, float], shown: Sequence[str], color: str) -> Drawing:
+    words = f"{title}: " + ", ".join(f"{name} {text}" for name, text in zip(values, shown, strict=True)) + "."
+    wide, narrow = (
+        figures.bars(values, shown, label=words, width_px=width_px, color=color) for width_px in (WIDE_PX, NARROW_PX)
+    )
+    return Drawing(title, wide, narrow)
+
+
+def matrix(block: Mapping[str, Any], classes: Sequence[str]) -> Matrix | None:
+    """The confusion matrix as rows of cells; None for more classes than a page can show."""
+    if len(classes) > MOST_CLASSES_IN_MATRIX:
+        return None
+    rows = []
+    for true, (name, counts) in enumerate(zip(classes, block["confusion_matrix"], strict=True)):
+        total = sum(counts) or 1
+        cells = [
+            Cell(count, count / total, true == guess, f"{name} → {classes[guess]}: {count:,} of {sum(counts):,}")
+            for guess, count in enumerate(counts)
+        ]
+        rows.append((name, cells))
+    return Matrix(classes, rows, len(classes) <= MOST_CELLS_WITH_NUMBERS)
+
+
+def confusions(block: Mapping[str, Any], classes: Sequence[str], most: int = 10) -> list[tuple[str, str, int, float]]:
+    """The most frequent errors: true class, predicted class, count, share of the true class's images."""
+    found = [
+        (classes[true], classes[guess], count, count / sum(counts))
+        for true, counts in enumerate(block["confusion_matrix"])
+        for guess, count in enumerate(counts)
+        if count and true != guess
+    ]
+    return sorted(found, key=lambda item: -item[2])[:most]
+
+
+METRICS = {
+    "accuracy": ("Accuracy", "share of images whose most probable class is the true one"),
+    "macro_f1": ("Macro F1", "F1 of each class, averaged with equal weight"),
+    "micro_f1": ("Micro F1", "equal to accuracy, where each image has one class"),
+    "weighted_f1": ("Weighted F1", "F1 of each class, averaged by its number of images"),
+    "roc_auc": ("ROC AUC", "each class against the rest, averaged"),
+    "log_loss": ("Log loss", "mean of −log of the true class's probability; lower is better"),
+    "ece": ("Calibration error", "expected gap between confidence and accuracy, 15 bins; lower is better"),
+}
+
+
+def metric_rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The headline metrics: for each, its name, its meaning, and its value and interval on validation and test."""
+    for key, (name, meaning) in METRICS.items():
+        cells = []
+        for part in ("validation", "test"):
+            if results.get(part) is None:
+                continue
+            metric = results[part][key]
+            cells.append(
+                {
+                    "part": part.capitalize(),
+                    "value": texts.estimate(metric, as_percent=key == "accuracy"),
+                    "interval": texts.interval(metric, as_percent=key == "accuracy"),
+                    "why": metric.get("why"),
+                }
+            )
+        yield {"name": name, "meaning": meaning, "cells": cells}

@@ -1,0 +1,172 @@
+"""Figures as SVG that takes its colours from the page it stands in, so that light, dark and print each get their own.
+
+Matplotlib draws with stand-in colours; in the finished text each becomes a CSS variable. The text stays text, in the
+page's font. The same input gives the same bytes. Nothing here touches pyplot or any other state that is shared.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Stand-ins are colours that nothing else draws with; matplotlib writes them in lower case.
+INK, MUTED, LINE, SURFACE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+FIRST, SECOND = "#0a0b05", "#0a0b06"
+VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    SURFACE: "var(--surface)",
+    FIRST: "var(--first)",
+    SECOND: "var(--second)",
+}
+_PX = 1 / 72  # inches: matplotlib's SVG has 72 units to the inch, so that one unit is one CSS pixel
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 11.0,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "ytick.major.size": 0,
+    "xtick.major.size": 3,
+    "grid.color": LINE,
+    "lines.linewidth": 2.0,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: a name and a value for each epoch, None where it was not measured."""
+
+    name: str
+    values: Sequence[float | None]
+    color: str
+
+
+def learning_curve(
+    epochs: Sequence[int],
+    curves: Sequence[Curve],
+    *,
+    label: str,
+    width_px: int,
+    height_px: int = 260,
+    kept_epoch: int | None = None,
+    stage_starts: Sequence[int] = (),
+    percent: bool = False,
+) -> str:
+    """An SVG of one quantity over the epochs; `label` says the same in words, for who does not see it.
+
+    `kept_epoch` gets a mark on every curve; `stage_starts` are the first epochs of the stages after the first.
+    """
+    with _figure(width_px, height_px) as figure:
+        axes = figure.add_subplot()
+        for start in stage_starts:
+            axes.axvline(start - 0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        if kept_epoch is not None and kept_epoch in epochs:
+            axes.axvline(kept_epoch, color=LINE, linewidth=6)
+        for curve in curves:
+            _draw(axes, epochs, curve, kept_epoch)
+        axes.grid(axis="y", linewidth=1)
+        axes.set_axisbelow(True)
+        axes.margins(x=0.02, y=0.08)
+        axes.xaxis.set_major_locator(
+            MaxNLocator(integer=True, nbins=max(2, width_px // 60), steps=[1, 2, 5, 10], min_n_ticks=1)
+        )
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        if percent:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.set_xlabel("epoch")
+        return _svg(figure, label)
+
+
+def bars(
+    values: Mapping[str, float],
+    texts: Sequence[str],
+    *,
+    label: str,
+    width_px: int,
+    color: str = FIRST,
+    bar_px: int = 30,
+) -> str:
+    """An SVG of horizontal bars from zero, one for each named value, with its text at the bar's end."""
+    height_px = bar_px * len(values) + 8
+    with _figure(width_px, height_px) as figure:
+        axes = figure.add_subplot()
+        rows = range(len(values))
+        axes.barh(rows, list(values.values()), height=0.55, color=color, linewidth=0)
+        largest = max([*values.values(), 0.0]) or 1.0
+        for row, (value, text) in enumerate(zip(values.values(), texts, strict=True)):
+            axes.text(value + largest * 0.015, row, text, va="center", ha="left", color=INK)
+        axes.set_yticks(rows, list(values))
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        longest = max((len(text) for text in texts), default=0)
+        axes.set_xlim(0, largest * (1 + 8.5 * longest / width_px))
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        return _svg(figure, label)
+
+
+def _draw(axes: Axes, epochs: Sequence[int], curve: Curve, kept_epoch: int | None) -> None:
+    """The line of one curve, with a dot where it stands alone, and a ring at the epoch whose weights were kept."""
+    points = {epoch: value for epoch, value in zip(epochs, curve.values, strict=True) if value is not None}
+    alone = "o" if len(points) == 1 else None
+    axes.plot(list(points), list(points.values()), color=curve.color, marker=alone, markersize=5)
+    if kept_epoch in points:
+        axes.plot(
+            [kept_epoch],
+            [points[kept_epoch]],
+            "o",
+            color=SURFACE,
+            markersize=7,
+            markeredgecolor=curve.color,
+            markeredgewidth=2,
+        )
+
+
+@contextmanager
+def _figure(width_px: int, height_px: int) -> Iterator[Figure]:
+    with mpl.rc_context(_STYLE):
+        yield Figure(figsize=(width_px * _PX, height_px * _PX), layout="constrained")
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure's SVG element alone, with CSS variables for colours, fit to stand in an HTML page beside others."""
+    text = io.StringIO()
+    # Ids of clipping paths come from this salt and the path; with the label in it, no two figures of a page share one.
+    with mpl.rc_context({"svg.hashsalt": f"{label} {figure.get_size_inches()}"}):
+        figure.savefig(
+            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Its style element would reach every element of the page; its ids of groups are the same in every figure.
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", svg)
+    width, height = (round(inches / _PX) for inches in figure.get_size_inches())
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    view = f'<svg {size} role="img" aria-label="{_attribute(label)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: view, svg, count=1)
+    svg = re.sub(r"font: [^;\"]*?([\d.]+)px[^;\"]*", r"font-size: \1px", svg)
+    return re.sub(r"#0a0b0\d", lambda found: VARIABLES[found.group()], svg)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

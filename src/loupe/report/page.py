@@ -1,0 +1,112 @@
+"""The page of a run: one HTML file that needs no network, no script and no server, made from the run directory alone.
+
+Names of classes and files come from other people. Every text is escaped by the template, no text reaches a place where
+it could be anything but text, and the page's own content security policy forbids scripts and requests.
+"""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from loupe.errors import LoupeError
+from loupe.ledger import RunDirectory, write_atomic
+from loupe.report import content, figures, texts
+
+SCHEMA = 1
+FIRST_MISSED = 24  # missed images that stand open; the others are one click away
+
+
+def write_page(run_dir: Path) -> Path:
+    """Write `report.html` into a run directory, from whatever files the run has so far, and return its path.
+
+    LoupeError where the folder is no run, or one of its files is damaged or of another version.
+    """
+    run = RunDirectory(run_dir)
+    if not run.file("recipe.yaml").is_file():
+        raise LoupeError(f"{run_dir} is not a run: it has no recipe.yaml. Runs are made by: loupe train DATA")
+    path = run.file("report.html")
+    write_atomic(path, _render(_gather(run)))
+    return path
+
+
+def _render(shown: dict[str, Any]) -> str:
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": texts.count,
+        "percent": texts.percent,
+        "number": texts.number,
+        "duration": texts.duration,
+        "several": texts.several,
+        "short": texts.short,
+        "drawn": Markup,  # only for what figures.py draws
+    }
+    style = Markup((folder / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template("report.html").render(style=style, **shown)
+
+
+def _gather(run: RunDirectory) -> dict[str, Any]:
+    """Everything that the template names, from the run's files."""
+    results = run.read_json("results.json")
+    history = content.read_history(run.file("metrics.csv"))
+    environment = run.read_json("environment.json")
+    shown: dict[str, Any] = {
+        "name": run.path.resolve().name,
+        "results": results,
+        "history": history,
+        "curves": content.curves(history, (results or {}).get("best_epoch")) if history else [],
+        "gallery": content.read_gallery(run.file("gallery.parquet")),
+        "first_missed": FIRST_MISSED,
+        "recipe": run.file("recipe.yaml").read_text(encoding="utf-8"),
+        "environment": environment,
+        "command": shlex.join(environment["command"]) if environment else None,
+        "part": None,
+    }
+    if results is None:
+        return shown
+    if results.get("schema") != SCHEMA:
+        raise LoupeError(
+            f"{run.file('results.json')}: schema {results.get('schema')} is not the one this Loupe reads ({SCHEMA}); "
+            "use the version that wrote it."
+        )
+    try:
+        return shown | _from_results(results)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise LoupeError(
+            f"{run.file('results.json')}: incomplete or damaged ({error!r}). Restore it, or train again."
+        ) from None
+
+
+def _from_results(results: dict[str, Any]) -> dict[str, Any]:
+    """What follows from results.json: headline, metrics, matrix, sizes and times. The test counts where it was made."""
+    classes: list[str] = results["classes"]
+    part = next((part for part in ("test", "validation") if (results.get(part) or {}).get("images")), None)
+    block = results[part] if part else None
+    seconds = {name: results["seconds"].get(key) for name, key in SECONDS.items()}
+    seconds = {name: value for name, value in seconds.items() if value is not None}
+    images = {SPLITS[split]: number for split, number in results["images"].items()}
+    return {
+        "part": part,
+        "block": block,
+        "commonest": max(row["support"] for row in block["per_class"]) / block["images"] if block else None,
+        "metrics": list(content.metric_rows(results)),
+        "matrix": content.matrix(block, classes) if block else None,
+        "confusions": content.confusions(block, classes) if block else [],
+        "splits": content.bar_drawing("Images", images, [f"{number:,}" for number in images.values()], figures.FIRST),
+        "times": content.bar_drawing(
+            "Time", seconds, [texts.duration(value) for value in seconds.values()], figures.SECOND
+        ),
+    }
+
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+SECONDS = {"loading": "load", "training": "train", "evaluation": "evaluate", "total": "total"}
