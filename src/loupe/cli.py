@@ -1,0 +1,233 @@
+"""The command line: thin. It parses, calls, and shows; what takes long to import is imported by the command that needs it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loupe.console import printable
+from loupe.errors import LoupeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Train, compare and ship image classifiers.",
+)
+
+INTERRUPTED = 130
+
+Data = Annotated[
+    str,
+    typer.Argument(help="A folder of class folders, CSV, Parquet, .npz, CIFAR archive, or a name such as digits."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show only the result, and warnings.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Output = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
+SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out, and count them.")]
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, Data.__metadata__[0]] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name, or a YAML file. Default: chosen by the images.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A network in place of the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="The (highest) learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, as stages.0.lr=3e-4.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    output: Output = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="The run's name. Default: the data's and the recipe's.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted.")] = None,
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier on labelled images, evaluate it, and write a report."""
+    if (data is None) == (resume is None):
+        raise LoupeError("give either DATA to train on, or --resume RUN to go on with a run.")
+    from loupe import run as runner
+
+    if resume is not None:
+        _refuse_with_resume(recipe, model, epochs, batch_size, lr, seed, precision, settings, name)
+        where = resume if Path(resume).is_dir() else output / resume
+        done = runner.resume(where, device=device, quiet=quiet or as_json)
+    else:
+        done = runner.train(
+            data,
+            recipe=recipe,
+            model=model,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            precision=precision,
+            settings=settings or [],
+            device=device or "auto",
+            output=output,
+            name=name,
+            skip_damaged=skip_damaged,
+            quiet=quiet or as_json,
+        )
+    if as_json:
+        _print_json(done.results)
+    else:
+        from loupe import tables
+
+        tables.print_results(done.results, done.path)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
+    split: Annotated[str, typer.Option(help="val or test. Each look at test is counted.")] = "val",
+    data: Annotated[str | None, typer.Option(help="Other labelled images in place of the run's own.")] = None,
+    device: Device = "auto",
+    output: Output = Path("runs"),
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained classifier on a split of its data, or on other images."""
+    if split not in {"train", "val", "test"}:
+        raise LoupeError(f"--split is val or test (or train); got {split!r}.")
+    from loupe import tables
+    from loupe.ledger import open_run
+    from loupe.trained import Run
+
+    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    block, _ = done.evaluate(split, data, skip_damaged=skip_damaged)
+    if as_json:
+        _print_json({"run": str(done.path), "data": data, "split": split, **block})
+    else:
+        tables.print_block(block, split if data is None else f"{data} ({split})")
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
+    paths: Annotated[list[str], typer.Argument(help="Images, folders or globs.")],
+    to: Annotated[Path, typer.Option(help="The file to write.")] = Path("predictions.csv"),
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Below this probability an image stays unclassified.")
+    ] = 0.0,
+    device: Device = "auto",
+    output: Output = Path("runs"),
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Classify images; write a CSV, and show how many fell into each class."""
+    from loupe import tables
+    from loupe.data.folders import from_paths
+    from loupe.labelling import label, write_csv
+    from loupe.ledger import open_run
+    from loupe.trained import Run
+
+    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    labelled = label(done.predictions(from_paths(paths), skip_damaged=skip_damaged), top=top, threshold=threshold)
+    write_csv(to, labelled)
+    if as_json:
+        _print_json(labelled.to_json())
+    else:
+        tables.print_histogram(labelled.counts(), to)
+
+
+@app.command()
+def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Look for damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage."""
+    from rich.console import Console as RichConsole
+
+    from loupe.console import Console
+    from loupe.data.check import check as examine
+    from loupe.data.content import content_hashes
+    from loupe.data.sources import open_table
+
+    console = Console(quiet=quiet or as_json)
+    table = open_table(data, console=console)
+    for note in table.notes:
+        console.say(note)
+    report = examine(table, content_hashes(table, console), console)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        report.render(RichConsole(highlight=False))
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
+    """List what has been run, with its results."""
+    from loupe import tables
+    from loupe.ledger import list_runs
+
+    found = list_runs(output)
+    if as_json:
+        _print_json([{"run": str(run.path), "results": run.read_json("results.json")} for run in found])
+    else:
+        tables.print_runs(found, output)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None, as_json: Json = False
+) -> None:
+    """List the recipes, or show one whole."""
+    from loupe import tables
+    from loupe.recipes.catalog import RECIPES, recipe
+
+    if name is None and as_json:
+        _print_json({key: make().model_dump(mode="json") for key, make in RECIPES.items()})
+    elif name is None:
+        tables.print_recipes([make() for make in RECIPES.values()])
+    elif as_json:
+        _print_json(recipe(name).model_dump(mode="json"))
+    else:
+        print(recipe(name).to_yaml(), end="")
+
+
+def main() -> None:
+    """The entry point: what a person can put right is one line, without a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped.", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Prints an error that a person can put right and returns the exit code; raises any other again."""
+    if isinstance(error, LoupeError) and not os.environ.get("LOUPE_DEBUG"):
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return INTERRUPTED if type(error).__name__ == "InterruptedRunError" else 1
+    if hasattr(error, "format_message"):  # wrong usage, in the parser's own words
+        print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
+        return 2
+    raise error
+
+
+def _refuse_with_resume(*given: Any) -> None:
+    if any(value is not None and value != [] for value in given):
+        raise LoupeError(
+            "--resume goes on with the run as it was begun; give it alone (--device and --quiet may be added)."
+        )
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))

@@ -1,0 +1,79 @@
+"""Predictions as labels for people: the best classes of each image, and `unclassified` below a threshold."""
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loupe.errors import LoupeError
+from loupe.evaluate.predict import Predictions
+from loupe.ledger import write_atomic
+
+UNCLASSIFIED = "unclassified"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of N images. `order_NT` holds the best T classes of each image, `label` its class or `unclassified`."""
+
+    predictions: Predictions
+    label: tuple[str, ...]
+    order_NT: np.ndarray
+
+    def counts(self) -> dict[str, int]:
+        """How many images fell into each class, in the order of the classes, `unclassified` last."""
+        counted = Counter(self.label)
+        return {name: counted[name] for name in (*self.predictions.classes, UNCLASSIFIED)}
+
+    def to_json(self) -> dict[str, Any]:
+        probability_NK = self.predictions.probabilities_NK
+        classes = self.predictions.classes
+        images = [
+            {
+                "path": path,
+                "label": label,
+                "top": [{"class": classes[k], "probability": float(probability_NK[i, k])} for k in self.order_NT[i]],
+            }
+            for i, (path, label) in enumerate(zip(self.predictions.path, self.label, strict=True))
+        ]
+        return {"images": images, "counts": self.counts()}
+
+
+def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0) -> Labels:
+    """Labels each image with its most probable class, or `unclassified` where that is less probable than the threshold.
+
+    Raises:
+        LoupeError: `top` is more than the number of classes.
+    """
+    classes = predictions.classes
+    if top > len(classes):
+        raise LoupeError(f"--top {top}: the model knows {len(classes)} classes.")
+    order_NT = np.argsort(-predictions.probabilities_NK, axis=1, kind="stable")[:, :top]
+    best_N = predictions.probabilities_NK.max(axis=1)
+    names = tuple(
+        classes[k] if probability >= threshold else UNCLASSIFIED
+        for k, probability in zip(predictions.predicted, best_N, strict=True)
+    )
+    return Labels(predictions, names, order_NT)
+
+
+def write_csv(path: Path, labels: Labels) -> None:
+    """Columns: path, label, probability, the second to T-th best with theirs, then the probability of every class."""
+    predictions, extra = labels.predictions, range(2, labels.order_NT.shape[1] + 1)
+    header = ["path", "label", "probability"]
+    header += [name for place in extra for name in (f"label_{place}", f"probability_{place}")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header, *(f"probability:{name}" for name in predictions.classes)])
+    for i, (name, row_K) in enumerate(zip(labels.label, predictions.probabilities_NK, strict=True)):
+        others = [(predictions.classes[k], f"{row_K[k]:.6f}") for k in labels.order_NT[i, 1:]]
+        cells = [predictions.path[i], name, f"{row_K.max():.6f}", *(cell for pair in others for cell in pair)]
+        writer.writerow([*cells, *(f"{value:.6f}" for value in row_K)])
+    try:
+        write_atomic(path, text.getvalue())
+    except OSError as error:
+        raise LoupeError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None

@@ -1,0 +1,38 @@
+"""The recipes by name, and the choice among them when none is named."""
+
+from collections.abc import Callable
+
+from loupe.errors import unknown_name
+from loupe.recipe import Recipe
+from loupe.recipes import from_scratch, published
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": from_scratch.digits,
+    "small-images": from_scratch.small_images,
+    "photographs": from_scratch.photographs,
+    "simple-cnn": published.simple_cnn,
+    "deep-cnn": published.deep_cnn,
+    "catsdogs-cnn": published.catsdogs_cnn,
+}
+
+SMALL_PX = 64
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name; LoupeError with the nearest known names where there is none."""
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def choose(default: str | None, typical_px: int) -> tuple[Recipe, str]:
+    """The recipe for images of a typical size, and the reason in words.
+
+    Args:
+        default: the recipe that the data set itself names, if any.
+        typical_px: the median of the images' shorter sides.
+    """
+    if default is not None:
+        return recipe(default), f"recipe {default}: made for this data set"
+    name = "small-images" if typical_px <= SMALL_PX else "photographs"
+    return recipe(name), f"recipe {name}: the images are typically {typical_px} px on their shorter side"

@@ -1,0 +1,75 @@
+"""Recipes that need no pretrained weights: what `loupe train` takes when no recipe is named."""
+
+from loupe.models.cnn import deep_cnn, digits_cnn, photo_cnn
+from loupe.recipe import Adam, AugmentSpec, CnnSpec, InputSpec, OneCycle, Recipe, Stage
+
+
+def digits() -> Recipe:
+    """`loupe train digits`: handwritten digits of 8 px; mirror images are other signs, so nothing is flipped."""
+    return Recipe(
+        name="digits",
+        description="A small network for scikit-learn's digits: one cycle of AdamW, shifts, no flips.",
+        input=InputSpec(size_px=8),
+        model=digits_cnn(),
+        stages=(
+            Stage(
+                epochs=30,
+                batch_size=64,
+                optimizer=Adam(),
+                lr=5e-3,
+                schedule=OneCycle(),
+                weight_decay=1e-2,
+                label_smoothing=0.05,
+                augment=AugmentSpec(rotation_degrees=10, width_shift=0.1, height_shift=0.1),
+            ),
+        ),
+    )
+
+
+def small_images() -> Recipe:
+    """`loupe train cifar10`: images of up to 64 px, at the size that they have."""
+    return Recipe(
+        name="small-images",
+        description="Six convolutions for small images: one cycle of AdamW, crops and flips.",
+        model=_half_dropout(deep_cnn()),
+        stages=(
+            Stage(
+                epochs=15,
+                batch_size=128,
+                optimizer=Adam(),
+                lr=1e-2,
+                schedule=OneCycle(),
+                weight_decay=1e-2,
+                label_smoothing=0.1,
+                augment=AugmentSpec(crop_padding_px=4, fill="reflect", horizontal_flip=True),
+            ),
+        ),
+    )
+
+
+def photographs() -> Recipe:
+    """`loupe train FOLDER`: photographs, resized to 128 px."""
+    return Recipe(
+        name="photographs",
+        description="Five convolutions for photographs: one cycle of AdamW, random resized crops and flips.",
+        input=InputSpec(size_px=128),
+        model=photo_cnn(),
+        stages=(
+            Stage(
+                epochs=40,
+                batch_size=32,
+                optimizer=Adam(),
+                lr=3e-3,
+                schedule=OneCycle(),
+                weight_decay=1e-2,
+                label_smoothing=0.1,
+                augment=AugmentSpec(random_resized_crop=(0.4, 1.0), horizontal_flip=True, brightness=(0.8, 1.2)),
+            ),
+        ),
+    )
+
+
+def _half_dropout(network: CnnSpec) -> CnnSpec:
+    """Fewer epochs want less of it."""
+    blocks = tuple(block.model_copy(update={"dropout": block.dropout / 2}) for block in network.blocks)
+    return network.model_copy(update={"blocks": blocks, "norm_momentum": 0.1})

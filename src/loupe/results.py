@@ -1,0 +1,72 @@
+"""What a run found out, as the content of results.json."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from statistics import fmean
+from typing import Any
+
+from loupe.ledger import SCHEMA
+from loupe.models.classifier import Classifier
+from loupe.models.summary import count_parameters, layer_table
+from loupe.recipe import Recipe
+from loupe.runtime import Arithmetic
+
+Block = dict[str, Any]
+
+
+def assemble(
+    *,
+    name: str,
+    dataset: str,
+    recipe: Recipe,
+    model: Classifier,
+    arithmetic: Arithmetic,
+    history: Sequence[Mapping[str, Any]],
+    best_epoch: int,
+    stopped: str | None,
+    images: Mapping[str, int],
+    damaged: int,
+    split_hash: str | None,
+    blocks: Mapping[str, Block | None],
+    test_looks: int,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """The schema of DESIGN: fractions, not percent; seconds; null with a `why` where something is undefined.
+
+    Args:
+        history: the rows of metrics.csv.
+        images: how many each split has.
+        blocks: the metrics of `validation` and `test`; None where a split is empty.
+        seconds: what `load` and `evaluate` took; training is summed up from the history, over all interruptions.
+    """
+    train_seconds = sum(row["seconds"] for row in history)
+    return {
+        "schema": SCHEMA,
+        "version": version("loupe"),
+        "name": name,
+        "dataset": dataset,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "split_hash": split_hash,
+        "classes": list(model.classes),
+        "images": dict(images),
+        **blocks,
+        "test_looks": test_looks,
+        "parameters": count_parameters(model),
+        "layers": layer_table(model),
+        "epochs": len(history),
+        "best_epoch": best_epoch,
+        "stopped": stopped,
+        "seconds": {
+            "load": round(seconds["load"], 3),
+            "train": round(train_seconds, 3),
+            "epoch_mean": round(train_seconds / len(history), 3),
+            "evaluate": round(seconds["evaluate"], 3),
+            "total": round(seconds["load"] + train_seconds + seconds["evaluate"], 3),
+        },
+        "images_per_second": round(fmean(row["images_per_second"] for row in history), 1),
+        "precision": arithmetic.precision,
+        "device": str(arithmetic.device),
+        "damaged": damaged,
+        "diagnosis": None,
+    }

@@ -1,0 +1,116 @@
+"""Results as tables in the terminal, on standard output."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loupe.ledger import RunDirectory
+from loupe.recipe import Recipe
+
+HEADLINES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "weighted_f1": "weighted F1",
+    "roc_auc": "ROC AUC",
+    "log_loss": "log loss",
+    "ece": "calibration error",
+}
+HISTOGRAM_WIDTH = 40
+
+
+def print_results(results: Mapping[str, Any], path: Path) -> None:
+    """The short summary at the end of a training."""
+    out = Console(highlight=False)
+    test, validation = results["test"], results["validation"]
+    table = Table("", *(name for name, block in (("validation", validation), ("test", test)) if block), box=None)
+    for key, name in HEADLINES.items():
+        table.add_row(name, *(_estimate(block[key]) for block in (validation, test) if block))
+    table.add_row("images", *(f"{block['images']:,}" for block in (validation, test) if block))
+    out.print(table)
+    parameters, seconds = results["parameters"], results["seconds"]
+    out.print(
+        f"{results['recipe']}, {parameters['total']:,} parameters ({parameters['non_trainable']:,} non-trainable); "
+        f"{results['epochs']} epochs of {seconds['epoch_mean']:.1f} s, best {results['best_epoch']}; "
+        f"{results['images_per_second']:,.0f} images/s in {results['precision']} on {results['device']}."
+    )
+    if results["damaged"]:
+        out.print(f"{results['damaged']:,} damaged images were left out.")
+    if test:
+        out.print(f"Looks at this test split so far, in this runs folder: {results['test_looks']}.")
+    out.print(f"Report: {escape(str(path / 'report.html'))}", soft_wrap=True)
+
+
+def print_block(block: Mapping[str, Any], title: str) -> None:
+    """One evaluation: headline figures with intervals, classes, confusion matrix."""
+    out = Console(highlight=False)
+    table = Table(
+        title=escape(f"{title}: {block['images']:,} images"), box=None, show_header=False, title_justify="left"
+    )
+    for key, name in HEADLINES.items():
+        table.add_row(name, _estimate(block[key]))
+    out.print(table)
+    names = [row["class"] for row in block["per_class"]]
+    classes = Table("class", "precision", "recall", "F1", "images", box=None)
+    for row in block["per_class"]:
+        scores = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
+        classes.add_row(escape(row["class"]), *scores, f"{row['support']:,}")
+    out.print(classes)
+    if len(names) <= 12:
+        out.print("\nconfusion matrix: rows are the truth, columns the prediction")
+        matrix = Table("", *(escape(name) for name in names), box=None)
+        for name, row in zip(names, block["confusion_matrix"], strict=True):
+            matrix.add_row(escape(name), *(str(count) for count in row))
+        out.print(matrix)
+    if "test_looks" in block:
+        out.print(f"Looks at this test split so far, in this runs folder: {block['test_looks']}.")
+
+
+def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
+    out = Console(highlight=False)
+    if not runs:
+        out.print(f"No runs in {escape(str(folder))} yet. Make one with: loupe train DATA")
+        return
+    table = Table("run", "data", "recipe", "test accuracy", "validation", "parameters", "epochs", "time", box=None)
+    for run in runs:
+        results = run.read_json("results.json")
+        if results is None:
+            table.add_row(escape(run.name), "", "", "not finished", "", "", "", "")
+            continue
+        blocks = [results["test"], results["validation"]]
+        accuracies = [_estimate(block["accuracy"]) if block else "–" for block in blocks]
+        names = [escape(str(results[key])) for key in ("name", "dataset", "recipe")]
+        times = [f"{results['parameters']['total']:,}", str(results["epochs"]), f"{results['seconds']['total']:,.0f} s"]
+        table.add_row(*names, *accuracies, *times)
+    out.print(table)
+
+
+def print_recipes(recipes: Sequence[Recipe]) -> None:
+    out = Console(highlight=False)
+    table = Table("recipe", "network", "epochs", "", box=None)
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.model.name, str(recipe.epochs), recipe.description)
+    out.print(table)
+
+
+def print_histogram(counts: Mapping[str, int], path: Path) -> None:
+    """How many images fell into each class, as bars."""
+    out = Console(highlight=False)
+    most = max(1, *counts.values())
+    table = Table("class", "images", "", box=None)
+    for name, count in counts.items():
+        table.add_row(escape(name), f"{count:,}", "█" * round(HISTOGRAM_WIDTH * count / most))
+    out.print(table)
+    out.print(f"Predictions: {escape(str(path))}", soft_wrap=True)
+
+
+def _estimate(value: Mapping[str, Any]) -> str:
+    """`0.9722 (0.9361 to 0.9881)`; the reason where it is undefined."""
+    if value["value"] is None:
+        return escape(f"undefined: {value['why']}")
+    interval = f" ({value['low']:.4f} to {value['high']:.4f})" if value.get("low") is not None else ""
+    return f"{value['value']:.4f}{interval}"

@@ -1,0 +1,214 @@
+"""A run that has been trained: it predicts from raw images and evaluates itself on data."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from loupe.console import Console
+from loupe.data import split as splits
+from loupe.data.batches import Feed
+from loupe.data.folders import from_paths
+from loupe.data.prepare import Images, load_images
+from loupe.data.sources import open_table
+from loupe.data.table import ImageTable, make_rows
+from loupe.errors import LoupeError
+from loupe.evaluate import inference, metrics
+from loupe.evaluate.predict import Predictions
+from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
+from loupe.models import bundle
+from loupe.models.classifier import Classifier
+from loupe.recipe import Recipe
+from loupe.runtime import Arithmetic, choose_device
+
+Pictures = str | Path | np.ndarray | Image.Image | Iterable[str | Path | np.ndarray | Image.Image]
+
+
+class Run:
+    """A finished run: its files, its results, and its classifier.
+
+    Attributes:
+        directory: the run's files.
+        results: the content of results.json.
+    """
+
+    def __init__(self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True) -> None:
+        results = directory.read_json("results.json")
+        if results is None:
+            raise LoupeError(f"{directory.path} is not finished. Go on with: loupe train --resume {directory.path}")
+        self.directory = directory
+        self.results = results
+        self.console = Console(quiet=quiet)
+        self._device = choose_device(device)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.results["classes"])
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return self.directory.read_recipe()
+
+    @cached_property
+    def _loaded(self) -> tuple[Classifier, Arithmetic]:
+        model, precision = bundle.load(self.directory.model, self._device)
+        return model, Arithmetic(self._device, precision)
+
+    @property
+    def model(self) -> Classifier:
+        """The network, in evaluation mode on its device."""
+        return self._loaded[0]
+
+    def predict(self, images: Pictures) -> list[str]:
+        """The class of each image.
+
+        Args:
+            images: one or many of: paths (files, folders, globs), uint8 arrays [H, W, 3] or [H, W], PIL images.
+
+        Raises:
+            DamagedImages: images that cannot be decoded; LoupeError: a path that matches nothing.
+        """
+        return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
+
+    def predict_proba(self, images: Pictures) -> np.ndarray:
+        """The probability of each class, float64 [N, classes], columns in the order of `classes`."""
+        return self.predictions(table_of(images)).probabilities_NK
+
+    def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
+        """The logits of every image of a table, in its order."""
+        images = self._open(table, skip_damaged)
+        return self._predict(images, np.arange(len(images.table)), images.table.labels)
+
+    def evaluate(
+        self, split: str = "val", data: Any = None, *, skip_damaged: bool = False
+    ) -> tuple[dict[str, Any], Predictions]:
+        """The metrics of one split of the run's own data, or of other data, and the predictions behind them.
+
+        Classes are matched by name. A look at a test split is counted in the runs folder; the metrics carry the count as
+        `test_looks`.
+
+        Args:
+            split: val or test (or train).
+            data: other images with labels. Of those that have splits given, `split` is taken; else all.
+        """
+        if data is None:
+            predictions = self._own_split(split, skip_damaged)
+        else:
+            predictions = self._other_data(open_table(data, console=self.console), split, skip_damaged)
+        if not len(predictions):
+            raise LoupeError(f"there are no {split} images to evaluate. Choose another --split, or give --data.")
+        block = metrics.evaluate(predictions)
+        if split == "test":
+            block["test_looks"] = record_look(self.path.parent, split_hash(predictions), self.directory.name)
+        return block, predictions
+
+    def looks(self) -> int:
+        """How often the run's test split has been looked at, over all runs of its folder."""
+        return count_looks(self.path.parent, self.results["split_hash"])
+
+    def _own_split(self, split: str, skip_damaged: bool) -> Predictions:
+        source = (self.directory.read_json("environment.json") or {}).get("data")
+        if source is None:
+            raise LoupeError("this run was trained on arrays, which are not stored. Give the images as data (--data).")
+        table = open_table(source, console=self.console)
+        images = self._open(table, skip_damaged or bool(self.results["damaged"]))
+        parts = splits.read(self.directory.file("split.csv"), images.table, images.content)
+        return self._predict(images, getattr(parts, split), images.table.labels)
+
+    def _other_data(self, table: ImageTable, split: str, skip_damaged: bool) -> Predictions:
+        images = self._open(table, skip_damaged)
+        given = np.array([name == split for name in images.table.splits])
+        rows_N = np.flatnonzero(given) if any(images.table.splits) else np.arange(len(images.table))
+        return self._predict(images, rows_N, match_classes(images.table, self.classes))
+
+    def _open(self, table: ImageTable, skip_damaged: bool) -> Images:
+        preprocessing = self.model.preprocessing
+        return load_images(
+            table,
+            load_px=preprocessing.load_px,
+            resize=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
+            cache=cache_folder(),
+            console=self.console,
+            skip_damaged=skip_damaged,
+        )
+
+    def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
+        model, arithmetic = self._loaded
+        feed = Feed(images.store, label_N, arithmetic.device)
+        return predict(model, feed, images, rows_N, label_N, arithmetic)
+
+
+def predict(
+    model: Classifier, feed: Feed, images: Images, rows_N: np.ndarray, label_N: np.ndarray, arithmetic: Arithmetic
+) -> Predictions:
+    """The predictions of some rows of a table; `label_N` holds the labels of all its rows."""
+    logits_NK = inference.logits(model, feed, rows_N, model.preprocessing, arithmetic)
+    return Predictions(
+        path=tuple(images.table.paths[row] for row in rows_N),
+        content=tuple(images.content[row] for row in rows_N),
+        label=label_N[rows_N],
+        logits_NK=logits_NK.reshape(len(rows_N), len(model.classes)),
+        classes=model.classes,
+    )
+
+
+def split_hash(predictions: Predictions) -> str:
+    """SHA-256 of the sorted (content, class) of labelled images: the same whatever run they are in."""
+    names = [predictions.classes[label] for label in predictions.label]
+    lines = sorted(f"{content} {name}\n" for content, name in zip(predictions.content, names, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:
+    """The table's labels as indices into `classes`, by name; LoupeError where a labelled class is not among them."""
+    unknown = sorted({table.classes[label] for label in np.unique(table.labels) if label >= 0} - set(classes))
+    if unknown:
+        raise LoupeError(
+            f"{table.name}: the model does not know the {'class' if len(unknown) == 1 else 'classes'} "
+            f"{', '.join(unknown)}. It knows: {', '.join(classes)}. Classes are matched by name."
+        )
+    lookup = np.array([classes.index(name) if name in classes else -1 for name in table.classes] + [-1])
+    return lookup[table.labels].astype(np.int64)
+
+
+def table_of(images: Pictures) -> ImageTable:
+    """Unlabelled images to predict, whatever they were given as, behind the one decoder."""
+    if isinstance(images, str | Path):
+        return from_paths([images])
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        images = [images]
+    items = list(images)
+    paths = [item for item in items if isinstance(item, str | Path)]
+    if len(paths) == len(items):
+        return from_paths(paths)
+    data = [_encoded(item) for item in items]
+    rows = make_rows(n=len(data), data=data, path=[f"image {number}" for number in range(len(data))], label=None)
+    return ImageTable(rows, classes=(), name="images")
+
+
+def _encoded(item: Any) -> bytes:
+    """One picture as the bytes of an image file, so that it passes the one decoder."""
+    if isinstance(item, str | Path):
+        return Path(item).read_bytes()
+    if isinstance(item, np.ndarray):
+        if item.dtype != np.uint8 or item.ndim not in (2, 3):
+            raise LoupeError(f"an image is a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
+        item = Image.fromarray(item.squeeze())
+    if not isinstance(item, Image.Image):
+        raise LoupeError(f"an image is a path, a uint8 array or a PIL image; got {type(item).__name__}.")
+    buffer = BytesIO()
+    item.save(buffer, "TIFF" if item.mode in {"CMYK", "YCbCr"} else "PNG")
+    return buffer.getvalue()

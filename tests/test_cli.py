@@ -1,0 +1,264 @@
+"""The command line as a person uses it: what is printed, what is written, and what the exit code is."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loupe import cli
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Runs one command; returns exit code, standard output, standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loupe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """40 small images in two classes that a network can tell apart, and one class folder that is empty."""
+    folder = tmp_path_factory.mktemp("photos") / "shades"
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(level - 40, level + 40, (24, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    (folder / "nothing").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory) -> Path:
+    """A finished run on the photos."""
+    import loupe
+
+    runs = tmp_path_factory.mktemp("runs")
+    settings = ["input.size_px=16", "stages.0.batch_size=8", "stages.0.augment.crop_padding_px=2"]
+    return loupe.train(
+        photos, recipe="small-images", epochs=3, settings=settings, output=runs, name="first", device="cpu", quiet=True
+    ).path
+
+
+def test_training_writes_the_whole_run_directory(trained):
+    names = {path.name for path in trained.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        *("recipe.yaml", "split.csv", "environment.json", "results.json", "metrics.csv", "predictions.csv"),
+        *("train.log", "report.html", "gallery.parquet", "checkpoints", "model"),
+    }
+    assert {path.name for path in (trained / "model").iterdir()} == {"weights.safetensors", "config.json"}
+
+
+def test_results_hold_what_scripts_rely_on(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert results["schema"] == 1
+    assert results["images"] == {"train": 32, "val": 4, "test": 4}
+    assert results["classes"] == ["dark", "light"]
+    assert results["validation"]["accuracy"]["low"] < results["validation"]["accuracy"]["value"] == 1.0
+    assert results["test_looks"] == 1
+    assert results["parameters"]["total"] == sum(row["parameters"] for row in results["layers"])
+    assert results["epochs"] == 3
+    assert set(results["seconds"]) == {"load", "train", "epoch_mean", "evaluate", "total"}
+    assert results["precision"] in {"fp32", "bf16"}
+    assert "auto" not in (trained / "recipe.yaml").read_text(), "what was resolved is written down"
+
+
+def test_train_prints_json_and_nothing_else_with_json(terminal, photos, tmp_path):
+    code, out, err = terminal(
+        *("train", photos, "--recipe", "small-images", "--epochs", "1", "--set", "input.size_px=16"),
+        *("--set", "stages.0.augment.crop_padding_px=2", "--output", tmp_path, "--precision", "fp32", "--json"),
+    )
+    assert code == 0
+    assert json.loads(out)["epochs"] == 1
+    assert "epoch" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train"], "DATA"),
+        (["train", "digits", "--resume", "x"], "either DATA"),
+        (["train", "no-such-thing"], "no-such-thing"),
+        (["train", "digitz"], "digits"),
+        (["train", "digits", "--recipe", "deep-cn"], "Did you mean deep-cnn"),
+        (["train", "digits", "--model", "deep-cn"], "Did you mean deep-cnn"),
+        (["train", "digits", "--set", "stages.0.lrr=1"], "Did you mean lr"),
+        (["train", "digits", "--set", "epochs"], "KEY=VALUE"),
+        (["train", "digits", "--device", "tpu"], "unknown device"),
+        (["train", "digits", "--precision", "fp8"], "fp8"),
+        (["train", "digits", "--epochs", "0"], "--epochs"),
+        (["train", "digits", "--name", "a/b"], "plain folder name"),
+        (["train", "digits", "--recipe", "photo-cnn.yaml"], "photo-cnn.yaml"),
+        (["train", "--resume", "no-such-run"], "no-such-run"),
+        (["train", "--resume", "no-such-run", "--epochs", "3"], "alone"),
+        (["evaluate", "no-such-run"], "no-such-run"),
+        (["predict", "no-such-run", "x.png"], "no-such-run"),
+        (["recipes", "deep-cn"], "Did you mean deep-cnn"),
+        (["trian", "digits"], "trian"),
+        (["train", "digits", "--epoch", "3"], "--epoch"),
+    ],
+)
+def test_wrong_input_is_one_clear_error(terminal, arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = terminal(*arguments)
+    assert code not in (0, None)
+    assert says in err
+    assert "Traceback" not in err
+    assert not out
+    assert not list(tmp_path.rglob("recipe.yaml")), "nothing is left behind"
+
+
+def test_a_run_is_never_overwritten(terminal, trained, photos):
+    code, _, err = terminal(
+        "train",
+        photos,
+        "--output",
+        trained.parent,
+        "--name",
+        "first",
+        "--recipe",
+        "small-images",
+        "--set",
+        "input.size_px=16",
+    )
+    assert code == 1
+    assert "never overwritten" in err
+
+
+def test_damaged_images_stop_the_training_or_are_counted(terminal, photos, tmp_path):
+    broken = tmp_path / "broken"
+    for path in photos.rglob("*.png"):
+        target = broken / path.relative_to(photos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes()[: 300 if path.stem == "3" else None])
+    common = (
+        "train",
+        broken,
+        "--recipe",
+        "small-images",
+        "--set",
+        "input.size_px=16",
+        "--epochs",
+        "1",
+        "--set",
+        "stages.0.augment.crop_padding_px=2",
+        "--precision",
+        "fp32",
+        "--output",
+        tmp_path / "runs",
+    )
+    code, _, err = terminal(*common)
+    assert code == 1
+    assert "dark/3.png" in err
+    assert "--skip-damaged" in err
+    assert not (tmp_path / "runs").exists()
+    code, out, _ = terminal(*common, "--skip-damaged", "--json")
+    assert code == 0
+    results = json.loads(out)
+    assert results["damaged"] == 2
+    assert sum(results["images"].values()) == 38
+
+
+def test_evaluate_agrees_with_the_training_and_counts_each_look(terminal, trained):
+    first = json.loads((trained / "results.json").read_text())
+    code, out, _ = terminal("evaluate", trained, "--split", "val", "--json")
+    assert code == 0
+    assert json.loads(out)["log_loss"] == first["validation"]["log_loss"]
+    looks = []
+    for _ in range(2):
+        _, out, _ = terminal("evaluate", trained, "--split", "test", "--json")
+        looks.append(json.loads(out)["test_looks"])
+    assert looks[1] == looks[0] + 1
+    assert json.loads(out)["accuracy"] == first["test"]["accuracy"]
+
+
+def test_evaluate_on_other_data_matches_classes_by_name(terminal, trained, photos, tmp_path):
+    swapped = tmp_path / "other"
+    for old, new in (("dark", "light"), ("light", "dark")):
+        (swapped / new).mkdir(parents=True)
+        for path in (photos / old).iterdir():
+            (swapped / new / path.name).write_bytes(path.read_bytes())
+    _, out, _ = terminal("evaluate", trained, "--data", swapped, "--json")
+    assert json.loads(out)["accuracy"]["value"] == 0.0
+    (swapped / "dark").rename(swapped / "pink")
+    code, _, err = terminal("evaluate", trained, "--data", swapped)
+    assert code == 1
+    assert "pink" in err
+
+
+def test_evaluate_prints_tables(terminal, trained):
+    code, out, _ = terminal("evaluate", trained)
+    assert code == 0
+    assert all(word in out for word in ("accuracy", "macro-F1", "precision", "confusion matrix", "dark", "light"))
+
+
+def test_predict_writes_labels_probabilities_and_a_histogram(terminal, trained, photos, tmp_path):
+    target = tmp_path / "out.csv"
+    code, out, _ = terminal("predict", trained, photos / "dark", str(photos / "light" / "1*.png"), "--to", target)
+    assert code == 0
+    rows = list(csv.DictReader(target.open(newline="")))
+    assert len(rows) == 20 + 11
+    assert set(rows[0]) == {"path", "label", "probability", "probability:dark", "probability:light"}
+    assert float(rows[0]["probability:dark"]) + float(rows[0]["probability:light"]) == pytest.approx(1, abs=1e-5)
+    assert {row["label"] for row in rows} == {"dark", "light"}
+    assert "█" in out
+
+
+def test_predict_below_the_threshold_is_unclassified(terminal, trained, photos, tmp_path):
+    target = tmp_path / "out.csv"
+    _, out, _ = terminal("predict", trained, photos, "--to", target, "--threshold", "1.0", "--top", "2", "--json")
+    answer = json.loads(out)
+    unsure = [image for image in answer["images"] if image["top"][0]["probability"] < 1.0]
+    assert answer["counts"]["unclassified"] == len(unsure) > 20
+    assert {image["label"] for image in unsure} == {"unclassified"}
+    assert len(answer["images"][0]["top"]) == 2
+    assert "label_2" in target.read_text().splitlines()[0]
+    code, _, err = terminal("predict", trained, photos, "--to", target, "--top", "3")
+    assert code == 1
+    assert "2 classes" in err
+
+
+def test_runs_lists_results_and_unfinished_runs(terminal, trained, tmp_path):
+    code, out, _ = terminal("runs", "--output", trained.parent)
+    assert code == 0
+    assert "first" in out
+    code, out, _ = terminal("runs", "--output", tmp_path)
+    assert code == 0
+    assert "loupe train" in out
+
+
+def test_recipes_can_be_listed_and_shown(terminal, tmp_path):
+    assert "deep-cnn" in terminal("recipes")[1]
+    _, out, _ = terminal("recipes", "deep-cnn", "--json")
+    assert json.loads(out)["stages"][0]["l2"] == 1e-4
+    _, out, _ = terminal("recipes", "deep-cnn")
+    (tmp_path / "mine.yaml").write_text(out)
+    from loupe import settings
+
+    assert settings.load(tmp_path / "mine.yaml").name == "deep-cnn"
+
+
+def test_check_finds_leakage_and_says_so_by_its_exit_code(terminal, photos, tmp_path):
+    assert terminal("check", photos)[0] == 0
+    leaky = tmp_path / "leaky"
+    for split, numbers in (("train", range(8)), ("test", range(7, 12))):
+        for name in ("dark", "light"):
+            (leaky / split / name).mkdir(parents=True)
+            for number in numbers:
+                data = (photos / name / f"{number}.png").read_bytes()
+                (leaky / split / name / f"{number}.png").write_bytes(data)
+    code, out, _ = terminal("check", leaky, "--json")
+    assert code == 1
+    assert "7.png" in out

@@ -1,0 +1,77 @@
+"""The order of the rooms: each imports only from rooms above it, and none is missing from the list."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "loupe"
+
+ORDER = """
+errors recipe settings console runtime ledger data.table data.decode data.arrays data.archives data.folders
+data.csvfile data.parquet data.download data.catalog data.sources data.memory data.processes data.parallel
+data.content data.carve data.split data.check data.pixels data.pixel_file data.store data.prepare data.batches
+augment.random augment.geometry augment.pixels augment.pipeline models.classifier models.layers models.cnn
+models.catalog models.summary models.bundle evaluate.predictions evaluate.metrics evaluate.predict training.optimizers
+training.schedules training.averaging training.checkpoint training.learner training.loop training.precision
+report.figures report.texts report.content report.gallery report.page recipes.from_scratch recipes.published
+recipes.catalog recipes.resolve exhibits results trained run labelling tables cli
+"""
+ROOMS = ORDER.split()
+
+
+def modules() -> list[str]:
+    paths = [path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
+    return sorted(".".join(path.parts) for path in paths)
+
+
+def imports(module: str) -> set[str]:
+    """The rooms of ours that a module imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse((SOURCE / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "loupe":
+            base = node.module.removeprefix("loupe").lstrip(".")
+            for alias in node.names:
+                deeper = f"{base}.{alias.name}".lstrip(".")
+                found.add(deeper if deeper in ROOMS else base)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("loupe.") for alias in node.names if alias.name.startswith("loupe.")}
+    return found - {""}
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert modules() == sorted(ROOMS)
+
+
+@pytest.mark.parametrize("module", ROOMS)
+def test_a_room_imports_only_from_rooms_above_it(module):
+    above = set(ROOMS[: ROOMS.index(module)])
+    assert imports(module) <= above
+
+
+@pytest.mark.parametrize("package", ["data", "augment", "models", "evaluate", "training", "report", "recipes"])
+def test_package_files_are_empty(package):
+    assert (SOURCE / package / "__init__.py").read_text() == ""
+
+
+@pytest.mark.parametrize("room", ["ledger", "report.page", "evaluate.metrics", "data.sources", "data.check", "cli"])
+def test_rooms_that_read_files_do_not_load_torch(room):
+    code = f"import sys, loupe, loupe.{room}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_help_does_not_load_torch():
+    code = (
+        "import sys\nsys.argv = ['loupe', '--help']\nfrom loupe.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nassert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_only_the_runtime_knows_of_ranks():
+    users = [
+        module for module in ROOMS if "torch.distributed" in (SOURCE / (module.replace(".", "/") + ".py")).read_text()
+    ]
+    assert set(users) <= {"runtime"}
