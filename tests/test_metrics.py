@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from loupe.evaluate import metrics
-from loupe.evaluate.predict import Predictions
+from loupe.evaluate.predictions import Predictions
 
 
 def predictions(label, logits_NK, classes=None) -> Predictions:

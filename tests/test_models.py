@@ -69,7 +69,7 @@ def test_building_does_not_touch_the_global_random_stream():
 
 @pytest.mark.parametrize("init", ["glorot", "uniform"])
 def test_initial_weights_follow_keras(init):
-    """Glorot: uniform within sqrt(6 / (fan in + fan out)), each fan being 9 positions of 16 channels; or within 0.05."""
+    """Glorot: uniform within sqrt(6 / (fan in + fan out)), each fan 9 positions of 16 channels; or within 0.05."""
     spec = CnnSpec(name="one", blocks=(ConvBlock(filters=(16, 16)),), init=init)
     weight = cnn(spec, at(8), TEN, seed=0).trunk.block1.conv2.weight
     bound = (6 / (9 * 16 + 9 * 16)) ** 0.5 if init == "glorot" else 0.05

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.errors import LoupeError
-from loupe.evaluate.predict import Predictions, read_splits, write_splits
+from loupe.evaluate.predictions import Predictions, read_splits, write_splits
 
 NAMES = ("plain", 'comma, "quoted"', "two\nlines", "été 猫 🐈", "logit:odd", " spaced ", "")
 

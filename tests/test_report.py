@@ -14,7 +14,7 @@ from PIL import Image
 
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics
-from loupe.evaluate.predict import Predictions
+from loupe.evaluate.predictions import Predictions
 from loupe.report import figures, texts
 from loupe.report.page import write_page
 

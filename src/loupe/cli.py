@@ -1,4 +1,4 @@
-"""The command line: thin. It parses, calls, and shows; what takes long to import is imported by the command that needs it."""
+"""The command line: thin. It parses, calls, and shows; each command imports what it needs when it runs."""
 
 import json
 import os

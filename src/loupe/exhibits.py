@@ -8,7 +8,7 @@ import torch
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.data.prepare import Images
-from loupe.evaluate.predict import Predictions
+from loupe.evaluate.predictions import Predictions
 from loupe.recipe import Preprocessing
 from loupe.report.gallery import Exhibit
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from loupe.errors import LoupeError
-from loupe.evaluate.predict import Predictions
+from loupe.evaluate.predictions import Predictions
 from loupe.ledger import write_atomic
 
 UNCLASSIFIED = "unclassified"

@@ -19,8 +19,8 @@ from loupe.data.sources import open_table
 from loupe.data.split import Split
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
-from loupe.evaluate import inference, metrics
-from loupe.evaluate.predict import write_splits
+from loupe.evaluate import metrics, predict
+from loupe.evaluate.predictions import write_splits
 from loupe.exhibits import exhibits
 from loupe.ledger import RunDirectory
 from loupe.models import bundle
@@ -30,7 +30,7 @@ from loupe.recipe import RGB, Plateau, Recipe
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.report import gallery, page
 from loupe.runtime import Arithmetic, StopSignal, choose_device, gpu_name, keep_freed_memory
-from loupe.trained import Run, predict, split_hash
+from loupe.trained import Run, split_hash
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.loop import Position, fit
 from loupe.training.precision import resolve as resolve_precision
@@ -151,8 +151,8 @@ class _Session:
         load_seconds = time.perf_counter() - self.began
 
         def validate(network: torch.nn.Module) -> dict[str, Any]:
-            logits_NK = inference.logits(network, feed, self.split.val, preprocessing, arithmetic)
-            return inference.scores(logits_NK, labels_N[self.split.val])
+            logits_NK = predict.logits(network, feed, self.split.val, preprocessing, arithmetic)
+            return predict.scores(logits_NK, labels_N[self.split.val])
 
         with StopSignal() as stop:
             position = fit(
@@ -219,9 +219,8 @@ class _Session:
         """Evaluates the weights that the run ends with; writes model, predictions, results and report."""
         began = time.perf_counter()
         rows = {"val": self.split.val, "test": self.split.test}
-        labels_N = self.images.table.labels
         parts = {
-            name: predict(model, feed, self.images, rows_N, labels_N, arithmetic)
+            name: predict.predictions(model, feed, self.images, rows_N, arithmetic)
             for name, rows_N in rows.items()
             if len(rows_N)
         }

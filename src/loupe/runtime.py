@@ -1,7 +1,6 @@
 """What a run runs on: device, precision, threads, and the signals that ask it to stop."""
 
 import ctypes
-import os
 import signal
 import statistics
 import sys
@@ -106,20 +105,6 @@ def fastest_precision(
     if best == "fp32" or speedup < WORTHWHILE_SPEEDUP:
         return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster here (a step takes {shown})"
     return best, f"precision {best}: {speedup:.1f} times faster than fp32 here (a step takes {shown})"
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be taken without swapping; half of all memory where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30
 
 
 def keep_freed_memory() -> None:

@@ -18,8 +18,8 @@ from loupe.data.prepare import Images, load_images
 from loupe.data.sources import open_table
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import LoupeError
-from loupe.evaluate import inference, metrics
-from loupe.evaluate.predict import Predictions
+from loupe.evaluate import metrics, predict
+from loupe.evaluate.predictions import Predictions
 from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
@@ -94,10 +94,10 @@ class Run:
     def evaluate(
         self, split: str = "val", data: Any = None, *, skip_damaged: bool = False
     ) -> tuple[dict[str, Any], Predictions]:
-        """The metrics of one split of the run's own data, or of other data, and the predictions behind them.
+        """The metrics of one split of the run's data, or of other data, and the predictions behind them.
 
-        Classes are matched by name. A look at a test split is counted in the runs folder; the metrics carry the count as
-        `test_looks`.
+        Classes are matched by name. A look at a test split is counted in the runs folder; the metrics carry the count
+        as `test_looks`.
 
         Args:
             split: val or test (or train).
@@ -148,21 +148,7 @@ class Run:
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, arithmetic = self._loaded
         feed = Feed(images.store, label_N, arithmetic.device)
-        return predict(model, feed, images, rows_N, label_N, arithmetic)
-
-
-def predict(
-    model: Classifier, feed: Feed, images: Images, rows_N: np.ndarray, label_N: np.ndarray, arithmetic: Arithmetic
-) -> Predictions:
-    """The predictions of some rows of a table; `label_N` holds the labels of all its rows."""
-    logits_NK = inference.logits(model, feed, rows_N, model.preprocessing, arithmetic)
-    return Predictions(
-        path=tuple(images.table.paths[row] for row in rows_N),
-        content=tuple(images.content[row] for row in rows_N),
-        label=label_N[rows_N],
-        logits_NK=logits_NK.reshape(len(rows_N), len(model.classes)),
-        classes=model.classes,
-    )
+        return predict.predictions(model, feed, images, rows_N, arithmetic)
 
 
 def split_hash(predictions: Predictions) -> str:

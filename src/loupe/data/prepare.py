@@ -87,8 +87,8 @@ def typical_px(table: ImageTable) -> int:
 def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool) -> tuple[RGB, RGB]:
     """Mean and standard deviation of the pixels scaled to [0, 1], for each channel or over all.
 
-    Sums of integers: the result does not depend on the order of the images. Where pixels are decoded as needed, at most 20,000
-    images, evenly spread, stand for all.
+    Sums of integers: the result does not depend on the order of the images. Where pixels are decoded as needed, at most
+    20,000 images, evenly spread, stand for all.
     """
     if not isinstance(store, RawStore) and len(rows_N) > SAMPLED_IMAGES:
         rows_N = rows_N[np.linspace(0, len(rows_N) - 1, SAMPLED_IMAGES, dtype=np.int64)]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from loupe.evaluate.predict import UNKNOWN, Predictions
+from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -21,8 +21,8 @@ class AveragePool(nn.Module):
 class Dropout(nn.Dropout):
     """Dropout that draws 16 random bits for each value in place of a float: on a CPU the mask costs a tenth.
 
-    The rate is met to within 1/131,072, and the values kept are scaled by the rate that is met, so that the mean is exact.
-    On other devices it is PyTorch's own.
+    The rate is met to within 1/131,072, and the values kept are scaled by the rate that is met, so that the mean is
+    exact. On other devices it is PyTorch's own.
     """
 
     def forward(self, input: Tensor) -> Tensor:

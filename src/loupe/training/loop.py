@@ -72,8 +72,8 @@ def fit(
 ) -> Position:
     """Trains the model through the stages, from the last checkpoint on where there is one.
 
-    A stage goes on from the weights that the one before ended with (the averaged ones, where it averaged). At the end the model
-    has the weights of the best epoch, or with `keep_best` off those of the last.
+    A stage goes on from the weights that the one before ended with (the averaged ones, where it averaged). At the end
+    the model has the weights of the best epoch, or with `keep_best` off those of the last.
 
     Args:
         train_N: the images to train on, as rows of the feed's store.

@@ -55,7 +55,7 @@ def _one_cycle(schedule: OneCycle, step: int, total: int) -> float:
 
 
 def _plateaus(schedule: Plateau, monitored: Sequence[float]) -> int:
-    """How often the rate has been lowered, as Keras's ReduceLROnPlateau counts: the wait starts anew after each time."""
+    """How often the rate has been lowered, as Keras's ReduceLROnPlateau counts: each time the wait starts anew."""
     best, wait, lowered = -math.inf, 0, 0
     for value in monitored:
         if value > best:
