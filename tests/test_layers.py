@@ -17,7 +17,7 @@ augment.random augment.geometry augment.pixels augment.pipeline models.classifie
 models.catalog models.summary models.bundle evaluate.predictions evaluate.metrics evaluate.predict training.optimizers
 training.schedules training.averaging training.checkpoint training.learner training.loop training.precision
 report.figures report.texts report.content report.gallery report.page recipes.from_scratch recipes.published
-recipes.catalog recipes.resolve exhibits results trained run labelling tables cli __main__
+recipes.catalog recipes.resolve exhibits results trained session run labelling tables cli __main__
 """
 ROOMS = ORDER.split()
 

@@ -87,6 +87,18 @@ def test_even_kernels_pad_on_the_right_and_below_as_tensorflow_does():
     assert out[3, 3].item() == 3
 
 
+def test_pooling_before_the_rectifier_gives_the_same_values_and_gradients():
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    results = []
+    for layers in ((torch.nn.ReLU(), torch.nn.MaxPool2d(2)), (torch.nn.MaxPool2d(2), torch.nn.ReLU())):
+        given = x.clone().requires_grad_()
+        out = torch.nn.Sequential(*layers)(given)
+        out.pow(2).sum().backward()
+        results.append((out.detach(), given.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
 def test_images_too_small_for_the_network_are_refused_with_the_remedy():
     with pytest.raises(LoupeError, match=r"input\.size_px"):
         skeleton(network("photo-cnn"), at(16), TEN)

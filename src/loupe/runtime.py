@@ -21,7 +21,7 @@ DTYPES: dict[Resolved, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bflo
 
 # mallopt's parameters, from malloc.h.
 _M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
+_M_MMAP_MAX = -4
 
 # A reduced precision must earn its place: below this gain over fp32, `auto` stays with fp32.
 WORTHWHILE_SPEEDUP = 1.15
@@ -117,7 +117,7 @@ def keep_freed_memory() -> None:
         return
     with suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -43,25 +43,33 @@ def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ..
 
 def _block(block: ConvBlock, channels: int, spec: CnnSpec) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    norms = 0
     for number, filters in enumerate(block.filters, 1):
-        padding = 0 if block.padding == "valid" else block.kernel_px // 2
-        if block.padding == "same" and block.kernel_px % 2 == 0:
-            before = block.kernel_px // 2 - 1  # TensorFlow's rule: the odd pixel goes to the right and below
-            layers[f"pad{number}"] = nn.ZeroPad2d((before, before + 1, before, before + 1))
-            padding = 0
-        layers[f"conv{number}"] = nn.Conv2d(channels, filters, block.kernel_px, padding=padding)
-        if block.activation == "relu":
-            layers[f"relu{number}"] = nn.ReLU(inplace=True)
-        if block.norm == "each" or (block.norm == "block" and number == len(block.filters)):
-            norms += 1
-            layers[f"norm{norms}"] = nn.BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)
+        last = number == len(block.filters)
+        norm = block.norm == "each" or (block.norm == "block" and last)
+        _add_convolution(layers, block, number, channels, filters)
+        relu: dict[str, nn.Module] = {f"relu{number}": nn.ReLU(inplace=True)} if block.activation == "relu" else {}
+        pool: dict[str, nn.Module] = {"pool": nn.MaxPool2d(block.pool_px)} if last and block.pool_px > 1 else {}
+        if norm:
+            norms = {f"norm{number}": nn.BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)}
+            layers |= {**relu, **norms, **pool}
+        else:
+            # The rectified largest is the largest of the rectified; pooling first leaves a quarter of the work.
+            layers |= {**pool, **relu}
         channels = filters
-    if block.pool_px > 1:
-        layers["pool"] = nn.MaxPool2d(block.pool_px)
     if block.dropout:
         layers["dropout"] = Dropout(block.dropout)
     return nn.Sequential(layers)
+
+
+def _add_convolution(
+    layers: OrderedDict[str, nn.Module], block: ConvBlock, number: int, channels: int, filters: int
+) -> None:
+    padding = block.kernel_px // 2 if block.padding == "same" else 0
+    if block.padding == "same" and block.kernel_px % 2 == 0:
+        before = block.kernel_px // 2 - 1  # TensorFlow's rule: the odd pixel goes to the right and below
+        layers[f"pad{number}"] = nn.ZeroPad2d((before, before + 1, before, before + 1))
+        padding = 0
+    layers[f"conv{number}"] = nn.Conv2d(channels, filters, block.kernel_px, padding=padding)
 
 
 def _side_after(block: ConvBlock, side: int) -> int:

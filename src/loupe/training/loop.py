@@ -156,7 +156,9 @@ def _train_epoch(
             position.sums = sums.tolist()
             _check_finite(position, lr)
             images = min(position.step * stage.batch_size, len(train_N))
-            progress.update(bar, completed=position.step, note=f"loss {position.sums[0] / images:.3f}")
+            progress.update(
+                bar, completed=position.step, note=_note(position, stage, monitor, images, len(train_N), clock)
+            )
             if clock.due():
                 position.seconds = clock.total()
                 checkpoints.save_last(position.steps, _snapshot(learner, position))
@@ -228,6 +230,21 @@ def _close_epoch(
 
 def _title(position: Position, stage: Stage) -> str:
     return f"epoch {position.epoch + 1}/{stage.epochs}"
+
+
+def _note(position: Position, stage: Stage, monitor: str, images: int, train_images: int, clock: _Clock) -> str:
+    """Beside the bar: loss so far, the last validation metric, and the time that the stage will still take."""
+    parts = [f"loss {position.sums[0] / images:.3f}"]
+    if position.history and position.history[-1][monitor] is not None:
+        parts.append(f"{monitor} {position.history[-1][monitor]:.4f}")
+    epochs_left = stage.epochs - position.epoch - images / train_images
+    parts.append(f"{_duration(epochs_left * clock.total() * train_images / images)} left")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def _epoch_line(position: Position, stages: Sequence[tuple[Stage, Augmenter]], is_best: bool) -> str:

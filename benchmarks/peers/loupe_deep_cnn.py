@@ -1,0 +1,90 @@
+"""deep-cnn in Loupe: the recipe's own network and stage, trained by Loupe's own loop.
+
+    python benchmarks/peers/loupe_deep_cnn.py PIXELS.npz --mode augmented
+
+What is timed is `loupe.training.loop.fit` as `loupe train` calls it, from one batch being asked for to the next.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import measure
+import numpy as np
+import torch
+
+from loupe.augment.pipeline import Augmenter
+from loupe.console import Console
+from loupe.data.batches import Batch, Feed
+from loupe.data.prepare import pixel_statistics
+from loupe.data.store import RawStore
+from loupe.models.cnn import cnn
+from loupe.models.summary import count_parameters
+from loupe.recipe import AugmentSpec, Preprocessing
+from loupe.recipes import catalog
+from loupe.runtime import Arithmetic, StopSignal
+from loupe.training.checkpoint import Checkpoints
+from loupe.training.loop import fit
+from loupe.training.precision import resolve
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NOT_MEASURED = {"val_loss": None, "val_accuracy": None, "val_macro_f1": None}
+
+
+class TimedFeed(Feed):
+    """A feed that marks the clock whenever the loop asks for a batch."""
+
+    clock: measure.Clock | None = None
+
+    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
+        for batch in super().batches(order, batch_size, first=first):
+            if self.clock is not None:
+                self.clock.mark()
+            yield batch
+
+
+def main() -> None:
+    given = measure.arguments(__doc__, precision=("auto", "fp32", "bf16"))
+    torch.set_num_threads(given.threads)
+    with np.load(given.pixels) as arrays:
+        store, labels_N = RawStore(arrays["x"]), arrays["y"]
+    recipe = catalog.recipe("deep-cnn")
+    stage = recipe.stages[0].model_copy(update={"epochs": 1})
+    if given.mode == "plain":
+        stage = stage.model_copy(update={"augment": AugmentSpec()})
+    mean, std = pixel_statistics(store, np.arange(len(store)), by_channel=False)
+    preprocessing = Preprocessing(size_px=32, load_px=32, mean=mean, std=std)
+    model = cnn(recipe.model, preprocessing, CLASSES, recipe.seed)
+    augmenter = Augmenter(stage.augment, preprocessing, recipe.seed)
+    feed = TimedFeed(store, labels_N, torch.device("cpu"))
+    train_N = np.arange((given.warmup + given.steps + 1) * stage.batch_size)
+    precision, reason = resolve(
+        given.precision, model, stage=stage, augmenter=augmenter, feed=feed, train_N=train_N, class_weights_K=None
+    )
+    feed.clock = clock = measure.Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            model,
+            stages=[(stage, augmenter)],
+            feed=feed,
+            train_N=train_N,
+            validate=lambda network: NOT_MEASURED,
+            checkpoints=Checkpoints(Path(folder)),
+            on_epoch=lambda history: None,
+            arithmetic=Arithmetic(feed.device, precision),
+            class_weights_K=None,
+            monitor=recipe.monitor,
+            keep_best=False,
+            console=Console(quiet=True),
+            stop=StopSignal(),
+        )
+    measure.report(
+        parameters=count_parameters(model)["total"],
+        precision=precision,
+        reason=reason,
+        versions={"torch": torch.__version__, "numpy": np.__version__},
+        **clock.speeds(given.warmup),
+    )
+
+
+main()

@@ -1,0 +1,164 @@
+"""One process's work on one run: recipe and images become objects, objects are trained, the outcome is written."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from loupe import ledger, results
+from loupe.augment.pipeline import Augmenter
+from loupe.console import Console
+from loupe.data.batches import Feed
+from loupe.data.prepare import Images, pixel_statistics
+from loupe.data.split import Split
+from loupe.errors import LoupeError
+from loupe.evaluate import metrics, predict
+from loupe.evaluate.predictions import write_splits
+from loupe.exhibits import exhibits
+from loupe.ledger import RunDirectory
+from loupe.models import bundle
+from loupe.models.classifier import Classifier
+from loupe.models.cnn import cnn
+from loupe.recipe import RGB, Recipe
+from loupe.recipes.resolve import preprocessing_of
+from loupe.report import gallery, page
+from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
+from loupe.trained import Run, split_hash
+from loupe.training.checkpoint import Checkpoints
+from loupe.training.loop import Position, fit
+from loupe.training.precision import resolve as resolve_precision
+
+
+class InterruptedRunError(LoupeError):
+    """Training was asked to stop; it has been saved and can go on."""
+
+
+@dataclass
+class Session:
+    """One process's work on one run: everything from images that can be read to the report."""
+
+    directory: RunDirectory
+    recipe: Recipe
+    images: Images
+    split: Split
+    device: torch.device
+    console: Console
+    began: float
+
+    def run(self) -> Run:
+        keep_freed_memory()
+        recipe, labels_N = self.recipe, self.images.table.labels
+        self.console.log_to(self.directory.file("train.log"))
+        mean, std = self._normalisation()
+        preprocessing = preprocessing_of(recipe).model_copy(update={"mean": mean, "std": std})
+        model = cnn(recipe.model, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
+        augmenters = [Augmenter(stage.augment, preprocessing, recipe.seed) for stage in recipe.stages]
+        feed = Feed(self.images.store, labels_N, self.device)
+        class_weights_K = self._class_weights()
+        arithmetic = self._arithmetic(model, augmenters[0], feed, class_weights_K)
+        load_seconds = time.perf_counter() - self.began
+
+        def validate(network: torch.nn.Module) -> dict[str, Any]:
+            logits_NK = predict.logits(network, feed, self.split.val, preprocessing, arithmetic)
+            return predict.scores(logits_NK, labels_N[self.split.val])
+
+        with StopSignal() as stop:
+            position = fit(
+                model,
+                stages=list(zip(recipe.stages, augmenters, strict=True)),
+                feed=feed,
+                train_N=self.split.train,
+                validate=validate,
+                checkpoints=Checkpoints(self.directory.checkpoints),
+                on_epoch=self.directory.write_metrics,
+                arithmetic=arithmetic,
+                class_weights_K=class_weights_K,
+                monitor=recipe.monitor,
+                keep_best=recipe.keep == "best",
+                console=self.console,
+                stop=stop,
+            )
+        if position.stage < len(recipe.stages):
+            raise InterruptedRunError(f"stopped and saved. Go on with: loupe train --resume {self.directory.path}")
+        return self._finish(model, augmenters[-1], feed, arithmetic, position, load_seconds)
+
+    def _normalisation(self) -> tuple[RGB, RGB]:
+        rule = self.recipe.input.normalise
+        if rule == "unit":
+            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return pixel_statistics(self.images.store, self.split.train, by_channel=rule == "channels")
+
+    def _class_weights(self) -> torch.Tensor | None:
+        """For `balanced`, N / (K · N_k): every class weighs the same in all, and the mean weight of an image is 1."""
+        if self.recipe.class_weights == "none":
+            return None
+        counts_K = np.bincount(self.images.table.labels[self.split.train], minlength=len(self.images.table.classes))
+        weights_K = counts_K.sum() / (len(counts_K) * np.maximum(counts_K, 1))
+        return torch.tensor(weights_K, dtype=torch.float32, device=self.device)
+
+    def _arithmetic(
+        self, model: Classifier, augmenter: Augmenter, feed: Feed, class_weights_K: torch.Tensor | None
+    ) -> Arithmetic:
+        """Settles the precision, and records it: a resumed or repeated run computes as this one does."""
+        precision, reason = resolve_precision(
+            self.recipe.precision,
+            model,
+            stage=self.recipe.stages[0],
+            augmenter=augmenter,
+            feed=feed,
+            train_N=self.split.train,
+            class_weights_K=class_weights_K,
+        )
+        if self.recipe.precision == "auto":
+            self.console.say(reason)
+            self.recipe = self.recipe.model_copy(update={"precision": precision})
+            self.directory.write_recipe(self.recipe)
+        return Arithmetic(self.device, precision)
+
+    def _finish(
+        self,
+        model: Classifier,
+        augmenter: Augmenter,
+        feed: Feed,
+        arithmetic: Arithmetic,
+        position: Position,
+        load_seconds: float,
+    ) -> Run:
+        """Evaluates the weights that the run ends with; writes model, predictions, results and report."""
+        began = time.perf_counter()
+        rows = {"val": self.split.val, "test": self.split.test}
+        parts = {
+            name: predict.predictions(model, feed, self.images, rows_N, arithmetic)
+            for name, rows_N in rows.items()
+            if len(rows_N)
+        }
+        blocks = {name: metrics.evaluate(parts[name]) if name in parts else None for name in rows}
+        test_hash = split_hash(parts["test"]) if "test" in parts else None
+        looks = ledger.record_look(self.directory.path.parent, test_hash, self.directory.name) if test_hash else 0
+        bundle.save(self.directory.model, model, self.recipe.model, arithmetic.precision)
+        if parts:
+            write_splits(self.directory.file("predictions.csv"), parts)
+            shown = "test" if "test" in parts else "val"
+            pictures = exhibits(self.images, self.split.train, augmenter, parts[shown], shown)
+            gallery.write(self.directory.file("gallery.parquet"), pictures)
+        outcome = results.assemble(
+            name=self.directory.name,
+            dataset=self.images.table.name,
+            recipe=self.recipe,
+            model=model,
+            arithmetic=arithmetic,
+            history=position.history,
+            best_epoch=position.best_epoch if self.recipe.keep == "best" else len(position.history),
+            stopped=position.stopped,
+            images={name: len(getattr(self.split, name)) for name in ("train", "val", "test")},
+            damaged=self.images.damaged,
+            split_hash=test_hash,
+            blocks={"validation": blocks["val"], "test": blocks["test"]},
+            test_looks=looks,
+            seconds={"load": load_seconds, "evaluate": time.perf_counter() - began},
+        )
+        self.directory.write_json("results.json", outcome)
+        page.write_page(self.directory.path)
+        return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
