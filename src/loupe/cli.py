@@ -108,7 +108,7 @@ def evaluate(
     from loupe.trained import Run
 
     done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
-    block, _ = done.evaluate(split, data, skip_damaged=skip_damaged)
+    block = done.evaluate(split, data, skip_damaged=skip_damaged)
     if as_json:
         _print_json({"run": str(done.path), "data": data, "split": split, **block})
     else:
@@ -214,8 +214,9 @@ def main() -> None:
 def _explain(error: Exception) -> int:
     """Prints an error that a person can put right and returns the exit code; raises any other again."""
     if isinstance(error, LoupeError) and not os.environ.get("LOUPE_DEBUG"):
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return INTERRUPTED if type(error).__name__ == "InterruptedRunError" else 1
+        interrupted = type(error).__name__ == "InterruptedRunError"  # by name, so that its module need not be loaded
+        print(printable(str(error)) if interrupted else f"error: {printable(str(error))}", file=sys.stderr)
+        return INTERRUPTED if interrupted else 1
     if hasattr(error, "format_message"):  # wrong usage, in the parser's own words
         print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
         return 2

@@ -91,17 +91,18 @@ class Run:
         images = self._open(table, skip_damaged)
         return self._predict(images, np.arange(len(images.table)), images.table.labels)
 
-    def evaluate(
-        self, split: str = "val", data: Any = None, *, skip_damaged: bool = False
-    ) -> tuple[dict[str, Any], Predictions]:
-        """The metrics of one split of the run's data, or of other data, and the predictions behind them.
+    def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> dict[str, Any]:
+        """The metrics of one split of the run's data, or of other data, as in results.json.
 
-        Classes are matched by name. A look at a test split is counted in the runs folder; the metrics carry the count
-        as `test_looks`.
+        Classes are matched by name. A look at a test split is counted in the runs folder, and the count comes with the
+        metrics as `test_looks`.
 
         Args:
             split: val or test (or train).
             data: other images with labels. Of those that have splits given, `split` is taken; else all.
+
+        Raises:
+            LoupeError: there are no such images, or they have a class that the model does not know.
         """
         if data is None:
             predictions = self._own_split(split, skip_damaged)
@@ -112,7 +113,7 @@ class Run:
         block = metrics.evaluate(predictions)
         if split == "test":
             block["test_looks"] = record_look(self.path.parent, split_hash(predictions), self.directory.name)
-        return block, predictions
+        return block
 
     def looks(self) -> int:
         """How often the run's test split has been looked at, over all runs of its folder."""
