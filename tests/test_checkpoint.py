@@ -48,8 +48,8 @@ def test_only_safetensors_and_json_are_written(tmp_path):
 def test_a_damaged_last_one_falls_back_to_the_one_before(tmp_path, victim, damage, capsys):
     saved = Checkpoints(tmp_path)
     for step in (1, 2, 3):
-        saved.save_last(step, snapshot(step))
-    path = tmp_path / "last" / "step-00000003" / victim
+        saved.save_last(snapshot(step))
+    path = tmp_path / "last" / "save-00000003" / victim
     data = bytearray(path.read_bytes())
     if damage == "remove":
         path.unlink()
@@ -60,12 +60,15 @@ def test_a_damaged_last_one_falls_back_to_the_one_before(tmp_path, victim, damag
     assert found is not None
     assert found.values["step"] == 2
     assert "going back" in capsys.readouterr().err
+    saved.save_last(snapshot(4))
+    kept = sorted(path.name for path in (tmp_path / "last").iterdir())
+    assert kept == ["save-00000002", "save-00000003"], "the damaged one is gone and the good one before is kept"
 
 
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     saved = Checkpoints(tmp_path)
-    saved.save_last(1, snapshot(1))
-    (tmp_path / "last" / "step-00000001" / "state.json").write_text("{}")
+    saved.save_last(snapshot(1))
+    (tmp_path / "last" / "save-00000001" / "state.json").write_text("{}")
     with pytest.raises(LoupeError, match="every checkpoint is damaged"):
         saved.load_last(QUIET)
 
@@ -73,10 +76,10 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
 def test_the_newest_two_are_kept_and_cut_off_writes_are_cleared(tmp_path):
     saved = Checkpoints(tmp_path)
     assert saved.load_last(QUIET) is None
-    (tmp_path / "last" / ".step-00000001.99.part").mkdir(parents=True)
+    (tmp_path / "last" / ".save-00000001.99.part").mkdir(parents=True)
     for step in (1, 2, 3):
-        saved.save_last(step, snapshot(step))
-    assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["step-00000002", "step-00000003"]
+        saved.save_last(snapshot(step))
+    assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["save-00000002", "save-00000003"]
 
 
 def test_bests_that_a_resumed_run_has_not_come_to_are_forgotten(tmp_path):
@@ -91,14 +94,14 @@ def test_bests_that_a_resumed_run_has_not_come_to_are_forgotten(tmp_path):
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     saved = Checkpoints(tmp_path)
-    saved.save_last(1, snapshot(1))
+    saved.save_last(snapshot(1))
 
     def full(path, data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_synced", full)
     with pytest.raises(OSError, match="No space"):
-        saved.save_last(2, snapshot(2))
+        saved.save_last(snapshot(2))
     found = saved.load_last(QUIET)
     assert found is not None
     assert found.values["step"] == 1
@@ -117,8 +120,8 @@ def test_killed_at_every_boundary_of_a_save_there_is_a_whole_checkpoint(tmp_path
         for fatal in range(200):
             folder = tmp_path / f"{after}-{fatal}"
             saved = Checkpoints(folder)
-            saved.save_last(1, snapshot(1))
-            saved.save_last(2, snapshot(2))
+            saved.save_last(snapshot(1))
+            saved.save_last(snapshot(2))
             calls = iter(range(10_000))
 
             def fault(original, fatal=fatal, calls=calls, after=after):
@@ -136,7 +139,7 @@ def test_killed_at_every_boundary_of_a_save_there_is_a_whole_checkpoint(tmp_path
             for (owner, name), original in originals.items():
                 monkeypatch.setattr(owner, name, fault(original))
             try:
-                saved.save_last(3, snapshot(3))
+                saved.save_last(snapshot(3))
                 done = True
             except Killed:
                 done = False
@@ -147,7 +150,7 @@ def test_killed_at_every_boundary_of_a_save_there_is_a_whole_checkpoint(tmp_path
             assert found is not None
             assert found.values["step"] in (2, 3)
             assert found.tensors["weights"]["n"].item() == found.values["step"]
-            saved.save_last(3, snapshot(3))
+            saved.save_last(snapshot(3))
             assert saved.load_last(QUIET).values["step"] == 3
             boundaries += 1
     assert boundaries >= 20, "the faults must really have hit the save"
@@ -162,7 +165,7 @@ start = int(sys.argv[2])
 print("ready", flush=True)
 for step in range(start, start + 100_000):
     weights = {"w": torch.full((200_000,), float(step)), "n": torch.tensor(step)}
-    saved.save_last(step, Snapshot({"weights": weights}, {"step": step}))
+    saved.save_last(Snapshot({"weights": weights}, {"step": step}))
     saved.save_best(step, weights)
 """
 

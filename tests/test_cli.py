@@ -89,7 +89,9 @@ def test_train_prints_json_and_nothing_else_with_json(terminal, photos, tmp_path
     ("arguments", "says"),
     [
         (["train"], "DATA"),
-        (["train", "digits", "--resume", "x"], "either DATA"),
+        (["train", "digits", "--resume", "x"], "no run 'x'"),
+        (["train", "digits", "--set", "stages.0.augment.cutout_px=99"], "cutout"),
+        (["train", "digits", "--model", "photo-cnn"], "input.size_px"),
         (["train", "no-such-thing"], "no-such-thing"),
         (["train", "digitz"], "digits"),
         (["train", "digits", "--recipe", "deep-cn"], "Did you mean deep-cnn"),

@@ -20,9 +20,17 @@ from loupe.training.learner import Learner
 
 # Dropout, mixup, cutmix, averaged weights, two stages, two optimizers: everything that could lose its place.
 SETTINGS = {
-    "stages": "[{epochs: 2, batch_size: 64, lr: 0.005, ema_decay: 0.9, weight_decay: 0.01, schedule: one-cycle,"
-    " augment: {mixup_alpha: 0.4, cutmix_alpha: 1.0, rotation_degrees: 10, cutout_px: 2}},"
-    " {epochs: 2, batch_size: 128, lr: 0.01, optimizer: sgd, schedule: {name: plateau, patience_epochs: 1}}]",
+    "stages": [
+        {
+            **{"epochs": 2, "batch_size": 64, "lr": 0.005, "ema_decay": 0.9, "weight_decay": 0.01},
+            "schedule": "one-cycle",
+            "augment": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "rotation_degrees": 10, "cutout_px": 2},
+        },
+        {
+            **{"epochs": 2, "batch_size": 128, "lr": 0.01, "optimizer": "sgd"},
+            "schedule": {"name": "plateau", "patience_epochs": 1},
+        },
+    ],
     "split.validation": 0.1,
     "split.test": 0.6,
 }

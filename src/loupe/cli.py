@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,14 +57,15 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a classifier on labelled images, evaluate it, and write a report."""
-    if (data is None) == (resume is None):
-        raise LoupeError("give either DATA to train on, or --resume RUN to go on with a run.")
+    if data is None and resume is None:
+        raise LoupeError("give DATA to train on, or --resume RUN to go on with a run.")
     from loupe import run as runner
 
     if resume is not None:
-        _refuse_with_resume(recipe, model, epochs, batch_size, lr, seed, precision, settings, name)
-        where = resume if Path(resume).is_dir() else output / resume
-        done = runner.resume(where, device=device, quiet=quiet or as_json)
+        _refuse_with_resume(
+            recipe, model, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
+        )
+        done = runner.resume(resume, data, output=output, device=device, quiet=quiet or as_json)
     else:
         done = runner.train(
             data,
@@ -201,6 +203,9 @@ def recipes(
 
 def main() -> None:
     """The entry point: what a person can put right is one line, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a class name or a bar that the terminal's encoding lacks is no error
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -226,7 +231,8 @@ def _explain(error: Exception) -> int:
 def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
         raise LoupeError(
-            "--resume goes on with the run as it was begun; give it alone (--device and --quiet may be added)."
+            "--resume goes on with the run as it was begun. Give it alone, or with --device, --output, --quiet, "
+            "--json, and DATA where the images have moved."
         )
 
 

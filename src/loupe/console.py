@@ -3,15 +3,11 @@
 Everything here goes to standard error, so that standard output holds results alone.
 """
 
-from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-T = TypeVar("T")
 
 
 def printable(text: str) -> str:
@@ -20,7 +16,7 @@ def printable(text: str) -> str:
 
 
 class Console:
-    """Announces and tracks. A quiet one shows nothing but warnings, and still writes the log."""
+    """Announces. A quiet one shows nothing but warnings, and still writes the log."""
 
     def __init__(self, *, quiet: bool = False, log: Path | None = None) -> None:
         self.quiet = quiet
@@ -45,16 +41,6 @@ class Console:
         """What a person must know even when everything else is silenced."""
         self._write(f"warning: {text}")
         self.rich.print(f"[yellow]warning:[/] {escape(printable(text))}", soft_wrap=True)
-
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """The items, with a progress bar while they last; the bar goes when they are done."""
-        if total is None and isinstance(items, Sized):
-            total = len(items)
-        with self.progress() as progress:
-            bar = progress.add_task(description, total=total, note="")
-            for item in items:
-                yield item
-                progress.advance(bar)
 
     def progress(self) -> Progress:
         """A transient progress bar of the house's looks, hidden when quiet."""

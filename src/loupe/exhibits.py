@@ -9,7 +9,7 @@ from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.data.prepare import Images
 from loupe.evaluate.predictions import Predictions
-from loupe.recipe import Preprocessing
+from loupe.recipe import AugmentSpec, Preprocessing
 from loupe.report.gallery import Exhibit
 
 SAMPLES = 40
@@ -41,7 +41,9 @@ def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Itera
 
 
 def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
-    """One training image, and what it looks like in the first epochs."""
+    """One training image, and what it looks like in the first epochs; nothing without augmentation."""
+    if augmenter.spec == AugmentSpec():
+        return
     row_B = random.permutation(augmenter.seed, 0, train_N)[:1]
     pixels_BHWC = images.store.read(row_B)
     path, label = images.table.paths[row_B[0]], images.table.classes[images.table.labels[row_B[0]]]

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,10 +138,6 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def discard(self) -> None:
-        """Removes a run that never began (its data turned out to be unusable)."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
 
 def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
     """A new, empty run directory; an existing one is never used again.
@@ -179,7 +174,7 @@ def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
     """The run at a path, or of a name in the runs folder; LoupeError with the nearest names where there is none."""
     for path in (Path(run), runs / run):
         if (path / "recipe.yaml").is_file():
-            return RunDirectory(path)
+            return RunDirectory(path if path.name not in ("", "..") else path.resolve())
     if Path(run).is_dir():
         raise LoupeError(f"{run} is not a run: it has no recipe.yaml.")
     names = [found.name for found in list_runs(runs)]
@@ -219,7 +214,7 @@ def now() -> str:
 
 
 def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
-    """What the run was made with and on. No host name, no user, no path beyond the command as typed."""
+    """What the run was made with and on, without the names of the computer and of its user."""
     return {
         "loupe": version("loupe"),
         "python": platform.python_version(),

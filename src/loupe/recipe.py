@@ -50,10 +50,11 @@ class Preprocessing(Frozen):
 class InputSpec(Frozen):
     """How pixels are prepared, before the images are known.
 
-    `size_px` null: the size that the images have, where they all have one. `load_px` null: `size_px`, or 1.15 times as
-    much where random-resized-crop needs room. `normalise`: `unit` scales to [0, 1]; `dataset` subtracts the mean of the
-    training pixels and divides by their deviation, one number each over all pixels and channels; `channels` does so for
-    each channel.
+    `size_px` null: the typical size of the images, at most 64 px. `load_px` null: `size_px`, or 1.15 times as much
+    where random-resized-crop needs room. `normalise`: `unit` scales to [0, 1]; `dataset` subtracts the mean of the
+    training pixels and divides by their deviation, one number each over all pixels and channels; `channels` does so
+    for each channel. `mean` and `std` null: by that rule; a run records what it computed, and a resumed or repeated one
+    takes it from there.
     """
 
     size_px: Count | None = None
@@ -61,6 +62,8 @@ class InputSpec(Frozen):
     resize: Resize = "crop"
     interpolation: Interpolation = "bilinear"
     normalise: Literal["unit", "dataset", "channels"] = "channels"
+    mean: RGB | None = None
+    std: RGB | None = None
 
 
 class SplitSpec(Frozen):
@@ -240,10 +243,10 @@ Schedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(discri
 class Stage(Frozen):
     """A stretch of training with one optimizer and one schedule.
 
-    `l2` adds that many times the sum of squares of the kernels to the loss, as Keras's `regularizers.l2` does;
-    `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and norms unless `decay_all`.
-    `ema_decay` above 0 evaluates and keeps an exponential average of the weights. `patience_epochs` stops the stage
-    when the monitored value has not improved for so long.
+    `l2` adds that many times the sum of squares of the kernels (`l2_on` convolutions: of theirs alone) to the loss, as
+    Keras's `regularizers.l2` does; `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and
+    norms unless `decay_all`. `ema_decay` above 0 evaluates and keeps an exponential average of the weights.
+    `patience_epochs` stops the stage when the monitored value has not improved for so long.
     """
 
     epochs: Count
@@ -252,6 +255,7 @@ class Stage(Frozen):
     lr: Positive = 1e-3
     schedule: Schedule = Constant()
     l2: NonNegative = 0.0
+    l2_on: Literal["kernels", "convolutions"] = "kernels"
     weight_decay: NonNegative = 0.0
     decay_all: bool = False
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -46,6 +46,7 @@ def assemble(
         "name": name,
         "dataset": dataset,
         "recipe": recipe.name,
+        "network": recipe.model.name,
         "seed": recipe.seed,
         "split_hash": split_hash,
         "classes": list(model.classes),

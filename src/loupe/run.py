@@ -9,6 +9,7 @@ import torch
 
 from loupe import ledger
 from loupe.console import Console
+from loupe.data import catalog as datasets
 from loupe.data import split as splits
 from loupe.data.prepare import Images, load_images
 from loupe.data.sources import open_table
@@ -18,7 +19,7 @@ from loupe.errors import LoupeError
 from loupe.recipe import Plateau, Recipe
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.runtime import choose_device, gpu_name
-from loupe.session import InterruptedRunError, Session
+from loupe.session import InterruptedRunError, Session, check_buildable
 from loupe.trained import Run
 
 __all__ = ["InterruptedRunError", "Run", "load", "resume", "train"]
@@ -61,9 +62,10 @@ def train(
     flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
     dataset = data if isinstance(data, str) else None
     chosen = resolve(recipe, table, dataset=dataset, model=model, flags=flags, extra=settings, console=console)
+    check_buildable(chosen, table.classes)
     images = _load(chosen, table, skip_damaged, console)
     split = splits.assign(images.table, images.content, chosen.split, chosen.seed)
-    _check_split(chosen, split)
+    _check_split(chosen, split, console)
     for note in split.notes:
         console.say(note)
     default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
@@ -77,11 +79,13 @@ def train(
         return Session(directory, chosen, images, split, place, console, began).run()
 
 
-def resume(run: str | Path, data: Any = None, *, device: str | None = None, quiet: bool = False) -> Run:
+def resume(
+    run: str | Path, data: Any = None, *, output: str | Path = "runs", device: str | None = None, quiet: bool = False
+) -> Run:
     """Goes on with a run that was interrupted, to the same end as if it had not been.
 
     Args:
-        run: its directory, or its name in ./runs.
+        run: its directory, or its name in the folder `output`.
         data: the images again, where the run was trained on arrays or the data has moved.
         device: None takes the run's own.
 
@@ -89,7 +93,7 @@ def resume(run: str | Path, data: Any = None, *, device: str | None = None, quie
         LoupeError: no such run, its data cannot be found or has changed, or its checkpoints are damaged.
     """
     console, began = Console(quiet=quiet), time.perf_counter()
-    directory = ledger.open_run(run)
+    directory = ledger.open_run(run, Path(output))
     with directory.locked():
         if directory.read_json("results.json") is not None:
             console.say(f"{directory.path} is already finished.")
@@ -130,9 +134,9 @@ def _same_threads(threads: int, console: Console) -> None:
 
 def _source(data: Any) -> str | None:
     """How to find the data again: the name of a data set, or an absolute path; None for arrays."""
-    if isinstance(data, str | Path):
-        return str(Path(data).resolve()) if Path(data).exists() else str(data)
-    return None
+    if isinstance(data, str) and data in datasets.DATASETS:
+        return data
+    return str(Path(data).resolve()) if isinstance(data, str | Path) else None
 
 
 def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool, console: Console) -> Images:
@@ -148,9 +152,11 @@ def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool, console: Consol
     )
 
 
-def _check_split(recipe: Recipe, split: Split) -> None:
+def _check_split(recipe: Recipe, split: Split, console: Console) -> None:
     """A rule that looks at validation images needs some."""
     watchful = any(stage.patience_epochs or isinstance(stage.schedule, Plateau) for stage in recipe.stages)
+    if not watchful and not len(split.val):
+        console.say("there are no validation images: the weights of the last epoch are kept.")
     if watchful and not len(split.val):
         raise LoupeError(
             "early stopping and the plateau schedule need validation images. Set split.validation above 0."

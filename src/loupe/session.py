@@ -1,6 +1,7 @@
 """One process's work on one run: recipe and images become objects, objects are trained, the outcome is written."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,11 @@ from loupe.exhibits import exhibits
 from loupe.ledger import RunDirectory
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
-from loupe.models.cnn import cnn
-from loupe.recipe import RGB, Recipe
+from loupe.models.cnn import cnn, skeleton
+from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
 from loupe.report import gallery, page
-from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
+from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory, use_full_fp32
 from loupe.trained import Run, split_hash
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.loop import Position, fit
@@ -33,6 +34,18 @@ from loupe.training.precision import resolve as resolve_precision
 
 class InterruptedRunError(LoupeError):
     """Training was asked to stop; it has been saved and can go on."""
+
+
+def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Finds out, before any image is decoded, that network or augmentation do not suit the size of the images.
+
+    Raises:
+        LoupeError: it does not; the error says what to set.
+    """
+    preprocessing = preprocessing_of(recipe)
+    skeleton(recipe.model, preprocessing, classes)
+    for stage in recipe.stages:
+        Augmenter(stage.augment, preprocessing, recipe.seed)
 
 
 @dataclass
@@ -51,8 +64,7 @@ class Session:
         keep_freed_memory()
         recipe, labels_N = self.recipe, self.images.table.labels
         self.console.log_to(self.directory.file("train.log"))
-        mean, std = self._normalisation()
-        preprocessing = preprocessing_of(recipe).model_copy(update={"mean": mean, "std": std})
+        preprocessing = self._preprocessing()
         model = cnn(recipe.model, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
         augmenters = [Augmenter(stage.augment, preprocessing, recipe.seed) for stage in recipe.stages]
         feed = Feed(self.images.store, labels_N, self.device)
@@ -72,7 +84,7 @@ class Session:
                 train_N=self.split.train,
                 validate=validate,
                 checkpoints=Checkpoints(self.directory.checkpoints),
-                on_epoch=self.directory.write_metrics,
+                on_epoch=self._log,
                 arithmetic=arithmetic,
                 class_weights_K=class_weights_K,
                 monitor=recipe.monitor,
@@ -84,18 +96,36 @@ class Session:
             raise InterruptedRunError(f"stopped and saved. Go on with: loupe train --resume {self.directory.path}")
         return self._finish(model, augmenters[-1], feed, arithmetic, position, load_seconds)
 
-    def _normalisation(self) -> tuple[RGB, RGB]:
-        rule = self.recipe.input.normalise
-        if rule == "unit":
-            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        return pixel_statistics(self.images.store, self.split.train, by_channel=rule == "channels")
+    def _preprocessing(self) -> Preprocessing:
+        """The preprocessing with the statistics of the training pixels, which are computed once and recorded."""
+        preprocessing, given = preprocessing_of(self.recipe), self.recipe.input
+        if given.normalise == "unit":
+            return preprocessing
+        mean, std = given.mean, given.std
+        if mean is None or std is None:
+            by_channel = given.normalise == "channels"
+            mean, std = pixel_statistics(self.images.store, self.split.train, by_channel=by_channel)
+            self._record({"input": given.model_copy(update={"mean": mean, "std": std})})
+        return preprocessing.model_copy(update={"mean": mean, "std": std})
+
+    def _record(self, resolved: dict[str, Any]) -> None:
+        """Writes into the run's recipe what was settled just now: a resumed or repeated run takes it from there."""
+        self.recipe = self.recipe.model_copy(update=resolved)
+        self.directory.write_recipe(self.recipe)
+
+    def _log(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """The learning curves as they grow. The checkpoint has them too, so that failing here loses nothing."""
+        try:
+            self.directory.write_metrics(history)
+        except OSError as error:
+            self.console.warn(f"metrics.csv cannot be written now: {error.strerror or error}. Is it open elsewhere?")
 
     def _class_weights(self) -> torch.Tensor | None:
-        """For `balanced`, N / (K · N_k): every class weighs the same in all, and the mean weight of an image is 1."""
+        """For `balanced`, N / (K · N_k) over the K classes that training has: each weighs the same in all."""
         if self.recipe.class_weights == "none":
             return None
         counts_K = np.bincount(self.images.table.labels[self.split.train], minlength=len(self.images.table.classes))
-        weights_K = counts_K.sum() / (len(counts_K) * np.maximum(counts_K, 1))
+        weights_K = np.where(counts_K > 0, counts_K.sum() / ((counts_K > 0).sum() * np.maximum(counts_K, 1)), 0.0)
         return torch.tensor(weights_K, dtype=torch.float32, device=self.device)
 
     def _arithmetic(
@@ -113,8 +143,8 @@ class Session:
         )
         if self.recipe.precision == "auto":
             self.console.say(reason)
-            self.recipe = self.recipe.model_copy(update={"precision": precision})
-            self.directory.write_recipe(self.recipe)
+            self._record({"precision": precision})
+        use_full_fp32(self.device, precision)
         return Arithmetic(self.device, precision)
 
     def _finish(
@@ -128,6 +158,7 @@ class Session:
     ) -> Run:
         """Evaluates the weights that the run ends with; writes model, predictions, results and report."""
         began = time.perf_counter()
+        self.directory.write_metrics(position.history)
         rows = {"val": self.split.val, "test": self.split.test}
         parts = {
             name: predict.predictions(model, feed, self.images, rows_N, arithmetic)

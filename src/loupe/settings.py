@@ -47,20 +47,27 @@ def load(path: Path) -> Recipe:
         raise LoupeError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from None
 
 
-def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """The recipe with settings such as `stages.0.lr=3e-4` applied in order; after each it must be a recipe again."""
-    for setting in settings:
-        path, sign, text = setting.partition("=")
-        if not sign or not path:
-            raise LoupeError(f"--set takes KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise LoupeError(f"--set {path}: the value {text!r} is not YAML: {_one_line(error)}") from None
+def override(recipe: Recipe, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
+    """The recipe with settings applied in order; after each it must be a recipe again.
+
+    `settings` are texts such as `stages.0.lr=3e-4`, or a mapping of keys to values.
+    """
+    pairs = settings.items() if isinstance(settings, Mapping) else map(_parse_setting, settings)
+    for path, value in pairs:
         data = recipe.model_dump(mode="json")
         _place(data, path.split("."), value, path)
         recipe = parse(data, "--set")
     return recipe
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    path, sign, text = setting.partition("=")
+    if not sign or not path:
+        raise LoupeError(f"--set takes KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
+    try:
+        return path, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise LoupeError(f"--set {path}: the value {text!r} is not YAML: {_one_line(error)}") from None
 
 
 def _place(data: Any, keys: list[str], value: Any, path: str) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loupe.console import printable
 from loupe.ledger import RunDirectory
 from loupe.recipe import Recipe
 
@@ -34,7 +35,7 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
     out.print(table)
     parameters, seconds = results["parameters"], results["seconds"]
     out.print(
-        f"{results['recipe']}, {parameters['total']:,} parameters ({parameters['non_trainable']:,} non-trainable); "
+        f"{results['network']}, {parameters['total']:,} parameters ({parameters['non_trainable']:,} non-trainable); "
         f"{results['epochs']} epochs of {seconds['epoch_mean']:.1f} s, best {results['best_epoch']}; "
         f"{results['images_per_second']:,.0f} images/s in {results['precision']} on {results['device']}."
     )
@@ -42,14 +43,14 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
         out.print(f"{results['damaged']:,} damaged images were left out.")
     if test:
         out.print(f"Looks at this test split so far, in this runs folder: {results['test_looks']}.")
-    out.print(f"Report: {escape(str(path / 'report.html'))}", soft_wrap=True)
+    out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
 
 
 def print_block(block: Mapping[str, Any], title: str) -> None:
     """One evaluation: headline figures with intervals, classes, confusion matrix."""
     out = Console(highlight=False)
     table = Table(
-        title=escape(f"{title}: {block['images']:,} images"), box=None, show_header=False, title_justify="left"
+        title=_plain(f"{title}: {block['images']:,} images"), box=None, show_header=False, title_justify="left"
     )
     for key, name in HEADLINES.items():
         table.add_row(name, _estimate(block[key]))
@@ -58,13 +59,13 @@ def print_block(block: Mapping[str, Any], title: str) -> None:
     classes = Table("class", "precision", "recall", "F1", "images", box=None)
     for row in block["per_class"]:
         scores = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
-        classes.add_row(escape(row["class"]), *scores, f"{row['support']:,}")
+        classes.add_row(_plain(row["class"]), *scores, f"{row['support']:,}")
     out.print(classes)
     if len(names) <= 12:
         out.print("\nconfusion matrix: rows are the truth, columns the prediction")
-        matrix = Table("", *(escape(name) for name in names), box=None)
+        matrix = Table("", *(_plain(name) for name in names), box=None)
         for name, row in zip(names, block["confusion_matrix"], strict=True):
-            matrix.add_row(escape(name), *(str(count) for count in row))
+            matrix.add_row(_plain(name), *(str(count) for count in row))
         out.print(matrix)
     if "test_looks" in block:
         out.print(f"Looks at this test split so far, in this runs folder: {block['test_looks']}.")
@@ -73,17 +74,17 @@ def print_block(block: Mapping[str, Any], title: str) -> None:
 def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     out = Console(highlight=False)
     if not runs:
-        out.print(f"No runs in {escape(str(folder))} yet. Make one with: loupe train DATA")
+        out.print(f"No runs in {_plain(str(folder))} yet. Make one with: loupe train DATA")
         return
     table = Table("run", "data", "recipe", "test accuracy", "validation", "parameters", "epochs", "time", box=None)
     for run in runs:
         results = run.read_json("results.json")
         if results is None:
-            table.add_row(escape(run.name), "", "", "not finished", "", "", "", "")
+            table.add_row(_plain(run.name), "", "", "not finished", "", "", "", "")
             continue
         blocks = [results["test"], results["validation"]]
         accuracies = [_estimate(block["accuracy"]) if block else "–" for block in blocks]
-        names = [escape(str(results[key])) for key in ("name", "dataset", "recipe")]
+        names = [_plain(str(results[key])) for key in ("name", "dataset", "recipe")]
         times = [f"{results['parameters']['total']:,}", str(results["epochs"]), f"{results['seconds']['total']:,.0f} s"]
         table.add_row(*names, *accuracies, *times)
     out.print(table)
@@ -103,14 +104,19 @@ def print_histogram(counts: Mapping[str, int], path: Path) -> None:
     most = max(1, *counts.values())
     table = Table("class", "images", "", box=None)
     for name, count in counts.items():
-        table.add_row(escape(name), f"{count:,}", "█" * round(HISTOGRAM_WIDTH * count / most))
+        table.add_row(_plain(name), f"{count:,}", "█" * round(HISTOGRAM_WIDTH * count / most))
     out.print(table)
-    out.print(f"Predictions: {escape(str(path))}", soft_wrap=True)
+    out.print(f"Predictions: {_plain(str(path))}", soft_wrap=True)
 
 
 def _estimate(value: Mapping[str, Any]) -> str:
     """`0.9722 (0.9361 to 0.9881)`; the reason where it is undefined."""
     if value["value"] is None:
-        return escape(f"undefined: {value['why']}")
+        return _plain(f"undefined: {value['why']}")
     interval = f" ({value['low']:.4f} to {value['high']:.4f})" if value.get("low") is not None else ""
     return f"{value['value']:.4f}{interval}"
+
+
+def _plain(text: str) -> str:
+    """Names of classes and files as they are, never as markup or as commands to the terminal."""
+    return escape(printable(text))

@@ -1,6 +1,5 @@
 """A run that has been trained: it predicts from raw images and evaluates itself on data."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from io import BytesIO
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from loupe.console import Console
 from loupe.data import split as splits
@@ -104,32 +103,32 @@ class Run:
         Raises:
             LoupeError: there are no such images, or they have a class that the model does not know.
         """
-        if data is None:
-            predictions = self._own_split(split, skip_damaged)
-        else:
-            predictions = self._other_data(open_table(data, console=self.console), split, skip_damaged)
+        own = (self.directory.read_json("environment.json") or {}).get("data")
+        source = own if data is None else data
+        if source is None:
+            raise LoupeError("this run was trained on arrays, which are not stored. Give them again as data.")
+        table = open_table(source, console=self.console)
+        predictions = self._split_of(table, split, skip_damaged, is_own=data is None, may_be_own=own is None)
         if not len(predictions):
             raise LoupeError(f"there are no {split} images to evaluate. Choose another --split, or give --data.")
         block = metrics.evaluate(predictions)
-        if split == "test":
-            block["test_looks"] = record_look(self.path.parent, split_hash(predictions), self.directory.name)
+        identity = split_hash(predictions)
+        if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
+            block["test_looks"] = record_look(self.path.parent, identity, self.directory.name)
         return block
 
-    def looks(self) -> int:
-        """How often the run's test split has been looked at, over all runs of its folder."""
-        return count_looks(self.path.parent, self.results["split_hash"])
-
-    def _own_split(self, split: str, skip_damaged: bool) -> Predictions:
-        source = (self.directory.read_json("environment.json") or {}).get("data")
-        if source is None:
-            raise LoupeError("this run was trained on arrays, which are not stored. Give the images as data (--data).")
-        table = open_table(source, console=self.console)
-        images = self._open(table, skip_damaged or bool(self.results["damaged"]))
-        parts = splits.read(self.directory.file("split.csv"), images.table, images.content)
-        return self._predict(images, getattr(parts, split), images.table.labels)
-
-    def _other_data(self, table: ImageTable, split: str, skip_damaged: bool) -> Predictions:
-        images = self._open(table, skip_damaged)
+    def _split_of(
+        self, table: ImageTable, split: str, skip_damaged: bool, *, is_own: bool, may_be_own: bool
+    ) -> Predictions:
+        """The predictions of a split: by the run's split.csv where these are its images, else by their own splits."""
+        images = self._open(table, skip_damaged or (is_own and bool(self.results["damaged"])))
+        if is_own or may_be_own:
+            try:
+                parts = splits.read(self.directory.file("split.csv"), images.table, images.content)
+                return self._predict(images, getattr(parts, split), images.table.labels)
+            except LoupeError:
+                if is_own:
+                    raise
         given = np.array([name == split for name in images.table.splits])
         rows_N = np.flatnonzero(given) if any(images.table.splits) else np.arange(len(images.table))
         return self._predict(images, rows_N, match_classes(images.table, self.classes))
@@ -153,10 +152,9 @@ class Run:
 
 
 def split_hash(predictions: Predictions) -> str:
-    """SHA-256 of the sorted (content, class) of labelled images: the same whatever run they are in."""
-    names = [predictions.classes[label] for label in predictions.label]
-    lines = sorted(f"{content} {name}\n" for content, name in zip(predictions.content, names, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """Identifies the labelled images among these, whatever run they are in."""
+    pairs = zip(predictions.content, predictions.label, strict=True)
+    return splits.digest((content, predictions.classes[label]) for content, label in pairs if label >= 0)
 
 
 def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:
@@ -175,12 +173,12 @@ def table_of(images: Pictures) -> ImageTable:
     """Unlabelled images to predict, whatever they were given as, behind the one decoder."""
     if isinstance(images, str | Path):
         return from_paths([images])
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and _is_one(images)):
         images = [images]
     items = list(images)
     paths = [item for item in items if isinstance(item, str | Path)]
     if len(paths) == len(items):
-        return from_paths(paths)
+        return from_paths(paths, unique=False)
     data = [_encoded(item) for item in items]
     rows = make_rows(n=len(data), data=data, path=[f"image {number}" for number in range(len(data))], label=None)
     return ImageTable(rows, classes=(), name="images")
@@ -191,11 +189,19 @@ def _encoded(item: Any) -> bytes:
     if isinstance(item, str | Path):
         return Path(item).read_bytes()
     if isinstance(item, np.ndarray):
-        if item.dtype != np.uint8 or item.ndim not in (2, 3):
+        if item.dtype != np.uint8 or not _is_one(item):
             raise LoupeError(f"an image is a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
-        item = Image.fromarray(item.squeeze())
+        item = Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
     if not isinstance(item, Image.Image):
         raise LoupeError(f"an image is a path, a uint8 array or a PIL image; got {type(item).__name__}.")
     buffer = BytesIO()
-    item.save(buffer, "TIFF" if item.mode in {"CMYK", "YCbCr"} else "PNG")
+    try:
+        ImageOps.exif_transpose(item).save(buffer, "TIFF" if item.mode in {"CMYK", "YCbCr"} else "PNG")
+    except OSError:
+        raise LoupeError(f"a PIL image of mode {item.mode} cannot be classified; convert it to RGB first.") from None
     return buffer.getvalue()
+
+
+def _is_one(array: np.ndarray) -> bool:
+    """Whether an array is one image, [H, W] or [H, W, channels], and not many."""
+    return array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))

@@ -140,7 +140,7 @@ def _positions(map_B23: Floats, size_px: tuple[int, int], samples: int, device: 
     Only products and sums, each rounded by itself: nothing here depends on the size of the batch or the number of
     threads. A plane for each axis makes both the arithmetic and the sampling faster than pairs would be.
     """
-    maps = torch.from_numpy(map_B23[:, ::-1].astype(np.float32)).to(device, non_blocking=True)
+    maps = torch.from_numpy(map_B23[:, ::-1].astype(np.float32)).to(device)
     rows, columns = (_sample_centres(side, samples, device) for side in size_px)
     along_rows = maps[:, :, 0, None] * rows + maps[:, :, 2, None]
     along_columns = maps[:, :, 1, None] * columns

@@ -157,7 +157,7 @@ class Augmenter:
             )
             mixed_BCHW = pixels.paste(mixed_BCHW, partner_x_BCHW, box_B4)
             share_B = share_B * kept_B
-        return mixed_BCHW, torch.from_numpy(share_B.astype(np.float32)).to(x_BCHW.device, non_blocking=True)
+        return mixed_BCHW, torch.from_numpy(share_B.astype(np.float32)).to(x_BCHW.device)
 
     @cached_property
     def _is_affine(self) -> bool:

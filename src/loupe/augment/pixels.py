@@ -86,7 +86,7 @@ def brighten(x_BCHW: Tensor, factor_B: Floats) -> Tensor:
 
     Keras does this with Pillow, which also cuts off fractions; here none are.
     """
-    factors = torch.from_numpy(factor_B.astype(np.float32)).to(x_BCHW.device, non_blocking=True)
+    factors = torch.from_numpy(factor_B.astype(np.float32)).to(x_BCHW.device)
     return torch.mul(x_BCHW, factors[:, None, None, None]).clamp_(max=255.0)
 
 
@@ -122,7 +122,7 @@ def blend(x_BCHW: Tensor, partner_x_BCHW: Tensor, weight_B: Floats) -> Tensor:
 
     A weight of 1 gives the image back, bit by bit.
     """
-    weights = torch.from_numpy(weight_B.astype(np.float32)).to(x_BCHW.device, non_blocking=True)
+    weights = torch.from_numpy(weight_B.astype(np.float32)).to(x_BCHW.device)
     return torch.lerp(partner_x_BCHW, x_BCHW, weights[:, None, None, None])
 
 
@@ -146,7 +146,7 @@ def _boxes(box_B4: Ints, x_BCHW: Tensor) -> Tensor:
     three.
     """
     channels, height_px, width_px = x_BCHW.shape[1:]
-    edges = torch.from_numpy(box_B4).to(x_BCHW.device, non_blocking=True)[:, :, None]
+    edges = torch.from_numpy(box_B4).to(x_BCHW.device)[:, :, None]
     row = torch.arange(height_px, device=x_BCHW.device)
     column = torch.arange(width_px, device=x_BCHW.device).repeat_interleave(channels)
     rows_BH = (row >= edges[:, 0]) & (row < edges[:, 1])

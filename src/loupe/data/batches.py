@@ -30,9 +30,9 @@ class Batch:
 class Feed:
     """A store's images as batches on one device, in any order.
 
-    On a GPU, raw pixels within `resident_bytes` are copied there once and gathered there. Otherwise batches are read
-    ahead by a thread, unless they lie in this computer's memory and the CPU trains: then reading is a gather and there
-    is nothing to wait for.
+    On a GPU, raw pixels within `resident_bytes` are copied there once and gathered there; otherwise a thread reads
+    batches ahead. On a CPU only encoded images are read ahead: raw ones lie in memory, or in the system's cache of the
+    mapped file, and reading them is a gather.
     """
 
     def __init__(
@@ -55,30 +55,33 @@ class Feed:
         A last batch of one image joins the one before: batch normalisation has nothing to normalise over in one image.
         """
         starts = list(range(0, len(order), batch_size))
-        if len(starts) > 1 and len(order) - starts[-1] == 1:
+        if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
             starts.pop()
         parts = [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True)][first:]
         ready = (self._batch(part) for part in parts)
-        in_memory = isinstance(self.store, RawStore) and not isinstance(self.store.pixels, np.memmap)
-        immediate = self._resident_NHWC is not None or (in_memory and self.device.type == "cpu")
+        on_cpu = isinstance(self.store, RawStore) and self.device.type == "cpu"
+        immediate = self._resident_NHWC is not None or on_cpu
         return ready if immediate else ahead(ready)
 
     def _batch(self, index_B: np.ndarray) -> Batch:
-        where_B = torch.from_numpy(index_B).to(self.device)
+        where_B = self._send(torch.from_numpy(index_B))
         if self._resident_NHWC is not None:
             x_BHWC = self._resident_NHWC.index_select(0, where_B)
         else:
-            host = torch.from_numpy(self.store.read(index_B))
-            x_BHWC = (
-                host.pin_memory().to(self.device, non_blocking=True)
-                if self.device.type == "cuda"
-                else host.to(self.device)
-            )
+            x_BHWC = self._send(torch.from_numpy(self.store.read(index_B)))
         return Batch(x_BHWC.permute(0, 3, 1, 2), self.labels_N.index_select(0, where_B), index_B)
+
+    def _send(self, host: Tensor) -> Tensor:
+        """To the device; to CUDA from pinned memory, so that the CPU need not wait for what the GPU is doing."""
+        return (
+            host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host.to(self.device)
+        )
 
 
 def steps_in(images: int, batch_size: int) -> int:
     """How many batches `Feed.batches` makes of so many images."""
+    if batch_size == 1:
+        return images
     full, rest = divmod(images, batch_size)
     return full + (1 if rest > 1 or (rest == 1 and full == 0) else 0)
 

@@ -88,18 +88,19 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
     return ImageTable(rows, classes, text_name(folder.resolve().name), folder.resolve(), tuple(notes))
 
 
-def from_paths(paths: str | Path | Iterable[str | Path]) -> ImageTable:
+def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True) -> ImageTable:
     """Unlabelled images for prediction: files, folders with all that lies under them, and globs, in the order given.
 
-    An image named twice is taken once. LoupeError for a path that matches nothing.
+    An image named twice is taken once, unless `unique` is off. LoupeError for a path that matches nothing.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise LoupeError("no paths given; name image files, folders or globs such as 'photos/*.jpg'.")
     tree = Tree()
-    unique = list(dict.fromkeys(name for path in given for name in _expand(path, tree)))
-    rows = make_rows(n=len(unique), path=unique, label=None)
-    notes = (f"{counted(len(unique), 'image')}.", *tree.notes())
+    names = [name for path in given for name in _expand(path, tree)]
+    names = list(dict.fromkeys(names)) if unique else names
+    rows = make_rows(n=len(names), path=names, label=None)
+    notes = (f"{counted(len(names), 'image')}.", *tree.notes())
     return ImageTable(rows, (), "paths", Path.cwd(), notes)
 
 

@@ -18,7 +18,7 @@ neither on the order of the rows nor on the platform, and an image that is added
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
@@ -52,10 +52,11 @@ class Split:
     def part(self, name: Part) -> Indices:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
-    def hash(self, part: Part, content: Sequence[str], labels: Sequence[object] | Indices) -> str:
-        """SHA-256 over the sorted (content, label) of a part: equal for equal images, whatever the run."""
-        lines = sorted(f"{content[i]} {labels[i]}\n" for i in self.part(part).tolist())
-        return sha256("".join(lines).encode()).hexdigest()
+
+def digest(images: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 over the sorted (content, class name) of images: the same for the same ones, whatever run they are in."""
+    lines = sorted(f"{content} {name}\n" for content, name in images)
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int) -> Split:

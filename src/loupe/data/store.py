@@ -106,8 +106,8 @@ def open_store(
 ) -> PixelStore:
     """The pixels of all images of a table, whose digests are `content`.
 
-    A RawStore while N * load_px**2 * 3 bytes are within `budget_bytes`, else an EncodedStore. Raises DamagedImages
-    with all that is damaged (for an EncodedStore, `read` raises when it meets the first).
+    A RawStore while N * load_px**2 * 3 bytes are within `budget_bytes`, else an EncodedStore, for which every image
+    is decoded once to find damage. Raises DamagedImages with all that is damaged.
     """
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
@@ -117,6 +117,7 @@ def open_store(
             f"The pixels of {len(table):,} images take {size_text(images.total_bytes)} at {load_px} px, above the "
             f"budget of {size_text(budget_bytes)}: the images are decoded anew in every epoch."
         )
+        pixel_file.verify(images, content, cache / "pixels", console)
         return EncodedStore(images, worker_count())
     if images.total_bytes < _SMALL_BYTES:
         return _in_memory(images, console)

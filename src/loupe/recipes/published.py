@@ -41,6 +41,7 @@ def deep_cnn() -> Recipe:
                 optimizer=Adam(epsilon=1e-7),
                 lr=1e-3,
                 l2=1e-4,
+                l2_on="convolutions",
                 augment=AugmentSpec(rotation_degrees=15, width_shift=0.1, height_shift=0.1, horizontal_flip=True),
             ),
         ),

@@ -42,7 +42,7 @@ def resolve(
     recipe = _choose(wanted, table, dataset, console)
     if model is not None:
         recipe = recipe.model_copy(update={"model": network(model)})
-    recipe = settings.override(recipe, [*_flag_settings(recipe, flags), *_as_text(extra)])
+    recipe = settings.override(settings.override(recipe, _flag_settings(recipe, flags)), extra)
     return _with_sizes(recipe, table, console)
 
 
@@ -71,7 +71,7 @@ def _choose(wanted: str | Path | Recipe | None, table: ImageTable, dataset: str 
     return catalog.recipe(str(wanted))
 
 
-def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> list[str]:
+def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The field's own flags as settings; those of a stage hold for every stage, but epochs only where there is one."""
     given = {name: value for name, value in flags.items() if value is not None}
     if "epochs" in given and len(recipe.stages) > 1:
@@ -80,20 +80,19 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> list[str]:
             f"--set stages.{len(recipe.stages) - 1}.epochs={given['epochs']}."
         )
     of_stage = [name for name in given if name in {"epochs", "batch_size", "lr"}]
-    stages = [f"stages.{i}.{name}={given[name]}" for name in of_stage for i in range(len(recipe.stages))]
-    return stages + [f"{name}={given[name]}" for name in given if name not in of_stage]
-
-
-def _as_text(extra: Settings) -> list[str]:
-    return [f"{key}={value}" for key, value in extra.items()] if isinstance(extra, Mapping) else list(extra)
+    stages = {f"stages.{i}.{name}": given[name] for name in of_stage for i in range(len(recipe.stages))}
+    return stages | {name: given[name] for name in given if name not in of_stage}
 
 
 def _with_sizes(recipe: Recipe, table: ImageTable, console: Console) -> Recipe:
     """Sizes that the recipe leaves to the images."""
     size_px, load_px = recipe.input.size_px, recipe.input.load_px
     if size_px is None:
-        size_px = min(typical_px(table), catalog.SMALL_PX)
-        console.say(f"images are {size_px} px on a side.")
+        typical = typical_px(table)
+        size_px = min(typical, catalog.SMALL_PX)
+        console.say(
+            f"images are resized to {size_px} px on a side (typically {typical}): --set input.size_px=... for another"
+        )
     if load_px is None:
         crops = any(stage.augment.random_resized_crop for stage in recipe.stages)
         load_px = round(CROP_ROOM * size_px) if crops else size_px

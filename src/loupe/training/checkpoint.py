@@ -1,6 +1,6 @@
 """Checkpoints: written beside, synced, renamed; verified when read; the order of resuming stated in one place.
 
-    checkpoints/last/step-00001234/    weights, averaged weights, optimizer, where training stood; the newest two
+    checkpoints/last/save-00000012/    weights, averaged weights, optimizer, where training stood; the newest two
     checkpoints/best/epoch-00000007/   the weights of the best epoch
 
 A folder appears under its name only when it is whole. Resuming takes the newest `last` whose files have the hashes that
@@ -47,9 +47,10 @@ class Checkpoints:
         self.last = folder / "last"
         self.best = folder / "best"
 
-    def save_last(self, step: int, snapshot: Snapshot) -> None:
-        """Saves where training stands after `step` optimizer steps of the run, and keeps the one before."""
-        write(self.last / f"step-{step:08d}", snapshot)
+    def save_last(self, snapshot: Snapshot) -> None:
+        """Saves where training stands, under a number of its own, and keeps the save before."""
+        newest = next(iter(_newest(self.last)), "save-0")
+        write(self.last / f"save-{int(newest.partition('-')[2]) + 1:08d}", snapshot)
         _keep(self.last, _newest(self.last)[:2])
         if self.best.is_dir():
             _keep(self.best, _newest(self.best)[:2])
@@ -70,11 +71,14 @@ class Checkpoints:
             LoupeError: there are checkpoints, and all are damaged.
         """
         found = _newest(self.last)
-        for name in found:
+        for place, name in enumerate(found):
             try:
-                return read(self.last / name)
+                snapshot = read(self.last / name)
             except DamagedError as damage:
                 console.warn(f"checkpoint {name} is damaged ({damage}); going back to the one before it.")
+                continue
+            _keep(self.last, found[place:])
+            return snapshot
         if found:
             raise LoupeError(f"{self.last}: every checkpoint is damaged. Train again under another --name.")
         return None
@@ -103,8 +107,6 @@ def write(path: Path, snapshot: Snapshot) -> None:
     body = json.dumps({"values": snapshot.values, "files": hashes}, allow_nan=False)
     write_synced(beside / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
     sync_folder(beside)
-    if path.exists():  # left by a process that was killed after it: the run has come here again
-        path.rename(path.with_name(f".{path.name}.{os.getpid()}.old.part"))
     beside.rename(path)
     sync_folder(path.parent)
 

@@ -32,6 +32,7 @@ class Learner:
         self.class_weights_K = class_weights_K
         self.optimizer = optimizers.build(stage, model)
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
+        self.penalised = optimizers.penalised(model, stage)
         self.scaler = arithmetic.scaler()
         self.average = WeightAverage(model, stage.ema_decay) if stage.ema_decay else None
 
@@ -61,7 +62,7 @@ class Learner:
         self.scaler.scale(losses_B.mean()).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         if stage.l2:
-            optimizers.add_l2_gradient(self.decayed, stage.l2)
+            optimizers.add_l2_gradient(self.penalised, stage.l2)
         if stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
         if stage.weight_decay:

@@ -40,7 +40,6 @@ class Position:
     stage: int = 0
     epoch: int = 0  # epochs of the stage that are over
     step: int = 0  # steps of the epoch that are over
-    steps: int = 0  # optimizer steps of the run
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss and hits over the epoch's images so far
     seconds: float = 0.0  # spent on the epoch so far
     history: list[Row] = field(default_factory=list)
@@ -78,7 +77,7 @@ def fit(
     Args:
         train_N: the images to train on, as rows of the feed's store.
         validate: the validation metrics of a network, by name; None for those that cannot be had.
-        on_epoch: called with the history after each epoch, before the checkpoint is written.
+        on_epoch: called with the history after each epoch, once its checkpoint is written.
         stop: once received, training saves and returns with `position.stage` short of the number of stages.
 
     Raises:
@@ -96,18 +95,21 @@ def fit(
         while position.epoch < stage.epochs and not _patience_is_over(stage, position, monitor):
             whole = _train_epoch(learner, position, feed, train_N, checkpoints, monitor, console, stop)
             if not whole:
-                checkpoints.save_last(position.steps, _snapshot(learner, position))
+                checkpoints.save_last(_snapshot(learner, position))
                 return position
             began = time.perf_counter()
             scores = validate(learner.result)
+            if scores["val_loss"] is not None:
+                _check_finite(position, stage, scores["val_loss"], "validation loss")
             _close_epoch(position, stage, train_N, monitor, scores, time.perf_counter() - began)
-            on_epoch(position.history)
             if schedules.stale_epochs(position.monitored(monitor)) == 0:
                 position.best_epoch = len(position.history)
                 if keep_best:
                     checkpoints.save_best(position.best_epoch, learner.result.state_dict())
-            checkpoints.save_last(position.steps, _snapshot(learner, position))
-            console.say(_epoch_line(position, stages, is_best=position.best_epoch == len(position.history)))
+            checkpoints.save_last(_snapshot(learner, position))
+            on_epoch(position.history)
+            console.say(_epoch_line(position, stages))
+        position.stopped = None
         if position.epoch < stage.epochs:
             position.stopped = f"stage {position.stage + 1}: no better {monitor} for {stage.patience_epochs} epochs"
             console.say(f"stopped early: {position.stopped}.")
@@ -145,23 +147,24 @@ def _train_epoch(
         bar = progress.add_task(_title(position, stage), total=steps_per_epoch, completed=position.step, note="")
         for batch, partner in zip(batches, partners, strict=False):
             if stop.received:
-                position.seconds = clock.total()
+                position.sums, position.seconds = sums.tolist(), clock.total()
+                _check_finite(position, stage)
                 return False
             before = position.epoch * steps_per_epoch + position.step
             lr = schedules.rate(stage, before, steps_per_epoch, monitored)
             sums += learner.train_step(batch, partner, epoch=epoch, step=position.step, steps=before, lr=lr)
-            position.step, position.steps = position.step + 1, position.steps + 1
+            position.step += 1
             if position.step % LOOK_EVERY_STEPS and position.step != steps_per_epoch and feed.device.type != "cpu":
                 continue
             position.sums = sums.tolist()
-            _check_finite(position, lr)
+            _check_finite(position, stage)
             images = min(position.step * stage.batch_size, len(train_N))
             progress.update(
                 bar, completed=position.step, note=_note(position, stage, monitor, images, len(train_N), clock)
             )
             if clock.due():
                 position.seconds = clock.total()
-                checkpoints.save_last(position.steps, _snapshot(learner, position))
+                checkpoints.save_last(_snapshot(learner, position))
     learner.arithmetic.synchronize()
     position.seconds = clock.total()
     return True
@@ -189,13 +192,14 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _check_finite(position: Position, lr: float) -> None:
-    if not math.isfinite(position.sums[0]):
-        raise DivergedError(
-            f"the loss is not finite in epoch {len(position.history) + 1}, by step {position.step}. The learning rate "
-            f"{lr:.2g} is probably too high: train again with --lr {lr / 10:.2g}, or with --set stages.0.clip_norm=1. "
-            "The last good checkpoint is kept."
-        )
+def _check_finite(position: Position, stage: Stage, value: float | None = None, what: str = "loss") -> None:
+    if math.isfinite(position.sums[0] if value is None else value):
+        return
+    raise DivergedError(
+        f"the {what} is not finite in epoch {len(position.history) + 1}, step {position.step}. The learning rate "
+        f"{stage.lr:.2g} is probably too high: train again with --lr {stage.lr / 10:.2g}, or with "
+        f"--set stages.{position.stage}.clip_norm=1. The last good checkpoint is kept."
+    )
 
 
 def _snapshot(learner: Learner, position: Position) -> Snapshot:
@@ -247,7 +251,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _epoch_line(position: Position, stages: Sequence[tuple[Stage, Augmenter]], is_best: bool) -> str:
+def _epoch_line(position: Position, stages: Sequence[tuple[Stage, Augmenter]]) -> str:
     """What an epoch gave, in one line."""
     row = position.history[-1]
     where = f"epoch {position.epoch:>3}/{stages[position.stage][0].epochs}"
@@ -257,4 +261,5 @@ def _epoch_line(position: Position, stages: Sequence[tuple[Stage, Augmenter]], i
     if row["val_loss"] is not None:
         parts.append(f"val loss {row['val_loss']:.4f}   val accuracy {row['val_accuracy']:.4f}")
     parts.append(f"{row['seconds']:.1f} s   {row['images_per_second']:,.0f} images/s")
+    is_best = row["val_loss"] is not None and position.best_epoch == len(position.history)
     return "   ".join(parts) + ("   best" if is_best else "")

@@ -47,6 +47,12 @@ class KerasRmsProp(torch.optim.Optimizer):
             torch._foreach_sub_(params, buffers)
 
 
+def penalised(model: nn.Module, stage: Stage) -> list[nn.Parameter]:
+    """The trainable parameters that the stage's L2 acts on."""
+    parameters = decayed(model, everything=stage.decay_all)
+    return [p for p in parameters if p.ndim == 4] if stage.l2_on == "convolutions" else parameters
+
+
 def decayed(model: nn.Module, *, everything: bool = False) -> list[nn.Parameter]:
     """The trainable parameters that L2 and weight decay act on: the kernels, or all of them.
 
