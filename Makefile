@@ -14,7 +14,7 @@ demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow

@@ -13,11 +13,14 @@ from PIL import Image
 
 from loupe.console import Console
 from loupe.data import parallel, pixel_file, pixels, store
+from loupe.data.arrays import from_arrays
 from loupe.data.content import content_hashes
 from loupe.data.decode import load
 from loupe.data.memory import default_budget
+from loupe.data.pixels import Images
 from loupe.data.sources import open_table
 from loupe.data.store import DamagedImages, EncodedStore, RawStore, open_store
+from loupe.data.table import ImageTable, make_rows
 from loupe.errors import ImageError
 
 CONSOLE = Console(quiet=True)
@@ -295,6 +298,7 @@ import sys, time
 from pathlib import Path
 from loupe.console import Console
 from loupe.data import pixels, store
+from loupe.data.arrays import from_arrays
 from loupe.data.content import content_hashes
 from loupe.data.sources import open_table
 store._SMALL_BYTES = 0
@@ -388,3 +392,28 @@ def test_ctrl_c_leaves_no_build_and_no_thread_behind(folder, cache, in_files, mo
         opened(table_of(folder), cache)
     assert list((cache / "pixels").iterdir()) == []
     assert len(calls.getvalue()) < COUNT
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_damage_beyond_the_budget_is_found_before_training_and_remembered(tmp_path, monkeypatch, cached):
+    made = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    whole = from_arrays(made, np.zeros(5, np.int64), name="some")
+    data = [whole.encoded(i) for i in range(5)]
+    data[2] = data[2][:40]
+    rows = make_rows(n=5, data=data, path=[f"{i}.bmp" for i in range(5)], label=[0] * 5)
+    table = ImageTable(rows, ("a",), "some")
+    content = tuple(str(i) for i in range(5))
+    settings = {"load_px": 8, "resize": "crop", "interpolation": "bilinear", "budget_bytes": 10}
+    cache = tmp_path if cached else None
+    for _ in range(2):
+        with pytest.raises(DamagedImages) as caught:
+            open_store(table, content, **settings, cache=cache, console=Console(quiet=True))
+        assert caught.value.indices.tolist() == [2]
+    kept = np.array([0, 1, 3, 4])
+    if cached:  # what remains was seen to be whole: it is not decoded again
+        monkeypatch.setattr(Images, "decode_all", None)
+    store = open_store(
+        table.select(kept), tuple(content[i] for i in kept), **settings, cache=cache, console=Console(quiet=True)
+    )
+    assert isinstance(store, EncodedStore)
+    assert np.array_equal(store.read(np.arange(4)), made[kept])

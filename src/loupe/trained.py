@@ -87,7 +87,7 @@ class Run:
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
         """The logits of every image of a table, in its order."""
-        images = self._open(table, skip_damaged)
+        images = self._open(table, skip_damaged, keep=False)
         return self._predict(images, np.arange(len(images.table)), images.table.labels)
 
     def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> dict[str, Any]:
@@ -133,14 +133,14 @@ class Run:
         rows_N = np.flatnonzero(given) if any(images.table.splits) else np.arange(len(images.table))
         return self._predict(images, rows_N, match_classes(images.table, self.classes))
 
-    def _open(self, table: ImageTable, skip_damaged: bool) -> Images:
+    def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True) -> Images:
         preprocessing = self.model.preprocessing
         return load_images(
             table,
             load_px=preprocessing.load_px,
             resize=preprocessing.resize,
             interpolation=preprocessing.interpolation,
-            cache=cache_folder(),
+            cache=cache_folder() if keep else None,
             console=self.console,
             skip_damaged=skip_damaged,
         )

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -57,7 +58,7 @@ class Feed:
         starts = list(range(0, len(order), batch_size))
         if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
             starts.pop()
-        parts = [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True)][first:]
+        parts = [order[start:end] for start, end in pairwise([*starts, len(order)])][first:]
         ready = (self._batch(part) for part in parts)
         on_cpu = isinstance(self.store, RawStore) and self.device.type == "cpu"
         immediate = self._resident_NHWC is not None or on_cpu

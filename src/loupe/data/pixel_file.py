@@ -79,31 +79,32 @@ def _write_header(out: BinaryIO, images: int, side_px: int) -> None:
     np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def verify(images: Images, content: Sequence[str], folder: Path, console: Console) -> None:
-    """Decodes every image once, keeping none, and raises DamagedImages for those that cannot be. What was found is
-    remembered beside the pixels of other sets, so that the next time nothing is decoded."""
-    place = folder / images.key(content)
-    _raise_known_damage(place / "damaged.json", images.table)
-    if (place / "whole").exists():
-        return
+def verify(images: Images, content: Sequence[str], folder: Path | None, console: Console) -> None:
+    """Decodes every image once, keeping none, and raises DamagedImages for those that cannot be.
+
+    What was found is remembered beside the pixels of other sets, if there is a folder, so that the next time nothing is
+    decoded.
+    """
+    if folder is not None:
+        _raise_known_damage(folder / images.key(content) / "damaged.json", images.table)
+        if (folder / images.key(content) / "whole").exists():
+            return
     damaged: list[Damage] = []
     with closing(images.decode_all(console)) as parts:
         for part in parts:
             damaged += part.damaged
-    with suppress(OSError):  # a cache that cannot be written costs this look again, nothing else
+    if folder is not None and all(damage.lasts for damage in damaged):
         folder.mkdir(parents=True, exist_ok=True)
-        if not damaged:
-            _write_whole(folder, place)
-        elif all(damage.lasts for damage in damaged):
-            _write_damaged(damaged, folder, place)
-            bad = {damage.index for damage in damaged}
-            _write_whole(folder, folder / images.key([digest for i, digest in enumerate(content) if i not in bad]))
+        if damaged:
+            _write_damaged(damaged, folder, folder / images.key(content))
+        bad = {damage.index for damage in damaged}
+        _write_whole(folder, folder / images.key([digest for i, digest in enumerate(content) if i not in bad]))
     if damaged:
         raise damaged_images(damaged)
 
 
 def _write_whole(folder: Path, place: Path) -> None:
-    with _beside(folder) as building:
+    with suppress(OSError), _beside(folder) as building:  # failing costs the same look again, nothing else
         (building / "whole").touch()
         _publish(building, place)
 

@@ -35,11 +35,11 @@ def load_images(
     load_px: int,
     resize: Resize,
     interpolation: Interpolation,
-    cache: Path,
+    cache: Path | None,
     console: Console,
     skip_damaged: bool = False,
 ) -> Images:
-    """Opens the pixel store over a table, building it where it is not there yet.
+    """Opens the pixel store over a table, building it where it is not there yet; with `cache` None nothing is kept.
 
     Raises:
         DamagedImages: some images cannot be used, and `skip_damaged` is off.

@@ -101,13 +101,13 @@ def open_store(
     resize: Resize,
     interpolation: Interpolation,
     budget_bytes: int,
-    cache: Path,
+    cache: Path | None,
     console: Console,
 ) -> PixelStore:
     """The pixels of all images of a table, whose digests are `content`.
 
     A RawStore while N * load_px**2 * 3 bytes are within `budget_bytes`, else an EncodedStore, for which every image
-    is decoded once to find damage. Raises DamagedImages with all that is damaged.
+    is decoded once to find damage. Raises DamagedImages with all that is damaged. `cache` None leaves nothing behind.
     """
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
@@ -117,9 +117,9 @@ def open_store(
             f"The pixels of {len(table):,} images take {size_text(images.total_bytes)} at {load_px} px, above the "
             f"budget of {size_text(budget_bytes)}: the images are decoded anew in every epoch."
         )
-        pixel_file.verify(images, content, cache / "pixels", console)
+        pixel_file.verify(images, content, cache / "pixels" if cache else None, console)
         return EncodedStore(images, worker_count())
-    if images.total_bytes < _SMALL_BYTES:
+    if images.total_bytes < _SMALL_BYTES or cache is None:
         return _in_memory(images, console)
     folder = cache / "pixels"
     kept = pixel_file.reopen(folder / images.key(content), images, console)
