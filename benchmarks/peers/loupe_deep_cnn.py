@@ -22,7 +22,7 @@ from loupe.models.cnn import cnn
 from loupe.models.summary import count_parameters
 from loupe.recipe import AugmentSpec, Preprocessing
 from loupe.recipes import catalog
-from loupe.runtime import Arithmetic, StopSignal
+from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.loop import fit
 from loupe.training.precision import resolve
@@ -46,6 +46,7 @@ class TimedFeed(Feed):
 def main() -> None:
     given = measure.arguments(__doc__, precision=("auto", "fp32", "bf16"))
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as every session of Loupe does
     with np.load(given.pixels) as arrays:
         store, labels_N = RawStore(arrays["x"]), arrays["y"]
     recipe = catalog.recipe("deep-cnn")

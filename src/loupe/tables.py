@@ -36,8 +36,10 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
     parameters, seconds = results["parameters"], results["seconds"]
     out.print(
         f"{results['network']}, {parameters['total']:,} parameters ({parameters['non_trainable']:,} non-trainable); "
-        f"{results['epochs']} epochs of {seconds['epoch_mean']:.1f} s, best {results['best_epoch']}; "
-        f"{results['images_per_second']:,.0f} images/s in {results['precision']} on {results['device']}."
+        f"{results['epochs']} epochs of {seconds['epoch_mean']:.1f} s, "
+        f"weights of epoch {results['best_epoch']}; "
+        f"{results['images_per_second']:,.0f} images/s in {results['precision']} on {results['device']}.",
+        soft_wrap=True,
     )
     if results["damaged"]:
         out.print(f"{results['damaged']:,} damaged images were left out.")
