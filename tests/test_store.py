@@ -226,10 +226,10 @@ def test_a_set_of_nothing_but_damage(folder, cache, in_files):
     assert builds(cache) == []
 
 
-def test_an_encoded_store_names_the_damaged_image_when_it_meets_it(folder, cache):
+def test_an_encoded_store_names_an_image_that_is_damaged_after_it_was_opened(folder, cache):
     table = table_of(folder)
-    damage(table, [3])
     encoded = opened(table, cache, budget_bytes=0)
+    damage(table, [3])
     assert encoded.read(np.array([2, 4])).shape == (2, SIDE, SIDE, 3)
     with pytest.raises(ImageError) as caught:
         encoded.read(np.array([2, 3]))

@@ -78,17 +78,19 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     if not runs:
         out.print(f"No runs in {_plain(str(folder))} yet. Make one with: loupe train DATA")
         return
-    table = Table("run", "data", "recipe", "test accuracy", "validation", "parameters", "epochs", "time", box=None)
+    table = Table(box=None)
+    table.add_column("run", overflow="fold")
+    for name in ("test accuracy", "validation", "parameters", "epochs", "time"):
+        table.add_column(name, no_wrap=True)
     for run in runs:
         results = run.read_json("results.json")
         if results is None:
-            table.add_row(_plain(run.name), "", "", "not finished", "", "", "", "")
+            table.add_row(_plain(run.name), "not finished", "", "", "", "")
             continue
-        blocks = [results["test"], results["validation"]]
-        accuracies = [_estimate(block["accuracy"]) if block else "–" for block in blocks]
-        names = [_plain(str(results[key])) for key in ("name", "dataset", "recipe")]
+        test, validation = results["test"], results["validation"]
+        figures = [_estimate(test["accuracy"]) if test else "–", _value(validation["accuracy"]) if validation else "–"]
         times = [f"{results['parameters']['total']:,}", str(results["epochs"]), f"{results['seconds']['total']:,.0f} s"]
-        table.add_row(*names, *accuracies, *times)
+        table.add_row(_plain(run.name), *figures, *times)
     out.print(table)
 
 
@@ -116,7 +118,11 @@ def _estimate(value: Mapping[str, Any]) -> str:
     if value["value"] is None:
         return _plain(f"undefined: {value['why']}")
     interval = f" ({value['low']:.4f} to {value['high']:.4f})" if value.get("low") is not None else ""
-    return f"{value['value']:.4f}{interval}"
+    return _value(value) + interval
+
+
+def _value(value: Mapping[str, Any]) -> str:
+    return "–" if value["value"] is None else f"{value['value']:.4f}"
 
 
 def _plain(text: str) -> str:
