@@ -147,19 +147,24 @@ def test_without_validation_and_test_images_a_run_still_ends(tmp_path):
         loupe.train((x, y), recipe="digits", settings={**none, "stages.0.patience_epochs": 3}, output=tmp_path)
 
 
-def test_balanced_class_weights_weigh_classes_alike(tmp_path):
+def test_balanced_class_weights_weigh_classes_alike(tmp_path, monkeypatch):
+    """N / (K · N_k) over the classes that training has, seen where the loop receives it."""
+    seen = []
+    real = Learner.__init__
+
+    def init(self, *arguments):
+        seen.append(arguments[-1])
+        real(self, *arguments)
+
+    monkeypatch.setattr(Learner, "__init__", init)
     x, y = digits(400)
     few = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:8]])
-    done = loupe.train(
-        *((x[few], y[few]),),
-        recipe="digits",
-        epochs=2,
-        settings={"class_weights": "balanced"},
-        output=tmp_path,
-        device="cpu",
-        quiet=True,
-    )
-    assert done.results["epochs"] == 2
+    settings_ = {"class_weights": "balanced"}
+    data = (x[few], y[few])
+    done = loupe.train(data, recipe="digits", epochs=1, settings=settings_, output=tmp_path, device="cpu", quiet=True)
+    labels = [line.split(",")[1] for line in (done.path / "split.csv").read_text().splitlines() if ",train," in line]
+    counts = np.array([labels.count("0"), labels.count("1")])
+    np.testing.assert_allclose(seen[-1].numpy(), counts.sum() / (2 * counts), rtol=1e-6)
 
 
 # A size at which each recipe runs in seconds, and learns.
