@@ -277,18 +277,21 @@ class Stage(Frozen):
 class Recipe(Frozen):
     """One run, whole: data preparation, network, stages, seed.
 
-    `monitor` is the validation metric that picks the best epoch, drives patience and plateaus. `keep` says which
-    weights the run ends with: those of the `best` epoch, or of the `last`.
+    `monitor` is the validation metric that picks the best epoch, drives patience and plateaus; `val_objective` is the
+    validation loss plus the L2 term, which is what Keras calls `val_loss`. `keep` says which weights the run ends
+    with: those of the `best` epoch, or of the `last`. `experiment` names the published one whose figures stand beside
+    the result.
     """
 
     name: str
     description: str = ""
+    experiment: str | None = None
     input: InputSpec = InputSpec()
     split: SplitSpec = SplitSpec()
     model: CnnSpec
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     class_weights: Literal["none", "balanced"] = "none"
-    monitor: Literal["val_loss", "val_accuracy", "val_macro_f1"] = "val_accuracy"
+    monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
     keep: Literal["best", "last"] = "best"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Precision = "auto"

@@ -10,6 +10,11 @@ NETWORKS: dict[str, Callable[[], CnnSpec]] = {
     "simple-cnn": cnn.simple_cnn,
     "deep-cnn": cnn.deep_cnn,
     "catsdogs-cnn": cnn.catsdogs_cnn,
+    "lecture-cnn": cnn.lecture_cnn,
+    "lecture-dropout": cnn.lecture_dropout,
+    "lecture-batchnorm": cnn.lecture_batchnorm,
+    "project-cnn": cnn.project_cnn,
+    "project-cnn-one": cnn.project_cnn_one,
     "digits-cnn": cnn.digits_cnn,
     "photo-cnn": cnn.photo_cnn,
 }

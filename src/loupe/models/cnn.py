@@ -141,6 +141,53 @@ def catsdogs_cnn() -> CnnSpec:
     )
 
 
+def lecture_cnn() -> CnnSpec:
+    """Six 3x3 convolutions, none with an activation of its own; 558,186 parameters at 32 px with 10 classes."""
+    return CnnSpec(
+        name="lecture-cnn",
+        blocks=tuple(ConvBlock(filters=(filters, filters), activation="none") for filters in (32, 64, 128)),
+        hidden=(Dense(units=128), Dense(units=64)),
+    )
+
+
+def lecture_dropout() -> CnnSpec:
+    """`lecture-cnn` with a wider third pair and dropout; 1,336,682 parameters at 32 px with 10 classes."""
+    return CnnSpec(
+        name="lecture-dropout",
+        blocks=tuple(
+            ConvBlock(filters=(filters, filters), activation="none", dropout=dropout)
+            for filters, dropout in ((32, 0.2), (64, 0.2), (256, 0.0))
+        ),
+        hidden=(Dense(units=128, dropout=0.2), Dense(units=64, dropout=0.2)),
+    )
+
+
+def lecture_batchnorm() -> CnnSpec:
+    """`lecture-dropout` with batch normalisation before each pool; 1,338,090 parameters at 32 px with 10 classes."""
+    plain = lecture_dropout()
+    blocks = tuple(block.model_copy(update={"norm": "block"}) for block in plain.blocks)
+    return plain.model_copy(update={"name": "lecture-batchnorm", "blocks": blocks})
+
+
+def project_cnn() -> CnnSpec:
+    """Two 3x3 convolutions without padding, hidden layers of 256 and 512; 442,026 parameters at 32 px, 10 classes."""
+    return _project("project-cnn", convolutions=2)
+
+
+def project_cnn_one() -> CnnSpec:
+    """`project-cnn` with one convolution, whose larger map makes 1,981,066 parameters at 32 px with 10 classes."""
+    return _project("project-cnn-one", convolutions=1)
+
+
+def _project(name: str, convolutions: int) -> CnnSpec:
+    return CnnSpec(
+        name=name,
+        blocks=tuple(ConvBlock(filters=(32,), padding="valid") for _ in range(convolutions)),
+        hidden=(Dense(units=256), Dense(units=512)),
+        init="uniform",
+    )
+
+
 def digits_cnn() -> CnnSpec:
     """Two blocks for images of 8 px."""
     return CnnSpec(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from loupe.errors import unknown_name
 from loupe.recipe import Recipe
-from loupe.recipes import from_scratch, published
+from loupe.recipes import from_scratch, published, quick
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": from_scratch.digits,
@@ -12,7 +12,17 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "photographs": from_scratch.photographs,
     "simple-cnn": published.simple_cnn,
     "deep-cnn": published.deep_cnn,
+    "lecture-cnn": published.lecture_cnn,
+    "lecture-dropout": published.lecture_dropout,
+    "lecture-batchnorm": published.lecture_batchnorm,
+    "lecture-augment": published.lecture_augment,
+    "project-cnn": published.project_cnn,
+    "project-cnn-augment": published.project_cnn_augment,
     "catsdogs-cnn": published.catsdogs_cnn,
+    "simple-cnn-quick": quick.simple_cnn,
+    "deep-cnn-quick": quick.deep_cnn,
+    "project-cnn-quick": quick.project_cnn,
+    "project-cnn-augment-quick": quick.project_cnn_augment,
 }
 
 SMALL_PX = 64
