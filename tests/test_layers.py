@@ -14,10 +14,12 @@ errors recipe settings console runtime ledger data.table data.decode data.arrays
 data.csvfile data.parquet data.download data.catalog data.sources data.memory data.processes data.parallel
 data.content data.carve data.split data.check data.pixels data.pixel_file data.store data.prepare data.batches
 augment.random augment.geometry augment.pixels augment.pipeline models.classifier models.layers models.cnn
-models.catalog models.summary models.bundle evaluate.predictions evaluate.metrics evaluate.predict training.optimizers
+models.catalog models.summary models.bundle evaluate.predictions evaluate.metrics evaluate.predict
+evaluate.diagnosis training.optimizers
 training.schedules training.averaging training.checkpoint training.learner training.loop training.precision
-report.figures report.texts report.content report.gallery report.page recipes.from_scratch recipes.published
-recipes.catalog recipes.resolve exhibits results trained session run labelling tables cli __main__
+report.figures report.texts report.template report.content report.gallery report.page report.experiments
+recipes.from_scratch recipes.published
+recipes.quick recipes.experiments recipes.catalog recipes.resolve exhibits results trained session run labelling tables cli __main__
 """
 ROOMS = ORDER.split()
 

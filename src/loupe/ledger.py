@@ -34,6 +34,7 @@ METRICS = (
     "val_loss",
     "val_accuracy",
     "val_macro_f1",
+    "val_objective",
     "seconds",
     "images_per_second",
 )

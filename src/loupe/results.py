@@ -5,10 +5,12 @@ from importlib.metadata import version
 from statistics import fmean
 from typing import Any
 
+from loupe.evaluate.diagnosis import Diagnosis
 from loupe.ledger import SCHEMA
 from loupe.models.classifier import Classifier
 from loupe.models.summary import count_parameters, layer_table
 from loupe.recipe import Recipe
+from loupe.recipes.experiments import experiment
 from loupe.runtime import Arithmetic
 
 Block = dict[str, Any]
@@ -30,6 +32,8 @@ def assemble(
     blocks: Mapping[str, Block | None],
     test_looks: int,
     seconds: Mapping[str, float],
+    diagnosis: Diagnosis,
+    next_command: str,
 ) -> dict[str, Any]:
     """The schema of DESIGN: fractions, not percent; seconds; null with a `why` where something is undefined.
 
@@ -37,6 +41,7 @@ def assemble(
         history: the rows of metrics.csv.
         images: how many each split has.
         blocks: the metrics of `validation` and `test`; None where a split is empty.
+        diagnosis: of the learning curves; `next_command` runs what it recommends.
         seconds: what `load` and `evaluate` took; training is summed up from the history, over all interruptions.
     """
     train_seconds = sum(row["seconds"] for row in history)
@@ -69,5 +74,12 @@ def assemble(
         "precision": arithmetic.precision,
         "device": str(arithmetic.device),
         "damaged": damaged,
-        "diagnosis": None,
+        "diagnosis": {
+            "verdict": diagnosis.verdict,
+            "epoch": diagnosis.epoch,
+            "text": diagnosis.text,
+            "settings": list(diagnosis.settings),
+            "next": next_command,
+        },
+        "published": experiment(recipe.experiment).to_json() if recipe.experiment else None,
     }

@@ -1,5 +1,6 @@
 """One process's work on one run: recipe and images become objects, objects are trained, the outcome is written."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from loupe.data.prepare import Images, pixel_statistics
 from loupe.data.split import Split
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics, predict
+from loupe.evaluate.diagnosis import Diagnosis, diagnose
 from loupe.evaluate.predictions import write_splits
 from loupe.exhibits import exhibits
 from loupe.ledger import RunDirectory
@@ -174,6 +176,7 @@ class Session:
             shown = "test" if "test" in parts else "val"
             pictures = exhibits(self.images, self.split.train, augmenter, parts[shown], shown)
             gallery.write(self.directory.file("gallery.parquet"), pictures)
+        diagnosis = self._diagnose(position, blocks["val"])
         outcome = results.assemble(
             name=self.directory.name,
             dataset=self.images.table.name,
@@ -189,7 +192,22 @@ class Session:
             blocks={"validation": blocks["val"], "test": blocks["test"]},
             test_looks=looks,
             seconds={"load": load_seconds, "evaluate": time.perf_counter() - began},
+            diagnosis=diagnosis,
+            next_command=self._next_command(diagnosis),
         )
         self.directory.write_json("results.json", outcome)
         page.write_page(self.directory.path)
         return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
+
+    def _diagnose(self, position: Position, validation: Mapping[str, Any] | None) -> Diagnosis:
+        supports = [row["support"] for row in validation["per_class"]] if validation else []
+        commonest = max(supports) / sum(supports) if supports else None
+        return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports))
+
+    def _next_command(self, diagnosis: Diagnosis) -> str:
+        """What the diagnosis recommends, to be typed as it stands: this run's recipe, with the changes."""
+        data = (self.directory.read_json("environment.json") or {}).get("data")
+        changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
+        return shlex.join(
+            ["loupe", "train", data or "DATA", "--recipe", str(self.directory.file("recipe.yaml")), *changes]
+        )

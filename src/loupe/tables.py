@@ -45,6 +45,8 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
         out.print(f"{results['damaged']:,} damaged images were left out.")
     if test:
         out.print(f"Looks at this test split so far, in this runs folder: {results['test_looks']}.")
+    diagnosis = results["diagnosis"]
+    out.print(f"{diagnosis['text']} Try next:\n  {_plain(diagnosis['next'])}", soft_wrap=True)
     out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
 
 

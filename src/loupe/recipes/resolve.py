@@ -13,6 +13,7 @@ from loupe.errors import LoupeError
 from loupe.models.catalog import network
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes import catalog
+from loupe.recipes.experiments import experiment
 
 # Random crops need room around the part that evaluation sees.
 CROP_ROOM = 1.15
@@ -43,6 +44,8 @@ def resolve(
     if model is not None:
         recipe = recipe.model_copy(update={"model": network(model)})
     recipe = settings.override(settings.override(recipe, _flag_settings(recipe, flags)), extra)
+    if recipe.experiment is not None:
+        experiment(recipe.experiment)  # refused now, and not after the training
     return _with_sizes(recipe, table, console)
 
 

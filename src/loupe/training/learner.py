@@ -41,6 +41,12 @@ class Learner:
         """The network to evaluate and to keep."""
         return self.average.model if self.average else self.model
 
+    def penalty(self) -> float:
+        """The L2 term of the loss, for the network that is evaluated; 0 where the stage has none."""
+        chosen = {id(parameter) for parameter in self.penalised}
+        pairs = zip(self.model.parameters(), self.result.parameters(), strict=True)
+        return optimizers.l2_penalty([kept for mine, kept in pairs if id(mine) in chosen], self.stage.l2)
+
     def train_step(
         self, batch: Batch, partner: Batch | None, *, epoch: int, step: int, steps: int, lr: float
     ) -> Tensor:

@@ -48,7 +48,7 @@ class Position:
 
     def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
         """The monitored metric after each epoch (of one stage), turned so that higher is better."""
-        sign = -1.0 if monitor.endswith("loss") else 1.0
+        sign = -1.0 if monitor in {"val_loss", "val_objective"} else 1.0
         rows = [row for row in self.history if stage is None or row["stage"] == stage + 1]
         return [sign * row[monitor] for row in rows if row[monitor] is not None]
 
@@ -98,9 +98,10 @@ def fit(
                 checkpoints.save_last(_snapshot(learner, position))
                 return position
             began = time.perf_counter()
-            scores = validate(learner.result)
+            scores = {**validate(learner.result), "val_objective": None}
             if scores["val_loss"] is not None:
                 _check_finite(position, stage, scores["val_loss"], "validation loss")
+                scores["val_objective"] = scores["val_loss"] + learner.penalty()
             _close_epoch(position, stage, train_N, monitor, scores, time.perf_counter() - began)
             if schedules.stale_epochs(position.monitored(monitor)) == 0:
                 position.best_epoch = len(position.history)

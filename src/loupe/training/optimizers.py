@@ -63,6 +63,12 @@ def decayed(model: nn.Module, *, everything: bool = False) -> list[nn.Parameter]
 
 
 @torch.no_grad()
+def l2_penalty(parameters: list[nn.Parameter], l2: float) -> float:
+    """l2 · Σw², as Keras's `regularizers.l2` adds it to the loss."""
+    return l2 * sum(parameter.float().square().sum().item() for parameter in parameters) if l2 else 0.0
+
+
+@torch.no_grad()
 def add_l2_gradient(parameters: list[nn.Parameter], l2: float) -> None:
     """Adds the gradient of l2 · Σw², which is 2·l2·w; cheaper than the same term in the loss, and equal to it."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
