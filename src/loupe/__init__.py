@@ -14,9 +14,10 @@ from loupe.errors import ImageError, LoupeError
 
 if TYPE_CHECKING:
     from loupe.run import load, resume, train
+    from loupe.sweep import cross_validate
     from loupe.trained import Run
 
-__all__ = ["ImageError", "LoupeError", "Run", "load", "resume", "train"]
+__all__ = ["ImageError", "LoupeError", "Run", "cross_validate", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from loupe import run
 
         return getattr(run, name)
+    if name == "cross_validate":
+        from loupe.sweep import cross_validate
+
+        return cross_validate
     if name == "Run":
         from loupe.trained import Run
 

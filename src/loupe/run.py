@@ -1,7 +1,7 @@
 """The front door: train, resume, load. What was asked for is resolved here; `session.py` carries it out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from loupe.data.sources import open_table
 from loupe.data.split import Split
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
-from loupe.recipe import Plateau, Recipe
+from loupe.recipe import Plateau, Recipe, SplitSpec
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.runtime import choose_device, gpu_name
 from loupe.session import InterruptedRunError, Session, check_buildable
 from loupe.trained import Run
+
+Splitter = Callable[[ImageTable, Sequence[str], SplitSpec, int], Split]
 
 __all__ = ["InterruptedRunError", "Run", "load", "resume", "train"]
 
@@ -39,6 +41,7 @@ def train(
     device: str = "auto",
     output: str | Path = "runs",
     name: str | None = None,
+    split: Splitter = splits.assign,
     skip_damaged: bool = False,
     quiet: bool = False,
 ) -> Run:
@@ -51,6 +54,7 @@ def train(
         settings: other keys of the recipe: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
         output: the folder that holds the runs; name: of this run in it.
+        split: what divides the images, from their table, hashes, the recipe's split and its seed.
         skip_damaged: leave damaged images out (and count them) in place of stopping.
 
     Raises:
@@ -64,19 +68,19 @@ def train(
     chosen = resolve(recipe, table, dataset=dataset, model=model, flags=flags, extra=settings, console=console)
     check_buildable(chosen, table.classes)
     images = _load(chosen, table, skip_damaged, console)
-    split = splits.assign(images.table, images.content, chosen.split, chosen.seed)
-    _check_split(chosen, split, console)
-    for note in split.notes:
+    parts = split(images.table, images.content, chosen.split, chosen.seed)
+    _check_split(chosen, parts, console)
+    for note in parts.notes:
         console.say(note)
     default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
     directory = ledger.create_run(Path(output), name, default)
     with directory.locked():
         environment = ledger.environment(str(place), gpu_name(place), torch.get_num_threads())
-        environment |= {"data": _source(data), "skip_damaged": skip_damaged}
-        splits.write(directory.file("split.csv"), images.table, images.content, split)
+        environment |= {"data": source_of(data), "skip_damaged": skip_damaged}
+        splits.write(directory.file("split.csv"), images.table, images.content, parts)
         directory.write_json("environment.json", environment)
         directory.write_recipe(chosen)
-        return Session(directory, chosen, images, split, place, console, began).run()
+        return Session(directory, chosen, images, parts, place, console, began).run()
 
 
 def resume(
@@ -132,7 +136,7 @@ def _same_threads(threads: int, console: Console) -> None:
         torch.set_num_threads(threads)
 
 
-def _source(data: Any) -> str | None:
+def source_of(data: Any) -> str | None:
     """How to find the data again: the name of a data set, or an absolute path; None for arrays."""
     if isinstance(data, str) and data in datasets.DATASETS:
         return data

@@ -1,6 +1,6 @@
 """Recipes from YAML files and from `--set KEY=VALUE`; what is wrong with one is said in a sentence."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,24 @@ def override(recipe: Recipe, settings: Iterable[str] | Mapping[str, Any]) -> Rec
         _place(data, path.split("."), value, path)
         recipe = parse(data, "--set")
     return recipe
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """The keys, as `--set` takes them, in which two recipes differ."""
+    return list(_differing(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
+
+
+def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        pairs = {key: (one[key], other[key]) for key in one}
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = {str(number): pair for number, pair in enumerate(zip(one, other, strict=True))}
+    else:
+        if one != other:
+            yield path
+        return
+    for key, (mine, theirs) in pairs.items():
+        yield from _differing(mine, theirs, f"{path}.{key}".lstrip("."))
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:

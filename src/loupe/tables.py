@@ -104,6 +104,29 @@ def print_recipes(recipes: Sequence[Recipe]) -> None:
     out.print(table)
 
 
+def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
+    """Published beside measured, as `loupe reproduce` found it."""
+    out = Console(highlight=False)
+    table = Table("experiment", "published", "measured", "epochs", "per epoch", "", box=None)
+    for row in content["rows"]:
+        published, measured = row["published"], row["measured"]
+        given = "–" if published["accuracy"] is None else f"{published['accuracy']:.4f}"
+        if measured is None:
+            table.add_row(row["name"], given, "–", str(published["epochs"]), "", _plain(row["why"]))
+            continue
+        on = "" if measured["judged_on"] == "test" else " (validation)"
+        epochs = f"{published['epochs']} → {measured['epochs']:g}"
+        cells = [_estimate(measured["accuracy"]), epochs, f"{measured['seconds_per_epoch']:.1f} s"]
+        table.add_row(row["name"] + on, given, *cells, row["verdict"])
+    out.print(table)
+    looks = max((row["measured"]["test_looks"] for row in content["rows"] if row["measured"]), default=0)
+    out.print(f"Looks at a test split in this folder so far: at most {looks} at one of them.")
+    out.print(
+        f"Tables and page: {_plain(str(folder / 'experiments-'))}{content['budget']}.md, .csv, .html, .json",
+        soft_wrap=True,
+    )
+
+
 def print_histogram(counts: Mapping[str, int], path: Path) -> None:
     """How many images fell into each class, as bars."""
     out = Console(highlight=False)

@@ -21,6 +21,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "catsdogs-cnn": published.catsdogs_cnn,
     "simple-cnn-quick": quick.simple_cnn,
     "deep-cnn-quick": quick.deep_cnn,
+    "lecture-cnn-quick": quick.lecture_cnn,
+    "lecture-dropout-quick": quick.lecture_dropout,
+    "lecture-batchnorm-quick": quick.lecture_batchnorm,
+    "lecture-augment-quick": quick.lecture_augment,
     "project-cnn-quick": quick.project_cnn,
     "project-cnn-augment-quick": quick.project_cnn_augment,
 }

@@ -13,8 +13,8 @@ FLIPS_AND_SMALL_CROPS = AugmentSpec(crop_padding_px=2, fill="reflect", horizonta
 
 
 def simple_cnn() -> Recipe:
-    """`loupe train cifar10 --recipe simple-cnn-quick`: 12 epochs in place of 100."""
-    return _quick(published.simple_cnn(), _cycle(epochs=12, batch_size=64, lr=3e-3, augment=FLIPS_AND_CROPS))
+    """`loupe train cifar10 --recipe simple-cnn-quick`: 6 epochs in place of 100."""
+    return _quick(published.simple_cnn(), _cycle(epochs=6, batch_size=64, lr=3e-3, augment=FLIPS_AND_CROPS))
 
 
 def deep_cnn() -> Recipe:
@@ -22,14 +22,36 @@ def deep_cnn() -> Recipe:
     return _quick(published.deep_cnn(), _cycle(epochs=15, batch_size=128, lr=1e-2, augment=FLIPS_AND_CROPS))
 
 
+def lecture_cnn() -> Recipe:
+    """`loupe train cifar10 --recipe lecture-cnn-quick`: 5 epochs in place of 10."""
+    return _quick(published.lecture_cnn(), _cycle(epochs=5, batch_size=64, lr=2e-3, augment=FLIPS_AND_SMALL_CROPS))
+
+
+def lecture_dropout() -> Recipe:
+    """`loupe train cifar10 --recipe lecture-dropout-quick`: 5 epochs in place of 40."""
+    return _quick(published.lecture_dropout(), _cycle(epochs=5, batch_size=64, lr=2e-3, augment=FLIPS_AND_SMALL_CROPS))
+
+
+def lecture_batchnorm() -> Recipe:
+    """`loupe train cifar10 --recipe lecture-batchnorm-quick`: 5 epochs in place of 60."""
+    return _quick(
+        published.lecture_batchnorm(), _cycle(epochs=5, batch_size=64, lr=4e-3, augment=FLIPS_AND_SMALL_CROPS)
+    )
+
+
+def lecture_augment() -> Recipe:
+    """`loupe train cifar10 --recipe lecture-augment-quick`: one stage of 5 epochs in place of 60 + 100."""
+    return _quick(published.lecture_augment(), _cycle(epochs=5, batch_size=64, lr=4e-3, augment=FLIPS_AND_CROPS))
+
+
 def project_cnn() -> Recipe:
-    """`loupe train cifar10 --recipe project-cnn-quick`: 12 epochs in place of 100."""
-    return _quick(published.project_cnn(), _cycle(epochs=12, batch_size=64, lr=2e-3, augment=FLIPS_AND_CROPS))
+    """`loupe train cifar10 --recipe project-cnn-quick`: 6 epochs in place of 100."""
+    return _quick(published.project_cnn(), _cycle(epochs=6, batch_size=64, lr=2e-3, augment=FLIPS_AND_CROPS))
 
 
 def project_cnn_augment() -> Recipe:
-    """`loupe train cifar10 --recipe project-cnn-augment-quick`: 12 epochs in place of 100."""
-    return _quick(published.project_cnn_augment(), _cycle(epochs=12, batch_size=64, lr=2e-3, augment=FLIPS_AND_CROPS))
+    """`loupe train cifar10 --recipe project-cnn-augment-quick`: 6 epochs in place of 100."""
+    return _quick(published.project_cnn_augment(), _cycle(epochs=6, batch_size=64, lr=2e-3, augment=FLIPS_AND_CROPS))
 
 
 def _cycle(*, epochs: int, batch_size: int, lr: float, augment: AugmentSpec, label_smoothing: float = 0.1) -> Stage:

@@ -124,6 +124,78 @@ def bars(
         return _svg(figure, label)
 
 
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a group, with its text; `low` and `high` are the ends of its whisker, where it has one."""
+
+    value: float
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def end(self) -> float:
+        return self.value if self.high is None else max(self.value, self.high)
+
+
+def grouped_bars(
+    groups: Sequence[tuple[str, Bar | None, Bar | None]],
+    *,
+    label: str,
+    width_px: int,
+    names_above: bool = False,
+    bar_px: int = 18,
+) -> str:
+    """An SVG of groups of two horizontal bars from zero, the reference's hollow, then the measured one's filled.
+
+    A group is its name, the reference and the measured bar; one that is None is left out, and the other stands in
+    the middle. `names_above` puts the names over their groups, for narrow figures, instead of at their left.
+    """
+    step_px = 2 * bar_px + (bar_px + 8 if names_above else 10)
+    with _figure(width_px, step_px * len(groups) + 8) as figure:
+        axes = figure.add_subplot()
+        names_px = 0 if names_above else 7 * max((len(name) for name, _, _ in groups), default=0)
+        plot_px = max(60, width_px - names_px)
+        limit = _limit(groups, plot_px)
+        for row, (name, reference, measured) in enumerate(groups):
+            middle = row + (bar_px / 2 / step_px if names_above else 0)
+            apart = bar_px / 2 / step_px if reference and measured else 0.0
+            for bar, at, filled in ((reference, middle - apart, False), (measured, middle + apart, True)):
+                if bar is not None:
+                    _bar(axes, bar, at, thickness=0.72 * bar_px / step_px, gap=6 * limit / plot_px, filled=filled)
+            if names_above:
+                top = middle - (bar_px if apart else bar_px / 2) / step_px
+                axes.text(0, top - 0.02, _plain(name), va="bottom", ha="left", color=MUTED)
+        axes.set_yticks(range(len(groups)), ["" if names_above else _plain(name) for name, _, _ in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlim(0, limit)
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        return _svg(figure, label)
+
+
+def _limit(groups: Sequence[tuple[str, Bar | None, Bar | None]], plot_px: int) -> float:
+    """How far the axis reaches, so that each bar has room for its text."""
+    drawn = [bar for _, *pair in groups for bar in pair if bar is not None]
+    ends = [bar.end / max(0.3, 1 - (7.5 * len(bar.text) + 8) / plot_px) for bar in drawn]
+    return max(ends, default=0.0) or 1.0
+
+
+def _bar(axes: Axes, bar: Bar, at: float, *, thickness: float, gap: float, filled: bool) -> None:
+    """One bar with its whisker and its text. Hollow and filled can be told apart without colour."""
+    edge = FIRST if filled else MUTED
+    axes.barh(at, bar.value, height=thickness, color=FIRST if filled else SURFACE, edgecolor=edge, linewidth=1.2)
+    if bar.low is not None and bar.high is not None:
+        axes.plot([bar.low, bar.high], [at, at], color=SURFACE, linewidth=4, solid_capstyle="butt")
+        axes.plot([bar.low, bar.high], [at, at], color=INK, linewidth=1.5, marker="|", markersize=7)
+    axes.text(bar.end + gap, at, bar.text, va="center", ha="left", color=INK)
+
+
+def _plain(name: str) -> str:
+    """A name that keeps to one line and holds no control characters, for which no font has a sign."""
+    return "".join(sign if sign.isprintable() else " " for sign in name)
+
+
 def _draw(axes: Axes, epochs: Sequence[int], curve: Curve, kept_epoch: int | None) -> None:
     """The line of one curve, with a dot where it stands alone, and a ring at the epoch whose weights were kept."""
     points = {epoch: value for epoch, value in zip(epochs, curve.values, strict=True) if value is not None}

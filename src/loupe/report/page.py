@@ -8,12 +8,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory, write_atomic
 from loupe.report import content, figures, texts
+from loupe.report.template import render
 
 SCHEMA = 1
 FIRST_MISSED = 24  # missed images that stand open; the others are one click away
@@ -28,30 +26,8 @@ def write_page(run_dir: Path) -> Path:
     if not run.file("recipe.yaml").is_file():
         raise LoupeError(f"{run_dir} is not a run: it has no recipe.yaml. Runs are made by: loupe train DATA")
     path = run.file("report.html")
-    write_atomic(path, _render(_gather(run)))
+    write_atomic(path, render("report.html", _gather(run)))
     return path
-
-
-def _render(shown: dict[str, Any]) -> str:
-    folder = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": texts.count,
-        "percent": texts.percent,
-        "number": texts.number,
-        "duration": texts.duration,
-        "several": texts.several,
-        "short": texts.short,
-        "drawn": Markup,  # only for what figures.py draws
-    }
-    style = Markup((folder / "report.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html").render(style=style, **shown)
 
 
 def _gather(run: RunDirectory) -> dict[str, Any]:

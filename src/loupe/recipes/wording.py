@@ -1,0 +1,53 @@
+"""How a recipe trains, in one line: what stands beside a result when only layers and pixels are shared."""
+
+from collections.abc import Iterator
+
+from loupe.recipe import Adam, AugmentSpec, Recipe, RmsProp, Sgd, Stage
+
+
+def training(recipe: Recipe) -> str:
+    """Optimizer, rate, schedule, batch, regularisation, dropout and augmentation, stage after stage."""
+    stages = ", then ".join(", ".join(_stage(stage)) for stage in recipe.stages)
+    rates = [block.dropout for block in recipe.model.blocks] + [layer.dropout for layer in recipe.model.hidden]
+    dropout = "dropout " + ", ".join(f"{rate:g}" for rate in rates) if any(rates) else "no dropout"
+    return f"{stages}; {dropout}; {recipe.keep} epoch kept"
+
+
+def _stage(stage: Stage) -> Iterator[str]:
+    yield f"{stage.epochs} epochs of {_optimizer(stage)} at {stage.lr:g}"
+    yield stage.schedule.name
+    yield f"batch {stage.batch_size}"
+    for name in ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay", "patience_epochs"):
+        if value := getattr(stage, name):
+            yield f"{name.removesuffix('_epochs').replace('_', ' ')} {value:g}"
+    changed = [_change(name, value) for name, value in _augmentation(stage.augment)]
+    yield ", ".join(changed) if changed else "no augmentation"
+
+
+def _optimizer(stage: Stage) -> str:
+    optimizer = stage.optimizer
+    if isinstance(optimizer, Adam):
+        return "AdamW" if stage.weight_decay else "Adam"
+    if isinstance(optimizer, RmsProp):
+        return "RMSprop"
+    assert isinstance(optimizer, Sgd)
+    return f"SGD with momentum {optimizer.momentum:g}"
+
+
+def _augmentation(spec: AugmentSpec) -> Iterator[tuple[str, object]]:
+    """The fields that differ from no augmentation; the fill belongs to the others."""
+    plain = AugmentSpec()
+    for name in AugmentSpec.model_fields:
+        if name not in {"fill", "fill_value"} and getattr(spec, name) != getattr(plain, name):
+            yield name, getattr(spec, name)
+
+
+def _change(name: str, value: object) -> str:
+    """`rotation 15 degrees`, `crop padding 4 px`, `zoom 0.8 to 1.2`, `horizontal flip`."""
+    words = name.split("_")
+    unit = words.pop() if words[-1] in {"degrees", "px"} else ""
+    text = " ".join(words)
+    if value is True:
+        return text
+    shown = f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
+    return f"{text} {shown} {unit}".rstrip()

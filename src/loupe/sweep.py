@@ -1,0 +1,151 @@
+"""Many runs: each is trained once, resumed where it was interrupted, and read where it is finished."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from loupe import run as runner
+from loupe import settings as keys
+from loupe.console import Console
+from loupe.data import split as splits
+from loupe.data.folds import fold
+from loupe.data.sources import open_table
+from loupe.errors import LoupeError
+from loupe.ledger import RunDirectory
+from loupe.recipe import Recipe
+from loupe.recipes.resolve import resolve
+from loupe.trained import Run
+
+HEADLINES = ("accuracy", "macro_f1", "roc_auc", "log_loss")
+
+
+def finished(
+    data: Any,
+    recipe: Recipe,
+    *,
+    name: str,
+    output: Path,
+    device: str = "auto",
+    split: runner.Splitter = splits.assign,
+    quiet: bool = False,
+) -> Run:
+    """The finished run of that name and recipe in the folder `output`; whatever is missing of it is done now.
+
+    Args:
+        split: what divides the images, as for `loupe.train`.
+
+    Raises:
+        LoupeError: a run of that name has another recipe or other data, and is left as it is.
+        InterruptedRunError: stopped; the same call goes on.
+    """
+    directory = RunDirectory(output / name)
+    if not directory.path.exists():
+        return runner.train(data, recipe=recipe, split=split, device=device, output=output, name=name, quiet=quiet)
+    if not directory.file("recipe.yaml").is_file():
+        raise LoupeError(
+            f"{directory.path} exists and is not a run: it has no recipe.yaml. Delete it, or choose another --output."
+        )
+    _check_same(directory, recipe, data)
+    if directory.read_json("results.json") is not None:
+        return Run(directory, device=device, quiet=quiet)
+    return runner.resume(directory.path, None if runner.source_of(data) else data, device=device, quiet=quiet)
+
+
+def _check_same(directory: RunDirectory, wanted: Recipe, data: Any) -> None:
+    """A run is used again only for what it was made for."""
+    other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
+    source, stored = runner.source_of(data), (directory.read_json("environment.json") or {}).get("data")
+    what = f"another recipe ({', '.join(other[:3])})" if other else "other data" if source != stored else None
+    if what:
+        raise LoupeError(
+            f"{directory.path} was made with {what}, so that it cannot be used here. Choose another --output, or move "
+            "that run away."
+        )
+
+
+def _as_asked(stored: Recipe, wanted: Recipe) -> Recipe:
+    """The stored recipe with what its run settled left open again, where the wanted one leaves it open."""
+    fields = ("size_px", "load_px", "mean", "std")
+    unsettled = {field: None for field in fields if getattr(wanted.input, field) is None}
+    changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
+    if wanted.precision == "auto":
+        changes["precision"] = "auto"
+    return stored.model_copy(update=changes)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """K runs, each validated on the images that the others trained on.
+
+    Attributes:
+        runs: one for each fold.
+        metrics: for each headline metric, its value in each fold.
+    """
+
+    runs: tuple[Run, ...]
+    metrics: Mapping[str, tuple[float, ...]]
+
+    def mean(self, metric: str = "accuracy") -> float:
+        return statistics.fmean(self.metrics[metric])
+
+    def deviation(self, metric: str = "accuracy") -> float:
+        """The standard deviation over the folds. Folds share training images, so that it is no standard error."""
+        return statistics.stdev(self.metrics[metric])
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name:<10} {self.mean(name):.4f} ± {self.deviation(name):.4f}   "
+            f"({min(values):.4f} to {max(values):.4f} over {len(values)} folds)"
+            for name, values in self.metrics.items()
+        )
+
+
+def cross_validate(
+    data: Any,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    folds: int = 5,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    device: str = "auto",
+    output: str | Path = "runs",
+    name: str | None = None,
+    quiet: bool = False,
+) -> CrossValidation:
+    """Trains a recipe on each choice of all folds but one, and validates it on that one.
+
+    Folds are stratified by class; copies and groups stay together. A test split is left out and never looked at. The
+    same call again reads the folds that are finished and goes on with the others.
+
+    Args:
+        data, recipe, settings, device, output: as for `loupe.train`.
+        folds: how many.
+        name: of the runs, which become NAME-fold1 and so on; None takes the data's and the recipe's.
+
+    Raises:
+        LoupeError: as for `loupe.train`, or too few images of a class.
+        InterruptedRunError: stopped; the same call goes on.
+    """
+    table = open_table(data, console=Console(quiet=True))
+    dataset = data if isinstance(data, str) else None
+    chosen = resolve(recipe, table, dataset=dataset, model=None, flags={}, extra=settings, console=Console(quiet=quiet))
+    stem = name or f"{table.name}-{chosen.name}"
+    runs = tuple(
+        finished(
+            data,
+            chosen,
+            name=f"{stem}-fold{number}of{folds}",
+            output=Path(output),
+            device=device,
+            split=partial(fold, number=number, folds=folds),
+            quiet=quiet,
+        )
+        for number in range(1, folds + 1)
+    )
+    blocks = [run.results["validation"] for run in runs]
+    measured = {key: [block[key]["value"] for block in blocks] for key in HEADLINES}
+    return CrossValidation(
+        runs, {key: tuple(values) for key, values in measured.items() if all(value is not None for value in values)}
+    )
