@@ -18,7 +18,8 @@ def table(labels, groups=None) -> tuple[ImageTable, list[str]]:
     return ImageTable(rows, classes=("a", "b", "c"), name="t"), [f"hash {i}" for i in range(n)]
 
 
-def all_folds(images, content, folds=5, spec=SplitSpec(test=0.2), seed=3):
+def all_folds(images, content, folds=5, test=0.2, seed=3):
+    spec = SplitSpec(test=test)
     return [fold(images, content, spec, seed, number=number, folds=folds) for number in range(1, folds + 1)]
 
 
@@ -36,14 +37,14 @@ def test_every_image_is_validated_on_once_and_the_test_images_never():
 
 def test_folds_are_stratified():
     labels = np.repeat([0, 1, 2], [200, 70, 30])
-    for part in all_folds(*table(labels), spec=SplitSpec(test=0)):
+    for part in all_folds(*table(labels), test=0):
         np.testing.assert_allclose(np.bincount(labels[part.val]), [40, 14, 6], atol=1)
 
 
 def test_copies_and_groups_stay_together():
     images, content = table(np.arange(120) % 3, groups=[f"patient {i // 6}" for i in range(120)])
     content[0] = content[119]
-    for part in all_folds(images, content, spec=SplitSpec(test=0)):
+    for part in all_folds(images, content, test=0):
         for key in (images.groups, content):
             assert not {key[i] for i in part.train} & {key[i] for i in part.val}
 

@@ -1,6 +1,7 @@
 """The published experiments, run and set beside what the documents say: one table, written again after each row."""
 
 import json
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def reproduce(
         "budget": budget,
         "seeds": seeds,
         "settings": changes,
+        "command": _command(names, budget, seeds, changes),
         "environment": ledger.environment(
             str(choose_device(device)), gpu_name(choose_device(device)), torch.get_num_threads()
         ),
@@ -95,10 +97,18 @@ def reproduce(
             failed.append(f"{planned.published.name}: {error}")
             row = _unmeasured(planned, f"failed: {error}")
         content["rows"].append(row)
+        _count_looks(content["rows"], output)
         _write(content, output)
     if failed:
         raise LoupeError(f"{len(failed)} of {len(plan)} experiments failed; the others are done. {failed[0]}")
     return content
+
+
+def _command(names: Sequence[str], budget: str, seeds: int, changes: Sequence[str]) -> str:
+    """What repeats the table on any machine: the folder of the data is left to its user."""
+    settings = [part for change in changes for part in ("--set", change)]
+    command = shlex.join(["loupe", "reproduce", *names, "--budget", budget, "--seeds", str(seeds), *settings])
+    return f"{command} --data $LOUPE_DATA"
 
 
 def _plan(name: str, data: str | Path | None, budget: str, changes: Sequence[str], *, named: bool) -> Planned:
@@ -147,7 +157,7 @@ def _row(planned: Planned, seeds: int, output: Path, device: str, console: Conso
         console.say(f"\n{name}, in {output}")
         recipe = planned.recipe.model_copy(update={"seed": seed})
         runs.append(sweep.finished(planned.data, recipe, name=name, output=output, device=device, quiet=console.quiet))
-    measured = _measured(planned, runs, output)
+    measured = _measured(planned, runs)
     accuracy, published = measured["accuracy"]["value"], planned.published.accuracy
     verdict = None if published is None else "reached" if accuracy >= published else "missed"
     return {**_unmeasured(planned, None), "measured": measured, "verdict": verdict}
@@ -164,7 +174,7 @@ def _unmeasured(planned: Planned, why: str | None) -> Row:
     }
 
 
-def _measured(planned: Planned, runs: Sequence[Run], output: Path) -> dict[str, Any]:
+def _measured(planned: Planned, runs: Sequence[Run]) -> dict[str, Any]:
     """The mean over the seeds, and their spread; the interval of a mean accuracy is Wilson's over the images."""
     results = [run.results for run in runs]
     blocks = [result[planned.published.judged_on] for result in results]
@@ -181,10 +191,17 @@ def _measured(planned: Planned, runs: Sequence[Run], output: Path) -> dict[str, 
         "epochs": statistics.fmean(result["epochs"] for result in results),
         "seconds_per_epoch": statistics.median(result["seconds"]["epoch_mean"] for result in results),
         "seconds": statistics.fmean(result["seconds"]["total"] for result in results),
-        "test_looks": sum(ledger.count_looks(output, identity) for identity in hashes),
+        "split_hashes": sorted(hashes),
+        "test_looks": 0,
         "settings": wording.training(planned.recipe),
         "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
     }
+
+
+def _count_looks(rows: Sequence[Row], output: Path) -> None:
+    """A look that one experiment takes is a look for every row with the same test split, also for those before it."""
+    for measured in (row["measured"] for row in rows if row["measured"]):
+        measured["test_looks"] = sum(ledger.count_looks(output, identity) for identity in measured["split_hashes"])
 
 
 def _accuracy(blocks: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -31,7 +31,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines = [
         f"# Published experiments, budget {content['budget']}",
         "",
-        f"`{command(content)}`",
+        f"`{content['command']}`",
         "",
         f"Loupe {content['version']}, {environment['processor']}, {environment['cores']} cores, "
         f"{environment['threads']} threads, {environment['gpu'] or environment['device']}, torch "
@@ -48,12 +48,6 @@ def markdown(content: Mapping[str, Any]) -> str:
         *_notes(content["rows"]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def command(content: Mapping[str, Any]) -> str:
-    """What repeats the table, with the data's folder left to the reader."""
-    changes = "".join(f" --set {change}" for change in content["settings"])
-    return f"loupe reproduce --budget {content['budget']} --seeds {content['seeds']} --data $LOUPE_DATA{changes}"
 
 
 def cells(row: Row) -> list[str]:
