@@ -11,6 +11,7 @@ from loupe.models.summary import count_parameters
 from loupe.recipe import Adam, AugmentSpec, Preprocessing, RmsProp, Stage
 from loupe.recipes import wording
 from loupe.recipes.catalog import RECIPES, recipe
+from loupe.recipes.described import described
 from loupe.recipes.experiments import EXPERIMENTS, Published
 
 FROM_SCRATCH = [name for name, published in EXPERIMENTS.items() if published.weights is None]
@@ -124,3 +125,11 @@ def test_the_line_names_what_changes_training():
         "dropout 0.2, 0.3, 0.4; best epoch kept",
     ):
         assert part in line
+
+
+def test_a_recipe_is_shown_with_its_counts_and_the_published_figures():
+    shown = described(recipe("deep-cnn-quick"))
+    assert shown["parameters"] == {"total": 309_290, "trainable": 308_394, "non_trainable": 896}
+    assert shown["published"]["accuracy"] == 0.8485
+    assert described(recipe("catsdogs-cnn"))["parameters"]["total"] == 1_212_578, "a softmax over two classes"
+    assert described(recipe("digits"))["published"] is None

@@ -18,8 +18,8 @@ models.cnn models.catalog models.summary models.bundle evaluate.predictions eval
 evaluate.diagnosis training.optimizers training.schedules training.averaging training.checkpoint training.learner
 training.loop training.precision report.figures report.texts report.template report.content report.gallery report.page
 report.experiments_text report.experiments recipes.from_scratch recipes.published recipes.quick recipes.wording
-recipes.experiments recipes.catalog recipes.resolve exhibits results trained session run sweep reproduce labelling
-tables cli __main__
+recipes.experiments recipes.described recipes.catalog recipes.resolve exhibits results trained session run sweep
+reproduce labelling tables cli __main__
 """
 ROOMS = ORDER.split()
 

@@ -126,3 +126,13 @@ def test_auto_takes_a_reduced_precision_only_where_it_pays():
     chosen, reason = fastest_precision(("fp32", "bf16"), times.__getitem__)
     assert chosen == "fp32"
     assert "950 ms" in reason
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_l2_term_is_that_of_the_network_which_is_evaluated(ema):
+    """Keras adds l2 · Σw² over the kernels to the loss that it calls val_loss."""
+    made = learner(Stage(epochs=1, optimizer=PLAIN, l2=0.01, ema_decay=ema))
+    step(made, batch())
+    kernels = [value for name, value in made.result.named_parameters() if name.endswith("weight")]
+    assert made.penalty() == pytest.approx(0.01 * sum((kernel**2).sum().item() for kernel in kernels), rel=1e-6)
+    assert learner(Stage(epochs=1)).penalty() == 0

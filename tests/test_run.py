@@ -168,20 +168,22 @@ def test_balanced_class_weights_weigh_classes_alike(tmp_path, monkeypatch):
 
 
 # A size at which each recipe runs in seconds, and learns.
-DEBUG = {"digits": 8, "small-images": 16, "photographs": 48, "simple-cnn": 16, "deep-cnn": 16, "catsdogs-cnn": 48}
+DEBUG_PX = {"digits": 8, "photographs": 48, "catsdogs-cnn": 48, "catsdogs-cnn-quick": 48}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_learns_at_its_debug_size(name, tmp_path):
-    size = DEBUG[name]
+    size, stages = DEBUG_PX.get(name, 16), range(len(recipe(name).stages))
     extra = {"input.size_px": size, "split.validation": 60, "split.choose": "stratified", "split.test": 0.2}
     if recipe(name).stages[0].augment.crop_padding_px:
         extra["stages.0.augment.crop_padding_px"] = 1
+    for number in stages:
+        short = {"epochs": 3, "batch_size": 32, "augment.horizontal_flip": False}
+        extra |= {f"stages.{number}.{key}": value for key, value in short.items()}
     done = loupe.train(
         digits(300),
         recipe=name,
-        epochs=3,
-        settings={**extra, "stages.0.batch_size": 32, "stages.0.augment.horizontal_flip": False},
+        settings=extra,
         precision="fp32",
         output=tmp_path,
         device="cpu",

@@ -190,13 +190,14 @@ def recipes(
     """List the recipes, or show one whole."""
     from loupe import tables
     from loupe.recipes.catalog import RECIPES, recipe
+    from loupe.recipes.described import described
 
     if name is None and as_json:
-        _print_json({key: make().model_dump(mode="json") for key, make in RECIPES.items()})
+        _print_json({key: described(make()) for key, make in RECIPES.items()})
     elif name is None:
         tables.print_recipes([make() for make in RECIPES.values()])
     elif as_json:
-        _print_json(recipe(name).model_dump(mode="json"))
+        _print_json(described(recipe(name)))
     else:
         print(recipe(name).to_yaml(), end="")
 

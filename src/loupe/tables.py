@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loupe.console import printable
-from loupe.ledger import RunDirectory
+from loupe.ledger import RunDirectory, count_looks
 from loupe.recipe import Recipe
 
 HEADLINES = {
@@ -82,18 +82,24 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
         return
     table = Table(box=None)
     table.add_column("run", overflow="fold")
-    for name in ("test accuracy", "validation", "parameters", "epochs", "time"):
+    for name in ("test accuracy", "looks", "validation", "parameters", "epochs", "time"):
         table.add_column(name, no_wrap=True)
     for run in runs:
         results = run.read_json("results.json")
         if results is None:
-            table.add_row(_plain(run.name), "not finished", "", "", "", "")
+            table.add_row(_plain(run.name), "not finished", *[""] * 5)
             continue
         test, validation = results["test"], results["validation"]
-        figures = [_estimate(test["accuracy"]) if test else "–", _value(validation["accuracy"]) if validation else "–"]
+        looks = str(count_looks(folder, results["split_hash"])) if test else "–"
+        figures = [
+            _estimate(test["accuracy"]) if test else "–",
+            looks,
+            _value(validation["accuracy"]) if validation else "–",
+        ]
         times = [f"{results['parameters']['total']:,}", str(results["epochs"]), f"{results['seconds']['total']:,.0f} s"]
         table.add_row(_plain(run.name), *figures, *times)
     out.print(table)
+    out.print("Looks: how often this folder's runs have looked at the test split of the row.")
 
 
 def print_recipes(recipes: Sequence[Recipe]) -> None:

@@ -27,6 +27,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "lecture-augment-quick": quick.lecture_augment,
     "project-cnn-quick": quick.project_cnn,
     "project-cnn-augment-quick": quick.project_cnn_augment,
+    "catsdogs-cnn-quick": quick.catsdogs_cnn,
 }
 
 SMALL_PX = 64

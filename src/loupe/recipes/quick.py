@@ -54,6 +54,16 @@ def project_cnn_augment() -> Recipe:
     return _quick(published.project_cnn_augment(), _cycle(epochs=6, batch_size=64, lr=2e-3, augment=FLIPS_AND_CROPS))
 
 
+def catsdogs_cnn() -> Recipe:
+    """`loupe train DATA --recipe catsdogs-cnn-quick`: 12 epochs in place of 50.
+
+    It is judged on the validation images, which therefore must not choose the epoch: the last one is kept.
+    """
+    augment = AugmentSpec(rotation_degrees=10, width_shift=0.1, height_shift=0.1, zoom=(0.8, 1.1), horizontal_flip=True)
+    stage = _cycle(epochs=12, batch_size=16, lr=1e-3, augment=augment, label_smoothing=0.05)
+    return _quick(published.catsdogs_cnn(), stage).model_copy(update={"keep": "last"})
+
+
 def _cycle(*, epochs: int, batch_size: int, lr: float, augment: AugmentSpec, label_smoothing: float = 0.1) -> Stage:
     return Stage(
         epochs=epochs,
