@@ -1,6 +1,6 @@
 """The published from-scratch experiments in far fewer epochs: the same layers, pixels and split, trained another way.
 
-Dropout, augmentation, optimizer and schedule are free, and were chosen on validation data; all else is what the
+Dropout, augmentation, optimizer and schedule are free, and are chosen on validation data alone; all else is what the
 published recipe says. One cycle of AdamW, label smoothing, flips and small crops, and less dropout, since fewer epochs
 leave less time to overfit. `results/experiments.md` has what each of them reached.
 """
