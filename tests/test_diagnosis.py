@@ -87,7 +87,7 @@ def test_a_rate_lowered_to_the_end_proves_nothing_by_falling():
 
 @pytest.mark.parametrize(
     ("train", "val", "verdict"),
-    [(0.95, 0.74, "memorising"), (0.75, 0.74, "agreeing"), (0.70, 0.74, "agreeing"), (0.80, 0.74, "level")],
+    [(0.95, 0.74, "memorising"), (0.75, 0.74, "agreeing"), (0.70, 0.74, "underfitting"), (0.80, 0.74, "level")],
 )
 def test_flat_curves_are_told_apart_by_the_gap(train, val, verdict):
     assert judge(curve(falling, falling, train, val)).verdict == verdict
@@ -127,6 +127,7 @@ HISTORIES = {
     "improving": curve(lambda epoch: 2.0 - 0.03 * epoch, lambda epoch: 2.0 - 0.02 * epoch),
     "memorising": curve(falling, falling, 0.95, 0.74),
     "agreeing": curve(falling, falling, 0.75, 0.74),
+    "underfitting": curve(falling, falling, 0.65, 0.74),
     "not-learning": curve(falling, falling, 0.1, 0.1),
     "unstable": curve(falling, lambda epoch: 1.0, noise=0.3),
 }
@@ -137,3 +138,14 @@ HISTORIES = {
 def test_what_is_recommended_is_a_recipe_and_another_one(verdict, name):
     found = judge(HISTORIES[verdict], recipe(name))
     assert settings.override(recipe(name), found.settings) != recipe(name)
+
+
+def test_where_little_is_left_to_gain_nothing_is_recommended():
+    found = judge(curve(falling, falling, 0.991, 0.99))
+    assert (found.verdict, found.settings) == ("agreeing", ())
+
+
+def test_a_network_held_back_is_given_more_epochs_and_less_of_its_strongest_dropout():
+    found = judge(curve(falling, falling, 0.65, 0.74), recipe("simple-cnn"))
+    assert found.verdict == "underfitting"
+    assert found.settings == ("stages.0.epochs=200", "model.hidden.0.dropout=0.2")

@@ -12,7 +12,8 @@ from loupe.recipe import Adam, AugmentSpec, Preprocessing, RmsProp, Stage
 from loupe.recipes import wording
 from loupe.recipes.catalog import RECIPES, recipe
 from loupe.recipes.described import described
-from loupe.recipes.experiments import EXPERIMENTS, Published
+from loupe.recipes.experiments import EXPERIMENTS
+from loupe.recipes.publication import Published
 
 FROM_SCRATCH = [name for name, published in EXPERIMENTS.items() if published.weights is None]
 

@@ -57,7 +57,10 @@ def test_no_image_is_validated_on_that_was_trained_on_in_any_stage_or_after_resu
 
 
 def test_the_two_parts_of_the_lecture_that_went_on_training_have_one_split_here():
-    assert len(recipe("lecture-augment").stages) == 2
+    """One run, and so one split, which validates on no image that either part trained on."""
+    plain, augmented = recipe("lecture-augment").stages
+    assert (plain.epochs, augmented.epochs) == (60, 100)
+    assert plain.augment == recipe("lecture-batchnorm").stages[0].augment != augmented.augment
 
 
 def test_preprocessing_travels_with_the_weights(tmp_path):

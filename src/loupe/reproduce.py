@@ -18,7 +18,8 @@ from loupe.evaluate.metrics import wilson
 from loupe.ledger import write_atomic
 from loupe.recipe import Recipe
 from loupe.recipes import catalog, wording
-from loupe.recipes.experiments import EXPERIMENTS, Published
+from loupe.recipes.experiments import EXPERIMENTS
+from loupe.recipes.publication import Published
 from loupe.report import experiments as page
 from loupe.report import experiments_text
 from loupe.runtime import choose_device, gpu_name
@@ -80,7 +81,7 @@ def reproduce(
         "budget": budget,
         "seeds": seeds,
         "settings": changes,
-        "command": _command(names, budget, seeds, changes),
+        "command": _command(names, data, budget, seeds, changes),
         "environment": ledger.environment(
             str(choose_device(device)), gpu_name(choose_device(device)), torch.get_num_threads()
         ),
@@ -104,11 +105,11 @@ def reproduce(
     return content
 
 
-def _command(names: Sequence[str], budget: str, seeds: int, changes: Sequence[str]) -> str:
-    """What repeats the table on any machine: the folder of the data is left to its user."""
+def _command(names: Sequence[str], data: str | Path | None, budget: str, seeds: int, changes: Sequence[str]) -> str:
+    """What repeats the table on any machine: the folder of the data, where there was one, is left to its user."""
     settings = [part for change in changes for part in ("--set", change)]
     command = shlex.join(["loupe", "reproduce", *names, "--budget", budget, "--seeds", str(seeds), *settings])
-    return f"{command} --data $LOUPE_DATA"
+    return f"{command} --data $LOUPE_DATA" if data else command
 
 
 def _plan(name: str, data: str | Path | None, budget: str, changes: Sequence[str], *, named: bool) -> Planned:

@@ -46,7 +46,8 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
     if test:
         out.print(f"Looks at this test split so far, in this runs folder: {results['test_looks']}.")
     diagnosis = results["diagnosis"]
-    out.print(f"{diagnosis['text']} Try next:\n  {_plain(diagnosis['next'])}", soft_wrap=True)
+    advice = f" Try next:\n  {_plain(diagnosis['next'])}" if diagnosis["settings"] else ""
+    out.print(diagnosis["text"] + advice, soft_wrap=True)
     out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
 
 
@@ -113,7 +114,11 @@ def print_recipes(recipes: Sequence[Recipe]) -> None:
 def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
     """Published beside measured, as `loupe reproduce` found it."""
     out = Console(highlight=False)
-    table = Table("experiment", "published", "measured", "epochs", "per epoch", "", box=None)
+    table = Table(box=None)
+    table.add_column("experiment", overflow="fold")
+    for name in ("published", "measured", "epochs", "per epoch"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("")
     for row in content["rows"]:
         published, measured = row["published"], row["measured"]
         given = "–" if published["accuracy"] is None else f"{published['accuracy']:.4f}"
@@ -127,9 +132,9 @@ def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
     out.print(table)
     looks = max((row["measured"]["test_looks"] for row in content["rows"] if row["measured"]), default=0)
     out.print(f"Looks at a test split in this folder so far: at most {looks} at one of them.")
+    name = f"experiments-{content['budget']}"
     out.print(
-        f"Tables and page: {_plain(str(folder / 'experiments-'))}{content['budget']}.md, .csv, .html, .json",
-        soft_wrap=True,
+        f"Page: {_plain(str(folder / f'{name}.html'))}; the same as .md, .csv and .json beside it.", soft_wrap=True
     )
 
 

@@ -1,4 +1,4 @@
-"""What the learning curves say, by stated rules: overfitting, unfinished, agreeing, unstable, not learning.
+"""What the learning curves say, by stated rules: overfitting, underfitting, unfinished, not learning.
 
 The last stage is judged. Curves are smoothed by a centred mean over three epochs; the noise of the validation loss is
 estimated from how far each epoch lies from the mean of its neighbours (median absolute deviation). The first rule that
@@ -12,11 +12,12 @@ applies gives the verdict:
 * `improving`: at a rate that does not fall by schedule, the validation loss fell by 2 %, and by twice its noise, over
   the last quarter. A rate that is lowered to the end makes every curve fall at the end, and proves nothing.
 * `memorising`: training accuracy is at least 10 points above validation.
-* `agreeing`: training and validation accuracy are less than 3 points apart, or training is below.
+* `underfitting`: training accuracy is at least 3 points below validation.
+* `agreeing`: training and validation accuracy are less than 3 points apart.
 * `level`: none of these; more of the same epochs would gain little.
 
-Training accuracy is measured on augmented images and with dropout, while the weights still change: what it lacks
-against validation is not a fault, and a gap is rather larger than it looks.
+Training accuracy is measured on augmented images and with dropout, while the weights still change, so that a gap is
+rather larger than it looks; and where training lies below validation, these still hold the network back.
 """
 
 import math
@@ -27,12 +28,23 @@ from typing import Any, Literal
 
 from loupe.recipe import AugmentSpec, Cosine, OneCycle, Recipe, Stage
 
-Verdict = Literal["unjudged", "not-learning", "overfitting", "unstable", "improving", "memorising", "agreeing", "level"]
+Verdict = Literal[
+    "unjudged",
+    "not-learning",
+    "overfitting",
+    "unstable",
+    "improving",
+    "memorising",
+    "underfitting",
+    "agreeing",
+    "level",
+]
 FEWEST_EPOCHS = 5
 RISE, RISE_IN_NOISE = 0.05, 3.0
 FALL, FALL_IN_NOISE = 0.02, 2.0
 UNSTABLE = 0.15
 GAP, AGREEMENT = 0.10, 0.03
+NEARLY_ALL = 0.98  # from here on more capacity has little to gain
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,12 @@ def _by_gap(curves: _Curves, stage: Stage, key: str, recipe: Recipe) -> Diagnosi
     if curves.gap >= GAP:
         text = f"It knows its training images better than others ({where}), without harm to the validation loss so far."
         return Diagnosis("memorising", None, text, _more_regularisation(stage, key, recipe))
+    if curves.gap < AGREEMENT and curves.val_accuracy >= NEARLY_ALL:
+        text = f"Training and validation agree ({where}), and little is left to gain."
+        return Diagnosis("agreeing", None, text)
+    if curves.gap <= -AGREEMENT:
+        text = f"It has not fitted its training images ({where}): it was held back, or not trained long enough."
+        return Diagnosis("underfitting", None, text, _less_regularisation(stage, key, recipe))
     if curves.gap < AGREEMENT:
         text = f"Training and validation agree ({where}): there is room for more capacity, or for longer training."
         return Diagnosis("agreeing", None, text, _more_capacity(stage, key, recipe))
@@ -180,6 +198,15 @@ def _regularise(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
     if dropout < 0.3:
         return (f"model.blocks.{last}.dropout={dropout + 0.2:.2g}",)
     return (f"{key}.weight_decay={3 * stage.weight_decay if stage.weight_decay else 1e-2:.2g}",)
+
+
+def _less_regularisation(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
+    """Twice the epochs, and half of the strongest dropout."""
+    rates = {f"model.blocks.{i}": block.dropout for i, block in enumerate(recipe.model.blocks)}
+    rates |= {f"model.hidden.{i}": layer.dropout for i, layer in enumerate(recipe.model.hidden)}
+    strongest = max(rates, key=lambda place: rates[place])
+    halved = (f"{strongest}.dropout={rates[strongest] / 2:.2g}",) if rates[strongest] else ()
+    return (f"{key}.epochs={2 * stage.epochs}", *halved)
 
 
 def _more_capacity(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:

@@ -5,72 +5,12 @@ wording, and counts that follow from the layers though nobody printed them are `
 set unless `judged_on` says otherwise, F1 is micro, AUC one-versus-rest and macro, loss that of the test set.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
 from loupe.errors import unknown_name
+from loupe.recipes.publication import Published
 
 AUGMENTED = "zoom 0.25, height shift 0.25, width shift 0.3, rotation 45 degrees, shear 0.25 degrees, horizontal flip"
 VGG16_HEAD = "VGG16 without its top, at 32 px, flattened to 512; Dense 256, 512, 10"
 MOBILENET_HEAD = "MobileNet v1 (width 1.0) without its top, at 32 px, flattened to 1,024; Dense 256, 512, 10"
-
-
-@dataclass(frozen=True)
-class Published:
-    """One experiment as a document describes it, and what came out.
-
-    Attributes:
-        network, pixels, training: the document's wording, shortened.
-        accuracy: a fraction; with `accuracy_to`, the lower end of a range. None where no figure is given.
-        epochs: the most that were trained; with early stopping, fewer.
-        seconds: of the whole training; seconds_per_epoch: of one epoch; both on the document's machine, a GPU.
-        parameters, non_trainable: Keras's counts, in which the running statistics of batch normalisation are
-            non-trainable parameters; None where neither printed nor derivable.
-        outputs: of the network; 1 stands for a sigmoid between two classes.
-        quick_epochs: the target for the quick form, one eighth of the epochs; quick_epochs_most: the bound.
-        weights: the pretrained network that it starts from; None: from scratch.
-        remark: what a reader of the figure should know.
-    """
-
-    name: str
-    dataset: Literal["cifar10", "cats_vs_dogs"]
-    network: str
-    pixels: str
-    training: str
-    epochs: int
-    accuracy: float | None = None
-    accuracy_to: float | None = None
-    judged_on: Literal["test", "validation"] = "test"
-    micro_f1: float | None = None
-    roc_auc: float | None = None
-    log_loss: float | None = None
-    seconds: float | None = None
-    seconds_per_epoch: float | None = None
-    parameters: int | None = None
-    non_trainable: int | None = 0
-    derived: bool = False
-    outputs: int = 10
-    weights: str | None = None
-    remark: str = ""
-
-    @property
-    def quick_epochs(self) -> int:
-        return max(1, self.epochs // 8)
-
-    @property
-    def quick_epochs_most(self) -> int:
-        return self.epochs // (2 if self.epochs <= 10 else 4)
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as results.json and `loupe recipes NAME --json` show it."""
-        return asdict(self)
-
-
-def experiment(name: str) -> Published:
-    """The experiment of that name; LoupeError with the nearest known names where there is none."""
-    if name not in EXPERIMENTS:
-        raise unknown_name("experiment", name, EXPERIMENTS)
-    return EXPERIMENTS[name]
 
 
 _ROWS = (
@@ -354,3 +294,10 @@ _ROWS = (
     ),
 )
 EXPERIMENTS: dict[str, Published] = {row.name: row for row in _ROWS}
+
+
+def experiment(name: str) -> Published:
+    """The experiment of that name; LoupeError with the nearest known names where there is none."""
+    if name not in EXPERIMENTS:
+        raise unknown_name("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
