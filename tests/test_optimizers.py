@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from loupe.recipe import Adam, RmsProp, Sgd, Stage
-from loupe.training import optimizers
+from loupe.recipe import Adam, Muon, RmsProp, Sgd, Stage
+from loupe.training import muon, optimizers
 from loupe.training.checkpoint import optimizer_tensors, restore_optimizer
 
 
@@ -75,10 +75,47 @@ def test_rmsprop_of_keras_puts_epsilon_inside_the_root(momentum):
     np.testing.assert_allclose(parameter.detach().numpy(), w, rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(4, 27), (30, 8), (16, 16)])
+def test_orthogonalising_brings_every_singular_value_near_one(shape):
+    """Against the singular value decomposition: the same directions, and values between 0.65 and 1.25."""
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    core = left.T @ muon.orthogonalised(matrix) @ right.T
+    values = core.diagonal()
+    assert values.min() > 0.65 and values.max() < 1.25
+    torch.testing.assert_close(core, values.diag(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
+def test_muon_is_pytorchs_for_matrices_and_adam_for_the_rest():
+    """PyTorch's works in bfloat16, so that the directions agree to about a percent."""
+    model, twin = network(), network()
+    ours = optimizers.build(Stage(epochs=1, lr=1e-2, optimizer=Muon()), model)
+    kernel, *rest = twin.parameters()
+    matrix = nn.Parameter(kernel.detach().flatten(1))
+    theirs = torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.Adam(rest, lr=1e-2)
+    for _ in range(4):
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+            mine.grad = other.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(mine.numel()))
+        start = matrix.detach().clone()
+        matrix.grad = kernel.grad.flatten(1)
+        for optimizer in (ours, theirs, adam):
+            optimizer.step()
+        moved, expected = next(model.parameters()).detach() - before[0], (matrix.detach() - start).reshape(kernel.shape)
+        assert nn.functional.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.99
+        assert moved.norm() == pytest.approx(expected.norm().item(), rel=0.03)
+    for mine, other in zip(list(model.parameters())[1:], rest, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
 SPECS = [
     Sgd(),
     Sgd(momentum=0.0, nesterov=False),
     Adam(),
+    Muon(),
     RmsProp(),
     RmsProp(momentum=0.9),
     RmsProp(epsilon_in_root=True),

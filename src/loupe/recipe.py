@@ -182,6 +182,16 @@ class Adam(Frozen):
     epsilon: Positive = 1e-8
 
 
+class Muon(Frozen):
+    """Orthogonalised momentum for every kernel but the output layer's; Adam at the same rate for that and the rest."""
+
+    name: Literal["muon"] = "muon"
+    momentum: Fraction = 0.95
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+
+
 class RmsProp(Frozen):
     """PyTorch's RMSprop by default. Keras's has `rho` 0.9 and `epsilon` 1e-7, and adds it inside the root."""
 
@@ -236,7 +246,7 @@ class Plateau(Frozen):
     warmup_epochs: NonNegative = 0.0
 
 
-Optimizer = Annotated[Sgd | Adam | RmsProp, Field(discriminator="name")]
+Optimizer = Annotated[Sgd | Adam | Muon | RmsProp, Field(discriminator="name")]
 Schedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(discriminator="name")]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from loupe.recipe import Adam, AugmentSpec, Recipe, RmsProp, Sgd, Stage
+from loupe.recipe import Adam, AugmentSpec, Muon, Recipe, RmsProp, Sgd, Stage
 
 
 def training(recipe: Recipe) -> str:
@@ -28,6 +28,8 @@ def _optimizer(stage: Stage) -> str:
     optimizer = stage.optimizer
     if isinstance(optimizer, Adam):
         return "AdamW" if stage.weight_decay else "Adam"
+    if isinstance(optimizer, Muon):
+        return "Muon"
     if isinstance(optimizer, RmsProp):
         return "RMSprop"
     assert isinstance(optimizer, Sgd)

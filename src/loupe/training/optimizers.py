@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loupe.recipe import Adam, RmsProp, Sgd, Stage
+from loupe.recipe import Adam, Muon, RmsProp, Sgd, Stage
+from loupe.training import muon
 
 
 class KerasRmsProp(torch.optim.Optimizer):
@@ -92,6 +93,19 @@ def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
             return KerasRmsProp(parameters, stage.lr, spec.rho, spec.epsilon, spec.momentum)
         return torch.optim.RMSprop(
             parameters, lr=stage.lr, alpha=spec.rho, eps=spec.epsilon, momentum=spec.momentum, foreach=True
+        )
+    if isinstance(spec, Muon):
+        *kernels, _output = [parameter for parameter in parameters if parameter.ndim > 1]
+        chosen = {id(kernel) for kernel in kernels}
+        others = [parameter for parameter in parameters if id(parameter) not in chosen]
+        return muon.Muon(
+            kernels,
+            others,
+            stage.lr,
+            momentum=spec.momentum,
+            beta1=spec.beta1,
+            beta2=spec.beta2,
+            epsilon=spec.epsilon,
         )
     assert isinstance(spec, Adam)
     fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in parameters)
