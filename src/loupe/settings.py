@@ -18,6 +18,7 @@ from loupe.recipe import (
     Dense,
     Frozen,
     InputSpec,
+    Muon,
     OneCycle,
     Plateau,
     Recipe,
@@ -27,6 +28,27 @@ from loupe.recipe import (
     Stage,
     Step,
 )
+
+# What an error's location names, and the part of a recipe that it is.
+PARTS: dict[str, type[Frozen]] = {
+    "input": InputSpec,
+    "split": SplitSpec,
+    "model": CnnSpec,
+    "blocks": ConvBlock,
+    "hidden": Dense,
+    "stages": Stage,
+    "augment": AugmentSpec,
+    "sgd": Sgd,
+    "adam": Adam,
+    "adamw": Adam,
+    "muon": Muon,
+    "rmsprop": RmsProp,
+    "constant": Constant,
+    "step": Step,
+    "cosine": Cosine,
+    "one-cycle": OneCycle,
+    "plateau": Plateau,
+}
 
 
 def parse(data: Any, source: str) -> Recipe:
@@ -121,13 +143,8 @@ def _explain(data: Any, item: dict[str, Any]) -> str:
 
 def _fields_at(location: tuple[Any, ...]) -> list[str]:
     """The known keys of the part of a recipe that an error's location names."""
-    parts: dict[str, type[Frozen]] = {
-        **{"input": InputSpec, "split": SplitSpec, "model": CnnSpec, "blocks": ConvBlock, "hidden": Dense},
-        **{"stages": Stage, "augment": AugmentSpec, "sgd": Sgd, "adam": Adam, "adamw": Adam, "rmsprop": RmsProp},
-        **{"constant": Constant, "step": Step, "cosine": Cosine, "one-cycle": OneCycle, "plateau": Plateau},
-    }
     names = [part for part in location if isinstance(part, str)]
-    owner = parts.get(names[-1]) if names else Recipe
+    owner = PARTS.get(names[-1]) if names else Recipe
     return list(owner.model_fields) if owner else []
 
 
