@@ -8,7 +8,7 @@ import pytest
 
 from loupe import settings
 from loupe.evaluate.diagnosis import diagnose
-from loupe.recipe import OneCycle
+from loupe.optimization import OneCycle
 from loupe.recipes.catalog import recipe
 
 PLAIN = recipe("lecture-dropout")

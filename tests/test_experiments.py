@@ -8,7 +8,8 @@ import pytest
 from loupe import settings
 from loupe.models.cnn import skeleton
 from loupe.models.summary import count_parameters
-from loupe.recipe import Adam, AugmentSpec, Preprocessing, RmsProp, Stage
+from loupe.optimization import Adam, RmsProp
+from loupe.recipe import AugmentSpec, Preprocessing, Stage
 from loupe.recipes import wording
 from loupe.recipes.catalog import RECIPES, recipe
 from loupe.recipes.described import described

@@ -10,16 +10,17 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "loupe"
 
 ORDER = """
-errors recipe settings console runtime ledger data.table data.decode data.arrays data.archives data.folders
-data.csvfile data.parquet data.download data.catalog data.sources data.memory data.processes data.parallel
-data.content data.carve data.split data.folds data.check data.pixels data.pixel_file data.store data.prepare
-data.batches augment.random augment.geometry augment.pixels augment.pipeline models.classifier models.layers
-models.cnn models.catalog models.summary models.bundle evaluate.predictions evaluate.metrics evaluate.predict
-evaluate.diagnosis training.muon training.optimizers training.schedules training.averaging training.checkpoint
-training.learner training.loop training.precision report.figures report.texts report.template report.content
-report.gallery report.page report.experiments_text report.experiments recipes.from_scratch recipes.published
-recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described recipes.catalog
-recipes.resolve exhibits results trained session run sweep reproduce labelling tables cli __main__
+errors schema architecture optimization recipe settings console runtime ledger data.table data.decode data.arrays
+data.archives data.folders data.csvfile data.parquet data.download data.catalog data.sources data.memory
+data.processes data.parallel data.content data.carve data.split data.folds data.check data.pixels data.pixel_file
+data.store data.prepare data.batches augment.random augment.geometry augment.pixels augment.pipeline models.classifier
+models.layers models.heads models.cnn models.backbones models.build models.catalog models.summary models.bundle
+evaluate.predictions evaluate.metrics evaluate.predict evaluate.diagnosis training.muon training.optimizers
+training.schedules training.averaging training.checkpoint training.learner training.loop training.precision
+report.figures report.texts report.template report.content report.gallery report.page report.experiments_text
+report.experiments recipes.from_scratch recipes.transfer recipes.published recipes.quick recipes.wording
+recipes.publication recipes.experiments recipes.described recipes.catalog recipes.resolve exhibits results trained
+session run sweep reproduce labelling tables cli __main__
 """
 ROOMS = ORDER.split()
 

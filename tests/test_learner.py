@@ -7,11 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from loupe.architecture import CnnSpec, Dense
 from loupe.augment.pipeline import Augmenter
 from loupe.data.batches import Batch, Feed, ahead, steps_in
 from loupe.data.store import RawStore
 from loupe.models.cnn import cnn
-from loupe.recipe import AugmentSpec, CnnSpec, Dense, Preprocessing, Sgd, Stage
+from loupe.optimization import Sgd
+from loupe.recipe import AugmentSpec, Preprocessing, Stage
 from loupe.runtime import Arithmetic, fastest_precision
 from loupe.training.averaging import WeightAverage
 from loupe.training.learner import Learner

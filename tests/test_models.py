@@ -1,13 +1,14 @@
 import pytest
 import torch
 
+from loupe.architecture import CnnSpec, ConvBlock
 from loupe.errors import LoupeError
 from loupe.models import bundle
 from loupe.models.catalog import NETWORKS, network
 from loupe.models.cnn import cnn, skeleton
 from loupe.models.layers import Dropout
 from loupe.models.summary import count_parameters, layer_table
-from loupe.recipe import CnnSpec, ConvBlock, Preprocessing
+from loupe.recipe import Preprocessing
 
 TEN = tuple("abcdefghij")
 

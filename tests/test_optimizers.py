@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from loupe.recipe import Adam, Muon, RmsProp, Sgd, Stage
+from loupe.optimization import Adam, Muon, RmsProp, Sgd
+from loupe.recipe import Stage
 from loupe.training import muon, optimizers
 from loupe.training.checkpoint import optimizer_tensors, restore_optimizer
 

@@ -2,7 +2,8 @@ import pytest
 
 from loupe import settings
 from loupe.errors import LoupeError
-from loupe.recipe import Adam, AugmentSpec, OneCycle, Preprocessing, Recipe, Sgd
+from loupe.optimization import Adam, OneCycle, Sgd
+from loupe.recipe import AugmentSpec, Preprocessing, Recipe
 from loupe.recipes.catalog import RECIPES, choose, recipe
 
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from loupe.recipe import Constant, Cosine, OneCycle, Plateau, Stage, Step
+from loupe.optimization import Constant, Cosine, OneCycle, Plateau, Step
+from loupe.recipe import Stage
 from loupe.training.schedules import rate, stale_epochs
 
 

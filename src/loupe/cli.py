@@ -40,6 +40,9 @@ def train(
         str | None, typer.Option(help="A recipe's name, or a YAML file. Default: chosen by the images.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A network in place of the recipe's.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the backbone: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="The (highest) learning rate.")] = None,
@@ -63,7 +66,7 @@ def train(
 
     if resume is not None:
         _refuse_with_resume(
-            recipe, model, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
+            recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
         )
         done = runner.resume(resume, data, output=output, device=device, quiet=quiet or as_json)
     else:
@@ -71,6 +74,7 @@ def train(
             data,
             recipe=recipe,
             model=model,
+            weights=weights,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,

@@ -8,20 +8,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+from loupe.architecture import Network
+from loupe.optimization import Adam, Constant, Optimizer, Schedule
+from loupe.schema import Count, Fraction, Frozen, NonNegative, Positive
+
 RGB = tuple[float, float, float]
 Resize = Literal["crop", "pad", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Preprocessing(Frozen):
@@ -50,18 +46,21 @@ class Preprocessing(Frozen):
 class InputSpec(Frozen):
     """How pixels are prepared, before the images are known.
 
-    `size_px` null: the typical size of the images, at most 64 px. `load_px` null: `size_px`, or 1.15 times as much
-    where random-resized-crop needs room. `normalise`: `unit` scales to [0, 1]; `dataset` subtracts the mean of the
-    training pixels and divides by their deviation, one number each over all pixels and channels; `channels` does so
-    for each channel. `mean` and `std` null: by that rule; a run records what it computed, and a resumed or repeated one
-    takes it from there.
+    A backbone brings its own preprocessing: what is null here is the backbone's. Without one, `size_px` null is the
+    typical size of the images, at most 64 px; `load_px` null is `size_px`, or 1.15 times as much where
+    random-resized-crop needs room; `resize` is crop, `interpolation` bilinear, `normalise` channels.
+
+    `normalise`: `unit` scales to [0, 1]; `dataset` subtracts the mean of the training pixels and divides by their
+    deviation, one number each over all pixels and channels; `channels` does so for each channel; `given` takes `mean`
+    and `std`, on the scale of [0, 1], as they stand here or come with the backbone. A run records what was settled,
+    and a resumed or repeated one takes it from there.
     """
 
     size_px: Count | None = None
     load_px: Count | None = None
-    resize: Resize = "crop"
-    interpolation: Interpolation = "bilinear"
-    normalise: Literal["unit", "dataset", "channels"] = "channels"
+    resize: Resize | None = None
+    interpolation: Interpolation | None = None
+    normalise: Literal["unit", "dataset", "channels", "given"] | None = None
     mean: RGB | None = None
     std: RGB | None = None
 
@@ -122,144 +121,19 @@ class AugmentSpec(Frozen):
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
-class ConvBlock(Frozen):
-    """Convolutions, one for each entry of `filters`, then normalisation, max-pooling and dropout, in that order.
-
-    `norm`: `each` puts batch normalisation after every convolution's activation, `block` once, before the pool.
-    `pool_px` 1: no pool.
-    """
-
-    filters: tuple[Count, ...]
-    kernel_px: Count = 3
-    padding: Literal["same", "valid"] = "same"
-    activation: Literal["relu", "none"] = "relu"
-    norm: Literal["none", "each", "block"] = "none"
-    pool_px: Count = 2
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class Dense(Frozen):
-    """A hidden fully connected layer with ReLU, then dropout."""
-
-    units: Count
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class CnnSpec(Frozen):
-    """A small convolutional network: blocks, then hidden layers, then one output for each class.
-
-    Batch normalisation has Keras's epsilon; `norm_momentum` is PyTorch's (1 minus Keras's). `init`: `glorot` is Keras's
-    default for weights (uniform, biases 0), `uniform` its RandomUniform(-0.05, 0.05), `he` is Kaiming-normal for ReLU.
-    """
-
-    name: str
-    blocks: tuple[ConvBlock, ...]
-    pooling: Literal["flatten", "average"] = "flatten"
-    hidden: tuple[Dense, ...] = ()
-    norm_momentum: Fraction = 0.01
-    norm_epsilon: Positive = 1e-3
-    init: Literal["glorot", "uniform", "he"] = "glorot"
-
-
-class Sgd(Frozen):
-    name: Literal["sgd"] = "sgd"
-    momentum: Fraction = 0.9
-    nesterov: bool = True
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-class Adam(Frozen):
-    """Adam; with `weight_decay` in the stage, the decay is decoupled (AdamW)."""
-
-    name: Literal["adam", "adamw"] = "adam"
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    epsilon: Positive = 1e-8
-
-
-class Muon(Frozen):
-    """Orthogonalised momentum for every kernel but the output layer's; Adam at the same rate for that and the rest."""
-
-    name: Literal["muon"] = "muon"
-    momentum: Fraction = 0.95
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    epsilon: Positive = 1e-8
-
-
-class RmsProp(Frozen):
-    """PyTorch's RMSprop by default. Keras's has `rho` 0.9 and `epsilon` 1e-7, and adds it inside the root."""
-
-    name: Literal["rmsprop"] = "rmsprop"
-    rho: Fraction = 0.99
-    epsilon: Positive = 1e-8
-    epsilon_in_root: bool = False
-    momentum: Fraction = 0.0
-
-
-class Constant(Frozen):
-    name: Literal["constant"] = "constant"
-    warmup_epochs: NonNegative = 0.0
-
-
-class Step(Frozen):
-    """The rate is multiplied by `factor` after every `every_epochs`."""
-
-    name: Literal["step"] = "step"
-    every_epochs: Positive = 30.0
-    factor: Positive = 0.1
-    warmup_epochs: NonNegative = 0.0
-
-
-class Cosine(Frozen):
-    """Half a cosine from the rate down to `final_fraction` of it, reached when the stage ends."""
-
-    name: Literal["cosine"] = "cosine"
-    final_fraction: Fraction = 0.0
-    warmup_epochs: NonNegative = 0.0
-
-
-class OneCycle(Frozen):
-    """From `start_fraction` of the rate up to the rate at `peak` of all steps, then down to `final_fraction`.
-
-    Both ways along a cosine (Smith and Topin 2018, as in PyTorch's OneCycleLR).
-    """
-
-    name: Literal["one-cycle"] = "one-cycle"
-    peak: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    start_fraction: Fraction = 0.04
-    final_fraction: Fraction = 0.0
-
-
-class Plateau(Frozen):
-    """The rate is multiplied by `factor` when the monitored value has not improved for `patience_epochs`."""
-
-    name: Literal["plateau"] = "plateau"
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    patience_epochs: Count = 10
-    min_lr: NonNegative = 0.0
-    warmup_epochs: NonNegative = 0.0
-
-
-Optimizer = Annotated[Sgd | Adam | Muon | RmsProp, Field(discriminator="name")]
-Schedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(discriminator="name")]
-
-
 class Stage(Frozen):
     """A stretch of training with one optimizer and one schedule.
 
-    `l2` adds that many times the sum of squares of the kernels (`l2_on` convolutions: of theirs alone) to the loss, as
-    Keras's `regularizers.l2` does; `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and
-    norms unless `decay_all`. `ema_decay` above 0 evaluates and keeps an exponential average of the weights.
-    `patience_epochs` stops the stage when the monitored value has not improved for so long.
+    `part` is what learns: the `head`, the `last-block` of the trunk with it, its `last-N` blocks, or `all`. What lies
+    before keeps its weights, and its batch normalisation its statistics. `l2` adds that many times the sum of squares
+    of the kernels (`l2_on` convolutions: of theirs alone) to the loss, as Keras's `regularizers.l2` does;
+    `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and norms unless `decay_all`.
+    `ema_decay` above 0 evaluates and keeps an exponential average of the weights. `patience_epochs` stops the stage
+    when the monitored value has not improved for so long.
     """
 
     epochs: Count
+    part: Annotated[str, Field(pattern=r"^(head|last-block|last-[1-9][0-9]*|all)$")] = "all"
     batch_size: Count = 128
     optimizer: Optimizer = Adam()
     lr: Positive = 1e-3
@@ -298,7 +172,7 @@ class Recipe(Frozen):
     experiment: str | None = None
     input: InputSpec = InputSpec()
     split: SplitSpec = SplitSpec()
-    model: CnnSpec
+    model: Network
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     class_weights: Literal["none", "balanced"] = "none"
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"

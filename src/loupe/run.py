@@ -16,7 +16,8 @@ from loupe.data.sources import open_table
 from loupe.data.split import Split
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
-from loupe.recipe import Plateau, Recipe, SplitSpec
+from loupe.optimization import Plateau
+from loupe.recipe import Recipe, SplitSpec
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.runtime import choose_device, gpu_name
 from loupe.session import InterruptedRunError, Session, check_buildable
@@ -32,6 +33,7 @@ def train(
     *,
     recipe: str | Path | Recipe | None = None,
     model: str | None = None,
+    weights: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -50,7 +52,8 @@ def train(
     Args:
         data: a folder, CSV, Parquet, CIFAR archive or .npz file; the name of a data set; or arrays (x, y).
         recipe: a name, a YAML file or a Recipe; None chooses by the images.
-        model, epochs, batch_size, lr, seed, precision: in place of what the recipe says.
+        model, weights, epochs, batch_size, lr, seed, precision: in place of what the recipe says. A model is one of
+            ours or of timm; weights are `timm` (its hub), `none`, a file, or an `hf-hub:` or `local-dir:` name.
         settings: other keys of the recipe: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
         output: the folder that holds the runs; name: of this run in it.
@@ -65,7 +68,9 @@ def train(
     table = _open(data, console)
     flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
     dataset = data if isinstance(data, str) else None
-    chosen = resolve(recipe, table, dataset=dataset, model=model, flags=flags, extra=settings, console=console)
+    chosen = resolve(
+        recipe, table, dataset=dataset, model=model, weights=weights, flags=flags, extra=settings, console=console
+    )
     check_buildable(chosen, table.classes)
     images = _load(chosen, table, skip_damaged, console)
     parts = split(images.table, images.content, chosen.split, chosen.seed)

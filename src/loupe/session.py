@@ -22,8 +22,8 @@ from loupe.evaluate.predictions import write_splits
 from loupe.exhibits import exhibits
 from loupe.ledger import RunDirectory
 from loupe.models import bundle
+from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
-from loupe.models.cnn import cnn, skeleton
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
 from loupe.report import gallery, page
@@ -45,8 +45,9 @@ def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
         LoupeError: it does not; the error says what to set.
     """
     preprocessing = preprocessing_of(recipe)
-    skeleton(recipe.model, preprocessing, classes)
+    model = skeleton(recipe.model, preprocessing, classes)
     for stage in recipe.stages:
+        model.blocks_before(stage.part)
         Augmenter(stage.augment, preprocessing, recipe.seed)
 
 
@@ -67,7 +68,7 @@ class Session:
         recipe, labels_N = self.recipe, self.images.table.labels
         self.console.log_to(self.directory.file("train.log"))
         preprocessing = self._preprocessing()
-        model = cnn(recipe.model, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
+        model = build(recipe.model, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
         augmenters = [Augmenter(stage.augment, preprocessing, recipe.seed) for stage in recipe.stages]
         feed = Feed(self.images.store, labels_N, self.device)
         class_weights_K = self._class_weights()
@@ -104,6 +105,8 @@ class Session:
         if given.normalise == "unit":
             return preprocessing
         mean, std = given.mean, given.std
+        if given.normalise == "given" and (mean is None or std is None):
+            raise LoupeError("input.normalise is given: set input.mean and input.std too, three numbers each.")
         if mean is None or std is None:
             by_channel = given.normalise == "channels"
             mean, std = pixel_statistics(self.images.store, self.split.train, by_channel=by_channel)

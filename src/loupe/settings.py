@@ -7,33 +7,18 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from loupe.architecture import BackboneSpec, CnnSpec, ConvBlock, Dense
 from loupe.errors import LoupeError, unknown_name
-from loupe.recipe import (
-    Adam,
-    AugmentSpec,
-    CnnSpec,
-    Constant,
-    ConvBlock,
-    Cosine,
-    Dense,
-    Frozen,
-    InputSpec,
-    Muon,
-    OneCycle,
-    Plateau,
-    Recipe,
-    RmsProp,
-    Sgd,
-    SplitSpec,
-    Stage,
-    Step,
-)
+from loupe.optimization import Adam, Constant, Cosine, Muon, OneCycle, Plateau, RmsProp, Sgd, Step
+from loupe.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
+from loupe.schema import Frozen
 
 # What an error's location names, and the part of a recipe that it is.
 PARTS: dict[str, type[Frozen]] = {
     "input": InputSpec,
     "split": SplitSpec,
-    "model": CnnSpec,
+    "cnn": CnnSpec,
+    "backbone": BackboneSpec,
     "blocks": ConvBlock,
     "hidden": Dense,
     "stages": Stage,
@@ -49,6 +34,10 @@ PARTS: dict[str, type[Frozen]] = {
     "one-cycle": OneCycle,
     "plateau": Plateau,
 }
+
+
+# Names in a location that stand for a kind of network and not for a key.
+KINDS = {"cnn"}
 
 
 def parse(data: Any, source: str) -> Recipe:
@@ -131,9 +120,9 @@ def _place(data: Any, keys: list[str], value: Any, path: str) -> None:
 
 def _explain(data: Any, item: dict[str, Any]) -> str:
     """One of pydantic's errors as a sentence: where, what was given, what is allowed."""
-    where = ".".join(str(part) for part in item["loc"]) or "recipe"
+    where = ".".join(str(part) for part in item["loc"] if part not in KINDS) or "recipe"
     if item["type"] == "extra_forbidden":
-        parent = ".".join(str(part) for part in item["loc"][:-1]) or "recipe"
+        parent = ".".join(str(part) for part in item["loc"][:-1] if part not in KINDS) or "recipe"
         known = _fields_at(item["loc"][:-1])
         return str(unknown_name(f"key in {parent}:", str(item["loc"][-1]), known)) if known else f"unknown key {where}"
     given = item.get("input")

@@ -68,7 +68,7 @@ def _check_same(directory: RunDirectory, wanted: Recipe, data: Any) -> None:
 
 def _as_asked(stored: Recipe, wanted: Recipe) -> Recipe:
     """The stored recipe with what its run settled left open again, where the wanted one leaves it open."""
-    fields = ("size_px", "load_px", "mean", "std")
+    fields = ("size_px", "load_px", "resize", "interpolation", "normalise", "mean", "std")
     unsettled = {field: None for field in fields if getattr(wanted.input, field) is None}
     changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
     if wanted.precision == "auto":

@@ -26,7 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from loupe.recipe import AugmentSpec, Cosine, OneCycle, Recipe, Stage
+from loupe.architecture import BackboneSpec, CnnSpec
+from loupe.optimization import Cosine, OneCycle
+from loupe.recipe import AugmentSpec, Recipe, Stage
 
 Verdict = Literal[
     "unjudged",
@@ -193,24 +195,34 @@ def _more_regularisation(stage: Stage, key: str, recipe: Recipe) -> tuple[str, .
 def _regularise(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
     if stage.augment == AugmentSpec():  # shifts suit every kind of image; flips do not
         return tuple(f"{key}.augment.{change}" for change in ("width_shift=0.1", "height_shift=0.1"))
-    last = len(recipe.model.blocks) - 1
-    dropout = recipe.model.blocks[last].dropout
-    if dropout < 0.3:
-        return (f"model.blocks.{last}.dropout={dropout + 0.2:.2g}",)
+    if isinstance(recipe.model, CnnSpec):
+        last = len(recipe.model.blocks) - 1
+        dropout = recipe.model.blocks[last].dropout
+        if dropout < 0.3:
+            return (f"model.blocks.{last}.dropout={dropout + 0.2:.2g}",)
     return (f"{key}.weight_decay={3 * stage.weight_decay if stage.weight_decay else 1e-2:.2g}",)
 
 
 def _less_regularisation(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
     """Twice the epochs, and half of the strongest dropout."""
-    rates = {f"model.blocks.{i}": block.dropout for i, block in enumerate(recipe.model.blocks)}
-    rates |= {f"model.hidden.{i}": layer.dropout for i, layer in enumerate(recipe.model.hidden)}
-    strongest = max(rates, key=lambda place: rates[place])
-    halved = (f"{strongest}.dropout={rates[strongest] / 2:.2g}",) if rates[strongest] else ()
+    rates = {f"model.hidden.{i}": layer.dropout for i, layer in enumerate(recipe.model.hidden)}
+    if isinstance(recipe.model, CnnSpec):
+        rates |= {f"model.blocks.{i}": block.dropout for i, block in enumerate(recipe.model.blocks)}
+    strongest = max(rates, key=lambda place: rates[place], default=None)
+    halved = (f"{strongest}.dropout={rates[strongest] / 2:.2g}",) if strongest and rates[strongest] else ()
     return (f"{key}.epochs={2 * stage.epochs}", *halved)
 
 
+def _one_more(part: str) -> str:
+    """The next larger part of the network: the head, then the last block, then the last two."""
+    following = {"head": "last-block", "last-block": "last-2", "all": "all"}
+    return following.get(part) or f"last-{int(part.removeprefix('last-')) + 1}"
+
+
 def _more_capacity(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
-    """Twice the filters of the last block, and twice the epochs to train them."""
+    """Twice the filters of the last block, and twice the epochs; of a backbone, one block more learns."""
+    if isinstance(recipe.model, BackboneSpec):
+        return (f"{key}.part={_one_more(stage.part)}", f"{key}.epochs={2 * stage.epochs}")
     last = len(recipe.model.blocks) - 1
     filters = [2 * number for number in recipe.model.blocks[last].filters]
     return (f"model.blocks.{last}.filters={filters}", f"{key}.epochs={2 * stage.epochs}")

@@ -7,18 +7,21 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 
+from loupe.architecture import Network
 from loupe.errors import LoupeError
 from loupe.ledger import write_atomic
+from loupe.models.build import skeleton
 from loupe.models.classifier import Classifier
-from loupe.models.cnn import skeleton
-from loupe.recipe import CnnSpec, Preprocessing
+from loupe.recipe import Preprocessing
 from loupe.runtime import Resolved
 
 SCHEMA = 1
+NETWORK: TypeAdapter[Network] = TypeAdapter(Network)
 
 
-def save(folder: Path, model: Classifier, spec: CnnSpec, precision: Resolved) -> None:
+def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) -> None:
     """Writes the bundle; `precision` is the one that the network was trained and evaluated in."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
@@ -54,7 +57,7 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
             f"{folder}: weights.safetensors is damaged or not the one that config.json describes. Restore both."
         )
     preprocessing = Preprocessing.model_validate(config["preprocessing"])
-    model = skeleton(CnnSpec.model_validate(config["network"]), preprocessing, tuple(config["classes"]))
+    model = skeleton(NETWORK.validate_python(config["network"]), preprocessing, tuple(config["classes"]))
     model.load_state_dict(safetensors.torch.load(weights), assign=True)
     return model.to(device).to(memory_format=torch.channels_last).eval(), config["precision"]
 

@@ -1,10 +1,11 @@
 """The networks by name."""
 
 from collections.abc import Callable
+from pathlib import Path
 
-from loupe.errors import unknown_name
+from loupe.architecture import BackboneSpec, CnnSpec, Network
+from loupe.errors import LoupeError
 from loupe.models import cnn
-from loupe.recipe import CnnSpec
 
 NETWORKS: dict[str, Callable[[], CnnSpec]] = {
     "simple-cnn": cnn.simple_cnn,
@@ -20,8 +21,24 @@ NETWORKS: dict[str, Callable[[], CnnSpec]] = {
 }
 
 
-def network(name: str) -> CnnSpec:
-    """The network of that name; LoupeError with the nearest known names where there is none."""
-    if name not in NETWORKS:
-        raise unknown_name("model", name, NETWORKS)
-    return NETWORKS[name]()
+def network(name: str, weights: str | None = None) -> Network:
+    """A small network of ours, or a backbone of timm's with the weights that are named.
+
+    Raises:
+        LoupeError: there is none of that name (with the nearest known), or it takes no weights.
+    """
+    if name in NETWORKS and weights not in {None, "none"}:
+        raise LoupeError(f"{name} is trained from scratch: it takes no --weights.")
+    if name in NETWORKS:
+        return NETWORKS[name]()
+    from loupe.models import backbones  # timm takes seconds to import
+
+    backbones.check_name(name, also=NETWORKS)
+    return BackboneSpec(backbone=name, weights=weights_name(weights or "timm"))
+
+
+def weights_name(weights: str) -> str:
+    """As a recipe keeps it: files by their absolute path, so that it can be run from anywhere."""
+    if weights in {"timm", "none"} or weights.startswith("hf-hub:"):
+        return weights
+    return str(Path(weights.removeprefix("local-dir:")).resolve())

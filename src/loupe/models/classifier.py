@@ -1,28 +1,69 @@
 """A network with what it takes to use it: the preprocessing of its input and the classes of its output."""
 
+from typing import Self
+
 from torch import Tensor, nn
 
+from loupe.errors import LoupeError
 from loupe.recipe import Preprocessing
 
 
 class Classifier(nn.Module):
     """A trunk that makes features and a head that makes logits.
 
+    The trunk is a sequence of blocks. Any number of them, from the first on, can be frozen: their weights then get no
+    gradient, and their batch normalisation keeps its statistics, also while the rest is training.
+
     Attributes:
         preprocessing: from a decoded image to the input.
         classes: the class of each logit, in order.
+        frozen: how many blocks of the trunk are frozen.
     """
 
     def __init__(
-        self, trunk: nn.Module, head: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
+        self, trunk: nn.Sequential, head: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self.preprocessing = preprocessing
         self.classes = classes
+        self.frozen = 0
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits, [B, classes]."""
         logits_BK: Tensor = self.head(self.trunk(x_BCHW))
         return logits_BK
+
+    def blocks_before(self, part: str) -> int:
+        """How many blocks stay frozen where `part` learns: head, last-block, last-N or all.
+
+        Raises:
+            LoupeError: the trunk has fewer blocks.
+        """
+        if part in {"head", "all"}:
+            return len(self.trunk) if part == "head" else 0
+        learning = 1 if part == "last-block" else int(part.removeprefix("last-"))
+        if learning >= len(self.trunk):
+            raise LoupeError(
+                f"part {part!r}: this network can be cut into {len(self.trunk)} blocks, so that the last "
+                f"{len(self.trunk) - 1} can learn while the others are frozen, or all of them (part all)."
+                if len(self.trunk) > 1
+                else f"part {part!r}: Loupe does not know how to cut this network. Use part head or all."
+            )
+        return len(self.trunk) - learning
+
+    def learn(self, part: str) -> None:
+        """Freezes what lies before `part`, and frees the rest."""
+        self.frozen = self.blocks_before(part)
+        for number, block in enumerate(self.trunk):
+            block.requires_grad_(number >= self.frozen)
+        self.head.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch, but frozen blocks stay in evaluation mode."""
+        super().train(mode)
+        for block in self.trunk[: self.frozen]:
+            block.eval()
+        return self

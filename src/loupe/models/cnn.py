@@ -5,10 +5,12 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from loupe.architecture import CnnSpec, ConvBlock, Dense
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
-from loupe.models.layers import AveragePool, Dropout, Flatten
-from loupe.recipe import CnnSpec, ConvBlock, Dense, Preprocessing
+from loupe.models.heads import head
+from loupe.models.layers import Dropout
+from loupe.recipe import Preprocessing
 
 
 def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
@@ -38,7 +40,8 @@ def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ..
                     "Use larger images (--set input.size_px=...) or a network with fewer blocks (--model)."
                 )
         width = channels if spec.pooling == "average" else channels * side * side
-        return Classifier(nn.Sequential(blocks), _head(spec, width, len(classes)), preprocessing, classes)
+        top = head(spec.pooling, spec.hidden, width, len(classes))
+        return Classifier(nn.Sequential(blocks), top, preprocessing, classes)
 
 
 def _block(block: ConvBlock, channels: int, spec: CnnSpec) -> nn.Sequential:
@@ -75,18 +78,6 @@ def _add_convolution(
 def _side_after(block: ConvBlock, side: int) -> int:
     shrink = (block.kernel_px - 1) * len(block.filters) if block.padding == "valid" else 0
     return (side - shrink) // block.pool_px
-
-
-def _head(spec: CnnSpec, width: int, outputs: int) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(pool=AveragePool() if spec.pooling == "average" else Flatten())
-    for number, dense in enumerate(spec.hidden, 1):
-        layers[f"hidden{number}"] = nn.Linear(width, dense.units)
-        layers[f"relu{number}"] = nn.ReLU(inplace=True)
-        if dense.dropout:
-            layers[f"dropout{number}"] = Dropout(dense.dropout)
-        width = dense.units
-    layers["logits"] = nn.Linear(width, outputs)
-    return nn.Sequential(layers)
 
 
 def initialise(model: nn.Module, spec: CnnSpec, generator: torch.Generator) -> None:

@@ -4,12 +4,16 @@ from collections.abc import Callable
 
 from loupe.errors import unknown_name
 from loupe.recipe import Recipe
-from loupe.recipes import from_scratch, published, quick
+from loupe.recipes import from_scratch, published, quick, transfer
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": from_scratch.digits,
     "small-images": from_scratch.small_images,
     "photographs": from_scratch.photographs,
+    "features": transfer.features,
+    "features-augment": transfer.features_augment,
+    "last-block": transfer.last_block,
+    "finetune": transfer.finetune,
     "simple-cnn": published.simple_cnn,
     "deep-cnn": published.deep_cnn,
     "lecture-cnn": published.lecture_cnn,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loupe.models.cnn import skeleton
+from loupe.models.build import skeleton
 from loupe.models.summary import count_parameters
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.experiments import experiment

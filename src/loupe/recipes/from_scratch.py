@@ -1,7 +1,9 @@
 """Recipes that need no pretrained weights: what `loupe train` takes when no recipe is named."""
 
+from loupe.architecture import CnnSpec
 from loupe.models.cnn import deep_cnn, digits_cnn, photo_cnn
-from loupe.recipe import Adam, AugmentSpec, CnnSpec, InputSpec, OneCycle, Recipe, Stage
+from loupe.optimization import Adam, OneCycle
+from loupe.recipe import AugmentSpec, InputSpec, Recipe, Stage
 
 
 def digits() -> Recipe:

@@ -3,8 +3,10 @@
 Keras's Adam and RMSprop have an epsilon of 1e-7, and RMSprop adds it inside the root.
 """
 
+from loupe.architecture import CnnSpec
 from loupe.models import cnn
-from loupe.recipe import Adam, AugmentSpec, CnnSpec, InputSpec, Recipe, RmsProp, SplitSpec, Stage
+from loupe.optimization import Adam, RmsProp
+from loupe.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
 
 KERAS_ADAM = Adam(epsilon=1e-7)
 KERAS_RMSPROP = RmsProp(rho=0.9, epsilon=1e-7, epsilon_in_root=True)

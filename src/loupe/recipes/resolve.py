@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from loupe import settings
+from loupe.architecture import BackboneSpec, Network
 from loupe.console import Console
 from loupe.data import catalog as datasets
 from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
-from loupe.models.catalog import network
-from loupe.recipe import Preprocessing, Recipe
+from loupe.models.catalog import network, weights_name
+from loupe.recipe import InputSpec, Preprocessing, Recipe
 from loupe.recipes import catalog
 from loupe.recipes.experiments import experiment
 
@@ -27,6 +28,7 @@ def resolve(
     *,
     dataset: str | None,
     model: str | None,
+    weights: str | None = None,
     flags: Mapping[str, Any],
     extra: Settings,
     console: Console,
@@ -36,17 +38,17 @@ def resolve(
     Args:
         wanted: a name, a YAML file or a recipe; None chooses by the data set and the size of its images.
         dataset: the name of the data set in the catalog, if it has one.
-        model: the network to put in place of the recipe's.
+        model: the network to put in place of the recipe's; weights: those that its backbone starts from.
         flags: `epochs`, `batch_size`, `lr`, `seed`, `precision`; None where not given.
         extra: any keys of the recipe, as a mapping or as KEY=VALUE.
     """
     recipe = _choose(wanted, table, dataset, console)
-    if model is not None:
-        recipe = recipe.model_copy(update={"model": network(model)})
+    if model is not None or weights is not None:
+        recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = settings.override(settings.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # refused now, and not after the training
-    return _with_sizes(recipe, table, console)
+    return _with_input(recipe, table, console)
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -54,6 +56,8 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     given = recipe.input
     assert given.size_px is not None
     assert given.load_px is not None
+    assert given.resize is not None
+    assert given.interpolation is not None
     if given.load_px < given.size_px:
         raise LoupeError(f"input.load_px ({given.load_px}) must be at least input.size_px ({given.size_px}).")
     return Preprocessing(
@@ -74,6 +78,18 @@ def _choose(wanted: str | Path | Recipe | None, table: ImageTable, dataset: str 
     return catalog.recipe(str(wanted))
 
 
+def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
+    """The recipe's network with another name or other weights; a recipe's head stays when its backbone changes."""
+    if model is None:
+        if not isinstance(recipe.model, BackboneSpec):
+            raise LoupeError(f"recipe {recipe.name} trains {recipe.model.name} from scratch: it takes no --weights.")
+        return recipe.model.model_copy(update={"weights": weights_name(weights or recipe.model.weights)})
+    chosen = network(model, weights)
+    if isinstance(chosen, BackboneSpec) and isinstance(recipe.model, BackboneSpec):
+        return recipe.model.model_copy(update={"backbone": chosen.backbone, "weights": chosen.weights})
+    return chosen
+
+
 def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The field's own flags as settings; those of a stage hold for every stage, but epochs only where there is one."""
     given = {name: value for name, value in flags.items() if value is not None}
@@ -87,9 +103,35 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
     return stages | {name: given[name] for name in given if name not in of_stage}
 
 
-def _with_sizes(recipe: Recipe, table: ImageTable, console: Console) -> Recipe:
-    """Sizes that the recipe leaves to the images."""
-    size_px, load_px = recipe.input.size_px, recipe.input.load_px
+def _with_input(recipe: Recipe, table: ImageTable, console: Console) -> Recipe:
+    """Whatever of the input the recipe leaves to the backbone or to the images."""
+    if isinstance(recipe.model, BackboneSpec):
+        settled = _input_of_backbone(recipe.input, recipe.model)
+    else:
+        settled = _input_of_images(recipe, table, console)
+    return recipe.model_copy(update={"input": settled})
+
+
+def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> InputSpec:
+    """What the backbone was trained with, where the recipe says nothing else."""
+    from loupe.models import backbones  # timm takes seconds to import
+
+    own = backbones.preprocessing(spec)
+    size_px = given.size_px or own.size_px
+    changes: dict[str, Any] = {
+        "size_px": size_px,
+        "load_px": given.load_px or round(size_px * own.load_px / own.size_px),
+        "resize": given.resize or own.resize,
+        "interpolation": given.interpolation or own.interpolation,
+    }
+    if given.normalise is None:
+        changes |= {"normalise": "given", "mean": given.mean or own.mean, "std": given.std or own.std}
+    return given.model_copy(update=changes)
+
+
+def _input_of_images(recipe: Recipe, table: ImageTable, console: Console) -> InputSpec:
+    given = recipe.input
+    size_px, load_px = given.size_px, given.load_px
     if size_px is None:
         typical = typical_px(table)
         size_px = min(typical, catalog.SMALL_PX)
@@ -99,4 +141,11 @@ def _with_sizes(recipe: Recipe, table: ImageTable, console: Console) -> Recipe:
     if load_px is None:
         crops = any(stage.augment.random_resized_crop for stage in recipe.stages)
         load_px = round(CROP_ROOM * size_px) if crops else size_px
-    return recipe.model_copy(update={"input": recipe.input.model_copy(update={"size_px": size_px, "load_px": load_px})})
+    changes = {
+        "size_px": size_px,
+        "load_px": load_px,
+        "resize": given.resize or "crop",
+        "interpolation": given.interpolation or "bilinear",
+        "normalise": given.normalise or "channels",
+    }
+    return given.model_copy(update=changes)

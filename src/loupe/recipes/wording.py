@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator
 
-from loupe.recipe import Adam, AugmentSpec, Muon, Recipe, RmsProp, Sgd, Stage
+from loupe.architecture import CnnSpec
+from loupe.optimization import Adam, Muon, RmsProp, Sgd
+from loupe.recipe import AugmentSpec, Recipe, Stage
 
 
 def training(recipe: Recipe) -> str:
     """Optimizer, rate, schedule, batch, regularisation, dropout and augmentation, stage after stage."""
     stages = ", then ".join(", ".join(_stage(stage)) for stage in recipe.stages)
-    rates = [block.dropout for block in recipe.model.blocks] + [layer.dropout for layer in recipe.model.hidden]
+    rates = [block.dropout for block in recipe.model.blocks] if isinstance(recipe.model, CnnSpec) else []
+    rates += [layer.dropout for layer in recipe.model.hidden]
     dropout = "dropout " + ", ".join(f"{rate:g}" for rate in rates) if any(rates) else "no dropout"
     return f"{stages}; {dropout}; {recipe.keep} epoch kept"
 
 
 def _stage(stage: Stage) -> Iterator[str]:
-    yield f"{stage.epochs} epochs of {_optimizer(stage)} at {stage.lr:g}"
+    part = "" if stage.part == "all" else f" for the {stage.part}"
+    yield f"{stage.epochs} epochs of {_optimizer(stage)} at {stage.lr:g}{part}"
     yield stage.schedule.name
     yield f"batch {stage.batch_size}"
     for name in ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay", "patience_epochs"):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.data.batches import Batch
+from loupe.models.classifier import Classifier
 from loupe.recipe import Stage
 from loupe.runtime import Arithmetic
 from loupe.training import optimizers
@@ -19,12 +20,13 @@ class Learner:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Classifier,
         stage: Stage,
         augmenter: Augmenter,
         arithmetic: Arithmetic,
         class_weights_K: Tensor | None,
     ) -> None:
+        model.learn(stage.part)
         self.model = model
         self.stage = stage
         self.augmenter = augmenter
@@ -91,7 +93,7 @@ class Learner:
             return x_BCHW, batch.y_B
         other_BCHW = self.augmenter.train(partner.x_BCHW, partner.index_B, epoch)
         x_BCHW, weight_B = self.augmenter.mix(x_BCHW, other_BCHW, batch.index_B, epoch)
-        classes = len(self.model.classes)  # type: ignore[arg-type]
+        classes = len(self.model.classes)
         mine_BK, other_BK = F.one_hot(batch.y_B, classes), F.one_hot(partner.y_B, classes)
         return x_BCHW, torch.lerp(other_BK.float(), mine_BK.float(), weight_B[:, None])
 

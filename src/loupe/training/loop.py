@@ -16,6 +16,7 @@ from loupe.augment.pipeline import Augmenter
 from loupe.console import Console
 from loupe.data.batches import Batch, Feed, steps_in
 from loupe.errors import LoupeError
+from loupe.models.classifier import Classifier
 from loupe.recipe import Stage
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import schedules
@@ -54,7 +55,7 @@ class Position:
 
 
 def fit(
-    model: nn.Module,
+    model: Classifier,
     *,
     stages: Sequence[tuple[Stage, Augmenter]],
     feed: Feed,

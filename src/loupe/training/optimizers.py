@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loupe.recipe import Adam, Muon, RmsProp, Sgd, Stage
+from loupe.optimization import Adam, Muon, RmsProp, Sgd
+from loupe.recipe import Stage
 from loupe.training import muon
 
 

@@ -5,10 +5,11 @@ import itertools
 import time
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from loupe.augment.pipeline import Augmenter
 from loupe.data.batches import Feed
+from loupe.models.classifier import Classifier
 from loupe.recipe import Precision, Stage
 from loupe.runtime import Arithmetic, Resolved, fastest_precision, precisions
 from loupe.training.learner import Learner
@@ -18,7 +19,7 @@ TIMED_STEPS = 3
 
 def resolve(
     wanted: Precision,
-    model: nn.Module,
+    model: Classifier,
     *,
     stage: Stage,
     augmenter: Augmenter,

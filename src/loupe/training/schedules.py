@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from loupe.recipe import Cosine, OneCycle, Plateau, Stage, Step
+from loupe.optimization import Cosine, OneCycle, Plateau, Step
+from loupe.recipe import Stage
 
 
 def rate(stage: Stage, step: int, steps_per_epoch: int, monitored: Sequence[float]) -> float:

@@ -1,0 +1,308 @@
+"""Networks of timm, taken apart into the blocks at which they can be frozen.
+
+Importing timm takes seconds; so does whoever imports this module.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from timm.layers.pool1d import global_pool_nlc
+from timm.models import EfficientNet, MobileNetV3, ResNet, VisionTransformer
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.convnext import ConvNeXt
+from timm.models.vgg import VGG
+from torch import Tensor, nn
+
+from loupe.architecture import BackboneSpec
+from loupe.errors import LoupeError, unknown_name
+from loupe.models.classifier import Classifier
+from loupe.models.heads import head
+from loupe.recipe import Preprocessing, Resize
+
+Blocks = Iterator[tuple[str, nn.Module]]
+RESIZE: dict[str, Resize] = {
+    "center": "crop",
+    "squash": "squash",
+    "border": "pad",
+}  # timm's names of crop modes, and ours
+
+# MobileNet v1 in the widths that Keras has weights for and timm has not; layers and constants as in Keras.
+KERAS_WIDTHS = {"mobilenetv1_025": 0.25, "mobilenetv1_050": 0.5, "mobilenetv1_075": 0.75}
+KERAS_MOBILENET = [
+    "dsa_r1_k3_s1_c64",
+    "dsa_r2_k3_s2_c128",
+    "dsa_r2_k3_s2_c256",
+    "dsa_r6_k3_s2_c512",
+    "dsa_r2_k3_s2_c1024",
+]
+KERAS_PREPROCESSING: dict[str, Any] = {
+    "input_size": (3, 224, 224),
+    "mean": (0.5,) * 3,
+    "std": (0.5,) * 3,
+    "interpolation": "bilinear",
+}
+
+
+def preprocessing(spec: BackboneSpec) -> Preprocessing:
+    """What the backbone was trained with: size, crop, interpolation, mean, deviation; without loading weights."""
+    config: dict[str, Any]
+    if spec.backbone in KERAS_WIDTHS:
+        config = {**KERAS_PREPROCESSING, "crop_pct": 0.875, "crop_mode": "center"}
+    else:
+        check_name(spec.backbone)
+        trained = timm.get_pretrained_cfg(spec.backbone)
+        assert trained is not None
+        config = resolve_data_config(pretrained_cfg=trained.to_dict(), verbose=False)  # type: ignore[no-untyped-call]
+    size_px = int(config["input_size"][-1])
+    return Preprocessing(
+        size_px=size_px,
+        load_px=int(size_px / config["crop_pct"]),
+        resize=RESIZE[config["crop_mode"]],
+        interpolation="bilinear" if config["interpolation"] == "random" else config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
+    """The classifier with its pretrained weights, on the CPU; the head's weights depend on `seed` alone.
+
+    Raises:
+        LoupeError: no such network, or its weights cannot be had or are another's.
+    """
+    network = _load(spec)
+    model = _assemble(spec, network, preprocessing, classes)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    model.head.to_empty(device="cpu")
+    for layer in model.head.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+    return model.to(memory_format=torch.channels_last)
+
+
+def skeleton(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
+    """The classifier without memory for its weights (PyTorch's meta device)."""
+    with torch.device("meta"):
+        return _assemble(spec, _build(spec.backbone), preprocessing, classes)
+
+
+def _assemble(
+    spec: BackboneSpec, network: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
+) -> Classifier:
+    """Takes the network apart into a trunk, and puts a head without memory on it."""
+    trunk = nn.Sequential(OrderedDict(_blocks(network, spec.pooling)))
+    width = _width(spec, trunk, preprocessing.size_px)
+    with torch.device("meta"):
+        top = head(spec.pooling, spec.hidden, width, len(classes))
+    return Classifier(trunk, top, preprocessing, classes)
+
+
+def _width(spec: BackboneSpec, trunk: nn.Sequential, size_px: int) -> int:
+    """How many features the trunk gives, from a pass on the meta device, where nothing is computed."""
+    state = {**dict(trunk.named_parameters()), **dict(trunk.named_buffers())}
+    abstract = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+    training = trunk.training
+    try:
+        with torch.no_grad():
+            x_BCHW = torch.empty(1, 3, size_px, size_px, device="meta")
+            shape = torch.func.functional_call(trunk.eval(), abstract, x_BCHW).shape
+    except RuntimeError as error:
+        raise LoupeError(
+            f"{spec.backbone} cannot take images of {size_px} px: {error}. Set another input.size_px."
+        ) from None
+    finally:
+        trunk.train(training)
+    if spec.pooling != "own" and len(shape) != 4:
+        raise LoupeError(f"{spec.backbone} makes no map of features to {spec.pooling}: use model.pooling=own.")
+    return int(shape[1] if spec.pooling == "average" else shape[1:].numel())
+
+
+def check_name(name: str, also: Iterable[str] = ()) -> None:
+    """LoupeError, with the nearest known names, of which there may be others, where timm has no such network."""
+    if name not in KERAS_WIDTHS and not timm.is_model(name):
+        raise unknown_name("model", name, [*also, *timm.list_models(), *timm.list_pretrained(), *KERAS_WIDTHS])
+
+
+def _build(name: str, **options: Any) -> nn.Module:
+    """The network without a classifier; weights are random unless `options` ask timm for others."""
+    check_name(name)
+    if name in KERAS_WIDTHS:
+        return _keras_mobilenet(KERAS_WIDTHS[name])
+    if timm.model_entrypoint(name).__module__ == VisionTransformer.__module__:
+        options["dynamic_img_size"] = True  # any size of image; at its own size the same network
+    return timm.create_model(name, num_classes=0, **options)
+
+
+def _keras_mobilenet(width: float) -> nn.Module:
+    """MobileNet v1 as Keras builds it (Howard et al. 2017): "SAME" padding, ReLU6, an epsilon of 1e-3."""
+    return EfficientNet(
+        block_args=decode_arch_def([[block] for block in KERAS_MOBILENET]),  # type: ignore[no-untyped-call]
+        num_classes=0,
+        num_features=0,
+        stem_size=32,
+        round_chs_fn=partial(round_channels, multiplier=width),
+        norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
+        act_layer=nn.ReLU6,
+        pad_type="same",
+    )
+
+
+def _load(spec: BackboneSpec) -> nn.Module:
+    """The network with the weights that the spec names."""
+    if spec.weights == "none":
+        return _build(spec.backbone)
+    if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
+        return _from_hub(spec)
+    path = Path(spec.weights.removeprefix("local-dir:"))
+    return _from_file(spec, path / "model.safetensors" if path.is_dir() else path)
+
+
+def _from_hub(spec: BackboneSpec) -> nn.Module:
+    if spec.backbone in KERAS_WIDTHS:
+        raise LoupeError(f"timm has no weights of {spec.backbone}: give a file with --weights, or --weights none.")
+    overlay = {} if spec.weights == "timm" else {"hf_hub_id": spec.weights.removeprefix("hf-hub:")}
+    try:
+        return _build(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LoupeError(
+            f"the weights of {spec.backbone} cannot be had ({type(error).__name__}: {reason}). Connect to the network "
+            "once, after which they stay on this machine; or give a file with --weights FILE.safetensors; or start "
+            "from random weights with --weights none."
+        ) from None
+
+
+def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
+    """Weights in timm's names. Those of the classifier that they were trained with are left out; all else must fit."""
+    if not path.is_file():
+        raise LoupeError(f"--weights {path}: there is no such file.")
+    try:
+        state = timm.models.load_state_dict(str(path))
+    except Exception as error:  # a damaged file raises whatever its format's reader raises
+        raise LoupeError(f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
+    network = _build(spec.backbone)
+    wanted = network.state_dict()
+    wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
+    if wrong:
+        raise LoupeError(
+            f"--weights {path}: not the weights of {spec.backbone}: {len(wrong)} of {len(wanted)} tensors are missing "
+            f"or of another shape, the first is {wrong[0]}."
+        )
+    network.load_state_dict({name: state[name] for name in wanted})
+    return network
+
+
+def _blocks(network: nn.Module, pooling: str) -> Blocks:
+    """The network as blocks that, one after the other, compute what it computes: its features, or its last map."""
+    for family, blocks in FAMILIES.items():
+        if type(network) is family:
+            yield from blocks(network, pooling == "own")
+            return
+    yield "features", network if pooling == "own" else _Map(network)
+
+
+class _Map(nn.Module):
+    """A network that ends with its last map of features."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        map_BCHW: Tensor = self.network.forward_features(x_BCHW)  # type: ignore[operator]
+        return map_BCHW
+
+
+def _efficientnet(network: Any, own: bool) -> Blocks:
+    yield "stem", nn.Sequential(network.conv_stem, network.bn1)
+    *stages, last = network.blocks
+    yield from _numbered(stages)
+    top = [network.global_pool] if own else []
+    yield f"block{len(stages) + 1}", nn.Sequential(last, network.conv_head, network.bn2, *top)
+
+
+def _mobilenetv3(network: Any, own: bool) -> Blocks:
+    yield "stem", nn.Sequential(network.conv_stem, network.bn1)
+    *stages, last = network.blocks
+    yield from _numbered(stages)
+    top = [network.global_pool, network.conv_head, network.norm_head, network.act2, network.flatten] if own else []
+    yield f"block{len(stages) + 1}", nn.Sequential(last, *top)
+
+
+def _resnet(network: Any, own: bool) -> Blocks:
+    yield "stem", nn.Sequential(network.conv1, network.bn1, network.act1, network.maxpool)
+    yield from _numbered([network.layer1, network.layer2, network.layer3])
+    yield "block4", nn.Sequential(network.layer4, *([network.global_pool] if own else []))
+
+
+def _vgg(network: Any, own: bool) -> Blocks:
+    """A block ends with its max-pool; the last has the two wide layers too, where they are kept."""
+    blocks: list[list[nn.Module]] = [[]]
+    for layer in network.features:
+        blocks[-1].append(layer)
+        if isinstance(layer, nn.MaxPool2d):
+            blocks.append([])
+    *blocks, rest = blocks
+    blocks[-1] += rest + ([network.pre_logits, network.head] if own else [])
+    yield from _numbered([nn.Sequential(*block) for block in blocks])
+
+
+def _convnext(network: Any, own: bool) -> Blocks:
+    yield "stem", network.stem
+    *stages, last = network.stages
+    yield from _numbered(stages)
+    yield f"block{len(stages) + 1}", nn.Sequential(last, network.norm_pre, *([network.head] if own else []))
+
+
+def _vit(network: Any, own: bool) -> Blocks:
+    """Embedding, the transformer's blocks, and with the last of them the norm and what pools the tokens."""
+    *blocks, last = network.blocks
+    top = [network.norm, _Tokens(network), network.fc_norm] if own else [network.norm]
+    # What is left without blocks and norms is the embedding of patches and positions.
+    network.blocks, network.norm, network.fc_norm = nn.Sequential(), nn.Identity(), nn.Identity()
+    network.attn_pool = None
+    yield "stem", _Map(network)
+    yield from _numbered(blocks)
+    yield f"block{len(blocks) + 1}", nn.Sequential(last, *top)
+
+
+class _Tokens(nn.Module):
+    """The pooling of a vision transformer's tokens, [B, N, C] to [B, C]."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.attention = network.attn_pool
+        self.kind = network.global_pool
+        self.prefix = network.num_prefix_tokens
+        self.include_prefix = network.pool_include_prefix
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        pooled_BC: Tensor
+        if self.attention is not None:
+            pooled_BC = self.attention(x_BNC if self.include_prefix else x_BNC[:, self.prefix :])
+            return pooled_BC
+        pooled_BC = global_pool_nlc(
+            x_BNC, pool_type=self.kind, num_prefix_tokens=self.prefix, reduce_include_prefix=self.include_prefix
+        )
+        return pooled_BC
+
+
+def _numbered(blocks: list[nn.Module]) -> Blocks:
+    yield from ((f"block{number}", block) for number, block in enumerate(blocks, 1))
+
+
+FAMILIES: dict[type[nn.Module], Callable[[Any, bool], Blocks]] = {
+    EfficientNet: _efficientnet,
+    MobileNetV3: _mobilenetv3,
+    ResNet: _resnet,
+    VGG: _vgg,
+    ConvNeXt: _convnext,
+    VisionTransformer: _vit,
+}

@@ -1,0 +1,28 @@
+"""What is put on a trunk: pooling, hidden layers, logits."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from loupe.architecture import Dense
+from loupe.models.layers import AveragePool, Dropout, Flatten
+
+
+def head(pooling: str, hidden: Sequence[Dense], width: int, outputs: int) -> nn.Sequential:
+    """`pool`, `hidden1` and so on, `logits`.
+
+    Args:
+        pooling: `average` or `flatten` of a map; `own` where the trunk has pooled.
+        width: the features that the hidden layers get.
+    """
+    pools = {"average": AveragePool, "flatten": Flatten, "own": nn.Identity}
+    layers: OrderedDict[str, nn.Module] = OrderedDict(pool=pools[pooling]())
+    for number, dense in enumerate(hidden, 1):
+        layers[f"hidden{number}"] = nn.Linear(width, dense.units)
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        if dense.dropout:
+            layers[f"dropout{number}"] = Dropout(dense.dropout)
+        width = dense.units
+    layers["logits"] = nn.Linear(width, outputs)
+    return nn.Sequential(layers)

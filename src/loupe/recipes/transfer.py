@@ -1,0 +1,77 @@
+"""Recipes that start from a pretrained backbone: what is frozen is computed once, and only the rest is trained."""
+
+from loupe.architecture import BackboneSpec
+from loupe.optimization import Adam, Cosine, OneCycle
+from loupe.recipe import AugmentSpec, Recipe, Stage
+
+# Small, quick on a CPU, and trained on ImageNet: what is taken when no --model is named.
+BACKBONE = "tf_efficientnet_lite0"
+
+MILD = AugmentSpec(random_resized_crop=(0.6, 1.0), horizontal_flip=True)
+
+
+def features() -> Recipe:
+    """`loupe train DATA --recipe features`: a linear head on frozen features."""
+    return Recipe(
+        name="features",
+        description="A linear head on the frozen features of a pretrained backbone.",
+        model=BackboneSpec(backbone=BACKBONE),
+        stages=(_head(AugmentSpec(), epochs=30),),
+    )
+
+
+def features_augment() -> Recipe:
+    """`loupe train DATA --recipe features-augment`: the same, on augmented views."""
+    return Recipe(
+        name="features-augment",
+        description="A linear head on frozen features of augmented views.",
+        model=BackboneSpec(backbone=BACKBONE),
+        stages=(_head(MILD, epochs=30),),
+    )
+
+
+def last_block() -> Recipe:
+    """`loupe train DATA --recipe last-block`: the head first, then the last block with it at a low rate."""
+    return Recipe(
+        name="last-block",
+        description="The head, then the last block of the backbone with it, at a low rate.",
+        model=BackboneSpec(backbone=BACKBONE),
+        stages=(_head(AugmentSpec(), epochs=10), _tune("last-block", epochs=8)),
+    )
+
+
+def finetune() -> Recipe:
+    """`loupe train DATA --recipe finetune`: the head first, then the whole network at a low rate."""
+    return Recipe(
+        name="finetune",
+        description="The head, then the whole network, at a low rate.",
+        model=BackboneSpec(backbone=BACKBONE),
+        stages=(_head(AugmentSpec(), epochs=10), _tune("all", epochs=8)),
+    )
+
+
+def _head(augment: AugmentSpec, *, epochs: int) -> Stage:
+    return Stage(
+        epochs=epochs,
+        part="head",
+        batch_size=64,
+        optimizer=Adam(),
+        lr=3e-3,
+        schedule=Cosine(),
+        weight_decay=1e-2,
+        augment=augment,
+    )
+
+
+def _tune(part: str, *, epochs: int) -> Stage:
+    return Stage(
+        epochs=epochs,
+        part=part,
+        batch_size=32,
+        optimizer=Adam(),
+        lr=3e-4,
+        schedule=OneCycle(),
+        weight_decay=1e-2,
+        label_smoothing=0.1,
+        augment=MILD,
+    )

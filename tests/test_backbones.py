@@ -1,0 +1,222 @@
+"""Pretrained networks: taken apart without a change, cut where it was asked, and with the documents' counts."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from loupe.architecture import BackboneSpec, Dense
+from loupe.errors import LoupeError
+from loupe.models import backbones, build
+from loupe.models.summary import count_parameters
+from loupe.recipe import Preprocessing
+
+TEN = tuple("0123456789")
+PROJECT_HEAD = {"pooling": "flatten", "hidden": (Dense(units=256), Dense(units=512))}
+LECTURE_HEAD = {
+    "pooling": "average",
+    "hidden": (Dense(units=128, dropout=0.2), Dense(units=64, dropout=0.2)),
+}
+FAMILIES = {
+    "test_efficientnet": 6,
+    "mobilenetv3_small_050": 7,
+    "mobilenetv1_075": 6,
+    "resnet10t": 5,
+    "test_convnext": 5,
+    "test_vit": 7,
+    "test_vit3": 10,
+    "test_byobnet": 1,
+}
+
+
+def sized(size_px: int) -> Preprocessing:
+    return Preprocessing(size_px=size_px, load_px=size_px)
+
+
+def assembled(name: str, size_px: int, **options: object):
+    """A network of random weights, and the same taken apart."""
+    torch.manual_seed(0)
+    whole = backbones._build(name).eval()
+    for module in whole.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics that make a difference
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    spec = BackboneSpec(backbone=name, weights="none", **options)
+    return whole, backbones._assemble(spec, copy.deepcopy(whole), sized(size_px), TEN).eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_one_after_the_other_are_the_network_bit_for_bit(name):
+    whole, parts = assembled(name, 64)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(parts.trunk(x), whole(x))
+        y = x
+        for block in parts.trunk:
+            y = block(y)
+        assert torch.equal(y, whole(x))
+    assert len(parts.trunk) == FAMILIES[name]
+    assert count_parameters(parts.trunk) == count_parameters(whole), "no weight twice, and none lost"
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "mobilenetv3_small_050", "resnet10t", "test_convnext"])
+@pytest.mark.parametrize("pooling", ["average", "flatten"])
+def test_without_its_top_a_network_ends_with_its_last_map(name, pooling):
+    whole, parts = assembled(name, 64, pooling=pooling)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(parts.trunk(x), whole.forward_features(x))
+
+
+def test_a_transformer_takes_images_of_another_size():
+    whole, parts = assembled("test_vit", 96)
+    assert parts.trunk(torch.zeros(1, 3, 96, 96)).shape == (1, whole.num_features)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "all_trainable", "head_trainable"),
+    [
+        ("vgg16", PROJECT_HEAD, (14_982_730, 0), (268_042, 14_714_688)),
+        ("vgg16", LECTURE_HEAD, (14_789_258, 0), (74_570, 14_714_688)),
+        ("mobilenetv1_100", PROJECT_HEAD, (3_606_090, 21_888), (399_114, 3_228_864)),
+    ],
+)
+def test_parameter_counts_are_those_of_the_documents(name, head, all_trainable, head_trainable):
+    model = build.skeleton(BackboneSpec(backbone=name, **head), sized(32), TEN)
+    assert next(model.parameters()).is_meta
+    for part, (trainable, rest) in (("all", all_trainable), ("head", head_trainable)):
+        model.learn(part)
+        counts = {"total": trainable + rest, "trainable": trainable, "non_trainable": rest}
+        assert count_parameters(model) == counts
+
+
+def test_vgg16_is_cut_at_its_five_blocks():
+    model = build.skeleton(BackboneSpec(backbone="vgg16", pooling="flatten"), sized(32), TEN)
+    convolutions = [sum(isinstance(layer, nn.Conv2d) for layer in block.modules()) for block in model.trunk]
+    assert convolutions == [2, 2, 3, 3, 3]
+
+
+def test_frozen_means_frozen_to_the_bit():
+    """Weights and statistics before the cut stay; everything after it changes."""
+    _, model = assembled("test_efficientnet", 64)
+    model.head.to_empty(device="cpu")
+    nn.init.ones_(model.head.logits.weight)
+    model.train()
+    model.learn("last-2")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        model(torch.randn(8, 3, 64, 64)).square().mean().backward()
+        optimizer.step()
+    names = [name for name, _ in model.trunk.named_children()]
+    for name, value in model.state_dict().items():
+        frozen = name.startswith("trunk.") and name.split(".")[1] in names[:-2]
+        assert torch.equal(value, before[name]) == frozen, name
+    model.learn("all")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("part", "frozen"), [("all", 0), ("last-3", 3), ("last-block", 5), ("head", 6)])
+def test_parts_count_from_the_end(part, frozen):
+    _, model = assembled("test_efficientnet", 64)
+    assert model.blocks_before(part) == frozen
+
+
+def test_too_many_blocks_are_refused_with_the_number_that_there_is():
+    _, model = assembled("test_efficientnet", 64)
+    with pytest.raises(LoupeError, match="6 blocks, so that the last 5 can learn"):
+        model.blocks_before("last-6")
+    with pytest.raises(LoupeError, match="Use part head or all"):
+        assembled("test_byobnet", 64)[1].blocks_before("last-block")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "preprocessing"),
+    [
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k", (224, 256, "bicubic", 0.5)),
+        ("mobilenetv1_075", "mobilenetv1_075.keras_in1k", (224, 256, "bilinear", 0.5)),
+    ],
+)
+def test_real_weights_know_a_cat_from_a_dog(real_data, name, file, preprocessing):
+    """ImageNet's own classes: 151 to 268 are dogs, 281 to 285 domestic cats. Wrong padding or range would show."""
+    from loupe.data import decode
+
+    path = real_data / "weights" / f"{file}.safetensors"
+    spec = BackboneSpec(backbone=name, weights=str(path))
+    found = backbones.preprocessing(spec)
+    assert (found.size_px, found.load_px, found.interpolation, found.mean[0]) == preprocessing
+    model = build.build(spec, found, ("cat", "dog"), seed=0).eval()
+    state = timm.models.load_state_dict(str(path))
+    right = 0
+    for label, folder in enumerate(("cat", "dog")):
+        files = sorted((real_data / "cats_vs_dogs" / "val" / folder).iterdir())[:10]
+        for file_path in files:
+            pixels = decode.load(
+                file_path.read_bytes(),
+                str(file_path),
+                load_px=found.load_px,
+                resize=found.resize,
+                interpolation=found.interpolation,
+            )
+            margin = (found.load_px - found.size_px) // 2
+            centre = pixels[margin : margin + found.size_px, margin : margin + found.size_px]
+            x = (torch.from_numpy(centre.copy()).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
+            with torch.no_grad():
+                logits = model.trunk(x) @ state["classifier.weight"].T + state["classifier.bias"]
+            cat, dog = logits[0, 281:286].max(), logits[0, 151:269].max()
+            right += int((dog > cat).item() == label)
+    assert right >= 16
+
+
+def test_the_head_depends_on_the_seed_alone():
+    spec = BackboneSpec(backbone="test_resnet", weights="none", hidden=(Dense(units=8),))
+    heads = [build.build(spec, sized(64), TEN, seed).head.state_dict() for seed in (1, 1, 2)]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    assert not torch.equal(heads[0]["logits.weight"], heads[2]["logits.weight"])
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(LoupeError, match="resnet50"):
+        backbones.check_name("resnet5O")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    import safetensors.torch
+
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), path)
+    build.build(BackboneSpec(backbone="test_resnet", weights=str(path)), sized(64), TEN, 0)
+    with pytest.raises(LoupeError, match=r"not the weights of test_vit: \d+ of \d+ tensors"):
+        build.build(BackboneSpec(backbone="test_vit", weights=str(path)), sized(64), TEN, 0)
+    with pytest.raises(LoupeError, match="no such file"):
+        build.build(BackboneSpec(backbone="test_vit", weights=str(tmp_path / "no")), sized(64), TEN, 0)
+    path.write_bytes(b"not weights")
+    with pytest.raises(LoupeError, match="cannot be read as weights"):
+        build.build(BackboneSpec(backbone="test_resnet", weights=str(path)), sized(64), TEN, 0)
+
+
+def test_a_hub_out_of_reach_names_the_way_around_it(monkeypatch):
+    def unreachable(*args: object, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(LoupeError, match="--weights FILE"):
+        build.build(BackboneSpec(backbone="test_resnet"), sized(64), TEN, 0)
+
+
+def test_a_file_gives_what_timm_gives(tmp_path):
+    """Weights of a file of timm's names, read by us and by timm."""
+    import safetensors.torch
+
+    torch.manual_seed(3)
+    whole = timm.create_model("test_resnet").eval()
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(whole.state_dict(), path)
+    model = build.build(BackboneSpec(backbone="test_resnet", weights=str(path)), sized(64), TEN, 0).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = whole.forward_head(whole.forward_features(x), pre_logits=True)
+        torch.testing.assert_close(model.trunk(x), expected, rtol=1e-5, atol=1e-5)
