@@ -26,6 +26,7 @@ from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.loop import fit
 from loupe.training.precision import resolve
+from loupe.training.work import Work
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NOT_MEASURED = {"val_loss": None, "val_accuracy": None, "val_macro_f1": None}
@@ -66,10 +67,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         fit(
             model,
-            stages=[(stage, augmenter)],
-            feed=feed,
+            stages=[stage],
+            prepare=lambda stage, first_epoch: Work(feed, feed, augmenter),
             train_N=train_N,
-            validate=lambda network: NOT_MEASURED,
+            validate=lambda network, work: NOT_MEASURED,
             checkpoints=Checkpoints(Path(folder)),
             on_epoch=lambda history: None,
             arithmetic=Arithmetic(feed.device, precision),

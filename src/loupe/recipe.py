@@ -130,6 +130,10 @@ class Stage(Frozen):
     `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and norms unless `decay_all`.
     `ema_decay` above 0 evaluates and keeps an exponential average of the weights. `patience_epochs` stops the stage
     when the monitored value has not improved for so long.
+
+    With something frozen, what lies before the part that learns is computed once for each image and view, and kept.
+    `views`: how many augmented views each image has, which take turns from epoch to epoch; `auto` is 4, or one for
+    each epoch where these are fewer; `fresh` draws and computes a new one in every epoch, and keeps none.
     """
 
     epochs: Count
@@ -147,6 +151,7 @@ class Stage(Frozen):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience_epochs: Count | None = None
     augment: AugmentSpec = AugmentSpec()
+    views: Literal["auto", "fresh"] | Count = "auto"
 
     @model_validator(mode="before")
     @classmethod

@@ -30,8 +30,10 @@ from loupe.report import gallery, page
 from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory, use_full_fp32
 from loupe.trained import Run, split_hash
 from loupe.training.checkpoint import Checkpoints
+from loupe.training.frozen import StoppedError
 from loupe.training.loop import Position, fit
 from loupe.training.precision import resolve as resolve_precision
+from loupe.training.work import Preparation, Work
 
 
 class InterruptedRunError(LoupeError):
@@ -69,35 +71,51 @@ class Session:
         self.console.log_to(self.directory.file("train.log"))
         preprocessing = self._preprocessing()
         model = build(recipe.model, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
-        augmenters = [Augmenter(stage.augment, preprocessing, recipe.seed) for stage in recipe.stages]
         feed = Feed(self.images.store, labels_N, self.device)
         class_weights_K = self._class_weights()
-        arithmetic = self._arithmetic(model, augmenters[0], feed, class_weights_K)
+        arithmetic = self._arithmetic(model, feed, class_weights_K)
         load_seconds = time.perf_counter() - self.began
 
-        def validate(network: torch.nn.Module) -> dict[str, Any]:
-            logits_NK = predict.logits(network, feed, self.split.val, preprocessing, arithmetic)
+        def validate(network: Classifier, work: Work) -> dict[str, Any]:
+            logits_NK = predict.logits(network, work.validation, self.split.val, arithmetic, work.first)
             return predict.scores(logits_NK, labels_N[self.split.val])
 
         with StopSignal() as stop:
-            position = fit(
-                model,
-                stages=list(zip(recipe.stages, augmenters, strict=True)),
+            preparation = Preparation(
+                model=model,
                 feed=feed,
+                content=self.images.content,
                 train_N=self.split.train,
-                validate=validate,
-                checkpoints=Checkpoints(self.directory.checkpoints),
-                on_epoch=self._log,
+                seed=recipe.seed,
+                folder=ledger.cache_folder() / "frozen",
                 arithmetic=arithmetic,
-                class_weights_K=class_weights_K,
-                monitor=recipe.monitor,
-                keep_best=recipe.keep == "best",
                 console=self.console,
                 stop=stop,
             )
+            try:
+                position = fit(
+                    model,
+                    stages=recipe.stages,
+                    prepare=preparation.of,
+                    train_N=self.split.train,
+                    validate=validate,
+                    checkpoints=Checkpoints(self.directory.checkpoints),
+                    on_epoch=self._log,
+                    arithmetic=arithmetic,
+                    class_weights_K=class_weights_K,
+                    monitor=recipe.monitor,
+                    keep_best=recipe.keep == "best",
+                    console=self.console,
+                    stop=stop,
+                )
+            except StoppedError:
+                raise self._interrupted() from None
         if position.stage < len(recipe.stages):
-            raise InterruptedRunError(f"stopped and saved. Go on with: loupe train --resume {self.directory.path}")
-        return self._finish(model, augmenters[-1], feed, arithmetic, position, load_seconds)
+            raise self._interrupted()
+        return self._finish(model, preparation, position, load_seconds)
+
+    def _interrupted(self) -> InterruptedRunError:
+        return InterruptedRunError(f"stopped and saved. Go on with: loupe train --resume {self.directory.path}")
 
     def _preprocessing(self) -> Preprocessing:
         """The preprocessing with the statistics of the training pixels, which are computed once and recorded."""
@@ -133,15 +151,14 @@ class Session:
         weights_K = np.where(counts_K > 0, counts_K.sum() / ((counts_K > 0).sum() * np.maximum(counts_K, 1)), 0.0)
         return torch.tensor(weights_K, dtype=torch.float32, device=self.device)
 
-    def _arithmetic(
-        self, model: Classifier, augmenter: Augmenter, feed: Feed, class_weights_K: torch.Tensor | None
-    ) -> Arithmetic:
+    def _arithmetic(self, model: Classifier, feed: Feed, class_weights_K: torch.Tensor | None) -> Arithmetic:
         """Settles the precision, and records it: a resumed or repeated run computes as this one does."""
+        stage = self.recipe.stages[-1]
         precision, reason = resolve_precision(
             self.recipe.precision,
             model,
-            stage=self.recipe.stages[0],
-            augmenter=augmenter,
+            stage=stage,
+            augmenter=Augmenter(stage.augment, model.preprocessing, self.recipe.seed),
             feed=feed,
             train_N=self.split.train,
             class_weights_K=class_weights_K,
@@ -152,21 +169,15 @@ class Session:
         use_full_fp32(self.device, precision)
         return Arithmetic(self.device, precision)
 
-    def _finish(
-        self,
-        model: Classifier,
-        augmenter: Augmenter,
-        feed: Feed,
-        arithmetic: Arithmetic,
-        position: Position,
-        load_seconds: float,
-    ) -> Run:
+    def _finish(self, model: Classifier, preparation: Preparation, position: Position, load_seconds: float) -> Run:
         """Evaluates the weights that the run ends with; writes model, predictions, results and report."""
         began = time.perf_counter()
         self.directory.write_metrics(position.history)
         rows = {"val": self.split.val, "test": self.split.test}
+        source, first = preparation.evaluation()
+        arithmetic = preparation.arithmetic
         parts = {
-            name: predict.predictions(model, feed, self.images, rows_N, arithmetic)
+            name: predict.predictions(model, source, self.images, rows_N, arithmetic, first)
             for name, rows_N in rows.items()
             if len(rows_N)
         }
@@ -177,7 +188,8 @@ class Session:
         if parts:
             write_splits(self.directory.file("predictions.csv"), parts)
             shown = "test" if "test" in parts else "val"
-            pictures = exhibits(self.images, self.split.train, augmenter, parts[shown], shown)
+            last = Augmenter(self.recipe.stages[-1].augment, model.preprocessing, self.recipe.seed)
+            pictures = exhibits(self.images, self.split.train, last, parts[shown], shown)
             gallery.write(self.directory.file("gallery.parquet"), pictures)
         diagnosis = self._diagnose(position, blocks["val"])
         outcome = results.assemble(

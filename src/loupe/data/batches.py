@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -50,16 +50,13 @@ class Feed:
         ):
             self._resident_NHWC = torch.from_numpy(np.array(store.pixels)).to(device)
 
-    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        """The images of `order` in batches, from batch number `first` on.
+    def at(self, epoch: int) -> Self:
+        """The feed of that epoch: images are the same in all of them."""
+        return self
 
-        A last batch of one image joins the one before: batch normalisation has nothing to normalise over in one image.
-        """
-        starts = list(range(0, len(order), batch_size))
-        if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
-            starts.pop()
-        parts = [order[start:end] for start, end in pairwise([*starts, len(order)])][first:]
-        ready = (self._batch(part) for part in parts)
+    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
+        """The images of `order` in batches (as `cut` makes them), from batch number `first` on."""
+        ready = (self._batch(part) for part in cut(order, batch_size)[first:])
         on_cpu = isinstance(self.store, RawStore) and self.device.type == "cpu"
         immediate = self._resident_NHWC is not None or on_cpu
         return ready if immediate else ahead(ready)
@@ -77,6 +74,17 @@ class Feed:
         return (
             host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host.to(self.device)
         )
+
+
+def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The rows of `order` in batches.
+
+    A last batch of one image joins the one before: batch normalisation has nothing to normalise over in one image.
+    """
+    starts = list(range(0, len(order), batch_size))
+    if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
+        starts.pop()
+    return [order[start:end] for start, end in pairwise([*starts, len(order)])]
 
 
 def steps_in(images: int, batch_size: int) -> int:

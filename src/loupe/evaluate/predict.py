@@ -1,43 +1,52 @@
 """A network over images: logits, predictions, and the few scores that training watches."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score
-from torch import nn
+from torch import Tensor
 
 from loupe.augment.pipeline import evaluation_view
-from loupe.data.batches import Feed
+from loupe.data.batches import Batch
 from loupe.data.prepare import Images
 from loupe.evaluate.predictions import Predictions
 from loupe.models.classifier import Classifier
-from loupe.recipe import Preprocessing
 from loupe.runtime import Arithmetic
 
 
+class Source(Protocol):
+    """What gives inputs in batches: a feed of images, or of what is made of them."""
+
+    labels_N: Tensor
+
+    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]: ...
+
+
 @torch.inference_mode()
-def logits(
-    model: nn.Module, feed: Feed, rows_N: np.ndarray, preprocessing: Preprocessing, arithmetic: Arithmetic
-) -> np.ndarray:
-    """The logits, float32 [N, classes], of the images `rows_N`, in that order; the model's mode is left as it was."""
+def logits(model: Classifier, feed: Source, rows_N: np.ndarray, arithmetic: Arithmetic, first: int = 0) -> np.ndarray:
+    """The logits, float32 [N, classes], of the images `rows_N`, in that order; the model's mode is left as it was.
+
+    `first`: the block that the feed's inputs enter at; above 0 they are what the blocks before it make of images.
+    """
     was_training = model.training
     model.eval()
     parts = []
-    for batch in feed.batches(rows_N, batch_size(preprocessing.size_px)):
-        x_BCHW = evaluation_view(batch.x_BCHW, preprocessing)
+    for batch in feed.batches(rows_N, batch_size(model.preprocessing.size_px)):
+        x = batch.x_BCHW if first else evaluation_view(batch.x_BCHW, model.preprocessing)
         with arithmetic.autocast():
-            parts.append(model(x_BCHW).float())
+            parts.append(model(x, first).float())
     model.train(was_training)
     return torch.cat(parts).cpu().numpy() if parts else np.empty((0, 0), np.float32)
 
 
 def predictions(
-    model: Classifier, feed: Feed, images: Images, rows_N: np.ndarray, arithmetic: Arithmetic
+    model: Classifier, feed: Source, images: Images, rows_N: np.ndarray, arithmetic: Arithmetic, first: int = 0
 ) -> Predictions:
-    """What the network says of some images; labels are those that the feed gives them."""
-    logits_NK = logits(model, feed, rows_N, model.preprocessing, arithmetic)
+    """What the network says of some images; labels are those that the feed gives them. `first` as for `logits`."""
+    logits_NK = logits(model, feed, rows_N, arithmetic, first)
     return Predictions(
         path=tuple(images.table.paths[row] for row in rows_N),
         content=tuple(images.content[row] for row in rows_N),

@@ -30,9 +30,9 @@ class Classifier(nn.Module):
         self.classes = classes
         self.frozen = 0
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits, [B, classes]."""
-        logits_BK: Tensor = self.head(self.trunk(x_BCHW))
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """Logits, [B, classes], of images [B, 3, H, W], or of what the blocks before number `first` make of them."""
+        logits_BK: Tensor = self.head(self.trunk[first:](x) if first else self.trunk(x))
         return logits_BK
 
     def blocks_before(self, part: str) -> int:

@@ -3,7 +3,8 @@
 import copy
 
 import torch
-from torch import nn
+
+from loupe.models.classifier import Classifier
 
 
 class WeightAverage:
@@ -13,14 +14,14 @@ class WeightAverage:
     (Abadi et al. 2016, TensorFlow's ExponentialMovingAverage). Running statistics are averaged with the weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Classifier, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self._mine = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         self._counts = [value for value in self.model.state_dict().values() if not value.is_floating_point()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, updates: int) -> None:
+    def update(self, model: Classifier, updates: int) -> None:
         """Moves towards the model's weights; `updates` is the number of updates before this one."""
         share = 1 - min(self.decay, (1 + updates) / (10 + updates))
         state = model.state_dict().values()

@@ -13,6 +13,7 @@ from loupe.runtime import Arithmetic
 from loupe.training import optimizers
 from loupe.training.averaging import WeightAverage
 from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optimizer
+from loupe.training.frozen import AsStored
 
 
 class Learner:
@@ -22,16 +23,19 @@ class Learner:
         self,
         model: Classifier,
         stage: Stage,
-        augmenter: Augmenter,
+        augmenter: Augmenter | AsStored,
         arithmetic: Arithmetic,
         class_weights_K: Tensor | None,
+        first: int = 0,
     ) -> None:
+        """`first`: the block that the inputs enter at; with activations of frozen blocks, the one after them."""
         model.learn(stage.part)
         self.model = model
         self.stage = stage
         self.augmenter = augmenter
         self.arithmetic = arithmetic
         self.class_weights_K = class_weights_K
+        self.first = first
         self.optimizer = optimizers.build(stage, model)
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
         self.penalised = optimizers.penalised(model, stage)
@@ -39,7 +43,7 @@ class Learner:
         self.average = WeightAverage(model, stage.ema_decay) if stage.ema_decay else None
 
     @property
-    def result(self) -> nn.Module:
+    def result(self) -> Classifier:
         """The network to evaluate and to keep."""
         return self.average.model if self.average else self.model
 
@@ -63,7 +67,7 @@ class Learner:
         torch.manual_seed(random.integer_seed(self.augmenter.seed, epoch, step, "dropout"))
         x_BCHW, target = self._inputs(batch, partner, epoch)
         with self.arithmetic.autocast():
-            logits_BK = self.model(x_BCHW)
+            logits_BK = self.model(x_BCHW, self.first)
         losses_B = F.cross_entropy(
             logits_BK.float(), target, self.class_weights_K, reduction="none", label_smoothing=stage.label_smoothing
         )
@@ -91,6 +95,7 @@ class Learner:
         x_BCHW = self.augmenter.train(batch.x_BCHW, batch.index_B, epoch)
         if partner is None:
             return x_BCHW, batch.y_B
+        assert isinstance(self.augmenter, Augmenter), "images are mixed as images"
         other_BCHW = self.augmenter.train(partner.x_BCHW, partner.index_B, epoch)
         x_BCHW, weight_B = self.augmenter.mix(x_BCHW, other_BCHW, batch.index_B, epoch)
         classes = len(self.model.classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
@@ -21,7 +21,9 @@ from loupe.recipe import Stage
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import schedules
 from loupe.training.checkpoint import Checkpoints, Snapshot
+from loupe.training.frozen import FrozenFeed
 from loupe.training.learner import Learner
+from loupe.training.work import Work
 
 Row = dict[str, Any]
 
@@ -57,10 +59,10 @@ class Position:
 def fit(
     model: Classifier,
     *,
-    stages: Sequence[tuple[Stage, Augmenter]],
-    feed: Feed,
+    stages: Sequence[Stage],
+    prepare: Callable[[Stage, int], Work],
     train_N: np.ndarray,
-    validate: Callable[[nn.Module], Row],
+    validate: Callable[[Classifier, Work], Row],
     checkpoints: Checkpoints,
     on_epoch: Callable[[Sequence[Row]], None],
     arithmetic: Arithmetic,
@@ -76,7 +78,9 @@ def fit(
     the model has the weights of the best epoch, or with `keep_best` off those of the last.
 
     Args:
-        train_N: the images to train on, as rows of the feed's store.
+        prepare: what a stage learns from, when it begins or goes on; the number is that of its first epoch over all
+            stages. The model then has the weights that the stage begins with.
+        train_N: the images to train on, as rows of the table.
         validate: the validation metrics of a network, by name; None for those that cannot be had.
         on_epoch: called with the history after each epoch, once its checkpoint is written.
         stop: once received, training saves and returns with `position.stage` short of the number of stages.
@@ -88,18 +92,21 @@ def fit(
     position = Position(**snapshot.values["position"]) if snapshot else Position()
     checkpoints.forget_bests_after(position.best_epoch)
     while position.stage < len(stages):
-        stage, augmenter = stages[position.stage]
-        learner = Learner(model, stage, augmenter, arithmetic, class_weights_K)
+        stage = stages[position.stage]
+        if snapshot:  # before what is frozen is computed with these weights
+            model.load_state_dict(snapshot.tensors["weights"])
+        work = prepare(stage, len(position.history) - position.epoch)
+        learner = Learner(model, stage, work.augmenter, arithmetic, class_weights_K, work.first)
         if snapshot:
             learner.restore(snapshot)
             snapshot = None
         while position.epoch < stage.epochs and not _patience_is_over(stage, position, monitor):
-            whole = _train_epoch(learner, position, feed, train_N, checkpoints, monitor, console, stop)
+            whole = _train_epoch(learner, position, work.feed, train_N, checkpoints, monitor, console, stop)
             if not whole:
                 checkpoints.save_last(_snapshot(learner, position))
                 return position
             began = time.perf_counter()
-            scores = {**validate(learner.result), "val_objective": None}
+            scores = {**validate(learner.result, work), "val_objective": None}
             if scores["val_loss"] is not None:
                 _check_finite(position, stage, scores["val_loss"], "validation loss")
                 scores["val_objective"] = scores["val_loss"] + learner.penalty()
@@ -125,7 +132,7 @@ def fit(
 def _train_epoch(
     learner: Learner,
     position: Position,
-    feed: Feed,
+    feed: Feed | FrozenFeed,
     train_N: np.ndarray,
     checkpoints: Checkpoints,
     monitor: str,
@@ -138,9 +145,10 @@ def _train_epoch(
     steps_per_epoch = steps_in(len(train_N), stage.batch_size)
     monitored = position.monitored(monitor, position.stage)
     order_N = random.permutation(augmenter.seed, epoch, train_N)
-    batches = feed.batches(order_N, stage.batch_size, first=position.step)
+    batches = feed.at(epoch).batches(order_N, stage.batch_size, first=position.step)
     partners: Iterator[Batch | None] = itertools.repeat(None)
     if stage.augment.mixes:
+        assert isinstance(augmenter, Augmenter), "images are mixed as images"
         partner_N = augmenter.partners(order_N, epoch, train_N)
         partners = feed.batches(partner_N, stage.batch_size, first=position.step)
     sums = torch.tensor(position.sums, dtype=_widest(feed.device), device=feed.device)
@@ -253,10 +261,10 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _epoch_line(position: Position, stages: Sequence[tuple[Stage, Augmenter]]) -> str:
+def _epoch_line(position: Position, stages: Sequence[Stage]) -> str:
     """What an epoch gave, in one line."""
     row = position.history[-1]
-    where = f"epoch {position.epoch:>3}/{stages[position.stage][0].epochs}"
+    where = f"epoch {position.epoch:>3}/{stages[position.stage].epochs}"
     if len(stages) > 1:
         where = f"stage {position.stage + 1}, {where}"
     parts = [f"{where}   loss {row['train_loss']:.4f}   accuracy {row['train_accuracy']:.4f}"]

@@ -15,6 +15,7 @@ from loupe.runtime import Arithmetic, Resolved, fastest_precision, precisions
 from loupe.training.learner import Learner
 
 TIMED_STEPS = 3
+TIMED_PIXELS = 2**21
 
 
 def resolve(
@@ -30,11 +31,15 @@ def resolve(
     """The precision to train in, and the reason. `auto` is timed on copies of the model."""
     if wanted != "auto":
         return wanted, f"precision {wanted}, as asked for"
-    order_N = train_N[: stage.batch_size * (1 + TIMED_STEPS)]
+    if stage.part == "head" and feed.device.type == "cpu":
+        return "fp32", "precision fp32: only the head learns"
+    # Large images are timed in small batches: the comparison is the same, and it must not cost an epoch.
+    images = min(stage.batch_size, max(8, TIMED_PIXELS // model.preprocessing.size_px**2))
+    order_N = train_N[: images * (1 + TIMED_STEPS)]
 
     def seconds(precision: Resolved) -> float:
         learner = Learner(copy.deepcopy(model), stage, augmenter, Arithmetic(feed.device, precision), class_weights_K)
-        batches = itertools.cycle(list(feed.batches(order_N, stage.batch_size)))
+        batches = itertools.cycle(list(feed.batches(order_N, images)))
         began = 0.0
         for step in range(1 + TIMED_STEPS):
             if step == 1:  # the first step compiles kernels and fills caches

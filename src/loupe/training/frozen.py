@@ -1,0 +1,260 @@
+"""What is frozen is computed once: the activations before the first block that learns, for each image and view.
+
+They are a pure function of weights, layers, preprocessing, pixels and view, and are kept under a key of all these, so
+that every run and recipe with the same key shares them. The rest of the network then trains on them as it would on
+images.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loupe.augment.pipeline import Augmenter, evaluation_view
+from loupe.console import Console
+from loupe.data.batches import Batch, Feed, cut
+from loupe.data.pixel_file import size_text
+from loupe.errors import LoupeError
+from loupe.models.classifier import Classifier
+from loupe.runtime import Arithmetic, StopSignal
+from loupe.training import activations
+from loupe.training.activations import Array
+
+SPARE_DISK_BYTES = 2**30
+PASS_BATCH = 32
+View = Callable[[Batch], Tensor]
+
+# Half precision is tried first; what does not fit it is kept whole.
+DTYPES: tuple[type[np.floating[Any]], ...] = (np.float16, np.float32)
+
+
+class StoppedError(LoupeError):
+    """Asked to stop in the middle of the frozen pass; what was computed is kept."""
+
+
+class HalfPrecisionError(ArithmeticError):
+    """An activation does not fit a half-precision number."""
+
+
+@dataclass(frozen=True)
+class FrozenFeed:
+    """Activations as batches, in the place of images.
+
+    Attributes:
+        views: one array for each view of the images, [N, ...]; `turn` says which of them the epoch gets.
+        place_N: where an image's row of the table lies in them; -1 where it does not.
+        first_epoch: the epoch that gets the first view.
+    """
+
+    views: tuple[Tensor, ...]
+    place_N: np.ndarray
+    labels_N: Tensor
+    device: torch.device
+    first_epoch: int = 0
+    turn: int = 0
+
+    def at(self, epoch: int) -> Self:
+        """The feed of that epoch's view: the views take turns."""
+        return replace(self, turn=(epoch - self.first_epoch) % len(self.views))
+
+    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
+        """The activations of the images of `order`, in batches, from batch number `first` on."""
+        rows = self.views[self.turn]
+        for index_B in cut(order, batch_size)[first:]:
+            where_B = torch.from_numpy(self.place_N[index_B]).to(rows.device)
+            x = rows.index_select(0, where_B).to(self.device).float()
+            y_B = self.labels_N.index_select(0, torch.from_numpy(index_B).to(self.device))
+            yield Batch(x.permute(0, 3, 1, 2) if x.ndim == 4 else x, y_B, index_B)
+
+
+@dataclass(frozen=True)
+class AsStored:
+    """Stands where an augmenter does, for activations, which have been augmented as images."""
+
+    seed: int
+
+    def train(self, x: Tensor, index_B: np.ndarray, epoch: int) -> Tensor:
+        return x
+
+
+@dataclass
+class FrozenPass:
+    """Computes what lies before the first block that learns, or finds it.
+
+    Attributes:
+        content: the images' hashes, in the order of the table.
+        folder: where the activations are kept.
+    """
+
+    model: Classifier
+    feed: Feed
+    content: tuple[str, ...]
+    folder: Path
+    arithmetic: Arithmetic
+    console: Console
+    stop: StopSignal
+    said: set[str] = field(default_factory=set)
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        return self.model.trunk[: self.model.frozen]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the frozen blocks: layers, weights, statistics."""
+        return digest_of(self.model)
+
+    def evaluation(self, rows_N: np.ndarray) -> FrozenFeed | None:
+        """The images of these rows as evaluation sees them; None where they do not fit the disk."""
+        view = self._view({"kind": "evaluation"}, rows_N, self._evaluation_view)
+        return None if view is None else self._feed([view], rows_N, 0)
+
+    def augmented(self, augmenter: Augmenter, epochs: Sequence[int], rows_N: np.ndarray) -> FrozenFeed | None:
+        """The views that these rows' images have in `epochs`; None where they do not fit the disk."""
+        views = []
+        for epoch in epochs:
+            kind = {
+                "kind": "augmented",
+                "epoch": epoch,
+                "seed": augmenter.seed,
+                **augmenter.spec.model_dump(mode="json"),
+            }
+            view = self._view(kind, rows_N, partial(self._augmented_view, augmenter, epoch), copies=len(epochs))
+            if view is None:
+                return None
+            views.append(view)
+        return self._feed(views, rows_N, epochs[0])
+
+    def _feed(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> FrozenFeed:
+        place_N = np.full(len(self.feed.labels_N), -1, np.int64)
+        place_N[rows_N] = np.arange(len(rows_N))
+        tensors = tuple(_placed(view, self.feed.device) for view in views)
+        return FrozenFeed(tensors, place_N, self.feed.labels_N, self.feed.device, first_epoch)
+
+    def _evaluation_view(self, batch: Batch) -> Tensor:
+        return evaluation_view(batch.x_BCHW, self.model.preprocessing)
+
+    def _augmented_view(self, augmenter: Augmenter, epoch: int, batch: Batch) -> Tensor:
+        return augmenter.train(batch.x_BCHW, batch.index_B, epoch)
+
+    def _view(self, kind: dict[str, Any], rows_N: np.ndarray, view: View, copies: int = 1) -> Array | None:
+        """One view of the images, found or computed now; None where it does not fit the disk."""
+        kind |= {"rows": hashlib.sha256(rows_N.tobytes()).hexdigest()}
+        for dtype in DTYPES:
+            found = activations.opened(self.folder / self._key(kind, dtype))
+            if found is not None and len(found) == len(rows_N):
+                return found
+        began = time.perf_counter()
+        sample = self._compute(next(iter(self.feed.batches(rows_N[:PASS_BATCH], PASS_BATCH))), view)
+        seconds = (time.perf_counter() - began) / len(sample) * len(rows_N)
+        # Vectors are small: nothing is gained by rounding them.
+        for dtype in DTYPES if sample.ndim > 2 else DTYPES[1:]:
+            shape = (len(rows_N), *sample.shape[1:])
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            if not self._fits(size * copies):
+                return None
+            self._announce(kind["kind"] == "evaluation", len(rows_N), size, seconds, copies)
+            rows = partial(self._rows, rows_N, view, dtype)
+            try:
+                return activations.kept(self.folder, self._key(kind, dtype), shape, dtype, rows)
+            except HalfPrecisionError:
+                continue
+            except OSError as error:
+                self.console.say(
+                    f"what is frozen cannot be kept under {self.folder} ({error.strerror or error}): it is computed "
+                    "anew in every epoch."
+                )
+                return None
+        raise AssertionError("single precision holds whatever the network makes")
+
+    def _key(self, kind: dict[str, Any], dtype: type[np.floating[Any]]) -> str:
+        made = {
+            "content": self._content,
+            "blocks": self.digest,
+            "preprocessing": self.model.preprocessing.model_dump(mode="json"),
+            "precision": self.arithmetic.precision,
+            "device": self.feed.device.type,
+            "dtype": dtype.__name__,
+            **kind,
+        }
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]
+
+    @cached_property
+    def _content(self) -> str:
+        return hashlib.sha256("".join(self.content).encode()).hexdigest()
+
+    def _fits(self, size: int) -> bool:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free - SPARE_DISK_BYTES
+        if size <= free:
+            return True
+        self.console.say(
+            f"the activations of what is frozen would take {size_text(size)}, and {self.folder} has "
+            f"{size_text(max(0, free))} to spare: they are computed anew in every epoch. Set LOUPE_CACHE to a larger "
+            "disk, or fewer views."
+        )
+        return False
+
+    def _announce(self, evaluation: bool, images: int, size: int, seconds: float, copies: int) -> None:
+        what = f"{images:,} images" if evaluation else f"{images:,} training images in {copies} augmented views"
+        if what in self.said:
+            return
+        self.said.add(what)
+        blocks = f"{self.model.frozen} of {len(self.model.trunk)} blocks"
+        self.console.say(
+            f"what is frozen ({blocks}) is computed once, for {what}: {size_text(size * copies)} under "
+            f"{self.folder}, about {_duration(seconds * copies)}."
+        )
+
+    def _rows(self, rows_N: np.ndarray, view: View, dtype: type[np.floating[Any]], first: int) -> Iterator[Array]:
+        """The activations of the rows from number `first` on, batch by batch."""
+        with self.console.progress() as progress:
+            bar = progress.add_task("frozen blocks", total=len(rows_N), completed=first, note="")
+            for batch in self.feed.batches(rows_N[first:], PASS_BATCH):
+                if self.stop.received:
+                    raise StoppedError("stopped; what was computed is kept.")
+                made = self._compute(batch, view).astype(dtype, copy=False)
+                if dtype is np.float16 and not np.isfinite(made).all():
+                    raise HalfPrecisionError
+                progress.update(bar, advance=len(batch))
+                yield made
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch, view: View) -> Array:
+        """float32 [B, ...]; maps as [B, H, W, C], which is how they lie in memory."""
+        with self.arithmetic.autocast():
+            made = self.blocks(view(batch))
+        made = made.permute(0, 2, 3, 1) if made.ndim == 4 else made
+        array: Array = made.float().cpu().numpy()
+        return array
+
+
+def digest_of(model: Classifier) -> str:
+    """Of a model's frozen blocks: their layers, weights and statistics."""
+    blocks = model.trunk[: model.frozen]
+    found = hashlib.sha256(repr(blocks).encode())
+    for name, value in blocks.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _placed(view: Array, device: torch.device) -> Tensor:
+    """On a GPU, copied there where a third of what is free holds it; else where it is."""
+    rows = torch.from_numpy(view)
+    if device.type == "cuda" and view.nbytes <= torch.cuda.mem_get_info(device)[0] // 3:
+        return rows.to(device)
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,202 @@
+"""What is frozen is computed once, and nothing else changes."""
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import loupe
+from loupe.training import activations, frozen
+from loupe.training.frozen import FrozenPass, StoppedError
+
+ALL = {"epochs": 2, "batch_size": 32, "lr": 3e-3}
+SHIFTS = {"width_shift": 0.1, "height_shift": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """How many images have gone through frozen blocks."""
+    counts: Counter[str] = Counter()
+    compute = FrozenPass._compute
+
+    def counted(self, batch, view):
+        counts["images"] += len(batch)
+        return compute(self, batch, view)
+
+    monkeypatch.setattr(FrozenPass, "_compute", counted)
+    return counts
+
+
+def digits(images: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    bunch = load_digits()
+    return (bunch.images[:images] * 15.9375).astype(np.uint8), bunch.target[:images]
+
+
+def trained(tmp_path, name: str, *stages: dict, **settings: object):
+    return loupe.train(
+        digits(),
+        recipe="digits",
+        settings={"stages": [ALL, *stages], "precision": "fp32", **settings},
+        output=tmp_path,
+        name=name,
+        device="cpu",
+        quiet=True,
+    )
+
+
+def logits(run) -> np.ndarray:
+    return run.predict_proba(digits(60)[0])
+
+
+def history(run) -> list[str]:
+    return [line.split(",")[:7] for line in (run.path / "metrics.csv").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("part", ["head", "last-block"])
+def test_as_many_views_as_epochs_train_as_fresh_ones_do(tmp_path, part):
+    """To the rounding of what is kept: float32 of vectors and float16 of maps; the head is trained on maps here."""
+    stage = {"epochs": 3, "part": part, "batch_size": 32, "lr": 1e-4, "augment": SHIFTS}
+    cached = trained(tmp_path, "cached", {**stage, "views": 3})
+    fresh = trained(tmp_path, "fresh", {**stage, "views": "fresh"})
+    np.testing.assert_allclose(logits(cached), logits(fresh), atol=5e-3)
+    assert (logits(cached).argmax(1) == logits(fresh).argmax(1)).mean() >= 0.98
+    assert "fresh views" in (fresh.path / "train.log").read_text()
+
+
+def test_views_take_turns(tmp_path, computed):
+    trained(tmp_path, "two", {"epochs": 6, "part": "head", "batch_size": 32, "augment": SHIFTS, "views": 2})
+    sample = frozen.PASS_BATCH
+    assert computed["images"] == (300 + sample) + 2 * (240 + sample)
+
+
+def test_frozen_blocks_keep_weights_and_statistics_to_the_bit(tmp_path):
+    before = trained(tmp_path, "before", keep="last").model.trunk[0].state_dict()
+    after = trained(tmp_path, "after", {"epochs": 2, "part": "last-block", "batch_size": 32}, keep="last").model
+    assert all(torch.equal(value, before[name]) for name, value in after.trunk[0].state_dict().items())
+
+
+def test_another_run_with_the_same_key_computes_nothing(tmp_path, computed):
+    stage = {"epochs": 2, "part": "head", "batch_size": 32, "augment": SHIFTS}
+    one = trained(tmp_path, "one", stage)
+    images = computed["images"]
+    two = trained(tmp_path, "two", {**stage, "lr": 1e-2})
+    assert computed["images"] == images > 0
+    assert not np.array_equal(logits(one), logits(two)), "it did train otherwise"
+    trained(tmp_path, "three", stage, seed=1)
+    assert computed["images"] > images, "another seed has other weights, and other views"
+
+
+def test_the_model_predicts_from_raw_images_what_it_was_evaluated_at(tmp_path):
+    run = trained(tmp_path, "run", {"epochs": 2, "part": "last-block", "batch_size": 32})
+    evaluated = run.evaluate("val", digits())
+    kept = run.results["validation"]
+    assert evaluated["accuracy"]["value"] == kept["accuracy"]["value"]
+    assert evaluated["log_loss"]["value"] == pytest.approx(kept["log_loss"]["value"], abs=1e-3)
+
+
+def test_mixed_images_are_computed_anew_and_it_is_said(tmp_path, computed):
+    run = trained(tmp_path, "mix", {"epochs": 1, "part": "head", "batch_size": 32, "augment": {"mixup_alpha": 0.2}})
+    assert not computed
+    assert "mixing images" in (run.path / "train.log").read_text()
+
+
+def test_a_full_disk_falls_back_to_computing_anew_and_says_so(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: usage)
+    run = trained(tmp_path, "full", {"epochs": 2, "part": "head", "batch_size": 32})
+    assert "computed anew in every epoch. Set LOUPE_CACHE" in (run.path / "train.log").read_text()
+    assert run.results["epochs"] == 4
+
+
+def test_a_run_stopped_while_a_frozen_stage_trains_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    from loupe.training import loop
+
+    stage = {"epochs": 3, "part": "last-block", "batch_size": 32, "augment": SHIFTS, "views": 2}
+    whole = trained(tmp_path, "whole", stage)
+    train_step = loop.Learner.train_step
+
+    def stopping(self, *batches, **where):
+        if where["epoch"] == 3 and where["step"] == 2:
+            monkeypatch.setattr(loop.Learner, "train_step", train_step)
+            raise KeyboardInterrupt
+        return train_step(self, *batches, **where)
+
+    monkeypatch.setattr(loop.Learner, "train_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "cut", stage)
+    resumed = loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
+    assert history(resumed) == history(whole)
+    np.testing.assert_array_equal(logits(resumed), logits(whole))
+
+
+def test_a_pass_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, computed):
+    compute = FrozenPass._rows
+
+    def stopped_after(self, rows_N, view, dtype, first):
+        for number, part in enumerate(compute(self, rows_N, view, dtype, first)):
+            if number == 4 and first == 0:
+                raise StoppedError("stopped")
+            yield part
+
+    monkeypatch.setattr(FrozenPass, "_rows", stopped_after)
+    monkeypatch.setattr(activations, "SAFE_EVERY_BYTES", 1)
+    stage = {"epochs": 2, "part": "head", "batch_size": 32}
+    with pytest.raises(loupe.run.InterruptedRunError, match="--resume"):
+        trained(tmp_path, "cut", stage)
+    before = computed["images"]
+    resumed = loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
+    batch = frozen.PASS_BATCH
+    assert computed["images"] - before == batch + (300 - 4 * batch), "one sample, and what was missing"
+    monkeypatch.setattr(FrozenPass, "_rows", compute)
+    shutil.rmtree(tmp_path / "cache")
+    np.testing.assert_array_equal(logits(resumed), logits(trained(tmp_path, "whole", stage)))
+
+
+def test_rows_that_are_not_safe_are_made_again(tmp_path):
+    """A process that is killed leaves a file with more than it marked; the rest of it is not trusted."""
+    rows = np.arange(40, dtype=np.float32).reshape(10, 4)
+    asked: list[int] = []
+
+    def killed(first):
+        asked.append(first)
+        yield rows[first : first + 3]
+        raise RuntimeError("killed")
+
+    def whole(first):
+        asked.append(first)
+        yield rows[first:]
+
+    def make(parts, every):
+        activations.SAFE_EVERY_BYTES, old = every, activations.SAFE_EVERY_BYTES
+        try:
+            return activations.kept(tmp_path, "key", rows.shape, np.float32, parts)
+        finally:
+            activations.SAFE_EVERY_BYTES = old
+
+    with pytest.raises(RuntimeError):
+        make(killed, 1)
+    with (tmp_path / ".key" / "activations.npy").open("ab") as file:
+        file.write(b"half a row")
+    np.testing.assert_array_equal(make(whole, 1), rows)
+    assert asked == [0, 3]
+    make(killed, 1)
+    assert asked == [0, 3], "what is whole is not made again"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key"]
+
+
+def test_activations_beyond_half_precision_are_kept_whole(tmp_path, monkeypatch):
+    compute = FrozenPass._compute
+    monkeypatch.setattr(FrozenPass, "_compute", lambda self, batch, view: 1e6 * compute(self, batch, view))
+    run = trained(tmp_path, "large", {"epochs": 1, "part": "last-block", "batch_size": 32, "lr": 1e-9})
+    kept = next((tmp_path / "cache" / "frozen").iterdir())
+    assert np.load(kept / "activations.npy").dtype == np.float32
+    assert json.loads((run.path / "results.json").read_text())["epochs"] == 3
