@@ -1,5 +1,6 @@
 """What is frozen is computed once, and nothing else changes."""
 
+import csv
 import json
 import shutil
 from collections import Counter
@@ -10,6 +11,9 @@ import torch
 from sklearn.datasets import load_digits
 
 import loupe
+from loupe.augment.pipeline import evaluation_view
+from loupe.errors import LoupeError
+from loupe.models.layers import Flatten
 from loupe.training import activations, frozen
 from loupe.training.frozen import FrozenPass, StoppedError
 
@@ -200,3 +204,60 @@ def test_activations_beyond_half_precision_are_kept_whole(tmp_path, monkeypatch)
     kept = next((tmp_path / "cache" / "frozen").iterdir())
     assert np.load(kept / "activations.npy").dtype == np.float32
     assert json.loads((run.path / "results.json").read_text())["epochs"] == 3
+
+
+def test_the_head_is_solved_to_convergence(tmp_path):
+    """Against scikit-learn on the features that the trunk gives, and against many steps of L-BFGS on the objective."""
+    stage = {"epochs": 3, "part": "head", "optimizer": {"name": "logistic", "strongest": 100.0, "weakest": 1.0}}
+    run = trained(tmp_path, "solved", stage, keep="last")
+    x, y = digits()
+    split = {row["path"]: row["split"] for row in csv.DictReader((run.path / "split.csv").open())}
+    train_N = np.array([part == "train" for part in split.values()])
+    model = run.model
+    with torch.no_grad():
+        images = torch.from_numpy(x)[:, None].repeat(1, 3, 1, 1)
+        inputs = evaluation_view(images.contiguous(memory_format=torch.channels_last), model.preprocessing)
+        features = Flatten()(model.trunk(inputs))[torch.from_numpy(train_N)]
+    labels = torch.from_numpy(y[train_N])
+    logits = torch.nn.Linear(features.shape[1], 10)
+    optimizer = torch.optim.LBFGS(logits.parameters(), max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-6)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(logits(features), labels, reduction="sum")
+        loss = loss + 0.5 * logits.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        expected = logits(features).softmax(1)
+        found = model.head.logits(features).softmax(1)
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_two_classes_are_solved_as_two_logits(tmp_path):
+    x, y = digits(600)
+    chosen = y < 2
+    run = loupe.train(
+        (x[chosen], y[chosen]),
+        recipe="digits",
+        settings={"stages": [ALL, {"epochs": 4, "part": "head", "optimizer": "logistic"}], "precision": "fp32"},
+        output=tmp_path,
+        name="two",
+        device="cpu",
+        quiet=True,
+    )
+    rows = [line.split(",") for line in (run.path / "metrics.csv").read_text().splitlines()[1:]]
+    assert [row[1] for row in rows] == ["1", "1", "2", "2", "2", "2"]
+    losses = [float(row[3]) for row in rows[2:]]
+    assert losses == sorted(losses, reverse=True), "a weaker penalty fits the training images better"
+    assert run.results["validation"]["accuracy"]["value"] > 0.9
+
+
+def test_what_cannot_be_solved_is_refused(tmp_path):
+    with pytest.raises(LoupeError, match="for part head"):
+        trained(tmp_path, "all", {"epochs": 2, "optimizer": "logistic"})
+    hidden = {"model.hidden": [{"units": 8}]}
+    with pytest.raises(LoupeError, match="1 hidden layers"):
+        trained(tmp_path, "hidden", {"epochs": 2, "part": "head", "optimizer": "logistic"}, **hidden)

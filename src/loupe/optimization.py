@@ -38,6 +38,19 @@ class Muon(Frozen):
     epsilon: Positive = 1e-8
 
 
+class Logistic(Frozen):
+    """Logistic regression, solved to convergence, in the place of steps of a gradient: for a linear head alone.
+
+    Each epoch of the stage is one strength of the L2 penalty, from `strongest` to `weakest` in equal ratios, and the
+    validation images choose among them. The objective is strength · ‖W‖² / 2 + Σ cross-entropy, biases left out of the
+    penalty: scikit-learn's, with C = 1 / strength.
+    """
+
+    name: Literal["logistic"] = "logistic"
+    strongest: Positive = 1e4
+    weakest: Positive = 1e-1
+
+
 class RmsProp(Frozen):
     """PyTorch's RMSprop by default. Keras's has `rho` 0.9 and `epsilon` 1e-7, and adds it inside the root."""
 
@@ -92,5 +105,5 @@ class Plateau(Frozen):
     warmup_epochs: NonNegative = 0.0
 
 
-Optimizer = Annotated[Sgd | Adam | Muon | RmsProp, Field(discriminator="name")]
+Optimizer = Annotated[Sgd | Adam | Muon | Logistic | RmsProp, Field(discriminator="name")]
 Schedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(discriminator="name")]

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from loupe.architecture import Network
-from loupe.optimization import Adam, Constant, Optimizer, Schedule
+from loupe.optimization import Adam, Constant, Logistic, Optimizer, Schedule
 from loupe.schema import Count, Fraction, Frozen, NonNegative, Positive
 
 RGB = tuple[float, float, float]
@@ -152,6 +152,17 @@ class Stage(Frozen):
     patience_epochs: Count | None = None
     augment: AugmentSpec = AugmentSpec()
     views: Literal["auto", "fresh"] | Count = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.optimizer, Logistic):
+            others = ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay")
+            if self.part != "head" or self.augment.mixes or any(getattr(self, name) for name in others):
+                raise ValueError(
+                    f"optimizer logistic is for part head, without mixing and without {', '.join(others)}: its own "
+                    "penalty takes their place"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod

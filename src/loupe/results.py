@@ -42,7 +42,8 @@ def assemble(
         images: how many each split has.
         blocks: the metrics of `validation` and `test`; None where a split is empty.
         diagnosis: of the learning curves; `next_command` runs what it recommends.
-        seconds: what `load` and `evaluate` took; training is summed up from the history, over all interruptions.
+        seconds: what `load`, `evaluate` and computing what is `frozen` took; training is summed up from the history,
+            over all interruptions.
     """
     train_seconds = sum(row["seconds"] for row in history)
     return {
@@ -65,10 +66,11 @@ def assemble(
         "stopped": stopped,
         "seconds": {
             "load": round(seconds["load"], 3),
+            "frozen": round(seconds["frozen"], 3),
             "train": round(train_seconds, 3),
             "epoch_mean": round(train_seconds / len(history), 3),
             "evaluate": round(seconds["evaluate"], 3),
-            "total": round(seconds["load"] + train_seconds + seconds["evaluate"], 3),
+            "total": round(sum(seconds.values()) + train_seconds, 3),
         },
         "images_per_second": round(fmean(row["images_per_second"] for row in history), 1),
         "precision": arithmetic.precision,

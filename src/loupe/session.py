@@ -206,7 +206,7 @@ class Session:
             split_hash=test_hash,
             blocks={"validation": blocks["val"], "test": blocks["test"]},
             test_looks=looks,
-            seconds={"load": load_seconds, "evaluate": time.perf_counter() - began},
+            seconds={"load": load_seconds, "frozen": preparation.seconds, "evaluate": time.perf_counter() - began},
             diagnosis=diagnosis,
             next_command=self._next_command(diagnosis),
         )

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from loupe.architecture import BackboneSpec, CnnSpec, ConvBlock, Dense
 from loupe.errors import LoupeError, unknown_name
-from loupe.optimization import Adam, Constant, Cosine, Muon, OneCycle, Plateau, RmsProp, Sgd, Step
+from loupe.optimization import Adam, Constant, Cosine, Logistic, Muon, OneCycle, Plateau, RmsProp, Sgd, Step
 from loupe.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
 from loupe.schema import Frozen
 
@@ -27,6 +27,7 @@ PARTS: dict[str, type[Frozen]] = {
     "adam": Adam,
     "adamw": Adam,
     "muon": Muon,
+    "logistic": Logistic,
     "rmsprop": RmsProp,
     "constant": Constant,
     "step": Step,

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from loupe.architecture import BackboneSpec, CnnSpec
-from loupe.optimization import Cosine, OneCycle
+from loupe.optimization import Cosine, Logistic, OneCycle
 from loupe.recipe import AugmentSpec, Recipe, Stage
 
 Verdict = Literal[
@@ -78,6 +78,8 @@ def diagnose(
     if commonest is None or rows[-1]["val_loss"] is None:
         text = "There are no validation images, so that the curves cannot show when training should have ended."
         return Diagnosis("unjudged", None, text, ("split.validation=0.1",))
+    if isinstance(stage.optimizer, Logistic):
+        return _of_strengths(rows, stage.optimizer, key)
     if len(rows) < FEWEST_EPOCHS:
         text = f"{len(rows)} epochs are too few to judge the curves by; {FEWEST_EPOCHS} are the least."
         return Diagnosis("unjudged", None, text, (f"{key}.epochs={4 * stage.epochs}",))
@@ -89,6 +91,22 @@ def diagnose(
         or _improving(curves, stage, key)
         or _by_gap(curves, stage, key, recipe)
     )
+
+
+def _of_strengths(rows: Sequence[Mapping[str, Any]], optimizer: Logistic, key: str) -> Diagnosis:
+    """Rows are strengths of a penalty, each solved to convergence, and no learning curve."""
+    best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
+    text = (
+        f"Of {len(rows)} strengths of the penalty, number {best + 1} has the lowest validation loss (accuracy in "
+        f"training {rows[best]['train_accuracy']:.3f}, on validation {rows[best]['val_accuracy']:.3f})"
+    )
+    wider: tuple[str, ...] = ()
+    if best == len(rows) - 1 and len(rows) > 1:
+        wider = (f"{key}.optimizer.weakest={optimizer.weakest / 100:g}",)
+    elif best == 0 and len(rows) > 1:
+        wider = (f"{key}.optimizer.strongest={optimizer.strongest * 100:g}",)
+    advice = ": the best may lie beyond." if wider else "."
+    return Diagnosis("level", int(rows[best]["epoch"]), text + advice, wider)
 
 
 class _Curves:

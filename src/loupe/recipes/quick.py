@@ -32,9 +32,9 @@ def lecture_cnn() -> Recipe:
 
 
 def lecture_dropout() -> Recipe:
-    """`loupe train cifar10 --recipe lecture-dropout-quick`: 5 epochs in place of 40."""
-    stage = _cycle(epochs=5, batch_size=64, lr=2e-3, augment=FLIPS_AND_SMALL_CROPS, optimizer=Muon())
-    return _quick(published.lecture_dropout(), stage)
+    """`loupe train cifar10 --recipe lecture-dropout-quick`: 8 epochs in place of 40."""
+    stage = _cycle(epochs=8, batch_size=64, lr=3e-3, augment=FLIPS_AND_SMALL_CROPS, optimizer=Muon())
+    return _quick(published.lecture_dropout(), stage, dropout=0.0)
 
 
 def lecture_batchnorm() -> Recipe:

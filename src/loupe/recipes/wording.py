@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from loupe.architecture import CnnSpec
-from loupe.optimization import Adam, Muon, RmsProp, Sgd
+from loupe.optimization import Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.recipe import AugmentSpec, Recipe, Stage
 
 
@@ -32,6 +32,8 @@ def _optimizer(stage: Stage) -> str:
     optimizer = stage.optimizer
     if isinstance(optimizer, Adam):
         return "AdamW" if stage.weight_decay else "Adam"
+    if isinstance(optimizer, Logistic):
+        return f"logistic regression, penalties {optimizer.strongest:g} to {optimizer.weakest:g}"
     if isinstance(optimizer, Muon):
         return "Muon"
     if isinstance(optimizer, RmsProp):

@@ -17,12 +17,14 @@ from loupe.console import Console
 from loupe.data.batches import Batch, Feed, steps_in
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
+from loupe.optimization import Logistic
 from loupe.recipe import Stage
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import schedules
 from loupe.training.checkpoint import Checkpoints, Snapshot
 from loupe.training.frozen import FrozenFeed
 from loupe.training.learner import Learner
+from loupe.training.solver import Solver, strength
 from loupe.training.work import Work
 
 Row = dict[str, Any]
@@ -95,13 +97,19 @@ def fit(
         stage = stages[position.stage]
         if snapshot:  # before what is frozen is computed with these weights
             model.load_state_dict(snapshot.tensors["weights"])
-        work = prepare(stage, len(position.history) - position.epoch)
+        first_epoch = len(position.history) - position.epoch
+        work = prepare(stage, first_epoch)
         learner = Learner(model, stage, work.augmenter, arithmetic, class_weights_K, work.first)
         if snapshot:
             learner.restore(snapshot)
             snapshot = None
+        solver = Solver(learner, work, train_N, first_epoch) if isinstance(stage.optimizer, Logistic) else None
         while position.epoch < stage.epochs and not _patience_is_over(stage, position, monitor):
-            whole = _train_epoch(learner, position, work.feed, train_N, checkpoints, monitor, console, stop)
+            whole = (
+                _solve(solver, position, len(train_N))
+                if solver
+                else _train_epoch(learner, position, work.feed, train_N, checkpoints, monitor, console, stop)
+            )
             if not whole:
                 checkpoints.save_last(_snapshot(learner, position))
                 return position
@@ -180,6 +188,14 @@ def _train_epoch(
     return True
 
 
+def _solve(solver: Solver, position: Position, images: int) -> bool:
+    """An epoch of logistic regression: one strength of the penalty, to convergence."""
+    clock = _Clock(0.0)
+    loss, accuracy = solver.solve(position.epoch)
+    position.sums, position.seconds = [loss * images, accuracy * images], clock.total()
+    return True
+
+
 class _Clock:
     """The seconds that an epoch takes, over interruptions, and when the next save within it is due."""
 
@@ -231,7 +247,9 @@ def _close_epoch(
     row: Row = {
         "epoch": len(position.history) + 1,
         "stage": position.stage + 1,
-        "lr": schedules.rate(stage, last_step, steps_per_epoch, position.monitored(monitor, position.stage)),
+        "lr": None
+        if isinstance(stage.optimizer, Logistic)
+        else schedules.rate(stage, last_step, steps_per_epoch, position.monitored(monitor, position.stage)),
         "train_loss": position.sums[0] / len(train_N),
         "train_accuracy": position.sums[1] / len(train_N),
         **scores,
@@ -267,6 +285,9 @@ def _epoch_line(position: Position, stages: Sequence[Stage]) -> str:
     where = f"epoch {position.epoch:>3}/{stages[position.stage].epochs}"
     if len(stages) > 1:
         where = f"stage {position.stage + 1}, {where}"
+    stage = stages[position.stage]
+    if isinstance(stage.optimizer, Logistic):
+        where += f"   penalty {strength(stage, position.epoch - 1):.3g}"
     parts = [f"{where}   loss {row['train_loss']:.4f}   accuracy {row['train_accuracy']:.4f}"]
     if row["val_loss"] is not None:
         parts.append(f"val loss {row['val_loss']:.4f}   val accuracy {row['val_accuracy']:.4f}")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loupe.optimization import Adam, Muon, RmsProp, Sgd
+from loupe.optimization import Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.recipe import Stage
 from loupe.training import muon
 
@@ -87,6 +87,8 @@ def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
     """The stage's optimizer over the trainable parameters; weight decay and L2 are the loop's, not the optimizer's."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     spec = stage.optimizer
+    if isinstance(spec, Logistic):
+        return torch.optim.SGD(parameters, lr=stage.lr)  # has no state, and takes no step: solver.py sets the weights
     if isinstance(spec, Sgd):
         return torch.optim.SGD(parameters, lr=stage.lr, momentum=spec.momentum, nesterov=spec.nesterov)
     if isinstance(spec, RmsProp):

@@ -1,5 +1,6 @@
 """What a stage learns from: images, or the activations of the blocks before it, which are computed once."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,16 @@ AUTOMATIC_VIEWS = 4
 
 @dataclass(frozen=True)
 class Work:
-    """What one stage learns from and is validated on: images, or what the blocks before number `first` make of them."""
+    """What one stage learns from and is validated on: images, or what the blocks before number `first` make of them.
+
+    `views`: how many of each training image take turns over the epochs.
+    """
 
     feed: Feed | FrozenFeed
     validation: Feed | FrozenFeed
     augmenter: Augmenter | AsStored
     first: int = 0
+    views: int = 1
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Preparation:
     Attributes:
         feed: the images; content: their hashes, in the order of the table; train_N: rows to train on.
         folder: where activations are kept.
+        seconds: spent so far on computing what is frozen.
     """
 
     model: Classifier
@@ -44,6 +50,7 @@ class Preparation:
     arithmetic: Arithmetic
     console: Console
     stop: StopSignal
+    seconds: float = 0.0
     _kept: tuple[str, Work] | None = None
 
     def of(self, stage: Stage, first_epoch: int) -> Work:
@@ -58,8 +65,10 @@ class Preparation:
         self.model.learn(stage.part)
         self._kept = None
         augmenter = Augmenter(stage.augment, self.model.preprocessing, self.seed)
+        began = time.perf_counter()
         work = self._on_activations(stage, augmenter, first_epoch) if self.model.frozen else None
-        return work or Work(self.feed, self.feed, augmenter)
+        self.seconds += time.perf_counter() - began
+        return work or Work(self.feed, self.feed, augmenter, views=views_of(stage))
 
     def _on_activations(self, stage: Stage, augmenter: Augmenter, first_epoch: int) -> Work | None:
         """None where every epoch has to compute what is frozen anew, which is said."""
@@ -76,11 +85,11 @@ class Preparation:
             return None
         feed: FrozenFeed | None = everything
         if not plain:
-            views = min(AUTOMATIC_VIEWS if isinstance(stage.views, str) else stage.views, stage.epochs)
-            feed = frozen.augmented(augmenter, range(first_epoch, first_epoch + views), self.train_N)
+            epochs = range(first_epoch, first_epoch + views_of(stage))
+            feed = frozen.augmented(augmenter, epochs, self.train_N)
         if feed is None:
             return None
-        work = Work(feed, everything, AsStored(self.seed), first=self.model.frozen)
+        work = Work(feed, everything, AsStored(self.seed), first=self.model.frozen, views=views_of(stage))
         self._kept = (frozen.digest, work)
         return work
 
@@ -93,3 +102,12 @@ class Preparation:
         if self._kept and self._kept[0] == digest_of(self.model):
             return self._kept[1].validation, self._kept[1].first
         return self.feed, 0
+
+
+def views_of(stage: Stage) -> int:
+    """How many views of each training image a stage has."""
+    if stage.augment == AugmentSpec():
+        return 1
+    if stage.views == "fresh":
+        return stage.epochs
+    return min(AUTOMATIC_VIEWS if stage.views == "auto" else stage.views, stage.epochs)
