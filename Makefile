@@ -26,7 +26,7 @@ lint: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,dev]"
 	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.ready').touch()"
 
 clean:

@@ -30,13 +30,14 @@ def _empty_cache(tmp_path, monkeypatch):
 def computed(monkeypatch):
     """How many images have gone through frozen blocks."""
     counts: Counter[str] = Counter()
-    compute = FrozenPass._compute
+    compute = FrozenPass._computed
 
-    def counted(self, batch, view):
-        counts["images"] += len(batch)
-        return compute(self, batch, view)
+    def counted(self, rows_N, view):
+        for made in compute(self, rows_N, view):
+            counts["images"] += len(made)
+            yield made
 
-    monkeypatch.setattr(FrozenPass, "_compute", counted)
+    monkeypatch.setattr(FrozenPass, "_computed", counted)
     return counts
 
 
@@ -198,8 +199,8 @@ def test_rows_that_are_not_safe_are_made_again(tmp_path):
 
 
 def test_activations_beyond_half_precision_are_kept_whole(tmp_path, monkeypatch):
-    compute = FrozenPass._compute
-    monkeypatch.setattr(FrozenPass, "_compute", lambda self, batch, view: 1e6 * compute(self, batch, view))
+    compute = FrozenPass._computed
+    monkeypatch.setattr(FrozenPass, "_computed", lambda self, *what: (1e6 * made for made in compute(self, *what)))
     run = trained(tmp_path, "large", {"epochs": 1, "part": "last-block", "batch_size": 32, "lr": 1e-9})
     kept = next((tmp_path / "cache" / "frozen").iterdir())
     assert np.load(kept / "activations.npy").dtype == np.float32

@@ -8,6 +8,7 @@ name under which it is looked for. Two processes that want the same wait for eac
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -40,18 +41,26 @@ def kept(
         OSError: they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{key}.lock"):
-        found = opened(folder / key)
-        if found is None:
-            _write(folder / f".{key}", shape, dtype, rows)
-            (folder / f".{key}").rename(folder / key)
-            sync_folder(folder)
+    lock = folder / f"{key}.lock"
+    try:
+        with FileLock(lock):
             found = opened(folder / key)
-    with suppress(OSError):  # another process may be waiting for it
-        (folder / f"{key}.lock").unlink()
+            if found is None:
+                _write(folder / f".{key}", shape, dtype, rows)
+                (folder / f".{key}").rename(folder / key)
+                sync_folder(folder)
+                found = opened(folder / key)
+    finally:
+        with suppress(OSError):  # another process may be waiting for it
+            lock.unlink()
     if found is None:
         raise OSError("the file that was written cannot be read again")
     return found
+
+
+def forget(folder: Path, key: str) -> None:
+    """Removes what was written so far under a key that will not be made whole."""
+    shutil.rmtree(folder / f".{key}", ignore_errors=True)
 
 
 def opened(place: Path) -> Array | None:

@@ -25,6 +25,7 @@ from loupe.data.batches import Batch, Feed, cut
 from loupe.data.pixel_file import size_text
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
+from loupe.models.engine import Engine, engine
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import activations
 from loupe.training.activations import Array
@@ -154,7 +155,7 @@ class FrozenPass:
             if found is not None and len(found) == len(rows_N):
                 return found
         began = time.perf_counter()
-        sample = self._compute(next(iter(self.feed.batches(rows_N[:PASS_BATCH], PASS_BATCH))), view)
+        sample = next(self._computed(rows_N[:PASS_BATCH], view))
         seconds = (time.perf_counter() - began) / len(sample) * len(rows_N)
         # Vectors are small: nothing is gained by rounding them.
         for dtype in DTYPES if sample.ndim > 2 else DTYPES[1:]:
@@ -167,7 +168,7 @@ class FrozenPass:
             try:
                 return activations.kept(self.folder, self._key(kind, dtype), shape, dtype, rows)
             except HalfPrecisionError:
-                continue
+                activations.forget(self.folder, self._key(kind, dtype))
             except OSError as error:
                 self.console.say(
                     f"what is frozen cannot be kept under {self.folder} ({error.strerror or error}): it is computed "
@@ -217,25 +218,27 @@ class FrozenPass:
 
     def _rows(self, rows_N: np.ndarray, view: View, dtype: type[np.floating[Any]], first: int) -> Iterator[Array]:
         """The activations of the rows from number `first` on, batch by batch."""
-        with self.console.progress() as progress:
+        with self.console.progress() as progress, np.errstate(over="ignore"):
             bar = progress.add_task("frozen blocks", total=len(rows_N), completed=first, note="")
-            for batch in self.feed.batches(rows_N[first:], PASS_BATCH):
+            for made in self._computed(rows_N[first:], view):
                 if self.stop.received:
                     raise StoppedError("stopped; what was computed is kept.")
-                made = self._compute(batch, view).astype(dtype, copy=False)
-                if dtype is np.float16 and not np.isfinite(made).all():
+                kept = made.astype(dtype, copy=False)
+                if dtype is np.float16 and not np.isfinite(kept).all():
                     raise HalfPrecisionError
-                progress.update(bar, advance=len(batch))
-                yield made
+                progress.update(bar, advance=len(kept))
+                yield kept
 
-    @torch.inference_mode()
-    def _compute(self, batch: Batch, view: View) -> Array:
-        """float32 [B, ...]; maps as [B, H, W, C], which is how they lie in memory."""
-        with self.arithmetic.autocast():
-            made = self.blocks(view(batch))
-        made = made.permute(0, 2, 3, 1) if made.ndim == 4 else made
-        array: Array = made.float().cpu().numpy()
-        return array
+    def _computed(self, rows_N: np.ndarray, view: View) -> Iterator[Array]:
+        """float32 [B, ...] for each batch of these rows' images."""
+        return self.engine.run(view(batch) for batch in self.feed.batches(rows_N, PASS_BATCH))
+
+    @cached_property
+    def engine(self) -> Engine:
+        found, remark = engine(self.blocks, self.arithmetic, self.model.preprocessing.size_px)
+        if remark:
+            self.console.say(f"what is frozen runs in {found.name}: {remark}.")
+        return found
 
 
 def digest_of(model: Classifier) -> str:

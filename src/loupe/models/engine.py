@@ -1,0 +1,107 @@
+"""What runs frozen blocks: OpenVINO on a CPU where it is installed, PyTorch otherwise.
+
+Both give the same predictions; OpenVINO is several times as fast on a CPU. It works on one batch while the next is
+being read and augmented.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loupe.runtime import Arithmetic
+
+Array = np.ndarray[Any, np.dtype[Any]]
+IN_FLIGHT = 2
+
+
+class Engine(Protocol):
+    """`name` says what computes, and in which precision."""
+
+    name: str
+
+    def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:
+        """float32 [B, ...] for each batch of inputs [B, 3, H, W], in their order; maps as [B, H, W, C]."""
+
+
+def engine(blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple[Engine, str]:
+    """The fastest there is for these blocks, and a word about why it is not OpenVINO where it might be."""
+    if arithmetic.device.type != "cpu" or arithmetic.precision == "fp16":
+        return TorchEngine(blocks, arithmetic), ""
+    try:
+        import openvino  # noqa: F401  # an extra, and it takes a second to import
+    except ImportError:
+        return TorchEngine(blocks, arithmetic), "install loupe[cpu] to have it computed several times as fast"
+    try:
+        return OpenVinoEngine(blocks, arithmetic, size_px), ""
+    except RuntimeError as error:  # its converter's and its compiler's errors are RuntimeErrors
+        reason = " ".join(str(error).split())[:200]
+        return TorchEngine(blocks, arithmetic), f"OpenVINO cannot run these blocks ({reason}): PyTorch does"
+
+
+class TorchEngine:
+    """PyTorch, in the precision of the run."""
+
+    def __init__(self, blocks: nn.Sequential, arithmetic: Arithmetic) -> None:
+        self.blocks = blocks
+        self.arithmetic = arithmetic
+        self.name = f"pytorch-{arithmetic.precision}"
+
+    def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:
+        for x_BCHW in inputs:
+            with torch.inference_mode(), self.arithmetic.autocast():
+                made = self.blocks(x_BCHW)
+            yield _rows_last((made.float() if made.is_floating_point() else made).cpu().numpy())
+
+
+class OpenVinoEngine:
+    """OpenVINO's CPU plugin, with as many threads as PyTorch has."""
+
+    def __init__(self, blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> None:
+        import openvino as ov
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its converter uses parts of PyTorch that are on their way out
+            network = ov.convert_model(blocks, example_input=torch.zeros(1, 3, size_px, size_px))
+        network.reshape([-1, 3, size_px, size_px])
+        prepared = ov.preprocess.PrePostProcessor(network)
+        prepared.input().tensor().set_layout(ov.Layout("NHWC"))  # how our batches lie in memory
+        prepared.input().model().set_layout(ov.Layout("NCHW"))
+        precision = "bf16" if arithmetic.precision == "bf16" else "f32"
+        options = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self._compiled = ov.Core().compile_model(prepared.build(), "CPU", options)
+        self.name = f"openvino-{precision}"
+
+    def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:
+        idle = [self._compiled.create_infer_request() for _ in range(IN_FLIGHT)]
+        busy: deque[tuple[Any, Array]] = deque()
+        for x_BCHW in inputs:
+            if not idle:
+                request, rows = _finished(busy)
+                idle.append(request)
+                yield rows
+            request = idle.pop()
+            x_BHWC = np.ascontiguousarray(x_BCHW.permute(0, 2, 3, 1).numpy())
+            request.start_async({0: x_BHWC}, share_inputs=True)
+            busy.append((request, x_BHWC))  # the input must live until the answer is there
+        while busy:
+            yield _finished(busy)[1]
+
+
+def _finished(busy: deque[tuple[Any, Array]]) -> tuple[Any, Array]:
+    request, _ = busy.popleft()
+    request.wait()
+    return request, _rows_last(np.array(request.get_output_tensor(0).data, dtype=np.float32))
+
+
+def _rows_last(made: Array) -> Array:
+    """Maps as they lie in a channels-last batch."""
+    return made.transpose(0, 2, 3, 1) if made.ndim == 4 else made
