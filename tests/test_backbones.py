@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -220,3 +221,54 @@ def test_a_file_gives_what_timm_gives(tmp_path):
     with torch.no_grad():
         expected = whole.forward_head(whole.forward_features(x), pre_logits=True)
         torch.testing.assert_close(model.trunk(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_overview_counts_what_learns_layer_by_layer():
+    from loupe.models.overview import overview
+
+    shown = overview("vgg16", part="last-block", classes=1000, size_px=224)
+    assert shown["parameters"] == {"total": 138_357_544, "trainable": 130_722_280, "non_trainable": 7_635_264}
+    assert sum(row["parameters"] for row in shown["layers"]) == 138_357_544, "torchvision's own count of VGG16"
+    assert {row["trainable"] for row in shown["layers"] if row["name"].startswith("trunk.block4")} == {False}
+    assert (shown["frozen_blocks"], len(shown["blocks"])) == (4, 5)
+
+
+def test_a_part_of_a_name_lists_what_holds_it():
+    from loupe.models.overview import matching
+
+    found = {model["name"]: model["pretrained"] for model in matching("lite0")}
+    assert found["tf_efficientnet_lite0"] is True
+    with pytest.raises(LoupeError, match="Did you mean resnet50") as refused:
+        matching("resnet5O")
+    assert len(str(refused.value)) < 200, "a thousand names would bury the answer"
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("images", [1, 7])
+def test_openvino_computes_what_pytorch_does(name, images):
+    pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install loupe[cpu]")
+    from loupe.models.engine import OpenVinoEngine, TorchEngine
+    from loupe.runtime import Arithmetic
+
+    _, model = assembled(name, 64)
+    blocks, arithmetic = model.trunk[:3], Arithmetic(torch.device("cpu"), "fp32")
+    inputs = [torch.randn(count, 3, 64, 64).contiguous(memory_format=torch.channels_last) for count in (4, images, 4)]
+    ours = list(OpenVinoEngine(blocks, arithmetic, 64).run(iter(inputs)))
+    reference = list(TorchEngine(blocks, arithmetic).run(iter(inputs)))
+    assert [len(made) for made in ours] == [4, images, 4], "in their order"
+    for mine, theirs in zip(ours, reference, strict=True):
+        assert mine.shape == theirs.shape
+        assert np.linalg.norm(mine - theirs) < 2e-3 * np.linalg.norm(theirs)
+
+
+def test_without_openvino_pytorch_computes_and_says_how_to_be_faster(monkeypatch):
+    import sys
+
+    from loupe.models.engine import engine
+    from loupe.runtime import Arithmetic
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    _, model = assembled("test_efficientnet", 64)
+    found, remark = engine(model.trunk, Arithmetic(torch.device("cpu"), "fp32"), 64)
+    assert found.name == "pytorch-fp32"
+    assert "loupe[cpu]" in remark

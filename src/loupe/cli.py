@@ -1,6 +1,5 @@
 """The command line: thin. It parses, calls, and shows; each command imports what it needs when it runs."""
 
-import json
 import os
 import sys
 from io import TextIOWrapper
@@ -9,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from loupe import listings
 from loupe.console import printable
 from loupe.errors import LoupeError
+from loupe.options import Data, Device, Json, Output, Quiet, SkipDamaged, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,16 +22,6 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-
-Data = Annotated[
-    str,
-    typer.Argument(help="A folder of class folders, CSV, Parquet, .npz, CIFAR archive, or a name such as digits."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show only the result, and warnings.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Output = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
-SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out, and count them.")]
 
 
 @app.command()
@@ -88,7 +79,7 @@ def train(
             quiet=quiet or as_json,
         )
     if as_json:
-        _print_json(done.results)
+        print_json(done.results)
     else:
         from loupe import tables
 
@@ -116,7 +107,7 @@ def evaluate(
     done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
     block = done.evaluate(split, data, skip_damaged=skip_damaged)
     if as_json:
-        _print_json({"run": str(done.path), "data": data, "split": split, **block})
+        print_json({"run": str(done.path), "data": data, "split": split, **block})
     else:
         tables.print_block(block, split if data is None else f"{data} ({split})")
 
@@ -147,7 +138,7 @@ def predict(
     labelled = label(done.predictions(from_paths(paths), skip_damaged=skip_damaged), top=top, threshold=threshold)
     write_csv(to, labelled)
     if as_json:
-        _print_json(labelled.to_json())
+        print_json(labelled.to_json())
     else:
         tables.print_histogram(labelled.counts(), to)
 
@@ -168,42 +159,14 @@ def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
         console.say(note)
     report = examine(table, content_hashes(table, console), console)
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         report.render(RichConsole(highlight=False))
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command()
-def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
-    """List what has been run, with its results."""
-    from loupe import tables
-    from loupe.ledger import list_runs
-
-    found = list_runs(output)
-    if as_json:
-        _print_json([{"run": str(run.path), "results": run.read_json("results.json")} for run in found])
-    else:
-        tables.print_runs(found, output)
-
-
-@app.command()
-def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None, as_json: Json = False
-) -> None:
-    """List the recipes, or show one whole."""
-    from loupe import tables
-    from loupe.recipes.catalog import RECIPES, recipe
-    from loupe.recipes.described import described
-
-    if name is None and as_json:
-        _print_json({key: described(make()) for key, make in RECIPES.items()})
-    elif name is None:
-        tables.print_recipes([make() for make in RECIPES.values()])
-    elif as_json:
-        _print_json(described(recipe(name)))
-    else:
-        print(recipe(name).to_yaml(), end="")
+for listing in (listings.runs, listings.recipes, listings.models):
+    app.command()(listing)
 
 
 @app.command()
@@ -238,7 +201,7 @@ def reproduce(
         quiet=quiet or as_json,
     )
     if as_json:
-        _print_json(content)
+        print_json(content)
     else:
         tables.print_experiments(content, output)
 
@@ -276,7 +239,3 @@ def _refuse_with_resume(*given: Any) -> None:
             "--resume goes on with the run as it was begun. Give it alone, or with --device, --output, --quiet, "
             "--json, and DATA where the images have moved."
         )
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, allow_nan=False))

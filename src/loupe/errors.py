@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+MOST_NAMES = 60  # above, a list of all that is known would bury what it says
+
 
 class LoupeError(ValueError):
     """Says what was given, what is allowed, and what to do."""
@@ -25,5 +27,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> LoupeError:
     """The error for a name that nobody knows, with the nearest known ones first."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return LoupeError(f"unknown {kind} {name!r}. {hint}Known: {', '.join(names)}.")
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    all_of_them = f" Known: {', '.join(names)}." if len(names) <= MOST_NAMES else ""
+    return LoupeError(f"unknown {kind} {name!r}.{hint}{all_of_them}")

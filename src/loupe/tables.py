@@ -10,6 +10,7 @@ from rich.table import Table
 
 from loupe.console import printable
 from loupe.ledger import RunDirectory, count_looks
+from loupe.models.catalog import NETWORKS
 from loupe.recipe import Recipe
 
 HEADLINES = {
@@ -109,6 +110,35 @@ def print_recipes(recipes: Sequence[Recipe]) -> None:
     for recipe in recipes:
         table.add_row(recipe.name, recipe.model.name, str(recipe.epochs), recipe.description)
     out.print(table)
+
+
+def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:
+    out = Console(highlight=False)
+    table = Table("model", "", box=None)
+    shown = models if text else [model for model in models if model["name"] in NETWORKS]
+    for model in shown:
+        start = "from scratch" if model["name"] in NETWORKS else "weights in timm's hub" if model["pretrained"] else ""
+        table.add_row(_plain(model["name"]), start)
+    out.print(table)
+    if len(shown) < len(models):
+        out.print(f"And {len(models) - len(shown):,} of timm's: loupe models PART-OF-A-NAME lists them.")
+
+
+def print_model(model: Mapping[str, Any]) -> None:
+    """The layer table, and the sums."""
+    out = Console(highlight=False)
+    table = Table("layer", "type", "output", "parameters", "learns", box=None)
+    for row in model["layers"]:
+        output, learns = " x ".join(map(str, row["output"])), "yes" if row["trainable"] else ""
+        table.add_row(row["name"], row["type"], output, f"{row['parameters']:,}" if row["parameters"] else "", learns)
+    out.print(table)
+    counts = model["parameters"]
+    out.print(
+        f"{_plain(model['name'])} at {model['size_px']} px with {model['classes']} classes: {counts['total']:,} "
+        f"parameters, {counts['trainable']:,} trainable, {counts['non_trainable']:,} not. {model['frozen_blocks']} of "
+        f"{len(model['blocks'])} blocks frozen ({', '.join(model['blocks'])}).",
+        soft_wrap=True,
+    )
 
 
 def print_experiments(content: Mapping[str, Any], folder: Path) -> None:

@@ -20,7 +20,8 @@ from loupe.runtime import Arithmetic
 class Source(Protocol):
     """What gives inputs in batches: a feed of images, or of what is made of them."""
 
-    labels_N: Tensor
+    @property
+    def labels_N(self) -> Tensor: ...
 
     def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]: ...
 

@@ -4,7 +4,7 @@ Importing timm takes seconds; so does whoever imports this module.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,19 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_data_config
-from timm.layers.pool1d import global_pool_nlc
-from timm.models import EfficientNet, MobileNetV3, ResNet, VisionTransformer
+from timm.models import EfficientNet, VisionTransformer
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
-from timm.models.convnext import ConvNeXt
-from timm.models.vgg import VGG
-from torch import Tensor, nn
+from torch import nn
 
 from loupe.architecture import BackboneSpec
 from loupe.errors import LoupeError, unknown_name
 from loupe.models.classifier import Classifier
+from loupe.models.families import blocks_of
 from loupe.models.heads import head
 from loupe.recipe import Preprocessing, Resize
 
-Blocks = Iterator[tuple[str, nn.Module]]
-RESIZE: dict[str, Resize] = {
-    "center": "crop",
-    "squash": "squash",
-    "border": "pad",
-}  # timm's names of crop modes, and ours
+# timm's names of crop modes, and ours.
+RESIZE: dict[str, Resize] = {"center": "crop", "squash": "squash", "border": "pad"}
 
 # MobileNet v1 in the widths that Keras has weights for and timm has not; layers and constants as in Keras.
 KERAS_WIDTHS = {"mobilenetv1_025": 0.25, "mobilenetv1_050": 0.5, "mobilenetv1_075": 0.75}
@@ -97,7 +91,7 @@ def _assemble(
     spec: BackboneSpec, network: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
 ) -> Classifier:
     """Takes the network apart into a trunk, and puts a head without memory on it."""
-    trunk = nn.Sequential(OrderedDict(_blocks(network, spec.pooling)))
+    trunk = nn.Sequential(OrderedDict(blocks_of(network, spec.pooling)))
     width = _width(spec, trunk, preprocessing.size_px)
     with torch.device("meta"):
         top = head(spec.pooling, spec.hidden, width, len(classes))
@@ -124,9 +118,20 @@ def _width(spec: BackboneSpec, trunk: nn.Sequential, size_px: int) -> int:
     return int(shape[1] if spec.pooling == "average" else shape[1:].numel())
 
 
+def exists(name: str) -> bool:
+    """Whether this names a network of timm's, or a width of MobileNet that Keras has weights for."""
+    return name in KERAS_WIDTHS or timm.is_model(name)
+
+
+def names() -> list[tuple[str, bool]]:
+    """All of them, with whether timm's hub has weights of any kind."""
+    known = {name.partition(".")[0] for name in timm.list_pretrained()}
+    return [(name, name in known) for name in timm.list_models()] + [(name, False) for name in KERAS_WIDTHS]
+
+
 def check_name(name: str, also: Iterable[str] = ()) -> None:
     """LoupeError, with the nearest known names, of which there may be others, where timm has no such network."""
-    if name not in KERAS_WIDTHS and not timm.is_model(name):
+    if not exists(name):
         raise unknown_name("model", name, [*also, *timm.list_models(), *timm.list_pretrained(), *KERAS_WIDTHS])
 
 
@@ -197,112 +202,3 @@ def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
         )
     network.load_state_dict({name: state[name] for name in wanted})
     return network
-
-
-def _blocks(network: nn.Module, pooling: str) -> Blocks:
-    """The network as blocks that, one after the other, compute what it computes: its features, or its last map."""
-    for family, blocks in FAMILIES.items():
-        if type(network) is family:
-            yield from blocks(network, pooling == "own")
-            return
-    yield "features", network if pooling == "own" else _Map(network)
-
-
-class _Map(nn.Module):
-    """A network that ends with its last map of features."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        map_BCHW: Tensor = self.network.forward_features(x_BCHW)  # type: ignore[operator]
-        return map_BCHW
-
-
-def _efficientnet(network: Any, own: bool) -> Blocks:
-    yield "stem", nn.Sequential(network.conv_stem, network.bn1)
-    *stages, last = network.blocks
-    yield from _numbered(stages)
-    top = [network.global_pool] if own else []
-    yield f"block{len(stages) + 1}", nn.Sequential(last, network.conv_head, network.bn2, *top)
-
-
-def _mobilenetv3(network: Any, own: bool) -> Blocks:
-    yield "stem", nn.Sequential(network.conv_stem, network.bn1)
-    *stages, last = network.blocks
-    yield from _numbered(stages)
-    top = [network.global_pool, network.conv_head, network.norm_head, network.act2, network.flatten] if own else []
-    yield f"block{len(stages) + 1}", nn.Sequential(last, *top)
-
-
-def _resnet(network: Any, own: bool) -> Blocks:
-    yield "stem", nn.Sequential(network.conv1, network.bn1, network.act1, network.maxpool)
-    yield from _numbered([network.layer1, network.layer2, network.layer3])
-    yield "block4", nn.Sequential(network.layer4, *([network.global_pool] if own else []))
-
-
-def _vgg(network: Any, own: bool) -> Blocks:
-    """A block ends with its max-pool; the last has the two wide layers too, where they are kept."""
-    blocks: list[list[nn.Module]] = [[]]
-    for layer in network.features:
-        blocks[-1].append(layer)
-        if isinstance(layer, nn.MaxPool2d):
-            blocks.append([])
-    *blocks, rest = blocks
-    blocks[-1] += rest + ([network.pre_logits, network.head] if own else [])
-    yield from _numbered([nn.Sequential(*block) for block in blocks])
-
-
-def _convnext(network: Any, own: bool) -> Blocks:
-    yield "stem", network.stem
-    *stages, last = network.stages
-    yield from _numbered(stages)
-    yield f"block{len(stages) + 1}", nn.Sequential(last, network.norm_pre, *([network.head] if own else []))
-
-
-def _vit(network: Any, own: bool) -> Blocks:
-    """Embedding, the transformer's blocks, and with the last of them the norm and what pools the tokens."""
-    *blocks, last = network.blocks
-    top = [network.norm, _Tokens(network), network.fc_norm] if own else [network.norm]
-    # What is left without blocks and norms is the embedding of patches and positions.
-    network.blocks, network.norm, network.fc_norm = nn.Sequential(), nn.Identity(), nn.Identity()
-    network.attn_pool = None
-    yield "stem", _Map(network)
-    yield from _numbered(blocks)
-    yield f"block{len(blocks) + 1}", nn.Sequential(last, *top)
-
-
-class _Tokens(nn.Module):
-    """The pooling of a vision transformer's tokens, [B, N, C] to [B, C]."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.attention = network.attn_pool
-        self.kind = network.global_pool
-        self.prefix = network.num_prefix_tokens
-        self.include_prefix = network.pool_include_prefix
-
-    def forward(self, x_BNC: Tensor) -> Tensor:
-        pooled_BC: Tensor
-        if self.attention is not None:
-            pooled_BC = self.attention(x_BNC if self.include_prefix else x_BNC[:, self.prefix :])
-            return pooled_BC
-        pooled_BC = global_pool_nlc(
-            x_BNC, pool_type=self.kind, num_prefix_tokens=self.prefix, reduce_include_prefix=self.include_prefix
-        )
-        return pooled_BC
-
-
-def _numbered(blocks: list[nn.Module]) -> Blocks:
-    yield from ((f"block{number}", block) for number, block in enumerate(blocks, 1))
-
-
-FAMILIES: dict[type[nn.Module], Callable[[Any, bool], Blocks]] = {
-    EfficientNet: _efficientnet,
-    MobileNetV3: _mobilenetv3,
-    ResNet: _resnet,
-    VGG: _vgg,
-    ConvNeXt: _convnext,
-    VisionTransformer: _vit,
-}

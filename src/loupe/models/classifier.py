@@ -21,7 +21,7 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, trunk: nn.Sequential, head: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
+        self, trunk: nn.Sequential, head: nn.Sequential, preprocessing: Preprocessing, classes: tuple[str, ...]
     ) -> None:
         super().__init__()
         self.trunk = trunk

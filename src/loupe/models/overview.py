@@ -1,0 +1,52 @@
+"""What models there are, and what one is made of, without its weights."""
+
+from typing import Any
+
+from loupe.architecture import BackboneSpec
+from loupe.errors import unknown_name
+from loupe.models import backbones
+from loupe.models.build import skeleton
+from loupe.models.catalog import NETWORKS, network
+from loupe.models.summary import count_parameters, layer_table
+from loupe.recipe import Preprocessing
+
+OWN_PX = 32  # at which a network of ours is shown when no size is named
+
+
+def exists(name: str) -> bool:
+    """Whether this is a whole name."""
+    return name in NETWORKS or backbones.exists(name)
+
+
+def matching(text: str) -> list[dict[str, Any]]:
+    """The models whose names hold the text: ours, then timm's; LoupeError with the nearest where there are none."""
+    ours = [{"name": name, "pretrained": False} for name in NETWORKS if text in name]
+    others = [{"name": name, "pretrained": known} for name, known in backbones.names() if text in name]
+    if not ours and not others:
+        raise unknown_name("model", text, [*NETWORKS, *(name for name, _ in backbones.names())])
+    return ours + others
+
+
+def overview(name: str, *, part: str, classes: int, size_px: int | None) -> dict[str, Any]:
+    """One model: its layers with a flag for what learns, its blocks, its parameters, its preprocessing.
+
+    Raises:
+        LoupeError: it cannot be cut there, or cannot take images of this size.
+    """
+    chosen = network(name, "none")
+    own = backbones.preprocessing(chosen) if isinstance(chosen, BackboneSpec) else None
+    side = size_px or (own.size_px if own else OWN_PX)
+    prepared = (own or Preprocessing(size_px=side, load_px=side)).model_copy(update={"size_px": side, "load_px": side})
+    model = skeleton(chosen, prepared, tuple(str(number) for number in range(classes)))
+    model.learn(part)
+    return {
+        "name": name,
+        "part": part,
+        "size_px": side,
+        "classes": classes,
+        "blocks": [label for label, _ in model.trunk.named_children()],
+        "frozen_blocks": model.frozen,
+        "parameters": count_parameters(model),
+        "preprocessing": own.model_dump(mode="json") if own else None,
+        "layers": layer_table(model),
+    }
