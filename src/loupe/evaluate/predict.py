@@ -21,7 +21,7 @@ class Source(Protocol):
     """What gives inputs in batches: a feed of images, or of what is made of them."""
 
     @property
-    def labels_N(self) -> Tensor: ...
+    def labels_N(self) -> Tensor: ...  # noqa: N802
 
     def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]: ...
 
