@@ -6,7 +6,7 @@ import re
 import pytest
 
 from loupe import settings
-from loupe.models.cnn import skeleton
+from loupe.models.build import skeleton
 from loupe.models.summary import count_parameters
 from loupe.optimization import Adam, RmsProp
 from loupe.recipe import AugmentSpec, Preprocessing, Stage
@@ -25,6 +25,7 @@ def counts(name: str, outputs: int) -> dict[str, int]:
     px = chosen.input.size_px
     model = skeleton(chosen.model, Preprocessing(size_px=px, load_px=px), tuple(map(str, range(outputs))))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    model.learn(chosen.stages[-1].part)
     return count_parameters(model)
 
 
@@ -39,6 +40,18 @@ def test_the_published_parameter_counts_are_met_to_the_unit(name, form):
     published = EXPERIMENTS[name]
     found = counts(name + form, published.outputs)
     assert (found["total"], found["non_trainable"]) == (published.parameters, published.non_trainable)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in FROM_SCRATCH])
+def test_the_counts_with_a_pretrained_network_are_those_published(name):
+    """As the last stage trains it: Keras's trainable and non-trainable parameters."""
+    published = EXPERIMENTS[name]
+    found = counts(name, published.outputs)
+    if published.parameters is not None:
+        assert (found["total"], found["non_trainable"]) == (published.parameters, published.non_trainable)
+    assert recipe(name).experiment == name
+    frozen = "frozen" in published.network or "bottleneck" in name
+    assert (recipe(name).stages[-1].part == "all") != frozen
 
 
 def test_a_softmax_over_two_classes_has_the_count_stated_beside_the_sigmoid():

@@ -19,9 +19,9 @@ models.summary models.overview models.bundle evaluate.predictions evaluate.metri
 training.muon training.optimizers training.schedules training.averaging training.checkpoint training.activations
 training.frozen training.work training.learner training.solver training.loop training.precision report.figures
 report.texts report.template report.content report.gallery report.page report.experiments_text report.experiments
-recipes.from_scratch recipes.transfer recipes.published recipes.quick recipes.wording recipes.publication
-recipes.experiments recipes.described recipes.catalog recipes.resolve exhibits results trained session run sweep
-reproduce labelling tables options listings cli __main__
+recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick recipes.wording
+recipes.publication recipes.experiments recipes.described recipes.catalog recipes.resolve exhibits results trained
+session run sweep reproduce labelling tables options listings cli __main__
 """
 ROOMS = ORDER.split()
 

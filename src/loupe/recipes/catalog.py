@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from loupe.errors import unknown_name
 from loupe.recipe import Recipe
-from loupe.recipes import from_scratch, published, quick, transfer
+from loupe.recipes import from_scratch, published, published_transfer, quick, transfer
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": from_scratch.digits,
@@ -23,6 +23,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "project-cnn": published.project_cnn,
     "project-cnn-augment": published.project_cnn_augment,
     "catsdogs-cnn": published.catsdogs_cnn,
+    "lecture-vgg16": published_transfer.lecture_vgg16,
+    "lecture-vgg16-augment": published_transfer.lecture_vgg16_augment,
+    "project-vgg16-features": published_transfer.project_vgg16_features,
+    "project-vgg16-features-augment": published_transfer.project_vgg16_features_augment,
+    "project-vgg16-finetune": published_transfer.project_vgg16_finetune,
+    "project-mobilenet-features": published_transfer.project_mobilenet_features,
+    "project-mobilenet-features-augment": published_transfer.project_mobilenet_features_augment,
+    "project-mobilenet-finetune": published_transfer.project_mobilenet_finetune,
+    "catsdogs-vgg16-bottleneck": published_transfer.catsdogs_vgg16_bottleneck,
+    "catsdogs-vgg16-finetune": published_transfer.catsdogs_vgg16_finetune,
     "simple-cnn-quick": quick.simple_cnn,
     "deep-cnn-quick": quick.deep_cnn,
     "lecture-cnn-quick": quick.lecture_cnn,
