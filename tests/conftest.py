@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Weights are never fetched in a test.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads of two processes that wait for each other are many times slower than one each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -20,8 +20,8 @@ training.muon training.optimizers training.schedules training.averaging training
 training.frozen training.work training.learner training.solver training.loop training.precision report.figures
 report.texts report.template report.content report.gallery report.page report.experiments_text report.experiments
 recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick recipes.wording
-recipes.publication recipes.experiments recipes.described recipes.catalog recipes.resolve exhibits results trained
-session run sweep reproduce labelling tables options listings cli __main__
+recipes.publication recipes.experiments recipes.described recipes.catalog recipes.choice recipes.resolve exhibits
+results trained session run sweep reproduce labelling cache tables options listings cli __main__
 """
 ROOMS = ORDER.split()
 

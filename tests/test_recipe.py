@@ -4,7 +4,8 @@ from loupe import settings
 from loupe.errors import LoupeError
 from loupe.optimization import Adam, OneCycle, Sgd
 from loupe.recipe import AugmentSpec, Preprocessing, Recipe
-from loupe.recipes.catalog import RECIPES, choose, recipe
+from loupe.recipes import choice
+from loupe.recipes.catalog import RECIPES, recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -95,11 +96,23 @@ def test_recipes_are_frozen_and_checked():
     assert isinstance(recipe("digits"), Recipe)
 
 
-def test_the_choice_goes_by_the_size_of_the_images_and_says_so():
-    assert choose(None, 32)[0].name == "small-images"
-    assert choose(None, 65)[0].name == "photographs"
-    assert choose("digits", 500)[0].name == "digits"
-    assert "65 px" in choose(None, 65)[1]
+def test_the_choice_goes_by_what_was_named_then_by_the_size_of_the_images_and_says_so(monkeypatch):
+    def chosen(px, default=None, model=None, weights=None):
+        found, reason = choice.choose(default=default, model=model, weights=weights, typical_px=lambda: px)
+        assert f"recipe {found.name}" in reason
+        return found.name, reason
+
+    assert chosen(32)[0] == "small-images"
+    assert chosen(500, default="digits")[0] == "digits"
+    assert chosen(500, default="digits", model="resnet18")[0] == "features"
+    assert chosen(32, weights="w.safetensors")[0] == "features"
+    assert chosen(500, model="photo-cnn")[0] == "photographs"
+    monkeypatch.setattr(choice, "without_weights", lambda backbone: None)
+    assert chosen(65)[0] == "features"
+    monkeypatch.setattr(choice, "without_weights", lambda backbone: "its weights cannot be had")
+    assert chosen(65)[0] == "photographs"
+    assert "65 px" in chosen(65)[1]
+    assert "cannot be had" in chosen(65)[1]
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -28,7 +28,7 @@ INTERRUPTED = 130
 def train(
     data: Annotated[str | None, Data.__metadata__[0]] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name, or a YAML file. Default: chosen by the images.")
+        str | None, typer.Option(help="A recipe's name, a YAML file, or auto (the default): chosen by the images.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A network in place of the recipe's.")] = None,
     weights: Annotated[
@@ -165,7 +165,7 @@ def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
     raise typer.Exit(0 if report.ok else 1)
 
 
-for listing in (listings.runs, listings.recipes, listings.models):
+for listing in (listings.runs, listings.recipes, listings.models, listings.cache):
     app.command()(listing)
 
 

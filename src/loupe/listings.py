@@ -61,3 +61,23 @@ def models(
         print_json(shown)
     else:
         tables.print_model(shown)
+
+
+def cache(
+    clear: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Remove pixels, frozen, datasets, content, or all of it.")
+    ] = None,
+    unused_days: Annotated[float, typer.Option(min=0, help="With --clear: only what was not used for so long.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Show what is kept between runs (LOUPE_CACHE), or remove it; all of it can be made again."""
+    from loupe import cache as kept
+    from loupe import tables
+    from loupe.ledger import cache_folder
+
+    folder = cache_folder()
+    found = kept.entries(folder) if clear is None else kept.remove(folder, clear, unused_days)
+    if as_json:
+        print_json([{"kind": e.kind, "path": str(e.path), "bytes": e.size, "used": e.used} for e in found])
+    else:
+        tables.print_cache(found, folder, removed=clear is not None)

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from loupe import ledger, settings, sweep
+from loupe.architecture import BackboneSpec
 from loupe.console import Console
 from loupe.errors import LoupeError, unknown_name
 from loupe.evaluate.metrics import wilson
 from loupe.ledger import write_atomic
 from loupe.recipe import Recipe
-from loupe.recipes import catalog, wording
+from loupe.recipes import catalog, choice, wording
 from loupe.recipes.experiments import EXPERIMENTS
 from loupe.recipes.publication import Published
 from loupe.report import experiments as page
@@ -117,14 +118,24 @@ def _plan(name: str, data: str | Path | None, budget: str, changes: Sequence[str
     if name not in EXPERIMENTS:
         raise unknown_name("experiment", name, EXPERIMENTS)
     published = EXPERIMENTS[name]
-    recipe_name = name if budget == "published" else f"{name}-quick"
     source, missing = _data(published, data)
-    why = f"not measured: no weights of {published.weights}" if published.weights else missing
+    why = missing or _without_weights(published, budget)
     if why and named:
         raise LoupeError(f"{name} cannot be run: {why}.")
     if why:
         return Planned(published, why=why)
-    return Planned(published, settings.override(catalog.recipe(recipe_name), changes), source)
+    recipe = catalog.recipe(name if budget == "published" else f"{name}-quick")
+    return Planned(published, settings.override(recipe, changes), source)
+
+
+def _without_weights(published: Published, budget: str) -> str | None:
+    """Why an experiment that starts from a pretrained network cannot be run; nothing stands in for its weights."""
+    model = catalog.recipe(published.name).model
+    if not isinstance(model, BackboneSpec):
+        return None
+    if choice.without_weights(model.backbone):
+        return f"not measured: no weights of {published.weights}"
+    return "not measured: it has no quick form; --budget published runs it" if budget == "quick" else None
 
 
 def _data(published: Published, folder: str | Path | None) -> tuple[str | None, str | None]:

@@ -1,6 +1,7 @@
 """Results as tables in the terminal, on standard output."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loupe.cache import KINDS, Entry
 from loupe.console import printable
+from loupe.data.pixel_file import size_text
 from loupe.ledger import RunDirectory, count_looks
 from loupe.models.catalog import NETWORKS
 from loupe.recipe import Recipe
@@ -139,6 +142,21 @@ def print_model(model: Mapping[str, Any]) -> None:
         f"{len(model['blocks'])} blocks frozen ({', '.join(model['blocks'])}).",
         soft_wrap=True,
     )
+
+
+def print_cache(entries: Sequence[Entry], folder: Path, *, removed: bool) -> None:
+    """How much of each kind there is, or was."""
+    out = Console(highlight=False)
+    table = Table("", "number", "size", "last used", box=None)
+    for kind, meaning in KINDS.items():
+        mine = [entry for entry in entries if entry.kind == kind]
+        used = f"{datetime.fromtimestamp(max(entry.used for entry in mine)):%Y-%m-%d}" if mine else ""
+        table.add_row(f"{kind}: {meaning}", f"{len(mine):,}", size_text(sum(entry.size for entry in mine)), used)
+    out.print(table)
+    verb = "removed from" if removed else "in"
+    out.print(f"{size_text(sum(entry.size for entry in entries))} {verb} {_plain(str(folder))}.", soft_wrap=True)
+    if not removed and entries:
+        out.print("Remove what was not used for a month: loupe cache --clear all --unused-days 30")
 
 
 def print_experiments(content: Mapping[str, Any], folder: Path) -> None:

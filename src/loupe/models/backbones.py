@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import hf_hub_download
 from timm.data.config import resolve_data_config
 from timm.models import EfficientNet, VisionTransformer
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
@@ -159,6 +160,18 @@ def _keras_mobilenet(width: float) -> nn.Module:
     )
 
 
+def fetch(name: str) -> None:
+    """Sees to it that timm's weights of a network are on this machine; LoupeError where they cannot be had."""
+    check_name(name)
+    trained = None if name in KERAS_WIDTHS else timm.get_pretrained_cfg(name)
+    if trained is None or not trained.hf_hub_id:
+        raise LoupeError(f"timm has no weights of {name}: give a file with --weights, or --weights none.")
+    try:
+        hf_hub_download(trained.hf_hub_id, trained.hf_hub_filename or "model.safetensors")
+    except (OSError, ValueError) as error:
+        raise _out_of_reach(name, error) from None
+
+
 def _load(spec: BackboneSpec) -> nn.Module:
     """The network with the weights that the spec names."""
     if spec.weights == "none":
@@ -176,12 +189,16 @@ def _from_hub(spec: BackboneSpec) -> nn.Module:
     try:
         return _build(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise LoupeError(
-            f"the weights of {spec.backbone} cannot be had ({type(error).__name__}: {reason}). Connect to the network "
-            "once, after which they stay on this machine; or give a file with --weights FILE.safetensors; or start "
-            "from random weights with --weights none."
-        ) from None
+        raise _out_of_reach(spec.backbone, error) from None
+
+
+def _out_of_reach(name: str, error: Exception) -> LoupeError:
+    reason = " ".join(str(error).split())[:100]
+    return LoupeError(
+        f"the weights of {name} cannot be had ({type(error).__name__}: {reason}). Connect to the network once, after "
+        "which they stay on this machine; or give a file with --weights FILE.safetensors; or start from random "
+        "weights with --weights none."
+    )
 
 
 def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The recipes by name, and the choice among them when none is named."""
+"""The recipes by name."""
 
 from collections.abc import Callable
 
@@ -44,24 +44,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "catsdogs-cnn-quick": quick.catsdogs_cnn,
 }
 
-SMALL_PX = 64
-
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name; LoupeError with the nearest known names where there is none."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]()
-
-
-def choose(default: str | None, typical_px: int) -> tuple[Recipe, str]:
-    """The recipe for images of a typical size, and the reason in words.
-
-    Args:
-        default: the recipe that the data set itself names, if any.
-        typical_px: the median of the images' shorter sides.
-    """
-    if default is not None:
-        return recipe(default), f"recipe {default}: made for this data set"
-    name = "small-images" if typical_px <= SMALL_PX else "photographs"
-    return recipe(name), f"recipe {name}: the images are typically {typical_px} px on their shorter side"

@@ -14,6 +14,7 @@ from loupe.errors import LoupeError
 from loupe.models.catalog import network, weights_name
 from loupe.recipe import InputSpec, Preprocessing, Recipe
 from loupe.recipes import catalog
+from loupe.recipes.choice import SMALL_PX, choose
 from loupe.recipes.experiments import experiment
 
 # Random crops need room around the part that evaluation sees.
@@ -36,13 +37,13 @@ def resolve(
     """The recipe to run, with nothing left open but the precision.
 
     Args:
-        wanted: a name, a YAML file or a recipe; None chooses by the data set and the size of its images.
+        wanted: a name, a YAML file or a recipe; None or `auto` chooses by the data set and the size of its images.
         dataset: the name of the data set in the catalog, if it has one.
         model: the network to put in place of the recipe's; weights: those that its backbone starts from.
         flags: `epochs`, `batch_size`, `lr`, `seed`, `precision`; None where not given.
         extra: any keys of the recipe, as a mapping or as KEY=VALUE.
     """
-    recipe = _choose(wanted, table, dataset, console)
+    recipe = _choose(wanted, table, dataset, model, weights, console)
     if model is not None or weights is not None:
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = settings.override(settings.override(recipe, _flag_settings(recipe, flags)), extra)
@@ -65,12 +66,19 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     )
 
 
-def _choose(wanted: str | Path | Recipe | None, table: ImageTable, dataset: str | None, console: Console) -> Recipe:
+def _choose(
+    wanted: str | Path | Recipe | None,
+    table: ImageTable,
+    dataset: str | None,
+    model: str | None,
+    weights: str | None,
+    console: Console,
+) -> Recipe:
     if isinstance(wanted, Recipe):
         return wanted
-    if wanted is None:
+    if wanted is None or wanted == "auto":
         default = datasets.DATASETS[dataset].default_recipe if dataset in datasets.DATASETS else None
-        recipe, reason = catalog.choose(default, typical_px(table))
+        recipe, reason = choose(default=default, model=model, weights=weights, typical_px=lambda: typical_px(table))
         console.say(f"{reason}. Others: loupe recipes")
         return recipe
     if Path(wanted).suffix in {".yaml", ".yml"}:
@@ -134,7 +142,7 @@ def _input_of_images(recipe: Recipe, table: ImageTable, console: Console) -> Inp
     size_px, load_px = given.size_px, given.load_px
     if size_px is None:
         typical = typical_px(table)
-        size_px = min(typical, catalog.SMALL_PX)
+        size_px = min(typical, SMALL_PX)
         console.say(
             f"images are resized to {size_px} px on a side (typically {typical}): --set input.size_px=... for another"
         )

@@ -69,6 +69,8 @@ def opened(place: Path) -> Array | None:
         rows: Array = np.load(place / "activations.npy", mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
+    with suppress(OSError):  # a read-only cache is as good
+        os.utime(place)  # when it was last used
     return rows.view(np.ndarray)
 
 
