@@ -45,6 +45,8 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
         f"{results['images_per_second']:,.0f} images/s in {results['precision']} on {results['device']}.",
         soft_wrap=True,
     )
+    if seconds.get("frozen", 0) >= 0.05:
+        out.print(f"What is frozen was computed once, or found, in {seconds['frozen']:.1f} s.")
     if results["damaged"]:
         out.print(f"{results['damaged']:,} damaged images were left out.")
     if test:

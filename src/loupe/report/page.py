@@ -68,7 +68,9 @@ def _from_results(results: dict[str, Any]) -> dict[str, Any]:
     part = next((part for part in ("test", "validation") if (results.get(part) or {}).get("images")), None)
     block = results[part] if part else None
     seconds = {name: results["seconds"].get(key) for name, key in SECONDS.items()}
-    seconds = {name: value for name, value in seconds.items() if value is not None}
+    seconds = {
+        name: value for name, value in seconds.items() if value is not None and (value or name != "frozen blocks")
+    }
     images = {SPLITS[split]: number for split, number in results["images"].items()}
     return {
         "part": part,
@@ -85,4 +87,10 @@ def _from_results(results: dict[str, Any]) -> dict[str, Any]:
 
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-SECONDS = {"loading": "load", "training": "train", "evaluation": "evaluate", "total": "total"}
+SECONDS = {
+    "loading": "load",
+    "frozen blocks": "frozen",
+    "training": "train",
+    "evaluation": "evaluate",
+    "total": "total",
+}
