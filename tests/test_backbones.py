@@ -179,6 +179,17 @@ def test_the_head_depends_on_the_seed_alone():
     assert not torch.equal(heads[0]["logits.weight"], heads[2]["logits.weight"])
 
 
+def test_weights_none_are_random_and_depend_on_the_seed_alone():
+    spec = BackboneSpec(backbone="test_resnet", weights="none")
+    trunks = []
+    for seed in (1, 1, 2):
+        trunks.append(build.build(spec, sized(64), TEN, seed).trunk.state_dict())
+        torch.rand(1)
+    name = next(iter(trunks[0]))
+    assert torch.equal(trunks[0][name], trunks[1][name])
+    assert not torch.equal(trunks[0][name], trunks[2][name])
+
+
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(LoupeError, match="resnet50"):
         backbones.check_name("resnet5O")

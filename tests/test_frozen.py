@@ -108,18 +108,61 @@ def test_the_model_predicts_from_raw_images_what_it_was_evaluated_at(tmp_path):
     assert evaluated["log_loss"]["value"] == pytest.approx(kept["log_loss"]["value"], abs=1e-3)
 
 
+def test_a_stage_after_logistic_regression_begins_with_the_penalty_that_validation_chose(tmp_path):
+    solved = {"epochs": 7, "part": "head", "optimizer": {"name": "logistic", "strongest": 1e4, "weakest": 1e-4}}
+    still = {"epochs": 1, "part": "head", "lr": 1e-9, "batch_size": 32}
+    run = trained(tmp_path, "run", solved, still, monitor="val_loss", keep="last")
+    rows = [line.split(",") for line in (run.path / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("val_loss")
+    tried = [float(row[column]) for row in rows[1:] if row[1] == "2"]
+    after = float(rows[-1][column])
+    assert after == pytest.approx(min(tried), rel=1e-4)
+    assert after < tried[-1], "not with the last penalty"
+
+
+def test_logistic_regression_can_be_stopped_and_ends_with_the_same_bits(tmp_path, monkeypatch):
+    from loupe.training import solver
+
+    stage = {"epochs": 4, "part": "head", "optimizer": "logistic"}
+    whole = trained(tmp_path, "whole", stage)
+    solve = solver.Solver.solve
+
+    def stopping(self, number):
+        if number == 2:
+            monkeypatch.setattr(solver.Solver, "solve", solve)
+            raise KeyboardInterrupt
+        return solve(self, number)
+
+    monkeypatch.setattr(solver.Solver, "solve", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "cut", stage)
+    resumed = loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
+    assert history(resumed) == history(whole)
+    np.testing.assert_array_equal(logits(resumed), logits(whole))
+
+
+def test_penalties_without_validation_images_cannot_be_chosen_among(tmp_path):
+    stage = {"epochs": 4, "part": "head", "optimizer": "logistic"}
+    with pytest.raises(LoupeError, match="choice of a penalty need validation"):
+        trained(tmp_path, "none", stage, **{"split.validation": 0})
+
+
 def test_mixed_images_are_computed_anew_and_it_is_said(tmp_path, computed):
     run = trained(tmp_path, "mix", {"epochs": 1, "part": "head", "batch_size": 32, "augment": {"mixup_alpha": 0.2}})
-    assert not computed
+    assert computed["images"] == 300 + frozen.PASS_BATCH, "validation has the same images in every epoch"
     assert "mixing images" in (run.path / "train.log").read_text()
 
 
 def test_a_full_disk_falls_back_to_computing_anew_and_says_so(tmp_path, monkeypatch):
+    """And gives the same: the views take their turns."""
+    stage = {"epochs": 4, "part": "head", "batch_size": 32, "lr": 1e-4, "augment": SHIFTS, "views": 2}
+    kept = trained(tmp_path, "kept", stage)
+    shutil.rmtree(tmp_path / "cache")
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: usage)
-    run = trained(tmp_path, "full", {"epochs": 2, "part": "head", "batch_size": 32})
+    run = trained(tmp_path, "full", stage)
     assert "computed anew in every epoch. Set LOUPE_CACHE" in (run.path / "train.log").read_text()
-    assert run.results["epochs"] == 4
+    np.testing.assert_allclose(logits(run), logits(kept), atol=5e-3)
 
 
 def test_a_run_stopped_while_a_frozen_stage_trains_goes_on_bit_for_bit(tmp_path, monkeypatch):
@@ -183,7 +226,7 @@ def test_rows_that_are_not_safe_are_made_again(tmp_path):
     def make(parts, every):
         activations.SAFE_EVERY_BYTES, old = every, activations.SAFE_EVERY_BYTES
         try:
-            return activations.kept(tmp_path, "key", rows.shape, np.float32, parts)
+            return activations.kept(tmp_path, "key", rows.shape, np.float32, parts, lambda: None)
         finally:
             activations.SAFE_EVERY_BYTES = old
 
@@ -195,21 +238,21 @@ def test_rows_that_are_not_safe_are_made_again(tmp_path):
     assert asked == [0, 3]
     make(killed, 1)
     assert asked == [0, 3], "what is whole is not made again"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".key.lock", "key"]
 
 
 def test_activations_beyond_half_precision_are_kept_whole(tmp_path, monkeypatch):
     compute = FrozenPass._computed
     monkeypatch.setattr(FrozenPass, "_computed", lambda self, *what: (1e6 * made for made in compute(self, *what)))
     run = trained(tmp_path, "large", {"epochs": 1, "part": "last-block", "batch_size": 32, "lr": 1e-9})
-    kept = next((tmp_path / "cache" / "frozen").iterdir())
+    kept = next((tmp_path / "cache" / "frozen").glob("[!.]*"))
     assert np.load(kept / "activations.npy").dtype == np.float32
     assert json.loads((run.path / "results.json").read_text())["epochs"] == 3
 
 
 def test_the_head_is_solved_to_convergence(tmp_path):
     """Against scikit-learn on the features that the trunk gives, and against many steps of L-BFGS on the objective."""
-    stage = {"epochs": 3, "part": "head", "optimizer": {"name": "logistic", "strongest": 100.0, "weakest": 1.0}}
+    stage = {"epochs": 1, "part": "head", "optimizer": {"name": "logistic", "strongest": 1.0, "weakest": 1.0}}
     run = trained(tmp_path, "solved", stage, keep="last")
     x, y = digits()
     split = {row["path"]: row["split"] for row in csv.DictReader((run.path / "split.csv").open())}
@@ -260,5 +303,5 @@ def test_what_cannot_be_solved_is_refused(tmp_path):
     with pytest.raises(LoupeError, match="for part head"):
         trained(tmp_path, "all", {"epochs": 2, "optimizer": "logistic"})
     hidden = {"model.hidden": [{"units": 8}]}
-    with pytest.raises(LoupeError, match="1 hidden layers"):
+    with pytest.raises(LoupeError, match="1 hidden layer"):
         trained(tmp_path, "hidden", {"epochs": 2, "part": "head", "optimizer": "logistic"}, **hidden)

@@ -107,6 +107,8 @@ def test_the_choice_goes_by_what_was_named_then_by_the_size_of_the_images_and_sa
     assert chosen(500, default="digits", model="resnet18")[0] == "features"
     assert chosen(32, weights="w.safetensors")[0] == "features"
     assert chosen(500, model="photo-cnn")[0] == "photographs"
+    assert chosen(500, model="resnet18", weights="none")[0] == "photographs"
+    assert chosen(500, weights="none")[0] == "photographs"
     monkeypatch.setattr(choice, "without_weights", lambda backbone: None)
     assert chosen(65)[0] == "features"
     monkeypatch.setattr(choice, "without_weights", lambda backbone: "its weights cannot be had")

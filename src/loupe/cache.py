@@ -6,6 +6,7 @@ All of it can be made again. A folder in which a process is writing begins with 
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,13 @@ def entries(folder: Path) -> list[Entry]:
 def _entries(folder: Path) -> Iterator[Entry]:
     for kind in KINDS:
         for path in (folder / kind).glob("*") if (folder / kind).is_dir() else ():
-            files = [file for file in [path, *path.rglob("*")] if file.is_file()]
-            size = sum(file.stat().st_size for file in files)
-            used = max((file.stat().st_mtime for file in [path, *files]), default=0.0)
-            yield Entry(kind, path, size, used)
+            if path.suffix == ".lock":  # empty, and removing one takes it from whoever waits for it
+                continue
+            with suppress(FileNotFoundError):  # a run is just writing it
+                files = [file for file in [path, *path.rglob("*")] if file.is_file()]
+                size = sum(file.stat().st_size for file in files)
+                used = max(file.stat().st_mtime for file in [path, *files])
+                yield Entry(kind, path, size, used)
 
 
 def remove(folder: Path, kind: str, unused_days: float) -> list[Entry]:

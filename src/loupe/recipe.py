@@ -162,6 +162,8 @@ class Stage(Frozen):
                     f"optimizer logistic is for part head, without mixing and without {', '.join(others)}: its own "
                     "penalty takes their place"
                 )
+            if self.lr != Stage.model_fields["lr"].default or self.schedule != Constant():
+                raise ValueError("optimizer logistic has no learning rate: leave lr and schedule out")
         return self
 
     @model_validator(mode="before")

@@ -16,7 +16,7 @@ from loupe.data.sources import open_table
 from loupe.data.split import Split
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
-from loupe.optimization import Plateau
+from loupe.optimization import Logistic, Plateau
 from loupe.recipe import Recipe, SplitSpec
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.runtime import choose_device, gpu_name
@@ -72,6 +72,10 @@ def train(
         recipe, table, dataset=dataset, model=model, weights=weights, flags=flags, extra=settings, console=console
     )
     check_buildable(chosen, table.classes)
+    if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
+        console.warn(
+            f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
+        )
     images = _load(chosen, table, skip_damaged, console)
     parts = split(images.table, images.content, chosen.split, chosen.seed)
     _check_split(chosen, parts, console)
@@ -163,10 +167,16 @@ def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool, console: Consol
 
 def _check_split(recipe: Recipe, split: Split, console: Console) -> None:
     """A rule that looks at validation images needs some."""
-    watchful = any(stage.patience_epochs or isinstance(stage.schedule, Plateau) for stage in recipe.stages)
+    watchful = any(
+        stage.patience_epochs
+        or isinstance(stage.schedule, Plateau)
+        or (isinstance(stage.optimizer, Logistic) and stage.epochs > 1)
+        for stage in recipe.stages
+    )
     if not watchful and not len(split.val):
         console.say("there are no validation images: the weights of the last epoch are kept.")
     if watchful and not len(split.val):
         raise LoupeError(
-            "early stopping and the plateau schedule need validation images. Set split.validation above 0."
+            "early stopping, the plateau schedule and the choice of a penalty need validation images. Set "
+            "split.validation above 0."
         )

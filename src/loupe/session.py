@@ -24,6 +24,7 @@ from loupe.ledger import RunDirectory
 from loupe.models import bundle
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
+from loupe.optimization import Logistic
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
 from loupe.report import gallery, page
@@ -50,6 +51,11 @@ def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
     model = skeleton(recipe.model, preprocessing, classes)
     for stage in recipe.stages:
         model.blocks_before(stage.part)
+        if isinstance(stage.optimizer, Logistic) and recipe.model.hidden:
+            raise LoupeError(
+                f"optimizer logistic solves a linear head, and this one has {len(recipe.model.hidden)} hidden layers. "
+                "Set model.hidden=[], or another optimizer."
+            )
         Augmenter(stage.augment, preprocessing, recipe.seed)
 
 
@@ -77,12 +83,13 @@ class Session:
         load_seconds = time.perf_counter() - self.began
 
         def validate(network: Classifier, work: Work) -> dict[str, Any]:
-            logits_NK = predict.logits(network, work.validation, self.split.val, arithmetic, work.first)
+            logits_NK = predict.logits(network, work.validation, self.split.val, arithmetic, work.validation_first)
             return predict.scores(logits_NK, labels_N[self.split.val])
 
         with StopSignal() as stop:
             preparation = Preparation(
                 model=model,
+                network=recipe.model.model_dump_json(exclude={"weights", "hidden"}),
                 feed=feed,
                 content=self.images.content,
                 train_N=self.split.train,

@@ -233,14 +233,15 @@ def _less_regularisation(stage: Stage, key: str, recipe: Recipe) -> tuple[str, .
 
 def _one_more(part: str) -> str:
     """The next larger part of the network: the head, then the last block, then the last two."""
-    following = {"head": "last-block", "last-block": "last-2", "all": "all"}
+    following = {"head": "last-block", "last-block": "last-2"}
     return following.get(part) or f"last-{int(part.removeprefix('last-')) + 1}"
 
 
 def _more_capacity(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
     """Twice the filters of the last block, and twice the epochs; of a backbone, one block more learns."""
     if isinstance(recipe.model, BackboneSpec):
-        return (f"{key}.part={_one_more(stage.part)}", f"{key}.epochs={2 * stage.epochs}")
+        part = () if stage.part == "all" else (f"{key}.part={_one_more(stage.part)}",)
+        return (*part, f"{key}.epochs={2 * stage.epochs}")
     last = len(recipe.model.blocks) - 1
     filters = [2 * number for number in recipe.model.blocks[last].filters]
     return (f"model.blocks.{last}.filters={filters}", f"{key}.epochs={2 * stage.epochs}")

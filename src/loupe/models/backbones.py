@@ -71,7 +71,9 @@ def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
     Raises:
         LoupeError: no such network, or its weights cannot be had or are another's.
     """
-    network = _load(spec)
+    with torch.random.fork_rng(devices=[]):  # what has no pretrained weights depends on the seed too
+        torch.manual_seed(seed % 2**63)
+        network = _load(spec)
     model = _assemble(spec, network, preprocessing, classes)
     generator = torch.Generator().manual_seed(seed % 2**63)
     model.head.to_empty(device="cpu")
@@ -167,9 +169,17 @@ def fetch(name: str) -> None:
     if trained is None or not trained.hf_hub_id:
         raise LoupeError(f"timm has no weights of {name}: give a file with --weights, or --weights none.")
     try:
-        hf_hub_download(trained.hf_hub_id, trained.hf_hub_filename or "model.safetensors")
+        _download(trained.hf_hub_id, trained.hf_hub_filename or "model.safetensors")
     except (OSError, ValueError) as error:
         raise _out_of_reach(name, error) from None
+
+
+def _download(repository: str, file: str) -> None:
+    """Asks the network only for what is not on this machine."""
+    try:
+        hf_hub_download(repository, file, local_files_only=True)
+    except OSError:
+        hf_hub_download(repository, file)
 
 
 def _load(spec: BackboneSpec) -> nn.Module:

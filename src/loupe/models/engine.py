@@ -7,6 +7,8 @@ being read and augmented.
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +30,13 @@ class Engine(Protocol):
         """float32 [B, ...] for each batch of inputs [B, 3, H, W], in their order; maps as [B, H, W, C]."""
 
 
+def engine_name(arithmetic: Arithmetic) -> str:
+    """Which of the two will compute, and of what version; without building it."""
+    if arithmetic.device.type == "cpu" and arithmetic.precision != "fp16" and find_spec("openvino"):
+        return f"openvino {version('openvino')}"
+    return f"torch {torch.__version__}"
+
+
 def engine(blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple[Engine, str]:
     """The fastest there is for these blocks, and a word about why it is not OpenVINO where it might be."""
     if arithmetic.device.type != "cpu" or arithmetic.precision == "fp16":
@@ -38,7 +47,7 @@ def engine(blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple
         return TorchEngine(blocks, arithmetic), "install loupe[cpu] to have it computed several times as fast"
     try:
         return OpenVinoEngine(blocks, arithmetic, size_px), ""
-    except RuntimeError as error:  # its converter's and its compiler's errors are RuntimeErrors
+    except Exception as error:  # its converter and its compiler raise classes of their own
         reason = " ".join(str(error).split())[:200]
         return TorchEngine(blocks, arithmetic), f"OpenVINO cannot run these blocks ({reason}): PyTorch does"
 

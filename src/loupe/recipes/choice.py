@@ -22,7 +22,7 @@ def choose(
         model, weights: what was asked for; None where nothing was.
         typical_px: the median of the images' shorter sides; asked for only where it matters.
     """
-    if weights not in {None, "none"} or (model is not None and model not in NETWORKS):
+    if weights != "none" and (weights is not None or (model is not None and model not in NETWORKS)):
         return catalog.recipe("features"), f"recipe features: {model or BACKBONE} is to start from what it has learned"
     if default is not None:
         return catalog.recipe(default), f"recipe {default}: made for this data set"
@@ -30,7 +30,7 @@ def choose(
     size = f"the images are typically {side} px on their shorter side"
     if side <= SMALL_PX:
         return catalog.recipe("small-images"), f"recipe small-images: {size}"
-    if model is not None:
+    if model is not None or weights == "none":
         return catalog.recipe("photographs"), f"recipe photographs: {size}"
     problem = without_weights(BACKBONE)
     if problem is None:

@@ -12,6 +12,7 @@ from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
 from loupe.models.catalog import network, weights_name
+from loupe.optimization import Logistic
 from loupe.recipe import InputSpec, Preprocessing, Recipe
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
@@ -89,6 +90,8 @@ def _choose(
 def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
     """The recipe's network with another name or other weights; a recipe's head stays when its backbone changes."""
     if model is None:
+        if weights == "none" and not isinstance(recipe.model, BackboneSpec):
+            return recipe.model
         if not isinstance(recipe.model, BackboneSpec):
             raise LoupeError(f"recipe {recipe.name} trains {recipe.model.name} from scratch: it takes no --weights.")
         return recipe.model.model_copy(update={"weights": weights_name(weights or recipe.model.weights)})
@@ -107,7 +110,13 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
             f"--set stages.{len(recipe.stages) - 1}.epochs={given['epochs']}."
         )
     of_stage = [name for name in given if name in {"epochs", "batch_size", "lr"}]
-    stages = {f"stages.{i}.{name}": given[name] for name in of_stage for i in range(len(recipe.stages))}
+    solved = [isinstance(stage.optimizer, Logistic) for stage in recipe.stages]
+    stages = {
+        f"stages.{i}.{name}": given[name]
+        for name in of_stage
+        for i in range(len(solved))
+        if name != "lr" or not solved[i]
+    }
     return stages | {name: given[name] for name in given if name not in of_stage}
 
 

@@ -18,9 +18,12 @@ def training(recipe: Recipe) -> str:
 
 def _stage(stage: Stage) -> Iterator[str]:
     part = "" if stage.part == "all" else f" for the {stage.part}"
-    yield f"{stage.epochs} epochs of {_optimizer(stage)} at {stage.lr:g}{part}"
-    yield stage.schedule.name
-    yield f"batch {stage.batch_size}"
+    if isinstance(stage.optimizer, Logistic):
+        yield f"{stage.epochs} epochs of {_optimizer(stage)}{part}"
+    else:
+        yield f"{stage.epochs} epochs of {_optimizer(stage)} at {stage.lr:g}{part}"
+        yield stage.schedule.name
+        yield f"batch {stage.batch_size}"
     for name in ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay", "patience_epochs"):
         if value := getattr(stage, name):
             yield f"{name.removesuffix('_epochs').replace('_', ' ')} {value:g}"

@@ -9,18 +9,20 @@ name under which it is looked for. Two processes that want the same wait for eac
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from loupe.ledger import sync_folder, write_atomic
 
 # What is written between two marks of progress; a killed process repeats no more than that.
 SAFE_EVERY_BYTES = 64 * 2**20
+SAFE_EVERY_SECONDS = 30.0
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,42 +33,65 @@ def kept(
     shape: tuple[int, ...],
     dtype: type[np.floating[Any]],
     rows: Callable[[int], Iterator[Array]],
+    waiting: Callable[[], None],
 ) -> Array:
     """The rows under the key, computed now where they are not there: [N, ...], mapped, not to be written to.
 
     Args:
         shape: of the whole; rows: gives arrays of rows, in order, from the row that it is called with.
+        waiting: called every second while another process computes the same.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: they cannot be written; nothing of them is left.
+        ArithmeticError: raised by `rows` for numbers that do not fit; nothing of them is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / f"{key}.lock"
-    try:
-        with FileLock(lock):
-            found = opened(folder / key)
-            if found is None:
-                _write(folder / f".{key}", shape, dtype, rows)
-                (folder / f".{key}").rename(folder / key)
-                sync_folder(folder)
-                found = opened(folder / key)
-    finally:
-        with suppress(OSError):  # another process may be waiting for it
-            lock.unlink()
+    with _locked(folder / f".{key}.lock", waiting):
+        found = opened(folder / key)
+        if found is not None:
+            return found
+        shutil.rmtree(folder / key, ignore_errors=True)  # there, but damaged
+        try:
+            _write(folder / f".{key}", shape, dtype, rows)
+            (folder / f".{key}").rename(folder / key)
+            sync_folder(folder)
+        except (OSError, ArithmeticError):
+            shutil.rmtree(folder / f".{key}", ignore_errors=True)
+            raise
+        found = opened(folder / key)
     if found is None:
         raise OSError("the file that was written cannot be read again")
     return found
 
 
-def forget(folder: Path, key: str) -> None:
-    """Removes what was written so far under a key that will not be made whole."""
-    shutil.rmtree(folder / f".{key}", ignore_errors=True)
+@contextmanager
+def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the lock. Its empty file stays: to remove it is to take it from whoever waits for it."""
+    lock = FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            break
+        except Timeout:
+            waiting()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begun_bytes(folder: Path, key: str) -> int:
+    """How much of what is asked for was written before, by a process that did not come to its end."""
+    try:
+        return (folder / f".{key}" / "activations.npy").stat().st_size
+    except OSError:
+        return 0
 
 
 def opened(place: Path) -> Array | None:
-    """What is kept there, as copy-on-write memory, which PyTorch takes without a warning; None where nothing is."""
+    """What is kept there, mapped for reading; None where nothing is."""
     try:
-        rows: Array = np.load(place / "activations.npy", mmap_mode="c")
+        rows: Array = np.load(place / "activations.npy", mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
     with suppress(OSError):  # a read-only cache is as good
@@ -90,19 +115,26 @@ def _write(
         np.lib.format.read_array_header_1_0(out)
         out.seek(done * row_bytes, os.SEEK_CUR)
         out.truncate()
-        unsafe_bytes = 0
-        for part in rows(done):
-            out.write(np.ascontiguousarray(part, dtype=dtype).data)
-            done += len(part)
-            unsafe_bytes += part.nbytes
-            if unsafe_bytes >= SAFE_EVERY_BYTES or done == shape[0]:
-                out.flush()
-                os.fsync(out.fileno())
-                write_atomic(place / "done", str(done))
-                unsafe_bytes = 0
+        unsafe_bytes, marked = 0, time.monotonic()
+        try:
+            for part in rows(done):
+                out.write(np.ascontiguousarray(part, dtype=dtype).data)
+                done += len(part)
+                unsafe_bytes += part.nbytes
+                if unsafe_bytes >= SAFE_EVERY_BYTES or time.monotonic() - marked >= SAFE_EVERY_SECONDS:
+                    _mark(place, out, done)
+                    unsafe_bytes, marked = 0, time.monotonic()
+        finally:  # also when it is asked to stop
+            _mark(place, out, done)
     if done != shape[0]:
         raise OSError(f"{done} rows were made in place of {shape[0]}")
     (place / "done").unlink()
+
+
+def _mark(place: Path, out: BinaryIO, done: int) -> None:
+    out.flush()
+    os.fsync(out.fileno())
+    write_atomic(place / "done", str(done))
 
 
 def _safe_rows(place: Path) -> int:

@@ -9,29 +9,34 @@ import hashlib
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor, nn
 
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.console import Console
+from loupe.data import decode
 from loupe.data.batches import Batch, Feed, cut
 from loupe.data.pixel_file import size_text
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
-from loupe.models.engine import Engine, engine
+from loupe.models.engine import Engine, engine, engine_name
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import activations
 from loupe.training.activations import Array
 
 SPARE_DISK_BYTES = 2**30
 PASS_BATCH = 32
+FORMAT = 1  # of what is kept; a change of what is computed takes the next number
 View = Callable[[Batch], Tensor]
 
 # Half precision is tried first; what does not fit it is kept whole.
@@ -87,16 +92,34 @@ class AsStored:
         return x
 
 
+@dataclass(frozen=True)
+class InTurn:
+    """An augmenter whose views take turns from epoch to epoch, as those that are kept do."""
+
+    augmenter: Augmenter
+    first_epoch: int
+    views: int
+
+    @property
+    def seed(self) -> int:
+        return self.augmenter.seed
+
+    def train(self, x_BCHW: Tensor, index_B: np.ndarray, epoch: int) -> Tensor:
+        turn = (epoch - self.first_epoch) % self.views
+        return self.augmenter.train(x_BCHW, index_B, self.first_epoch + turn)
+
+
 @dataclass
 class FrozenPass:
     """Computes what lies before the first block that learns, or finds it.
 
     Attributes:
-        content: the images' hashes, in the order of the table.
+        network: its name and settings; content: the images' hashes, in the order of the table.
         folder: where the activations are kept.
     """
 
     model: Classifier
+    network: str
     feed: Feed
     content: tuple[str, ...]
     folder: Path
@@ -122,14 +145,16 @@ class FrozenPass:
     def augmented(self, augmenter: Augmenter, epochs: Sequence[int], rows_N: np.ndarray) -> FrozenFeed | None:
         """The views that these rows' images have in `epochs`; None where they do not fit the disk."""
         views = []
-        for epoch in epochs:
+        for number, epoch in enumerate(epochs):
             kind = {
                 "kind": "augmented",
                 "epoch": epoch,
                 "seed": augmenter.seed,
                 **augmenter.spec.model_dump(mode="json"),
             }
-            view = self._view(kind, rows_N, partial(self._augmented_view, augmenter, epoch), copies=len(epochs))
+            view = self._view(
+                kind, rows_N, partial(self._augmented_view, augmenter, epoch), copies=len(epochs) - number
+            )
             if view is None:
                 return None
             views.append(view)
@@ -154,21 +179,25 @@ class FrozenPass:
             found = activations.opened(self.folder / self._key(kind, dtype))
             if found is not None and len(found) == len(rows_N):
                 return found
+        remark = self.engine[1]  # built now: what it takes is not the images' time
+        if remark and remark not in self.said:
+            self.said.add(remark)
+            self.console.say(f"what is frozen runs in {self.engine[0].name}: {remark}.")
         began = time.perf_counter()
         sample = next(self._computed(rows_N[:PASS_BATCH], view))
         seconds = (time.perf_counter() - began) / len(sample) * len(rows_N)
         # Vectors are small: nothing is gained by rounding them.
         for dtype in DTYPES if sample.ndim > 2 else DTYPES[1:]:
-            shape = (len(rows_N), *sample.shape[1:])
+            key, shape = self._key(kind, dtype), (len(rows_N), *sample.shape[1:])
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-            if not self._fits(size * copies):
-                return None
-            self._announce(kind["kind"] == "evaluation", len(rows_N), size, seconds, copies)
-            rows = partial(self._rows, rows_N, view, dtype)
             try:
-                return activations.kept(self.folder, self._key(kind, dtype), shape, dtype, rows)
+                if not self._fits(size * copies - activations.begun_bytes(self.folder, key)):
+                    return None
+                self._announce(kind["kind"] == "evaluation", len(rows_N), size, seconds, copies)
+                rows = partial(self._rows, rows_N, view, dtype)
+                return activations.kept(self.folder, key, shape, dtype, rows, self._waiting)
             except HalfPrecisionError:
-                activations.forget(self.folder, self._key(kind, dtype))
+                continue
             except OSError as error:
                 self.console.say(
                     f"what is frozen cannot be kept under {self.folder} ({error.strerror or error}): it is computed "
@@ -177,9 +206,20 @@ class FrozenPass:
                 return None
         raise AssertionError("single precision holds whatever the network makes")
 
+    def _waiting(self) -> None:
+        if self.stop.received:
+            raise StoppedError("stopped; nothing was lost.")
+        if "waiting" not in self.said:
+            self.said.add("waiting")
+            self.console.say("another run is computing the same frozen blocks: this one waits for them.")
+
     def _key(self, kind: dict[str, Any], dtype: type[np.floating[Any]]) -> str:
         made = {
+            "format": FORMAT,
+            "made_by": [version("loupe"), engine_name(self.arithmetic), version("timm")],
+            "decoded_by": [decode.DECODER_VERSION, PIL.__version__],
             "content": self._content,
+            "network": self.network,
             "blocks": self.digest,
             "preprocessing": self.model.preprocessing.model_dump(mode="json"),
             "precision": self.arithmetic.precision,
@@ -231,14 +271,12 @@ class FrozenPass:
 
     def _computed(self, rows_N: np.ndarray, view: View) -> Iterator[Array]:
         """float32 [B, ...] for each batch of these rows' images."""
-        return self.engine.run(view(batch) for batch in self.feed.batches(rows_N, PASS_BATCH))
+        return self.engine[0].run(view(batch) for batch in self.feed.batches(rows_N, PASS_BATCH))
 
     @cached_property
-    def engine(self) -> Engine:
-        found, remark = engine(self.blocks, self.arithmetic, self.model.preprocessing.size_px)
-        if remark:
-            self.console.say(f"what is frozen runs in {found.name}: {remark}.")
-        return found
+    def engine(self) -> tuple[Engine, str]:
+        """What computes them, and why it is not the fastest, if it is not."""
+        return engine(self.blocks, self.arithmetic, self.model.preprocessing.size_px)
 
 
 def digest_of(model: Classifier) -> str:
@@ -253,7 +291,9 @@ def digest_of(model: Classifier) -> str:
 
 def _placed(view: Array, device: torch.device) -> Tensor:
     """On a GPU, copied there where a third of what is free holds it; else where it is."""
-    rows = torch.from_numpy(view)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that the memory is not to be written to, and nobody does
+        rows = torch.from_numpy(view)
     if device.type == "cuda" and view.nbytes <= torch.cuda.mem_get_info(device)[0] // 3:
         return rows.to(device)
     return rows

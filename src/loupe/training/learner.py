@@ -13,7 +13,7 @@ from loupe.runtime import Arithmetic
 from loupe.training import optimizers
 from loupe.training.averaging import WeightAverage
 from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optimizer
-from loupe.training.frozen import AsStored
+from loupe.training.frozen import AsStored, InTurn
 
 
 class Learner:
@@ -23,7 +23,7 @@ class Learner:
         self,
         model: Classifier,
         stage: Stage,
-        augmenter: Augmenter | AsStored,
+        augmenter: Augmenter | AsStored | InTurn,
         arithmetic: Arithmetic,
         class_weights_K: Tensor | None,
         first: int = 0,

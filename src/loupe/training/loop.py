@@ -98,15 +98,17 @@ def fit(
         if snapshot:  # before what is frozen is computed with these weights
             model.load_state_dict(snapshot.tensors["weights"])
         first_epoch = len(position.history) - position.epoch
+        work = learner = solver = None  # what the stage before held makes room first
         work = prepare(stage, first_epoch)
         learner = Learner(model, stage, work.augmenter, arithmetic, class_weights_K, work.first)
         if snapshot:
             learner.restore(snapshot)
             snapshot = None
-        solver = Solver(learner, work, train_N, first_epoch) if isinstance(stage.optimizer, Logistic) else None
+        if isinstance(stage.optimizer, Logistic):
+            solver = Solver(learner, work, train_N, first_epoch, console)
         while position.epoch < stage.epochs and not _patience_is_over(stage, position, monitor):
             whole = (
-                _solve(solver, position, len(train_N))
+                _solve(solver, position, len(train_N), stop)
                 if solver
                 else _train_epoch(learner, position, work.feed, train_N, checkpoints, monitor, console, stop)
             )
@@ -121,15 +123,21 @@ def fit(
             _close_epoch(position, stage, train_N, monitor, scores, time.perf_counter() - began)
             if schedules.stale_epochs(position.monitored(monitor)) == 0:
                 position.best_epoch = len(position.history)
-                if keep_best:
+                if keep_best and not solver:
                     checkpoints.save_best(position.best_epoch, learner.result.state_dict())
-            checkpoints.save_last(_snapshot(learner, position))
+            if not solver:
+                checkpoints.save_last(_snapshot(learner, position))
             on_epoch(position.history)
             console.say(_epoch_line(position, stages))
         position.stopped = None
         if position.epoch < stage.epochs:
             position.stopped = f"stage {position.stage + 1}: no better {monitor} for {stage.patience_epochs} epochs"
             console.say(f"stopped early: {position.stopped}.")
+        if solver:  # solved again sooner than eleven checkpoints of a whole network are written
+            solver.solve(_best_of(position.monitored(monitor, position.stage)))
+            if keep_best and position.best_epoch > first_epoch:
+                checkpoints.save_best(position.best_epoch, learner.result.state_dict())
+            checkpoints.save_last(_snapshot(learner, position))
         model.load_state_dict(learner.result.state_dict())
         position.stage, position.epoch = position.stage + 1, 0
     if keep_best:
@@ -188,8 +196,15 @@ def _train_epoch(
     return True
 
 
-def _solve(solver: Solver, position: Position, images: int) -> bool:
-    """An epoch of logistic regression: one strength of the penalty, to convergence."""
+def _best_of(values: Sequence[float]) -> int:
+    """The epoch of a stage, from 0, with the highest value; the only one where nothing was measured."""
+    return values.index(max(values)) if values else 0
+
+
+def _solve(solver: Solver, position: Position, images: int, stop: StopSignal) -> bool:
+    """An epoch of logistic regression: one strength of the penalty, to convergence. False when asked to stop."""
+    if stop.received:
+        return False
     clock = _Clock(0.0)
     loss, accuracy = solver.solve(position.epoch)
     position.sums, position.seconds = [loss * images, accuracy * images], clock.total()

@@ -58,10 +58,11 @@ def penalised(model: nn.Module, stage: Stage) -> list[nn.Parameter]:
 def decayed(model: nn.Module, *, everything: bool = False) -> list[nn.Parameter]:
     """The trainable parameters that L2 and weight decay act on: the kernels, or all of them.
 
-    Kernels are the weights with two dimensions or more; biases and norms have one.
+    Kernels are the weights of convolutions and dense layers, of four and two dimensions; biases and norms have one, the
+    tokens and positions of a transformer three.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return trainable if everything else [parameter for parameter in trainable if parameter.ndim > 1]
+    return trainable if everything else [parameter for parameter in trainable if parameter.ndim in {2, 4}]
 
 
 @torch.no_grad()
@@ -98,7 +99,7 @@ def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
             parameters, lr=stage.lr, alpha=spec.rho, eps=spec.epsilon, momentum=spec.momentum, foreach=True
         )
     if isinstance(spec, Muon):
-        *kernels, _output = [parameter for parameter in parameters if parameter.ndim > 1]
+        *kernels, _output = decayed(model)
         chosen = {id(kernel) for kernel in kernels}
         others = [parameter for parameter in parameters if id(parameter) not in chosen]
         return muon.Muon(

@@ -1,10 +1,14 @@
 """A linear head on frozen features, solved to convergence, for one strength of its penalty after another."""
 
+import warnings
+
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from loupe.console import Console
 from loupe.errors import LoupeError
 from loupe.evaluate.predict import batch_size
 from loupe.optimization import Logistic
@@ -14,57 +18,64 @@ from loupe.training.work import Work
 
 MOST_STEPS = 1000
 TOLERANCE = 1e-4
+UNSEEN = 10.0  # how far below the least likely class one without training images starts
 
 
 def strength(stage: Stage, number: int) -> float:
-    """The strength that the stage's epoch `number`, from 0, tries."""
+    """The strength that the stage's epoch `number`, from 0, tries; the middle of the range where there is but one."""
     assert isinstance(stage.optimizer, Logistic)
-    share = number / max(1, stage.epochs - 1)
+    share = number / (stage.epochs - 1) if stage.epochs > 1 else 0.5
     return float(stage.optimizer.strongest * (stage.optimizer.weakest / stage.optimizer.strongest) ** share)
 
 
 class Solver:
     """Solves the head for one strength after the other, on the features of every training image in every view."""
 
-    def __init__(self, learner: Learner, work: Work, train_N: np.ndarray, first_epoch: int) -> None:
-        head = learner.model.head
-        linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-        if len(linear) != 1:
-            raise LoupeError(
-                f"optimizer logistic solves a linear head, and this one has {len(linear) - 1} hidden layers. Set "
-                "model.hidden=[], or another optimizer."
-            )
+    def __init__(self, learner: Learner, work: Work, train_N: np.ndarray, first_epoch: int, console: Console) -> None:
+        [self.logits] = [layer for layer in learner.model.head.modules() if isinstance(layer, nn.Linear)]
         self.learner = learner
-        self.logits = linear[0]
+        self.console = console
         self.features_NC, self.label_N = self._features(work, train_N, first_epoch)
+        if len(np.unique(self.label_N)) < 2:
+            raise LoupeError("the training images are all of one class: there is nothing to tell apart.")
 
     @torch.inference_mode()
     def _features(self, work: Work, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """What the head's linear layer gets, for all views."""
-        model, features, labels = self.learner.model, [], []
+        model, batch = self.learner.model, batch_size(self.learner.model.preprocessing.size_px)
         pool = nn.Sequential(*[layer for layer in model.head if layer is not self.logits])
+        features_NC = np.empty((work.views * len(train_N), self.logits.in_features), np.float32)
+        label_N = np.empty(len(features_NC), np.int64)
+        done = 0
         model.eval()
         for epoch in range(first_epoch, first_epoch + work.views):
-            for batch in work.feed.at(epoch).batches(train_N, batch_size(model.preprocessing.size_px)):
+            for given in work.feed.at(epoch).batches(train_N, batch):
                 with self.learner.arithmetic.autocast():
-                    x = work.augmenter.train(batch.x_BCHW, batch.index_B, epoch)
-                    features.append(pool(model.trunk[work.first :](x)).float().cpu().numpy())
-                labels.append(batch.y_B.cpu().numpy())
+                    x = work.augmenter.train(given.x_BCHW, given.index_B, epoch)
+                    made = pool(model.trunk[work.first :](x))
+                features_NC[done : done + len(given)] = made.float().cpu().numpy()
+                label_N[done : done + len(given)] = given.y_B.cpu().numpy()
+                done += len(given)
         model.train()
-        return np.concatenate(features), np.concatenate(labels)
+        return features_NC, label_N
 
     def solve(self, number: int) -> tuple[float, float]:
         """Gives the head the weights of the stage's epoch `number`, from 0; returns the mean loss and the accuracy."""
-        found = LogisticRegression(C=1 / strength(self.learner.stage, number), max_iter=MOST_STEPS, tol=TOLERANCE)
+        penalty = strength(self.learner.stage, number)
+        found = LogisticRegression(C=1 / penalty, max_iter=MOST_STEPS, tol=TOLERANCE)
         weights_K = self.learner.class_weights_K
         weight_N = None if weights_K is None else weights_K.cpu().numpy()[self.label_N]
-        found.fit(self.features_NC, self.label_N, sample_weight=weight_N)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in a sentence
+            found.fit(self.features_NC, self.label_N, sample_weight=weight_N)
+        if found.n_iter_.max() >= MOST_STEPS:
+            self.console.say(f"penalty {penalty:.3g}: not converged after {MOST_STEPS:,} steps.")
         weight_KC, bias_K = found.coef_, found.intercept_
         if len(found.classes_) == 2:  # one row, of the second class against the first
             weight_KC, bias_K = np.stack([-weight_KC[0], weight_KC[0]]) / 2, np.array([-bias_K[0], bias_K[0]]) / 2
         with torch.no_grad():
             self.logits.weight.zero_()
-            self.logits.bias.fill_(-1e4)  # a class without training images is never predicted
+            self.logits.bias.fill_(float(bias_K.min()) - UNSEEN)
             rows = torch.from_numpy(found.classes_.astype(np.int64))
             self.logits.weight[rows] = torch.from_numpy(weight_KC).to(self.logits.weight)
             self.logits.bias[rows] = torch.from_numpy(bias_K).to(self.logits.bias)

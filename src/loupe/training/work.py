@@ -12,7 +12,7 @@ from loupe.data.batches import Feed
 from loupe.models.classifier import Classifier
 from loupe.recipe import AugmentSpec, Stage
 from loupe.runtime import Arithmetic, StopSignal
-from loupe.training.frozen import AsStored, FrozenFeed, FrozenPass, digest_of
+from loupe.training.frozen import AsStored, FrozenFeed, FrozenPass, InTurn, digest_of
 
 AUTOMATIC_VIEWS = 4
 
@@ -21,13 +21,14 @@ AUTOMATIC_VIEWS = 4
 class Work:
     """What one stage learns from and is validated on: images, or what the blocks before number `first` make of them.
 
-    `views`: how many of each training image take turns over the epochs.
+    `validation_first` is that number for the validation; `views` how many of each training image take turns.
     """
 
     feed: Feed | FrozenFeed
     validation: Feed | FrozenFeed
-    augmenter: Augmenter | AsStored
+    augmenter: Augmenter | AsStored | InTurn
     first: int = 0
+    validation_first: int = 0
     views: int = 1
 
 
@@ -36,12 +37,14 @@ class Preparation:
     """Prepares the work of each stage of a run.
 
     Attributes:
+        network: its name and settings, without its weights.
         feed: the images; content: their hashes, in the order of the table; train_N: rows to train on.
         folder: where activations are kept.
         seconds: spent so far on computing what is frozen.
     """
 
     model: Classifier
+    network: str
     feed: Feed
     content: tuple[str, ...]
     train_N: np.ndarray
@@ -71,25 +74,30 @@ class Preparation:
         return work or Work(self.feed, self.feed, augmenter, views=views_of(stage))
 
     def _on_activations(self, stage: Stage, augmenter: Augmenter, first_epoch: int) -> Work | None:
-        """None where every epoch has to compute what is frozen anew, which is said."""
-        if stage.augment.mixes:
-            self.console.say("mixing images makes each input another one: what is frozen is computed in every epoch.")
-            return None
-        plain = stage.augment == AugmentSpec()
-        if stage.views == "fresh" and not plain:
-            self.console.say("fresh views: what is frozen is computed anew in every epoch, as asked for.")
-            return None
-        frozen = FrozenPass(self.model, self.feed, self.content, self.folder, self.arithmetic, self.console, self.stop)
-        everything = frozen.evaluation(np.arange(len(self.feed.labels_N)))
-        if everything is None:
-            return None
-        feed: FrozenFeed | None = everything
-        if not plain:
-            epochs = range(first_epoch, first_epoch + views_of(stage))
-            feed = frozen.augmented(augmenter, epochs, self.train_N)
-        if feed is None:
-            return None
-        work = Work(feed, everything, AsStored(self.seed), first=self.model.frozen, views=views_of(stage))
+        """None where nothing can be kept; what cannot be is computed in every epoch, and gives the same."""
+        frozen = FrozenPass(
+            self.model,
+            self.network,
+            self.feed,
+            self.content,
+            self.folder,
+            self.arithmetic,
+            self.console,
+            self.stop,
+        )
+        kept, views, number = frozen.evaluation(np.arange(len(self.feed.labels_N))), views_of(stage), self.model.frozen
+        in_turn = InTurn(augmenter, first_epoch, views)
+        if kept is None:
+            return None if stage.augment.mixes else Work(self.feed, self.feed, in_turn, views=views)
+        if stage.augment == AugmentSpec():
+            work = Work(kept, kept, AsStored(self.seed), first=number, validation_first=number)
+        elif reason := _why_not_kept(stage):
+            self.console.say(f"{reason}: what is frozen is computed anew in every epoch.")
+            work = Work(self.feed, kept, augmenter, validation_first=number, views=views)
+        elif feed := frozen.augmented(augmenter, range(first_epoch, first_epoch + views), self.train_N):
+            work = Work(feed, kept, AsStored(self.seed), first=number, validation_first=number, views=views)
+        else:
+            work = Work(self.feed, kept, in_turn, validation_first=number, views=views)
         self._kept = (frozen.digest, work)
         return work
 
@@ -100,8 +108,14 @@ class Preparation:
         before.
         """
         if self._kept and self._kept[0] == digest_of(self.model):
-            return self._kept[1].validation, self._kept[1].first
+            return self._kept[1].validation, self._kept[1].validation_first
         return self.feed, 0
+
+
+def _why_not_kept(stage: Stage) -> str | None:
+    if stage.augment.mixes:
+        return "mixing images makes each input another one"
+    return "fresh views, as asked for" if stage.views == "fresh" else None
 
 
 def views_of(stage: Stage) -> int:
