@@ -165,7 +165,7 @@ def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
     """Published beside measured, as `loupe reproduce` found it."""
     out = Console(highlight=False)
     table = Table(box=None)
-    table.add_column("experiment", overflow="fold")
+    table.add_column("experiment", no_wrap=True)
     for name in ("published", "measured", "epochs", "per epoch"):
         table.add_column(name, no_wrap=True)
     table.add_column("")

@@ -2,7 +2,7 @@
 
 Dropout, augmentation, optimizer and schedule are free, and are chosen on validation data alone; all else is what the
 published recipe says. One cycle of AdamW, label smoothing, flips and small crops, and less dropout, since fewer epochs
-leave less time to overfit. `results/experiments.md` has what each of them reached.
+leave less time to overfit; Muon where that was too slow. `results/experiments.md` has what each of them reached.
 """
 
 from loupe.architecture import CnnSpec
@@ -16,46 +16,70 @@ FLIPS_AND_SMALL_CROPS = AugmentSpec(crop_padding_px=2, fill="reflect", horizonta
 
 
 def simple_cnn() -> Recipe:
-    """`loupe train cifar10 --recipe simple-cnn-quick`: 6 epochs in place of 100."""
+    """`loupe train cifar10 --recipe simple-cnn-quick`: 6 epochs in place of 100.
+
+    Test accuracy 70.3, 70.3, 69.9 % (published 66), on a JPEG copy of CIFAR-10; 4 minutes on one thread.
+    """
     return _quick(published.simple_cnn(), _cycle(epochs=6, batch_size=64, lr=3e-3, augment=FLIPS_AND_CROPS))
 
 
 def deep_cnn() -> Recipe:
-    """`loupe train cifar10 --recipe deep-cnn-quick`: 13 epochs in place of 125."""
+    """`loupe train cifar10 --recipe deep-cnn-quick`: 13 epochs in place of 125.
+
+    Test accuracy 85.2 % (one run; published 84.85), on a JPEG copy of CIFAR-10; 65 minutes on one busy thread.
+    """
     stage = _cycle(epochs=13, batch_size=128, lr=5e-3, augment=FLIPS_AND_CROPS, optimizer=Muon())
     return _quick(published.deep_cnn(), stage)
 
 
 def lecture_cnn() -> Recipe:
-    """`loupe train cifar10 --recipe lecture-cnn-quick`: 5 epochs in place of 10."""
+    """`loupe train cifar10 --recipe lecture-cnn-quick`: 5 epochs in place of 10.
+
+    Test accuracy 75.8 % (one run; published 73.00), on a JPEG copy of CIFAR-10; 17 minutes on one thread.
+    """
     return _quick(published.lecture_cnn(), _cycle(epochs=5, batch_size=64, lr=2e-3, augment=FLIPS_AND_SMALL_CROPS))
 
 
 def lecture_dropout() -> Recipe:
-    """`loupe train cifar10 --recipe lecture-dropout-quick`: 8 epochs in place of 40."""
+    """`loupe train cifar10 --recipe lecture-dropout-quick`: 8 epochs in place of 40.
+
+    Not measured to its end; 5 epochs at 2e-3 with half the dropout gave 73.9 % (published 75.16), not fitted yet.
+    """
     stage = _cycle(epochs=8, batch_size=64, lr=3e-3, augment=FLIPS_AND_SMALL_CROPS, optimizer=Muon())
     return _quick(published.lecture_dropout(), stage, dropout=0.0)
 
 
 def lecture_batchnorm() -> Recipe:
-    """`loupe train cifar10 --recipe lecture-batchnorm-quick`: 7 epochs in place of 60."""
+    """`loupe train cifar10 --recipe lecture-batchnorm-quick`: 7 epochs in place of 60.
+
+    Test accuracy 76.75 % (one run; published 76.58), on a JPEG copy of CIFAR-10; 75 minutes on one busy thread.
+    """
     stage = _cycle(epochs=7, batch_size=64, lr=3e-3, augment=FLIPS_AND_SMALL_CROPS, optimizer=Muon())
     return _quick(published.lecture_batchnorm(), stage)
 
 
 def lecture_augment() -> Recipe:
-    """`loupe train cifar10 --recipe lecture-augment-quick`: one stage of 15 epochs in place of 60 + 100."""
+    """`loupe train cifar10 --recipe lecture-augment-quick`: one stage of 15 epochs in place of 60 + 100.
+
+    Not measured to its end (published 81.55).
+    """
     stage = _cycle(epochs=15, batch_size=64, lr=3e-3, augment=FLIPS_AND_CROPS, optimizer=Muon())
     return _quick(published.lecture_augment(), stage)
 
 
 def project_cnn() -> Recipe:
-    """`loupe train cifar10 --recipe project-cnn-quick`: 6 epochs in place of 100."""
+    """`loupe train cifar10 --recipe project-cnn-quick`: 6 epochs in place of 100.
+
+    Test accuracy 68.2, 67.6 % (published 65.08), on a JPEG copy of CIFAR-10; 4 minutes on one thread.
+    """
     return _quick(published.project_cnn(), _cycle(epochs=6, batch_size=64, lr=2e-3, augment=FLIPS_AND_CROPS))
 
 
 def project_cnn_augment() -> Recipe:
-    """`loupe train cifar10 --recipe project-cnn-augment-quick`: 6 epochs in place of 100."""
+    """`loupe train cifar10 --recipe project-cnn-augment-quick`: 6 epochs in place of 100.
+
+    Test accuracy 66.5, 64.8 % (published 58.36), on a JPEG copy of CIFAR-10; 4 minutes on one thread.
+    """
     return _quick(published.project_cnn_augment(), _cycle(epochs=6, batch_size=64, lr=2e-3, augment=FLIPS_AND_CROPS))
 
 
