@@ -166,18 +166,20 @@ def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
     out = Console(highlight=False)
     table = Table(box=None)
     table.add_column("experiment", no_wrap=True)
-    for name in ("published", "measured", "epochs", "per epoch"):
+    for name in ("published", "measured, %", "epochs", "s/epoch"):
         table.add_column(name, no_wrap=True)
     table.add_column("")
     for row in content["rows"]:
         published, measured = row["published"], row["measured"]
-        given = "–" if published["accuracy"] is None else f"{published['accuracy']:.4f}"
+        given = "–" if published["accuracy"] is None else f"{100 * published['accuracy']:.2f}"
         if measured is None:
             table.add_row(row["name"], given, "–", str(published["epochs"]), "", _plain(row["why"]))
             continue
         on = "" if measured["judged_on"] == "test" else " (validation)"
         epochs = f"{published['epochs']} → {measured['epochs']:g}"
-        cells = [_estimate(measured["accuracy"]), epochs, f"{measured['seconds_per_epoch']:.1f} s"]
+        accuracy = measured["accuracy"]
+        interval = f"{100 * accuracy['value']:.1f} ({100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f})"
+        cells = [interval, epochs, f"{measured['seconds_per_epoch']:.1f}"]
         table.add_row(row["name"] + on, given, *cells, row["verdict"])
     out.print(table)
     looks = max((row["measured"]["test_looks"] for row in content["rows"] if row["measured"]), default=0)
