@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from loupe.models.classifier import Classifier
 from loupe.optimization import Adam, Muon, RmsProp, Sgd
-from loupe.recipe import Stage
+from loupe.recipe import Preprocessing, Stage
 from loupe.training import muon, optimizers
 from loupe.training.checkpoint import optimizer_tensors, restore_optimizer
 
@@ -50,7 +51,7 @@ def test_decoupled_decay_with_adam_is_pytorchs_adamw():
             optimizer.zero_grad()
             loss_of(net).backward()
             if net is model:
-                optimizers.decay(optimizers.decayed(model, everything=True), stage.lr, stage.weight_decay)
+                optimizers.decay(ours, optimizers.decayed(model, everything=True), stage.weight_decay)
             optimizer.step()
     for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
@@ -110,6 +111,26 @@ def test_muon_is_pytorchs_for_matrices_and_adam_for_the_rest():
         assert moved.norm() == pytest.approx(expected.norm().item(), rel=0.03)
     for mine, other in zip(list(model.parameters())[1:], rest, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("spec", [Adam(), Sgd(momentum=0.0, nesterov=False), Muon()], ids=str)
+def test_layer_decay_gives_each_block_a_share_of_the_rate_of_the_one_above(spec):
+    blocks = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)]
+    head = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    sizes = Preprocessing(size_px=8, load_px=8)
+    model = Classifier(nn.Sequential(*blocks), head, sizes, tuple("abcde"))
+    model.learn("last-2")
+    stage = Stage(epochs=1, lr=0.1, layer_decay=0.5, optimizer=spec, part="last-2")
+    optimizer = optimizers.build(stage, model)
+    optimizers.set_rate(optimizer, 0.2)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert [rates.get(id(block.weight)) for block in blocks] == pytest.approx([None, 0.05, 0.1])
+    assert rates[id(head[1].bias)] == pytest.approx(0.2)
+    assert len(rates) == 6, "each parameter that learns is in one group, and no other"
+    before = [block.weight.detach().clone() for block in blocks]
+    optimizers.decay(optimizer, optimizers.decayed(model), 1.0)
+    for block, old, share in zip(blocks, before, (0.0, 0.05, 0.1), strict=True):
+        torch.testing.assert_close(block.weight, old * (1 - share))
 
 
 SPECS = [

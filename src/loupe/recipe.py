@@ -17,6 +17,7 @@ from loupe.schema import Count, Fraction, Frozen, NonNegative, Positive
 RGB = tuple[float, float, float]
 Resize = Literal["crop", "pad", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+AUTOMATIC_VIEWS = 4  # augmented views of each image, where something is frozen
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -125,11 +126,12 @@ class Stage(Frozen):
     """A stretch of training with one optimizer and one schedule.
 
     `part` is what learns: the `head`, the `last-block` of the trunk with it, its `last-N` blocks, or `all`. What lies
-    before keeps its weights, and its batch normalisation its statistics. `l2` adds that many times the sum of squares
-    of the kernels (`l2_on` convolutions: of theirs alone) to the loss, as Keras's `regularizers.l2` does;
-    `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and norms unless `decay_all`.
-    `ema_decay` above 0 evaluates and keeps an exponential average of the weights. `patience_epochs` stops the stage
-    when the monitored value has not improved for so long.
+    before keeps its weights, and its batch normalisation its statistics. `layer_decay` below 1 gives the head the whole
+    rate, and each block of the trunk that share of the rate of the block after it (Bao et al. 2022). `l2` adds that
+    many times the sum of squares of the kernels (`l2_on` convolutions: of theirs alone) to the loss, as Keras's
+    `regularizers.l2` does; `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and norms
+    unless `decay_all`. `ema_decay` above 0 evaluates and keeps an exponential average of the weights.
+    `patience_epochs` stops the stage when the monitored value has not improved for so long.
 
     With something frozen, what lies before the part that learns is computed once for each image and view, and kept.
     `views`: how many augmented views each image has, which take turns from epoch to epoch; `auto` is 4, or one for
@@ -141,6 +143,7 @@ class Stage(Frozen):
     batch_size: Count = 128
     optimizer: Optimizer = Adam()
     lr: Positive = 1e-3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     schedule: Schedule = Constant()
     l2: NonNegative = 0.0
     l2_on: Literal["kernels", "convolutions"] = "kernels"
@@ -153,6 +156,15 @@ class Stage(Frozen):
     augment: AugmentSpec = AugmentSpec()
     views: Literal["auto", "fresh"] | Count = "auto"
 
+    @property
+    def settled_views(self) -> int | Literal["fresh"]:
+        """`views`, with `auto` as what it means in this stage."""
+        if self.views != "auto":
+            return self.views
+        if self.augment == AugmentSpec():
+            return 1
+        return "fresh" if self.part == "all" else min(AUTOMATIC_VIEWS, self.epochs)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if isinstance(self.optimizer, Logistic):
@@ -162,8 +174,9 @@ class Stage(Frozen):
                     f"optimizer logistic is for part head, without mixing and without {', '.join(others)}: its own "
                     "penalty takes their place"
                 )
-            if self.lr != Stage.model_fields["lr"].default or self.schedule != Constant():
-                raise ValueError("optimizer logistic has no learning rate: leave lr and schedule out")
+            rates = ("lr", "layer_decay", "schedule")
+            if any(getattr(self, name) != Stage.model_fields[name].default for name in rates):
+                raise ValueError(f"optimizer logistic has no learning rate: leave {', '.join(rates)} out")
         return self
 
     @model_validator(mode="before")

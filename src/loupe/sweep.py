@@ -71,6 +71,11 @@ def _as_asked(stored: Recipe, wanted: Recipe) -> Recipe:
     fields = ("size_px", "load_px", "resize", "interpolation", "normalise", "mean", "std")
     unsettled = {field: None for field in fields if getattr(wanted.input, field) is None}
     changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
+    if len(stored.stages) == len(wanted.stages):
+        pairs = zip(stored.stages, wanted.stages, strict=True)
+        changes["stages"] = tuple(
+            mine.model_copy(update={"views": "auto"}) if asked.views == "auto" else mine for mine, asked in pairs
+        )
     if wanted.precision == "auto":
         changes["precision"] = "auto"
     return stored.model_copy(update=changes)

@@ -1,7 +1,6 @@
 """What runs frozen blocks: OpenVINO on a CPU where it is installed, PyTorch otherwise.
 
-Both give the same predictions; OpenVINO is several times as fast on a CPU. It works on one batch while the next is
-being read and augmented.
+Both give the same predictions. OpenVINO works on one batch while the next is being read and augmented.
 """
 
 import warnings
@@ -44,7 +43,7 @@ def engine(blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple
     try:
         import openvino  # noqa: F401  # an extra, and it takes a second to import
     except ImportError:
-        return TorchEngine(blocks, arithmetic), "install loupe[cpu] to have it computed several times as fast"
+        return TorchEngine(blocks, arithmetic), 'pip install "loupe[cpu]" lets OpenVINO compute it, which is faster'
     try:
         return OpenVinoEngine(blocks, arithmetic, size_px), ""
     except Exception as error:  # its converter and its compiler raise classes of their own

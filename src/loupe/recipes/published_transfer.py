@@ -5,7 +5,7 @@ Keras's weights of VGG16 and MobileNet are not at hand: timm's stand in for them
 
 from loupe.architecture import BackboneSpec, Dense
 from loupe.optimization import Sgd
-from loupe.recipe import AugmentSpec, Recipe, SplitSpec, Stage
+from loupe.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
 from loupe.recipes.published import KERAS_ADAM, KERAS_RMSPROP, UNIT_32_PX, catsdogs_cnn, project_cnn_augment
 
 VGG16 = "vgg16.tv_in1k"
@@ -109,39 +109,32 @@ def _augmented(part: str, views: str = "auto") -> Stage:
 
 def _lecture(name: str, description: str, *stages: Stage) -> Recipe:
     hidden = (Dense(units=128, dropout=0.2), Dense(units=64, dropout=0.2))
-    return Recipe(
-        name=name,
-        description=description,
-        experiment=name,
-        input=UNIT_32_PX,
-        split=SplitSpec(validation=0.2),
-        model=BackboneSpec(backbone=VGG16, pooling="average", hidden=hidden),
-        stages=stages,
-        monitor="val_loss",
-        keep="last",
-    )
+    model = BackboneSpec(backbone=VGG16, pooling="average", hidden=hidden)
+    recipe = _recipe(name, description, UNIT_32_PX, SplitSpec(validation=0.2), model, *stages)
+    return recipe.model_copy(update={"monitor": "val_loss"})
 
 
 def _project(name: str, description: str, backbone: str, stage: Stage) -> Recipe:
-    return Recipe(
-        name=name,
-        description=description,
-        experiment=name,
-        input=UNIT_32_PX,
-        split=SplitSpec(validation=10_000),
-        model=BackboneSpec(backbone=backbone, pooling="flatten", hidden=PROJECT_HIDDEN),
-        stages=(stage,),
-        keep="last",
-    )
+    model = BackboneSpec(backbone=backbone, pooling="flatten", hidden=PROJECT_HIDDEN)
+    return _recipe(name, description, UNIT_32_PX, SplitSpec(validation=10_000), model, stage)
 
 
 def _catsdogs(name: str, description: str, *stages: Stage) -> Recipe:
+    model = BackboneSpec(backbone=VGG16, pooling="flatten", hidden=(Dense(units=256, dropout=0.5),))
+    return _recipe(name, description, PHOTOGRAPHS.input, SplitSpec(), model, *stages)
+
+
+def _recipe(
+    name: str, description: str, pixels: InputSpec, split: SplitSpec, model: BackboneSpec, *stages: Stage
+) -> Recipe:
+    """What all of them share: the document's figures are those of the last epoch."""
     return Recipe(
         name=name,
         description=description,
         experiment=name,
-        input=PHOTOGRAPHS.input,
-        model=BackboneSpec(backbone=VGG16, pooling="flatten", hidden=(Dense(units=256, dropout=0.5),)),
+        input=pixels,
+        split=split,
+        model=model,
         stages=stages,
         keep="last",
     )

@@ -50,7 +50,8 @@ def resolve(
     recipe = settings.override(settings.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # refused now, and not after the training
-    return _with_input(recipe, table, console)
+    stages = tuple(stage.model_copy(update={"views": stage.settled_views}) for stage in recipe.stages)
+    return _with_input(recipe.model_copy(update={"stages": stages}), table, console)
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:

@@ -14,43 +14,28 @@ MILD = AugmentSpec(random_resized_crop=(0.6, 1.0), horizontal_flip=True)
 
 def features() -> Recipe:
     """`loupe train DATA --recipe features`: a linear head on frozen features."""
-    return Recipe(
-        name="features",
-        description="A linear head on the frozen features of a pretrained backbone.",
-        monitor="val_loss",
-        model=BackboneSpec(backbone=BACKBONE),
-        stages=(SOLVED,),
-    )
+    recipe = _transfer("features", "A linear head on the frozen features of a pretrained backbone.", SOLVED)
+    return recipe.model_copy(update={"monitor": "val_loss"})
 
 
 def features_augment() -> Recipe:
     """`loupe train DATA --recipe features-augment`: the same, on augmented views."""
-    return Recipe(
-        name="features-augment",
-        description="A linear head on frozen features of augmented views.",
-        model=BackboneSpec(backbone=BACKBONE),
-        stages=(_head(MILD, epochs=30),),
-    )
+    return _transfer("features-augment", "A linear head on frozen features of augmented views.", _head(MILD, epochs=30))
 
 
 def last_block() -> Recipe:
     """`loupe train DATA --recipe last-block`: the head first, then the last block with it at a low rate."""
-    return Recipe(
-        name="last-block",
-        description="The head, then the last block of the backbone with it, at a low rate.",
-        model=BackboneSpec(backbone=BACKBONE),
-        stages=(SOLVED, _tune("last-block", epochs=8)),
-    )
+    stages = (SOLVED, _tune("last-block", epochs=8))
+    return _transfer("last-block", "The head, then the last block of the backbone with it, at a low rate.", *stages)
 
 
 def finetune() -> Recipe:
     """`loupe train DATA --recipe finetune`: the head first, then the whole network at a low rate."""
-    return Recipe(
-        name="finetune",
-        description="The head, then the whole network, at a low rate.",
-        model=BackboneSpec(backbone=BACKBONE),
-        stages=(SOLVED, _tune("all", epochs=8)),
-    )
+    return _transfer("finetune", "The head, then the whole network, at a low rate.", SOLVED, _tune("all", epochs=8))
+
+
+def _transfer(name: str, description: str, *stages: Stage) -> Recipe:
+    return Recipe(name=name, description=description, model=BackboneSpec(backbone=BACKBONE), stages=stages)
 
 
 def _head(augment: AugmentSpec, *, epochs: int) -> Stage:

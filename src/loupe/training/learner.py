@@ -77,10 +77,9 @@ class Learner:
             optimizers.add_l2_gradient(self.penalised, stage.l2)
         if stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
+        optimizers.set_rate(self.optimizer, lr)
         if stage.weight_decay:
-            optimizers.decay(self.decayed, lr, stage.weight_decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            optimizers.decay(self.optimizer, self.decayed, stage.weight_decay)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Group = dict[str, Any]  # as PyTorch's optimizers take them: `params`, and settings of their own
+
 # The quintic that brings singular values of 0 to 1 near 1 fastest, and how often it is applied (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
@@ -23,8 +25,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        kernels: Sequence[Tensor],
-        others: Sequence[Tensor],
+        kernels: Sequence[Group],
+        others: Sequence[Group],
         lr: float,
         *,
         momentum: float,
@@ -32,10 +34,8 @@ class Muon(torch.optim.Optimizer):
         beta2: float,
         epsilon: float,
     ) -> None:
-        groups: list[dict[str, Any]] = [
-            {"params": list(kernels), "momentum": momentum},
-            {"params": list(others), "betas": (beta1, beta2), "epsilon": epsilon},
-        ]
+        groups = [{**group, "momentum": momentum} for group in kernels]
+        groups += [{**group, "betas": (beta1, beta2), "epsilon": epsilon} for group in others]
         super().__init__([group for group in groups if group["params"]], {"lr": lr})
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loupe.models.classifier import Classifier
 from loupe.optimization import Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.recipe import Stage
 from loupe.training import muon
@@ -79,32 +80,68 @@ def add_l2_gradient(parameters: list[nn.Parameter], l2: float) -> None:
 
 
 @torch.no_grad()
-def decay(parameters: list[nn.Parameter], rate: float, weight_decay: float) -> None:
-    """Decoupled weight decay: w ← w · (1 - rate · weight_decay) (Loshchilov and Hutter 2019)."""
-    torch._foreach_mul_(list[Tensor](parameters), 1 - rate * weight_decay)
+def decay(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], weight_decay: float) -> None:
+    """Decoupled weight decay: w ← w · (1 - rate · weight_decay), each at its own rate (Loshchilov and Hutter 2019)."""
+    chosen = {id(parameter) for parameter in parameters}
+    for group in optimizer.param_groups:
+        found: list[Tensor] = [parameter for parameter in group["params"] if id(parameter) in chosen]
+        if found:
+            torch._foreach_mul_(found, 1 - group["lr"] * weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of the next step; each group of parameters gets its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["share"]
 
 
 def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
-    """The stage's optimizer over the trainable parameters; weight decay and L2 are the loop's, not the optimizer's."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """The stage's optimizer over the trainable parameters; weight decay and L2 are the loop's, not the optimizer's.
+
+    Each group of parameters has the `share` of the rate that its depth gives it.
+    """
+    optimizer = _build(stage, model, _groups(stage, model))
+    set_rate(optimizer, stage.lr)
+    return optimizer
+
+
+def _groups(stage: Stage, model: nn.Module) -> list[muon.Group]:
+    """The trainable parameters by depth: with a `layer_decay`, each block has less of the rate than the one above."""
+    blocks: list[nn.Module] = [model]
+    if stage.layer_decay != 1:
+        assert isinstance(model, Classifier)
+        blocks = [model.head, *reversed(model.trunk)]
+    groups = [
+        {"params": [p for p in block.parameters() if p.requires_grad], "share": stage.layer_decay**depth}
+        for depth, block in enumerate(blocks)
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _among(chosen: set[int], groups: list[muon.Group], *, inside: bool) -> list[muon.Group]:
+    """The groups with only those parameters that are chosen, or that are not."""
+    found = [{**group, "params": [p for p in group["params"] if (id(p) in chosen) == inside]} for group in groups]
+    return [group for group in found if group["params"]]
+
+
+def _build(stage: Stage, model: nn.Module, groups: list[muon.Group]) -> torch.optim.Optimizer:
     spec = stage.optimizer
     if isinstance(spec, Logistic):
-        return torch.optim.SGD(parameters, lr=stage.lr)  # has no state, and takes no step: solver.py sets the weights
+        return torch.optim.SGD(groups, lr=stage.lr)  # has no state, and takes no step: solver.py sets the weights
     if isinstance(spec, Sgd):
-        return torch.optim.SGD(parameters, lr=stage.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+        return torch.optim.SGD(groups, lr=stage.lr, momentum=spec.momentum, nesterov=spec.nesterov)
     if isinstance(spec, RmsProp):
         if spec.epsilon_in_root:
-            return KerasRmsProp(parameters, stage.lr, spec.rho, spec.epsilon, spec.momentum)
+            return KerasRmsProp(groups, stage.lr, spec.rho, spec.epsilon, spec.momentum)
         return torch.optim.RMSprop(
-            parameters, lr=stage.lr, alpha=spec.rho, eps=spec.epsilon, momentum=spec.momentum, foreach=True
+            groups, lr=stage.lr, alpha=spec.rho, eps=spec.epsilon, momentum=spec.momentum, foreach=True
         )
     if isinstance(spec, Muon):
         *kernels, _output = decayed(model)
         chosen = {id(kernel) for kernel in kernels}
-        others = [parameter for parameter in parameters if id(parameter) not in chosen]
         return muon.Muon(
-            kernels,
-            others,
+            _among(chosen, groups, inside=True),
+            _among(chosen, groups, inside=False),
             stage.lr,
             momentum=spec.momentum,
             beta1=spec.beta1,
@@ -112,5 +149,5 @@ def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
             epsilon=spec.epsilon,
         )
     assert isinstance(spec, Adam)
-    fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in parameters)
-    return torch.optim.Adam(parameters, lr=stage.lr, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=fused)
+    fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in model.parameters())
+    return torch.optim.Adam(groups, lr=stage.lr, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=fused)

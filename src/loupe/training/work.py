@@ -14,8 +14,6 @@ from loupe.recipe import AugmentSpec, Stage
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training.frozen import AsStored, FrozenFeed, FrozenPass, InTurn, digest_of
 
-AUTOMATIC_VIEWS = 4
-
 
 @dataclass(frozen=True)
 class Work:
@@ -115,13 +113,10 @@ class Preparation:
 def _why_not_kept(stage: Stage) -> str | None:
     if stage.augment.mixes:
         return "mixing images makes each input another one"
-    return "fresh views, as asked for" if stage.views == "fresh" else None
+    return "fresh views, as asked for" if stage.settled_views == "fresh" else None
 
 
 def views_of(stage: Stage) -> int:
     """How many views of each training image a stage has."""
-    if stage.augment == AugmentSpec():
-        return 1
-    if stage.views == "fresh":
-        return stage.epochs
-    return min(AUTOMATIC_VIEWS if stage.views == "auto" else stage.views, stage.epochs)
+    views = stage.settled_views
+    return stage.epochs if views == "fresh" else min(views, stage.epochs)
