@@ -48,7 +48,7 @@ def turning_at(lowest: int, slope: float = 0.02) -> Callable[[int], float]:
 
 
 def judge(history, chosen=PLAIN, commonest=0.1):
-    return diagnose(history, chosen, commonest=commonest, images=5000)
+    return diagnose(history, chosen, commonest=commonest, images=5000, blocks=3)
 
 
 @pytest.mark.parametrize("lowest", [5, 15, 30])
@@ -149,3 +149,14 @@ def test_a_network_held_back_is_given_more_epochs_and_less_of_its_strongest_drop
     found = judge(curve(falling, falling, 0.65, 0.74), recipe("simple-cnn"))
     assert found.verdict == "underfitting"
     assert found.settings == ("stages.0.epochs=200", "model.hidden.0.dropout=0.2")
+
+
+@pytest.mark.parametrize(
+    ("part", "more"), [("head", "last-block"), ("last-block", "last-2"), ("last-2", "all"), ("all", None)]
+)
+def test_one_block_more_may_learn_until_all_do(part, more):
+    """A trunk of three blocks: its last two can be named, and no more."""
+    base = recipe("features-augment")
+    chosen = base.model_copy(update={"stages": (base.stages[0].model_copy(update={"part": part}),)})
+    found = [text for text in judge(HISTORIES["agreeing"], chosen).settings if ".part=" in text]
+    assert found == ([f"stages.0.part={more}"] if more else [])

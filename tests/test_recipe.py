@@ -96,9 +96,11 @@ def test_recipes_are_frozen_and_checked():
     assert isinstance(recipe("digits"), Recipe)
 
 
-def test_the_choice_goes_by_what_was_named_then_by_the_size_of_the_images_and_says_so(monkeypatch):
-    def chosen(px, default=None, model=None, weights=None):
-        found, reason = choice.choose(default=default, model=model, weights=weights, typical_px=lambda: px)
+def test_the_choice_goes_by_what_was_named_then_by_size_and_number_of_the_images_and_says_so(monkeypatch):
+    def chosen(px, default=None, model=None, weights=None, each=5000):
+        found, reason = choice.choose(
+            default=default, model=model, weights=weights, images_per_class=each, typical_px=lambda: px
+        )
         assert f"recipe {found.name}" in reason
         return found.name, reason
 
@@ -111,8 +113,13 @@ def test_the_choice_goes_by_what_was_named_then_by_the_size_of_the_images_and_sa
     assert chosen(500, weights="none")[0] == "photographs"
     monkeypatch.setattr(choice, "without_weights", lambda backbone: None)
     assert chosen(65)[0] == "features"
+    assert chosen(32)[0] == "small-images"
+    assert chosen(32, each=50)[0] == "features"
+    assert "50 of each class" in chosen(32, each=50)[1]
+    assert chosen(32, each=50, weights="none")[0] == "small-images"
     monkeypatch.setattr(choice, "without_weights", lambda backbone: "its weights cannot be had")
     assert chosen(65)[0] == "photographs"
+    assert chosen(32, each=50)[0] == "small-images"
     assert "65 px" in chosen(65)[1]
     assert "cannot be had" in chosen(65)[1]
 

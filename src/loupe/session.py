@@ -198,7 +198,7 @@ class Session:
             last = Augmenter(self.recipe.stages[-1].augment, model.preprocessing, self.recipe.seed)
             pictures = exhibits(self.images, self.split.train, last, parts[shown], shown)
             gallery.write(self.directory.file("gallery.parquet"), pictures)
-        diagnosis = self._diagnose(position, blocks["val"])
+        diagnosis = self._diagnose(position, blocks["val"], len(model.trunk))
         outcome = results.assemble(
             name=self.directory.name,
             dataset=self.images.table.name,
@@ -221,10 +221,10 @@ class Session:
         page.write_page(self.directory.path)
         return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
 
-    def _diagnose(self, position: Position, validation: Mapping[str, Any] | None) -> Diagnosis:
+    def _diagnose(self, position: Position, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
         supports = [row["support"] for row in validation["per_class"]] if validation else []
         commonest = max(supports) / sum(supports) if supports else None
-        return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports))
+        return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
 
     def _next_command(self, diagnosis: Diagnosis) -> str:
         """What the diagnosis recommends, to be typed as it stands: this run's recipe, with the changes."""

@@ -63,7 +63,7 @@ class Diagnosis:
 
 
 def diagnose(
-    history: Sequence[Mapping[str, Any]], recipe: Recipe, *, commonest: float | None, images: int
+    history: Sequence[Mapping[str, Any]], recipe: Recipe, *, commonest: float | None, images: int, blocks: int
 ) -> Diagnosis:
     """Judges the last stage by the rules above.
 
@@ -71,6 +71,7 @@ def diagnose(
         history: a row for each epoch, as in metrics.csv; what was not measured is None.
         commonest: the share of the commonest class among the validation images; None without any.
         images: the number of validation images.
+        blocks: how many the network's trunk has; all but one of them at most can be named by `last-N`.
     """
     number = int(history[-1]["stage"])
     stage, rows = recipe.stages[number - 1], [row for row in history if row["stage"] == number]
@@ -89,7 +90,7 @@ def diagnose(
         or _unstable(curves, stage, key)
         or _overfitting(curves, stage, key, recipe)
         or _improving(curves, stage, key)
-        or _by_gap(curves, stage, key, recipe)
+        or _by_gap(curves, stage, key, recipe, blocks)
     )
 
 
@@ -185,7 +186,7 @@ def _improving(curves: _Curves, stage: Stage, key: str) -> Diagnosis | None:
     return Diagnosis("improving", epoch, text, (f"{key}.epochs={2 * stage.epochs}",))
 
 
-def _by_gap(curves: _Curves, stage: Stage, key: str, recipe: Recipe) -> Diagnosis:
+def _by_gap(curves: _Curves, stage: Stage, key: str, recipe: Recipe, blocks: int) -> Diagnosis:
     where = f"training {curves.train_accuracy:.3f}, validation {curves.val_accuracy:.3f}"
     if curves.gap >= GAP:
         text = f"It knows its training images better than others ({where}), without harm to the validation loss so far."
@@ -198,7 +199,7 @@ def _by_gap(curves: _Curves, stage: Stage, key: str, recipe: Recipe) -> Diagnosi
         return Diagnosis("underfitting", None, text, _less_regularisation(stage, key, recipe))
     if curves.gap < AGREEMENT:
         text = f"Training and validation agree ({where}): there is room for more capacity, or for longer training."
-        return Diagnosis("agreeing", None, text, _more_capacity(stage, key, recipe))
+        return Diagnosis("agreeing", None, text, _more_capacity(stage, key, recipe, blocks))
     epoch = curves.epochs[curves.lowest]
     text = f"Levelled off ({where}; lowest validation loss around epoch {epoch}): more of the same would gain little."
     return Diagnosis("level", epoch, text, _more_regularisation(stage, key, recipe))
@@ -231,16 +232,19 @@ def _less_regularisation(stage: Stage, key: str, recipe: Recipe) -> tuple[str, .
     return (f"{key}.epochs={2 * stage.epochs}", *halved)
 
 
-def _one_more(part: str) -> str:
-    """The next larger part of the network: the head, then the last block, then the last two."""
-    following = {"head": "last-block", "last-block": "last-2"}
-    return following.get(part) or f"last-{int(part.removeprefix('last-')) + 1}"
+def _one_more(part: str, blocks: int) -> str:
+    """The next larger part of the network: the head, then the last block, then the last two, in the end all."""
+    learning = {"head": 0, "last-block": 1}.get(part)
+    following = (int(part.removeprefix("last-")) if learning is None else learning) + 1
+    if following >= blocks:
+        return "all"
+    return "last-block" if following == 1 else f"last-{following}"
 
 
-def _more_capacity(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
+def _more_capacity(stage: Stage, key: str, recipe: Recipe, blocks: int) -> tuple[str, ...]:
     """Twice the filters of the last block, and twice the epochs; of a backbone, one block more learns."""
     if isinstance(recipe.model, BackboneSpec):
-        part = () if stage.part == "all" else (f"{key}.part={_one_more(stage.part)}",)
+        part = () if stage.part == "all" else (f"{key}.part={_one_more(stage.part, blocks)}",)
         return (*part, f"{key}.epochs={2 * stage.epochs}")
     last = len(recipe.model.blocks) - 1
     filters = [2 * number for number in recipe.model.blocks[last].filters]

@@ -1,4 +1,4 @@
-"""The recipe when none is named: by the data set, by what was said of the model, by the size of the images."""
+"""The recipe when none is named: by the data set, what was said of the model, and the size and number of images."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,15 +11,25 @@ from loupe.recipes.transfer import BACKBONE
 
 SMALL_PX = 64
 
+# With fewer images of each class than this, frozen features of enlarged images beat what small images teach from
+# scratch: results/transfer.md.
+FEW_PER_CLASS = 1000
+
 
 def choose(
-    *, default: str | None, model: str | None, weights: str | None, typical_px: Callable[[], int]
+    *,
+    default: str | None,
+    model: str | None,
+    weights: str | None,
+    images_per_class: float,
+    typical_px: Callable[[], int],
 ) -> tuple[Recipe, str]:
     """The recipe, and the reason in words.
 
     Args:
         default: the recipe that the data set itself names, if any.
         model, weights: what was asked for; None where nothing was.
+        images_per_class: labelled ones, in the mean.
         typical_px: the median of the images' shorter sides; asked for only where it matters.
     """
     if weights != "none" and (weights is not None or (model is not None and model not in NETWORKS)):
@@ -28,14 +38,15 @@ def choose(
         return catalog.recipe(default), f"recipe {default}: made for this data set"
     side = typical_px()
     size = f"the images are typically {side} px on their shorter side"
-    if side <= SMALL_PX:
-        return catalog.recipe("small-images"), f"recipe small-images: {size}"
-    if model is not None or weights == "none":
-        return catalog.recipe("photographs"), f"recipe photographs: {size}"
+    small = side <= SMALL_PX
+    scratch = "small-images" if small else "photographs"
+    if model is not None or weights == "none" or (small and images_per_class >= FEW_PER_CLASS):
+        return catalog.recipe(scratch), f"recipe {scratch}: {size}"
+    knows = f"and there are {images_per_class:,.0f} of each class" if small else f"as {BACKBONE} knows them"
     problem = without_weights(BACKBONE)
     if problem is None:
-        return catalog.recipe("features"), f"recipe features: {size}, as {BACKBONE} knows them"
-    return catalog.recipe("photographs"), f"recipe photographs, from scratch: {size}, and {problem}"
+        return catalog.recipe("features"), f"recipe features: {size}, {knows}"
+    return catalog.recipe(scratch), f"recipe {scratch}, from scratch: {size}, and {problem}"
 
 
 @cache

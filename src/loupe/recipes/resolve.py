@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from loupe import settings
 from loupe.architecture import BackboneSpec, Network
 from loupe.console import Console
@@ -80,7 +82,13 @@ def _choose(
         return wanted
     if wanted is None or wanted == "auto":
         default = datasets.DATASETS[dataset].default_recipe if dataset in datasets.DATASETS else None
-        recipe, reason = choose(default=default, model=model, weights=weights, typical_px=lambda: typical_px(table))
+        recipe, reason = choose(
+            default=default,
+            model=model,
+            weights=weights,
+            images_per_class=np.count_nonzero(table.labels >= 0) / max(1, len(table.classes)),
+            typical_px=lambda: typical_px(table),
+        )
         console.say(f"{reason}. Others: loupe recipes")
         return recipe
     if Path(wanted).suffix in {".yaml", ".yml"}:
