@@ -7,7 +7,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 import loupe
@@ -183,6 +185,31 @@ def test_a_run_stopped_while_a_frozen_stage_trains_goes_on_bit_for_bit(tmp_path,
         trained(tmp_path, "cut", stage)
     resumed = loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
     assert history(resumed) == history(whole)
+    np.testing.assert_array_equal(logits(resumed), logits(whole))
+
+
+def test_a_run_goes_on_though_its_weights_file_is_gone(tmp_path, monkeypatch):
+    from loupe.training import loop
+
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    options = {
+        "recipe": "features-augment",
+        "model": "test_resnet",
+        "weights": str(file),
+        "settings": {"input.size_px": 32, "input.load_px": 32, "stages.0.epochs": 2, "stages.0.views": 1},
+        **{"output": tmp_path, "device": "cpu", "quiet": True},
+    }
+    whole = loupe.train(digits(), name="whole", **options)
+
+    def killed(position, stages):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "_epoch_line", killed)
+        loupe.train(digits(), name="cut", **options)
+    file.unlink()
+    resumed = loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
     np.testing.assert_array_equal(logits(resumed), logits(whole))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from loupe import ledger, results
+from loupe.architecture import BackboneSpec, Network
 from loupe.augment.pipeline import Augmenter
 from loupe.console import Console
 from loupe.data.batches import Feed
@@ -59,6 +60,10 @@ def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
         Augmenter(stage.augment, preprocessing, recipe.seed)
 
 
+def _without_weights(network: Network) -> Network:
+    return network.model_copy(update={"weights": "none"}) if isinstance(network, BackboneSpec) else network
+
+
 @dataclass
 class Session:
     """One process's work on one run: everything from images that can be read to the report."""
@@ -76,7 +81,9 @@ class Session:
         recipe, labels_N = self.recipe, self.images.table.labels
         self.console.log_to(self.directory.file("train.log"))
         preprocessing = self._preprocessing()
-        model = build(recipe.model, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
+        checkpoints = Checkpoints(self.directory.checkpoints)
+        network = _without_weights(recipe.model) if checkpoints.begun else recipe.model  # a checkpoint has them all
+        model = build(network, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
         feed = Feed(self.images.store, labels_N, self.device)
         class_weights_K = self._class_weights()
         arithmetic = self._arithmetic(model, feed, class_weights_K)
@@ -106,7 +113,7 @@ class Session:
                     prepare=preparation.of,
                     train_N=self.split.train,
                     validate=validate,
-                    checkpoints=Checkpoints(self.directory.checkpoints),
+                    checkpoints=checkpoints,
                     on_epoch=self._log,
                     arithmetic=arithmetic,
                     class_weights_K=class_weights_K,

@@ -47,6 +47,11 @@ class Checkpoints:
         self.last = folder / "last"
         self.best = folder / "best"
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was saved."""
+        return bool(_newest(self.last))
+
     def save_last(self, snapshot: Snapshot) -> None:
         """Saves where training stands, under a number of its own, and keeps the save before."""
         newest = next(iter(_newest(self.last)), "save-0")
