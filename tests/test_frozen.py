@@ -206,7 +206,7 @@ def test_a_run_goes_on_though_its_weights_file_is_gone(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "_epoch_line", killed)
+        patched.setattr(loop, "epoch_line", killed)
         loupe.train(digits(), name="cut", **options)
     file.unlink()
     resumed = loupe.run.resume(tmp_path / "cut", digits(), quiet=True)

@@ -15,6 +15,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def duration(seconds: float) -> str:
+    """Two units at most: `0.3 s`, `4 min 10 s`, `2 h 5 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds >= 0.1 or seconds == 0 else f"{1000 * seconds:.0f} ms"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min"
+
+
 class Console:
     """Announces. A quiet one shows nothing but warnings, and still writes the log."""
 

@@ -33,8 +33,9 @@ from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory, use_full_fp
 from loupe.trained import Run, split_hash
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
-from loupe.training.loop import Position, fit
+from loupe.training.loop import fit
 from loupe.training.precision import resolve as resolve_precision
+from loupe.training.progress import Position
 from loupe.training.work import Preparation, Work
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from loupe import console
+
 UNDEFINED = "–"
 UNIT = "\N{NO-BREAK SPACE}%"
 
@@ -41,16 +43,8 @@ def interval(metric: Mapping[str, Any], *, as_percent: bool = False) -> str | No
 
 
 def duration(seconds: float | None) -> str:
-    """Two units at most: `0.3 s`, `4 min 10 s`, `2 h 5 min`."""
-    if seconds is None:
-        return UNDEFINED
-    if seconds < 59.95:
-        return f"{seconds:.1f} s" if seconds >= 0.1 or seconds == 0 else f"{1000 * seconds:.0f} ms"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes} min"
+    """Two units at most, as `console.duration`."""
+    return UNDEFINED if seconds is None else console.duration(seconds)
 
 
 def several(amount: int, one: str, many: str | None = None) -> str:

@@ -9,23 +9,21 @@ import hashlib
 import json
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import PIL
-import torch
 from torch import Tensor, nn
 
 from loupe.augment.pipeline import Augmenter, evaluation_view
-from loupe.console import Console
+from loupe.console import Console, duration
 from loupe.data import decode
-from loupe.data.batches import Batch, Feed, cut
+from loupe.data.batches import Batch, Feed
 from loupe.data.pixel_file import size_text
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
@@ -33,6 +31,7 @@ from loupe.models.engine import Engine, engine, engine_name
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import activations
 from loupe.training.activations import Array
+from loupe.training.feeds import FrozenFeed, placed
 
 SPARE_DISK_BYTES = 2**30
 PASS_BATCH = 32
@@ -49,64 +48,6 @@ class StoppedError(LoupeError):
 
 class HalfPrecisionError(ArithmeticError):
     """An activation does not fit a half-precision number."""
-
-
-@dataclass(frozen=True)
-class FrozenFeed:
-    """Activations as batches, in the place of images.
-
-    Attributes:
-        views: one array for each view of the images, [N, ...]; `turn` says which of them the epoch gets.
-        place_N: where an image's row of the table lies in them; -1 where it does not.
-        first_epoch: the epoch that gets the first view.
-    """
-
-    views: tuple[Tensor, ...]
-    place_N: np.ndarray
-    labels_N: Tensor
-    device: torch.device
-    first_epoch: int = 0
-    turn: int = 0
-
-    def at(self, epoch: int) -> Self:
-        """The feed of that epoch's view: the views take turns."""
-        return replace(self, turn=(epoch - self.first_epoch) % len(self.views))
-
-    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        """The activations of the images of `order`, in batches, from batch number `first` on."""
-        rows = self.views[self.turn]
-        for index_B in cut(order, batch_size)[first:]:
-            where_B = torch.from_numpy(self.place_N[index_B]).to(rows.device)
-            x = rows.index_select(0, where_B).to(self.device).float()
-            y_B = self.labels_N.index_select(0, torch.from_numpy(index_B).to(self.device))
-            yield Batch(x.permute(0, 3, 1, 2) if x.ndim == 4 else x, y_B, index_B)
-
-
-@dataclass(frozen=True)
-class AsStored:
-    """Stands where an augmenter does, for activations, which have been augmented as images."""
-
-    seed: int
-
-    def train(self, x: Tensor, index_B: np.ndarray, epoch: int) -> Tensor:
-        return x
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """An augmenter whose views take turns from epoch to epoch, as those that are kept do."""
-
-    augmenter: Augmenter
-    first_epoch: int
-    views: int
-
-    @property
-    def seed(self) -> int:
-        return self.augmenter.seed
-
-    def train(self, x_BCHW: Tensor, index_B: np.ndarray, epoch: int) -> Tensor:
-        turn = (epoch - self.first_epoch) % self.views
-        return self.augmenter.train(x_BCHW, index_B, self.first_epoch + turn)
 
 
 @dataclass
@@ -163,7 +104,7 @@ class FrozenPass:
     def _feed(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> FrozenFeed:
         place_N = np.full(len(self.feed.labels_N), -1, np.int64)
         place_N[rows_N] = np.arange(len(rows_N))
-        tensors = tuple(_placed(view, self.feed.device) for view in views)
+        tensors = tuple(placed(view, self.feed.device) for view in views)
         return FrozenFeed(tensors, place_N, self.feed.labels_N, self.feed.device, first_epoch)
 
     def _evaluation_view(self, batch: Batch) -> Tensor:
@@ -253,7 +194,7 @@ class FrozenPass:
         blocks = f"{self.model.frozen} of {len(self.model.trunk)} blocks"
         self.console.say(
             f"what is frozen ({blocks}) is computed once, for {what}: {size_text(size * copies)} under "
-            f"{self.folder}, about {_duration(seconds * copies)}."
+            f"{self.folder}, about {duration(seconds * copies)}."
         )
 
     def _rows(self, rows_N: np.ndarray, view: View, dtype: type[np.floating[Any]], first: int) -> Iterator[Array]:
@@ -287,17 +228,3 @@ def digest_of(model: Classifier) -> str:
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
-
-
-def _placed(view: Array, device: torch.device) -> Tensor:
-    """On a GPU, copied there where a third of what is free holds it; else where it is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that the memory is not to be written to, and nobody does
-        rows = torch.from_numpy(view)
-    if device.type == "cuda" and view.nbytes <= torch.cuda.mem_get_info(device)[0] // 3:
-        return rows.to(device)
-    return rows
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -13,7 +13,7 @@ from loupe.runtime import Arithmetic
 from loupe.training import optimizers
 from loupe.training.averaging import WeightAverage
 from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optimizer
-from loupe.training.frozen import AsStored, InTurn
+from loupe.training.feeds import AsStored, InTurn
 
 
 class Learner:

@@ -4,8 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -22,12 +21,11 @@ from loupe.recipe import Stage
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import schedules
 from loupe.training.checkpoint import Checkpoints, Snapshot
-from loupe.training.frozen import FrozenFeed
+from loupe.training.feeds import FrozenFeed
 from loupe.training.learner import Learner
-from loupe.training.solver import Solver, strength
+from loupe.training.progress import Clock, Position, Row, epoch_line, note, title
+from loupe.training.solver import Solver
 from loupe.training.work import Work
-
-Row = dict[str, Any]
 
 # Reading a number off a GPU makes the CPU wait for it, so the loss is looked at only so often.
 LOOK_EVERY_STEPS = 20
@@ -36,26 +34,6 @@ SAVE_EVERY_SECONDS = 600.0
 
 class DivergedError(LoupeError):
     """The loss is no longer a finite number."""
-
-
-@dataclass
-class Position:
-    """Where training stands. With weights, averaged weights and optimizer, it is all that a resumed run needs."""
-
-    stage: int = 0
-    epoch: int = 0  # epochs of the stage that are over
-    step: int = 0  # steps of the epoch that are over
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss and hits over the epoch's images so far
-    seconds: float = 0.0  # spent on the epoch so far
-    history: list[Row] = field(default_factory=list)
-    best_epoch: int = 0  # from 1, over all stages; 0: none yet
-    stopped: str | None = None  # why the last stage ended before its time
-
-    def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
-        """The monitored metric after each epoch (of one stage), turned so that higher is better."""
-        sign = -1.0 if monitor in {"val_loss", "val_objective"} else 1.0
-        rows = [row for row in self.history if stage is None or row["stage"] == stage + 1]
-        return [sign * row[monitor] for row in rows if row[monitor] is not None]
 
 
 def fit(
@@ -128,7 +106,7 @@ def fit(
             if not solver:
                 checkpoints.save_last(_snapshot(learner, position))
             on_epoch(position.history)
-            console.say(_epoch_line(position, stages))
+            console.say(epoch_line(position, stages))
         position.stopped = None
         if position.epoch < stage.epochs:
             position.stopped = f"stage {position.stage + 1}: no better {monitor} for {stage.patience_epochs} epochs"
@@ -168,9 +146,9 @@ def _train_epoch(
         partner_N = augmenter.partners(order_N, epoch, train_N)
         partners = feed.batches(partner_N, stage.batch_size, first=position.step)
     sums = torch.tensor(position.sums, dtype=_widest(feed.device), device=feed.device)
-    clock = _Clock(position.seconds)
+    clock = Clock(position.seconds)
     with console.progress() as progress:
-        bar = progress.add_task(_title(position, stage), total=steps_per_epoch, completed=position.step, note="")
+        bar = progress.add_task(title(position, stage), total=steps_per_epoch, completed=position.step, note="")
         for batch, partner in zip(batches, partners, strict=False):
             if stop.received:
                 position.sums, position.seconds = sums.tolist(), clock.total()
@@ -186,9 +164,9 @@ def _train_epoch(
             _check_finite(position, stage)
             images = min(position.step * stage.batch_size, len(train_N))
             progress.update(
-                bar, completed=position.step, note=_note(position, stage, monitor, images, len(train_N), clock)
+                bar, completed=position.step, note=note(position, stage, monitor, images, len(train_N), clock)
             )
-            if clock.due():
+            if clock.due(SAVE_EVERY_SECONDS):
                 position.seconds = clock.total()
                 checkpoints.save_last(_snapshot(learner, position))
     learner.arithmetic.synchronize()
@@ -205,27 +183,10 @@ def _solve(solver: Solver, position: Position, images: int, stop: StopSignal) ->
     """An epoch of logistic regression: one strength of the penalty, to convergence. False when asked to stop."""
     if stop.received:
         return False
-    clock = _Clock(0.0)
+    clock = Clock(0.0)
     loss, accuracy = solver.solve(position.epoch)
     position.sums, position.seconds = [loss * images, accuracy * images], clock.total()
     return True
-
-
-class _Clock:
-    """The seconds that an epoch takes, over interruptions, and when the next save within it is due."""
-
-    def __init__(self, before: float) -> None:
-        self.before = before
-        self.began = self.saved = time.perf_counter()
-
-    def total(self) -> float:
-        return self.before + time.perf_counter() - self.began
-
-    def due(self) -> bool:
-        if time.perf_counter() - self.saved < SAVE_EVERY_SECONDS:
-            return False
-        self.saved = time.perf_counter()
-        return True
 
 
 def _widest(device: torch.device) -> torch.dtype:
@@ -273,39 +234,3 @@ def _close_epoch(
     }
     position.history.append(row)
     position.epoch, position.step, position.sums, position.seconds = position.epoch + 1, 0, [0.0, 0.0], 0.0
-
-
-def _title(position: Position, stage: Stage) -> str:
-    return f"epoch {position.epoch + 1}/{stage.epochs}"
-
-
-def _note(position: Position, stage: Stage, monitor: str, images: int, train_images: int, clock: _Clock) -> str:
-    """Beside the bar: loss so far, the last validation metric, and the time that the stage will still take."""
-    parts = [f"loss {position.sums[0] / images:.3f}"]
-    if position.history and position.history[-1][monitor] is not None:
-        parts.append(f"{monitor} {position.history[-1][monitor]:.4f}")
-    epochs_left = stage.epochs - position.epoch - images / train_images
-    parts.append(f"{_duration(epochs_left * clock.total() * train_images / images)} left")
-    return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
-
-
-def _epoch_line(position: Position, stages: Sequence[Stage]) -> str:
-    """What an epoch gave, in one line."""
-    row = position.history[-1]
-    where = f"epoch {position.epoch:>3}/{stages[position.stage].epochs}"
-    if len(stages) > 1:
-        where = f"stage {position.stage + 1}, {where}"
-    stage = stages[position.stage]
-    if isinstance(stage.optimizer, Logistic):
-        where += f"   penalty {strength(stage, position.epoch - 1):.3g}"
-    parts = [f"{where}   loss {row['train_loss']:.4f}   accuracy {row['train_accuracy']:.4f}"]
-    if row["val_loss"] is not None:
-        parts.append(f"val loss {row['val_loss']:.4f}   val accuracy {row['val_accuracy']:.4f}")
-    parts.append(f"{row['seconds']:.1f} s   {row['images_per_second']:,.0f} images/s")
-    is_best = row["val_loss"] is not None and position.best_epoch == len(position.history)
-    return "   ".join(parts) + ("   best" if is_best else "")

@@ -12,7 +12,8 @@ from loupe.data.batches import Feed
 from loupe.models.classifier import Classifier
 from loupe.recipe import AugmentSpec, Stage
 from loupe.runtime import Arithmetic, StopSignal
-from loupe.training.frozen import AsStored, FrozenFeed, FrozenPass, InTurn, digest_of
+from loupe.training.feeds import AsStored, FrozenFeed, InTurn
+from loupe.training.frozen import FrozenPass, digest_of
 
 
 @dataclass(frozen=True)
