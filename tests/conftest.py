@@ -1,6 +1,7 @@
 """What every test shares: a cache folder of its own, and the real data where it is there."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         del os.environ["LOUPE_CACHE"]
     else:
         os.environ["LOUPE_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """Runs without report.html and without OpenVINO.
+
+    Its figures and OpenVINO's compiler take most of the time of a tiny run, and have tests of their own.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("loupe.report.page.write_page", lambda run: None)
+        patched.setitem(sys.modules, "openvino", None)
+        yield
 
 
 @pytest.fixture(scope="session")

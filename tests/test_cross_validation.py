@@ -11,6 +11,8 @@ from loupe.data.split import assign, read
 from loupe.data.table import ImageTable, make_rows
 from loupe.recipe import SplitSpec
 
+pytestmark = pytest.mark.usefixtures("bare")
+
 
 def table(labels, groups=None) -> tuple[ImageTable, list[str]]:
     n = len(labels)

@@ -13,6 +13,7 @@ from loupe import session
 from loupe.recipes.catalog import recipe
 from loupe.training.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("bare")
 STAGE = {"epochs": 1, "batch_size": 32}
 
 

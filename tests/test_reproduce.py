@@ -18,6 +18,7 @@ from loupe.recipes.experiments import EXPERIMENTS
 from loupe.reproduce import reproduce
 from loupe.session import InterruptedRunError
 
+pytestmark = pytest.mark.usefixtures("bare")
 DEBUG = ["stages.0.epochs=1", "split.validation=0.2", "split.choose=stratified", "precision=fp32"]
 
 

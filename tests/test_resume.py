@@ -18,6 +18,7 @@ from loupe.training import loop
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("bare")
 # Dropout, mixup, cutmix, averaged weights, two stages, two optimizers: everything that could lose its place.
 SETTINGS = {
     "stages": [

@@ -1,7 +1,6 @@
 """The Python face: arrays in, class names out, and what a run keeps its word on."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ from sklearn.datasets import load_digits
 
 import loupe
 from loupe import settings
-from loupe.architecture import BackboneSpec
-from loupe.recipes.catalog import RECIPES, recipe
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.learner import Learner
 
@@ -166,35 +163,3 @@ def test_balanced_class_weights_weigh_classes_alike(tmp_path, monkeypatch):
     labels = [line.split(",")[1] for line in (done.path / "split.csv").read_text().splitlines() if ",train," in line]
     counts = np.array([labels.count("0"), labels.count("1")])
     np.testing.assert_allclose(seen[-1].numpy(), counts.sum() / (2 * counts), rtol=1e-6)
-
-
-# A size at which each recipe runs in seconds, and learns.
-DEBUG_PX = {"digits": 8, "photographs": 48, "catsdogs-cnn": 48, "catsdogs-cnn-quick": 48}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_learns_at_its_debug_size(name, tmp_path):
-    size, stages = DEBUG_PX.get(name, 16), range(len(recipe(name).stages))
-    extra = {"input.size_px": size, "split.validation": 60, "split.choose": "stratified", "split.test": 0.2}
-    if recipe(name).stages[0].augment.crop_padding_px:
-        extra["stages.0.augment.crop_padding_px"] = 1
-    if isinstance(recipe(name).model, BackboneSpec):  # of random weights, and at a size that ends in seconds
-        extra |= {"model.backbone": "test_resnet", "model.weights": "none", "input.size_px": 32, "input.load_px": 32}
-    for number in stages:
-        short = {"epochs": 3, "batch_size": 32, "augment.horizontal_flip": False}
-        extra |= {f"stages.{number}.{key}": value for key, value in short.items()}
-    done = loupe.train(
-        digits(300),
-        recipe=name,
-        settings=extra,
-        precision="fp32",
-        output=tmp_path,
-        device="cpu",
-        quiet=True,
-    )
-    rows = [line.split(",") for line in (done.path / "metrics.csv").read_text().splitlines()[1:]]
-    # A random backbone has nothing that a second stage could refine: the first has to learn, every one to run.
-    losses = [float(row[3]) for row in rows if row[1] == "1"]
-    assert losses[-1] < losses[0]
-    assert len(rows) == 3 * len(stages)
-    shutil.rmtree(tmp_path)
