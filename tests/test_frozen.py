@@ -84,7 +84,7 @@ def test_as_many_views_as_epochs_train_as_fresh_ones_do(tmp_path, part):
 def test_views_take_turns(tmp_path, computed):
     trained(tmp_path, "two", {"epochs": 6, "part": "head", "batch_size": 32, "augment": SHIFTS, "views": 2})
     sample = frozen.PASS_BATCH
-    assert computed["images"] == (300 + sample) + 2 * (240 + sample)
+    assert computed["images"] == 60 + sample + 2 * 240, "none of those that train as evaluation sees them"
 
 
 def test_frozen_blocks_keep_weights_and_statistics_to_the_bit(tmp_path):
@@ -154,7 +154,7 @@ def test_penalties_without_validation_images_cannot_be_chosen_among(tmp_path):
 
 def test_mixed_images_are_computed_anew_and_it_is_said(tmp_path, computed):
     run = trained(tmp_path, "mix", {"epochs": 1, "part": "head", "batch_size": 32, "augment": {"mixup_alpha": 0.2}})
-    assert computed["images"] == 300 + frozen.PASS_BATCH, "validation has the same images in every epoch"
+    assert computed["images"] == 60 + frozen.PASS_BATCH, "validation has the same images in every epoch"
     assert "mixing images" in (run.path / "train.log").read_text()
 
 
@@ -335,3 +335,11 @@ def test_what_cannot_be_solved_is_refused(tmp_path):
     hidden = {"model.hidden": [{"units": 8}]}
     with pytest.raises(LoupeError, match="1 hidden layer"):
         trained(tmp_path, "hidden", {"epochs": 2, "part": "head", "optimizer": "logistic"}, **hidden)
+
+
+def test_what_was_computed_for_all_images_serves_those_that_do_not_train(tmp_path, computed):
+    plain = {"epochs": 1, "part": "head", "batch_size": 32}
+    trained(tmp_path, "plain", plain, **{"stages.0.lr": 1e-3})
+    before = computed["images"]
+    trained(tmp_path, "augmented", {**plain, "augment": SHIFTS, "views": 1}, **{"stages.0.lr": 1e-3})
+    assert computed["images"] == before + 240 + frozen.PASS_BATCH, "those that are validated on are there"

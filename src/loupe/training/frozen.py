@@ -57,6 +57,7 @@ class FrozenPass:
     Attributes:
         network: its name and settings; content: the images' hashes, in the order of the table.
         folder: where the activations are kept.
+        tried: the shape of an image's activations and the seconds that it takes, once they have been measured.
     """
 
     model: Classifier
@@ -68,6 +69,7 @@ class FrozenPass:
     console: Console
     stop: StopSignal
     said: set[str] = field(default_factory=set)
+    tried: tuple[tuple[int, ...], float] | None = None
 
     @property
     def blocks(self) -> nn.Sequential:
@@ -79,7 +81,14 @@ class FrozenPass:
         return digest_of(self.model)
 
     def evaluation(self, rows_N: np.ndarray) -> FrozenFeed | None:
-        """The images of these rows as evaluation sees them; None where they do not fit the disk."""
+        """The images of these rows as evaluation sees them; None where they do not fit the disk.
+
+        Those of all images are taken where they are there.
+        """
+        every_N = np.arange(len(self.feed.labels_N))
+        view = self._found({"kind": "evaluation", "rows": _digest_of(every_N)}, len(every_N))
+        if view is not None:
+            return self._feed([view], every_N, 0)
         view = self._view({"kind": "evaluation"}, rows_N, self._evaluation_view)
         return None if view is None else self._feed([view], rows_N, 0)
 
@@ -115,21 +124,19 @@ class FrozenPass:
 
     def _view(self, kind: dict[str, Any], rows_N: np.ndarray, view: View, copies: int = 1) -> Array | None:
         """One view of the images, found or computed now; None where it does not fit the disk."""
-        kind |= {"rows": hashlib.sha256(rows_N.tobytes()).hexdigest()}
-        for dtype in DTYPES:
-            found = activations.opened(self.folder / self._key(kind, dtype))
-            if found is not None and len(found) == len(rows_N):
-                return found
+        kind |= {"rows": _digest_of(rows_N)}
+        found = self._found(kind, len(rows_N))
+        if found is not None:
+            return found
         remark = self.engine[1]  # built now: what it takes is not the images' time
         if remark and remark not in self.said:
             self.said.add(remark)
             self.console.say(f"what is frozen runs in {self.engine[0].name}: {remark}.")
-        began = time.perf_counter()
-        sample = next(self._computed(rows_N[:PASS_BATCH], view))
-        seconds = (time.perf_counter() - began) / len(sample) * len(rows_N)
+        self.tried = self.tried or self._try(rows_N[:PASS_BATCH], view)
+        each, seconds = self.tried[0], self.tried[1] * len(rows_N)
         # Vectors are small: nothing is gained by rounding them.
-        for dtype in DTYPES if sample.ndim > 2 else DTYPES[1:]:
-            key, shape = self._key(kind, dtype), (len(rows_N), *sample.shape[1:])
+        for dtype in DTYPES if len(each) > 1 else DTYPES[1:]:
+            key, shape = self._key(kind, dtype), (len(rows_N), *each)
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
             try:
                 if not self._fits(size * copies - activations.begun_bytes(self.folder, key)):
@@ -146,6 +153,20 @@ class FrozenPass:
                 )
                 return None
         raise AssertionError("single precision holds whatever the network makes")
+
+    def _try(self, rows_N: np.ndarray, view: View) -> tuple[tuple[int, ...], float]:
+        """The shape of an image's activations, and the seconds that an image takes."""
+        began = time.perf_counter()
+        sample = next(self._computed(rows_N, view))
+        return sample.shape[1:], (time.perf_counter() - began) / len(sample)
+
+    def _found(self, kind: dict[str, Any], images: int) -> Array | None:
+        """What was kept before, in either precision."""
+        for dtype in DTYPES:
+            found = activations.opened(self.folder / self._key(kind, dtype))
+            if found is not None and len(found) == images:
+                return found
+        return None
 
     def _waiting(self) -> None:
         if self.stop.received:
@@ -218,6 +239,10 @@ class FrozenPass:
     def engine(self) -> tuple[Engine, str]:
         """What computes them, and why it is not the fastest, if it is not."""
         return engine(self.blocks, self.arithmetic, self.model.preprocessing.size_px)
+
+
+def _digest_of(rows_N: np.ndarray) -> str:
+    return hashlib.sha256(rows_N.tobytes()).hexdigest()
 
 
 def digest_of(model: Classifier) -> str:

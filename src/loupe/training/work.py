@@ -84,7 +84,10 @@ class Preparation:
             self.console,
             self.stop,
         )
-        kept, views, number = frozen.evaluation(np.arange(len(self.feed.labels_N))), views_of(stage), self.model.frozen
+        rows_N, views, number = np.arange(len(self.feed.labels_N)), views_of(stage), self.model.frozen
+        if stage.augment != AugmentSpec():  # then nobody looks at training images as evaluation sees them
+            rows_N = np.setdiff1d(rows_N, self.train_N)
+        kept = frozen.evaluation(rows_N)
         in_turn = InTurn(augmenter, first_epoch, views)
         if kept is None:
             return None if stage.augment.mixes else Work(self.feed, self.feed, in_turn, views=views)
