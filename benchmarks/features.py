@@ -9,13 +9,14 @@ time and writes its whole report. Medians of the wall-clock time, and their rati
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from setting import commit, machine
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -58,23 +59,22 @@ def timed(name: str, command: list[str]) -> dict[str, float]:
 
 
 def write(rows: dict[str, list[dict[str, float]]], rounds: int) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout
     median = {name: statistics.median(row["seconds"] for row in found) for name, found in rows.items()}
     content = {
-        "commit": commit.strip(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
+        "commit": commit(),
+        "machine": machine(os.cpu_count() or 1),
         "rounds": rounds,
         "median_seconds": median,
         "ratio_to": {name: median["loupe"] / seconds for name, seconds in median.items() if name != "loupe"},
         "runs": rows,
     }
     (RESULTS / "features.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    place = content["machine"]
     lines = [
         "# From 4,000 photographs to a trained head and its evaluation",
         "",
         f"`python benchmarks/features.py $LOUPE_DATA --rounds {rounds}`, commit {content['commit']}, "
-        f"{content['processor']}, {content['cores']} cores. tf_efficientnet_lite0, 224 px; whole processes, taking "
+        f"{place['processor']}, {place['cores']} cores. tf_efficientnet_lite0, 224 px; whole processes, taking "
         "turns; nothing is cached between them.",
         "",
         "| | seconds, median (all) | validation | test |",
@@ -87,14 +87,6 @@ def write(rows: dict[str, list[dict[str, float]]], rounds: int) -> None:
     ratios = "; ".join(f"{value:.2f} times {name}" for name, value in content["ratio_to"].items())
     lines += ["", f"Loupe takes {ratios}."]
     (RESULTS / "features.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

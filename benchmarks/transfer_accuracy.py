@@ -1,0 +1,132 @@
+"""What each part of transfer learning gives, on real images with real weights: stages, augmented views, few images.
+
+    python benchmarks/transfer_accuracy.py $LOUPE_DATA --work transfer stages views few
+
+Runs are kept under --work, and those that are there already are not trained again. Every choice is made on validation
+images; the differences are between runs on the same test images, with the 95 % interval of a paired bootstrap.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import loupe
+from subsets import cifar_subset, few, finished, paired_difference, percent
+
+FILE = "tf_efficientnet_lite0.in1k.safetensors"
+SEEDS = (0, 1, 2)
+CIFAR_PX = 96
+FEW = (10, 50, 200, 1000)
+# From scratch, a run on few images needs more passes over them.
+SCRATCH_EPOCHS = {10: 60, 50: 60, 200: 40, 1000: 12}
+VIEWS: tuple[int, ...] = (1, 2, 4, 8, 30)
+Row = dict[str, Any]
+
+
+class Bench:
+    """Trains what is missing, and says what came out."""
+
+    def __init__(self, data: Path, work: Path) -> None:
+        self.photographs = data / "cats_vs_dogs"
+        self.weights = str(data / "weights" / FILE)
+        self.cifar = cifar_subset(data / "cifar10", work / "cifar10", train=200, test=200)
+        self.work = work
+
+    def run(self, name: str, data: Path, recipe: str, **options: Any) -> loupe.Run:
+        done = finished(self.work, name)
+        return done or loupe.train(data, recipe=recipe, output=self.work, name=name, quiet=True, **options)
+
+    def transfer(self, name: str, data: Path, recipe: str, **options: Any) -> loupe.Run:
+        return self.run(name, data, recipe, weights=self.weights, **options)
+
+
+def stages(bench: Bench) -> Iterable[Row]:
+    """features, last-block and finetune on a part of CIFAR-10 at 96 px and on all the photographs."""
+    sets: dict[str, tuple[Path, dict[str, Any]]] = {
+        "cifar": (bench.cifar, {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX}),
+        "photographs": (bench.photographs, {}),
+    }
+    for label, (data, settings) in sets.items():
+        frozen = None
+        for recipe in ("features", "features-augment", "last-block", "finetune"):
+            run = bench.transfer(f"stages-{label}-{recipe}", data, recipe, settings=settings)
+            frozen = frozen or run
+            yield {"data": label, "recipe": recipe, **outcome(run), "against_features": paired_difference(run, frozen)}
+
+
+def views(bench: Bench) -> Iterable[Row]:
+    """features-augment with 1 to 30 views of each image over 30 epochs, where there are few images."""
+    small = {"split": few(50, 50)}
+    cifar = {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX}
+    for seed in SEEDS:
+        plain = bench.transfer(f"views-photographs-plain-{seed}", bench.photographs, "features", seed=seed, **small)
+        yield {"data": "photographs", "views": 0, "seed": seed, **outcome(plain)}
+        plain = bench.transfer(f"views-cifar-plain-{seed}", bench.cifar, "features", seed=seed, settings=cifar)
+        yield {"data": "cifar", "views": 0, "seed": seed, **outcome(plain)}
+        for count in VIEWS:
+            name, setting = f"{count}-{seed}", {"stages.0.views": count}
+            run = bench.transfer(
+                f"views-photographs-{name}",
+                bench.photographs,
+                "features-augment",
+                seed=seed,
+                settings=setting,
+                **small,
+            )
+            yield {"data": "photographs", "views": count, "seed": seed, **outcome(run)}
+            run = bench.transfer(
+                f"views-cifar-{name}", bench.cifar, "features-augment", seed=seed, settings=cifar | setting
+            )
+            yield {"data": "cifar", "views": count, "seed": seed, **outcome(run)}
+
+
+def few_images(bench: Bench) -> Iterable[Row]:
+    """Photographs: so many of each class to learn from, and as many (400 at most) to choose on."""
+    for count in FEW:
+        part = few(count, min(count, 400))
+        for recipe in ("features", "features-augment"):
+            run = bench.transfer(f"few-{recipe}-{count}", bench.photographs, recipe, split=part)
+            yield {"images": count, "recipe": recipe, **outcome(run)}
+        run = bench.run(
+            f"few-catsdogs-cnn-quick-{count}",
+            bench.photographs,
+            "catsdogs-cnn-quick",
+            split=part,
+            settings={"stages.0.epochs": SCRATCH_EPOCHS[count]},
+        )
+        yield {"images": count, "recipe": "catsdogs-cnn-quick", **outcome(run)}
+
+
+def outcome(run: loupe.Run) -> Row:
+    found = run.results
+    keys = ("value", "low", "high")
+    return {
+        "validation": {key: found["validation"]["accuracy"][key] for key in keys},
+        "test": {key: found["test"]["accuracy"][key] for key in keys},
+        "seconds": found["seconds"]["total"],
+    }
+
+
+PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {"stages": stages, "views": views, "few": few_images}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the folder that holds cats_vs_dogs, cifar10 and weights")
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--work", type=Path, required=True, help="where the runs are kept")
+    given = parser.parse_args()
+    bench = Bench(given.data, given.work)
+    for part in given.parts:
+        rows = []
+        for row in PARTS[part](bench):
+            rows.append(row)
+            said = {name: percent(value) if isinstance(value, dict) else value for name, value in row.items()}
+            print(part, said, flush=True)
+        (given.work / f"{part}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
