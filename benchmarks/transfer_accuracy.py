@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+
 import loupe
 from subsets import cifar_subset, few, finished, paired_difference, percent
 
@@ -29,6 +31,7 @@ class Bench:
     """Trains what is missing, and says what came out."""
 
     def __init__(self, data: Path, work: Path) -> None:
+        self.source = data
         self.photographs = data / "cats_vs_dogs"
         self.weights = str(data / "weights" / FILE)
         self.cifar = cifar_subset(data / "cifar10", work / "cifar10", train=200, test=200)
@@ -99,6 +102,18 @@ def few_images(bench: Bench) -> Iterable[Row]:
         yield {"images": count, "recipe": "catsdogs-cnn-quick", **outcome(run)}
 
 
+def small_images(bench: Bench) -> Iterable[Row]:
+    """CIFAR-10, 50 and 500 of each class: frozen features of enlarged images against a network from scratch."""
+    data = cifar_subset(bench.source / "cifar10", bench.work / "cifar10-500", train=500, test=200)
+    for count in (500, 50):
+        part = few(count - count // 10, count // 10)
+        run = bench.transfer(f"small-features-{count}", data, "features", split=part)
+        yield {"images": count, "recipe": "features", **outcome(run)}
+        epochs = {"stages.0.epochs": 60} if count == 50 else {}
+        run = bench.run(f"small-scratch-{count}", data, "small-images", split=part, settings=epochs)
+        yield {"images": count, "recipe": "small-images", **outcome(run)}
+
+
 def outcome(run: loupe.Run) -> Row:
     found = run.results
     keys = ("value", "low", "high")
@@ -109,7 +124,31 @@ def outcome(run: loupe.Run) -> Row:
     }
 
 
-PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {"stages": stages, "views": views, "few": few_images}
+def draw_few(rows: Iterable[Row], path: Path) -> None:
+    """Test accuracy against the number of images of each class, a line for each recipe, with 95 % intervals."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        points = [row for row in rows if row["recipe"] == recipe]
+        at, test = [row["images"] for row in points], [row["test"] for row in points]
+        value = [100 * estimate["value"] for estimate in test]
+        below = [100 * (estimate["value"] - estimate["low"]) for estimate in test]
+        above = [100 * (estimate["high"] - estimate["value"]) for estimate in test]
+        axes.errorbar(at, value, (below, above), marker="o", capsize=3, label=recipe)
+    axes.set(xscale="log", xlabel="training photographs of each class", ylabel="test accuracy, %", ylim=(45, 101))
+    axes.set_xticks(FEW, [f"{count:,}" for count in FEW], minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
+    "stages": stages,
+    "views": views,
+    "few": few_images,
+    "small": small_images,
+}
 
 
 def main() -> None:
@@ -125,6 +164,8 @@ def main() -> None:
             rows.append(row)
             said = {name: percent(value) if isinstance(value, dict) else value for name, value in row.items()}
             print(part, said, flush=True)
+        if part == "few":
+            draw_few(rows, given.work / "few_images.png")
         (given.work / f"{part}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
