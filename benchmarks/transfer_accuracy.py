@@ -22,8 +22,7 @@ SEEDS = (0, 1, 2)
 CIFAR_PX = 96
 FEW = (10, 50, 200, 1000)
 # From scratch, a run on few images needs more passes over them.
-SCRATCH_EPOCHS = {10: 60, 50: 60, 200: 40, 1000: 12}
-VIEWS: tuple[int, ...] = (1, 2, 4, 8, 30)
+SCRATCH_EPOCHS = {10: 60, 50: 60, 200: 24, 1000: 12}
 Row = dict[str, Any]
 
 
@@ -60,29 +59,21 @@ def stages(bench: Bench) -> Iterable[Row]:
 
 
 def views(bench: Bench) -> Iterable[Row]:
-    """features-augment with 1 to 30 views of each image over 30 epochs, where there are few images."""
-    small = {"split": few(50, 50)}
+    """features-augment with one view of each image, the default four, and a new one in every epoch."""
     cifar = {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX}
-    for seed in SEEDS:
-        plain = bench.transfer(f"views-photographs-plain-{seed}", bench.photographs, "features", seed=seed, **small)
-        yield {"data": "photographs", "views": 0, "seed": seed, **outcome(plain)}
-        plain = bench.transfer(f"views-cifar-plain-{seed}", bench.cifar, "features", seed=seed, settings=cifar)
-        yield {"data": "cifar", "views": 0, "seed": seed, **outcome(plain)}
-        for count in VIEWS:
-            name, setting = f"{count}-{seed}", {"stages.0.views": count}
-            run = bench.transfer(
-                f"views-photographs-{name}",
-                bench.photographs,
-                "features-augment",
-                seed=seed,
-                settings=setting,
-                **small,
-            )
-            yield {"data": "photographs", "views": count, "seed": seed, **outcome(run)}
-            run = bench.transfer(
-                f"views-cifar-{name}", bench.cifar, "features-augment", seed=seed, settings=cifar | setting
-            )
-            yield {"data": "cifar", "views": count, "seed": seed, **outcome(run)}
+    sets: dict[str, tuple[Path, dict[str, Any], int, dict[str, Any]]] = {
+        "photographs": (bench.photographs, {}, 30, {"split": few(50, 50)}),
+        "cifar": (bench.cifar, cifar, 10, {}),
+    }
+    for label, (data, pixels, epochs, options) in sets.items():
+        for seed in SEEDS:
+            run = bench.transfer(f"views-{label}-plain-{seed}", data, "features", seed=seed, settings=pixels, **options)
+            yield {"data": label, "views": 0, "seed": seed, **outcome(run)}
+            for count in (1, 4, epochs):
+                settings = pixels | {"stages.0.epochs": epochs, "stages.0.views": count}
+                name = f"views-{label}-{count}-{seed}"
+                run = bench.transfer(name, data, "features-augment", seed=seed, settings=settings, **options)
+                yield {"data": label, "views": count, "seed": seed, **outcome(run)}
 
 
 def few_images(bench: Bench) -> Iterable[Row]:
