@@ -45,15 +45,16 @@ class Bench:
 
 
 def stages(bench: Bench) -> Iterable[Row]:
-    """features, last-block and finetune on a part of CIFAR-10 at 96 px and on all the photographs."""
+    """The four recipes on CIFAR-10 at 96 px and on photographs, 200 training images of each class."""
+    cifar = {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX}
     sets: dict[str, tuple[Path, dict[str, Any]]] = {
-        "cifar": (bench.cifar, {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX}),
-        "photographs": (bench.photographs, {}),
+        "cifar": (bench.cifar, {"settings": cifar}),
+        "photographs": (bench.photographs, {"split": few(200, 200)}),
     }
-    for label, (data, settings) in sets.items():
+    for label, (data, options) in sets.items():
         frozen = None
         for recipe in ("features", "features-augment", "last-block", "finetune"):
-            run = bench.transfer(f"stages-{label}-{recipe}", data, recipe, settings=settings)
+            run = bench.transfer(f"stages-{label}-{recipe}", data, recipe, **options)
             frozen = frozen or run
             yield {"data": label, "recipe": recipe, **outcome(run), "against_features": paired_difference(run, frozen)}
 
