@@ -160,3 +160,14 @@ def test_one_block_more_may_learn_until_all_do(part, more):
     chosen = base.model_copy(update={"stages": (base.stages[0].model_copy(update={"part": part}),)})
     found = [text for text in judge(HISTORIES["agreeing"], chosen).settings if ".part=" in text]
     assert found == ([f"stages.0.part={more}"] if more else [])
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "blocks", "next_recipe"), [(0.9, 8, "last-block"), (0.9, 1, "finetune"), (0.985, 8, None)]
+)
+def test_a_solved_head_is_followed_by_more_of_the_network_unless_little_is_left(accuracy, blocks, next_recipe):
+    rows = curve(falling, turning_at(6), 0.99, accuracy, epochs=11)
+    found = diagnose(rows, recipe("features"), commonest=0.1, images=500, blocks=blocks)
+    assert (found.recipe, found.settings, found.epoch) == (next_recipe, (), 6)
+    at_the_end = diagnose(curve(falling, falling, epochs=11), recipe("features"), commonest=0.1, images=9, blocks=8)
+    assert at_the_end.settings == ("stages.0.optimizer.weakest=0.001",)

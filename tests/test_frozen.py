@@ -343,3 +343,20 @@ def test_what_was_computed_for_all_images_serves_those_that_do_not_train(tmp_pat
     before = computed["images"]
     trained(tmp_path, "augmented", {**plain, "augment": SHIFTS, "views": 1}, **{"stages.0.lr": 1e-3})
     assert computed["images"] == before + 240 + frozen.PASS_BATCH, "those that are validated on are there"
+
+
+def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixels(tmp_path):
+    sizes = {"input.size_px": 32, "input.load_px": 32}
+    run = loupe.train(
+        digits(),
+        recipe="features",
+        model="test_resnet",
+        weights="none",
+        settings=sizes | {"stages.0.epochs": 1},
+        output=tmp_path,
+        device="cpu",
+        quiet=True,
+    )
+    command = run.results["diagnosis"]["next"]
+    expected = "--recipe last-block --model test_resnet --weights none --set input.size_px=32 --set input.load_px=32"
+    assert command == f"loupe train DATA {expected}"

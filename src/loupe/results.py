@@ -33,7 +33,7 @@ def assemble(
     test_looks: int,
     seconds: Mapping[str, float],
     diagnosis: Diagnosis,
-    next_command: str,
+    next_command: str | None,
 ) -> dict[str, Any]:
     """The schema of DESIGN: fractions, not percent; seconds; null with a `why` where something is undefined.
 
@@ -41,7 +41,7 @@ def assemble(
         history: the rows of metrics.csv.
         images: how many each split has.
         blocks: the metrics of `validation` and `test`; None where a split is empty.
-        diagnosis: of the learning curves; `next_command` runs what it recommends.
+        diagnosis: of the learning curves; `next_command` runs what it recommends, if it does.
         seconds: what `load`, `evaluate` and computing what is `frozen` took; training is summed up from the history,
             over all interruptions.
     """

@@ -234,10 +234,19 @@ class Session:
         commonest = max(supports) / sum(supports) if supports else None
         return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
 
-    def _next_command(self, diagnosis: Diagnosis) -> str:
-        """What the diagnosis recommends, to be typed as it stands: this run's recipe, with the changes."""
-        data = (self.directory.read_json("environment.json") or {}).get("data")
+    def _next_command(self, diagnosis: Diagnosis) -> str | None:
+        """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
+        data = (self.directory.read_json("environment.json") or {}).get("data") or "DATA"
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
-        return shlex.join(
-            ["loupe", "train", data or "DATA", "--recipe", str(self.directory.file("recipe.yaml")), *changes]
-        )
+        if changes:
+            return shlex.join(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])
+        network = self.recipe.model
+        if diagnosis.recipe is None or not isinstance(network, BackboneSpec):
+            return None
+        from loupe.models import backbones
+
+        mine, own = preprocessing_of(self.recipe), backbones.preprocessing(network)
+        other = [name for name in ("size_px", "load_px") if getattr(mine, name) != getattr(own, name)]
+        pixels = [part for name in other for part in ("--set", f"input.{name}={getattr(mine, name)}")]
+        start = ["--model", network.backbone, "--weights", network.weights]
+        return shlex.join(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])

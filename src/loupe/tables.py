@@ -52,7 +52,7 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
     if test:
         out.print(f"Looks at this test split so far, in this runs folder: {results['test_looks']}.")
     diagnosis = results["diagnosis"]
-    advice = f" Try next:\n  {_plain(diagnosis['next'])}" if diagnosis["settings"] else ""
+    advice = f" Try next:\n  {_plain(diagnosis['next'])}" if diagnosis["next"] else ""
     out.print(diagnosis["text"] + advice, soft_wrap=True)
     out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
 

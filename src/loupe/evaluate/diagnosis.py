@@ -53,13 +53,15 @@ NEARLY_ALL = 0.98  # from here on more capacity has little to gain
 class Diagnosis:
     """A verdict, the epoch that it hangs on (over all stages, from 1), the same in words, and what to try next.
 
-    `settings` are the changes to the recipe, as `--set` takes them; none where there is nothing to recommend.
+    `settings` are the changes to the recipe, as `--set` takes them; `recipe` names another one to try in its place.
+    With neither there is nothing to recommend.
     """
 
     verdict: Verdict
     epoch: int | None
     text: str
     settings: tuple[str, ...] = ()
+    recipe: str | None = None
 
 
 def diagnose(
@@ -80,7 +82,7 @@ def diagnose(
         text = "There are no validation images, so that the curves cannot show when training should have ended."
         return Diagnosis("unjudged", None, text, ("split.validation=0.1",))
     if isinstance(stage.optimizer, Logistic):
-        return _of_strengths(rows, stage.optimizer, key)
+        return _of_strengths(rows, stage.optimizer, key, blocks)
     if len(rows) < FEWEST_EPOCHS:
         text = f"{len(rows)} epochs are too few to judge the curves by; {FEWEST_EPOCHS} are the least."
         return Diagnosis("unjudged", None, text, (f"{key}.epochs={4 * stage.epochs}",))
@@ -94,7 +96,7 @@ def diagnose(
     )
 
 
-def _of_strengths(rows: Sequence[Mapping[str, Any]], optimizer: Logistic, key: str) -> Diagnosis:
+def _of_strengths(rows: Sequence[Mapping[str, Any]], optimizer: Logistic, key: str, blocks: int) -> Diagnosis:
     """Rows are strengths of a penalty, each solved to convergence, and no learning curve."""
     best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
     text = (
@@ -106,8 +108,13 @@ def _of_strengths(rows: Sequence[Mapping[str, Any]], optimizer: Logistic, key: s
         wider = (f"{key}.optimizer.weakest={optimizer.weakest / 100:g}",)
     elif best == 0 and len(rows) > 1:
         wider = (f"{key}.optimizer.strongest={optimizer.strongest * 100:g}",)
-    advice = ": the best may lie beyond." if wider else "."
-    return Diagnosis("level", int(rows[best]["epoch"]), text + advice, wider)
+    epoch = int(rows[best]["epoch"])
+    if wider:
+        return Diagnosis("level", epoch, f"{text}: the best may lie beyond.", wider)
+    if rows[best]["val_accuracy"] >= NEARLY_ALL:
+        return Diagnosis("level", epoch, f"{text}. Little is left to gain.")
+    more = "last-block" if blocks > 1 else "finetune"
+    return Diagnosis("level", epoch, f"{text}. More than the head has to learn for more than that.", recipe=more)
 
 
 class _Curves:
