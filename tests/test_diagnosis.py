@@ -156,8 +156,8 @@ def test_a_network_held_back_is_given_more_epochs_and_less_of_its_strongest_drop
 )
 def test_one_block_more_may_learn_until_all_do(part, more):
     """A trunk of three blocks: its last two can be named, and no more."""
-    base = recipe("features-augment")
-    chosen = base.model_copy(update={"stages": (base.stages[0].model_copy(update={"part": part}),)})
+    base = recipe("last-block")
+    chosen = base.model_copy(update={"stages": (base.stages[1].model_copy(update={"part": part}),)})
     found = [text for text in judge(HISTORIES["agreeing"], chosen).settings if ".part=" in text]
     assert found == ([f"stages.0.part={more}"] if more else [])
 

@@ -200,7 +200,10 @@ def test_a_run_goes_on_though_its_weights_file_is_gone(tmp_path, monkeypatch):
         "recipe": "features-augment",
         "model": "test_resnet",
         "weights": str(file),
-        "settings": {"input.size_px": 32, "input.load_px": 32, "stages.0.epochs": 2, "stages.0.views": 1},
+        "settings": {
+            **{"input.size_px": 32, "input.load_px": 32},
+            **{"stages.0.optimizer": "adam", "stages.0.epochs": 2, "stages.0.views": 1},
+        },
         **{"output": tmp_path, "device": "cpu", "quiet": True},
     }
     whole = loupe.train(digits(), name="whole", **options)

@@ -1,7 +1,7 @@
 """Recipes that start from a pretrained backbone: what is frozen is computed once, and only the rest is trained."""
 
 from loupe.architecture import BackboneSpec
-from loupe.optimization import Adam, Cosine, Logistic, OneCycle
+from loupe.optimization import Adam, Logistic, OneCycle
 from loupe.recipe import AugmentSpec, Recipe, Stage
 
 # Small, quick on a CPU, and trained on ImageNet: what is taken when no --model is named.
@@ -20,7 +20,9 @@ def features() -> Recipe:
 
 def features_augment() -> Recipe:
     """`loupe train DATA --recipe features-augment`: the same, on augmented views."""
-    return _transfer("features-augment", "A linear head on frozen features of augmented views.", _head(MILD, epochs=30))
+    solved = SOLVED.model_copy(update={"augment": MILD})
+    recipe = _transfer("features-augment", "A linear head on frozen features of augmented views.", solved)
+    return recipe.model_copy(update={"monitor": "val_loss"})
 
 
 def last_block() -> Recipe:
@@ -36,19 +38,6 @@ def finetune() -> Recipe:
 
 def _transfer(name: str, description: str, *stages: Stage) -> Recipe:
     return Recipe(name=name, description=description, model=BackboneSpec(backbone=BACKBONE), stages=stages)
-
-
-def _head(augment: AugmentSpec, *, epochs: int) -> Stage:
-    return Stage(
-        epochs=epochs,
-        part="head",
-        batch_size=64,
-        optimizer=Adam(),
-        lr=3e-3,
-        schedule=Cosine(),
-        weight_decay=1e-2,
-        augment=augment,
-    )
 
 
 def _tune(part: str, *, epochs: int) -> Stage:
