@@ -43,7 +43,7 @@ def lecture_cnn() -> Recipe:
 def lecture_dropout() -> Recipe:
     """`loupe train cifar10 --recipe lecture-dropout-quick`: 8 epochs in place of 40.
 
-    Not measured to its end; 5 epochs at 2e-3 with half the dropout gave 73.9 % (published 75.16), not fitted yet.
+    Test accuracy 76.7 % (one run; published 75.16), on a JPEG copy of CIFAR-10; 96 minutes on one busy thread.
     """
     stage = _cycle(epochs=8, batch_size=64, lr=3e-3, augment=FLIPS_AND_SMALL_CROPS, optimizer=Muon())
     return _quick(published.lecture_dropout(), stage, dropout=0.0)
