@@ -11,8 +11,8 @@ from loupe.recipes.transfer import BACKBONE
 
 SMALL_PX = 64
 
-# With fewer images of each class than this, frozen features of enlarged images beat what small images teach from
-# scratch: results/transfer.md.
+# Up to here frozen features of enlarged images are taken to beat what small images teach from scratch: with 500 of
+# each class of CIFAR-10 they do by far, 77.5 % against 58.7 (results/transfer.md). Where the two meet is not measured.
 FEW_PER_CLASS = 1000
 
 
