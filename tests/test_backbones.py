@@ -254,8 +254,7 @@ def test_a_part_of_a_name_lists_what_holds_it():
     assert len(str(refused.value)) < 200, "a thousand names would bury the answer"
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
-@pytest.mark.parametrize("images", [1, 7])
+@pytest.mark.parametrize(("name", "images"), [("test_efficientnet", 7), ("test_vit", 1)])
 def test_openvino_computes_what_pytorch_does(name, images):
     pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install loupe[cpu]")
     from loupe.models.engine import OpenVinoEngine, TorchEngine

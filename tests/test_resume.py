@@ -160,7 +160,7 @@ def test_a_process_killed_by_sigkill_at_random_moments(tmp_path, undisturbed):
     )
     rng = random.Random(time.time_ns())
     kills = []
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], stdout=subprocess.PIPE
         )
