@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import loupe
 from loupe.data.split import Split, assign
 from loupe.data.table import ImageTable
+from loupe.evaluate.predictions import read_splits
 from loupe.recipe import SplitSpec
 
 RESAMPLES = 10_000
@@ -57,8 +58,6 @@ def paired_difference(run: loupe.Run, other: loupe.Run) -> dict[str, float]:
 
 
 def _hits(run: loupe.Run) -> dict[str, int]:
-    from loupe.evaluate.predictions import read_splits
-
     test = read_splits(run.path / "predictions.csv")["test"]
     return dict(zip(test.path, (test.predicted == test.label).astype(int).tolist(), strict=True))
 

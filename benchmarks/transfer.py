@@ -5,10 +5,11 @@
 
 Two jobs on 2,000 training photographs, with random resized crops and flips: a linear head on a frozen
 tf_efficientnet_lite0, and its last block with a head; both for ten epochs, each validated, and one look at the test
-images. Loupe runs with one augmented view of each image, with as many as it takes by itself, and with ten, which is a
-new one in every epoch as the others have it. Every measurement is a process of its own (benchmarks/peers/) with an
-empty cache, and counts from its start to its end, imports and evaluation included. A round runs them all, in an order
-that turns by one each round. How the peers' environments are set up stands in the peers.
+images. Loupe solves the head over all its views for ten strengths of the penalty, where the peers take steps. It runs
+with one augmented view of each image, with as many as it takes by itself, and with ten, which is a new one in every
+epoch as the others have it. Every measurement is a process of its own (benchmarks/peers/) with an empty cache, and
+counts from its start to its end, imports and evaluation included. A round runs them all, in an order that turns by one
+each round. How the peers' environments are set up stands in the peers.
 """
 
 import argparse

@@ -363,3 +363,10 @@ def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixel
     command = run.results["diagnosis"]["next"]
     expected = "--recipe last-block --model test_resnet --weights none --set input.size_px=32 --set input.load_px=32"
     assert command == f"loupe train DATA {expected}"
+
+
+def test_without_validation_and_test_images_an_augmented_stage_trains(tmp_path, computed):
+    stage = {"epochs": 1, "part": "head", "batch_size": 32, "augment": SHIFTS}
+    run = trained(tmp_path, "all", stage, **{"split.validation": 0, "split.test": 0})
+    assert run.results["epochs"] == 3
+    assert computed["images"] == 300 + frozen.PASS_BATCH

@@ -4,7 +4,8 @@
 
 Run by benchmarks/transfer.py. Two worker processes decode and augment; the network lies channels-last; what is frozen
 runs in evaluation mode and without a graph, anew in every epoch. Validation after every epoch chooses the weights, and
-the test images are predicted once. The rates, schedules and decay are those of Loupe's recipes.
+the test images are predicted once. The rates, schedules and decay of the last block are those of
+Loupe's recipe.
 """
 
 import argparse

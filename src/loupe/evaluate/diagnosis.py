@@ -114,7 +114,7 @@ def _of_strengths(rows: Sequence[Mapping[str, Any]], optimizer: Logistic, key: s
     if rows[best]["val_accuracy"] >= NEARLY_ALL:
         return Diagnosis("level", epoch, f"{text}. Little is left to gain.")
     more = "last-block" if blocks > 1 else "finetune"
-    return Diagnosis("level", epoch, f"{text}. More than the head has to learn for more than that.", recipe=more)
+    return Diagnosis("level", epoch, f"{text}. To gain more, more than the head has to learn.", recipe=more)
 
 
 class _Curves:
