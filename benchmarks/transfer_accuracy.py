@@ -20,6 +20,7 @@ from subsets import cifar_subset, few, finished, paired_difference, percent
 FILE = "tf_efficientnet_lite0.in1k.safetensors"
 SEEDS = (0, 1, 2)
 CIFAR_PX = 96
+LAST_BLOCK_EPOCHS = 16
 FEW = (10, 50, 200, 1000)
 # From scratch, a run on few images needs more passes over them.
 SCRATCH_EPOCHS = {10: 60, 50: 60, 200: 24, 1000: 12}
@@ -60,21 +61,29 @@ def stages(bench: Bench) -> Iterable[Row]:
 
 
 def views(bench: Bench) -> Iterable[Row]:
-    """features-augment with one view of each image, the default four, and a new one in every epoch."""
-    cifar = {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX}
-    sets: dict[str, tuple[Path, dict[str, Any], int, dict[str, Any]]] = {
-        "photographs": (bench.photographs, {}, 30, {"split": few(50, 50)}),
-        "cifar": (bench.cifar, cifar, 10, {}),
-    }
-    for label, (data, pixels, epochs, options) in sets.items():
-        for seed in SEEDS:
-            run = bench.transfer(f"views-{label}-plain-{seed}", data, "features", seed=seed, settings=pixels, **options)
-            yield {"data": label, "views": 0, "seed": seed, **outcome(run)}
-            for count in (1, 4, epochs):
-                settings = pixels | {"stages.0.epochs": epochs, "stages.0.views": count}
-                name = f"views-{label}-{count}-{seed}"
-                run = bench.transfer(name, data, "features-augment", seed=seed, settings=settings, **options)
-                yield {"data": label, "views": count, "seed": seed, **outcome(run)}
+    """One view of each image, the default four, and a new one in every epoch; 0 stands for no augmentation.
+
+    A head on photographs, and the last block on CIFAR-10; 50 training images of each class.
+    """
+    for seed in SEEDS:
+        options: dict[str, Any] = {"seed": seed, "split": few(50, 50)}
+        run = bench.transfer(f"views-photographs-plain-{seed}", bench.photographs, "features", **options)
+        yield {"data": "photographs", "views": 0, "seed": seed, **outcome(run)}
+        for count in (1, 4, 30):
+            settings = {"stages.0.epochs": 30, "stages.0.views": count}
+            name = f"views-photographs-{count}-{seed}"
+            run = bench.transfer(name, bench.photographs, "features-augment", settings=settings, **options)
+            yield {"data": "photographs", "views": count, "seed": seed, **outcome(run)}
+    pixels = {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX, "stages.1.epochs": LAST_BLOCK_EPOCHS}
+    for seed in SEEDS:
+        options = {"seed": seed, "split": few(50, 20)}
+        plain = {"stages.1.augment.random_resized_crop": None, "stages.1.augment.horizontal_flip": False}
+        for count in (0, 1, 4, LAST_BLOCK_EPOCHS):
+            settings = pixels | ({"stages.1.views": count} if count else plain)
+            run = bench.transfer(
+                f"views-last-block-{count}-{seed}", bench.cifar, "last-block", settings=settings, **options
+            )
+            yield {"data": "cifar, last block", "views": count, "seed": seed, **outcome(run)}
 
 
 def few_images(bench: Bench) -> Iterable[Row]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from loupe import listings
+from loupe.commands.compare import compare
 from loupe.console import printable
 from loupe.errors import LoupeError
 from loupe.options import Data, Device, Json, Output, Quiet, SkipDamaged, print_json
@@ -165,8 +166,8 @@ def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
     raise typer.Exit(0 if report.ok else 1)
 
 
-for listing in (listings.runs, listings.recipes, listings.models, listings.cache):
-    app.command()(listing)
+for command in (compare, listings.runs, listings.recipes, listings.models, listings.cache):
+    app.command()(command)
 
 
 @app.command()

@@ -70,12 +70,14 @@ class SplitSpec(Frozen):
     """Sizes of the splits that the data does not give: a fraction below 1, or a number of images.
 
     `choose` says which training images become validation: `stratified` draws them by class and seed, `first` and `last`
-    take them in the order of the data, as Keras's `validation_split` and many notebooks do.
+    take them in the order of the data, as Keras's `validation_split` and many notebooks do. `seed` null is the
+    recipe's: with one of its own, trainings with other seeds have the same splits.
     """
 
     validation: NonNegative = 0.1
     test: NonNegative = 0.1
     choose: Literal["stratified", "first", "last"] = "stratified"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
 class AugmentSpec(Frozen):
@@ -214,6 +216,10 @@ class Recipe(Frozen):
     @property
     def epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def split_seed(self) -> int:
+        return self.seed if self.split.seed is None else self.split.seed
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

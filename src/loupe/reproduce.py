@@ -15,7 +15,7 @@ from loupe import ledger, settings, sweep
 from loupe.architecture import BackboneSpec
 from loupe.console import Console
 from loupe.errors import LoupeError, unknown_name
-from loupe.evaluate.metrics import wilson
+from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.ledger import write_atomic
 from loupe.recipe import Recipe
 from loupe.recipes import catalog, choice, wording
@@ -197,8 +197,8 @@ def _measured(planned: Planned, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": [result["seed"] for result in results],
         "judged_on": planned.published.judged_on,
         "images": blocks[0]["images"],
-        "accuracy": _accuracy(blocks),
-        **{key: _spread([block[key] for block in blocks]) for key in SPREAD},
+        "accuracy": accuracy_over_seeds(blocks),
+        **{key: over_seeds([block[key] for block in blocks]) for key in SPREAD},
         "parameters": results[0]["parameters"],
         "epochs": statistics.fmean(result["epochs"] for result in results),
         "seconds_per_epoch": statistics.median(result["seconds"]["epoch_mean"] for result in results),
@@ -214,28 +214,6 @@ def _count_looks(rows: Sequence[Row], output: Path) -> None:
     """A look that one experiment takes is a look for every row with the same test split, also for those before it."""
     for measured in (row["measured"] for row in rows if row["measured"]):
         measured["test_looks"] = sum(ledger.count_looks(output, identity) for identity in measured["split_hashes"])
-
-
-def _accuracy(blocks: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    spread = _spread([block["accuracy"] for block in blocks])
-    images = blocks[0]["images"]
-    low, high = wilson(round(spread["value"] * images), images)
-    return {**spread, "low": low, "high": high}
-
-
-def _spread(estimates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, lowest and highest over the seeds; a single seed has the interval of its own over the images."""
-    values = [estimate["value"] for estimate in estimates if estimate["value"] is not None]
-    if len(values) < len(estimates):
-        return dict.fromkeys(("value", "low", "high", "lowest", "highest"))
-    own = estimates[0] if len(estimates) == 1 else {}
-    return {
-        "value": statistics.fmean(values),
-        "low": own.get("low"),
-        "high": own.get("high"),
-        "lowest": min(values),
-        "highest": max(values),
-    }
 
 
 def _write(content: Mapping[str, Any], output: Path) -> None:

@@ -45,6 +45,7 @@ def train(
     name: str | None = None,
     split: Splitter = splits.assign,
     skip_damaged: bool = False,
+    open_test: bool = True,
     quiet: bool = False,
 ) -> Run:
     """Trains a classifier on labelled images and evaluates it; everything is written into a new run directory.
@@ -59,6 +60,7 @@ def train(
         output: the folder that holds the runs; name: of this run in it.
         split: what divides the images, from their table, hashes, the recipe's split and its seed.
         skip_damaged: leave damaged images out (and count them) in place of stopping.
+        open_test: evaluate the test images too; if not, they stay locked until `loupe.opening.open_test`.
 
     Raises:
         LoupeError: something that the caller can put right; it says what and how.
@@ -77,7 +79,7 @@ def train(
             f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
         )
     images = _load(chosen, table, skip_damaged, console)
-    parts = split(images.table, images.content, chosen.split, chosen.seed)
+    parts = split(images.table, images.content, chosen.split, chosen.split_seed)
     _check_split(chosen, parts, console)
     for note in parts.notes:
         console.say(note)
@@ -85,11 +87,11 @@ def train(
     directory = ledger.create_run(Path(output), name, default)
     with directory.locked():
         environment = ledger.environment(str(place), gpu_name(place), torch.get_num_threads())
-        environment |= {"data": source_of(data), "skip_damaged": skip_damaged}
+        environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
         splits.write(directory.file("split.csv"), images.table, images.content, parts)
         directory.write_json("environment.json", environment)
         directory.write_recipe(chosen)
-        return Session(directory, chosen, images, parts, place, console, began).run()
+        return Session(directory, chosen, images, parts, place, console, began, open_test).run()
 
 
 def resume(
@@ -121,7 +123,9 @@ def resume(
         images = _load(recipe, _open(source, console), bool(environment.get("skip_damaged")), console)
         split = splits.read(directory.file("split.csv"), images.table, images.content)
         console.say(f"going on with {directory.path}")
-        return Session(directory, recipe, images, split, place, console, began).run()
+        return Session(
+            directory, recipe, images, split, place, console, began, environment.get("open_test", True)
+        ).run()
 
 
 def load(run: str | Path, *, device: str = "auto") -> Run:

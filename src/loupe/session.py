@@ -13,6 +13,7 @@ from loupe import ledger, results
 from loupe.architecture import BackboneSpec, Network
 from loupe.augment.pipeline import Augmenter
 from loupe.console import Console
+from loupe.data import split as splits
 from loupe.data.batches import Feed
 from loupe.data.prepare import Images, pixel_statistics
 from loupe.data.split import Split
@@ -30,7 +31,7 @@ from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
 from loupe.report import gallery, page
 from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory, use_full_fp32
-from loupe.trained import Run, split_hash
+from loupe.trained import Run
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
 from loupe.training.loop import fit
@@ -76,6 +77,7 @@ class Session:
     device: torch.device
     console: Console
     began: float
+    open_test: bool = True
 
     def run(self) -> Run:
         keep_freed_memory()
@@ -188,7 +190,7 @@ class Session:
         """Evaluates the weights that the run ends with; writes model, predictions, results and report."""
         began = time.perf_counter()
         self.directory.write_metrics(position.history)
-        rows = {"val": self.split.val, "test": self.split.test}
+        rows = {"val": self.split.val, "test": self.split.test if self.open_test else self.split.test[:0]}
         source, first = preparation.evaluation()
         arithmetic = preparation.arithmetic
         parts = {
@@ -197,8 +199,8 @@ class Session:
             if len(rows_N)
         }
         blocks = {name: metrics.evaluate(parts[name]) if name in parts else None for name in rows}
-        test_hash = split_hash(parts["test"]) if "test" in parts else None
-        looks = ledger.record_look(self.directory.path.parent, test_hash, self.directory.name) if test_hash else 0
+        test_hash = self._test_hash()
+        looks = self._looks(test_hash, looked="test" in parts)
         bundle.save(self.directory.model, model, self.recipe.model, arithmetic.precision)
         if parts:
             write_splits(self.directory.file("predictions.csv"), parts)
@@ -228,6 +230,23 @@ class Session:
         self.directory.write_json("results.json", outcome)
         page.write_page(self.directory.path)
         return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
+
+    def _test_hash(self) -> str | None:
+        """Identifies the test images, also while they are locked."""
+        if not len(self.split.test):
+            return None
+        table = self.images.table
+        images = ((self.images.content[row], table.classes[table.labels[row]]) for row in self.split.test)
+        return splits.digest(images)
+
+    def _looks(self, test_hash: str | None, *, looked: bool) -> int:
+        """How often the test images have been looked at in this runs folder, with this time if it is one."""
+        runs = self.directory.path.parent
+        if test_hash is None:
+            return 0
+        return (
+            ledger.record_look(runs, test_hash, self.directory.name) if looked else ledger.count_looks(runs, test_hash)
+        )
 
     def _diagnose(self, position: Position, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
         supports = [row["support"] for row in validation["per_class"]] if validation else []

@@ -30,12 +30,14 @@ def finished(
     output: Path,
     device: str = "auto",
     split: runner.Splitter = splits.assign,
+    skip_damaged: bool = False,
+    open_test: bool = True,
     quiet: bool = False,
 ) -> Run:
     """The finished run of that name and recipe in the folder `output`; whatever is missing of it is done now.
 
     Args:
-        split: what divides the images, as for `loupe.train`.
+        split, skip_damaged, open_test: as for `loupe.train`, where the run is begun now.
 
     Raises:
         LoupeError: a run of that name has another recipe or other data, and is left as it is.
@@ -43,7 +45,17 @@ def finished(
     """
     directory = RunDirectory(output / name)
     if not directory.path.exists():
-        return runner.train(data, recipe=recipe, split=split, device=device, output=output, name=name, quiet=quiet)
+        return runner.train(
+            data,
+            recipe=recipe,
+            split=split,
+            device=device,
+            output=output,
+            name=name,
+            skip_damaged=skip_damaged,
+            open_test=open_test,
+            quiet=quiet,
+        )
     if not directory.file("recipe.yaml").is_file():
         raise LoupeError(
             f"{directory.path} exists and is not a run: it has no recipe.yaml. Delete it, or choose another --output."

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loupe.cache import KINDS, Entry
-from loupe.console import printable
+from loupe.console import duration, printable
 from loupe.data.pixel_file import size_text
 from loupe.ledger import RunDirectory, count_looks
 from loupe.models.catalog import NETWORKS
@@ -188,6 +188,45 @@ def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
     out.print(
         f"Page: {_plain(str(folder / f'{name}.html'))}; the same as .md, .csv and .json beside it.", soft_wrap=True
     )
+
+
+def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
+    """The table, the verdicts and the conclusion of `loupe compare`."""
+    out = Console(highlight=False)
+    table = Table(box=None)
+    for column in ("recipe", "validation, %", "test, %"):
+        table.add_column(column, no_wrap=True)
+    for column in ("macro-F1", "log loss", "learns", "time", "images/s"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for row in content["rows"]:
+        measured = row["measured"]
+        if measured is None:
+            table.add_row(_plain(row["name"]), "failed")
+            continue
+        judged = measured["validation"]
+        table.add_row(
+            _plain(row["name"]),
+            _in_percent(judged),
+            _in_percent(measured["test"]) if measured["test"] else "locked",
+            _value(judged["macro_f1"]),
+            _value(judged["log_loss"]),
+            f"{measured['parameters']['trainable']:,}",
+            duration(measured["seconds"]),
+            f"{measured['images_per_second']:,.0f}",
+        )
+    out.print(table)
+    judgement, test = content["judgement"], content["test"]
+    for verdict in judgement["verdicts"].values():
+        out.print(_plain(verdict), soft_wrap=True)
+    out.print(f"\n{_plain(judgement['conclusion'])}", soft_wrap=True)
+    opened = f"opened for {', '.join(test['opened'])}" if test["opened"] else "not opened"
+    out.print(f"Judged on validation images. The test set was {opened}; looks at it so far: {test['looks']}.")
+    out.print(f"Page: {_plain(str(folder / content['name']))}.html; the same as .md, .csv and .json.", soft_wrap=True)
+
+
+def _in_percent(block: Mapping[str, Any]) -> str:
+    found = block["accuracy"]
+    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 def print_histogram(counts: Mapping[str, int], path: Path) -> None:

@@ -103,6 +103,19 @@ class Run:
         Raises:
             LoupeError: there are no such images, or they have a class that the model does not know.
         """
+        predictions = self.predictions_of(split, data, skip_damaged=skip_damaged)
+        block = metrics.evaluate(predictions)
+        identity = split_hash(predictions)
+        if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
+            block["test_looks"] = record_look(self.path.parent, identity, self.directory.name)
+        return block
+
+    def predictions_of(self, split: str, data: Any = None, *, skip_damaged: bool = False) -> Predictions:
+        """What the network says of one split of the run's data, or of other data; who looks at labels counts the look.
+
+        Raises:
+            LoupeError: as for `evaluate`.
+        """
         own = (self.directory.read_json("environment.json") or {}).get("data")
         source = own if data is None else data
         if source is None:
@@ -111,11 +124,11 @@ class Run:
         predictions = self._split_of(table, split, skip_damaged, is_own=data is None, may_be_own=own is None)
         if not len(predictions):
             raise LoupeError(f"there are no {split} images to evaluate. Choose another --split, or give --data.")
-        block = metrics.evaluate(predictions)
-        identity = split_hash(predictions)
-        if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
-            block["test_looks"] = record_look(self.path.parent, identity, self.directory.name)
-        return block
+        return predictions
+
+    def images_per_second(self) -> float:
+        """How fast it predicts here, from decoded pixels."""
+        return predict.images_per_second(*self._loaded)
 
     def _split_of(
         self, table: ImageTable, split: str, skip_damaged: bool, *, is_own: bool, may_be_own: bool

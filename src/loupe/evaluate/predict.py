@@ -1,5 +1,7 @@
 """A network over images: logits, predictions, and the few scores that training watches."""
 
+import statistics
+import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -15,6 +17,8 @@ from loupe.data.prepare import Images
 from loupe.evaluate.predictions import Predictions
 from loupe.models.classifier import Classifier
 from loupe.runtime import Arithmetic
+
+SPEED_BATCH = 32
 
 
 class Source(Protocol):
@@ -55,6 +59,25 @@ def predictions(
         logits_NK=logits_NK.reshape(len(rows_N), len(model.classes)),
         classes=model.classes,
     )
+
+
+@torch.inference_mode()
+def images_per_second(model: Classifier, arithmetic: Arithmetic, repeats: int = 3) -> float:
+    """How fast a network predicts from decoded pixels: the median of a few batches of its own size."""
+    preprocessing = model.preprocessing
+    images = min(SPEED_BATCH, batch_size(preprocessing.size_px))
+    x_BCHW = torch.zeros(images, 3, preprocessing.load_px, preprocessing.load_px, dtype=torch.uint8)
+    x_BCHW = x_BCHW.to(arithmetic.device, memory_format=torch.channels_last)
+    model.eval()
+    seconds = []
+    for _ in range(1 + repeats):  # the first compiles and fills caches
+        arithmetic.synchronize()
+        began = time.perf_counter()
+        with arithmetic.autocast():
+            model(evaluation_view(x_BCHW, preprocessing))
+        arithmetic.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return images / statistics.median(seconds[1:])
 
 
 def batch_size(size_px: int) -> int:

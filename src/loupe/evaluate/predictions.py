@@ -6,7 +6,7 @@ is computed from it later is what would have been computed at once.
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +114,19 @@ class Predictions:
             have = ", ".join(parts) or "none"
             raise LoupeError(f"{path}: holds no predictions of the split {split!r}; it has: {have}.")
         return parts[split]
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """The images of several predictions by the same classes, one after the other."""
+    if len({part.classes for part in parts}) != 1:
+        raise LoupeError("predictions of different classes cannot be joined.")
+    return Predictions(
+        path=tuple(path for part in parts for path in part.path),
+        content=tuple(content for part in parts for content in part.content),
+        label=np.concatenate([part.label for part in parts]),
+        logits_NK=np.concatenate([part.logits_NK for part in parts]),
+        classes=parts[0].classes,
+    )
 
 
 def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:

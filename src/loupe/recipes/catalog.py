@@ -7,8 +7,11 @@ from loupe.recipe import Recipe
 from loupe.recipes import from_scratch, published, published_transfer, quick, transfer
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits-plain": from_scratch.digits_plain,
     "digits": from_scratch.digits,
+    "small-images-plain": from_scratch.small_images_plain,
     "small-images": from_scratch.small_images,
+    "photographs-plain": from_scratch.photographs_plain,
     "photographs": from_scratch.photographs,
     "features": transfer.features,
     "features-augment": transfer.features_augment,

@@ -28,6 +28,11 @@ def digits() -> Recipe:
     )
 
 
+def digits_plain() -> Recipe:
+    """`loupe train digits --recipe digits-plain`: `digits` without augmentation."""
+    return _plain(digits())
+
+
 def small_images() -> Recipe:
     """`loupe train cifar10`: images of up to 64 px, at the size that they have."""
     return Recipe(
@@ -47,6 +52,11 @@ def small_images() -> Recipe:
             ),
         ),
     )
+
+
+def small_images_plain() -> Recipe:
+    """`loupe train cifar10 --recipe small-images-plain`: `small-images` without augmentation."""
+    return _plain(small_images())
 
 
 def photographs() -> Recipe:
@@ -69,6 +79,18 @@ def photographs() -> Recipe:
             ),
         ),
     )
+
+
+def photographs_plain() -> Recipe:
+    """`loupe train FOLDER --recipe photographs-plain`: `photographs` without augmentation."""
+    return _plain(photographs())
+
+
+def _plain(recipe: Recipe) -> Recipe:
+    """The recipe without augmentation: what augmentation gives is seen beside it."""
+    stages = tuple(stage.model_copy(update={"augment": AugmentSpec()}) for stage in recipe.stages)
+    description = f"{recipe.name} without augmentation."
+    return recipe.model_copy(update={"name": f"{recipe.name}-plain", "description": description, "stages": stages})
 
 
 def _half_dropout(network: CnnSpec) -> CnnSpec:

@@ -18,7 +18,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 # Stand-ins are colours that nothing else draws with; matplotlib writes them in lower case.
 INK, MUTED, LINE, SURFACE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
-FIRST, SECOND = "#0a0b05", "#0a0b06"
+FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08", "#0a0b09", "#0a0b0a"
+SERIES = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
 VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -26,6 +27,10 @@ VARIABLES = {
     SURFACE: "var(--surface)",
     FIRST: "var(--first)",
     SECOND: "var(--second)",
+    THIRD: "var(--third)",
+    FOURTH: "var(--fourth)",
+    FIFTH: "var(--fifth)",
+    SIXTH: "var(--sixth)",
 }
 _PX = 1 / 72  # inches: matplotlib's SVG has 72 units to the inch, so that one unit is one CSS pixel
 _STYLE: Any = {
@@ -76,7 +81,7 @@ def learning_curve(
 
     `kept_epoch` gets a mark on every curve; `stage_starts` are the first epochs of the stages after the first.
     """
-    with _figure(width_px, height_px) as figure:
+    with canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
         for start in stage_starts:
             axes.axvline(start - 0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
@@ -94,7 +99,7 @@ def learning_curve(
         if percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
         axes.set_xlabel("epoch")
-        return _svg(figure, label)
+        return svg(figure, label)
 
 
 def bars(
@@ -108,7 +113,7 @@ def bars(
 ) -> str:
     """An SVG of horizontal bars from zero, one for each named value, with its text at the bar's end."""
     height_px = bar_px * len(values) + 8
-    with _figure(width_px, height_px) as figure:
+    with canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
         rows = range(len(values))
         axes.barh(rows, list(values.values()), height=0.55, color=color, linewidth=0)
@@ -121,7 +126,7 @@ def bars(
         axes.set_xlim(0, largest * (1 + 8.5 * longest / width_px))
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
-        return _svg(figure, label)
+        return svg(figure, label)
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def grouped_bars(
     the middle. `names_above` puts the names over their groups, for narrow figures, instead of at their left.
     """
     step_px = 2 * bar_px + (bar_px + 8 if names_above else 10)
-    with _figure(width_px, step_px * len(groups) + 8) as figure:
+    with canvas(width_px, step_px * len(groups) + 8) as figure:
         axes = figure.add_subplot()
         names_px = 0 if names_above else 7 * max((len(name) for name, _, _ in groups), default=0)
         plot_px = max(60, width_px - names_px)
@@ -165,13 +170,13 @@ def grouped_bars(
                     _bar(axes, bar, at, thickness=0.72 * bar_px / step_px, gap=6 * limit / plot_px, filled=filled)
             if names_above:
                 top = middle - (bar_px if apart else bar_px / 2) / step_px
-                axes.text(0, top - 0.02, _plain(name), va="bottom", ha="left", color=MUTED)
-        axes.set_yticks(range(len(groups)), ["" if names_above else _plain(name) for name, _, _ in groups])
+                axes.text(0, top - 0.02, plain(name), va="bottom", ha="left", color=MUTED)
+        axes.set_yticks(range(len(groups)), ["" if names_above else plain(name) for name, _, _ in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlim(0, limit)
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
-        return _svg(figure, label)
+        return svg(figure, label)
 
 
 def _limit(groups: Sequence[tuple[str, Bar | None, Bar | None]], plot_px: int) -> float:
@@ -191,7 +196,7 @@ def _bar(axes: Axes, bar: Bar, at: float, *, thickness: float, gap: float, fille
     axes.text(bar.end + gap, at, bar.text, va="center", ha="left", color=INK)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name that keeps to one line and holds no control characters, for which no font has a sign."""
     return "".join(sign if sign.isprintable() else " " for sign in name)
 
@@ -214,30 +219,34 @@ def _draw(axes: Axes, epochs: Sequence[int], curve: Curve, kept_epoch: int | Non
 
 
 @contextmanager
-def _figure(width_px: int, height_px: int) -> Iterator[Figure]:
+def canvas(width_px: int, height_px: int) -> Iterator[Figure]:
     with mpl.rc_context(_STYLE):
         yield Figure(figsize=(width_px * _PX, height_px * _PX), layout="constrained")
 
 
-def _svg(figure: Figure, label: str) -> str:
-    """The figure's SVG element alone, with CSS variables for colours, fit to stand in an HTML page beside others."""
+def svg(figure: Figure, label: str) -> str:
+    """The figure's SVG element alone, with CSS variables for colours, fit to stand in an HTML page beside others.
+
+    What has a gid of `series-1` and the like keeps it as a class, so that a page can show and hide it.
+    """
     text = io.StringIO()
     # Ids of clipping paths come from this salt and the path; with the label in it, no two figures of a page share one.
     with mpl.rc_context({"svg.hashsalt": f"{label} {figure.get_size_inches()}"}):
         figure.savefig(
             text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
+    drawn = text.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
     # Its style element would reach every element of the page; its ids of groups are the same in every figure.
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", svg)
+    drawn = re.sub(r"<(metadata|style)\b.*?</\1>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r'<g id="(series-\d+)"', r'<g class="\1"', drawn)
+    drawn = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", drawn)
     width, height = (round(inches / _PX) for inches in figure.get_size_inches())
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     view = f'<svg {size} role="img" aria-label="{_attribute(label)}">'
-    svg = re.sub(r"<svg[^>]*>", lambda _: view, svg, count=1)
-    svg = re.sub(r"font: [^;\"]*?([\d.]+)px[^;\"]*", r"font-size: \1px", svg)
-    return re.sub(r"#0a0b0\d", lambda found: VARIABLES[found.group()], svg)
+    drawn = re.sub(r"<svg[^>]*>", lambda _: view, drawn, count=1)
+    drawn = re.sub(r"font: [^;\"]*?([\d.]+)px[^;\"]*", r"font-size: \1px", drawn)
+    return re.sub(r"#0a0b0[0-9a-f]", lambda found: VARIABLES[found.group()], drawn)
 
 
 def _attribute(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Which precision this network trains fastest in, on this machine: a few timed steps of each."""
+"""What a training step takes on this machine, timed over a few of them, and which precision is the fastest."""
 
 import copy
 import itertools
@@ -39,27 +39,50 @@ def resolve(
         return wanted, f"precision {wanted}, as asked for"
     if stage.part == "head" and feed.device.type == "cpu":
         return "fp32", "precision fp32: only the head learns"
-    # Large images are timed in small batches: the comparison is the same, and it must not cost an epoch.
-    images = min(stage.batch_size, max(8, TIMED_PIXELS // model.preprocessing.size_px**2))
-    model = copy.deepcopy(model)
-    model.learn(stage.part)
-    timed = [_past_frozen(model, batch) for batch in feed.batches(train_N[: images * (1 + TIMED_STEPS)], images)]
-    views = AsStored(augmenter.seed) if model.frozen else augmenter
+    steps = TimedSteps(model, stage=stage, augmenter=augmenter, feed=feed, train_N=train_N, weights_K=class_weights_K)
+    return fastest_precision(precisions(feed.device), steps.seconds)
 
-    def seconds(precision: Resolved) -> float:
-        arithmetic = Arithmetic(feed.device, precision)
-        learner = Learner(copy.deepcopy(model), stage, views, arithmetic, class_weights_K, model.frozen)
-        batches = itertools.cycle(timed)
+
+class TimedSteps:
+    """Training steps of a stage, to be timed on copies of its model.
+
+    Attributes:
+        images: in a step. Large images are timed in small batches: it must not cost an epoch.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        *,
+        stage: Stage,
+        augmenter: Augmenter,
+        feed: Feed,
+        train_N: np.ndarray,
+        weights_K: Tensor | None,
+    ) -> None:
+        self._stage, self._device, self._weights_K = stage, feed.device, weights_K
+        self._model = copy.deepcopy(model)
+        self._model.learn(stage.part)
+        most = min(stage.batch_size, max(8, TIMED_PIXELS // model.preprocessing.size_px**2))
+        self.images = min(most, len(train_N))
+        rows_N = train_N[: self.images * (1 + TIMED_STEPS)]
+        self._batches = [_past_frozen(self._model, batch) for batch in feed.batches(rows_N, self.images)]
+        self._views = AsStored(augmenter.seed) if self._model.frozen else augmenter
+
+    def seconds(self, precision: Resolved) -> float:
+        """What one step takes in that precision."""
+        arithmetic = Arithmetic(self._device, precision)
+        model = copy.deepcopy(self._model)
+        learner = Learner(model, self._stage, self._views, arithmetic, self._weights_K, model.frozen)
+        batches = itertools.cycle(self._batches)
         began = 0.0
         for step in range(1 + TIMED_STEPS):
             if step == 1:  # the first step compiles kernels and fills caches
                 learner.arithmetic.synchronize()
                 began = time.perf_counter()
-            learner.train_step(next(batches), None, epoch=0, step=step, steps=step, lr=stage.lr)
+            learner.train_step(next(batches), None, epoch=0, step=step, steps=step, lr=self._stage.lr)
         learner.arithmetic.synchronize()
         return (time.perf_counter() - began) / TIMED_STEPS
-
-    return fastest_precision(precisions(feed.device), seconds)
 
 
 @torch.no_grad()

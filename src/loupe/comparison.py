@@ -1,0 +1,262 @@
+"""Recipes compared on the same images: planned, trained in order of cost, judged on validation, the test opened once.
+
+Candidates never see the test images. The judgement is made on validation images; then the test is opened for the chosen
+one alone, or for all with `open_test`. Every look is counted in the runs folder.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loupe import candidates, ledger
+from loupe.candidates import Entry
+from loupe.console import Console
+from loupe.data.sources import open_table
+from loupe.errors import LoupeError
+from loupe.evaluate.compare import Candidate, Judgement, judge
+from loupe.evaluate.predictions import join, read_splits
+from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
+from loupe.opening import open_test as opened
+from loupe.recipes import wording
+from loupe.report import comparison as page
+from loupe.report import comparison_text
+from loupe.runtime import choose_device, gpu_name
+from loupe.session import InterruptedRunError
+from loupe.trained import Run
+
+SCHEMA = 1
+SPREAD = ("macro_f1", "roc_auc", "log_loss", "ece")
+
+
+def compare(
+    data: Any,
+    *,
+    recipes: Sequence[str] = (),
+    model: str | None = None,
+    weights: str | None = None,
+    seeds: int = 1,
+    folds: int = 0,
+    changes: Sequence[str] = (),
+    open_test: bool = False,
+    device: str = "auto",
+    output: str | Path = "runs",
+    name: str | None = None,
+    skip_damaged: bool = False,
+    plan_only: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains recipes on the same split, judges them, and writes NAME as .json, .md, .csv and .html into `output`.
+
+    Finished runs are read and interrupted ones go on, so that the same call again does what is missing.
+
+    Args:
+        data: as for `loupe.train`.
+        recipes: names or YAML files; none stands for the ladder from scratch to the whole pretrained network.
+        model, weights: of the recipes that start from a pretrained network.
+        seeds: trainings of each, on one and the same split. folds: 2 or more cross-validate each recipe instead, and
+            leave the test locked.
+        changes: settings as KEY=VALUE, for every recipe.
+        open_test: open the test images for every candidate, not for the chosen one alone.
+        name: of the files; None is `comparison-` and the data's name.
+        plan_only: time a few batches, say what it will take, and stop.
+
+    Returns:
+        the content of the JSON file.
+
+    Raises:
+        LoupeError: nothing to compare, or something that the caller can put right; a candidate that failed, after the
+            others.
+        InterruptedRunError: stopped and saved; the same call goes on.
+    """
+    console, output = Console(quiet=quiet), Path(output)
+    _check(recipes, seeds, folds, open_test)
+    table = open_table(data, console=console)
+    entries = candidates.resolved(table, data, recipes, model, weights, changes, console)
+    candidates.plan(entries, table, device, seeds * max(1, folds), console)
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": version("loupe"),
+        "name": name or f"comparison-{table.name}",
+        "dataset": table.name,
+        "seeds": seeds,
+        "folds": folds,
+        "settings": list(changes),
+        "command": _command(entries, model, weights, seeds, folds, changes, open_test),
+        "environment": _environment(device),
+    }
+    if plan_only:
+        return content | {"rows": [_row(entry, []) for entry in entries]}
+    for number, entry in enumerate(entries, 1):
+        console.say(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
+        try:
+            entry.runs = candidates.runs_of(entry, data, table, seeds, folds, output, device, skip_damaged, quiet)
+        except InterruptedRunError:
+            raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
+        except LoupeError as error:
+            entry.why = str(error)
+            console.warn(f"{entry.name}: {error}")
+    content |= _judged(entries, "all" if open_test else "none" if folds else "chosen", data, output)
+    _write(content, output)
+    failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
+    if failed:
+        raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
+    return content
+
+
+def compare_runs(
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path = "runs",
+    name: str | None = None,
+    open_test: bool = False,
+    device: str = "auto",
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Judges finished runs that were validated on the same images; those of one recipe are seeds of one candidate.
+
+    Raises:
+        LoupeError: fewer than two candidates, an unfinished run, or runs with other validation images.
+    """
+    output = Path(output)
+    found = [Run(ledger.open_run(run, output), device=device, quiet=quiet) for run in runs]
+    entries = candidates.grouped(found)
+    if len(entries) < 2:
+        raise LoupeError("these are runs of one recipe: name two recipes' runs, or DATA to train others.")
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": version("loupe"),
+        "name": name or "comparison",
+        "dataset": found[0].results["dataset"],
+        "seeds": max(len(entry.runs) for entry in entries),
+        "folds": 0,
+        "settings": [],
+        "command": shlex.join(["loupe", "compare", *(run.directory.name for run in found)]),
+        "environment": _environment(device),
+    }
+    content |= _judged(entries, "all" if open_test else "none", None, output)
+    _write(content, output)
+    return content
+
+
+def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool) -> None:
+    twice = sorted({one for one in recipes if recipes.count(one) > 1})
+    if twice:
+        raise LoupeError(f"--recipes names {', '.join(twice)} twice.")
+    if len(recipes) == 1:
+        raise LoupeError(f"--recipes {recipes[0]}: one recipe has nothing beside it. Name two, separated by commas.")
+    if folds and (folds < 2 or seeds > 1 or open_test):
+        raise LoupeError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
+
+
+def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> dict[str, Any]:
+    """The judgement on validation images, what opening the test then shows, and a row for each candidate."""
+    done = [entry for entry in entries if entry.runs]
+    if not done:
+        raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
+    judgement = judge([_candidate(entry, "val") for entry in done])
+    for entry in done:
+        if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
+            entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
+    seen = [entry for entry in done if all(run.results["test"] for run in entry.runs)]
+    hashes = {run.results["split_hash"] for entry in done for run in entry.runs} - {None}
+    return {
+        "images": done[0].runs[0].results["images"],
+        "rows": [_row(entry, seen) for entry in entries],
+        "judgement": _to_json(judgement),
+        "test": {
+            "opened": [entry.name for entry in seen],
+            "looks": sum(ledger.count_looks(output, identity) for identity in hashes),
+            "judgement": _to_json(judge([_candidate(entry, "test") for entry in seen])) if len(seen) > 1 else None,
+        },
+    }
+
+
+def _candidate(entry: Entry, split: str) -> Candidate:
+    parts = [read_splits(run.directory.file("predictions.csv")).get(split) for run in entry.runs]
+    predictions = [part for part in parts if part is not None]
+    if len(predictions) < len(parts):
+        raise LoupeError(f"{entry.name}: a run has no {split} images to judge it by.")
+    if entry.has_folds:
+        predictions = [join(predictions)]  # each image was validated on in one fold
+    return Candidate(entry.name, tuple(predictions), entry.seconds)
+
+
+def _row(entry: Entry, seen: Sequence[Entry]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": entry.name,
+        "settings": wording.training(entry.recipe),
+        "expected": entry.cost.to_json() if entry.cost else None,
+        "why": entry.why,
+        "measured": None,
+    }
+    if not entry.runs:
+        return row
+    results = [run.results for run in entry.runs]
+    weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
+    return row | {
+        "measured": {
+            "runs": [run.directory.name for run in entry.runs],
+            "seeds": [result["seed"] for result in results],
+            "network": results[0]["network"],
+            "validation": _figures([result["validation"] for result in results]),
+            "test": _figures([result["test"] for result in results]) if entry in seen else None,
+            "parameters": results[0]["parameters"],
+            "epochs": float(np.mean([result["epochs"] for result in results])),
+            "seconds_per_epoch": float(np.median([result["seconds"]["epoch_mean"] for result in results])),
+            "seconds": entry.seconds,
+            "images_per_second": entry.runs[0].images_per_second(),
+            "bytes": weights[0].stat().st_size,
+            "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
+        }
+    }
+
+
+def _figures(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "images": blocks[0]["images"],
+        "accuracy": accuracy_over_seeds(blocks),
+        **{key: over_seeds([block[key] for block in blocks]) for key in SPREAD},
+    }
+
+
+def _to_json(judgement: Judgement) -> dict[str, Any]:
+    return asdict(replace(judgement, verdicts=dict(judgement.verdicts)))
+
+
+def _environment(device: str) -> dict[str, Any]:
+    place = choose_device(device)
+    return ledger.environment(str(place), gpu_name(place), torch.get_num_threads())
+
+
+def _command(
+    entries: Sequence[Entry],
+    model: str | None,
+    weights: str | None,
+    seeds: int,
+    folds: int,
+    changes: Sequence[str],
+    open_test: bool,
+) -> str:
+    """What repeats the comparison; the place of the data and of a weights file is left to its user."""
+    words = ["loupe", "compare", "DATA", "--recipes", ",".join(entry.name for entry in entries)]
+    words += ["--model", model] if model else []
+    words += ["--weights", Path(weights).name] if weights else []
+    words += ["--folds", str(folds)] if folds else ["--seeds", str(seeds)]
+    words += [part for change in changes for part in ("--set", change)]
+    return shlex.join([*words, *(["--open-test"] if open_test else [])])
+
+
+def _write(content: Mapping[str, Any], output: Path) -> None:
+    """The comparison in its four forms; each file is replaced whole."""
+    output.mkdir(parents=True, exist_ok=True)
+    name = content["name"]
+    ledger.write_atomic(output / f"{name}.json", comparison_text.as_json(content))
+    ledger.write_atomic(output / f"{name}.md", comparison_text.markdown(content))
+    ledger.write_atomic(output / f"{name}.csv", comparison_text.csv_table(content))
+    page.write_page(output / f"{name}.html", content)

@@ -1,0 +1,172 @@
+"""What a training will take, from a few timed batches of each stage: time and disk, before anything is run."""
+
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from loupe.architecture import BackboneSpec
+from loupe.augment.pipeline import Augmenter, evaluation_view
+from loupe.console import Console
+from loupe.data.batches import Feed, steps_in
+from loupe.data.prepare import Images, load_images
+from loupe.data.split import Split
+from loupe.data.table import ImageTable
+from loupe.models.build import build
+from loupe.models.classifier import Classifier
+from loupe.models.engine import engine
+from loupe.optimization import Logistic
+from loupe.recipe import AugmentSpec, Recipe, Stage
+from loupe.recipes.resolve import preprocessing_of
+from loupe.runtime import Arithmetic, precisions
+from loupe.training.precision import TimedSteps
+from loupe.training.work import views_of
+
+SAMPLED_IMAGES = 128
+FORWARD_SHARE = 1 / 3  # of a training step, which goes forward once and backward at twice that cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run is expected to take on this machine.
+
+    Attributes:
+        seconds: decoding, frozen blocks, training and evaluation; not the solving of linear heads, nor the report.
+        disk_bytes: of activations under the cache folder; what an earlier run of the plan keeps is not counted again.
+        memory_bytes: the most that this process has held by now; None where the system does not say.
+    """
+
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "disk_bytes": self.disk_bytes, "memory_bytes": self.memory_bytes}
+
+
+@dataclass
+class Planner:
+    """Estimates runs on the same images, in the order in which they will be run.
+
+    Attributes:
+        kept: what the runs before leave in the cache, so that those after find it.
+    """
+
+    table: ImageTable
+    split: Split
+    device: torch.device
+    kept: set[tuple[object, ...]] = field(default_factory=set)
+
+    def cost(self, recipe: Recipe) -> Cost:
+        """What a resolved recipe is expected to take.
+
+        Raises:
+            LoupeError: the sampled images cannot be decoded, or the network cannot be built.
+        """
+        began = time.perf_counter()
+        images = self._sample(recipe)
+        decoding = (time.perf_counter() - began) / len(images.table) * self._images
+        preprocessing = preprocessing_of(recipe)
+        seconds = decoding if self._first(("pixels", preprocessing)) else 0.0
+        network = recipe.model
+        if isinstance(network, BackboneSpec):  # the time is the same with any weights
+            network = network.model_copy(update={"weights": "none"})
+        model = build(network, preprocessing, self.table.classes, recipe.seed).to(self.device)
+        feed = Feed(images.store, images.table.labels, self.device)
+        disk_bytes = 0
+        for stage in recipe.stages:
+            model.learn(stage.part)
+            if model.frozen:
+                spent, size = self._frozen(recipe, stage, model, feed)
+                seconds, disk_bytes = seconds + spent, disk_bytes + size
+            if not isinstance(stage.optimizer, Logistic):
+                seconds += self._training(recipe, stage, model, feed)
+        return Cost(seconds, disk_bytes, peak_memory_bytes(self.device))
+
+    @property
+    def _images(self) -> int:
+        return sum(len(self.split.part(name)) for name in ("train", "val", "test"))
+
+    def _first(self, kept: tuple[object, ...]) -> bool:
+        """Whether it is the first run that needs this."""
+        new = kept not in self.kept
+        self.kept.add(kept)
+        return new
+
+    def _sample(self, recipe: Recipe) -> Images:
+        """Training images, evenly spread."""
+        train_N, preprocessing = self.split.train, preprocessing_of(recipe)
+        rows = np.unique(np.linspace(0, len(train_N) - 1, min(SAMPLED_IMAGES, len(train_N)), dtype=np.int64))
+        return load_images(
+            self.table.select(train_N[rows]),
+            load_px=preprocessing.load_px,
+            resize=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
+            cache=None,
+            console=Console(quiet=True),
+            skip_damaged=True,
+        )
+
+    def _frozen(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> tuple[float, int]:
+        """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
+        blocks = model.trunk[: model.frozen]
+        computes, _ = engine(blocks, Arithmetic(self.device, "fp32"), model.preprocessing.size_px)
+        views = [evaluation_view(b.x_BCHW, model.preprocessing) for b in feed.batches(_every(feed), 32)]
+        made = next(computes.run(iter(views[:1])))  # the first compiles and fills caches
+        began = time.perf_counter()
+        done = sum(len(part) for part in computes.run(iter(views)))
+        each = (time.perf_counter() - began) / done
+        plain, number = stage.augment == AugmentSpec(), views_of(stage)
+        parts = {"evaluation": self._images if plain else self._images - len(self.split.train)}
+        if not plain and stage.settled_views != "fresh" and not stage.augment.mixes:
+            parts["augmented"] = number * len(self.split.train)
+        size = int(np.prod(made.shape[1:])) * (2 if made.ndim > 2 else 4)  # maps are kept in half precision
+        network = recipe.model.model_dump_json(exclude={"weights", "hidden"})
+        new = sum(count for kind, count in parts.items() if self._first((kind, network, model.frozen, count)))
+        return each * new, size * new
+
+    def _training(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> float:
+        """Seconds of a stage's epochs, with their validation."""
+        steps = TimedSteps(
+            model,
+            stage=stage,
+            augmenter=Augmenter(stage.augment, model.preprocessing, recipe.seed),
+            feed=feed,
+            train_N=_every(feed),
+            weights_K=None,
+        )
+        wanted = precisions(self.device) if self.device.type != "cpu" else ("fp32",)
+        step = min(steps.seconds(precision) for precision in wanted) * stage.batch_size / steps.images
+        train, evaluated = len(self.split.train), len(self.split.val)
+        epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
+        return stage.epochs * epoch
+
+
+def _every(feed: Feed) -> np.ndarray:
+    return np.arange(len(feed.labels_N))
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most memory that this process has held: of the GPU where it computes on one, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(ImportError):  # Windows has no such module
+        import resource
+
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return held if sys.platform == "darwin" else held * 1024
+    return None
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Of all runs of a plan, one after the other."""
+    costs = list(costs)
+    memory = [cost.memory_bytes for cost in costs if cost.memory_bytes is not None]
+    return Cost(
+        sum(cost.seconds for cost in costs), sum(cost.disk_bytes for cost in costs), max(memory) if memory else None
+    )

@@ -1,0 +1,120 @@
+"""Figures of a comparison: many learning curves on one axis, and accuracy against cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from loupe.console import duration
+from loupe.report import figures
+from loupe.report.figures import Curve
+
+
+def learning_curves(curves: Sequence[Curve], *, label: str, width_px: int, height_px: int = 320) -> str:
+    """An SVG of one accuracy over the epochs, a line for each candidate; line i has the class `series-i`, from 1."""
+    with figures.canvas(width_px, height_px) as figure:
+        axes = figure.add_subplot()
+        for number, curve in enumerate(curves, 1):
+            points = [(epoch, value) for epoch, value in enumerate(curve.values, 1) if value is not None]
+            alone = "o" if len(points) == 1 else None
+            [line] = axes.plot(*zip(*points, strict=True), color=curve.color, marker=alone, markersize=5)
+            line.set_gid(f"series-{number}")
+        axes.grid(axis="y", linewidth=1)
+        axes.set_axisbelow(True)
+        axes.margins(x=0.02, y=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(2, width_px // 60), min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.set_xlabel("epoch")
+        return figures.svg(figure, label)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A candidate: what it costs in seconds, its accuracy with the ends of its interval, and whether it was chosen."""
+
+    name: str
+    seconds: float
+    value: float
+    low: float | None = None
+    high: float | None = None
+    chosen: bool = False
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Those that no cheaper one equals or beats, from the cheapest on."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.seconds, -point.value)):
+        if not best or point.value > best[-1].value:
+            best.append(point)
+    return best
+
+
+def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int, height_px: int = 320) -> str:
+    """An SVG with a dot and a whisker for each candidate over the logarithm of its time, and the frontier as a line."""
+    with figures.canvas(width_px, height_px) as figure:
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        along = frontier(points)
+        axes.step(
+            [point.seconds for point in along],
+            [point.value for point in along],
+            where="post",
+            color=figures.LINE,
+            linewidth=3,
+        )
+        for point in points:
+            _draw(axes, point)
+        seconds = [point.seconds for point in points]
+        low, high = min(seconds), max(seconds)
+        room = (high / low) ** 0.12 if high > low else 2.0
+        axes.set_xlim(low / room, high * room)
+        for point, over in zip(points, _above(points), strict=True):
+            left = point.seconds > (low * high) ** 0.5
+            axes.annotate(
+                figures.plain(point.name),
+                (point.seconds, point.value),
+                xytext=(-9 if left else 9, 9 if over else -9),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="bottom" if over else "top",
+                color=figures.INK if point.chosen else figures.MUTED,
+                fontweight="bold" if point.chosen else "normal",
+            )
+        axes.grid(axis="y", linewidth=1)
+        axes.set_axisbelow(True)
+        axes.margins(y=0.16)
+        axes.xaxis.set_minor_locator(NullLocator())
+        ticks = _ticks(low / room, high * room, most=max(3, width_px // 110))
+        axes.set_xticks(ticks, [duration(tick).replace(".0 s", " s").replace(" min 0 s", " min") for tick in ticks])
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.set_xlabel("time of one training")
+        return figures.svg(figure, label)
+
+
+def _draw(axes: Axes, point: Point) -> None:
+    if point.low is not None and point.high is not None:
+        axes.plot([point.seconds] * 2, [point.low, point.high], color=figures.MUTED, linewidth=1.2)
+    face = figures.FIRST if point.chosen else figures.SURFACE
+    edge = figures.FIRST if point.chosen else figures.INK
+    axes.plot([point.seconds], [point.value], "o", color=face, markeredgecolor=edge, markersize=9, markeredgewidth=1.6)
+
+
+def _above(points: Sequence[Point]) -> list[bool]:
+    """Whether each name stands above its dot: neighbours in time take turns, so that names do not meet."""
+    order = sorted(range(len(points)), key=lambda i: points[i].seconds)
+    above = [True] * len(points)
+    for place, i in enumerate(order):
+        above[i] = place % 2 == 0
+    return above
+
+
+def _ticks(low: float, high: float, *, most: int) -> list[float]:
+    """Round times within the range."""
+    round_seconds = [s * 10.0**k for k in (-1, 0) for s in (1, 2, 5)]
+    round_seconds += [10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400, 259200]
+    inside = [tick for tick in round_seconds if low <= tick <= high]
+    step = -(-len(inside) // most) if inside else 1
+    return inside[::step] or [low]

@@ -1,0 +1,176 @@
+"""Recipes compared: one split for all, the test locked until the choice is made, and every look counted."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import loupe
+from loupe import comparison
+from loupe.data import split as splits
+from loupe.evaluate.predictions import read_splits
+from loupe.ledger import count_looks
+from loupe.recipes import catalog
+from loupe.recipes.ladder import PRETRAINED, ladder
+from loupe.report import charts
+from loupe.trained import Run
+
+pytestmark = pytest.mark.usefixtures("bare")
+QUICK = ["stages.0.epochs=3", "precision=fp32"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    bunch = load_digits()
+    return (bunch.images[:400] * 15.9375).astype(np.uint8), bunch.target[:400]
+
+
+@pytest.fixture(scope="module")
+def compared(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    content = comparison.compare(
+        digits, recipes=["digits-plain", "digits"], seeds=2, changes=QUICK, output=folder, quiet=True
+    )
+    return folder, content
+
+
+def test_every_candidate_and_seed_has_the_same_split(compared):
+    folder, content = compared
+    runs = [name for row in content["rows"] for name in row["measured"]["runs"]]
+    assert len(runs) == 4
+    assert len({(folder / run / "split.csv").read_text() for run in runs}) == 1
+
+
+def test_the_test_is_opened_for_the_chosen_alone(compared):
+    folder, content = compared
+    chosen = content["judgement"]["chosen"]
+    assert content["test"]["opened"] == [chosen]
+    for row in content["rows"]:
+        for name in row["measured"]["runs"]:
+            results = json.loads((folder / name / "results.json").read_text())
+            assert (results["test"] is not None) == (row["name"] == chosen)
+            assert set(read_splits(folder / name / "predictions.csv")) == (
+                {"val", "test"} if row["name"] == chosen else {"val"}
+            )
+    assert content["test"]["looks"] == count_looks(folder, results["split_hash"]) == 2  # one for each of its seeds
+
+
+def test_the_figures_are_the_means_of_the_runs(compared):
+    folder, content = compared
+    for row in content["rows"]:
+        found = [json.loads((folder / run / "results.json").read_text()) for run in row["measured"]["runs"]]
+        values = [result["validation"]["accuracy"]["value"] for result in found]
+        accuracy = row["measured"]["validation"]["accuracy"]
+        assert accuracy["value"] == pytest.approx(np.mean(values))
+        assert (accuracy["lowest"], accuracy["highest"]) == (min(values), max(values))
+        assert row["measured"]["bytes"] > 4 * row["measured"]["parameters"]["total"]
+        assert row["measured"]["images_per_second"] > 0
+
+
+def test_the_files_say_the_same(compared):
+    folder, content = compared
+    assert json.loads((folder / "comparison-arrays.json").read_text()) == json.loads(json.dumps(content))
+    rows = list(csv.DictReader((folder / "comparison-arrays.csv").open()))
+    assert [(row["recipe"], row["split"]) for row in rows if row["split"] == "validation"] == [
+        (row["name"], "validation") for row in content["rows"]
+    ]
+    markdown = (folder / "comparison-arrays.md").read_text()
+    assert content["judgement"]["conclusion"] in markdown
+    page = (folder / "comparison-arrays.html").read_text()
+    assert "<script" not in page
+    assert all(row["name"] in page for row in content["rows"])
+    assert 'class="series-2"' in page  # the curve that the page can hide
+
+
+def test_the_same_call_reads_what_is_there(compared, digits):
+    folder, content = compared
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    again = comparison.compare(
+        digits, recipes=["digits-plain", "digits"], seeds=2, changes=QUICK, output=folder, quiet=True
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")} == before
+    assert again["judgement"] == content["judgement"]
+    assert again["test"]["looks"] == content["test"]["looks"]
+
+
+def test_runs_are_compared_as_they_are(compared):
+    folder, content = compared
+    names = [name for row in content["rows"] for name in row["measured"]["runs"]]
+    again = comparison.compare_runs(names, output=folder)
+    assert [row["name"] for row in again["rows"]] == [row["name"] for row in content["rows"]]
+    assert again["judgement"]["chosen"] == content["judgement"]["chosen"]
+    assert again["test"]["looks"] == content["test"]["looks"]
+    with pytest.raises(loupe.LoupeError, match="one recipe"):
+        comparison.compare_runs(names[:2], output=folder)
+
+
+def test_a_locked_run_opens_once(compared):
+    folder, content = compared
+    other = next(row for row in content["rows"] if row["name"] != content["judgement"]["chosen"])
+    locked = Run(comparison.ledger.open_run(other["measured"]["runs"][0], folder))
+    assert locked.results["test"] is None
+    assert locked.results["images"]["test"] == 40
+    assert locked.results["split_hash"]
+    assert locked.results["test_looks"] == 0
+
+
+def test_what_cannot_be_compared_is_refused(digits, tmp_path):
+    for given, words in (
+        ({"recipes": ["digits"]}, "nothing beside it"),
+        ({"recipes": ["digits", "digits"]}, "twice"),
+        ({"recipes": ["digits", "digits-plian"]}, "digits-plain"),
+        ({"recipes": ["digits", "digits-plain"], "folds": 1}, "2 or more"),
+        ({"recipes": ["digits", "digits-plain"], "folds": 3, "seeds": 2}, "neither"),
+    ):
+        with pytest.raises(loupe.LoupeError, match=words):
+            comparison.compare(digits, output=tmp_path, quiet=True, **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folds_judge_every_image_once_and_leave_the_test_locked(digits, tmp_path):
+    content = comparison.compare(
+        digits,
+        recipes=["digits-plain", "digits"],
+        folds=2,
+        changes=["stages.0.epochs=1", "precision=fp32"],
+        output=tmp_path,
+        quiet=True,
+    )
+    assert content["test"] == {"opened": [], "looks": 0, "judgement": None}
+    assert content["judgement"]["differences"][0]["images"] == 360  # 400 images without the 40 for the test
+
+
+def test_a_plan_trains_nothing(digits, tmp_path):
+    content = comparison.compare(
+        digits, recipes=["digits-plain", "digits"], changes=QUICK, output=tmp_path, plan_only=True, quiet=True
+    )
+    costs = [row["expected"]["seconds"] for row in content["rows"]]
+    assert costs == sorted(costs)
+    assert all(cost > 0 for cost in costs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_share_a_split_that_has_a_seed_of_its_own():
+    recipe = catalog.recipe("digits")
+    assert recipe.model_copy(update={"seed": 7}).split_seed == 7
+    own = recipe.model_copy(update={"seed": 7, "split": splits.SplitSpec(seed=3)})
+    assert own.split_seed == 3
+
+
+def test_the_ladder_has_what_can_be_had(monkeypatch):
+    monkeypatch.setattr("loupe.recipes.ladder.without_weights", lambda name: "no weights here")
+    asked = {"dataset_recipe": None, "model": None, "weights": None}
+    names, reason = ladder(typical_px=32, **asked)
+    assert names == ["small-images-plain", "small-images"]
+    assert "no weights here" in reason
+    monkeypatch.setattr("loupe.recipes.ladder.without_weights", lambda name: None)
+    assert ladder(typical_px=300, **asked)[0] == ["photographs-plain", "photographs", *PRETRAINED]
+    assert ladder(typical_px=300, **asked | {"weights": "none"})[0] == ["photographs-plain", "photographs"]
+
+
+def test_the_frontier_has_those_that_nothing_cheaper_equals():
+    points = [charts.Point(*each) for each in (("a", 1, 0.7), ("b", 2, 0.9), ("c", 3, 0.9), ("d", 4, 0.95))]
+    assert [point.name for point in charts.frontier(points[::-1])] == ["a", "b", "d"]
+    assert charts.accuracy_against_cost(points, label="words", width_px=400).startswith("<svg")
