@@ -196,31 +196,25 @@ def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
     table = Table(box=None)
     for column in ("recipe", "validation, %", "test, %"):
         table.add_column(column, no_wrap=True)
-    for column in ("macro-F1", "log loss", "learns", "time", "images/s"):
-        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("learns", no_wrap=True, justify="right")
+    table.add_column("time", no_wrap=True, justify="right")
     for row in content["rows"]:
         measured = row["measured"]
         if measured is None:
             table.add_row(_plain(row["name"]), "failed")
             continue
-        judged = measured["validation"]
-        table.add_row(
-            _plain(row["name"]),
-            _in_percent(judged),
-            _in_percent(measured["test"]) if measured["test"] else "locked",
-            _value(judged["macro_f1"]),
-            _value(judged["log_loss"]),
-            f"{measured['parameters']['trainable']:,}",
-            duration(measured["seconds"]),
-            f"{measured['images_per_second']:,.0f}",
-        )
+        test = _in_percent(measured["test"]) if measured["test"] else "locked"
+        learns = f"{measured['parameters']['trainable']:,}"
+        spent = duration(measured["seconds"])
+        table.add_row(_plain(row["name"]), _in_percent(measured["validation"]), test, learns, spent)
     out.print(table)
     judgement, test = content["judgement"], content["test"]
     for verdict in judgement["verdicts"].values():
         out.print(_plain(verdict), soft_wrap=True)
     out.print(f"\n{_plain(judgement['conclusion'])}", soft_wrap=True)
     opened = f"opened for {', '.join(test['opened'])}" if test["opened"] else "not opened"
-    out.print(f"Judged on validation images. The test set was {opened}; looks at it so far: {test['looks']}.")
+    looks = f"Judged on validation images. The test set was {opened}; looks at it so far: {test['looks']}."
+    out.print(_plain(looks), soft_wrap=True)
     out.print(f"Page: {_plain(str(folder / content['name']))}.html; the same as .md, .csv and .json.", soft_wrap=True)
 
 

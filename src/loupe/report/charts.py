@@ -84,12 +84,14 @@ def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int,
             )
         axes.grid(axis="y", linewidth=1)
         axes.set_axisbelow(True)
-        axes.margins(y=0.16)
+        ends = [end for point in points for end in (point.low, point.high, point.value) if end is not None]
+        margin = max(0.01, 0.16 * (max(ends) - min(ends)))
+        axes.set_ylim(min(ends) - margin, max(ends) + margin)
         axes.xaxis.set_minor_locator(NullLocator())
         ticks = _ticks(low / room, high * room, most=max(3, width_px // 110))
         axes.set_xticks(ticks, [duration(tick).replace(".0 s", " s").replace(" min 0 s", " min") for tick in ticks])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if value <= 1 else ""))
         axes.set_xlabel("time of one training")
         return figures.svg(figure, label)
 

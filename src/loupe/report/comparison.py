@@ -111,11 +111,14 @@ def _row(row: Mapping[str, Any], judgement: Mapping[str, Any], number: int) -> R
         name=row["name"],
         settings=row["settings"],
         chosen=row["name"] == judgement["chosen"],
-        verdict=judgement["verdicts"].get(row["name"]),
+        verdict=(judgement["verdicts"].get(row["name"]) or "").removeprefix(f"{row['name']}: ") or None,
         why=row["why"],
         cells=_cells(measured) if measured else [],
         # Quoted whole and after a "./", the name of a directory can be nothing but the name of a directory.
-        runs=[(run, f"./{quote(run, safe='')}/report.html") for run in measured.get("runs", ())],
+        runs=[
+            (f"report {number}", f"./{quote(run, safe='')}/report.html")
+            for number, run in enumerate(measured.get("runs", ()), 1)
+        ],
         number=number,
         color=COLORS[(number - 1) % len(COLORS)],
     )
