@@ -28,13 +28,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def bare():
-    """Runs without report.html and without OpenVINO.
+    """Runs without report.html and without OpenVINO, in fp32 where the precision is left open.
 
-    Its figures and OpenVINO's compiler take most of the time of a tiny run, and have tests of their own.
+    Figures, OpenVINO's compiler and the timing of precisions take most of the time of a tiny run, and have tests of
+    their own.
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("loupe.report.page.write_page", lambda run: None)
         patched.setitem(sys.modules, "openvino", None)
+        patched.setattr("loupe.training.precision.fastest_precision", lambda *_: ("fp32", "precision fp32"))
         yield
 
 

@@ -1,7 +1,6 @@
 """What course notes teach by accident, and what must therefore be impossible here, or visible."""
 
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
@@ -65,7 +64,7 @@ def test_the_two_parts_of_the_lecture_that_went_on_training_have_one_split_here(
 
 
 def test_preprocessing_travels_with_the_weights(tmp_path):
-    """Frozen features scored 12 to 22 % with the wrong range and size; here another process is told neither."""
+    """Frozen features scored 12 to 22 % with the wrong range and size; here who loads a run is told neither."""
     x, _ = images()
     done = loupe.train(
         images(),
@@ -77,11 +76,7 @@ def test_preprocessing_travels_with_the_weights(tmp_path):
         quiet=True,
     )
     Image.fromarray(x[0]).save(tmp_path / "0.png")
-    code = (
-        f"import loupe, numpy as np; run = loupe.load({str(done.path)!r}, device='cpu'); "
-        f"np.save({str(tmp_path / 'p.npy')!r}, run.predict_proba({str(tmp_path / '0.png')!r}))"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), done.predict_proba(x[:1]), atol=1e-5)
+    loaded = loupe.load(shutil.copytree(done.path, tmp_path / "elsewhere"), device="cpu")
+    np.testing.assert_allclose(loaded.predict_proba(tmp_path / "0.png"), done.predict_proba(x[:1]), atol=1e-5)
     assert done.model.preprocessing.size_px == 12
     assert done.model.preprocessing.mean != (0.0, 0.0, 0.0)

@@ -118,7 +118,7 @@ def test_intervals_are_those_of_resampling_images_one_by_one():
     part = simulated(np.random.default_rng(7), 300, 3)
     block = metrics.evaluate(part, resamples=2000)
     random, draws = np.random.default_rng(99), {"macro_f1": [], "weighted_f1": [], "roc_auc": [], "log_loss": []}
-    for _ in range(250):
+    for _ in range(150):
         rows = random.integers(300, size=300)
         truth, guess, probability = part.label[rows], part.predicted[rows], part.probabilities_NK[rows]
         draws["macro_f1"].append(sk.f1_score(truth, guess, average="macro"))
@@ -127,7 +127,7 @@ def test_intervals_are_those_of_resampling_images_one_by_one():
         draws["log_loss"].append(sk.log_loss(truth, probability))
     for name, values in draws.items():
         low, high = np.quantile(values, [0.025, 0.975])
-        assert [block[name]["low"], block[name]["high"]] == pytest.approx([low, high], abs=0.15 * (high - low)), name
+        assert [block[name]["low"], block[name]["high"]] == pytest.approx([low, high], abs=0.2 * (high - low)), name
 
 
 def test_the_same_seed_gives_the_same_intervals_however_the_work_is_cut(monkeypatch):
