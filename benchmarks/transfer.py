@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="training images of each class; default all")
     parser.add_argument("--small", action="store_true", help="20 images of each class in every split: a smoke test")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write transfer.md and .json here")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write transfer_speed.md and .json here")
     given = parser.parse_args()
     if unknown := set(given.jobs) - set(STAGES):
         parser.error(f"--jobs: {', '.join(unknown)} is none of {', '.join(STAGES)}")
@@ -239,8 +239,8 @@ def main() -> None:
     print(page)
     if given.write:
         given.write.mkdir(parents=True, exist_ok=True)
-        (given.write / "transfer.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (given.write / "transfer.md").write_text(page, encoding="utf-8")
+        (given.write / "transfer_speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (given.write / "transfer_speed.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
