@@ -78,16 +78,16 @@ def test_the_sign_flip_test_is_the_count_of_all_assignments_of_signs(values):
 
 def test_the_sign_flip_test_is_that_of_scipy_on_many_images():
     random = np.random.default_rng(3)
-    values = random.choice([-3, -2, -1, 0, 1, 2, 3], p=[0.01, 0.02, 0.06, 0.8, 0.07, 0.02, 0.02], size=2000)
+    values = random.choice([-3, -2, -1, 0, 1, 2, 3], p=[0.01, 0.02, 0.06, 0.8, 0.07, 0.02, 0.02], size=400)
     expected = stats.permutation_test(
         (values,),
         lambda x, axis: x.sum(axis=axis),
         permutation_type="samples",
-        n_resamples=4000,
+        n_resamples=2000,
         vectorized=True,
         rng=random,
     ).pvalue
-    assert paired.sign_flip(values) == pytest.approx(expected, abs=4 * np.sqrt(expected / 4000))
+    assert paired.sign_flip(values) == pytest.approx(expected, abs=4 * np.sqrt(expected / 2000))
     assert 0 < paired.sign_flip(np.repeat([1, 2], 500)) <= 1e-15
 
 
@@ -99,7 +99,7 @@ def test_the_parts_of_a_difference_by_hand():
     # Agresti and Min 2005: Wald's interval with half an image more in each cell; the bootstrap has its width.
     share = np.array([3.5, 9.5]) / 102
     half = 1.96 * np.sqrt((share.sum() - (share[1] - share[0]) ** 2) / 102)
-    assert [found.low, found.high] == pytest.approx([6 / 102 - half, 6 / 102 + half], abs=0.008)
+    assert [found.low, found.high] == pytest.approx([6 / 102 - half, 6 / 102 + half], abs=0.0099)  # one image
 
 
 def test_the_interval_is_that_of_resampling_images_one_by_one():
@@ -207,9 +207,8 @@ def test_the_cheapest_that_is_not_worse_is_chosen():
     assert big.p == pytest.approx(0.5) and big.p_corrected == 1
     assert tiny.p_corrected < 1e-9
     assert list(found.verdicts) == ["finetune", "features", "tiny", "big"]
-    low, high = f"{100 * finetune.low:+.1f}", f"{100 * finetune.high:+.1f}"
     assert found.verdicts["finetune"] == (
-        f"finetune: +0.4 points, interval {low} to {high}, for 12 times the time: a tie; take features"
+        "finetune: +0.4 points, interval 0.0 to +0.8, for 12 times the time: a tie; take features"
     )
     assert found.verdicts["tiny"].endswith("for 0.098 times the time: worse; take features")
     assert found.verdicts["features"].startswith("features: the cheapest that no other beats significantly")
@@ -224,11 +223,11 @@ def test_a_tie_with_the_chosen_that_the_best_beats_is_said_to_be_that():
     assert (found.best, found.chosen) == ("dear", "middle")
     assert found.verdicts["cheap"].startswith("cheap: -0.6 points")
     assert found.verdicts["cheap"].endswith(
-        "for 0.5 times the time: a tie (p = 0.063 after correction for 3 comparisons), but dear is better than it; "
+        "for 0.5 times the time: a tie (p = 0.062 after correction for 3 comparisons), but dear is better than it; "
         "take middle"
     )
     assert found.verdicts["dear"].endswith(
-        "for 2 times the time: a tie (p = 0.063 after correction for 3 comparisons); take middle"
+        "for 2 times the time: a tie (p = 0.062 after correction for 3 comparisons); take middle"
     )
 
 
@@ -236,7 +235,7 @@ def test_the_best_is_taken_where_all_that_is_cheaper_is_worse():
     found = compare.judge([missing("cheap", 60, 0), missing("best", 10, 7)])
     assert (found.best, found.chosen) == ("best", "best")
     assert found.verdicts["best"] == "best: the best, and whatever is cheaper is worse; take it"
-    assert "in 0 s against 7.0 s: worse; take best" in found.verdicts["cheap"]
+    assert "in 0.0 s against 7.0 s: worse; take best" in found.verdicts["cheap"]
 
 
 def test_seeds_that_overlap_are_mentioned_where_the_images_tell_candidates_apart():
@@ -273,18 +272,15 @@ def test_the_same_seed_gives_the_same_judgement():
 def test_true_nulls_are_seldom_rejected_and_intervals_hold_the_truth(seeds):
     """A small version of benchmarks/coverage.py: four candidates, two levels of two equal ones each."""
     random = np.random.default_rng(seeds)
-    trials, held, rejected = 300, 0, 0
+    trials, held, rejected = 200, 0, 0
     for trial in range(trials):
         hits = simulated(random, {"a": 0.85, "b": 0.85, "c": 0.88, "d": 0.88}, 400, seeds)
-        pairs = [
-            paired.difference_of_hits(*pair, hits, resamples=200, seed=trial)
-            for pair in itertools.combinations("abcd", 2)
-        ]
-        corrected = compare.holm([one.p for one in pairs])
-        null = [
-            p for p, one in zip(corrected, pairs, strict=True) if {one.first, one.second} in ({"a", "b"}, {"c", "d"})
-        ]
+        counts = {name: hits_SN.sum(axis=0) for name, hits_SN in hits.items()}
+        pairs = list(itertools.combinations("abcd", 2))
+        corrected = compare.holm([paired.sign_flip(counts[one] - counts[other]) for one, other in pairs])
+        null = [p for p, pair in zip(corrected, pairs, strict=True) if pair in [("a", "b"), ("c", "d")]]
         rejected += min(null) < compare.SIGNIFICANCE
-        held += pairs[1].low <= 0.03 <= pairs[1].high  # c minus a
+        difference = paired.difference_of_hits("a", "c", hits, resamples=400, seed=trial)
+        held += difference.low <= 0.03 <= difference.high
     assert rejected <= 0.08 * trials
     assert 0.91 * trials <= held <= 0.985 * trials

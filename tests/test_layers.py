@@ -64,7 +64,7 @@ def test_package_files_are_empty(package):
     assert (SOURCE / package / "__init__.py").read_text() == ""
 
 
-@pytest.mark.parametrize("room", ["ledger", "report.page", "evaluate.metrics", "data.sources", "data.check", "cli"])
+@pytest.mark.parametrize("room", ["ledger", "report.page", "evaluate.compare", "data.sources", "data.check", "cli"])
 def test_rooms_that_read_files_do_not_load_torch(room):
     code = f"import sys, loupe, loupe.{room}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
