@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from rich.console import Console as RichConsole
 from scipy.ndimage import gaussian_filter
 
+from loupe import cli
 from loupe.console import Console
 from loupe.data import near, neighbours
 from loupe.data.check import check
@@ -358,6 +359,42 @@ def test_the_terminal_shows_ten_of_each_kind(folder):
     text = buffer.getvalue()
     assert "train/cat/2.png (train, cat) ~ test/cat/leak.jpg (test, cat)" in text
     assert text.index("near-duplicate") < text.index("could not be trusted")
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Runs one command; returns exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["loupe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_shows_and_writes_near_duplicates_and_does_not_fail_for_them(terminal, folder, tmp_path):
+    photograph(200).save(folder / "test" / "cat" / "0.png")
+    page = tmp_path / "new" / "page.html"
+    code, out, _ = terminal("check", folder, "--near", "--report", page, "--quiet")
+    assert code == 0
+    assert "2 near-duplicate pairs between train and test" in " ".join(out.split())
+    assert "leak.jpg" in page.read_text(encoding="utf-8")
+    assert len(page.with_suffix(".pairs.csv").read_text(encoding="utf-8").splitlines()) == 6
+    code, out, _ = terminal("check", folder, "--near", "--json")
+    assert code == 0 and json.loads(out)["near_duplicates"]["leaked"] == {"test": 2}
+    code, out, _ = terminal("check", folder, "--json")
+    assert code == 0 and json.loads(out)["near_duplicates"] is None
+
+
+def test_a_report_needs_near_and_a_name_of_a_page(terminal, folder, tmp_path):
+    code, _, err = terminal("check", folder, "--report", tmp_path / "page.html")
+    assert code == 1 and "give --near too" in err
+    code, _, err = terminal("check", folder, "--near", "--report", tmp_path / "rows.csv")
+    assert code == 1 and "check.html" in err and not (tmp_path / "rows.csv").exists()
+    code, _, err = terminal("check", folder, "--near", "--report", folder / "train" / "cat" / "1.png" / "page.html")
+    assert code == 1 and "cannot be written" in err
 
 
 @pytest.mark.slow

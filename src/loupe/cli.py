@@ -151,7 +151,9 @@ def check(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="With --near: a page with the pairs, and FILE.csv with all of them."),
+        typer.Option(
+            metavar="FILE.html", help="With --near: a page with the pairs, and FILE.pairs.csv with all of them."
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
