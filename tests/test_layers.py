@@ -13,17 +13,18 @@ ORDER = """
 errors schema architecture optimization recipe settings console runtime ledger data.table data.decode data.arrays
 data.archives data.folders data.csvfile data.parquet data.download data.catalog data.sources data.memory
 data.processes data.parallel data.content data.carve data.split data.folds data.check data.pixels data.pixel_file
-data.store data.prepare data.batches augment.random augment.geometry augment.pixels augment.pipeline models.classifier
-models.layers models.heads models.cnn models.families models.backbones models.build models.engine models.catalog
-models.summary models.overview models.bundle evaluate.predictions evaluate.metrics evaluate.spread evaluate.paired
-evaluate.compare evaluate.predict evaluate.diagnosis training.muon training.optimizers training.schedules
-training.averaging training.checkpoint training.activations training.feeds training.frozen training.work
-training.learner training.solver training.progress training.loop training.precision report.figures report.texts
-report.charts report.template report.content report.gallery report.page report.experiments_text report.experiments
-report.comparison_text report.comparison recipes.from_scratch recipes.transfer recipes.published
-recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
-recipes.catalog recipes.choice recipes.ladder recipes.resolve exhibits results trained opening session run sweep
-reproduce plan candidates comparison labelling cache tables options listings commands.compare cli __main__
+data.store data.likeness data.neighbours data.near data.prepare data.batches augment.random augment.geometry
+augment.pixels augment.pipeline models.classifier models.layers models.heads models.cnn models.families
+models.backbones models.build models.engine models.catalog models.summary models.overview models.bundle
+evaluate.predictions evaluate.metrics evaluate.spread evaluate.paired evaluate.compare evaluate.predict
+evaluate.diagnosis training.muon training.optimizers training.schedules training.averaging training.checkpoint
+training.activations training.feeds training.frozen training.work training.learner training.solver training.progress
+training.loop training.precision report.figures report.texts report.charts report.template report.content
+report.gallery report.page report.experiments_text report.experiments report.checked report.comparison_text
+report.comparison recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick
+recipes.wording recipes.publication recipes.experiments recipes.described recipes.catalog recipes.choice
+recipes.ladder recipes.resolve exhibits results trained opening session run sweep reproduce plan candidates comparison
+labelling cache tables options checking listings commands.compare cli __main__
 """
 ROOMS = ORDER.split()
 

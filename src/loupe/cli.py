@@ -145,25 +145,30 @@ def predict(
 
 
 @app.command()
-def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Look for damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage."""
-    from rich.console import Console as RichConsole
+def check(
+    data: Data,
+    near: Annotated[
+        bool, typer.Option("--near", help="Look for near duplicates as well: re-encoded, cropped, mirrored copies.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="With --near: a page with the pairs, and FILE.pairs.csv with all of them."
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage.
 
-    from loupe.console import Console
-    from loupe.data.check import check as examine
-    from loupe.data.content import content_hashes
-    from loupe.data.sources import open_table
+    Near duplicates (--near) are for your eye to judge, and do not change the exit code.
+    """
+    if report is not None and not near:
+        raise LoupeError("--report shows near duplicates: give --near too.")
+    from loupe import checking
 
-    console = Console(quiet=quiet or as_json)
-    table = open_table(data, console=console)
-    for note in table.notes:
-        console.say(note)
-    report = examine(table, content_hashes(table, console), console)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        report.render(RichConsole(highlight=False))
-    raise typer.Exit(0 if report.ok else 1)
+    code = checking.check(data, near=near, report=report, as_json=as_json, quiet=quiet)
+    raise typer.Exit(code)
 
 
 for command in (compare, listings.runs, listings.recipes, listings.models, listings.cache):

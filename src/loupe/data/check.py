@@ -129,12 +129,12 @@ class CheckReport:
             "long": list(self.long),
         }
 
-    def render(self, console: RichConsole) -> None:
-        """Prints the findings: what the set is first, then what is wrong with it."""
+    def render(self, console: RichConsole, also: Iterable[tuple[str, list[str]]] = ()) -> None:
+        """Prints what the set is, then the findings; `also` are more of them, which do not enter the verdict."""
         console.print(_counts_table(self))
         for line in _facts(self):
             console.print(printable(line), markup=False, highlight=False)
-        for title, lines in _findings(self):
+        for title, lines in [*findings(self), *also]:
             console.print(Text(title, style="bold"))
             for line in [*lines[:_SHOWN], *([f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else [])]:
                 console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
@@ -265,7 +265,7 @@ def _facts(report: CheckReport) -> list[str]:
     return facts
 
 
-def _findings(report: CheckReport) -> list[tuple[str, list[str]]]:
+def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
     """Each kind of finding that there is: a title with its remedy, and one line for each case."""
     copied = [_describe(copies) for copies in report.copies if not (copies.leaks or copies.conflicts)]
     leaking = [_describe(copies) for copies in report.leaks]
