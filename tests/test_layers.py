@@ -21,8 +21,8 @@ training.feeds training.frozen training.work training.learner training.solver tr
 training.precision report.figures report.texts report.template report.content report.gallery report.page
 report.experiments_text report.experiments recipes.from_scratch recipes.transfer recipes.published
 recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
-recipes.catalog recipes.choice recipes.resolve exhibits results trained session run sweep reproduce labelling cache
-tables options listings cli __main__
+recipes.catalog recipes.choice recipes.resolve receipt exhibits results trained session run sweep reproduce
+labelling cache tables options listings cli __main__
 """
 ROOMS = ORDER.split()
 
