@@ -21,8 +21,8 @@ training.feeds training.frozen training.work training.learner training.solver tr
 training.precision report.figures report.texts report.template report.content report.gallery report.page
 report.experiments_text report.experiments recipes.from_scratch recipes.transfer recipes.published
 recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
-recipes.catalog recipes.choice recipes.resolve receipt exhibits results trained session run sweep reproduce
-labelling cache tables options listings cli __main__
+recipes.catalog recipes.choice recipes.resolve receipt exhibits results trained session run sweep reproduce repetition
+repeat labelling cache tables repetition_text options listings cli __main__
 """
 ROOMS = ORDER.split()
 
@@ -61,7 +61,9 @@ def test_package_files_are_empty(package):
     assert (SOURCE / package / "__init__.py").read_text() == ""
 
 
-@pytest.mark.parametrize("room", ["ledger", "report.page", "evaluate.metrics", "data.sources", "data.check", "cli"])
+@pytest.mark.parametrize(
+    "room", ["ledger", "report.page", "evaluate.metrics", "data.sources", "data.check", "repetition", "cli"]
+)
 def test_rooms_that_read_files_do_not_load_torch(room):
     code = f"import sys, loupe, loupe.{room}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
