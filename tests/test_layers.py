@@ -22,7 +22,8 @@ training.precision report.figures report.texts report.template report.content re
 report.experiments_text report.experiments recipes.from_scratch recipes.transfer recipes.published
 recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
 recipes.catalog recipes.choice recipes.resolve receipt exhibits results trained session run sweep reproduce repetition
-repeat labelling cache tables repetition_text options listings cli __main__
+repeat labelling cache tables repetition_text options doctor doctor_speed doctor_text
+listings cli __main__
 """
 ROOMS = ORDER.split()
 
@@ -62,7 +63,7 @@ def test_package_files_are_empty(package):
 
 
 @pytest.mark.parametrize(
-    "room", ["ledger", "report.page", "evaluate.metrics", "data.sources", "data.check", "repetition", "cli"]
+    "room", ["ledger", "report.page", "evaluate.metrics", "data.sources", "data.check", "repetition", "doctor", "cli"]
 )
 def test_rooms_that_read_files_do_not_load_torch(room):
     code = f"import sys, loupe, loupe.{room}; sys.exit('torch' in sys.modules)"

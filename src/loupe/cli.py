@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe import listings
+from loupe import doctor_text, listings
 from loupe.console import Console, printable
 from loupe.errors import LoupeError
 from loupe.options import Data, Device, Json, Output, Quiet, SkipDamaged, print_json
@@ -179,7 +179,7 @@ def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
     raise typer.Exit(0 if report.ok else 1)
 
 
-for listing in (listings.runs, listings.recipes, listings.models, listings.cache):
+for listing in (listings.runs, listings.recipes, listings.models, listings.cache, doctor_text.doctor):
     app.command()(listing)
 
 
