@@ -275,6 +275,16 @@ def test_the_terminal_says_what_differs_and_why(pair, capsys):
     assert "loupe.cross_validate repeats it" in printed(differences(*pair), capsys)
 
 
+def test_the_terminal_shows_the_first_of_many(pair, capsys):
+    weights = {f"w{n:03}": np.full(2, n, np.float32) for n in range(40)}
+    save_file({**weights, "changed": np.ones(3, np.float32)}, pair[0].model / "weights.safetensors")
+    save_file({"changed": np.full(3, 1.5, np.float32)}, pair[1].model / "weights.safetensors")
+    shown = printed(differences(*pair), capsys)
+    assert "weights: 3 values in 1 tensor, by up to 0.5" in shown
+    assert "w024 present absent and 15 more of weights" in shown
+    assert "w025" not in shown
+
+
 class Trained:
     def __init__(self, directory: RunDirectory) -> None:
         self.directory, self.path, self.results = directory, directory.path, directory.read_json("results.json")

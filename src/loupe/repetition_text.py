@@ -1,6 +1,6 @@
 """Whether a run repeats another, in the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loupe.console import printable
+from loupe.report import texts
 
 MOST_ROWS = 25  # of one kind; against.json has all of them
 HASHES = {"hashes.data": "the images", "hashes.weights": "pretrained weights", "hashes.code": "Loupe's sources"}
@@ -37,11 +38,19 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def _rows(differences: Mapping[str, Sequence[Row]]) -> Iterator[Cells]:
     for part, text in (("results", _value), ("curves", _curve), ("split", _split), ("predictions", _prediction)):
-        rows = differences[part]
-        yield from map(text, rows[:MOST_ROWS])
-        if len(rows) > MOST_ROWS:
-            yield f"and {len(rows) - MOST_ROWS:,} more of {part}", "", ""
-    yield from _weights(differences["weights"])
+        yield from _first(differences[part], text, part)
+    changed = [row for row in differences["weights"] if "unequal" in row]
+    if changed:
+        number, largest = sum(row["unequal"] for row in changed), max(row["largest_difference"] or 0 for row in changed)
+        yield f"weights: {number:,} values in {texts.several(len(changed), 'tensor')}, by up to {largest:.2g}", "", ""
+    yield from _first([row for row in differences["weights"] if "unequal" not in row], _value, "weights")
+
+
+def _first(rows: Sequence[Row], text: Callable[[Row], Cells], part: str) -> Iterator[Cells]:
+    """The first rows of one kind, and how many more there are."""
+    yield from map(text, rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        yield f"and {len(rows) - MOST_ROWS:,} more of {part}", "", ""
 
 
 def _value(row: Row) -> Cells:
@@ -72,17 +81,6 @@ def _prediction(row: Row) -> Cells:
         "",
         "",
     )
-
-
-def _weights(rows: Sequence[Row]) -> Iterator[Cells]:
-    """One line for all tensors of the same shape; the others one by one."""
-    unlike = [row for row in rows if "unequal" not in row]
-    yield from map(_value, unlike[:MOST_ROWS])
-    changed = [row for row in rows if "unequal" in row]
-    if changed:
-        number = sum(row["unequal"] for row in changed)
-        largest = max(row["largest_difference"] or 0.0 for row in changed)
-        yield f"{number:,} weights in {len(changed):,} tensors, by up to {largest:.2g}", "", ""
 
 
 def _reason(report: Mapping[str, Any]) -> str:
