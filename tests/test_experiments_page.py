@@ -140,6 +140,14 @@ def show(folder: Path, shown: dict) -> Page:
     return Page(path)
 
 
+def test_the_command_of_the_environment_is_shown_as_it_was_typed(tmp_path):
+    shown = content()
+    shown["environment"]["command"] = ["loupe", "reproduce", "--data", "my data"]
+    words = show(tmp_path, shown).words
+    assert "loupe reproduce --data 'my data'" in words
+    assert "['loupe'" not in words
+
+
 def test_the_page_says_what_the_content_holds(tmp_path):
     page = show(tmp_path, content())
     words = page.words.replace("\xa0", " ")

@@ -23,8 +23,9 @@ training.loop training.precision report.figures report.texts report.charts repor
 report.gallery report.page report.experiments_text report.experiments report.checked report.comparison_text
 report.comparison recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick
 recipes.wording recipes.publication recipes.experiments recipes.described recipes.catalog recipes.choice
-recipes.ladder recipes.resolve exhibits results trained opening session run sweep reproduce plan candidates comparison
-labelling cache tables options checking listings commands.compare cli __main__
+recipes.ladder recipes.resolve receipt exhibits results trained opening session run sweep reproduce repetition repeat
+plan candidates comparison labelling cache tables repetition_text options doctor doctor_speed doctor_text checking
+listings commands.compare cli __main__
 """
 ROOMS = ORDER.split()
 
@@ -65,7 +66,9 @@ def test_package_files_are_empty(package):
     assert (SOURCE / package / "__init__.py").read_text() == ""
 
 
-@pytest.mark.parametrize("room", ["ledger", "report.page", "evaluate.compare", "data.sources", "data.check", "cli"])
+@pytest.mark.parametrize(
+    "room", ["ledger", "report.page", "evaluate.compare", "data.sources", "data.check", "repetition", "doctor", "cli"]
+)
 def test_rooms_that_read_files_do_not_load_torch(room):
     code = f"import sys, loupe, loupe.{room}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,6 +13,8 @@ import torch
 
 import loupe
 from loupe.console import Console
+from loupe.ledger import RunDirectory
+from loupe.repetition import differences
 from loupe.training import loop
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.learner import Learner
@@ -106,6 +108,9 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, undisturbe
                 continue
     loupe.resume(run, quiet=True)
     assert_same(run, undisturbed)
+    report = differences(RunDirectory(undisturbed), RunDirectory(run))
+    assert report["same"]
+    assert report["circumstances"] == [], "hashes and all else that was recorded stay through every resumption"
 
 
 def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, monkeypatch, undisturbed):

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe import listings
+from loupe import doctor_text, listings
 from loupe.commands.compare import compare
-from loupe.console import printable
+from loupe.console import Console, printable
 from loupe.errors import LoupeError
 from loupe.options import Data, Device, Json, Output, Quiet, SkipDamaged, print_json
 
@@ -47,44 +47,59 @@ def train(
     output: Output = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's name. Default: the data's and the recipe's.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Repeat this run, and report every figure that differs (then exit code 1)."),
+    ] = None,
     skip_damaged: SkipDamaged = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train a classifier on labelled images, evaluate it, and write a report."""
-    if data is None and resume is None:
+    if data is None and resume is None and against is None:
         raise LoupeError("give DATA to train on, or --resume RUN to go on with a run.")
+    from loupe import repeat
     from loupe import run as runner
 
-    if resume is not None:
-        _refuse_with_resume(
-            recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
-        )
-        done = runner.resume(resume, data, output=output, device=device, quiet=quiet or as_json)
-    else:
-        done = runner.train(
-            data,
-            recipe=recipe,
-            model=model,
-            weights=weights,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            precision=precision,
-            settings=settings or [],
-            device=device or "auto",
-            output=output,
-            name=name,
-            skip_damaged=skip_damaged,
-            quiet=quiet or as_json,
-        )
+    earlier = None if against is None else repeat.earlier_run(against, output)
+    with repeat.told_when_stopped(earlier):
+        if resume is not None:
+            _refuse_with_resume(
+                recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
+            )
+            done = runner.resume(resume, data, output=output, device=device, quiet=quiet or as_json)
+        else:
+            asked = repeat.Asked(data, recipe, device, skip_damaged)
+            if earlier is not None:
+                asked = repeat.as_before(asked, earlier, Console(quiet=quiet or as_json))
+            done = runner.train(
+                asked.data,
+                recipe=asked.recipe,
+                model=model,
+                weights=weights,
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                seed=seed,
+                precision=precision,
+                settings=settings or [],
+                device=asked.device or "auto",
+                output=output,
+                name=name,
+                skip_damaged=asked.skip_damaged,
+                quiet=quiet or as_json,
+            )
+    report = None if earlier is None else repeat.compare(done.directory, earlier)
     if as_json:
-        print_json(done.results)
+        print_json(done.results if report is None else {**done.results, "against": report})
     else:
-        from loupe import tables
+        from loupe import repetition_text, tables
 
         tables.print_results(done.results, done.path)
+        if report is not None:
+            repetition_text.print_report(report)
+    if report is not None and not report["same"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -171,7 +186,7 @@ def check(
     raise typer.Exit(code)
 
 
-for command in (compare, listings.runs, listings.recipes, listings.models, listings.cache):
+for command in (compare, listings.runs, listings.recipes, listings.models, listings.cache, doctor_text.doctor):
     app.command()(command)
 
 
@@ -243,5 +258,5 @@ def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
         raise LoupeError(
             "--resume goes on with the run as it was begun. Give it alone, or with --device, --output, --quiet, "
-            "--json, and DATA where the images have moved."
+            "--json, --against, and DATA where the images have moved."
         )

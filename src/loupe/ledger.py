@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ METRICS = (
     "seconds",
     "images_per_second",
 )
+
+
+# What can change a figure when its version changes. openvino computes frozen networks where it is installed.
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
 
 
 def cache_folder() -> Path:
@@ -219,9 +223,9 @@ def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
     return {
         "loupe": version("loupe"),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "pillow")},
+        **{name: installed(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "device": device,
@@ -231,7 +235,15 @@ def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def installed(package: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
     """The processor's model where Linux tells it, else what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

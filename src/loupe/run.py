@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from loupe import ledger
+from loupe import ledger, receipt
 from loupe.console import Console
 from loupe.data import catalog as datasets
 from loupe.data import split as splits
@@ -19,7 +19,7 @@ from loupe.errors import LoupeError
 from loupe.optimization import Logistic, Plateau
 from loupe.recipe import Recipe, SplitSpec
 from loupe.recipes.resolve import preprocessing_of, resolve
-from loupe.runtime import choose_device, gpu_name
+from loupe.runtime import choose_device, gpu_name, use_threads
 from loupe.session import InterruptedRunError, Session, check_buildable
 from loupe.trained import Run
 
@@ -88,6 +88,7 @@ def train(
     with directory.locked():
         environment = ledger.environment(str(place), gpu_name(place), torch.get_num_threads())
         environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
+        environment["hashes"] = receipt.hashes(images.table, images.content, parts)
         splits.write(directory.file("split.csv"), images.table, images.content, parts)
         directory.write_json("environment.json", environment)
         directory.write_recipe(chosen)
@@ -118,7 +119,7 @@ def resume(
         if source is None:
             raise LoupeError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
         place = choose_device(device or environment["device"])
-        _same_threads(environment["threads"], console)
+        use_threads(environment["threads"], console)
         recipe = directory.read_recipe()
         images = _load(recipe, _open(source, console), bool(environment.get("skip_damaged")), console)
         split = splits.read(directory.file("split.csv"), images.table, images.content)
@@ -138,15 +139,6 @@ def _open(data: Any, console: Console) -> ImageTable:
     for note in table.notes:
         console.say(note)
     return table
-
-
-def _same_threads(threads: int, console: Console) -> None:
-    """Sums are split among threads, so that another number of them gives other last bits."""
-    if torch.get_num_threads() != threads:
-        console.say(
-            f"{threads} threads, as the run began with, for the same bits ({torch.get_num_threads()} by default)."
-        )
-        torch.set_num_threads(threads)
 
 
 def source_of(data: Any) -> str | None:

@@ -1,6 +1,7 @@
 """What a run runs on: device, precision, threads, and the signals that ask it to stop."""
 
 import ctypes
+import os
 import signal
 import statistics
 import sys
@@ -13,6 +14,7 @@ from typing import Literal, Self
 
 import torch
 
+from loupe.console import Console
 from loupe.errors import LoupeError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -50,6 +52,22 @@ def choose_device(name: str) -> torch.device:
 
 def gpu_name(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are, where a container or a scheduler says so
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_threads(threads: int, console: Console) -> None:
+    """Sums are split among threads, so that another number of them gives other last bits."""
+    if torch.get_num_threads() != threads:
+        console.say(
+            f"{threads} threads, as the run began with, for the same bits ({torch.get_num_threads()} by default)."
+        )
+        torch.set_num_threads(threads)
 
 
 def precisions(device: torch.device) -> tuple[Resolved, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loupe import ledger, results
+from loupe import ledger, receipt, results
 from loupe.architecture import BackboneSpec, Network
 from loupe.augment.pipeline import Augmenter
 from loupe.console import Console
@@ -87,6 +87,8 @@ class Session:
         checkpoints = Checkpoints(self.directory.checkpoints)
         network = _without_weights(recipe.model) if checkpoints.begun else recipe.model  # a checkpoint has them all
         model = build(network, preprocessing, self.images.table.classes, recipe.seed).to(self.device)
+        if not checkpoints.begun:
+            receipt.record_weights(self.directory, recipe.model)
         feed = Feed(self.images.store, labels_N, self.device)
         class_weights_K = self._class_weights()
         arithmetic = self._arithmetic(model, feed, class_weights_K)

@@ -21,10 +21,15 @@ def default_budget() -> int:
 def free_bytes() -> int:
     """Bytes that new data can take without swapping, within the limit of the container, if there is one."""
     if sys.platform == "win32":
-        return _windows_bytes()
+        return _windows_bytes("free")
     free = _linux_bytes() or _all_bytes() or _UNKNOWN_BYTES
     limit = _container_bytes()
     return free if limit is None else min(free, limit)
+
+
+def total_bytes() -> int | None:
+    """Bytes of memory of this machine; None where the system does not tell."""
+    return _windows_bytes("all") if sys.platform == "win32" else _all_bytes()
 
 
 def _linux_bytes() -> int | None:
@@ -57,7 +62,7 @@ def _container_bytes() -> int | None:
         return None
 
 
-def _windows_bytes() -> int:
+def _windows_bytes(which: str) -> int:
     class Status(ctypes.Structure):
         _fields_ = (
             ("length", ctypes.c_ulong),
@@ -67,4 +72,4 @@ def _windows_bytes() -> int:
 
     status = Status(length=ctypes.sizeof(Status))
     kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 - absent elsewhere, where mypy reads this too
-    return int(status.free) if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else _UNKNOWN_BYTES
+    return int(getattr(status, which)) if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else _UNKNOWN_BYTES

@@ -124,14 +124,14 @@ def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
     LoupeError where images have come, gone, changed or been labelled otherwise since: the split would no longer be the
     one that the run was trained and judged by.
     """
-    stored = _stored(path)
+    rows = stored(path)
     names = [table.classes[label] if label >= 0 else "" for label in table.labels.tolist()]
     here = dict(zip(table.paths, zip(names, content, strict=True), strict=True))
     changes = {
-        "new": [name for name in here if name not in stored],
-        "gone": [name for name in stored if name not in here],
-        "changed": [name for name in here if name in stored and here[name][1] != stored[name][2]],
-        "labelled otherwise": [name for name in here if name in stored and here[name][0] != stored[name][0]],
+        "new": [name for name in here if name not in rows],
+        "gone": [name for name in rows if name not in here],
+        "changed": [name for name in here if name in rows and here[name][1] != rows[name][2]],
+        "labelled otherwise": [name for name in here if name in rows and here[name][0] != rows[name][0]],
     }
     if any(changes.values()):
         listed = "; ".join(f"{len(found):,} {kind} ({shown(found, 3)})" for kind, found in changes.items() if found)
@@ -139,12 +139,12 @@ def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
             f"{table.name}: the images are not those of {path}: {listed}. Restore the data, or start a new run, which "
             "splits the images as they are now."
         )
-    part = np.array([stored[name][1] for name in table.paths], dtype=object)
+    part = np.array([rows[name][1] for name in table.paths], dtype=object)
     return _from_parts(part)
 
 
-def _stored(path: Path) -> dict[str, tuple[str, str, str]]:
-    """(label, split, content) of each path in a split file."""
+def stored(path: Path) -> dict[str, tuple[str, str, str]]:
+    """(label, split, content) of each path in a split file; LoupeError where it cannot be read as one."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = list(csv.reader(file, strict=True))

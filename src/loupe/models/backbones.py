@@ -5,6 +5,7 @@ Importing timm takes seconds; so does whoever imports this module.
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ from loupe.recipe import Preprocessing, Resize
 
 # timm's names of crop modes, and ours.
 RESIZE: dict[str, Resize] = {"center": "crop", "squash": "squash", "border": "pad"}
+
+# What timm takes in place of a file of its hub where the repository has it.
+SAFE_FILES = {
+    "pytorch_model.bin": "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+}
 
 # MobileNet v1 in the widths that Keras has weights for and timm has not; layers and constants as in Keras.
 KERAS_WIDTHS = {"mobilenetv1_025": 0.25, "mobilenetv1_050": 0.5, "mobilenetv1_075": 0.75}
@@ -188,8 +195,34 @@ def _load(spec: BackboneSpec) -> nn.Module:
         return _build(spec.backbone)
     if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
         return _from_hub(spec)
+    return _from_file(spec, _named_file(spec))
+
+
+def _named_file(spec: BackboneSpec) -> Path:
     path = Path(spec.weights.removeprefix("local-dir:"))
-    return _from_file(spec, path / "model.safetensors" if path.is_dir() else path)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def weights_file(spec: BackboneSpec) -> Path | None:
+    """The file on this machine that a network built before took its weights from; None where it took none from one."""
+    if spec.weights == "none":
+        return None
+    if spec.weights != "timm" and not spec.weights.startswith("hf-hub:"):
+        path = _named_file(spec)
+        return path if path.is_file() else None
+    trained = None if spec.backbone in KERAS_WIDTHS else timm.get_pretrained_cfg(spec.backbone)
+    if trained is None:
+        return None
+    source = trained.hf_hub_id if spec.weights == "timm" else spec.weights.removeprefix("hf-hub:")
+    if not source:  # from an address of its own, into PyTorch's folder
+        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(trained.url)).name
+        return path if path.is_file() else None
+    repository, _, revision = source.partition("@")
+    given = trained.hf_hub_filename or "pytorch_model.bin"
+    for name in (SAFE_FILES.get(given, str(Path(given).with_suffix(".safetensors"))), given):
+        with suppress(OSError, ValueError):
+            return Path(hf_hub_download(repository, name, revision=revision or None, local_files_only=True))
+    return None
 
 
 def _from_hub(spec: BackboneSpec) -> nn.Module:

@@ -4,6 +4,7 @@ It is made from the content of experiments.json alone and needs no network, no s
 not measured is never shown as one: its row says why.
 """
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,9 @@ def _gather(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "version": content["version"],
         "command": content["command"],
-        "environment": {name: value for name, value in content["environment"].items() if value is not None},
+        "environment": {
+            name: _said(name, value) for name, value in content["environment"].items() if value is not None
+        },
         "seeds": content["seeds"],
         "budget": content["budget"],
         "budget_meaning": BUDGETS.get(content["budget"]),
@@ -101,6 +104,11 @@ def _gather(content: Mapping[str, Any]) -> dict[str, Any]:
         "accuracy": _drawing("Accuracy", rows, _accuracy_bars),
         "seconds": _drawing("Seconds per epoch", rows, _seconds_bars),
     }
+
+
+def _said(name: str, value: Any) -> Any:
+    """What an environment says, the command as it was typed."""
+    return shlex.join(value) if name == "command" and isinstance(value, list) else value
 
 
 def _looks(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -1,0 +1,64 @@
+"""What a run was made of, as hashes: images with their labels, split, pretrained weights, and Loupe's own sources.
+
+Two runs whose hashes agree were made of the same things, wherever these lay. They stand in environment.json under
+`hashes` and never change once a run has begun to learn.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from loupe.architecture import BackboneSpec, Network
+from loupe.data import split as splits
+from loupe.data.split import PARTS, Split
+from loupe.data.table import ImageTable
+from loupe.ledger import RunDirectory
+
+SOURCES = Path(__file__).parent
+
+
+def hashes(table: ImageTable, content: Sequence[str], split: Split) -> dict[str, str | None]:
+    """SHA-256 of each thing that a run is made of.
+
+    `data`: the sorted contents of all labelled images with the names of their classes. `split`: the same contents with
+    the part that each is in. `code`: Loupe's sources. `weights`, of the pretrained file, is None until it has been
+    read: see `record_weights`. Neither the order of the images nor their names and places matter.
+    """
+    labelled = (i for i, label in enumerate(table.labels.tolist()) if label >= 0)
+    return {
+        "data": splits.digest((content[i], table.classes[table.labels[i]]) for i in labelled),
+        "split": splits.digest((content[i], part) for part in PARTS for i in split.part(part).tolist()),
+        "weights": None,
+        "code": of_sources(SOURCES),
+    }
+
+
+def record_weights(run: RunDirectory, network: Network) -> None:
+    """Notes the hash of the pretrained weights, if any, in a run's environment.json.
+
+    After the network was built: only then it is certain which file of a hub was taken.
+    """
+    environment = run.read_json("environment.json")
+    if environment is None or not isinstance(network, BackboneSpec):
+        return
+    from loupe.models import backbones  # timm takes seconds to import
+
+    file = backbones.weights_file(network)
+    if file is not None:
+        environment["hashes"] = {**environment.get("hashes", {}), "weights": of_file(file)}
+        run.write_json("environment.json", environment)
+
+
+def of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, which takes less than loading them as weights."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_sources(folder: Path) -> str:
+    """SHA-256 over the names and contents of the Python files in a folder, whichever way their lines end."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
+        text = path.read_bytes().replace(b"\r\n", b"\n")
+        found.update(f"{path.relative_to(folder).as_posix()}\0{len(text)}\0".encode() + text)
+    return found.hexdigest()

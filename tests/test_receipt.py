@@ -1,0 +1,112 @@
+"""What a run was made of: hashes that follow content and labels, and nothing else."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loupe import receipt
+from loupe.architecture import BackboneSpec
+from loupe.data.split import Split
+from loupe.data.table import ImageTable, make_rows
+from loupe.ledger import RunDirectory
+from loupe.models.cnn import digits_cnn
+
+CONTENT = ("aa", "bb", "cc", "dd")
+
+
+def table(labels, paths="wxyz", classes=("cat", "dog")) -> ImageTable:
+    rows = make_rows(n=4, data=[b"x"] * 4, path=list(paths), label=labels)
+    return ImageTable(rows, classes, "pets")
+
+
+def parts(train, val, test) -> Split:
+    return Split(*(np.array(rows, np.int64) for rows in (train, val, test)))
+
+
+def test_the_hashes_are_those_of_sorted_lines():
+    made = receipt.hashes(table([0, 1, 1, None]), CONTENT, parts([0], [1], [2]))
+    assert made["data"] == sha256(b"aa cat\nbb dog\ncc dog\n").hexdigest()
+    assert made["split"] == sha256(b"aa train\nbb val\ncc test\n").hexdigest()
+    assert made["weights"] is None
+
+
+def test_order_names_and_the_numbers_of_classes_do_not_matter():
+    first = receipt.hashes(table([0, 1, 1, None]), CONTENT, parts([0], [1], [2]))
+    turned = table([None, 0, 0, 1], paths="abcd", classes=("dog", "cat"))
+    assert receipt.hashes(turned, CONTENT[::-1], parts([3], [2], [1])) == first
+
+
+@pytest.mark.parametrize(
+    ("labels", "content", "split", "changed"),
+    [
+        ([0, 1, 0, None], CONTENT, ([0], [1], [2]), {"data"}),
+        ([0, 1, 1, None], ("aa", "bb", "ce", "dd"), ([0], [1], [2]), {"data", "split"}),
+        ([0, 1, 1, None], CONTENT, ([0], [2], [1]), {"split"}),
+        ([0, 1, 1, None], ("aa", "bb", "cc", "de"), ([0], [1], [2]), set()),  # in no split, and not labelled
+    ],
+)
+def test_labels_contents_and_parts_matter(labels, content, split, changed):
+    first = receipt.hashes(table([0, 1, 1, None]), CONTENT, parts([0], [1], [2]))
+    other = receipt.hashes(table(labels), content, parts(*split))
+    assert {key for key in first if first[key] != other[key]} == changed
+
+
+def test_the_sources_are_hashed_by_name_and_content(tmp_path):
+    def sources(**files: bytes) -> str:
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        for name, text in files.items():
+            path = folder / f"{name.replace('_', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text)
+        (folder / "note.txt").write_text(folder.name)
+        return receipt.of_sources(folder)
+
+    first = sources(a=b"x = 1\n", b_c=b"")
+    assert sources(b_c=b"", a=b"x = 1\r\n") == first
+    others = {sources(a=b"x = 2\n", b_c=b""), sources(a=b"x = 1\n", b_d=b""), sources(a=b"", b_c=b"x = 1\n")}
+    assert len({first, *others}) == 4
+    assert receipt.of_sources(receipt.SOURCES) == receipt.of_sources(Path(receipt.__file__).parent)
+
+
+def test_pretrained_weights_are_recorded_once_they_were_read(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    run = RunDirectory(tmp_path)
+    spec = BackboneSpec(backbone="resnet18", weights=str(tmp_path / "model.safetensors"))
+    receipt.record_weights(run, spec)
+    assert run.read_json("environment.json") is None, "nothing to record it in"
+    begun = {"torch": "2", "hashes": {"data": "d", "split": "s", "weights": None, "code": "c"}}
+    expected = {**begun, "hashes": {**begun["hashes"], "weights": sha256(b"weights").hexdigest()}}
+    for network in (spec, spec.model_copy(update={"weights": f"local-dir:{tmp_path}"})):
+        run.write_json("environment.json", begun)
+        receipt.record_weights(run, network)
+        assert run.read_json("environment.json") == expected
+    run.write_json("environment.json", begun)
+    for network in (spec.model_copy(update={"weights": "none"}), digits_cnn()):
+        receipt.record_weights(run, network)
+        assert run.read_json("environment.json") == begun
+
+
+def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):
+    """A cache of the hub as huggingface_hub keeps it, with both of the files that timm knows."""
+    from loupe.models import backbones
+
+    asked = []
+    (tmp_path / "there").write_bytes(b"")
+
+    def download(repository, name, *, revision, local_files_only):
+        assert local_files_only
+        asked.append((repository, name, revision))
+        if name.endswith(".safetensors") and "old" in repository:
+            raise FileNotFoundError(name)
+        return str(tmp_path / "there")
+
+    monkeypatch.setattr(backbones, "hf_hub_download", download)
+    spec = BackboneSpec(backbone="resnet18.a1_in1k", weights="timm")
+    assert backbones.weights_file(spec) == tmp_path / "there"
+    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors", None)]
+    asked.clear()
+    assert backbones.weights_file(spec.model_copy(update={"weights": "hf-hub:me/old@v2"})) == tmp_path / "there"
+    assert asked == [("me/old", "model.safetensors", "v2"), ("me/old", "pytorch_model.bin", "v2")]
+    assert backbones.weights_file(BackboneSpec(backbone="mobilenetv1_075", weights="timm")) is None
