@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe import listings
+from loupe import explaining, listings
 from loupe.console import printable
 from loupe.errors import LoupeError
 from loupe.options import Data, Device, Json, Output, Quiet, SkipDamaged, print_json
@@ -165,7 +165,7 @@ def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
     raise typer.Exit(0 if report.ok else 1)
 
 
-for listing in (listings.runs, listings.recipes, listings.models, listings.cache):
+for listing in (explaining.explain, listings.runs, listings.recipes, listings.models, listings.cache):
     app.command()(listing)
 
 
