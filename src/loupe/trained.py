@@ -16,8 +16,9 @@ from loupe.data.folders import from_paths
 from loupe.data.prepare import Images, load_images
 from loupe.data.sources import open_table
 from loupe.data.table import ImageTable, make_rows
-from loupe.errors import LoupeError
-from loupe.evaluate import metrics, predict
+from loupe.errors import LoupeError, unknown_name
+from loupe.evaluate import activation_maps, filters, metrics, predict
+from loupe.evaluate.explain import Explanation, explain, telling
 from loupe.evaluate.predictions import Predictions
 from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
 from loupe.models import bundle
@@ -129,6 +130,94 @@ class Run:
     def images_per_second(self) -> float:
         """How fast it predicts here, from decoded pixels."""
         return predict.images_per_second(*self._loaded)
+
+    def explain(
+        self,
+        images: Pictures | None = None,
+        *,
+        split: str = "val",
+        count: int = 12,
+        layer: str | None = None,
+        target: str | None = None,
+        method: str = activation_maps.DEFAULT,
+        skip_damaged: bool = False,
+    ) -> list[Explanation]:
+        """Where the evidence lies for what the network says of some images: class activation maps.
+
+        Args:
+            images: as for `predict`; without them, `count` images of the run's own `split`, missed ones first. Those of
+                the test split count as a look at it.
+            layer: whose map of features is explained, as the layer table names it; the last one unless given.
+            target: the class that is explained; unless given, the predicted one, and where it is wrong the true one.
+            method: hires-cam or grad-cam; the module `evaluate.activation_maps` says how they differ.
+
+        Raises:
+            LoupeError: no such layer, class, method or images; or captum is not installed.
+        """
+        chosen = activation_maps.choose_layer(self.model, layer)
+        way = activation_maps.choose_method(method)
+        if target is not None and target not in self.classes:
+            raise unknown_name("class", target, self.classes)
+        number = None if target is None else self.classes.index(target)
+        if images is None:
+            recorded = self._telling(split, count)
+            table = self._own_rows(recorded)
+        else:
+            recorded, table = None, table_of(images)
+        opened = self._open(table, skip_damaged, keep=False)
+        if recorded is not None and opened.content != recorded.content:
+            raise LoupeError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")
+        said = self._predict(opened, np.arange(len(opened.table)), match_classes(opened.table, self.classes))
+        found = []
+        with self.console.progress() as progress:
+            task = progress.add_task("explaining", total=len(said), note="")
+            for explanation in explain(self.model, opened, said, chosen, way, number):
+                found.append(explanation)
+                progress.advance(task)
+        return found
+
+    def filters(
+        self, layer: str | None = None, *, count: int = 12, ascent: filters.Ascent | None = None
+    ) -> list[filters.Response]:
+        """What the first filters of a layer respond to: pictures by activation maximisation, with the same seed.
+
+        Args:
+            layer: as the layer table names it; unless given, the first, the middle and the last convolution.
+            count: how many filters of each layer.
+            ascent: the settings; as the module `evaluate.filters` has them unless given.
+        """
+        known = activation_maps.map_layers(self.model)
+        layers = [activation_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
+        numbers = {name: range(min(count, known[name][0])) for name in layers}
+        settings = ascent or filters.Ascent()
+        with self.console.progress() as progress:
+            steps = settings.steps * sum(map(len, numbers.values()))
+            task = progress.add_task("climbing", total=steps, note="")
+            return [
+                response
+                for name, wanted in numbers.items()
+                for response in filters.respond(self.model, name, wanted, settings, lambda: progress.advance(task))
+            ]
+
+    def _telling(self, split: str, count: int) -> Predictions:
+        """What the run said, when it was made, of those images of a split that are worth explaining."""
+        said = Predictions.read(self.directory.file("predictions.csv"), split)
+        if split == "test":
+            looks = record_look(self.path.parent, split_hash(said), self.directory.name)
+            self.console.say(f"Looks at this test split so far, in this runs folder: {looks}.")
+        return said.select(telling(said, count))
+
+    def _own_rows(self, said: Predictions) -> ImageTable:
+        """The images, of the run's own data, that these predictions are of, in their order."""
+        own = (self.directory.read_json("environment.json") or {}).get("data")
+        if own is None:
+            raise LoupeError("this run was trained on arrays, which are not stored. Give images to explain.")
+        table = open_table(own, console=self.console)
+        where = {path: row for row, path in enumerate(table.paths)}
+        lost = [path for path in said.path if path not in where]
+        if lost:
+            raise LoupeError(f"{table.name}: {lost[0]} is no longer there. Restore the data, or give images.")
+        return table.select([where[path] for path in said.path])
 
     def _split_of(
         self, table: ImageTable, split: str, skip_damaged: bool, *, is_own: bool, may_be_own: bool

@@ -97,6 +97,7 @@ def read_gallery(path: Path) -> dict[str, list[Picture]]:
 
 
 def data_uri(data: bytes) -> str:
+    """The picture as text that stands in a page; ValueError where it is neither PNG, JPEG nor WebP."""
     kinds = [kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)]
     if not kinds:
         raise ValueError("a picture is neither PNG, JPEG nor WebP")
