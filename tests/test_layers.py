@@ -18,11 +18,12 @@ models.layers models.heads models.cnn models.families models.backbones models.bu
 models.summary models.overview models.bundle evaluate.predictions evaluate.metrics evaluate.predict evaluate.diagnosis
 training.muon training.optimizers training.schedules training.averaging training.checkpoint training.activations
 training.feeds training.frozen training.work training.learner training.solver training.progress training.loop
-training.precision report.figures report.texts report.template report.content report.gallery report.page
+training.precision report.figures report.texts report.template report.pictures report.content report.gallery
+report.receipt report.page
 report.experiments_text report.experiments recipes.from_scratch recipes.transfer recipes.published
 recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
 recipes.catalog recipes.choice recipes.resolve exhibits results trained session run sweep reproduce labelling cache
-tables options listings cli __main__
+tables options listings redrawing cli __main__
 """
 ROOMS = ORDER.split()
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe import listings
+from loupe import listings, redrawing
 from loupe.console import printable
 from loupe.errors import LoupeError
 from loupe.options import Data, Device, Json, Output, Quiet, SkipDamaged, print_json
@@ -167,6 +167,7 @@ def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
 
 for listing in (listings.runs, listings.recipes, listings.models, listings.cache):
     app.command()(listing)
+app.command()(redrawing.report)
 
 
 @app.command()
