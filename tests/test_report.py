@@ -330,8 +330,9 @@ def test_the_receipt_has_what_the_files_have(tmp_path):
     words = show(run).words
     for said in (
         f"loupe train 'my pets' --recipe '{run}/recipe.yaml' --against '{run}' --skip-damaged",
-        f"content of the images {'d' * 64} split {'e' * 64} test images {'ab' * 32} looks at the test images 2",
-        f"content of loupe's code {'c' * 64} torch 2.9.0",
+        f"hash of the images {'d' * 64} hash of the split {'e' * 64} hash of the test split {'ab' * 32}",
+        "looks at the test split 2",
+        f"hash of loupe's code {'c' * 64} torch 2.9.0",
         "images 1,234 train, 60 val, 60 test",
         "seed 3 device cpu precision bf16 processor A <fine> one",
         "Also cuda 13.0",

@@ -18,8 +18,8 @@ from loupe.ledger import write_atomic
 
 LARGEST_PX = 160
 LOSSLESS_PX = 64
-PAGE_BYTES = 4_500_000  # of the page of a run, for all pictures and what stands below them
-CAPTION_BYTES = 700  # what stands below one, in the page
+PAGE_BYTES = 4_600_000  # of the page of a run, for all pictures and what stands below them
+CAPTION_BYTES = 600  # what stands below one, in the page
 Role = Literal["sample", "original", "augmented", "missed", "hit"]
 
 SCHEMA = pa.schema(
