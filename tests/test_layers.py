@@ -20,13 +20,13 @@ evaluate.predictions evaluate.metrics evaluate.spread evaluate.paired evaluate.c
 evaluate.activation_maps evaluate.filters evaluate.explain evaluate.diagnosis training.muon training.optimizers
 training.schedules training.averaging training.checkpoint training.activations training.feeds training.frozen
 training.work training.learner training.solver training.progress training.loop training.precision report.figures
-report.texts report.charts report.template report.content report.gallery report.page report.explanation
-report.experiments_text report.experiments report.checked report.comparison_text report.comparison
+report.texts report.charts report.template report.pictures report.content report.gallery report.receipt report.page
+report.explanation report.experiments_text report.experiments report.checked report.comparison_text report.comparison
 recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick recipes.wording
 recipes.publication recipes.experiments recipes.described recipes.catalog recipes.choice recipes.ladder
 recipes.resolve receipt exhibits results trained opening session run sweep reproduce repetition repeat plan candidates
 comparison labelling cache tables repetition_text options explaining doctor doctor_speed doctor_text checking listings
-commands.compare cli __main__
+redrawing commands.compare cli __main__
 """
 ROOMS = ORDER.split()
 

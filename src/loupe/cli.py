@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe import doctor_text, explaining, listings
+from loupe import doctor_text, explaining, listings, redrawing
 from loupe.commands.compare import compare
 from loupe.console import Console, printable
 from loupe.errors import LoupeError
@@ -186,7 +186,16 @@ def check(
     raise typer.Exit(code)
 
 
-for command in (compare, explaining.explain, listings.runs, listings.recipes, listings.models, listings.cache, doctor_text.doctor):
+for command in (
+    compare,
+    explaining.explain,
+    redrawing.report,
+    listings.runs,
+    listings.recipes,
+    listings.models,
+    listings.cache,
+    doctor_text.doctor,
+):
     app.command()(command)
 
 

@@ -1,6 +1,6 @@
-"""Which images a report shows: samples, one image under augmentation, and the most confident mistakes."""
+"""Which images a report shows: samples, one image under augmentation, some of each cell of the confusion matrix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,16 +14,19 @@ from loupe.report.gallery import Exhibit
 
 SAMPLES = 40
 VIEWS = 11
-MISSES = 200
+HARDEST = 200  # the misses of the highest loss, which come before everything else
+HITS = 24  # of each class: the least sure, and the surest
+TOP = 3  # classes named with their probabilities
+CHUNK_IMAGES = 64
 
 
 def exhibits(
-    images: Images, train_N: np.ndarray, augmenter: Augmenter, missed_from: Predictions, split: str
+    images: Images, train_N: np.ndarray, augmenter: Augmenter, predictions: Predictions, split: str
 ) -> Iterator[Exhibit]:
-    """The gallery of a run; `missed_from` are the predictions of `split`, whose mistakes are shown."""
+    """The gallery of a run, what matters most first; `predictions` are those of `split`, whose cells are shown."""
     yield from _samples(images, train_N, augmenter)
     yield from _views(images, train_N, augmenter)
-    yield from _misses(images, missed_from, split, augmenter.preprocessing)
+    yield from _cells(images, predictions, split, augmenter.preprocessing)
 
 
 def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
@@ -56,23 +59,58 @@ def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterato
         yield Exhibit(view_HWC.numpy(), "augmented", path, split="train", label=label)
 
 
-def _misses(images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing) -> Iterator[Exhibit]:
-    """Mistakes, the most confident first."""
-    wrong_M = np.flatnonzero(predictions.predicted != predictions.label)
-    probability_N = predictions.probabilities_NK.max(axis=1)
-    wrong_M = wrong_M[np.argsort(-probability_N[wrong_M], kind="stable")][:MISSES]
+def _cells(images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing) -> Iterator[Exhibit]:
+    """Images of every cell of the confusion matrix. They are read as they are asked for: who asks may have no room."""
+    order_M = by_interest(predictions)
+    probability_NK = predictions.probabilities_NK
     where = {path: row for row, path in enumerate(images.table.paths)}
-    rows_M = np.array([where[predictions.path[i]] for i in wrong_M], np.int64)
-    for i, pixels in zip(wrong_M, _view(images.store.read(rows_M), preprocessing), strict=True):
-        yield Exhibit(
-            pixels,
-            "missed",
-            predictions.path[i],
-            split=split,
-            label=predictions.classes[predictions.label[i]],
-            predicted=predictions.classes[predictions.predicted[i]],
-            probability=float(probability_N[i]),
-        )
+    for start in range(0, len(order_M), CHUNK_IMAGES):
+        chunk = order_M[start : start + CHUNK_IMAGES]
+        rows_B = np.array([where[predictions.path[i]] for i in chunk], np.int64)
+        for i, pixels in zip(chunk, _view(images.store.read(rows_B), preprocessing), strict=True):
+            truth, guess = int(predictions.label[i]), int(predictions.predicted[i])
+            yield Exhibit(
+                pixels,
+                "hit" if truth == guess else "missed",
+                predictions.path[i],
+                split=split,
+                label=predictions.classes[truth],
+                predicted=predictions.classes[guess],
+                probability=float(probability_NK[i, guess]),
+                loss=float(-predictions.log_probabilities_NK[i, truth]),
+                top=_top(probability_NK[i], truth, predictions.classes),
+            )
+
+
+def by_interest(predictions: Predictions) -> np.ndarray:
+    """Positions of the images worth showing, the most interesting first.
+
+    First the `HARDEST` misses of the highest loss (−log of the probability of the true class). Then the cells of the
+    confusion matrix take turns: each gives its next miss from the highest loss down, or of the images it has right, of
+    which it gives `HITS`, the least sure and the surest by turns.
+    """
+    rows_M = np.flatnonzero(predictions.label >= 0)
+    truth_M, guess_M = predictions.label[rows_M], predictions.predicted[rows_M]
+    loss_M = -predictions.log_probabilities_NK[rows_M, truth_M]
+    cell_M = truth_M * len(predictions.classes) + guess_M
+    by_cell_M = np.lexsort((-loss_M, cell_M))
+    first_M, end_M = (np.searchsorted(cell_M[by_cell_M], cell_M[by_cell_M], side) for side in ("left", "right"))
+    turn_M = np.empty(len(rows_M), np.int64)
+    turn_M[by_cell_M] = np.arange(len(rows_M)) - first_M
+    from_end_M = np.empty_like(turn_M)
+    from_end_M[by_cell_M] = end_M - 1 - np.arange(len(rows_M))
+    hit_M = truth_M == guess_M
+    turn_M[hit_M] = np.minimum(2 * turn_M, 2 * from_end_M + 1)[hit_M]
+    turn_M[np.argsort(np.where(hit_M, np.inf, -loss_M), kind="stable")[: min(HARDEST, (~hit_M).sum())]] = -1
+    order_M = np.lexsort((-loss_M, turn_M))
+    return rows_M[order_M[~hit_M[order_M] | (turn_M[order_M] < HITS)]]
+
+
+def _top(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """The most probable classes, and the true one where it is not among them."""
+    order_K = np.argsort(-probability_K, kind="stable")
+    named = [*order_K[:TOP], *(index for index in order_K[TOP:] if index == truth)]
+    return [(classes[index], float(probability_K[index])) for index in named]
 
 
 def _view(pixels_BHWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

@@ -2,36 +2,18 @@
 
 import csv
 import math
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from loupe.errors import LoupeError
 from loupe.report import figures, texts
+from loupe.report.pictures import Pile, Piles
 
-MOST_MISSED = 200
 MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond, a cell of the matrix has room for a colour alone
 MOST_CLASSES_IN_MATRIX = 100
 WIDE_PX, NARROW_PX = 540, 330  # widths at which the figures are drawn: half a desk page, a phone
-ROLES = ("sample", "original", "augmented", "missed")
-_SIGNATURES = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of the gallery. `source` is a data URI; texts are those of the data, and hostile until escaped."""
-
-    source: str
-    path: str
-    label: str | None
-    predicted: str | None
-    probability: float | None
-    split: str | None
 
 
 @dataclass(frozen=True)
@@ -45,10 +27,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Cell:
+    """A cell of the confusion matrix: its images, their share of the row, and its pictures where it has any."""
+
     count: int
     share: float
     hit: bool
     title: str
+    pile: Pile | None
 
     @property
     def strength(self) -> float:
@@ -80,28 +65,6 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
 def _finite(text: str | None) -> float | None:
     value = float(text) if text else math.nan
     return value if math.isfinite(value) else None
-
-
-def read_gallery(path: Path) -> dict[str, list[Picture]]:
-    """The pictures of gallery.parquet by their role; none without such a file. LoupeError where it cannot be read."""
-    roles: dict[str, list[Picture]] = {role: [] for role in ROLES}
-    if not path.is_file():
-        return roles
-    try:
-        for row in pq.read_table(path).to_pylist():
-            fields = {name: row[name] for name in ("path", "label", "predicted", "probability", "split")}
-            roles[row["role"]].append(Picture(source=data_uri(row["image"]["bytes"]), **fields))
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise LoupeError(f"{path}: cannot be read as the gallery of a run: {error}.") from None
-    return roles | {"missed": roles["missed"][:MOST_MISSED]}
-
-
-def data_uri(data: bytes) -> str:
-    """The picture as text that stands in a page; ValueError where it is neither PNG, JPEG nor WebP."""
-    kinds = [kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)]
-    if not kinds:
-        raise ValueError("a picture is neither PNG, JPEG nor WebP")
-    return f"data:image/{kinds[0]};base64,{b64encode(data).decode()}"
 
 
 def curves(history: Sequence[Mapping[str, float | None]], kept_epoch: int | None) -> list[Drawing]:
@@ -152,7 +115,7 @@ def bar_drawing(title: str, values: Mapping[str, float], shown: Sequence[str], c
     return Drawing(title, wide, narrow)
 
 
-def matrix(block: Mapping[str, Any], classes: Sequence[str]) -> Matrix | None:
+def matrix(block: Mapping[str, Any], classes: Sequence[str], piles: Piles) -> Matrix | None:
     """The confusion matrix as rows of cells; None for more classes than a page can show."""
     if len(classes) > MOST_CLASSES_IN_MATRIX:
         return None
@@ -160,22 +123,39 @@ def matrix(block: Mapping[str, Any], classes: Sequence[str]) -> Matrix | None:
     for true, (name, counts) in enumerate(zip(classes, block["confusion_matrix"], strict=True)):
         total = sum(counts) or 1
         cells = [
-            Cell(count, count / total, true == guess, f"{name} → {classes[guess]}: {count:,} of {sum(counts):,}")
+            Cell(
+                count,
+                count / total,
+                true == guess,
+                f"{name} → {classes[guess]}: {count:,} of {sum(counts):,}",
+                piles.get((true, guess)),
+            )
             for guess, count in enumerate(counts)
         ]
         rows.append((name, cells))
     return Matrix(classes, rows, len(classes) <= MOST_CELLS_WITH_NUMBERS)
 
 
-def confusions(block: Mapping[str, Any], classes: Sequence[str], most: int = 10) -> list[tuple[str, str, int, float]]:
-    """The most frequent errors: true class, predicted class, count, share of the true class's images."""
+@dataclass(frozen=True)
+class Confusion:
+    """A frequent error: `share` is that of the true class's images."""
+
+    truth: str
+    guess: str
+    count: int
+    share: float
+    pile: Pile | None
+
+
+def confusions(block: Mapping[str, Any], classes: Sequence[str], piles: Piles, most: int = 10) -> list[Confusion]:
+    """The most frequent errors."""
     found = [
-        (classes[true], classes[guess], count, count / sum(counts))
+        Confusion(classes[true], classes[guess], count, count / sum(counts), piles.get((true, guess)))
         for true, counts in enumerate(block["confusion_matrix"])
         for guess, count in enumerate(counts)
         if count and true != guess
     ]
-    return sorted(found, key=lambda item: -item[2])[:most]
+    return sorted(found, key=lambda item: -item.count)[:most]
 
 
 METRICS = {

@@ -18,7 +18,7 @@ from loupe.evaluate.explain import Explanation
 from loupe.evaluate.filters import REGULARISATIONS, Ascent, Response
 from loupe.ledger import write_atomic
 from loupe.report import texts
-from loupe.report.content import data_uri
+from loupe.report.pictures import data_uri
 from loupe.report.gallery import LARGEST_PX, LOSSLESS_PX, encode
 from loupe.report.template import render
 

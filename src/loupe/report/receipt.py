@@ -1,0 +1,94 @@
+"""What went into a run, as its page shows it: data, code, weights, machine, and the command that repeats it."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loupe.report import texts
+
+HIDDEN = {"command", "skip_damaged"}  # the page shows the command by itself
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    value: str
+    is_hash: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    title: str
+    rows: list[Row]
+
+
+# What is known by name: a key of `_facts`, and how the page calls it. What is not named here is shown as it is called.
+GROUPS = {
+    "Data": {
+        "dataset": "data set",
+        "data": "read from",
+        "images": "images",
+        "damaged": "damaged, left out",
+        "hashes.data": "hash of the images",
+        "hashes.split": "hash of the split",
+        "split_hash": "hash of the test split",
+        "test_looks": "looks at the test split",
+    },
+    "Code and weights": {
+        "loupe": "loupe",
+        "hashes.code": "hash of loupe's code",
+        "hashes.weights": "hash of the pretrained weights",
+        "python": "python",
+        "torch": "torch",
+        "numpy": "numpy",
+        "pillow": "pillow",
+    },
+    "Machine and chance": {
+        "seed": "seed",
+        "device": "device",
+        "precision": "precision",
+        "gpu": "gpu",
+        "processor": "processor",
+        "cores": "cores",
+        "threads": "threads",
+        "platform": "platform",
+        "date": "begun",
+    },
+}
+
+
+def receipt(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | None) -> list[Group]:
+    """The facts that the run's files have, in groups; what they lack is left out."""
+    facts = dict(_facts(results, environment))
+    groups = [
+        Group(title, [_row(name, facts.pop(key), key) for key, name in names.items() if key in facts])
+        for title, names in GROUPS.items()
+    ]
+    groups.append(Group("Also", [_row(key, value, key) for key, value in facts.items()]))
+    return [group for group in groups if group.rows]
+
+
+def _facts(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    if results:
+        yield "images", ", ".join(f"{number:,} {split}" for split, number in results["images"].items())
+        for key in ("dataset", "split_hash", "test_looks", "seed", "precision", "device"):
+            if results.get(key) is not None:
+                yield key, str(results[key])
+        if results.get("damaged"):
+            yield "damaged", texts.count(results["damaged"])
+    for key, value in (environment or {}).items():
+        inner = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {key: value}
+        yield from ((name, str(part)) for name, part in inner.items() if part is not None and key not in HIDDEN)
+
+
+def _row(name: str, value: str, key: str) -> Row:
+    return Row(name, value, key == "split_hash" or key.startswith("hashes."))
+
+
+def repeat_command(run: Path, environment: Mapping[str, Any]) -> str:
+    """Trains the run in this directory again, from its own recipe, and reports every number that differs."""
+    data = environment.get("data") or "DATA"
+    skip = ["--skip-damaged"] if environment.get("skip_damaged") else []
+    return shlex.join(["loupe", "train", data, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip])

@@ -1,0 +1,54 @@
+"""Which images of an evaluation are worth showing: computed here image by image."""
+
+import numpy as np
+import pytest
+
+from loupe import exhibits
+from loupe.evaluate.predictions import Predictions
+
+
+def predictions(images: int, classes: int, seed: int = 0) -> Predictions:
+    random = np.random.default_rng(seed)
+    label = random.integers(-1, classes, images)
+    logits = random.normal(size=(images, classes)) * 2 + 2 * np.eye(classes)[label]
+    names = tuple(str(i) for i in range(images))
+    return Predictions(names, names, label, logits.astype(np.float32), tuple("abcdefgh"[:classes]))
+
+
+def losses(found: Predictions) -> list[float]:
+    odds = np.exp(found.logits_NK.astype(float))
+    return [-np.log(odds[i, found.label[i]] / odds[i].sum()) for i in range(len(found))]
+
+
+def alternating(ranked: list[int]) -> list[int]:
+    """First, last, second, last but one, ..."""
+    ranked, taken = list(ranked), []
+    while ranked:
+        taken.append(ranked.pop(0 if len(taken) % 2 == 0 else -1))
+    return taken
+
+
+@pytest.mark.parametrize(("images", "classes", "hardest"), [(400, 5, 20), (300, 3, 0), (60, 8, 200), (1, 2, 5)])
+def test_the_hardest_come_first_and_then_every_cell_in_turn(images, classes, hardest, monkeypatch):
+    monkeypatch.setattr(exhibits, "HARDEST", hardest)
+    monkeypatch.setattr(exhibits, "HITS", 7)
+    found = predictions(images, classes)
+    loss, guess = losses(found), found.logits_NK.argmax(1)
+    known = sorted((i for i in range(images) if found.label[i] >= 0), key=lambda i: -loss[i])
+    misses = [i for i in known if guess[i] != found.label[i]]
+    turns = dict.fromkeys(misses[:hardest], -1)
+    for truth in range(classes):
+        for other in range(classes):
+            cell = [i for i in known if (found.label[i], guess[i]) == (truth, other)]
+            order = alternating(cell)[:7] if truth == other else cell
+            for turn, i in enumerate(order):
+                turns.setdefault(i, turn)
+    expected = sorted(turns, key=lambda i: (turns[i], -loss[i]))
+    assert exhibits.by_interest(found).tolist() == expected
+
+
+def test_the_true_class_is_always_among_those_with_their_probability():
+    odds = np.array([0.4, 0.1, 0.3, 0.05, 0.15])
+    assert exhibits._top(odds, 2, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15)]
+    assert exhibits._top(odds, 3, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15), ("d", 0.05)]
+    assert exhibits._top(odds[:2], 1, "ab") == [("a", 0.4), ("b", 0.1)]
