@@ -16,13 +16,17 @@ data.processes data.parallel data.content data.carve data.split data.folds data.
 data.store data.prepare data.batches augment.random augment.geometry augment.pixels augment.pipeline models.classifier
 models.layers models.heads models.cnn models.families models.backbones models.build models.engine models.catalog
 models.summary models.overview models.bundle evaluate.predictions evaluate.metrics evaluate.predict evaluate.diagnosis
+evaluate.label_errors
 training.muon training.optimizers training.schedules training.averaging training.checkpoint training.activations
 training.feeds training.frozen training.work training.learner training.solver training.progress training.loop
+training.features training.cross_fit
 training.precision report.figures report.texts report.template report.content report.gallery report.page
+report.label_page
 report.experiments_text report.experiments recipes.from_scratch recipes.transfer recipes.published
 recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
 recipes.catalog recipes.choice recipes.resolve exhibits results trained session run sweep reproduce labelling cache
-tables options listings cli __main__
+label_check label_files
+tables options label_command listings cli __main__
 """
 ROOMS = ORDER.split()
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe import listings
+from loupe import label_command, listings
 from loupe.console import printable
 from loupe.errors import LoupeError
 from loupe.options import Data, Device, Json, Output, Quiet, SkipDamaged, print_json
@@ -165,6 +165,7 @@ def check(data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
     raise typer.Exit(0 if report.ok else 1)
 
 
+app.command()(label_command.labels)
 for listing in (listings.runs, listings.recipes, listings.models, listings.cache):
     app.command()(listing)
 

@@ -90,13 +90,14 @@ def read_gallery(path: Path) -> dict[str, list[Picture]]:
     try:
         for row in pq.read_table(path).to_pylist():
             fields = {name: row[name] for name in ("path", "label", "predicted", "probability", "split")}
-            roles[row["role"]].append(Picture(source=_data_uri(row["image"]["bytes"]), **fields))
+            roles[row["role"]].append(Picture(source=data_uri(row["image"]["bytes"]), **fields))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise LoupeError(f"{path}: cannot be read as the gallery of a run: {error}.") from None
     return roles | {"missed": roles["missed"][:MOST_MISSED]}
 
 
-def _data_uri(data: bytes) -> str:
+def data_uri(data: bytes) -> str:
+    """The bytes of a PNG, JPEG or WebP as the source of an image in a page."""
     kinds = [kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)]
     if not kinds:
         raise ValueError("a picture is neither PNG, JPEG nor WebP")

@@ -53,10 +53,10 @@ def write(path: Path, exhibits: Iterable[Exhibit]) -> None:
 
 def _row(exhibit: Exhibit) -> dict[str, Any]:
     row = {name: getattr(exhibit, name) for name in SCHEMA.names[1:]}
-    return {"image": {"bytes": _encode(exhibit.pixels), "path": exhibit.path}, **row}
+    return {"image": {"bytes": encode(exhibit.pixels), "path": exhibit.path}, **row}
 
 
-def _encode(pixels: np.ndarray) -> bytes:
+def encode(pixels: np.ndarray) -> bytes:
     """PNG for small images, so that every pixel can be seen; WebP for larger ones, reduced to `LARGEST_PX`."""
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
