@@ -219,7 +219,7 @@ def test_the_list_of_labels_is_trained_on_as_it_stands_and_as_it_is_corrected(wr
     ]
     assert all(row["suggested"] == "" for row in rows[3:])
     assert all((row["score"] == "") == (row["split"] == "test") for row in rows)
-    assert (rows[0]["probability_of_label"], rows[0]["probability_of_suggested"]) == ("0.0100", "0.9900")
+    assert (rows[0]["score"], rows[0]["score_of_suggested"]) == ("0.0100", "0.9900")
     again = open_table(files["labels"], console=QUIET)
     assert again.classes == table.classes
     assert sorted(zip(again.labels, again.splits, strict=True)) == sorted(zip(table.labels, table.splits, strict=True))
@@ -273,7 +273,16 @@ def test_the_page_shows_every_suspect_and_escapes_what_others_wrote(written, pho
     assert "of 52 labels" in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
-    content = {"dataset": "<b>x", "suspects": [], "confused": [], "files": {}, "images": 4, "examined": {"train": 4}}
+    content = {
+        "dataset": "<b>x",
+        "suspects": [],
+        "confused": [],
+        "doubted": [],
+        "doubtful": 0,
+        "files": {},
+        "images": 4,
+        "examined": {"train": 4},
+    }
     content |= {"suspected": {}, "classes": ["a", "b"], "network": "n", "size_px": 8, "folds": 3, "seed": 0}
     content |= {
         "strengths": [1.0],

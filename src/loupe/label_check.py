@@ -35,7 +35,7 @@ class LabelReport:
     Attributes:
         splits: of every image of the table, as training on it would have them; None without a label.
         given_N: the label of each examined image, an index into `classes`, which are those that they have.
-        suspect_N: which of them look wrong; quality_N: how well each fits, from 0 to 1.
+        suspect_N: which of them look wrong; quality_N: their scores, see `label_errors.quality`.
         fit: what heads that had not seen an image say of it.
     """
 
@@ -55,6 +55,12 @@ class LabelReport:
     def order(self) -> list[int]:
         """The suspects among the examined images, the least likely label first."""
         found = np.flatnonzero(self.suspect_N)
+        return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
+
+    @cached_property
+    def doubtful(self) -> list[int]:
+        """No suspects, but another class than their own is the most likely one: the least likely label first."""
+        found = np.flatnonzero(~self.suspect_N & (self.fit.probability_NK.argmax(axis=1) != self.given_N))
         return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
 
     @property
@@ -77,8 +83,7 @@ class LabelReport:
             "label": self.classes[given],
             "suggested": self.classes[suggested],
             "score": float(self.quality_N[i]),
-            "probability_of_label": float(said_K[given]),
-            "probability_of_suggested": float(said_K[suggested]),
+            "score_of_suggested": float(said_K[suggested]),
         }
 
     @cached_property
@@ -110,6 +115,7 @@ class LabelReport:
             "classes": list(self.classes),
             "examined": self.counts(self.rows_N.tolist()),
             "suspected": self.counts(self.suspect_rows),
+            "doubtful": len(self.doubtful),
             "effect": self.effect,
             "suspects": self.ranked,
         }
@@ -147,9 +153,9 @@ def check_labels(
     table = open_table(data, console=console)
     for note in table.notes:
         console.say(note)
-    recipe, network = _recipe(data, table, model, weights, size_px, seed, console)
-    preprocessing = _preprocessing(recipe)
-    images = _images(table, preprocessing, skip_damaged, console)
+    recipe, network = recipe_for(data, table, model, weights, size_px, seed, console)
+    preprocessing = preprocessing_for(recipe)
+    images = images_for(table, preprocessing, skip_damaged, console)
     split = assign(images.table, images.content, SplitSpec(), seed)
     for note in split.notes:
         console.say(note)
@@ -191,7 +197,7 @@ def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
         raise LoupeError(f"there must be at least {LEAST_FOLDS} folds; got {number_of_folds}.")
 
 
-def _recipe(
+def recipe_for(
     data: Any,
     table: ImageTable,
     model: str | None,
@@ -220,7 +226,7 @@ def _recipe(
     return recipe, recipe.model
 
 
-def _preprocessing(recipe: Recipe) -> Preprocessing:
+def preprocessing_for(recipe: Recipe) -> Preprocessing:
     """With the mean and deviation that the backbone was trained with."""
     mean, std = recipe.input.mean, recipe.input.std
     assert mean is not None
@@ -228,7 +234,8 @@ def _preprocessing(recipe: Recipe) -> Preprocessing:
     return preprocessing_of(recipe).model_copy(update={"mean": mean, "std": std})
 
 
-def _images(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool, console: Console) -> Images:
+def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool, console: Console) -> Images:
+    """Their pixels, kept in the cache folder."""
     return load_images(
         table,
         load_px=preprocessing.load_px,

@@ -76,8 +76,8 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
         names = (escape(printable(item[key])) for key in ("path", "split", "label", "suggested"))
         path, split, label, suggested = names
         table.add_row(
-            *(path, split, label, percent(item["probability_of_label"])),
-            *(suggested, percent(item["probability_of_suggested"])),
+            *(path, split, label, percent(item["score"])),
+            *(suggested, percent(item["score_of_suggested"])),
         )
     if report.ranked:
         out.print(table)
@@ -88,6 +88,8 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
         f"{part} {found.get(part, 0):,} of {number:,}" for part, number in report.counts(report.rows_N.tolist()).items()
     )
     out.print(f"{len(report.ranked):,} of {len(report.rows_N):,} labels look wrong: {parts}.", soft_wrap=True)
+    if report.doubtful:
+        out.print(f"{len(report.doubtful):,} more are in doubt: another class is likelier, but not surely so.")
     for sentence in in_words(report.effect):
         out.print(sentence, soft_wrap=True)
     for line in _next(report, files):
@@ -104,8 +106,9 @@ def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
             f"are made. {files['labels']} names the rows, the suspects first.",
         ]
     command = {name: shlex.join(["loupe", "train", files[name]]) for name in ("labels", "kept")}
-    stay = len(report.ranked) - report.counts(report.suspect_rows).get("train", 0)
-    staying = f" ({stay:,} of validation and test stay in it)" if stay else ""
+    found = report.counts(report.suspect_rows)
+    stay = " and ".join(f"{number:,} of {part}" for part, number in found.items() if part != "train")
+    staying = f" ({stay}: kept, or the model would be judged without its errors)" if stay else ""
     return [
         *lines,
         f"Correct the column label in {files['labels']} (the suspects come first), or delete rows, then: "

@@ -25,9 +25,10 @@ from loupe.report.content import data_uri
 from loupe.report.gallery import LARGEST_PX, encode
 
 TRAINED_ON = ("path", "label", "split", "group")
-FOUND = ("suggested", "score", "probability_of_label", "probability_of_suggested")
-OF_EVERY_LABEL = ("score", "probability_of_label")  # that was examined
+FOUND = ("suggested", "score", "score_of_suggested")
+OF_EVERY_LABEL = ("score",)  # that was examined
 MOST_PICTURES = 200
+MOST_DOUBTFUL = 24
 
 
 def check_new(folder: Path) -> None:
@@ -61,7 +62,10 @@ def write(report: LabelReport, folder: Path) -> dict[str, str]:
         write_atomic(written["kept"], _kept(report, places))
     files = {name: str(path) for name, path in written.items()}
     content = {**report.to_json(), "images": len(report.rows_N), "confused": report.confused, "files": files}
-    label_page.write_page(written["page"], content, _pictures(report))
+    rows = [int(report.rows_N[i]) for i in report.doubtful[:MOST_DOUBTFUL]]
+    content["doubted"] = [report.row(i) for i in report.doubtful[:MOST_DOUBTFUL]]
+    pictures = [[_picture(report.table, row) for row in part] for part in (report.suspect_rows[:MOST_PICTURES], rows)]
+    label_page.write_page(written["page"], content, *pictures)
     return files
 
 
@@ -82,14 +86,13 @@ def _relative(file: Path, base: Path) -> str:
 
 
 def _labels(report: LabelReport, places: tuple[str, ...]) -> str:
-    """The suspects by rank, then the other images in the order of the table."""
-    suspects = dict(zip(report.suspect_rows, report.ranked, strict=True))
-    place = {int(row): i for i, row in enumerate(report.rows_N)}
-    rows = [{**_trained_on(report, row, places), **_part(item, FOUND)} for row, item in suspects.items()]
-    for row in _labelled(report):
-        if row not in suspects:
-            found = _part(report.row(place[row]), OF_EVERY_LABEL) if row in place else {}
-            rows.append({**_trained_on(report, row, places), **found})
+    """The suspects, then the other images that were examined, each by rank; then the rest, as the table has them."""
+    suspects, examined = set(report.order), {int(row) for row in report.rows_N}
+    rows = []
+    for i in np.lexsort((report.quality_N, ~report.suspect_N)).tolist():
+        found = _part(report.row(i), FOUND if i in suspects else OF_EVERY_LABEL)
+        rows.append({**_trained_on(report, int(report.rows_N[i]), places), **found})
+    rows += [_trained_on(report, row, places) for row in _labelled(report) if row not in examined]
     return _csv((*_columns(report), *FOUND), rows)
 
 
@@ -131,11 +134,7 @@ def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _pictures(report: LabelReport) -> list[str]:
-    """The first suspects, whole and as they were before any crop, as sources of an image in a page."""
-    return [_picture(report.table, row) for row in report.suspect_rows[:MOST_PICTURES]]
-
-
 def _picture(table: ImageTable, row: int) -> str:
+    """One image, whole and as it was before any crop, as the source of an image in a page."""
     image = decode.decode(table.encoded(row), table.paths[row], at_least_px=LARGEST_PX)
     return data_uri(encode(np.asarray(image)))

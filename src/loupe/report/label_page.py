@@ -14,17 +14,18 @@ MOST_PAIRS = 20
 JUDGED = {"all": "all of them, by the labels as they are", "unsuspected": "those that do not look wrong"}
 
 
-def write_page(path: Path, content: Mapping[str, Any], pictures: Sequence[str]) -> None:
+def write_page(path: Path, content: Mapping[str, Any], pictures: Sequence[str], doubtful: Sequence[str] = ()) -> None:
     """Writes the page.
 
     Args:
-        content: what `loupe labels --json` prints, with `images`, `confused` and `files`.
-        pictures: of the first suspects, as sources of an image.
+        content: what `loupe labels --json` prints, with `images`, `confused`, `files`, and the first doubtful ones.
+        pictures: of the first suspects, as sources of an image; doubtful: of those that come after them.
     """
     shown = {
         **content,
         "version": version("loupe"),
         "items": list(zip(content["suspects"], pictures, strict=False)),
+        "others": list(zip(content["doubted"], doubtful, strict=True)),
         "first_shown": FIRST_SHOWN,
         "pairs": content["confused"][:MOST_PAIRS],
         "rows": [(words, cells(content["effect"][name])) for name, words in JUDGED.items()],
