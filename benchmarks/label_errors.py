@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -52,7 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     weights = str(given.data / "weights" / FILE)
-    print(commit(), machine(0), flush=True)
+    print(commit(), machine(torch.get_num_threads()), flush=True)
     for name in given.sets:
         cifar = name == "CIFAR-10"
         source = (

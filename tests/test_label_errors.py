@@ -65,6 +65,19 @@ def test_clean_labels_of_separate_blobs_are_left_alone():
     assert not label_errors.suspects(label_N, fitted(features_NC, label_N, fold_N).probability_NK).any()
 
 
+def test_a_label_that_is_the_likeliest_is_no_suspect_and_every_class_keeps_one():
+    pytest.importorskip("cleanlab")
+    features_NC, label_N, fold_N, _ = blobs(flipped=60, spread=3.0)
+    probability_NK = fitted(features_NC, label_N, fold_N).probability_NK
+    found_N = label_errors.suspects(label_N, probability_NK)
+    assert found_N.any()
+    assert not (found_N & (probability_NK.argmax(axis=1) == label_N)).any()
+    all_of_one_N = label_N == 2
+    label_errors._keep_one_of_each(all_of_one_N, label_N, label_errors.quality(label_N, probability_NK))
+    [kept] = np.flatnonzero((label_N == 2) & ~all_of_one_N)
+    assert probability_NK[kept, 2] == probability_NK[label_N == 2, 2].max()
+
+
 @pytest.mark.parametrize("fold", [0, 3])
 def test_no_label_has_a_say_in_what_is_said_of_its_own_fold(fold):
     """All labels of one fold are changed: of its images the same is said, to the bit; of the others, something else."""
