@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe import doctor_text, explaining, listings, redrawing
+from loupe import doctor_text, explaining, label_command, listings, redrawing
 from loupe.commands.compare import compare
 from loupe.console import Console, printable
 from loupe.errors import LoupeError
@@ -190,6 +190,7 @@ for command in (
     compare,
     explaining.explain,
     redrawing.report,
+    label_command.labels,
     listings.runs,
     listings.recipes,
     listings.models,

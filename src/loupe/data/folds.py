@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from loupe.data.carve import units
+from loupe.data.carve import Indices, units
 from loupe.data.split import Split, assign
 from loupe.data.table import ImageTable, shown
 from loupe.errors import LoupeError
@@ -27,7 +27,19 @@ def fold(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int, 
         raise LoupeError(f"cross-validation needs at least 2 folds; got {folds}.")
     split = assign(table, content, spec, seed)
     pool = np.sort(np.concatenate([split.train, split.val]))
-    labels, unit = table.labels[pool], units(content, table.groups)[pool]
+    number_N = numbers(table, content, pool, folds=folds, seed=seed)
+    train, val = pool[number_N != number - 1], pool[number_N == number - 1]
+    note = f"Fold {number} of {folds}: train {len(train):,}, val {len(val):,}; the test images are left out."
+    return Split(train, val, np.array([], dtype=np.int64), (note,))
+
+
+def numbers(table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds: int, seed: int) -> Indices:
+    """The fold, from 0, of each of these rows.
+
+    Raises:
+        LoupeError: fewer images of a class among them, copies and groups counted once, than folds.
+    """
+    labels, unit = table.labels[rows_N], units(content, table.groups)[rows_N]
     present = np.unique(labels).tolist()
     scarce = [table.classes[label] for label in present if len(np.unique(unit[labels == label])) < folds]
     if scarce:
@@ -36,7 +48,7 @@ def fold(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int, 
             f"are fewer of {shown(scarce)}. Choose fewer folds, or add images."
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-    parts = list(splitter.split(np.zeros(len(pool)), labels, groups=unit))
-    train, val = (pool[rows] for rows in parts[number - 1])
-    note = f"Fold {number} of {folds}: train {len(train):,}, val {len(val):,}; the test images are left out."
-    return Split(train, val, np.array([], dtype=np.int64), (note,))
+    number_N = np.empty(len(rows_N), np.int64)
+    for number, (_, val) in enumerate(splitter.split(np.zeros(len(rows_N)), labels, groups=unit)):
+        number_N[val] = number
+    return number_N

@@ -1,0 +1,61 @@
+"""The features of images: what a frozen backbone makes of them, and a linear head gets.
+
+They are those of `loupe train --recipe features`, kept under the same key: whoever has them does not compute them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from loupe.architecture import BackboneSpec
+from loupe.console import Console
+from loupe.data.batches import Feed
+from loupe.data.prepare import Images
+from loupe.errors import LoupeError
+from loupe.models.build import build
+from loupe.recipe import Preprocessing
+from loupe.runtime import Arithmetic, StopSignal
+from loupe.training.frozen import PASS_BATCH, FrozenPass
+
+
+@torch.inference_mode()
+def features(
+    network: BackboneSpec,
+    preprocessing: Preprocessing,
+    images: Images,
+    *,
+    arithmetic: Arithmetic,
+    folder: Path,
+    console: Console,
+) -> npt.NDArray[np.float32]:
+    """float32 [N, C], a row for each image of the table, as evaluation sees it.
+
+    Args:
+        network: without hidden layers, which would be features of no one's.
+        folder: where they are kept. What was computed before an interruption is there too.
+
+    Raises:
+        LoupeError: weights that cannot be had, or no room on the disk.
+    """
+    assert not network.hidden
+    model = build(network, preprocessing, images.table.classes, seed=0).to(arithmetic.device)
+    model.learn("head")
+    frozen = FrozenPass(
+        model,
+        network.model_dump_json(exclude={"weights", "hidden"}),
+        Feed(images.store, images.table.labels, arithmetic.device),
+        images.content,
+        folder,
+        arithmetic,
+        console,
+        StopSignal(),  # not entered: Ctrl-C ends the command at once
+    )
+    rows_N = np.arange(len(images.table))
+    kept = frozen.evaluation(rows_N)
+    if kept is None:
+        raise LoupeError(f"the features cannot be kept under {folder}. Set LOUPE_CACHE to a folder with more room.")
+    pool = model.head[:-1].eval()
+    parts = [pool(batch.x_BCHW).float().cpu().numpy() for batch in kept.batches(rows_N, 8 * PASS_BATCH)]
+    return np.concatenate(parts).astype(np.float32, copy=False)
