@@ -8,9 +8,9 @@ import pytest
 from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
-from test_metrics import predictions, simulated
 
 from loupe.evaluate import calibration, metrics
+from test_metrics import predictions, simulated
 
 
 def sharpened(seed: int, images: int, factor: float, classes: int = 4):

@@ -19,7 +19,8 @@ models.summary models.overview models.bundle evaluate.predictions evaluate.metri
 evaluate.calibration evaluate.selective evaluate.predict evaluate.diagnosis
 training.muon training.optimizers training.schedules training.averaging training.checkpoint training.activations
 training.feeds training.frozen training.work training.learner training.solver training.progress training.loop
-training.precision report.figures report.texts report.template report.content report.confidence report.gallery report.page
+training.precision report.figures report.texts report.template report.content report.confidence
+report.gallery report.page
 report.experiments_text report.experiments recipes.from_scratch recipes.transfer recipes.published
 recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
 recipes.catalog recipes.choice recipes.resolve exhibits results trained session run sweep reproduce labelling cache

@@ -1,11 +1,11 @@
 """Which images are missed, ranked and paired; and accuracy by group."""
 
 import numpy as np
-from test_metrics import predictions, simulated
 
 from loupe.evaluate import metrics
 from loupe.evaluate.groups import by_group
 from loupe.evaluate.missed import losses, pairs, ranked
+from test_metrics import predictions, simulated
 
 
 def test_mistakes_are_ranked_by_loss_not_by_confidence():

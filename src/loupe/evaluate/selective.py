@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
+from scipy.special import betainc
 
 from loupe.errors import LoupeError
 from loupe.evaluate import calibration, metrics
@@ -55,9 +55,9 @@ class Threshold:
     def __str__(self) -> str:
         """What it promises, as a person is told."""
         return (
-            f"threshold {self.value:.4f}: {self.wanted:g} of what is classified is right, with {CONFIDENCE:.0%} "
-            f"confidence for images like those of validation. Of their {self.images:,} it classifies {self.kept:,} "
-            f"(coverage {self.coverage:.3f}), and {self.right:,} of these are right ({self.precision:.4f})."
+            f"threshold {self.value:.4f}: at least {self.wanted:g} of what is classified is right, with "
+            f"{CONFIDENCE:.0%} confidence for images like those of validation. Of these {self.images:,} it classifies "
+            f"{self.kept:,} (coverage {self.coverage:.3f}); {self.right:,} of them are right ({self.precision:.4f})."
         )
 
 
@@ -116,7 +116,9 @@ def _lowest(ranking: _Ranking, wanted: float) -> Threshold | None:
     begin, level = _starts(ranking.images, wanted)
     if not len(begin):
         return None
-    passes = binom.sf(ranking.right - 1, ranking.kept, wanted) <= level
+    # The chance of as many right of those kept, or more, if the precision were only just the wanted one.
+    chance = betainc(np.maximum(ranking.right, 1), ranking.wrong + 1, wanted)
+    passes = (chance <= level) & (ranking.right > 0)
     at = np.searchsorted(ranking.kept, begin)
     fails = np.append(np.flatnonzero(~passes), len(passes))
     reached = (fails[np.searchsorted(fails, at)] - 1)[passes[at]]

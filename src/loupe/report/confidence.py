@@ -39,7 +39,16 @@ def shown(results: Block) -> dict[str, Any] | None:
         "highest": selective["highest_precision"],
         "promise": selective["confidence"],
         "beside": ["validation", "test"] if selective["test"] else ["validation"],
+        "groups": _groups((results.get(part) or {}).get("per_group")),
     }
+
+
+def _groups(per_group: Block | None) -> dict[str, Any] | None:
+    """The groups' rows, lowest accuracy first, and how many were left out; None where there are no rows to show."""
+    if not per_group or not per_group["rows"]:
+        return None
+    rows = sorted(per_group["rows"], key=lambda row: row["accuracy"]["value"])
+    return {"rows": rows, "left_out": per_group["left_out"]}
 
 
 def reliability(calibration: Block, part: str) -> Drawing:
