@@ -50,9 +50,9 @@ def test_the_points_of_the_curve_are_what_a_threshold_keeps():
 
 def test_the_interval_of_the_area_is_that_of_resampled_images():
     part, random = simulated(np.random.default_rng(2), 300, 3), np.random.default_rng(9)
-    draws = [selective.area(part.select(random.integers(300, size=300))) for _ in range(400)]
+    draws = [selective.area(part.select(random.integers(300, size=300))) for _ in range(200)]
     area = selective.curve(part, 1.0)["area"]
-    assert area["high"] - area["low"] == pytest.approx(np.subtract(*np.quantile(draws, [0.975, 0.025])), rel=0.2)
+    assert area["high"] - area["low"] == pytest.approx(np.subtract(*np.quantile(draws, [0.975, 0.025])), rel=0.25)
 
 
 def test_a_threshold_passes_its_own_binomial_test_and_keeps_what_ties():
@@ -108,9 +108,9 @@ def test_what_cannot_be_promised_is_none_and_the_highest_that_can_is_promised():
 def test_the_promise_holds_on_images_not_seen(images, wanted):
     """Broken in at most 5 % of the draws; a point estimate of the precision would break it in about half."""
     random = np.random.default_rng(6)
-    population = simulated(random, 60_000, 3, skill=3.0)
+    population = simulated(random, 40_000, 3, skill=3.0)
     sure, right = calibration.confidence(population, 1.0), population.predicted == population.label
-    broken, found, draws = 0, 0, 200
+    broken, found, draws = 0, 0, 100
     for _ in range(draws):
         rows = random.integers(len(population), size=images)
         chosen = selective.threshold_for(predictions(population.label[rows], population.logits_NK[rows]), wanted)
@@ -123,7 +123,7 @@ def test_the_promise_holds_on_images_not_seen(images, wanted):
 
 def test_the_report_shows_thresholds_of_validation_on_test():
     random = np.random.default_rng(7)
-    val, test = (simulated(random, 1500, 3, skill=3.5) for _ in range(2))
+    val, test = (simulated(random, 500, 3, skill=3.5) for _ in range(2))
     block = selective.report(0.9, {"val": val, "test": test})
     json.dumps(block, allow_nan=False)
     assert [row["precision"] for row in block["thresholds"]] == list(selective.WANTED)
@@ -135,7 +135,8 @@ def test_the_report_shows_thresholds_of_validation_on_test():
         assert row["validation"]["coverage"]["value"] == found.coverage
         kept = calibration.confidence(test, 0.9) >= found.value
         assert row["test"]["precision"]["value"] == (test.predicted == test.label)[kept].mean()
+    # 0.995 takes 598 images without a mistake.
     assert block["thresholds"][-1]["threshold"] is None and block["thresholds"][0]["threshold"] is not None
     alone = selective.report(1.0, {"test": test})
     assert alone["thresholds"] is None and "no validation images" in alone["why"]
-    assert alone["validation"] is None and alone["test"]["images"] == 1500
+    assert alone["validation"] is None and alone["test"]["images"] == 500
