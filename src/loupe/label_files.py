@@ -21,8 +21,8 @@ from loupe.errors import LoupeError
 from loupe.label_check import LabelReport
 from loupe.ledger import write_atomic
 from loupe.report import label_page
-from loupe.report.content import data_uri
 from loupe.report.gallery import LARGEST_PX, encode
+from loupe.report.pictures import data_uri
 
 TRAINED_ON = ("path", "label", "split", "group")
 FOUND = ("suggested", "score", "score_of_suggested")

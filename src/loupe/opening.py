@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from loupe.augment.pipeline import Augmenter
 from loupe.errors import LoupeError
-from loupe.evaluate import metrics
+from loupe.evaluate import calibration, selective
 from loupe.evaluate.predictions import read_splits, write_splits
+from loupe.exhibits import exhibits
 from loupe.ledger import record_look
-from loupe.report import page
+from loupe.report import gallery, page
+from loupe.results import measured
 from loupe.trained import Run, split_hash
 
 
@@ -25,13 +28,21 @@ def open_test(run: Run, data: Any = None) -> Run:
         return run
     if not run.results["images"]["test"]:
         raise LoupeError(f"{run.path} has no test images to open.")
-    stored = (run.directory.read_json("environment.json") or {}).get("data")
-    predictions = run.predictions_of("test", data if stored is None else None)
-    block = metrics.evaluate(predictions)
+    images, split = run.own_images(data)
+    test = run.predictions_for(images, split.test)
     file = run.directory.file("predictions.csv")
-    write_splits(file, {**(read_splits(file) if file.is_file() else {}), "test": predictions})
-    looks = record_look(run.path.parent, split_hash(predictions), run.directory.name)
-    run.results = {**run.results, "test": block, "test_looks": looks}
+    parts = {**(read_splits(file) if file.is_file() else {}), "test": test}
+    temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
+    found = {
+        "test": measured(test, [images.table.groups[row] for row in split.test]),
+        "calibration": calibration.report(temperature, parts),
+        "selective": selective.report(temperature.value, parts),
+        "test_looks": record_look(run.path.parent, split_hash(test), run.directory.name),
+    }
+    write_splits(file, parts)
+    augmenter = Augmenter(run.recipe.stages[-1].augment, run.model.preprocessing, run.recipe.seed)
+    gallery.write(run.directory.file("gallery.parquet"), exhibits(images, split.train, augmenter, test, "test"))
+    run.results = {**run.results, **found}
     run.directory.write_json("results.json", run.results)
     page.write_page(run.path)
     return run

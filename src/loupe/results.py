@@ -5,7 +5,10 @@ from importlib.metadata import version
 from statistics import fmean
 from typing import Any
 
+from loupe.evaluate import metrics
 from loupe.evaluate.diagnosis import Diagnosis
+from loupe.evaluate.groups import by_group
+from loupe.evaluate.predictions import Predictions
 from loupe.ledger import SCHEMA
 from loupe.models.classifier import Classifier
 from loupe.models.summary import count_parameters, layer_table
@@ -14,6 +17,11 @@ from loupe.recipes.experiments import experiment
 from loupe.runtime import Arithmetic
 
 Block = dict[str, Any]
+
+
+def measured(part: Predictions, groups: Sequence[str | None]) -> Block:
+    """The metrics of one split, with the accuracy of each group; `groups` has that of each image."""
+    return {**metrics.evaluate(part), "per_group": by_group(part, groups)}
 
 
 def assemble(
@@ -30,6 +38,7 @@ def assemble(
     damaged: int,
     split_hash: str | None,
     blocks: Mapping[str, Block | None],
+    confidence: Mapping[str, Block],
     test_looks: int,
     seconds: Mapping[str, float],
     diagnosis: Diagnosis,
@@ -40,7 +49,8 @@ def assemble(
     Args:
         history: the rows of metrics.csv.
         images: how many each split has.
-        blocks: the metrics of `validation` and `test`; None where a split is empty.
+        blocks: the metrics of `validation` and `test`, of the logits as they are; None where a split is empty.
+        confidence: the blocks `calibration` and `selective`.
         diagnosis: of the learning curves; `next_command` runs what it recommends, if it does.
         seconds: what `load`, `evaluate` and computing what is `frozen` took; training is summed up from the history,
             over all interruptions.
@@ -58,6 +68,7 @@ def assemble(
         "classes": list(model.classes),
         "images": dict(images),
         **blocks,
+        **confidence,
         "test_looks": test_looks,
         "parameters": count_parameters(model),
         "layers": layer_table(model),

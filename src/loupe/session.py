@@ -18,7 +18,7 @@ from loupe.data.batches import Feed
 from loupe.data.prepare import Images, pixel_statistics
 from loupe.data.split import Split
 from loupe.errors import LoupeError
-from loupe.evaluate import metrics, predict
+from loupe.evaluate import calibration, predict, selective
 from loupe.evaluate.diagnosis import Diagnosis, diagnose
 from loupe.evaluate.predictions import write_splits
 from loupe.exhibits import exhibits
@@ -192,6 +192,7 @@ class Session:
         """Evaluates the weights that the run ends with; writes model, predictions, results and report."""
         began = time.perf_counter()
         self.directory.write_metrics(position.history)
+        groups = self.images.table.groups
         rows = {"val": self.split.val, "test": self.split.test if self.open_test else self.split.test[:0]}
         source, first = preparation.evaluation()
         arithmetic = preparation.arithmetic
@@ -200,7 +201,12 @@ class Session:
             for name, rows_N in rows.items()
             if len(rows_N)
         }
-        blocks = {name: metrics.evaluate(parts[name]) if name in parts else None for name in rows}
+        blocks = {
+            name: results.measured(parts[name], [groups[row] for row in rows[name]]) if name in parts else None
+            for name in rows
+        }
+        temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
+        model.temperature = temperature.value
         test_hash = self._test_hash()
         looks = self._looks(test_hash, looked="test" in parts)
         bundle.save(self.directory.model, model, self.recipe.model, arithmetic.precision)
@@ -224,6 +230,10 @@ class Session:
             damaged=self.images.damaged,
             split_hash=test_hash,
             blocks={"validation": blocks["val"], "test": blocks["test"]},
+            confidence={
+                "calibration": calibration.report(temperature, parts),
+                "selective": selective.report(temperature.value, parts),
+            },
             test_looks=looks,
             seconds={"load": load_seconds, "frozen": preparation.seconds, "evaluate": time.perf_counter() - began},
             diagnosis=diagnosis,

@@ -17,9 +17,9 @@ from loupe.data.prepare import Images, load_images
 from loupe.data.sources import open_table
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import LoupeError, unknown_name
-from loupe.evaluate import activation_maps, filters, metrics, predict
+from loupe.evaluate import activation_maps, calibration, filters, metrics, predict, selective
 from loupe.evaluate.explain import Explanation, explain, telling
-from loupe.evaluate.predictions import Predictions
+from loupe.evaluate.predictions import Predictions, read_splits
 from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
@@ -83,17 +83,50 @@ class Run:
         return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
 
     def predict_proba(self, images: Pictures) -> np.ndarray:
-        """The probability of each class, float64 [N, classes], columns in the order of `classes`."""
-        return self.predictions(table_of(images)).probabilities_NK
+        """The probability of each class, float64 [N, classes], columns in the order of `classes`.
+
+        Calibrated: the softmax of the logits divided by `temperature`.
+        """
+        return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        return self.model.temperature
+
+    def threshold_for(self, precision: float) -> selective.Threshold:
+        """The lowest calibrated probability from which on predictions can be promised to be right in that share.
+
+        It is chosen by the run's validation images; `selective` says what the promise is.
+
+        Raises:
+            LoupeError: there were no validation images, or that precision cannot be promised; it says which can.
+        """
+        file = self.directory.file("predictions.csv")
+        validation = (read_splits(file) if file.is_file() else {}).get("val")
+        if validation is None:
+            raise LoupeError(
+                f"{self.path} has no predictions of validation images to choose a threshold by. Give a --threshold."
+            )
+        found = selective.threshold_for(validation, precision, self.temperature)
+        if found is None:
+            highest = selective.highest_precision(validation, self.temperature)
+            raise LoupeError(
+                f"a precision of {precision:g} cannot be promised: by its {len(validation):,} validation images the "
+                f"highest of this run is {highest:g}. Ask for that at most, validate on more images, or give a "
+                "--threshold."
+            )
+        return found
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
-        """The logits of every image of a table, in its order."""
+        """The logits of every image of a table, in its order; as the network gives them, not calibrated."""
         images = self._open(table, skip_damaged, keep=False)
         return self._predict(images, np.arange(len(images.table)), images.table.labels)
 
     def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> dict[str, Any]:
         """The metrics of one split of the run's data, or of other data, as in results.json.
 
+        They are those of the logits as they are; `calibrated` has log loss and calibration error at the temperature.
         Classes are matched by name. A look at a test split is counted in the runs folder, and the count comes with the
         metrics as `test_looks`.
 
@@ -105,7 +138,7 @@ class Run:
             LoupeError: there are no such images, or they have a class that the model does not know.
         """
         predictions = self.predictions_of(split, data, skip_damaged=skip_damaged)
-        block = metrics.evaluate(predictions)
+        block = {**metrics.evaluate(predictions), "calibrated": self._calibrated(predictions)}
         identity = split_hash(predictions)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
             block["test_looks"] = record_look(self.path.parent, identity, self.directory.name)
@@ -126,6 +159,26 @@ class Run:
         if not len(predictions):
             raise LoupeError(f"there are no {split} images to evaluate. Choose another --split, or give --data.")
         return predictions
+
+    def own_images(self, data: Any = None) -> tuple[Images, splits.Split]:
+        """The run's own images, opened, and the split that it was trained on.
+
+        Args:
+            data: the images again, where the run was trained on arrays.
+
+        Raises:
+            LoupeError: they cannot be found, or have changed.
+        """
+        own = (self.directory.read_json("environment.json") or {}).get("data")
+        source = data if own is None else own
+        if source is None:
+            raise LoupeError("this run was trained on arrays, which are not stored. Give them again as data.")
+        images = self._open(open_table(source, console=self.console), bool(self.results["damaged"]))
+        return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
+
+    def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
+        """What the network says of some rows of the run's own images."""
+        return self._predict(images, rows_N, images.table.labels)
 
     def images_per_second(self) -> float:
         """How fast it predicts here, from decoded pixels."""
@@ -218,6 +271,11 @@ class Run:
         if lost:
             raise LoupeError(f"{table.name}: {lost[0]} is no longer there. Restore the data, or give images.")
         return table.select([where[path] for path in said.path])
+
+    def _calibrated(self, predictions: Predictions) -> dict[str, Any]:
+        compared = calibration.compare(predictions, self.temperature)
+        after = {name: compared[name]["after"] if compared else None for name in ("log_loss", "ece")}
+        return {"temperature": self.temperature, **after}
 
     def _split_of(
         self, table: ImageTable, split: str, skip_damaged: bool, *, is_own: bool, may_be_own: bool

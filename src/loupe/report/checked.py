@@ -13,8 +13,8 @@ from loupe.data.decode import decode
 from loupe.data.near import DISTANCE, NearPair, NearReport
 from loupe.data.table import ImageTable
 from loupe.ledger import write_atomic
-from loupe.report.pictures import data_uri
 from loupe.report.gallery import LARGEST_PX, encode
+from loupe.report.pictures import data_uri
 from loupe.report.template import render
 
 MOST_SHOWN = 100

@@ -18,8 +18,8 @@ from loupe.evaluate.explain import Explanation
 from loupe.evaluate.filters import REGULARISATIONS, Ascent, Response
 from loupe.ledger import write_atomic
 from loupe.report import texts
-from loupe.report.pictures import data_uri
 from loupe.report.gallery import LARGEST_PX, LOSSLESS_PX, encode
+from loupe.report.pictures import data_uri
 from loupe.report.template import render
 
 COLORS = "plasma"  # from dark to bright, in order for any eyes and in print

@@ -10,7 +10,7 @@ from typing import Any
 
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory, write_atomic
-from loupe.report import content, figures, gallery, pictures, texts
+from loupe.report import confidence, content, figures, gallery, pictures, texts
 from loupe.report.receipt import receipt, repeat_command
 from loupe.report.template import render
 
@@ -51,6 +51,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "command": shlex.join(environment["command"]) if environment else None,
         "repeat": repeat_command(run.path, environment) if environment else None,
         "part": None,
+        "confidence": None,
         "piles": {},
     }
     if results is None:
@@ -88,6 +89,7 @@ def _from_results(results: dict[str, Any], kept: pictures.Gallery) -> dict[str, 
         "matrix": content.matrix(block, classes, piles) if block else None,
         "confusions": content.confusions(block, classes, piles) if block else [],
         "missed": sum(map(sum, block["confusion_matrix"])) - _hits(block) if block else None,
+        "confidence": confidence.shown(results),
         "piles": piles,
         "reading_order": list(pictures.in_reading_order(piles)),
         "truths": sorted({pile.truth for pile in piles.values() if not pile.hit}),
