@@ -26,7 +26,7 @@ lint: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,explain,labels,dev]"
 	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.ready').touch()"
 
 clean:

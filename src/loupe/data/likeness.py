@@ -122,4 +122,5 @@ def _window() -> Float32Array:
 
 def _frequency_weights() -> Float32Array:
     vertical, horizontal = np.mgrid[:FREQUENCIES, :FREQUENCIES]
-    return np.sqrt(np.hypot(vertical, horizontal)).astype(np.float32)
+    weights: Float32Array = np.sqrt(np.hypot(vertical, horizontal)).astype(np.float32)
+    return weights

@@ -178,7 +178,7 @@ def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tupl
         return opened(table, content), kept
     except DamagedImages as damage:
         kept = np.setdiff1d(kept, damage.indices)
-    return opened(table.select(kept), [content[i] for i in kept]), kept
+    return opened(table.select(kept), [content[int(i)] for i in kept]), kept
 
 
 def _layouts(store: PixelStore) -> NDArray[np.float32]:
@@ -275,6 +275,6 @@ def write_csv(path: Path, report: NearReport) -> None:
     sides = [f"{name}_{side}" for side in (1, 2) for name in ("path", "split", "label")]
     writer.writerow([*sides, "distance", "mirrored", "group"])
     for pair in report.pairs:
-        sides = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
-        writer.writerow([*sides, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group])
+        both = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
+        writer.writerow([*both, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group])
     write_atomic(path, buffer.getvalue())
