@@ -220,7 +220,6 @@ def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
     table = Table(box=None)
     for column in ("recipe", "validation, %", "test, %"):
         table.add_column(column, no_wrap=True)
-    table.add_column("learns", no_wrap=True, justify="right")
     table.add_column("time", no_wrap=True, justify="right")
     for row in content["rows"]:
         measured = row["measured"]
@@ -228,9 +227,8 @@ def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
             table.add_row(_plain(row["name"]), "failed")
             continue
         test = _in_percent(measured["test"]) if measured["test"] else "locked"
-        learns = f"{measured['parameters']['trainable']:,}"
         spent = duration(measured["seconds"])
-        table.add_row(_plain(row["name"]), _in_percent(measured["validation"]), test, learns, spent)
+        table.add_row(_plain(row["name"]), _in_percent(measured["validation"]), test, spent)
     out.print(table)
     judgement, test = content["judgement"], content["test"]
     for verdict in judgement["verdicts"].values():
