@@ -7,10 +7,10 @@ that the choice could have ended on. So choose on validation images, and quote t
 test images, which chose nothing. `judge` on test predictions shows what these would have said; whoever chooses by that
 has no test set left.
 
-What it does not say. Images are drawn, networks are given: a test is about the trained networks at hand, and more images
-do not make up for few seeds. Two recipes that are equally good, but whose trainings scatter by 0.5 points, are told
-apart on 10,000 images in nearly half of all cases, by one seed or by three (the same page). A verdict says so where the
-seeds of two candidates overlap.
+What it does not say. Images are drawn, networks are given: a test is about the trained networks at hand, and more
+images do not make up for few seeds. Two recipes that are equally good, but whose trainings scatter by 0.5 points, are
+told apart on 10,000 images in nearly half of all cases, by one seed or by three (the same page). A verdict says so
+where the seeds of two candidates overlap.
 """
 
 from collections.abc import Mapping, Sequence
