@@ -27,7 +27,7 @@ from loupe.data.store import DamagedImages, PixelStore, default_budget, open_sto
 from loupe.data.table import ImageTable, counted
 from loupe.ledger import write_atomic
 
-DISTANCE = 0.45
+DISTANCE = 0.4
 """Pairs up to this distance are told: 1 less their likeness in detail. results/near_duplicates.md compares others."""
 LAYOUT = 0.85
 """Pairs below this likeness of their layouts are not looked at more closely."""
@@ -128,7 +128,7 @@ class NearReport:
         found = []
         for kind, count in self.counts().items():
             pairs = [pair for pair in self.pairs if pair.kind == kind]
-            remedy = "remove one, or give both one group" if pairs[0].across else "training counts them twice"
+            remedy = "remove one, or give both one group" if pairs[0].across else "they count twice"
             labels = f" ({count['other_label']:,} with different labels)" if count["other_label"] else ""
             lines = [_describe(pair) for pair in pairs]
             found.append((f"{counted(len(pairs), 'near-duplicate pair')} {kind}{labels}: {remedy}", lines))
@@ -229,9 +229,9 @@ def _pairs(
 
 
 def _suspicion(pair: NearPair) -> tuple[Any, ...]:
-    """Sorts what matters most first: between splits, then the splits in their order, then the nearest."""
-    splits = tuple(SPLITS.index(split) for split in reversed(pair.splits))
-    return (not pair.across, tuple(-split for split in splits), pair.distance, pair.first, pair.second)
+    """Sorts what matters most first: between splits before within one, what touches test first, then the nearest."""
+    first, second = (SPLITS.index(split) for split in pair.splits)
+    return (not pair.across, -second, first, pair.distance, pair.first, pair.second)
 
 
 def _groups(ends_P2: NDArray[np.int64], images: int) -> NDArray[np.int64]:
