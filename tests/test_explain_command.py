@@ -20,7 +20,7 @@ from loupe.models import bundle, cnn
 from loupe.recipe import Preprocessing
 
 SIDE = 16
-HOSTILE = "dog &lt;b&gt; {{ 7 * 7 }}"
+HOSTILE = "dog &lt;b&gt; {{ 7 + 7 }}"
 CLASSES = ("cat", HOSTILE)
 
 
