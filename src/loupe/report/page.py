@@ -64,7 +64,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
     try:
         shown |= _from_results(results, shown["gallery"])
         return shown | {"receipt": receipt(results, environment)}
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         raise LoupeError(
             f"{run.file('results.json')}: incomplete or damaged ({error!r}). Restore it, or train again."
         ) from None
