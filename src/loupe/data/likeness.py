@@ -117,10 +117,14 @@ def _enlarged(grey_BHW: Float32Array, zoom: float) -> Float32Array:
 
 def _window() -> Float32Array:
     fade = np.sqrt(np.hanning(SIDE_PX + 2)[1:-1])
-    return np.outer(fade, fade).astype(np.float32)
+    return np.asarray(np.outer(fade, fade), np.float32)
 
 
 def _frequency_weights() -> Float32Array:
     vertical, horizontal = np.mgrid[:FREQUENCIES, :FREQUENCIES]
+<<<<<<< HEAD
     weights: Float32Array = np.sqrt(np.hypot(vertical, horizontal)).astype(np.float32)
     return weights
+=======
+    return np.asarray(np.sqrt(np.hypot(vertical, horizontal)), np.float32)
+>>>>>>> cc0e740cc21f74014bc02b2b35bb0d6889cb7845

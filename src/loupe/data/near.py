@@ -29,7 +29,7 @@ from loupe.ledger import write_atomic
 
 DISTANCE = 0.4
 """Pairs up to this distance are told: 1 less their likeness in detail. results/near_duplicates.md compares others."""
-LAYOUT = 0.85
+LAYOUT = 0.82
 """Pairs below this likeness of their layouts are not looked at more closely."""
 MOST_CANDIDATES = 1_000_000
 MOST_CANDIDATES_EACH = 4
@@ -178,7 +178,11 @@ def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tupl
         return opened(table, content), kept
     except DamagedImages as damage:
         kept = np.setdiff1d(kept, damage.indices)
+<<<<<<< HEAD
     return opened(table.select(kept), [content[int(i)] for i in kept]), kept
+=======
+    return opened(table.select(kept), [content[i] for i in kept.tolist()]), kept
+>>>>>>> cc0e740cc21f74014bc02b2b35bb0d6889cb7845
 
 
 def _layouts(store: PixelStore) -> NDArray[np.float32]:
@@ -275,6 +279,11 @@ def write_csv(path: Path, report: NearReport) -> None:
     sides = [f"{name}_{side}" for side in (1, 2) for name in ("path", "split", "label")]
     writer.writerow([*sides, "distance", "mirrored", "group"])
     for pair in report.pairs:
+<<<<<<< HEAD
         both = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
         writer.writerow([*both, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group])
+=======
+        shown = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
+        writer.writerow([*shown, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group])
+>>>>>>> cc0e740cc21f74014bc02b2b35bb0d6889cb7845
     write_atomic(path, buffer.getvalue())
