@@ -122,9 +122,4 @@ def _window() -> Float32Array:
 
 def _frequency_weights() -> Float32Array:
     vertical, horizontal = np.mgrid[:FREQUENCIES, :FREQUENCIES]
-<<<<<<< HEAD
-    weights: Float32Array = np.sqrt(np.hypot(vertical, horizontal)).astype(np.float32)
-    return weights
-=======
     return np.asarray(np.sqrt(np.hypot(vertical, horizontal)), np.float32)
->>>>>>> cc0e740cc21f74014bc02b2b35bb0d6889cb7845

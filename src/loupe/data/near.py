@@ -178,11 +178,7 @@ def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tupl
         return opened(table, content), kept
     except DamagedImages as damage:
         kept = np.setdiff1d(kept, damage.indices)
-<<<<<<< HEAD
-    return opened(table.select(kept), [content[int(i)] for i in kept]), kept
-=======
     return opened(table.select(kept), [content[i] for i in kept.tolist()]), kept
->>>>>>> cc0e740cc21f74014bc02b2b35bb0d6889cb7845
 
 
 def _layouts(store: PixelStore) -> NDArray[np.float32]:
@@ -279,11 +275,6 @@ def write_csv(path: Path, report: NearReport) -> None:
     sides = [f"{name}_{side}" for side in (1, 2) for name in ("path", "split", "label")]
     writer.writerow([*sides, "distance", "mirrored", "group"])
     for pair in report.pairs:
-<<<<<<< HEAD
-        both = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
-        writer.writerow([*both, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group])
-=======
         shown = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
         writer.writerow([*shown, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group])
->>>>>>> cc0e740cc21f74014bc02b2b35bb0d6889cb7845
     write_atomic(path, buffer.getvalue())
