@@ -98,7 +98,7 @@ def _maps(
 
 def _places(one: "Explanation") -> list[str]:
     return [
-        f"{name}: {found.place}, half in {found.half:.0%}" if found else f"{name}: no evidence"
+        f"{name}: strongest {found.place}, half in {found.half:.0%}" if found else f"{name}: no evidence"
         for name, found in one.evidence.items()
     ]
 

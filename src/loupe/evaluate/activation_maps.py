@@ -102,7 +102,7 @@ def _attribute(model: Classifier, layer: nn.Module, x_BCHW: Tensor, class_B: Ten
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a map's evidence lies, as fractions of the picture: its centre of mass, from the top and from the left.
+    """Where a map's evidence lies, as fractions of the picture: its strongest point, from the top and from the left.
 
     `half` is the smallest share of the picture that holds half of the evidence: a few percent in one spot, 0.5 where it
     is spread evenly.
@@ -126,11 +126,11 @@ def evidence(map_HW: np.ndarray) -> Evidence | None:
     total = weight_HW.sum()
     if total <= 0:
         return None
+    row, column = np.argwhere(weight_HW == weight_HW.max()).mean(axis=0) + 0.5  # the middle of several
     height, width = weight_HW.shape
-    row = weight_HW.sum(axis=1) @ (np.arange(height) + 0.5) / (total * height)
-    column = weight_HW.sum(axis=0) @ (np.arange(width) + 0.5) / (total * width)
     falling = np.cumsum(np.sort(weight_HW, axis=None)[::-1])
-    return Evidence(float(row), float(column), float((np.searchsorted(falling, total / 2) + 1) / weight_HW.size))
+    half = (np.searchsorted(falling, total / 2) + 1) / weight_HW.size
+    return Evidence(float(row / height), float(column / width), float(half))
 
 
 def _is_map(shape: Shape) -> bool:

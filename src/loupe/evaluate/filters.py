@@ -19,6 +19,7 @@ from loupe.recipe import Preprocessing
 
 REGULARISATIONS = ("none", "L2", "Gaussian blur")
 GREY = 0.5
+LARGEST_PX = 96  # convolutions take any size; a larger picture shows more of the same, and takes longer
 BATCH_PIXELS = 2**20  # of the images that climb together: some hundred megabytes of activations
 
 
@@ -60,6 +61,11 @@ def default_layers(model: Classifier) -> list[str]:
     return list(dict.fromkeys(names[place] for place in (0, len(names) // 2, -1))) if names else []
 
 
+def side_px(model: Classifier) -> int:
+    """The size of the pictures: the network's own, up to `LARGEST_PX`."""
+    return min(model.preprocessing.size_px, LARGEST_PX)
+
+
 def respond(
     model: Classifier, layer: str, filters: Sequence[int], ascent: Ascent, stepped: Callable[[], None] = lambda: None
 ) -> Iterator[Response]:
@@ -67,7 +73,7 @@ def respond(
 
     `stepped` is called after each of the `ascent.steps` steps of each filter.
     """
-    together = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * model.preprocessing.size_px**2))
+    together = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * side_px(model) ** 2))
     for start in range(0, len(filters), together):
         part = list(filters[start : start + together])
         pixels_FRCHW, activation_FR, noise_F = _climb(model, layer, part, ascent, stepped)
@@ -81,10 +87,10 @@ def _climb(
     model: Classifier, layer: str, filters: list[int], ascent: Ascent, stepped: Callable[[], None]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels [F, R, 3, H, W] from 0 to 1, the responses to them [F, R], and those to the noise [F]."""
-    sizes, kinds = model.preprocessing, len(REGULARISATIONS)
+    kinds = len(REGULARISATIONS)
     device = next(model.parameters()).device
     filter_B = torch.tensor(filters, device=device).repeat_interleave(kinds)
-    pixels_BCHW = _noise(sizes.size_px, ascent).to(device).repeat(len(filter_B), 1, 1, 1)
+    pixels_BCHW = _noise(side_px(model), ascent).to(device).repeat(len(filter_B), 1, 1, 1)
     was_training = model.training
     model.eval()
     try:

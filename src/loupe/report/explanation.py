@@ -123,7 +123,7 @@ def _card(explanation: Explanation) -> Card:
 
 def _map(explanation: Explanation, name: str) -> Shown:
     found = explanation.evidence[name]
-    where = f"{found.place}; half of it in {texts.percent(found.half, 0)}" if found else NO_EVIDENCE
+    where = f"strongest {found.place}; half of it in {texts.percent(found.half, 0)}" if found else NO_EVIDENCE
     alt = f"evidence for {name}: {where} of the picture" if found else f"{name}: {where}"
     return _shown(overlay(explanation.pixels, explanation.maps[name]), alt, name, where)
 
