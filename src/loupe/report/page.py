@@ -52,6 +52,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "repeat": repeat_command(run.path, environment) if environment else None,
         "part": None,
         "piles": {},
+        "missed": None,
     }
     if results is None:
         return shown | {"receipt": receipt(None, environment)}
