@@ -103,8 +103,8 @@ def by_interest(predictions: Predictions) -> np.ndarray:
     turn_M[hit_M] = np.minimum(2 * turn_M, 2 * from_end_M + 1)[hit_M]
     turn_M[np.argsort(np.where(hit_M, np.inf, -loss_M), kind="stable")[: min(HARDEST, (~hit_M).sum())]] = -1
     order_M = np.lexsort((-loss_M, turn_M))
-    shown_M: np.ndarray = rows_M[order_M[~hit_M[order_M] | (turn_M[order_M] < HITS)]]
-    return shown_M
+    chosen: np.ndarray = rows_M[order_M[~hit_M[order_M] | (turn_M[order_M] < HITS)]]
+    return chosen
 
 
 def _top(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -> list[tuple[str, float]]:

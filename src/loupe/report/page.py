@@ -53,6 +53,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "part": None,
         "confidence": None,
         "piles": {},
+        "missed": None,
     }
     if results is None:
         return shown | {"receipt": receipt(None, environment)}
