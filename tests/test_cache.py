@@ -52,7 +52,7 @@ def test_an_unknown_kind_is_refused(tmp_path):
 
 
 def test_the_command_shows_and_clears(tmp_path, monkeypatch, capsys):
-    from loupe import listings
+    from loupe.commands import listings
 
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
     keep(tmp_path, "frozen", "one", 2048, 1)

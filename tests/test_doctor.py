@@ -11,7 +11,8 @@ import pytest
 import torch
 import typer
 
-from loupe import doctor, doctor_speed, doctor_text, ledger, runtime
+from loupe import doctor, doctor_speed, ledger, runtime
+from loupe.commands import doctor as doctor_text
 from loupe.doctor import Finding
 
 GIB = 2**30

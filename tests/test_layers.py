@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "loupe"
 
 ORDER = """
 errors schema architecture optimization recipe settings console runtime ledger data.table data.decode data.arrays
-data.archives data.folders data.csvfile data.parquet data.download data.catalog data.sources data.memory
+data.archives data.folders data.given data.csvfile data.parquet data.download data.catalog data.sources data.memory
 data.processes data.parallel data.content data.carve data.split data.folds data.check data.pixels data.pixel_file
 data.store data.likeness data.neighbours data.near data.prepare data.batches augment.random augment.geometry
 augment.pixels augment.pipeline models.classifier models.layers models.heads models.cnn models.families
@@ -27,8 +27,9 @@ report.experiments report.checked report.label_page report.comparison_text repor
 recipes.transfer recipes.published recipes.published_transfer recipes.quick recipes.wording recipes.publication
 recipes.experiments recipes.described recipes.catalog recipes.choice recipes.ladder recipes.resolve receipt exhibits
 results trained opening session run sweep reproduce repetition repeat plan candidates comparison labelling cache
-label_check label_files tables repetition_text options explaining label_command doctor doctor_speed doctor_text
-checking listings redrawing commands.compare cli __main__
+label_check label_files tables repetition_text options doctor doctor_speed checking commands.train commands.predict
+commands.compare commands.check commands.labels commands.explain commands.report commands.reproduce commands.listings
+commands.doctor cli __main__
 """
 ROOMS = ORDER.split()
 

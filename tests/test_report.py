@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from loupe.commands.report import report
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
-from loupe.redrawing import report
 from loupe.report import figures, texts
 from loupe.report.gallery import Exhibit
 from loupe.report.gallery import write as write_gallery

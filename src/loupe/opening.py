@@ -5,12 +5,12 @@ from typing import Any
 from loupe.augment.pipeline import Augmenter
 from loupe.errors import LoupeError
 from loupe.evaluate import calibration, selective
-from loupe.evaluate.predictions import read_splits, write_splits
+from loupe.evaluate.predictions import read_splits, split_hash, write_splits
 from loupe.exhibits import exhibits
 from loupe.ledger import record_look
 from loupe.report import gallery, page
 from loupe.results import measured
-from loupe.trained import Run, split_hash
+from loupe.trained import Run
 
 
 def open_test(run: Run, data: Any = None) -> Run:

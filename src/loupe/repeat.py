@@ -24,6 +24,7 @@ class Asked:
     recipe: str | None
     device: str | None
     skip_damaged: bool
+    open_test: bool = True
 
 
 def earlier_run(run: str, output: Path) -> RunDirectory:
@@ -40,7 +41,11 @@ def as_before(asked: Asked, earlier: RunDirectory, console: Console) -> Asked:
         LoupeError: the images of the earlier run were not stored, or are no longer where they were.
     """
     environment = earlier.read_json("environment.json") or {}
-    changes: dict[str, Any] = {"skip_damaged": asked.skip_damaged or bool(environment.get("skip_damaged"))}
+    results = earlier.read_json("results.json") or {}
+    changes: dict[str, Any] = {
+        "skip_damaged": asked.skip_damaged or bool(environment.get("skip_damaged")),
+        "open_test": results.get("test") is not None or not results.get("images", {}).get("test"),
+    }
     if asked.data is None:
         changes["data"] = _data(environment.get("data"), earlier)
         console.say(f"data: {changes['data']}, as in {earlier.path}.")

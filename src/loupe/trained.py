@@ -1,32 +1,27 @@
 """A run that has been trained: it predicts from raw images and evaluates itself on data."""
 
-from collections.abc import Iterable, Sequence
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from loupe.console import Console
 from loupe.data import split as splits
 from loupe.data.batches import Feed
-from loupe.data.folders import from_paths
+from loupe.data.given import Pictures, table_of
 from loupe.data.prepare import Images, load_images
 from loupe.data.sources import open_table
-from loupe.data.table import ImageTable, make_rows
+from loupe.data.table import ImageTable, match_classes
 from loupe.errors import LoupeError, unknown_name
 from loupe.evaluate import activation_maps, calibration, filters, metrics, predict, selective
 from loupe.evaluate.explain import Explanation, explain, telling
-from loupe.evaluate.predictions import Predictions, read_splits
+from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
 from loupe.recipe import Recipe
 from loupe.runtime import Arithmetic, choose_device
-
-Pictures = str | Path | np.ndarray | Image.Image | Iterable[str | Path | np.ndarray | Image.Image]
 
 
 class Run:
@@ -309,59 +304,3 @@ class Run:
         model, arithmetic = self._loaded
         feed = Feed(images.store, label_N, arithmetic.device)
         return predict.predictions(model, feed, images, rows_N, arithmetic)
-
-
-def split_hash(predictions: Predictions) -> str:
-    """Identifies the labelled images among these, whatever run they are in."""
-    pairs = zip(predictions.content, predictions.label, strict=True)
-    return splits.digest((content, predictions.classes[label]) for content, label in pairs if label >= 0)
-
-
-def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:
-    """The table's labels as indices into `classes`, by name; LoupeError where a labelled class is not among them."""
-    unknown = sorted({table.classes[label] for label in np.unique(table.labels) if label >= 0} - set(classes))
-    if unknown:
-        raise LoupeError(
-            f"{table.name}: the model does not know the {'class' if len(unknown) == 1 else 'classes'} "
-            f"{', '.join(unknown)}. It knows: {', '.join(classes)}. Classes are matched by name."
-        )
-    lookup = np.array([classes.index(name) if name in classes else -1 for name in table.classes] + [-1])
-    return lookup[table.labels].astype(np.int64)
-
-
-def table_of(images: Pictures) -> ImageTable:
-    """Unlabelled images to predict, whatever they were given as, behind the one decoder."""
-    if isinstance(images, str | Path):
-        return from_paths([images])
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and _is_one(images)):
-        images = [images]
-    items = list(images)
-    paths = [item for item in items if isinstance(item, str | Path)]
-    if len(paths) == len(items):
-        return from_paths(paths, unique=False)
-    data = [_encoded(item) for item in items]
-    rows = make_rows(n=len(data), data=data, path=[f"image {number}" for number in range(len(data))], label=None)
-    return ImageTable(rows, classes=(), name="images")
-
-
-def _encoded(item: Any) -> bytes:
-    """One picture as the bytes of an image file, so that it passes the one decoder."""
-    if isinstance(item, str | Path):
-        return Path(item).read_bytes()
-    if isinstance(item, np.ndarray):
-        if item.dtype != np.uint8 or not _is_one(item):
-            raise LoupeError(f"an image is a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
-        item = Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
-    if not isinstance(item, Image.Image):
-        raise LoupeError(f"an image is a path, a uint8 array or a PIL image; got {type(item).__name__}.")
-    buffer = BytesIO()
-    try:
-        ImageOps.exif_transpose(item).save(buffer, "TIFF" if item.mode in {"CMYK", "YCbCr"} else "PNG")
-    except OSError:
-        raise LoupeError(f"a PIL image of mode {item.mode} cannot be classified; convert it to RGB first.") from None
-    return buffer.getvalue()
-
-
-def _is_one(array: np.ndarray) -> bool:
-    """Whether an array is one image, [H, W] or [H, W, channels], and not many."""
-    return array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))

@@ -242,3 +242,15 @@ def _take(rows: pa.Table, indices: NDArray[np.int64]) -> pa.Table:
     if len(indices) and not 0 <= indices[0] <= indices[-1] < start:
         raise IndexError(f"images {indices[0]} to {indices[-1]} of {start}")
     return pa.Table.from_batches(pieces, schema=SCHEMA)
+
+
+def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:
+    """The table's labels as indices into `classes`, by name; LoupeError where a labelled class is not among them."""
+    unknown = sorted({table.classes[label] for label in np.unique(table.labels) if label >= 0} - set(classes))
+    if unknown:
+        raise LoupeError(
+            f"{table.name}: the model does not know the {'class' if len(unknown) == 1 else 'classes'} "
+            f"{', '.join(unknown)}. It knows: {', '.join(classes)}. Classes are matched by name."
+        )
+    lookup = np.array([classes.index(name) if name in classes else -1 for name in table.classes] + [-1])
+    return lookup[table.labels].astype(np.int64)

@@ -20,6 +20,7 @@ import pyarrow.csv as pacsv
 from scipy.special import log_softmax
 
 from loupe import ledger
+from loupe.data import split as splits
 from loupe.errors import LoupeError
 
 UNKNOWN = -1  # the label of an image that has none
@@ -202,3 +203,9 @@ def _from_table(table: pa.Table, classes: tuple[str, ...], path: Path) -> Predic
         logits_NK=np.stack(logits_KN, axis=1),
         classes=classes,
     )
+
+
+def split_hash(predictions: Predictions) -> str:
+    """Identifies the labelled images among these, whatever run they are in."""
+    pairs = zip(predictions.content, predictions.label, strict=True)
+    return splits.digest((content, predictions.classes[label]) for content, label in pairs if label >= 0)
