@@ -56,6 +56,14 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, min(p, float(centre - half))), min(1.0, max(p, float(centre + half)))
 
 
+def proportion(successes: int, trials: int, why: str) -> Estimate:
+    """A proportion with Wilson's interval; undefined, because of `why`, where there are no trials."""
+    if not trials:
+        return _undefined(why)
+    low, high = wilson(successes, trials)
+    return {"value": successes / trials, "low": low, "high": high}
+
+
 def confusion_matrix(label: Ints, predicted: Ints, classes: int) -> Ints:
     """Counts [K, K]: a row for each true class, a column for each predicted one."""
     cells: Ints = np.bincount(label * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -113,9 +121,14 @@ def calibration_error(probabilities_NK: Floats, label: Ints) -> float:
     """
     confidence = probabilities_NK.max(axis=1)
     correct = probabilities_NK.argmax(axis=1) == label
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, correct - confidence, minlength=CALIBRATION_BINS)
+    gaps = np.bincount(confidence_bins(confidence), correct - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(label))
+
+
+def confidence_bins(confidence: Floats) -> Ints:
+    """The bin of each confidence: 15 of equal width from 0 to 1, closed on the right."""
+    bins: Ints = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    return bins
 
 
 def _counted(confusion_KK: Ints, classes: Sequence[str], resamples: int, seed: int) -> dict[str, Estimate]:
@@ -124,17 +137,16 @@ def _counted(confusion_KK: Ints, classes: Sequence[str], resamples: int, seed: i
     images, hits = int(confusion_KK.sum()), int(np.trace(confusion_KK))
     if not images:
         return {name: _undefined("there are no labelled images") for name in names}
-    low, high = wilson(hits, images)
-    accuracy: Estimate = {"value": hits / images, "low": low, "high": high}
+    accuracy = proportion(hits, images, "there are no labelled images")
     macro, weighted = _averages(f1_scores(confusion_KK)[:, None], confusion_KK.sum(axis=1)[:, None])
     draws = [_averages(*drawn) for drawn in _resampled_f1(confusion_KK, resamples, seed)]
     macro_R, weighted_R = (np.concatenate(parts) for parts in zip(*draws, strict=True))
     why = _missing(confusion_KK.sum(axis=1), classes)
     return {
         "accuracy": accuracy,
-        "macro_f1": _undefined(why) if why else _estimate(macro[0], macro_R),
+        "macro_f1": _undefined(why) if why else estimate(macro[0], macro_R),
         "micro_f1": dict(accuracy),
-        "weighted_f1": _estimate(weighted[0], weighted_R),
+        "weighted_f1": estimate(weighted[0], weighted_R),
     }
 
 
@@ -159,7 +171,7 @@ def _resampled_f1(confusion_KK: Ints, resamples: int, seed: int) -> Iterator[tup
     by_true = sparse.csr_array((ones, (true, cell)), shape=shape)
     by_predicted = sparse.csr_array((ones, (predicted, cell)), shape=shape)
     by_hit = sparse.csr_array(((true == predicted).astype(np.int64), (true, cell)), shape=shape)
-    for some in _chunks(resamples, max(shape)):
+    for some in chunks(resamples, max(shape)):
         drawn_CR = random.multinomial(counts.sum(), counts / counts.sum(), size=some).T
         support_KR = by_true @ drawn_CR
         yield _ratio(2 * (by_hit @ drawn_CR), support_KR + by_predicted @ drawn_CR), support_KR
@@ -182,7 +194,7 @@ def _scored(label: Ints, log_p_NK: Floats, classes: Sequence[str], resamples: in
         scores_NK, members = scores_NK[:, 1:], label - 1
     random = np.random.default_rng([seed, 1])
     losses, areas = [], []
-    for some in _chunks(resamples, images):
+    for some in chunks(resamples, images):
         drawn = [np.bincount(random.integers(images, size=images), minlength=images) for _ in range(some)]
         losses += [float(counts @ loss) / images for counts in drawn]
         if why is None:
@@ -191,8 +203,8 @@ def _scored(label: Ints, log_p_NK: Floats, classes: Sequence[str], resamples: in
     return {
         "roc_auc": _undefined(why)
         if why
-        else _estimate(_mean_defined(roc_auc(members, scores_NK))[0], np.concatenate(areas)),
-        "log_loss": _estimate(float(loss.mean()), np.array(losses), most=np.inf),
+        else estimate(_mean_defined(roc_auc(members, scores_NK))[0], np.concatenate(areas)),
+        "log_loss": estimate(float(loss.mean()), np.array(losses), most=np.inf),
     }
 
 
@@ -203,20 +215,25 @@ def _calibration(probabilities_NK: Floats, label: Ints) -> Estimate:
 
 
 def _per_class(confusion_KK: Ints, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and support of each class; null, with the reason, where there is nothing to divide by."""
+    """Precision, recall, F1 and support of each class; null, with the reason, where there is nothing to divide by.
+
+    Recall is the accuracy on the images of the class; `recall_low` to `recall_high` is its Wilson interval.
+    """
     hits, support, predicted = np.diag(confusion_KK), confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
     columns = (_ratio(hits, predicted), _ratio(hits, support), f1_scores(confusion_KK))
     rows = []
     for k, name in enumerate(classes):
         numbers = (None if np.isnan(column[k]) else float(column[k]) for column in columns)
         row = dict(zip(("precision", "recall", "f1"), numbers, strict=True))
+        ends = wilson(int(hits[k]), int(support[k])) if support[k] else (None, None)
+        row |= dict(zip(("recall_low", "recall_high"), ends, strict=True))
         reasons = {"it has no images here": support[k] == 0, "it was never predicted": predicted[k] == 0}
         why = " and ".join(reason for reason, holds in reasons.items() if holds)
         rows.append({"class": name, **row, "support": int(support[k]), **({"why": why} if why else {})})
     return rows
 
 
-def _estimate(value: float, draws_R: Floats, *, most: float = 1.0) -> Estimate:
+def estimate(value: float, draws_R: Floats, *, most: float = 1.0) -> Estimate:
     """A value with the percentile interval of its resamples; those where it is undefined (nan) are left out.
 
     The resamples exceed the value by the bias that the value itself has, so they lie about the truth plus twice the
@@ -260,7 +277,7 @@ def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Floats
     return result
 
 
-def _chunks(resamples: int, numbers_each: int) -> Iterator[int]:
+def chunks(resamples: int, numbers_each: int) -> Iterator[int]:
     """Sizes of the steps in which that many resamples are drawn, so that memory stays bounded."""
     size = max(1, _CHUNK // max(1, numbers_each))
     for start in range(0, resamples, size):
