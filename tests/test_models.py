@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -114,10 +116,12 @@ def test_a_bundle_brings_the_same_function_back(tmp_path):
     model = cnn(network("deep-cnn"), at(32), TEN, seed=1)
     x_BCHW = torch.rand(2, 3, 32, 32)
     model(x_BCHW)  # moves the running statistics, which must travel too
+    model.temperature = 1.37
     bundle.save(tmp_path, model, network("deep-cnn"), "fp32")
     back, precision = bundle.load(tmp_path, torch.device("cpu"))
     assert precision == "fp32"
     assert back.classes == TEN
+    assert back.temperature == 1.37
     assert back.preprocessing == model.preprocessing
     assert torch.equal(back(x_BCHW), model.eval()(x_BCHW))
 
@@ -131,6 +135,17 @@ def test_a_damaged_bundle_is_refused(tmp_path):
         bundle.load(tmp_path, torch.device("cpu"))
     (tmp_path / "config.json").unlink()
     with pytest.raises(LoupeError, match="no model"):
+        bundle.load(tmp_path, torch.device("cpu"))
+
+
+def test_a_bundle_without_a_temperature_has_one_and_a_strange_one_is_refused(tmp_path):
+    bundle.save(tmp_path, cnn(network("digits-cnn"), at(8), TEN, seed=1), network("digits-cnn"), "fp32")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("temperature") == 1.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert bundle.load(tmp_path, torch.device("cpu"))[0].temperature == 1.0
+    (tmp_path / "config.json").write_text(json.dumps(config | {"temperature": 0}))
+    with pytest.raises(LoupeError, match="temperature"):
         bundle.load(tmp_path, torch.device("cpu"))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) ->
         "preprocessing": model.preprocessing.model_dump(mode="json"),
         "classes": model.classes,
         "precision": precision,
+        "temperature": model.temperature,
         "weights_blake2b": _digest(weights),
     }
     write_atomic(folder / "weights.safetensors", weights)
@@ -56,8 +58,12 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         raise LoupeError(
             f"{folder}: weights.safetensors is damaged or not the one that config.json describes. Restore both."
         )
+    temperature = float(config.get("temperature", 1.0))  # bundles made before it was fitted have none
+    if not 0 < temperature < math.inf:
+        raise LoupeError(f"{folder}: config.json has the temperature {temperature}, which is none. Restore it.")
     preprocessing = Preprocessing.model_validate(config["preprocessing"])
     model = skeleton(NETWORK.validate_python(config["network"]), preprocessing, tuple(config["classes"]))
+    model.temperature = temperature
     model.load_state_dict(safetensors.torch.load(weights), assign=True)
     return model.to(device).to(memory_format=torch.channels_last).eval(), config["precision"]
 

@@ -18,6 +18,7 @@ class Classifier(nn.Module):
         preprocessing: from a decoded image to the input.
         classes: the class of each logit, in order.
         frozen: how many blocks of the trunk are frozen.
+        temperature: what logits are divided by for calibrated probabilities. The network itself gives them undivided.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Classifier(nn.Module):
         self.preprocessing = preprocessing
         self.classes = classes
         self.frozen = 0
+        self.temperature = 1.0
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """Logits, [B, classes], of images [B, 3, H, W], or of what the blocks before number `first` make of them."""
