@@ -15,10 +15,12 @@ data.archives data.folders data.csvfile data.parquet data.download data.catalog 
 data.processes data.parallel data.content data.carve data.split data.folds data.check data.pixels data.pixel_file
 data.store data.prepare data.batches augment.random augment.geometry augment.pixels augment.pipeline models.classifier
 models.layers models.heads models.cnn models.families models.backbones models.build models.engine models.catalog
-models.summary models.overview models.bundle evaluate.predictions evaluate.metrics evaluate.predict evaluate.diagnosis
+models.summary models.overview models.bundle evaluate.predictions evaluate.metrics evaluate.groups evaluate.missed
+evaluate.calibration evaluate.selective evaluate.predict evaluate.diagnosis
 training.muon training.optimizers training.schedules training.averaging training.checkpoint training.activations
 training.feeds training.frozen training.work training.learner training.solver training.progress training.loop
-training.precision report.figures report.texts report.template report.content report.gallery report.page
+training.precision report.figures report.texts report.template report.content report.confidence
+report.gallery report.page
 report.experiments_text report.experiments recipes.from_scratch recipes.transfer recipes.published
 recipes.published_transfer recipes.quick recipes.wording recipes.publication recipes.experiments recipes.described
 recipes.catalog recipes.choice recipes.resolve exhibits results trained session run sweep reproduce labelling cache
