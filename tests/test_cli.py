@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -72,6 +73,10 @@ def test_results_hold_what_scripts_rely_on(trained):
     assert results["epochs"] == 3
     assert set(results["seconds"]) == {"load", "frozen", "train", "epoch_mean", "evaluate", "total"}
     assert results["precision"] in {"fp32", "bf16"}
+    assert results["calibration"]["temperature"]["value"] == 1.0 and results["calibration"]["test"]["images"] == 4
+    assert "no image is missed" in results["calibration"]["temperature"]["why"]
+    assert results["selective"]["validation"]["images"] == 4
+    assert results["test"]["per_group"] == {"rows": None, "why": "the images have no groups"}
     assert "auto" not in (trained / "recipe.yaml").read_text(), "what was resolved is written down"
 
 
@@ -230,6 +235,86 @@ def test_predict_below_the_threshold_is_unclassified(terminal, trained, photos, 
     code, _, err = terminal("predict", trained, photos, "--to", target, "--top", "3")
     assert code == 1
     assert "2 classes" in err
+
+
+@pytest.fixture
+def calibrated(trained, tmp_path) -> Path:
+    """A copy of the run with a temperature of 2, and validation predictions enough for a threshold."""
+    from loupe.evaluate.predictions import Predictions
+
+    run = tmp_path / "runs" / "calibrated"
+    shutil.copytree(trained, run)
+    config = json.loads((run / "model" / "config.json").read_text())
+    (run / "model" / "config.json").write_text(json.dumps(config | {"temperature": 2.0}))
+    random = np.random.default_rng(0)
+    label = np.arange(400) % 2
+    logits = (random.normal(scale=2, size=(400, 2)) + 4 * np.eye(2)[label]).astype(np.float32)
+    names = tuple(map(str, range(400)))
+    Predictions(names, names, label, logits, ("dark", "light")).write(run / "predictions.csv", "val")
+    return run
+
+
+def test_predict_gives_calibrated_probabilities_and_the_same_classes(terminal, trained, calibrated, photos, tmp_path):
+    answers = []
+    for run in (trained, calibrated):
+        _, out, _ = terminal("predict", run, photos, "--to", tmp_path / "out.csv", "--json")
+        answers.append(json.loads(out))
+    assert [answer["temperature"] for answer in answers] == [1.0, 2.0]
+    for before, after in zip(answers[0]["images"], answers[1]["images"], strict=True):
+        (first,), (second,) = before["top"], after["top"]
+        assert first["class"] == second["class"] == after["label"]
+        odds = [p["probability"] / (1 - p["probability"]) for p in (first, second)]
+        assert odds[1] == pytest.approx(odds[0] ** 0.5, rel=1e-4)
+    _, _, err = terminal("predict", calibrated, photos, "--to", tmp_path / "out.csv")
+    assert err.count("calibrated by temperature 2") == 1
+    _, out, _ = terminal("evaluate", calibrated, "--json")
+    assert json.loads(out)["calibrated"]["temperature"] == 2.0
+    _, out, _ = terminal("evaluate", calibrated)
+    assert "Calibrated by temperature 2.000" in out
+
+
+def test_predict_leaves_as_many_unclassified_as_a_wanted_precision_needs(terminal, calibrated, photos, tmp_path):
+    from loupe.evaluate import selective
+    from loupe.evaluate.predictions import Predictions
+
+    to = ("--to", tmp_path / "out.csv")
+    code, out, _ = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.95", "--json")
+    assert code == 0
+    answer = json.loads(out)
+    validation = Predictions.read(calibrated / "predictions.csv", "val")
+    assert answer["threshold"] == selective.threshold_for(validation, 0.95, 2.0).value > 0.5
+    for image in answer["images"]:
+        sure = image["top"][0]["probability"] >= answer["threshold"]
+        assert image["label"] == (image["top"][0]["class"] if sure else "unclassified")
+    _, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.95")
+    assert "0.95 of what is classified is right, with 95% confidence" in err
+    code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.999")
+    highest = selective.highest_precision(validation, 2.0)
+    assert code == 1 and f"the highest of this run is {highest:g}" in err
+    code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.9", "--threshold", "0.5")
+    assert code == 1 and "Give one of them" in err
+    (calibrated / "predictions.csv").unlink()
+    code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.9")
+    assert code == 1 and "no predictions of validation images" in err
+
+
+def test_a_run_from_before_calibration_predicts_as_it_did(terminal, trained, photos, tmp_path):
+    old = tmp_path / "runs" / "old"
+    shutil.copytree(trained, old)
+    config = json.loads((old / "model" / "config.json").read_text())
+    del config["temperature"]
+    (old / "model" / "config.json").write_text(json.dumps(config))
+    results = json.loads((old / "results.json").read_text())
+    for name in ("calibration", "selective"):
+        del results[name]
+    (old / "results.json").write_text(json.dumps(results))
+    for arguments in (
+        ("predict", old, photos, "--to", tmp_path / "out.csv"),
+        ("evaluate", old),
+        ("train", "--resume", old),
+    ):
+        code, out, err = terminal(*arguments)
+        assert code == 0 and "alibrated" not in out + err
 
 
 def test_runs_lists_results_and_unfinished_runs(terminal, trained, tmp_path):

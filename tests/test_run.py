@@ -140,6 +140,8 @@ def test_without_validation_and_test_images_a_run_still_ends(tmp_path):
     done = loupe.train((x, y), recipe="digits", epochs=1, settings=none, output=tmp_path, device="cpu", quiet=True)
     assert done.results["test"] is None
     assert done.results["validation"] is None
+    assert "no validation images" in done.results["calibration"]["temperature"]["why"]
+    assert done.results["selective"]["thresholds"] is None and "why" in done.results["selective"]
     assert (done.path / "report.html").is_file()
     with pytest.raises(loupe.LoupeError, match="validation"):
         loupe.train((x, y), recipe="digits", settings={**none, "stages.0.patience_epochs": 3}, output=tmp_path)

@@ -119,8 +119,18 @@ def predict(
     to: Annotated[Path, typer.Option(help="The file to write.")] = Path("predictions.csv"),
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Below this probability an image stays unclassified.")
-    ] = 0.0,
+        float | None, typer.Option(min=0, max=1, help="Below this probability an image stays unclassified.")
+    ] = None,
+    wanted_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Leaves so many images unclassified that, of the others, this share is right, as 0.99; the threshold "
+            "is chosen by the run's validation images.",
+        ),
+    ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
@@ -128,6 +138,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify images; write a CSV, and show how many fell into each class."""
+    if threshold is not None and wanted_precision is not None:
+        raise LoupeError("--threshold and --wanted-precision both say what stays unclassified. Give one of them.")
     from loupe import tables
     from loupe.data.folders import from_paths
     from loupe.labelling import label, write_csv
@@ -135,7 +147,14 @@ def predict(
     from loupe.trained import Run
 
     done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
-    labelled = label(done.predictions(from_paths(paths), skip_damaged=skip_damaged), top=top, threshold=threshold)
+    if done.temperature != 1:
+        done.console.say(f"probabilities are calibrated by temperature {done.temperature:.3g}")
+    if wanted_precision is not None:
+        chosen = done.threshold_for(wanted_precision)
+        threshold = chosen.value
+        done.console.say(str(chosen))
+    predictions = done.predictions(from_paths(paths), skip_damaged=skip_damaged)
+    labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=done.temperature)
     write_csv(to, labelled)
     if as_json:
         print_json(labelled.to_json())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from loupe.errors import LoupeError
+from loupe.evaluate import calibration
 from loupe.evaluate.predictions import Predictions
 from loupe.ledger import write_atomic
 
@@ -18,11 +19,17 @@ UNCLASSIFIED = "unclassified"
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of N images. `order_NT` holds the best T classes of each image, `label` its class or `unclassified`."""
+    """Labels of N images. `order_NT` holds the best T classes of each image, `label` its class or `unclassified`.
+
+    `probability_NK` are calibrated by `temperature`; below `threshold` an image is `unclassified`.
+    """
 
     predictions: Predictions
     label: tuple[str, ...]
     order_NT: np.ndarray
+    probability_NK: np.ndarray
+    temperature: float
+    threshold: float
 
     def counts(self) -> dict[str, int]:
         """How many images fell into each class, in the order of the classes, `unclassified` last."""
@@ -30,8 +37,7 @@ class Labels:
         return {name: counted[name] for name in (*self.predictions.classes, UNCLASSIFIED)}
 
     def to_json(self) -> dict[str, Any]:
-        probability_NK = self.predictions.probabilities_NK
-        classes = self.predictions.classes
+        probability_NK, classes = self.probability_NK, self.predictions.classes
         images = [
             {
                 "path": path,
@@ -40,11 +46,14 @@ class Labels:
             }
             for i, (path, label) in enumerate(zip(self.predictions.path, self.label, strict=True))
         ]
-        return {"images": images, "counts": self.counts()}
+        how = {"temperature": self.temperature, "threshold": self.threshold}
+        return {**how, "images": images, "counts": self.counts()}
 
 
-def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0) -> Labels:
+def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, temperature: float = 1.0) -> Labels:
     """Labels each image with its most probable class, or `unclassified` where that is less probable than the threshold.
+
+    Probabilities are calibrated by the temperature.
 
     Raises:
         LoupeError: `top` is more than the number of classes.
@@ -52,13 +61,13 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0) -> 
     classes = predictions.classes
     if top > len(classes):
         raise LoupeError(f"--top {top}: the model knows {len(classes)} classes.")
-    order_NT = np.argsort(-predictions.probabilities_NK, axis=1, kind="stable")[:, :top]
-    best_N = predictions.probabilities_NK.max(axis=1)
+    order_NT = np.argsort(-predictions.logits_NK, axis=1, kind="stable")[:, :top]
     names = tuple(
         classes[k] if probability >= threshold else UNCLASSIFIED
-        for k, probability in zip(predictions.predicted, best_N, strict=True)
+        for k, probability in zip(predictions.predicted, calibration.confidence(predictions, temperature), strict=True)
     )
-    return Labels(predictions, names, order_NT)
+    probability_NK = calibration.probabilities(predictions, temperature)
+    return Labels(predictions, names, order_NT, probability_NK, temperature, threshold)
 
 
 def write_csv(path: Path, labels: Labels) -> None:
@@ -69,7 +78,7 @@ def write_csv(path: Path, labels: Labels) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*header, *(f"probability:{name}" for name in predictions.classes)])
-    for i, (name, row_K) in enumerate(zip(labels.label, predictions.probabilities_NK, strict=True)):
+    for i, (name, row_K) in enumerate(zip(labels.label, labels.probability_NK, strict=True)):
         others = [(predictions.classes[k], f"{row_K[k]:.6f}") for k in labels.order_NT[i, 1:]]
         cells = [predictions.path[i], name, f"{row_K.max():.6f}", *(cell for pair in others for cell in pair)]
         writer.writerow([*cells, *(f"{value:.6f}" for value in row_K)])

@@ -30,6 +30,7 @@ def assemble(
     damaged: int,
     split_hash: str | None,
     blocks: Mapping[str, Block | None],
+    confidence: Mapping[str, Block],
     test_looks: int,
     seconds: Mapping[str, float],
     diagnosis: Diagnosis,
@@ -40,7 +41,8 @@ def assemble(
     Args:
         history: the rows of metrics.csv.
         images: how many each split has.
-        blocks: the metrics of `validation` and `test`; None where a split is empty.
+        blocks: the metrics of `validation` and `test`, of the logits as they are; None where a split is empty.
+        confidence: the blocks `calibration` and `selective`.
         diagnosis: of the learning curves; `next_command` runs what it recommends, if it does.
         seconds: what `load`, `evaluate` and computing what is `frozen` took; training is summed up from the history,
             over all interruptions.
@@ -58,6 +60,7 @@ def assemble(
         "classes": list(model.classes),
         "images": dict(images),
         **blocks,
+        **confidence,
         "test_looks": test_looks,
         "parameters": count_parameters(model),
         "layers": layer_table(model),

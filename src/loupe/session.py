@@ -17,9 +17,10 @@ from loupe.data.batches import Feed
 from loupe.data.prepare import Images, pixel_statistics
 from loupe.data.split import Split
 from loupe.errors import LoupeError
-from loupe.evaluate import metrics, predict
+from loupe.evaluate import calibration, metrics, predict, selective
 from loupe.evaluate.diagnosis import Diagnosis, diagnose
-from loupe.evaluate.predictions import write_splits
+from loupe.evaluate.groups import by_group
+from loupe.evaluate.predictions import Predictions, write_splits
 from loupe.exhibits import exhibits
 from loupe.ledger import RunDirectory
 from loupe.models import bundle
@@ -196,7 +197,9 @@ class Session:
             for name, rows_N in rows.items()
             if len(rows_N)
         }
-        blocks = {name: metrics.evaluate(parts[name]) if name in parts else None for name in rows}
+        blocks = {name: self._measure(parts[name], rows[name]) if name in parts else None for name in rows}
+        temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
+        model.temperature = temperature.value
         test_hash = split_hash(parts["test"]) if "test" in parts else None
         looks = ledger.record_look(self.directory.path.parent, test_hash, self.directory.name) if test_hash else 0
         bundle.save(self.directory.model, model, self.recipe.model, arithmetic.precision)
@@ -220,6 +223,10 @@ class Session:
             damaged=self.images.damaged,
             split_hash=test_hash,
             blocks={"validation": blocks["val"], "test": blocks["test"]},
+            confidence={
+                "calibration": calibration.report(temperature, parts),
+                "selective": selective.report(temperature.value, parts),
+            },
             test_looks=looks,
             seconds={"load": load_seconds, "frozen": preparation.seconds, "evaluate": time.perf_counter() - began},
             diagnosis=diagnosis,
@@ -228,6 +235,11 @@ class Session:
         self.directory.write_json("results.json", outcome)
         page.write_page(self.directory.path)
         return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
+
+    def _measure(self, part: Predictions, rows_N: np.ndarray) -> dict[str, Any]:
+        """The metrics of one split, with the accuracy of each group of its images."""
+        groups = self.images.table.groups
+        return {**metrics.evaluate(part), "per_group": by_group(part, [groups[row] for row in rows_N])}
 
     def _diagnose(self, position: Position, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
         supports = [row["support"] for row in validation["per_class"]] if validation else []

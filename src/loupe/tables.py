@@ -37,6 +37,8 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
         table.add_row(name, *(_estimate(block[key]) for block in (validation, test) if block))
     table.add_row("images", *(f"{block['images']:,}" for block in (validation, test) if block))
     out.print(table)
+    if results.get("calibration"):
+        out.print(_calibration(results["calibration"]), soft_wrap=True)
     parameters, seconds = results["parameters"], results["seconds"]
     out.print(
         f"{results['network']}, {parameters['total']:,} parameters ({parameters['non_trainable']:,} non-trainable); "
@@ -57,6 +59,21 @@ def print_results(results: Mapping[str, Any], path: Path) -> None:
     out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
 
 
+def _calibration(calibration: Mapping[str, Any]) -> str:
+    """What the temperature is, and what it does on test images, in a sentence."""
+    fitted = calibration["temperature"]
+    if "why" in fitted:
+        return f"Probabilities are those of the network, not calibrated: {fitted['why']}."
+    text = f"Calibrated by temperature {fitted['value']:.3f} ({fitted['low']:.3f} to {fitted['high']:.3f})"
+    if not calibration["test"]:
+        return f"{text}, fitted on validation images."
+    loss, error = calibration["test"]["log_loss"], calibration["test"]["ece"]
+    return (
+        f"{text}, fitted on validation: on test the log loss goes from {loss['before']:.4f} to {loss['after']:.4f}, "
+        f"the calibration error from {error['before']:.4f} to {error['after']:.4f}. The table is without it."
+    )
+
+
 def print_block(block: Mapping[str, Any], title: str) -> None:
     """One evaluation: headline figures with intervals, classes, confusion matrix."""
     out = Console(highlight=False)
@@ -66,6 +83,13 @@ def print_block(block: Mapping[str, Any], title: str) -> None:
     for key, name in HEADLINES.items():
         table.add_row(name, _estimate(block[key]))
     out.print(table)
+    after = block.get("calibrated")
+    if after and after["temperature"] != 1 and after["ece"] is not None:
+        out.print(
+            f"Calibrated by temperature {after['temperature']:.3f}: log loss {after['log_loss']:.4f}, calibration "
+            f"error {after['ece']:.4f}.",
+            soft_wrap=True,
+        )
     names = [row["class"] for row in block["per_class"]]
     classes = Table("class", "precision", "recall", "F1", "images", box=None)
     for row in block["per_class"]:

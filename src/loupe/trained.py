@@ -17,8 +17,8 @@ from loupe.data.prepare import Images, load_images
 from loupe.data.sources import open_table
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import LoupeError
-from loupe.evaluate import metrics, predict
-from loupe.evaluate.predictions import Predictions
+from loupe.evaluate import calibration, metrics, predict, selective
+from loupe.evaluate.predictions import Predictions, read_splits
 from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
@@ -82,17 +82,50 @@ class Run:
         return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
 
     def predict_proba(self, images: Pictures) -> np.ndarray:
-        """The probability of each class, float64 [N, classes], columns in the order of `classes`."""
-        return self.predictions(table_of(images)).probabilities_NK
+        """The probability of each class, float64 [N, classes], columns in the order of `classes`.
+
+        Calibrated: the softmax of the logits divided by `temperature`.
+        """
+        return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        return self.model.temperature
+
+    def threshold_for(self, precision: float) -> selective.Threshold:
+        """The lowest calibrated probability from which on predictions can be promised to be right in that share.
+
+        It is chosen by the run's validation images; `selective` says what the promise is.
+
+        Raises:
+            LoupeError: there were no validation images, or that precision cannot be promised; it says which can.
+        """
+        file = self.directory.file("predictions.csv")
+        validation = (read_splits(file) if file.is_file() else {}).get("val")
+        if validation is None:
+            raise LoupeError(
+                f"{self.path} has no predictions of validation images to choose a threshold by. Give a --threshold."
+            )
+        found = selective.threshold_for(validation, precision, self.temperature)
+        if found is None:
+            highest = selective.highest_precision(validation, self.temperature)
+            raise LoupeError(
+                f"a precision of {precision:g} cannot be promised: by its {len(validation):,} validation images the "
+                f"highest of this run is {highest:g}. Ask for that at most, validate on more images, or give a "
+                "--threshold."
+            )
+        return found
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
-        """The logits of every image of a table, in its order."""
+        """The logits of every image of a table, in its order; as the network gives them, not calibrated."""
         images = self._open(table, skip_damaged, keep=False)
         return self._predict(images, np.arange(len(images.table)), images.table.labels)
 
     def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> dict[str, Any]:
         """The metrics of one split of the run's data, or of other data, as in results.json.
 
+        They are those of the logits as they are; `calibrated` has log loss and calibration error at the temperature.
         Classes are matched by name. A look at a test split is counted in the runs folder, and the count comes with the
         metrics as `test_looks`.
 
@@ -111,11 +144,16 @@ class Run:
         predictions = self._split_of(table, split, skip_damaged, is_own=data is None, may_be_own=own is None)
         if not len(predictions):
             raise LoupeError(f"there are no {split} images to evaluate. Choose another --split, or give --data.")
-        block = metrics.evaluate(predictions)
+        block = {**metrics.evaluate(predictions), "calibrated": self._calibrated(predictions)}
         identity = split_hash(predictions)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
             block["test_looks"] = record_look(self.path.parent, identity, self.directory.name)
         return block
+
+    def _calibrated(self, predictions: Predictions) -> dict[str, Any]:
+        compared = calibration.compare(predictions, self.temperature)
+        after = {name: compared[name]["after"] if compared else None for name in ("log_loss", "ece")}
+        return {"temperature": self.temperature, **after}
 
     def _split_of(
         self, table: ImageTable, split: str, skip_damaged: bool, *, is_own: bool, may_be_own: bool
