@@ -6,7 +6,7 @@ page's font. The same input gives the same bytes. Nothing here touches pyplot or
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +94,13 @@ def learning_curve(
         if percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
         axes.set_xlabel("epoch")
+        return _svg(figure, label)
+
+
+def chart(draw: Callable[[Axes], None], *, label: str, width_px: int, height_px: int) -> str:
+    """An SVG of what `draw` puts on the axes, in the colours that are named above; `label` says the same in words."""
+    with _figure(width_px, height_px) as figure:
+        draw(figure.add_subplot())
         return _svg(figure, label)
 
 
