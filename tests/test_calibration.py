@@ -57,7 +57,7 @@ def test_unlabelled_images_count_for_nothing():
 def test_few_mistakes_or_none_leave_the_temperature_at_one_with_the_reason():
     eye = 9 * np.eye(3)[np.arange(300) % 3]
     flawless = calibration.fit_temperature(predictions(np.arange(300) % 3, eye))
-    assert (flawless.value, flawless.low) == (1.0, None) and "no image is missed" in flawless.why
+    assert (flawless.value, flawless.low) == (1.0, None) and "no validation image is missed" in flawless.why
     for missed in (calibration.FEWEST_MISTAKES - 1, calibration.FEWEST_MISTAKES):
         label = np.arange(300) % 3
         label[:missed] = (label[:missed] + 1) % 3

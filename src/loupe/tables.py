@@ -63,7 +63,7 @@ def _calibration(calibration: Mapping[str, Any]) -> str:
     """What the temperature is, and what it does on test images, in a sentence."""
     fitted = calibration["temperature"]
     if "why" in fitted:
-        return f"Probabilities are those of the network, not calibrated: {fitted['why']}."
+        return f"Probabilities are not calibrated: {fitted['why']}."
     text = f"Calibrated by temperature {fitted['value']:.3f} ({fitted['low']:.3f} to {fitted['high']:.3f})"
     if not calibration["test"]:
         return f"{text}, fitted on validation images."
