@@ -13,7 +13,7 @@ from loupe.recipes.catalog import RECIPES, recipe
 pytestmark = pytest.mark.usefixtures("bare")
 
 # A size at which each recipe runs in seconds, and learns.
-DEBUG_PX = {"digits": 8, "photographs": 48, "catsdogs-cnn": 48, "catsdogs-cnn-quick": 48}
+DEBUG_PX = {"digits": 8, "photographs": 48, "photographs-plain": 48, "catsdogs-cnn": 48, "catsdogs-cnn-quick": 48}
 
 
 @pytest.mark.parametrize("name", RECIPES)

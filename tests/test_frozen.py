@@ -99,6 +99,9 @@ def test_another_run_with_the_same_key_computes_nothing(tmp_path, computed):
     images = computed["images"]
     two = trained(tmp_path, "two", {**stage, "lr": 1e-2})
     assert computed["images"] == images > 0
+    spent, found = (run.results["seconds"] for run in (one, two))
+    assert found["frozen_alone"] > 0.5 * spent["frozen_alone"], "as if it had computed them itself"
+    assert found["frozen"] < found["frozen_alone"]
     assert not np.array_equal(logits(one), logits(two)), "it did train otherwise"
     trained(tmp_path, "three", stage, seed=1)
     assert computed["images"] > images, "another seed has other weights, and other views"

@@ -139,13 +139,13 @@ def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
 
 
 def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path, monkeypatch, undisturbed):
-    from loupe import session
+    from loupe import results
 
     def die(*args, **kwargs):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.metrics, "evaluate", die)
+        patch.setattr(results.metrics, "evaluate", die)
         with pytest.raises(Killed):
             begin(tmp_path, "run")
     with monkeypatch.context() as patch:

@@ -9,8 +9,11 @@ from sklearn.datasets import load_digits
 
 import loupe
 from loupe import settings
+from loupe.report.page import write_page  # the page itself, which runs here do not draw
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.learner import Learner
+
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 def digits(images: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +145,7 @@ def test_without_validation_and_test_images_a_run_still_ends(tmp_path):
     assert done.results["validation"] is None
     assert "no validation images" in done.results["calibration"]["temperature"]["why"]
     assert done.results["selective"]["thresholds"] is None and "why" in done.results["selective"]
-    assert (done.path / "report.html").is_file()
+    assert write_page(done.path).is_file()
     with pytest.raises(loupe.LoupeError, match="validation"):
         loupe.train((x, y), recipe="digits", settings={**none, "stages.0.patience_epochs": 3}, output=tmp_path)
 

@@ -1,6 +1,6 @@
 """The candidates of a comparison: which recipes, in which order, on which split, and their runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,9 +40,8 @@ class Entry:
 
     @property
     def seconds(self) -> float:
-        """What one training took, without the loading of images, which the candidates share."""
-        seconds = [run.results["seconds"] for run in self.runs]
-        return float(np.mean([each["total"] - each["load"] for each in seconds]))
+        """What one training takes by itself: without the loading of images, and with what it found in the cache."""
+        return float(np.mean([_alone(run.results["seconds"]) for run in self.runs]))
 
     @property
     def has_folds(self) -> bool:
@@ -55,6 +54,11 @@ class Entry:
             return ""
         kept = f", {size_text(self.cost.disk_bytes)} of activations kept" if self.cost.disk_bytes else ""
         return f"about {duration(self.cost.seconds)}{kept}"
+
+
+def _alone(seconds: Mapping[str, float]) -> float:
+    found = seconds.get("frozen", 0.0)
+    return seconds["total"] - seconds["load"] + seconds.get("frozen_alone", found) - found
 
 
 def resolved(

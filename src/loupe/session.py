@@ -236,6 +236,7 @@ class Session:
             },
             test_looks=looks,
             seconds={"load": load_seconds, "frozen": preparation.seconds, "evaluate": time.perf_counter() - began},
+            frozen_alone_seconds=preparation.alone_seconds,
             diagnosis=diagnosis,
             next_command=self._next_command(diagnosis),
         )

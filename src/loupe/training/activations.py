@@ -1,6 +1,7 @@
 """Activations of many images in one memory-mapped file, computed once and found again under the key of their making.
 
     <cache>/frozen/<key>/activations.npy        one row for each image
+    <cache>/frozen/<key>/seconds                what computing them took
     <cache>/frozen/.<key>/                      the same while it is written, with `done`, the rows that are safe
 
 A process that is killed loses what it wrote since `done`; the next one goes on from there. Only what is whole has the
@@ -80,6 +81,14 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
+def seconds_of(place: Path) -> float:
+    """What computing them took; 0 where that is not known."""
+    try:
+        return float((place / "seconds").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0.0
+
+
 def begun_bytes(folder: Path, key: str) -> int:
     """How much of what is asked for was written before, by a process that did not come to its end."""
     try:
@@ -115,6 +124,7 @@ def _write(
         np.lib.format.read_array_header_1_0(out)
         out.seek(done * row_bytes, os.SEEK_CUR)
         out.truncate()
+        began, before = time.perf_counter(), done
         unsafe_bytes, marked = 0, time.monotonic()
         try:
             for part in rows(done):
@@ -128,6 +138,9 @@ def _write(
             _mark(place, out, done)
     if done != shape[0]:
         raise OSError(f"{done} rows were made in place of {shape[0]}")
+    # Where a process before was killed, as long for its rows as for those of this one.
+    seconds = (time.perf_counter() - began) * shape[0] / max(1, shape[0] - before)
+    write_atomic(place / "seconds", f"{seconds:.3f}")
     (place / "done").unlink()
 
 

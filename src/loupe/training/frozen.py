@@ -58,6 +58,7 @@ class FrozenPass:
         network: its name and settings; content: the images' hashes, in the order of the table.
         folder: where the activations are kept.
         tried: the shape of an image's activations and the seconds that it takes, once they have been measured.
+        spent: the seconds that what was found or computed took when it was computed.
     """
 
     model: Classifier
@@ -70,6 +71,7 @@ class FrozenPass:
     stop: StopSignal
     said: set[str] = field(default_factory=set)
     tried: tuple[tuple[int, ...], float] | None = None
+    spent: float = 0.0
 
     @property
     def blocks(self) -> nn.Sequential:
@@ -145,7 +147,9 @@ class FrozenPass:
                     return None
                 self._announce(kind["kind"] == "evaluation", len(rows_N), size, seconds, copies)
                 rows = partial(self._rows, rows_N, view, dtype)
-                return activations.kept(self.folder, key, shape, dtype, rows, self._waiting)
+                made = activations.kept(self.folder, key, shape, dtype, rows, self._waiting)
+                self.spent += activations.seconds_of(self.folder / key)
+                return made
             except HalfPrecisionError:
                 continue
             except OSError as error:
@@ -165,8 +169,10 @@ class FrozenPass:
     def _found(self, kind: dict[str, Any], images: int) -> Array | None:
         """What was kept before, in either precision."""
         for dtype in DTYPES:
-            found = activations.opened(self.folder / self._key(kind, dtype))
+            place = self.folder / self._key(kind, dtype)
+            found = activations.opened(place)
             if found is not None and len(found) == images:
+                self.spent += activations.seconds_of(place)
                 return found
         return None
 

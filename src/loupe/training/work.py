@@ -39,7 +39,8 @@ class Preparation:
         network: its name and settings, without its weights.
         feed: the images; content: their hashes, in the order of the table; train_N: rows to train on.
         folder: where activations are kept.
-        seconds: spent so far on computing what is frozen.
+        seconds: spent so far on computing what is frozen, or on finding it.
+        alone_seconds: what this takes where nothing of it is found.
     """
 
     model: Classifier
@@ -53,6 +54,7 @@ class Preparation:
     console: Console
     stop: StopSignal
     seconds: float = 0.0
+    alone_seconds: float = 0.0
     _kept: tuple[str, Work] | None = None
 
     def of(self, stage: Stage, first_epoch: int) -> Work:
@@ -67,14 +69,17 @@ class Preparation:
         self.model.learn(stage.part)
         self._kept = None
         augmenter = Augmenter(stage.augment, self.model.preprocessing, self.seed)
-        began = time.perf_counter()
-        work = self._on_activations(stage, augmenter, first_epoch) if self.model.frozen else None
-        self.seconds += time.perf_counter() - began
+        work = None
+        if self.model.frozen:
+            began, frozen = time.perf_counter(), self._frozen_pass()
+            work = self._on_activations(frozen, stage, augmenter, first_epoch)
+            taken = time.perf_counter() - began
+            self.seconds += taken
+            self.alone_seconds += max(taken, frozen.spent)
         return work or Work(self.feed, self.feed, augmenter, views=views_of(stage))
 
-    def _on_activations(self, stage: Stage, augmenter: Augmenter, first_epoch: int) -> Work | None:
-        """None where nothing can be kept; what cannot be is computed in every epoch, and gives the same."""
-        frozen = FrozenPass(
+    def _frozen_pass(self) -> FrozenPass:
+        return FrozenPass(
             self.model,
             self.network,
             self.feed,
@@ -84,6 +89,9 @@ class Preparation:
             self.console,
             self.stop,
         )
+
+    def _on_activations(self, frozen: FrozenPass, stage: Stage, augmenter: Augmenter, first_epoch: int) -> Work | None:
+        """None where nothing can be kept; what cannot be is computed in every epoch, and gives the same."""
         rows_N, views, number = np.arange(len(self.feed.labels_N)), views_of(stage), self.model.frozen
         if stage.augment != AugmentSpec():  # then nobody looks at training images as evaluation sees them
             rows_N = np.setdiff1d(rows_N, self.train_N)
