@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 import loupe
 from loupe import comparison
+from loupe.commands.report import report
 from loupe.data import split as splits
 from loupe.evaluate.predictions import read_splits
 from loupe.ledger import count_looks
@@ -82,6 +83,20 @@ def test_the_files_say_the_same(compared):
     assert "<script" not in page
     assert all(row["name"] in page for row in content["rows"])
     assert 'class="series-2"' in page  # the curve that the page can hide
+
+
+def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
+    folder, _ = compared
+    page = folder / "comparison-arrays.html"
+    before = page.read_bytes()
+    page.unlink()
+    report(["comparison-arrays.json"], output=folder)
+    assert page.read_bytes() == before
+    assert capsys.readouterr().out.strip() == str(page)
+    (folder / "other.json").write_text('{"schema": 1}')
+    for name, words in (("other.json", "not the JSON of a comparison"), ("none.json", "no file")):
+        with pytest.raises(loupe.LoupeError, match=words):
+            report([name], output=folder)
 
 
 def test_the_same_call_reads_what_is_there(compared, digits):
