@@ -61,10 +61,7 @@ def stages(bench: Bench) -> Iterable[Row]:
 
 
 def views(bench: Bench) -> Iterable[Row]:
-    """One view of each image, the default four, and a new one in every epoch; 0 stands for no augmentation.
-
-    A head on photographs, and the last block on CIFAR-10; 50 training images of each class.
-    """
+    """A head on photographs, with one view of each image, the default four, and a new one in every epoch; 0: none."""
     for seed in SEEDS:
         options: dict[str, Any] = {"seed": seed, "split": few(50, 50)}
         run = bench.transfer(f"views-photographs-plain-{seed}", bench.photographs, "features", **options)
@@ -74,6 +71,10 @@ def views(bench: Bench) -> Iterable[Row]:
             name = f"views-photographs-{count}-{seed}"
             run = bench.transfer(name, bench.photographs, "features-augment", settings=settings, **options)
             yield {"data": "photographs", "views": count, "seed": seed, **outcome(run)}
+
+
+def last_block_views(bench: Bench) -> Iterable[Row]:
+    """The same for the last block, on 50 images of each class of CIFAR-10, which learns from them step by step."""
     pixels = {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX, "stages.1.epochs": LAST_BLOCK_EPOCHS}
     for seed in SEEDS:
         options = {"seed": seed, "split": few(50, 20)}
@@ -147,6 +148,7 @@ def draw_few(rows: Iterable[Row], path: Path) -> None:
 PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "stages": stages,
     "views": views,
+    "last-block-views": last_block_views,
     "few": few_images,
     "small": small_images,
 }
