@@ -330,6 +330,7 @@ def comparison_page(folder):
         "rows": rows,
         "judgement": {"chosen": "plain", "conclusion": "Take plain.", "verdicts": verdicts, "differences": []},
         "test": {"opened": [], "looks": 0, "judgement": None},
+        "next": None,
     }
     comparison.write_page(folder / "comparison.html", content)
     return folder / "comparison.html"

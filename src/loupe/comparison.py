@@ -169,12 +169,20 @@ def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> 
         "images": done[0].runs[0].results["images"],
         "rows": [_row(entry, seen) for entry in entries],
         "judgement": _to_json(judgement),
+        "next": _next(judgement, done),
         "test": {
             "opened": [entry.name for entry in seen],
             "looks": sum(ledger.count_looks(output, identity) for identity in hashes),
             "judgement": _to_json(judge([_candidate(entry, "test") for entry in seen])) if len(seen) > 1 else None,
         },
     }
+
+
+def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
+    """What would tell more, where the best is not taken for want of evidence."""
+    if judgement.best == judgement.chosen or any(entry.has_folds for entry in done):
+        return None
+    return "More images tell more: with --folds 5 every image that is not locked away is validated on once."
 
 
 def _candidate(entry: Entry, split: str) -> Candidate:

@@ -234,6 +234,8 @@ def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
     for verdict in judgement["verdicts"].values():
         out.print(_plain(verdict), soft_wrap=True)
     out.print(f"\n{_plain(judgement['conclusion'])}", soft_wrap=True)
+    if content["next"]:
+        out.print(content["next"], soft_wrap=True)
     opened = f"opened for {', '.join(test['opened'])}" if test["opened"] else "not opened"
     looks = f"Judged on validation images. The test set was {opened}; looks at it so far: {test['looks']}."
     out.print(_plain(looks), soft_wrap=True)

@@ -37,7 +37,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines = [
         f"# {content['dataset']}: recipes compared",
         "",
-        judgement["conclusion"],
+        " ".join(text for text in (judgement["conclusion"], content["next"]) if text),
         "",
         f"`{content['command']}`",
         "",
