@@ -329,7 +329,7 @@ def comparison_page(folder):
         "environment": {"torch": "2", "device": "cpu"},
         "rows": rows,
         "judgement": {"chosen": "plain", "conclusion": "Take plain.", "verdicts": verdicts, "differences": []},
-        "test": {"opened": [], "looks": 0, "judgement": None},
+        "test": {"opened": [], "opened_before": [], "looks": 0, "judgement": None},
         "next": None,
     }
     comparison.write_page(folder / "comparison.html", content)

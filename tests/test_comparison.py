@@ -11,6 +11,7 @@ import loupe
 from loupe import comparison
 from loupe.commands.report import report
 from loupe.data import split as splits
+from loupe.evaluate import metrics
 from loupe.evaluate.predictions import read_splits
 from loupe.ledger import count_looks
 from loupe.recipes import catalog
@@ -119,6 +120,27 @@ def test_runs_are_compared_as_they_are(compared):
     assert again["test"]["looks"] == content["test"]["looks"]
     with pytest.raises(loupe.LoupeError, match="one recipe"):
         comparison.compare_runs(names[:2], output=folder)
+    with pytest.raises(loupe.LoupeError, match="named twice"):
+        comparison.compare_runs([names[0], names[2], names[0]], output=folder)
+
+
+def test_where_a_candidate_fails_the_others_are_judged_and_the_test_stays_locked(compared, digits, monkeypatch):
+    folder, _ = compared
+    finished = comparison.candidates.sweep.finished
+
+    def failing(data, recipe, **options):
+        if recipe.name == "digits-plain":
+            raise loupe.LoupeError("the disk is full.")
+        return finished(data, recipe, **options)
+
+    monkeypatch.setattr(comparison.candidates.sweep, "finished", failing)
+    arguments = {"recipes": ["digits-plain", "digits"], "changes": QUICK, "output": folder, "quiet": True}
+    looks = (folder / "test_looks.jsonl").read_text()
+    with pytest.raises(loupe.LoupeError, match=r"1 of 2 candidates failed.*disk is full"):
+        comparison.compare(digits, name="half", **arguments)
+    assert (folder / "test_looks.jsonl").read_text() == looks
+    page = (folder / "half.html").read_text()
+    assert "the disk is full" in page
 
 
 def test_a_locked_run_opens_once(compared):
@@ -138,6 +160,10 @@ def test_what_cannot_be_compared_is_refused(digits, tmp_path):
         ({"recipes": ["digits", "digits-plian"]}, "digits-plain"),
         ({"recipes": ["digits", "digits-plain"], "folds": 1}, "2 or more"),
         ({"recipes": ["digits", "digits-plain"], "folds": 3, "seeds": 2}, "neither"),
+        ({"recipes": ["digits", "digits-plain"], "name": "a/b"}, "plain file name"),
+        ({"recipes": ["digits", "digits-plain"], "model": "resnet18"}, "Leave it out"),
+        ({"recipes": ["digits", "features"], "weights": "nowhere.safetensors"}, "no such file"),
+        ({"recipes": ["digits", "digits-plain"], "changes": ["split.validation=0"]}, "validation images"),
     ):
         with pytest.raises(loupe.LoupeError, match=words):
             comparison.compare(digits, output=tmp_path, quiet=True, **given)
@@ -153,8 +179,12 @@ def test_folds_judge_every_image_once_and_leave_the_test_locked(digits, tmp_path
         output=tmp_path,
         quiet=True,
     )
-    assert content["test"] == {"opened": [], "looks": 0, "judgement": None}
+    assert content["test"] == {"opened": [], "opened_before": [], "looks": 0, "judgement": None}
     assert content["judgement"]["differences"][0]["images"] == 360  # 400 images without the 40 for the test
+    judged = content["rows"][0]["measured"]["validation"]
+    assert judged["images"] == 360
+    hits = round(360 * judged["accuracy"]["value"])
+    assert [judged["accuracy"]["low"], judged["accuracy"]["high"]] == pytest.approx(metrics.wilson(hits, 360))
 
 
 def test_a_plan_trains_nothing(digits, tmp_path):
@@ -183,6 +213,8 @@ def test_the_ladder_has_what_can_be_had(monkeypatch):
     monkeypatch.setattr("loupe.recipes.ladder.without_weights", lambda name: None)
     assert ladder(typical_px=300, **asked)[0] == ["photographs-plain", "photographs", *PRETRAINED]
     assert ladder(typical_px=300, **asked | {"weights": "none"})[0] == ["photographs-plain", "photographs"]
+    with pytest.raises(loupe.LoupeError, match="deep-cnn is none"):
+        ladder(typical_px=300, **asked | {"model": "deep-cnn"})
 
 
 def test_the_frontier_has_those_that_nothing_cheaper_equals():

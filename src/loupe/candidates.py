@@ -1,5 +1,6 @@
 """The candidates of a comparison: which recipes, in which order, on which split, and their runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from loupe.data.folds import fold
 from loupe.data.pixel_file import size_text
 from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
+from loupe.errors import LoupeError
 from loupe.plan import Cost, Planner, total
 from loupe.recipe import Recipe, SplitSpec
 from loupe.recipes import catalog
@@ -27,16 +29,22 @@ from loupe.runtime import choose_device
 from loupe.session import check_buildable
 from loupe.trained import Run
 
+FOLD = re.compile(r"-fold\d+of\d+$")
+
 
 @dataclass
 class Entry:
-    """One candidate: its recipe, what it was expected to take, its runs, and why it has none where it failed."""
+    """One candidate: its recipe, what it was expected to take, its runs, and why it has none where it failed.
+
+    `asked` is the word that named its recipe, where one did.
+    """
 
     name: str
     recipe: Recipe
     cost: Cost | None = None
     runs: list[Run] = field(default_factory=list)
     why: str | None = None
+    asked: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -45,7 +53,7 @@ class Entry:
 
     @property
     def has_folds(self) -> bool:
-        return len(self.runs) > 1 and "-fold1of" in self.runs[0].directory.name
+        return len(self.runs) > 1 and all(FOLD.search(run.directory.name) for run in self.runs)
 
     @property
     def expected(self) -> str:
@@ -77,10 +85,10 @@ def resolved(
         names, reason = ladder(dataset_recipe=own, typical_px=typical_px(table), model=model, weights=weights)
         console.say(f"Candidates {reason}. Others: --recipes")
     split = SplitSpec(seed=0)
-    entries = []
+    entries: list[Entry] = []
     for name in names:
         wanted = settings.load(Path(name)) if Path(name).suffix in {".yaml", ".yml"} else catalog.recipe(name)
-        pretrained = isinstance(wanted.model, BackboneSpec)
+        pretrained = _pretrained(wanted)
         recipe = resolve(
             wanted.model_copy(update={"split": split}),
             table,
@@ -91,9 +99,34 @@ def resolved(
             extra=changes,
             console=Console(quiet=True),
         )
+        if wanted.split != SplitSpec():
+            console.say(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
+        if recipe.name in {entry.name for entry in entries}:
+            raise LoupeError(f"two recipes are called {recipe.name}: give one of them another name.")
         check_buildable(recipe, table.classes)
-        entries.append(Entry(recipe.name, recipe))
+        _check_weights(recipe)
+        entries.append(Entry(recipe.name, recipe, asked=name))
+    if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):
+        raise LoupeError(
+            f"{'--model' if model else '--weights'} is for recipes that start from a pretrained network, and none of "
+            f"{', '.join(entry.name for entry in entries)} does. Leave it out, or name such recipes with --recipes."
+        )
     return entries
+
+
+def _pretrained(recipe: Recipe) -> bool:
+    return isinstance(recipe.model, BackboneSpec)
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """A file that is not there is refused now, and not after the candidates before it."""
+    if not isinstance(recipe.model, BackboneSpec):
+        return
+    named = recipe.model.weights
+    if named not in {"none", "timm"} and not named.startswith("hf-hub:"):
+        path = Path(named.removeprefix("local-dir:"))
+        if not path.exists():
+            raise LoupeError(f"--weights {named}: there is no such file or folder.")
 
 
 def plan(entries: list[Entry], table: ImageTable, device: str, trainings: int, console: Console) -> None:
@@ -102,6 +135,8 @@ def plan(entries: list[Entry], table: ImageTable, device: str, trainings: int, c
     parts = splits.assign(table, content_hashes(table, console), recipe.split, recipe.split_seed)
     for note in parts.notes:
         console.say(note)
+    if not len(parts.val):
+        raise LoupeError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
     planner = Planner(table, parts, choose_device(device))
     with console.progress() as progress:
         bar = progress.add_task("timing a few batches", total=len(entries), note="")
@@ -151,11 +186,19 @@ def runs_of(
     ]
 
 
+def _without_seed(recipe: Recipe) -> Recipe:
+    """What trainings of one recipe share: not the seed, nor what each settled from its own images and timings."""
+    pixels = recipe.input
+    if pixels.normalise in {"dataset", "channels"}:
+        pixels = pixels.model_copy(update={"mean": None, "std": None})
+    return recipe.model_copy(update={"seed": 0, "precision": "auto", "input": pixels})
+
+
 def grouped(runs: Sequence[Run]) -> list[Entry]:
     """Runs of one recipe, seeds apart, are one candidate; a recipe's name that two share is told apart by the run's."""
     entries: list[Entry] = []
     for run in runs:
-        recipe = run.recipe.model_copy(update={"seed": 0})
+        recipe = _without_seed(run.recipe)
         mine = next((entry for entry in entries if entry.recipe == recipe), None)
         if mine:
             mine.runs.append(run)

@@ -1,9 +1,10 @@
 """Recipes compared on the same images: planned, trained in order of cost, judged on validation, the test opened once.
 
-Candidates never see the test images. The judgement is made on validation images; then the test is opened for the chosen
-one alone, or for all with `open_test`. Every look is counted in the runs folder.
+Candidates that are trained here never see the test images. The judgement is made on validation images; then the test
+is opened for the chosen one alone, or for all with `open_test`. Every look is counted in the runs folder.
 """
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,6 +20,7 @@ from loupe.candidates import Entry
 from loupe.console import Console
 from loupe.data.sources import open_table
 from loupe.errors import LoupeError
+from loupe.evaluate import metrics
 from loupe.evaluate.compare import Candidate, Judgement, judge
 from loupe.evaluate.predictions import join, read_splits
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
@@ -75,7 +77,7 @@ def compare(
         InterruptedRunError: stopped and saved; the same call goes on.
     """
     console, output = Console(quiet=quiet), Path(output)
-    _check(recipes, seeds, folds, open_test)
+    _check(recipes, seeds, folds, open_test, name)
     table = open_table(data, console=console)
     entries = candidates.resolved(table, data, recipes, model, weights, changes, console)
     candidates.plan(entries, table, device, seeds * max(1, folds), console)
@@ -87,11 +89,11 @@ def compare(
         "seeds": seeds,
         "folds": folds,
         "settings": list(changes),
-        "command": _command(entries, model, weights, seeds, folds, changes, open_test),
+        "command": _command(entries, model, weights, seeds, folds, changes, open_test, skip_damaged),
         "environment": _environment(device),
     }
     if plan_only:
-        return content | {"rows": [_row(entry, []) for entry in entries]}
+        return content | {"rows": [_row(entry, [], output) for entry in entries]}
     for number, entry in enumerate(entries, 1):
         console.say(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
         try:
@@ -101,9 +103,10 @@ def compare(
         except LoupeError as error:
             entry.why = str(error)
             console.warn(f"{entry.name}: {error}")
-    content |= _judged(entries, "all" if open_test else "none" if folds else "chosen", data, output)
-    _write(content, output)
     failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
+    # While a candidate is missing, another may yet be chosen: the test waits for it.
+    content |= _judged(entries, "none" if folds or failed else "all" if open_test else "chosen", data, output)
+    _write(content, output)
     if failed:
         raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
     return content
@@ -123,7 +126,10 @@ def compare_runs(
     Raises:
         LoupeError: fewer than two candidates, an unfinished run, or runs with other validation images.
     """
+    _check_name(name)
     output = Path(output)
+    if len({str(run) for run in runs}) < len(runs):
+        raise LoupeError("a run is named twice: each counts as a training of its own.")
     found = [Run(ledger.open_run(run, output), device=device, quiet=quiet) for run in runs]
     entries = candidates.grouped(found)
     if len(entries) < 2:
@@ -144,7 +150,8 @@ def compare_runs(
     return content
 
 
-def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool) -> None:
+def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name: str | None) -> None:
+    _check_name(name)
     twice = sorted({one for one in recipes if recipes.count(one) > 1})
     if twice:
         raise LoupeError(f"--recipes names {', '.join(twice)} twice.")
@@ -154,25 +161,33 @@ def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool) -> N
         raise LoupeError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
 
 
+def _check_name(name: str | None) -> None:
+    if name is not None and (Path(name).name != name or name in {".", ".."}):
+        raise LoupeError(f"--name {name!r} must be a plain file name. Use --output for the folder.")
+
+
 def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> dict[str, Any]:
     """The judgement on validation images, what opening the test then shows, and a row for each candidate."""
     done = [entry for entry in entries if entry.runs]
     if not done:
         raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
     judgement = judge([_candidate(entry, "val") for entry in done])
+    before = [entry.name for entry in done if any(run.results["test"] for run in entry.runs)]
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
             entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
     seen = [entry for entry in done if all(run.results["test"] for run in entry.runs)]
-    hashes = {run.results["split_hash"] for entry in done for run in entry.runs} - {None}
+    every = [run for entry in done for run in entry.runs]
+    looked = {(run.path.parent.resolve(), run.results["split_hash"]) for run in every if run.results["split_hash"]}
     return {
         "images": done[0].runs[0].results["images"],
-        "rows": [_row(entry, seen) for entry in entries],
+        "rows": [_row(entry, seen, output) for entry in entries],
         "judgement": _to_json(judgement),
         "next": _next(judgement, done),
         "test": {
             "opened": [entry.name for entry in seen],
-            "looks": sum(ledger.count_looks(output, identity) for identity in hashes),
+            "opened_before": before,
+            "looks": sum(ledger.count_looks(folder, identity) for folder, identity in looked),
             "judgement": _to_json(judge([_candidate(entry, "test") for entry in seen])) if len(seen) > 1 else None,
         },
     }
@@ -195,7 +210,7 @@ def _candidate(entry: Entry, split: str) -> Candidate:
     return Candidate(entry.name, tuple(predictions), entry.seconds)
 
 
-def _row(entry: Entry, seen: Sequence[Entry]) -> dict[str, Any]:
+def _row(entry: Entry, seen: Sequence[Entry], output: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": entry.name,
         "settings": wording.training(entry.recipe),
@@ -209,11 +224,11 @@ def _row(entry: Entry, seen: Sequence[Entry]) -> dict[str, Any]:
     weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
     return row | {
         "measured": {
-            "runs": [run.directory.name for run in entry.runs],
+            "runs": [_from(output, run.path) for run in entry.runs],
             "seeds": [result["seed"] for result in results],
             "network": results[0]["network"],
-            "validation": _figures([result["validation"] for result in results]),
-            "test": _figures([result["test"] for result in results]) if entry in seen else None,
+            "validation": _figures(entry, "val", [result["validation"] for result in results]),
+            "test": _figures(entry, "test", [result["test"] for result in results]) if entry in seen else None,
             "parameters": results[0]["parameters"],
             "epochs": float(np.mean([result["epochs"] for result in results])),
             "seconds_per_epoch": float(np.median([result["seconds"]["epoch_mean"] for result in results])),
@@ -225,12 +240,24 @@ def _row(entry: Entry, seen: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _figures(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "images": blocks[0]["images"],
-        "accuracy": accuracy_over_seeds(blocks),
-        **{key: over_seeds([block[key] for block in blocks]) for key in SPREAD},
-    }
+def _figures(entry: Entry, split: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
+    spread = {key: over_seeds([block[key] for block in blocks]) for key in SPREAD}
+    if not entry.has_folds:
+        return {"images": blocks[0]["images"], "accuracy": accuracy_over_seeds(blocks), **spread}
+    [together] = _candidate(entry, split).predictions
+    joint = metrics.evaluate(together)
+    ends = over_seeds([block["accuracy"] for block in blocks])
+    accuracy = {**joint["accuracy"], "lowest": ends["lowest"], "highest": ends["highest"]}
+    return {"images": len(together), "accuracy": accuracy, **{key: {**spread[key], **joint[key]} for key in SPREAD}}
+
+
+def _from(output: Path, run: Path) -> str:
+    """Where a run lies, as seen from the page that names it."""
+    try:
+        return Path(os.path.relpath(run, output)).as_posix()
+    except ValueError:  # another drive
+        return run.resolve().as_posix()
 
 
 def _to_json(judgement: Judgement) -> dict[str, Any]:
@@ -250,21 +277,29 @@ def _command(
     folds: int,
     changes: Sequence[str],
     open_test: bool,
+    skip_damaged: bool,
 ) -> str:
     """What repeats the comparison; the place of the data and of a weights file is left to its user."""
-    words = ["loupe", "compare", "DATA", "--recipes", ",".join(entry.name for entry in entries)]
+    words = ["loupe", "compare", "DATA", "--recipes", ",".join(entry.asked or entry.name for entry in entries)]
     words += ["--model", model] if model else []
-    words += ["--weights", Path(weights).name] if weights else []
+    words += ["--weights", Path(weights).name if Path(weights).exists() else weights] if weights else []
     words += ["--folds", str(folds)] if folds else ["--seeds", str(seeds)]
     words += [part for change in changes for part in ("--set", change)]
+    words += ["--skip-damaged"] if skip_damaged else []
     return shlex.join([*words, *(["--open-test"] if open_test else [])])
 
 
 def _write(content: Mapping[str, Any], output: Path) -> None:
     """The comparison in its four forms; each file is replaced whole."""
-    output.mkdir(parents=True, exist_ok=True)
     name = content["name"]
-    ledger.write_atomic(output / f"{name}.json", comparison_text.as_json(content))
-    ledger.write_atomic(output / f"{name}.md", comparison_text.markdown(content))
-    ledger.write_atomic(output / f"{name}.csv", comparison_text.csv_table(content))
-    page.write_page(output / f"{name}.html", content)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        ledger.write_atomic(output / f"{name}.json", comparison_text.as_json(content))
+        ledger.write_atomic(output / f"{name}.md", comparison_text.markdown(content))
+        ledger.write_atomic(output / f"{name}.csv", comparison_text.csv_table(content))
+        page.write_page(output / f"{name}.html", content)
+    except OSError as error:
+        raise LoupeError(
+            f"{output / name}: the comparison cannot be written: {error.strerror or error}. The runs are there: free "
+            "space or give write permission, and the same command writes it."
+        ) from None

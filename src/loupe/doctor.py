@@ -196,7 +196,7 @@ def _gpu(number: int) -> Finding:
     built = {
         name.removeprefix("sm_").rstrip("af")[:-1] for name in torch.cuda.get_arch_list() if name.startswith("sm_")
     }
-    known = str(about.major) in built
+    known = torch.version.cuda is None or str(about.major) in built  # of other makers' chips the list says otherwise
     return Finding(
         f"cuda:{number}",
         f"{about.name}, {size_text(about.total_memory)} ({size_text(free)} free), compute capability "

@@ -147,6 +147,10 @@ def check_labels(
     """
     label_errors.check_installed()
     _check_asked(splits, number_of_folds)
+    if "test" in splits:
+        Console(quiet=quiet).warn(
+            "test labels are examined: that is a look at them, which no runs folder counts. Do not choose by it."
+        )
     console, place = Console(quiet=quiet), choose_device(device)
     keep_freed_memory()
     use_full_fp32(place, "fp32")

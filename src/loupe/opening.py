@@ -33,6 +33,8 @@ def open_test(run: Run, data: Any = None) -> Run:
     file = run.directory.file("predictions.csv")
     parts = {**(read_splits(file) if file.is_file() else {}), "test": test}
     temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
+    if run.temperature != temperature.value:  # a run of before there were temperatures stays as it predicts
+        temperature = calibration.Temperature(run.temperature, why="the run was made without one")
     found = {
         "test": measured(test, [images.table.groups[row] for row in split.test]),
         "calibration": calibration.report(temperature, parts),

@@ -12,8 +12,10 @@ from loupe.console import Console
 from loupe.data.catalog import DATASETS
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory
+from loupe.opening import open_test
 from loupe.run import InterruptedRunError
 from loupe.runtime import choose_device, cores, use_threads
+from loupe.trained import Run
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def as_before(asked: Asked, earlier: RunDirectory, console: Console) -> Asked:
     results = earlier.read_json("results.json") or {}
     changes: dict[str, Any] = {
         "skip_damaged": asked.skip_damaged or bool(environment.get("skip_damaged")),
-        "open_test": results.get("test") is not None or not results.get("images", {}).get("test"),
+        "open_test": results.get("test") is not None and environment.get("open_test", True),
     }
     if asked.data is None:
         changes["data"] = _data(environment.get("data"), earlier)
@@ -94,6 +96,14 @@ def told_when_stopped(earlier: RunDirectory | None) -> Iterator[None]:
         if earlier is None:
             raise
         raise InterruptedRunError(f"{stopped} --against {shlex.quote(str(earlier.path))}") from None
+
+
+def opened_as(run: Run, earlier: RunDirectory) -> Run:
+    """The run with its test images opened afterwards, where those of the earlier run were."""
+    results, environment = (earlier.read_json(name) or {} for name in ("results.json", "environment.json"))
+    if results.get("test") is not None and not environment.get("open_test", True):
+        return open_test(run)
+    return run
 
 
 def compare(run: RunDirectory, earlier: RunDirectory) -> dict[str, Any]:

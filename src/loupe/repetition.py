@@ -30,7 +30,9 @@ NOT_FIGURES = frozenset(
     }
 )
 TIMES = ("_seconds", "_per_second")
-NOT_CIRCUMSTANCES = frozenset({"command", "date", "data", "hashes.split", "recipe.name", "recipe.description"})
+NOT_CIRCUMSTANCES = frozenset(
+    {"command", "date", "data", "open_test", "hashes.split", "recipe.name", "recipe.description"}
+)
 
 
 def differences(first: RunDirectory, second: RunDirectory) -> dict[str, Any]:

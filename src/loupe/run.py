@@ -96,7 +96,13 @@ def train(
 
 
 def resume(
-    run: str | Path, data: Any = None, *, output: str | Path = "runs", device: str | None = None, quiet: bool = False
+    run: str | Path,
+    data: Any = None,
+    *,
+    output: str | Path = "runs",
+    device: str | None = None,
+    open_test: bool = True,
+    quiet: bool = False,
 ) -> Run:
     """Goes on with a run that was interrupted, to the same end as if it had not been.
 
@@ -104,6 +110,7 @@ def resume(
         run: its directory, or its name in the folder `output`.
         data: the images again, where the run was trained on arrays or the data has moved.
         device: None takes the run's own.
+        open_test: off keeps the test images locked, also where the run was begun to open them.
 
     Raises:
         LoupeError: no such run, its data cannot be found or has changed, or its checkpoints are damaged.
@@ -125,7 +132,7 @@ def resume(
         split = splits.read(directory.file("split.csv"), images.table, images.content)
         console.say(f"going on with {directory.path}")
         return Session(
-            directory, recipe, images, split, place, console, began, environment.get("open_test", True)
+            directory, recipe, images, split, place, console, began, open_test and environment.get("open_test", True)
         ).run()
 
 

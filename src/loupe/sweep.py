@@ -63,7 +63,8 @@ def finished(
     _check_same(directory, recipe, data)
     if directory.read_json("results.json") is not None:
         return Run(directory, device=device, quiet=quiet)
-    return runner.resume(directory.path, None if runner.source_of(data) else data, device=device, quiet=quiet)
+    again = None if runner.source_of(data) else data
+    return runner.resume(directory.path, again, device=device, open_test=open_test, quiet=quiet)
 
 
 def _check_same(directory: RunDirectory, wanted: Recipe, data: Any) -> None:

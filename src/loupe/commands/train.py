@@ -74,7 +74,7 @@ def train(
                 open_test=asked.open_test,
                 quiet=quiet or as_json,
             )
-    report = None if earlier is None else repeat.compare(done.directory, earlier)
+    report = None if earlier is None else repeat.compare(repeat.opened_as(done, earlier).directory, earlier)
     if as_json:
         print_json(done.results if report is None else {**done.results, "against": report})
     else:

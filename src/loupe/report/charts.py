@@ -17,6 +17,8 @@ def learning_curves(curves: Sequence[Curve], *, label: str, width_px: int, heigh
         axes = figure.add_subplot()
         for number, curve in enumerate(curves, 1):
             points = [(epoch, value) for epoch, value in enumerate(curve.values, 1) if value is not None]
+            if not points:  # a candidate that failed, or whose run lies elsewhere
+                continue
             alone = "o" if len(points) == 1 else None
             [line] = axes.plot(*zip(*points, strict=True), color=curve.color, marker=alone, markersize=5)
             line.set_gid(f"series-{number}")

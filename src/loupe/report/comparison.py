@@ -116,7 +116,7 @@ def _row(row: Mapping[str, Any], judgement: Mapping[str, Any], number: int) -> R
         cells=_cells(measured) if measured else [],
         # Quoted whole and after a "./", the name of a directory can be nothing but the name of a directory.
         runs=[
-            (f"report {number}", f"./{quote(run, safe='')}/report.html")
+            (f"report {number}", f"./{quote(run, safe='/.')}/report.html")
             for number, run in enumerate(measured.get("runs", ()), 1)
         ],
         number=number,

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from html import escape
 from typing import Any
 
 from loupe.report import texts
@@ -35,9 +36,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     environment, judgement, test = content["environment"], content["judgement"], content["test"]
     opened = f"opened for {', '.join(test['opened'])}" if test["opened"] else "not opened"
     lines = [
-        f"# {content['dataset']}: recipes compared",
+        f"# {plain(content['dataset'])}: recipes compared",
         "",
-        " ".join(text for text in (judgement["conclusion"], content["next"]) if text),
+        plain(" ".join(text for text in (judgement["conclusion"], content["next"]) if text)),
         "",
         f"`{content['command']}`",
         "",
@@ -52,7 +53,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         "|" + "---|" * len(HEADER),
         *("| " + " | ".join(cells(row)) + " |" for row in content["rows"]),
         "",
-        *(f"- {verdict}" for verdict in judgement["verdicts"].values()),
+        *(f"- {plain(verdict)}" for verdict in judgement["verdicts"].values()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -61,10 +62,10 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     """One candidate as text, in the order of HEADER."""
     measured = row["measured"]
     if measured is None:
-        return [row["name"], f"failed: {row['why']}".replace("|", "\\|"), *[""] * (len(HEADER) - 2)]
+        return [plain(row["name"]), plain(f"failed: {row['why']}"), *[""] * (len(HEADER) - 2)]
     judged, test, parameters = measured["validation"], measured["test"], measured["parameters"]
     return [
-        row["name"],
+        plain(row["name"]),
         accuracy(judged),
         accuracy(test) if test else "locked",
         *(texts.number(judged[key]["value"]) for key in METRICS[1:]),
@@ -75,6 +76,11 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         texts.count(measured["images_per_second"]),
         f"{measured['bytes'] / 2**20:.1f}",
     ]
+
+
+def plain(text: str) -> str:
+    """A text that is one cell, and one line, of Markdown, whatever is in it."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def accuracy(block: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from loupe.report import texts
 
-HIDDEN = {"command", "skip_damaged"}  # the page shows the command by itself
+HIDDEN = {"command", "skip_damaged", "open_test"}  # the page shows the command, and whether the test was opened
 
 
 @dataclass(frozen=True)

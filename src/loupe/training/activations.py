@@ -24,6 +24,7 @@ from loupe.ledger import sync_folder, write_atomic
 # What is written between two marks of progress; a killed process repeats no more than that.
 SAFE_EVERY_BYTES = 64 * 2**20
 SAFE_EVERY_SECONDS = 30.0
+FEWEST_TIMED = 0.1  # of the rows; from fewer nothing is said of the time of all
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -138,9 +139,9 @@ def _write(
             _mark(place, out, done)
     if done != shape[0]:
         raise OSError(f"{done} rows were made in place of {shape[0]}")
-    # Where a process before was killed, as long for its rows as for those of this one.
-    seconds = (time.perf_counter() - began) * shape[0] / max(1, shape[0] - before)
-    write_atomic(place / "seconds", f"{seconds:.3f}")
+    made = shape[0] - before
+    if made >= FEWEST_TIMED * shape[0]:  # as long for the rows of a process that was killed as for those of this one
+        write_atomic(place / "seconds", f"{(time.perf_counter() - began) * shape[0] / made:.3f}")
     (place / "done").unlink()
 
 
