@@ -172,7 +172,7 @@ def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> 
     if not done:
         raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
     judgement = judge([_candidate(entry, "val") for entry in done])
-    before = [entry.name for entry in done if any(run.results["test"] for run in entry.runs)]
+    before = [entry.name for entry in done if any(_opened_itself(run) for run in entry.runs)]
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
             entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
@@ -191,6 +191,12 @@ def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> 
             "judgement": _to_json(judge([_candidate(entry, "test") for entry in seen])) if len(seen) > 1 else None,
         },
     }
+
+
+def _opened_itself(run: Run) -> bool:
+    """Whether a run was trained to look at its test images, and so did before anything was compared."""
+    environment = run.directory.read_json("environment.json") or {}
+    return run.results["test"] is not None and bool(environment.get("open_test", True))
 
 
 def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
