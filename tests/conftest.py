@@ -26,6 +26,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         os.environ["LOUPE_CACHE"] = before
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _own_threads():
+    """A run that is resumed or repeated takes as many threads as it had: the tests of the next file do not."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
+
+
 @pytest.fixture(scope="module")
 def bare():
     """Runs without report.html and without OpenVINO, in fp32 where the precision is left open.

@@ -71,7 +71,7 @@ def test_results_hold_what_scripts_rely_on(trained):
     assert results["test_looks"] == 1
     assert results["parameters"]["total"] == sum(row["parameters"] for row in results["layers"])
     assert results["epochs"] == 3
-    assert set(results["seconds"]) == {"load", "frozen", "train", "epoch_mean", "evaluate", "total"}
+    assert set(results["seconds"]) == {"load", "frozen", "frozen_alone", "train", "epoch_mean", "evaluate", "total"}
     assert results["precision"] in {"fp32", "bf16"}
     assert results["calibration"]["temperature"]["value"] == 1.0 and results["calibration"]["test"]["images"] == 4
     assert "no validation image is missed" in results["calibration"]["temperature"]["why"]
