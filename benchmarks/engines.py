@@ -97,14 +97,7 @@ def compare(
 
 def photographs(folder: Path, sizes: Preprocessing) -> tuple[Feed, np.ndarray]:
     console = Console(quiet=True)
-    images = load_images(
-        open_table(folder, console=console),
-        load_px=sizes.load_px,
-        resize=sizes.resize,
-        interpolation=sizes.interpolation,
-        cache=cache_folder(),
-        console=console,
-    )
+    images = load_images(open_table(folder, console=console), sizes, cache=cache_folder(), console=console)
     return Feed(images.store, images.table.labels, CPU), np.arange(len(images.table))
 
 

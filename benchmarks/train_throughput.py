@@ -27,6 +27,7 @@ from loupe.console import Console
 from loupe.data.prepare import load_images
 from loupe.data.sources import open_table
 from loupe.ledger import cache_folder
+from loupe.recipe import Preprocessing
 from setting import commit, machine
 
 HERE = Path(__file__).resolve().parent
@@ -75,9 +76,7 @@ def prepare(data: str, folder: Path) -> Path:
     """The training pixels, decoded by Loupe, as a file that every peer reads."""
     console = Console(quiet=True)
     table = open_table(data, console=console)
-    images = load_images(
-        table, load_px=32, resize="crop", interpolation="bilinear", cache=cache_folder(), console=console
-    )
+    images = load_images(table, Preprocessing(size_px=32, load_px=32), cache=cache_folder(), console=console)
     rows = np.arange(TRAINING_IMAGES)
     path = folder / "pixels.npz"
     np.savez(path, x=images.store.read(rows), y=table.labels[rows])

@@ -1,5 +1,6 @@
-"""The candidates of a comparison: which recipes, in which order, on which split, and their runs."""
+"""The candidates of a comparison: which recipes, in which order, on which split, their runs, and what these give."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +21,20 @@ from loupe.data.pixel_file import size_text
 from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
+from loupe.evaluate import metrics
+from loupe.evaluate.compare import Candidate
+from loupe.evaluate.predictions import join, read_splits
+from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.plan import Cost, Planner, total
 from loupe.recipe import Recipe, SplitSpec
-from loupe.recipes import catalog
+from loupe.recipes import catalog, wording
 from loupe.recipes.ladder import ladder
 from loupe.recipes.resolve import resolve
 from loupe.runtime import choose_device
 from loupe.session import check_buildable
 from loupe.trained import Run
 
+SPREAD = ("macro_f1", "roc_auc", "log_loss", "ece")
 FOLD = re.compile(r"-fold\d+of\d+$")
 
 
@@ -209,3 +215,63 @@ def grouped(runs: Sequence[Run]) -> list[Entry]:
         if names.count(entry.name) > 1:
             entry.name = entry.runs[0].directory.name
     return sorted(entries, key=lambda entry: entry.seconds)
+
+
+def candidate(entry: Entry, split: str) -> Candidate:
+    parts = [read_splits(run.directory.file("predictions.csv")).get(split) for run in entry.runs]
+    predictions = [part for part in parts if part is not None]
+    if len(predictions) < len(parts):
+        raise LoupeError(f"{entry.name}: a run has no {split} images to judge it by.")
+    if entry.has_folds:
+        predictions = [join(predictions)]  # each image was validated on in one fold
+    return Candidate(entry.name, tuple(predictions), entry.seconds)
+
+
+def row(entry: Entry, seen: Sequence[Entry], output: Path) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "name": entry.name,
+        "settings": wording.training(entry.recipe),
+        "expected": entry.cost.to_json() if entry.cost else None,
+        "why": entry.why,
+        "measured": None,
+    }
+    if not entry.runs:
+        return shown
+    results = [run.results for run in entry.runs]
+    weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
+    return shown | {
+        "measured": {
+            "runs": [_from(output, run.path) for run in entry.runs],
+            "seeds": [result["seed"] for result in results],
+            "network": results[0]["network"],
+            "validation": _figures(entry, "val", [result["validation"] for result in results]),
+            "test": _figures(entry, "test", [result["test"] for result in results]) if entry in seen else None,
+            "parameters": results[0]["parameters"],
+            "epochs": float(np.mean([result["epochs"] for result in results])),
+            "seconds_per_epoch": float(np.median([result["seconds"]["epoch_mean"] for result in results])),
+            "seconds": entry.seconds,
+            "images_per_second": entry.runs[0].images_per_second(),
+            "bytes": weights[0].stat().st_size,
+            "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
+        }
+    }
+
+
+def _figures(entry: Entry, split: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
+    spread = {key: over_seeds([block[key] for block in blocks]) for key in SPREAD}
+    if not entry.has_folds:
+        return {"images": blocks[0]["images"], "accuracy": accuracy_over_seeds(blocks), **spread}
+    [together] = candidate(entry, split).predictions
+    joint = metrics.evaluate(together)
+    ends = over_seeds([block["accuracy"] for block in blocks])
+    accuracy = {**joint["accuracy"], "lowest": ends["lowest"], "highest": ends["highest"]}
+    return {"images": len(together), "accuracy": accuracy, **{key: {**spread[key], **joint[key]} for key in SPREAD}}
+
+
+def _from(output: Path, run: Path) -> str:
+    """Where a run lies, as seen from the page that names it."""
+    try:
+        return Path(os.path.relpath(run, output)).as_posix()
+    except ValueError:  # another drive
+        return run.resolve().as_posix()

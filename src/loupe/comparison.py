@@ -4,7 +4,6 @@ Candidates that are trained here never see the test images. The judgement is mad
 is opened for the chosen one alone, or for all with `open_test`. Every look is counted in the runs folder.
 """
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from loupe import candidates, ledger
@@ -20,12 +18,8 @@ from loupe.candidates import Entry
 from loupe.console import Console
 from loupe.data.sources import open_table
 from loupe.errors import LoupeError
-from loupe.evaluate import metrics
-from loupe.evaluate.compare import Candidate, Judgement, judge
-from loupe.evaluate.predictions import join, read_splits
-from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
+from loupe.evaluate.compare import Judgement, judge
 from loupe.opening import open_test as opened
-from loupe.recipes import wording
 from loupe.report import comparison as page
 from loupe.report import comparison_text
 from loupe.runtime import choose_device, gpu_name
@@ -33,7 +27,6 @@ from loupe.session import InterruptedRunError
 from loupe.trained import Run
 
 SCHEMA = 1
-SPREAD = ("macro_f1", "roc_auc", "log_loss", "ece")
 
 
 def compare(
@@ -93,7 +86,7 @@ def compare(
         "environment": _environment(device),
     }
     if plan_only:
-        return content | {"rows": [_row(entry, [], output) for entry in entries]}
+        return content | {"rows": [candidates.row(entry, [], output) for entry in entries]}
     for number, entry in enumerate(entries, 1):
         console.say(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
         try:
@@ -171,24 +164,25 @@ def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> 
     done = [entry for entry in entries if entry.runs]
     if not done:
         raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
-    judgement = judge([_candidate(entry, "val") for entry in done])
+    judgement = judge([candidates.candidate(entry, "val") for entry in done])
     before = [entry.name for entry in done if any(_opened_itself(run) for run in entry.runs)]
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
             entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
     seen = [entry for entry in done if all(run.results["test"] for run in entry.runs)]
+    on_test = judge([candidates.candidate(entry, "test") for entry in seen]) if len(seen) > 1 else None
     every = [run for entry in done for run in entry.runs]
     looked = {(run.path.parent.resolve(), run.results["split_hash"]) for run in every if run.results["split_hash"]}
     return {
         "images": done[0].runs[0].results["images"],
-        "rows": [_row(entry, seen, output) for entry in entries],
+        "rows": [candidates.row(entry, seen, output) for entry in entries],
         "judgement": _to_json(judgement),
         "next": _next(judgement, done),
         "test": {
             "opened": [entry.name for entry in seen],
             "opened_before": before,
             "looks": sum(ledger.count_looks(folder, identity) for folder, identity in looked),
-            "judgement": _to_json(judge([_candidate(entry, "test") for entry in seen])) if len(seen) > 1 else None,
+            "judgement": _to_json(on_test) if on_test else None,
         },
     }
 
@@ -204,66 +198,6 @@ def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
     if judgement.best == judgement.chosen or any(entry.has_folds for entry in done):
         return None
     return "More images tell more: with --folds 5 every image that is not locked away is validated on once."
-
-
-def _candidate(entry: Entry, split: str) -> Candidate:
-    parts = [read_splits(run.directory.file("predictions.csv")).get(split) for run in entry.runs]
-    predictions = [part for part in parts if part is not None]
-    if len(predictions) < len(parts):
-        raise LoupeError(f"{entry.name}: a run has no {split} images to judge it by.")
-    if entry.has_folds:
-        predictions = [join(predictions)]  # each image was validated on in one fold
-    return Candidate(entry.name, tuple(predictions), entry.seconds)
-
-
-def _row(entry: Entry, seen: Sequence[Entry], output: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": entry.name,
-        "settings": wording.training(entry.recipe),
-        "expected": entry.cost.to_json() if entry.cost else None,
-        "why": entry.why,
-        "measured": None,
-    }
-    if not entry.runs:
-        return row
-    results = [run.results for run in entry.runs]
-    weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
-    return row | {
-        "measured": {
-            "runs": [_from(output, run.path) for run in entry.runs],
-            "seeds": [result["seed"] for result in results],
-            "network": results[0]["network"],
-            "validation": _figures(entry, "val", [result["validation"] for result in results]),
-            "test": _figures(entry, "test", [result["test"] for result in results]) if entry in seen else None,
-            "parameters": results[0]["parameters"],
-            "epochs": float(np.mean([result["epochs"] for result in results])),
-            "seconds_per_epoch": float(np.median([result["seconds"]["epoch_mean"] for result in results])),
-            "seconds": entry.seconds,
-            "images_per_second": entry.runs[0].images_per_second(),
-            "bytes": weights[0].stat().st_size,
-            "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
-        }
-    }
-
-
-def _figures(entry: Entry, split: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
-    spread = {key: over_seeds([block[key] for block in blocks]) for key in SPREAD}
-    if not entry.has_folds:
-        return {"images": blocks[0]["images"], "accuracy": accuracy_over_seeds(blocks), **spread}
-    [together] = _candidate(entry, split).predictions
-    joint = metrics.evaluate(together)
-    ends = over_seeds([block["accuracy"] for block in blocks])
-    accuracy = {**joint["accuracy"], "lowest": ends["lowest"], "highest": ends["highest"]}
-    return {"images": len(together), "accuracy": accuracy, **{key: {**spread[key], **joint[key]} for key in SPREAD}}
-
-
-def _from(output: Path, run: Path) -> str:
-    """Where a run lies, as seen from the page that names it."""
-    try:
-        return Path(os.path.relpath(run, output)).as_posix()
-    except ValueError:  # another drive
-        return run.resolve().as_posix()
 
 
 def _to_json(judgement: Judgement) -> dict[str, Any]:

@@ -240,15 +240,7 @@ def preprocessing_for(recipe: Recipe) -> Preprocessing:
 
 def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool, console: Console) -> Images:
     """Their pixels, kept in the cache folder."""
-    return load_images(
-        table,
-        load_px=preprocessing.load_px,
-        resize=preprocessing.resize,
-        interpolation=preprocessing.interpolation,
-        cache=ledger.cache_folder(),
-        console=console,
-        skip_damaged=skip_damaged,
-    )
+    return load_images(table, preprocessing, cache=ledger.cache_folder(), console=console, skip_damaged=skip_damaged)
 
 
 def _folds(

@@ -100,17 +100,10 @@ class Planner:
 
     def _sample(self, recipe: Recipe) -> Images:
         """Training images, evenly spread."""
-        train_N, preprocessing = self.split.train, preprocessing_of(recipe)
+        train_N = self.split.train
         rows = np.unique(np.linspace(0, len(train_N) - 1, min(SAMPLED_IMAGES, len(train_N)), dtype=np.int64))
-        return load_images(
-            self.table.select(train_N[rows]),
-            load_px=preprocessing.load_px,
-            resize=preprocessing.resize,
-            interpolation=preprocessing.interpolation,
-            cache=None,
-            console=Console(quiet=True),
-            skip_damaged=True,
-        )
+        chosen, console = self.table.select(train_N[rows]), Console(quiet=True)
+        return load_images(chosen, preprocessing_of(recipe), cache=None, console=console, skip_damaged=True)
 
     def _frozen(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> tuple[float, int]:
         """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""

@@ -156,16 +156,8 @@ def source_of(data: Any) -> str | None:
 
 
 def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool, console: Console) -> Images:
-    preprocessing = preprocessing_of(recipe)
-    return load_images(
-        table,
-        load_px=preprocessing.load_px,
-        resize=preprocessing.resize,
-        interpolation=preprocessing.interpolation,
-        cache=ledger.cache_folder(),
-        console=console,
-        skip_damaged=skip_damaged,
-    )
+    preprocessing, cache = preprocessing_of(recipe), ledger.cache_folder()
+    return load_images(table, preprocessing, cache=cache, console=console, skip_damaged=skip_damaged)
 
 
 def _check_split(recipe: Recipe, split: Split, console: Console) -> None:

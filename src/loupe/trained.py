@@ -289,15 +289,9 @@ class Run:
         return self._predict(images, rows_N, match_classes(images.table, self.classes))
 
     def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True) -> Images:
-        preprocessing = self.model.preprocessing
+        cache = cache_folder() if keep else None
         return load_images(
-            table,
-            load_px=preprocessing.load_px,
-            resize=preprocessing.resize,
-            interpolation=preprocessing.interpolation,
-            cache=cache_folder() if keep else None,
-            console=self.console,
-            skip_damaged=skip_damaged,
+            table, self.model.preprocessing, cache=cache, console=self.console, skip_damaged=skip_damaged
         )
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:

@@ -12,7 +12,7 @@ from loupe.data.content import content_hashes
 from loupe.data.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError, LoupeError
-from loupe.recipe import RGB, Interpolation, Resize
+from loupe.recipe import RGB, Preprocessing
 
 SAMPLED_HEADERS = 101
 SAMPLED_IMAGES = 20_000
@@ -31,15 +31,15 @@ class Images:
 
 def load_images(
     table: ImageTable,
+    preprocessing: Preprocessing,
     *,
-    load_px: int,
-    resize: Resize,
-    interpolation: Interpolation,
     cache: Path | None,
     console: Console,
     skip_damaged: bool = False,
 ) -> Images:
     """Opens the pixel store over a table, building it where it is not there yet; with `cache` None nothing is kept.
+
+    Of the preprocessing only what decides the stored pixels counts: `load_px`, `resize` and `interpolation`.
 
     Raises:
         DamagedImages: some images cannot be used, and `skip_damaged` is off.
@@ -48,9 +48,9 @@ def load_images(
     content = content_hashes(table, console)
     opened = partial(
         open_store,
-        load_px=load_px,
-        resize=resize,
-        interpolation=interpolation,
+        load_px=preprocessing.load_px,
+        resize=preprocessing.resize,
+        interpolation=preprocessing.interpolation,
         budget_bytes=default_budget(),
         cache=cache,
         console=console,
