@@ -163,6 +163,7 @@ def test_what_cannot_be_compared_is_refused(digits, tmp_path):
         ({"recipes": ["digits", "digits-plain"], "name": "a/b"}, "plain file name"),
         ({"recipes": ["digits", "digits-plain"], "model": "resnet18"}, "Leave it out"),
         ({"recipes": ["digits", "features"], "weights": "nowhere.safetensors"}, "no such file"),
+        ({"recipes": ["digits", "features"]}, r"features cannot be compared.*--weights"),
         ({"recipes": ["digits", "digits-plain"], "changes": ["split.validation=0"]}, "validation images"),
     ):
         with pytest.raises(loupe.LoupeError, match=words):

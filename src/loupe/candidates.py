@@ -28,6 +28,7 @@ from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.plan import Cost, Planner, total
 from loupe.recipe import Recipe, SplitSpec
 from loupe.recipes import catalog, wording
+from loupe.recipes.choice import without_weights
 from loupe.recipes.ladder import ladder
 from loupe.recipes.resolve import resolve
 from loupe.runtime import choose_device
@@ -125,10 +126,12 @@ def _pretrained(recipe: Recipe) -> bool:
 
 
 def _check_weights(recipe: Recipe) -> None:
-    """A file that is not there is refused now, and not after the candidates before it."""
+    """Weights that cannot be had are refused now, and not after the candidates before."""
     if not isinstance(recipe.model, BackboneSpec):
         return
     named = recipe.model.weights
+    if named == "timm" and (problem := without_weights(recipe.model.backbone)):
+        raise LoupeError(f"{recipe.name} cannot be compared: {problem}")
     if named not in {"none", "timm"} and not named.startswith("hf-hub:"):
         path = Path(named.removeprefix("local-dir:"))
         if not path.exists():

@@ -197,7 +197,7 @@ def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
     """What would tell more, where the best is not taken for want of evidence."""
     if judgement.best == judgement.chosen or any(entry.has_folds for entry in done):
         return None
-    return "More images tell more: with --folds 5 every image that is not locked away is validated on once."
+    return "More images tell more: loupe compare DATA --folds 5 validates once on each that is not locked away."
 
 
 def _to_json(judgement: Judgement) -> dict[str, Any]:
