@@ -17,7 +17,7 @@ import loupe
 from loupe.augment.pipeline import evaluation_view
 from loupe.errors import LoupeError
 from loupe.models.layers import Flatten
-from loupe.training import activations, frozen
+from loupe.training import activations, feeds, frozen
 from loupe.training.frozen import FrozenPass, StoppedError
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -85,6 +85,12 @@ def test_views_take_turns(tmp_path, computed):
     trained(tmp_path, "two", {"epochs": 6, "part": "head", "batch_size": 32, "augment": SHIFTS, "views": 2})
     sample = frozen.PASS_BATCH
     assert computed["images"] == 60 + sample + 2 * 240, "none of those that train as evaluation sees them"
+
+
+def test_views_share_one_budget_of_the_device():
+    views = [np.zeros(size, np.float32) for size in (10, 30, 15)]
+    placed = feeds.placed(views, torch.device("meta"), room_bytes=100)
+    assert [rows.device.type for rows in placed] == ["meta", "cpu", "meta"]
 
 
 def test_frozen_blocks_keep_weights_and_statistics_to_the_bit(tmp_path):

@@ -46,7 +46,7 @@ class Feed:
         if (
             device.type != "cpu"
             and isinstance(store, RawStore)
-            and store.pixels.nbytes <= _room(device, resident_bytes)
+            and store.pixels.nbytes <= (room_bytes(device) if resident_bytes is None else resident_bytes)
         ):
             self._resident_NHWC = torch.from_numpy(np.array(store.pixels)).to(device)
 
@@ -95,10 +95,8 @@ def steps_in(images: int, batch_size: int) -> int:
     return full + (1 if rest > 1 or (rest == 1 and full == 0) else 0)
 
 
-def _room(device: torch.device, limit: int | None) -> int:
-    """Bytes that raw pixels may take on a GPU: a third of what is free, or the limit given."""
-    if limit is not None:
-        return limit
+def room_bytes(device: torch.device) -> int:
+    """What images may take on a GPU, or what stands for them: a third of what is free. On a CPU they are there."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 3
     return torch.mps.recommended_max_memory() // 3 if device.type == "mps" else 0

@@ -1,7 +1,7 @@
 """What stands in the place of images and of their augmentation where the blocks before are frozen."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -72,11 +72,16 @@ class InTurn:
         return self.augmenter.train(x_BCHW, index_B, self.first_epoch + turn)
 
 
-def placed(view: Array, device: torch.device) -> Tensor:
-    """On a GPU, copied there where a third of what is free holds it; else where it is."""
+def placed(views: Sequence[Array], device: torch.device, room_bytes: int) -> tuple[Tensor, ...]:
+    """The views that fit into the room, in their order, copied to the device; the others where they are.
+
+    One budget for all of them: the network that trains on them, and its gradients, need the rest of a GPU.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that the memory is not to be written to, and nobody does
-        rows = torch.from_numpy(view)
-    if device.type == "cuda" and view.nbytes <= torch.cuda.mem_get_info(device)[0] // 3:
-        return rows.to(device)
-    return rows
+        rows = [torch.from_numpy(view) for view in views]
+    for number, view in enumerate(views):
+        if view.nbytes <= room_bytes:
+            rows[number] = rows[number].to(device)
+            room_bytes -= view.nbytes
+    return tuple(rows)

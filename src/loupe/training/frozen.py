@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.console import Console, duration
 from loupe.data import decode
-from loupe.data.batches import Batch, Feed
+from loupe.data.batches import Batch, Feed, room_bytes
 from loupe.data.pixel_file import size_text
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
@@ -117,8 +117,9 @@ class FrozenPass:
     def _feed(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> FrozenFeed:
         place_N = np.full(len(self.feed.labels_N), -1, np.int64)
         place_N[rows_N] = np.arange(len(rows_N))
-        tensors = tuple(placed(view, self.feed.device) for view in views)
-        return FrozenFeed(tensors, place_N, self.feed.labels_N, self.feed.device, first_epoch)
+        device = self.feed.device
+        tensors = placed(views, device, room_bytes(device))
+        return FrozenFeed(tensors, place_N, self.feed.labels_N, device, first_epoch)
 
     def _evaluation_view(self, batch: Batch) -> Tensor:
         return evaluation_view(batch.x_BCHW, self.model.preprocessing)
