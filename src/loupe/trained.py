@@ -14,7 +14,7 @@ from loupe.data.prepare import Images, load_images
 from loupe.data.sources import open_table
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import LoupeError, unknown_name
-from loupe.evaluate import activation_maps, calibration, filters, metrics, predict, selective
+from loupe.evaluate import activation_maps, calibration, filters, layouts, metrics, predict, selective
 from loupe.evaluate.explain import Explanation, explain, telling
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
@@ -195,14 +195,15 @@ class Run:
         Args:
             images: as for `predict`; without them, `count` images of the run's own `split`, missed ones first. Those of
                 the test split count as a look at it.
-            layer: whose map of features is explained, as the layer table names it; the last one unless given.
+            layer: whose map of features is explained, as the layer table names it, or a block of a vision transformer
+                (`trunk.block3`); unless given, the last that holds places (`evaluate.layouts`).
             target: the class that is explained; unless given, the predicted one, and where it is wrong the true one.
             method: hires-cam or grad-cam; the module `evaluate.activation_maps` says how they differ.
 
         Raises:
             LoupeError: no such layer, class, method or images; or captum is not installed.
         """
-        chosen = activation_maps.choose_layer(self.model, layer)
+        chosen = layouts.choose_layer(self.model, layer)
         way = activation_maps.choose_method(method)
         if target is not None and target not in self.classes:
             raise unknown_name("class", target, self.classes)
@@ -234,17 +235,16 @@ class Run:
             count: how many filters of each layer.
             ascent: the settings; as the module `evaluate.filters` has them unless given.
         """
-        known = activation_maps.map_layers(self.model)
-        layers = [activation_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
-        numbers = {name: range(min(count, known[name][0])) for name in layers}
+        layers = [layouts.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
+        numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
         settings = ascent or filters.Ascent()
         with self.console.progress() as progress:
             steps = settings.steps * sum(map(len, numbers.values()))
             task = progress.add_task("climbing", total=steps, note="")
             return [
                 response
-                for name, wanted in numbers.items()
-                for response in filters.respond(self.model, name, wanted, settings, lambda: progress.advance(task))
+                for chosen, wanted in numbers.items()
+                for response in filters.respond(self.model, chosen, wanted, settings, lambda: progress.advance(task))
             ]
 
     def _telling(self, split: str, count: int) -> Predictions:
