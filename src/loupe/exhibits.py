@@ -23,7 +23,10 @@ CHUNK_IMAGES = 64
 def exhibits(
     images: Images, train_N: np.ndarray, augmenter: Augmenter, predictions: Predictions, split: str
 ) -> Iterator[Exhibit]:
-    """The gallery of a run, what matters most first; `predictions` are those of `split`, whose cells are shown."""
+    """The gallery of a run, what matters most first; `predictions` are those of `split`, whose cells are shown.
+
+    Probabilities and losses are at the temperature of the predictions.
+    """
     yield from _samples(images, train_N, augmenter)
     yield from _views(images, train_N, augmenter)
     yield from _cells(images, predictions, split, augmenter.preprocessing)

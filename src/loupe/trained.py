@@ -217,6 +217,7 @@ class Run:
         if recorded is not None and opened.content != recorded.content:
             raise LoupeError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")
         said = self._predict(opened, np.arange(len(opened.table)), match_classes(opened.table, self.classes))
+        said = said.calibrated(self.temperature)
         found = []
         with self.console.progress() as progress:
             task = progress.add_task("explaining", total=len(said), note="")
@@ -249,7 +250,7 @@ class Run:
 
     def _telling(self, split: str, count: int) -> Predictions:
         """What the run said, when it was made, of those images of a split that are worth explaining."""
-        said = Predictions.read(self.directory.file("predictions.csv"), split)
+        said = Predictions.read(self.directory.file("predictions.csv"), split).calibrated(self.temperature)
         if split == "test":
             looks = record_look(self.path.parent, split_hash(said), self.directory.name)
             self.console.say(f"Looks at this test split so far, in this runs folder: {looks}.")

@@ -73,7 +73,7 @@ def explain(
         found = done.explain(
             images or None, split=split, count=count, layer=layer, target=target, method=way, skip_damaged=skip_damaged
         )
-        answer = {"method": way} | _maps(done, found, layer, way, to, show=not as_json)
+        answer = {"method": way, "temperature": done.temperature} | _maps(done, found, layer, way, to, show=not as_json)
     if as_json:
         print_json({"run": str(done.path), **answer})
 
@@ -88,6 +88,8 @@ def _maps(
     chosen = choose_layer(done.model, layer)
     side = chosen.shape[1:]
     facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Its map": f"{side[0]} × {side[1]}"}
+    if done.temperature != 1:
+        facts["Probabilities"] = f"calibrated by temperature {done.temperature:.3g}"
     if any(one.label is not None for one in found):
         facts["Missed"] = f"{sum(one.missed for one in found):,}"
     _write(to, lambda: page.write_maps(to, found, facts, done.directory.name))

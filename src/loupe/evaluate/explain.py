@@ -23,8 +23,9 @@ TOGETHER = 16  # images whose gradients are held at a time
 class Explanation:
     """One image, what the network says of it, and where the evidence lies.
 
-    pixels: uint8 [H, W, 3], the image as the network sees it. probability: of the predicted class. label: None where
-    unknown. maps: for each class that is explained, float32 [H, W] from 0 to 1, as `activation_maps.class_maps` makes.
+    pixels: uint8 [H, W, 3], the image as the network sees it. probability: of the predicted class, at the temperature
+    of the predictions. label: None where unknown. maps: for each class that is explained, float32 [H, W] from 0 to
+    1, as `activation_maps.class_maps` makes.
     """
 
     path: str
