@@ -72,7 +72,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         texts.count(parameters["total"]),
         texts.count(parameters["trainable"]),
         f"{measured['seconds_per_epoch']:.1f}",
-        texts.duration(measured["seconds"]),
+        texts.spent(measured["seconds"]),
         texts.count(measured["images_per_second"]),
         f"{measured['bytes'] / 2**20:.1f}",
     ]

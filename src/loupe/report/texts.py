@@ -47,6 +47,11 @@ def duration(seconds: float | None) -> str:
     return UNDEFINED if seconds is None else console.duration(seconds)
 
 
+def spent(seconds: float | None) -> str:
+    """A time that was measured, or is not known."""
+    return "unknown" if seconds is None else console.duration(seconds)
+
+
 def several(amount: int, one: str, many: str | None = None) -> str:
     """`1 image`, `3 images`."""
     return f"{count(amount)} {one if amount == 1 else many or one + 's'}"
