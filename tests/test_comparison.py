@@ -233,7 +233,7 @@ def test_another_comparison_never_takes_the_files_of_the_first(tmp_path):
     assert comparison_files.name_of(other, None, tmp_path) == ("comparison-pets-4", None)
     with pytest.raises(loupe.LoupeError, match=r"of another comparison \(loupe compare DATA --seeds 1\)"):
         comparison_files.name_of(other | {"name": "comparison-pets"}, "comparison-pets", tmp_path)
-    with pytest.raises(loupe.LoupeError, match="files of that name .* are there"):
+    with pytest.raises(loupe.LoupeError, match=r"files of that name .* are there"):
         comparison_files.name_of(other | {"name": "comparison-pets-3"}, "comparison-pets-3", tmp_path)
 
 
@@ -253,8 +253,7 @@ def test_the_time_by_itself_has_what_was_found_at_what_it_took_or_is_unknown():
 
 
 def test_an_unknown_time_is_shown_as_unknown(compared, tmp_path):
-    folder, content = compared
-    content = json.loads(json.dumps(content))
+    content = json.loads(json.dumps(compared[1]))
     measured = content["rows"][0]["measured"]
     measured["seconds"] = None
     name = content["rows"][0]["name"]

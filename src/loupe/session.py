@@ -269,7 +269,7 @@ class Session:
 
     def _next_command(self, diagnosis: Diagnosis) -> str | None:
         """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
-        data = (self.directory.read_json("environment.json") or {}).get("data") or "DATA"
+        data = self.directory.data or "DATA"
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
         if changes:
             return shlex.join(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])

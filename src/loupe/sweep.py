@@ -83,7 +83,7 @@ def finished(
 def _check_same(directory: RunDirectory, wanted: Recipe, data: Any) -> None:
     """A run is used again only for what it was made for."""
     other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
-    source, stored = runner.source_of(data), (directory.read_json("environment.json") or {}).get("data")
+    source, stored = runner.source_of(data), directory.data
     what = f"another recipe ({', '.join(other[:3])})" if other else "other data" if source != stored else None
     if what:
         raise LoupeError(

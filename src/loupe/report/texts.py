@@ -1,6 +1,6 @@
-"""Numbers as a reader wants them: percent, intervals, durations, counts."""
+"""Numbers as a reader wants them: percent, intervals, durations, counts; and what Markdown texts share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import console
@@ -60,3 +60,20 @@ def several(amount: int, one: str, many: str | None = None) -> str:
 def short(name: str, most: int = 60) -> str:
     """A name for a caption, cut where it is too long for one."""
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table. Cells are Markdown already, and one line each."""
+    ruled = "|" + "---|" * len(header)
+    first, *others = ("| " + " | ".join(cells) + " |" for cells in (header, *rows))
+    return [first, ruled, *others]
+
+
+def made_on(content: Mapping[str, Any]) -> str:
+    """What many runs were made with and on, in a line: from the version and the environment of a JSON file."""
+    environment = content["environment"]
+    return (
+        f"Loupe {content['version']}, {environment['processor']}, {environment['cores']} cores, "
+        f"{environment['threads']} threads, {environment['gpu'] or environment['device']}, torch "
+        f"{environment['torch']}, {environment['date']}."
+    )
