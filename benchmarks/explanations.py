@@ -19,8 +19,9 @@ from torchvision.transforms.functional import gaussian_blur
 
 import loupe
 from loupe.augment.pixels import centre_crop, normalise
-from loupe.evaluate.activation_maps import METHODS, choose_layer, class_maps
+from loupe.evaluate.activation_maps import METHODS, class_maps
 from loupe.evaluate.filters import REGULARISATIONS
+from loupe.evaluate.layouts import choose_layer
 from loupe.evaluate.predictions import Predictions
 from loupe.report.explanation import overlay
 

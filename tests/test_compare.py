@@ -140,6 +140,16 @@ def test_identical_predictions_are_a_tie_with_an_interval_that_admits_more():
     assert found.verdicts["slow"].startswith("slow: 0.0 points, interval -")
 
 
+def test_what_costs_nobody_knows_how_much_is_dearer_than_what_is_known():
+    right = np.arange(100) % 10 > 0
+    found = compare.judge([candidate("old", right, seconds=None), candidate("slow", right, seconds=24)])
+    assert found.chosen == "slow" and "in a time that is not known: a tie; take slow" in found.verdicts["old"]
+    wrong = np.arange(100) % 2 > 0
+    found = compare.judge([candidate("old", right, seconds=None), candidate("slow", wrong, seconds=24)])
+    assert found.chosen == "old" and "the best, at a time that is not known" in found.conclusion
+    assert ", in 24.0 s: worse; take old" in found.verdicts["slow"]
+
+
 def test_images_are_found_by_content_and_class_in_whatever_order():
     first, second = answers(both=30, only_first=4, only_second=1, neither=5)
     reference = compare.paired_difference(candidate("a", first), candidate("b", second))

@@ -2,18 +2,21 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 import loupe
-from loupe import comparison
+from loupe import comparison, comparison_files
+from loupe.candidates import Entry
 from loupe.commands.report import report
 from loupe.data import split as splits
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import read_splits
 from loupe.ledger import count_looks
+from loupe.plan import Planner
 from loupe.recipes import catalog
 from loupe.recipes.ladder import PRETRAINED, ladder
 from loupe.report import charts
@@ -100,15 +103,34 @@ def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
             report([name], output=folder)
 
 
-def test_the_same_call_reads_what_is_there(compared, digits):
+def test_the_same_call_reads_what_is_there_and_gives_the_same_files(compared, digits, monkeypatch):
     folder, content = compared
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    pages = {path: path.read_bytes() for path in folder.glob("comparison*")}
+    monkeypatch.setattr(Planner, "cost", None)  # nothing is timed: neither for the plan
+    monkeypatch.setattr(Run, "images_per_second", None)  # nor for the page
     again = comparison.compare(
         digits, recipes=["digits-plain", "digits"], seeds=2, changes=QUICK, output=folder, quiet=True
     )
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")} == before
-    assert again["judgement"] == content["judgement"]
-    assert again["test"] == content["test"], "opened after the choice, as before"
+    assert again == json.loads(json.dumps(content)), "the test opened after the choice, as before"
+    assert {path: path.read_bytes() for path in folder.glob("comparison*")} == pages
+
+
+def test_what_is_trained_is_planned_with_what_it_took_and_what_is_missing_with_batches(compared, digits, capfd):
+    folder, content = compared
+    rows = {row["name"]: row for row in content["rows"]}
+    chosen = {"recipes": ["digits-plain", "digits"], "changes": QUICK, "output": folder, "plan_only": True}
+    planned = comparison.compare(digits, seeds=2, **chosen)["rows"]
+    assert [row["expected"]["seconds"] for row in planned] == [
+        rows[row["name"]]["measured"]["seconds"] for row in planned
+    ]
+    said = " ".join(capfd.readouterr().err.split())
+    assert "all is trained" in said and said.count("trained before, in") == 2
+    planned = comparison.compare(digits, seeds=3, **chosen)["rows"]
+    said = " ".join(capfd.readouterr().err.split())
+    assert "3 trainings of each, of which 4 are there, in all about" in said and "trained before" not in said
+    assert all(row["expected"]["seconds"] != rows[row["name"]]["measured"]["seconds"] for row in planned)
 
 
 def test_runs_are_compared_as_they_are(compared):
@@ -196,6 +218,52 @@ def test_a_plan_trains_nothing(digits, tmp_path):
     assert costs == sorted(costs)
     assert all(cost > 0 for cost in costs)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_comparison_never_takes_the_files_of_the_first(tmp_path):
+    first = {"schema": 1, "name": "comparison-pets", "dataset": "pets", "command": "loupe compare DATA --seeds 1"}
+    other = first | {"command": "loupe compare DATA --seeds 2"}
+    assert comparison_files.name_of(first, None, tmp_path) == ("comparison-pets", None)
+    kept = first | {"rows": []}
+    (tmp_path / "comparison-pets.json").write_text(json.dumps(kept))
+    assert comparison_files.name_of(first, None, tmp_path) == ("comparison-pets", kept)
+    assert comparison_files.name_of(other, None, tmp_path) == ("comparison-pets-2", None)
+    (tmp_path / "comparison-pets-2.html").write_text("a page without its figures")
+    (tmp_path / "comparison-pets-3.json").write_text('{"half of')
+    assert comparison_files.name_of(other, None, tmp_path) == ("comparison-pets-4", None)
+    with pytest.raises(loupe.LoupeError, match=r"of another comparison \(loupe compare DATA --seeds 1\)"):
+        comparison_files.name_of(other | {"name": "comparison-pets"}, "comparison-pets", tmp_path)
+    with pytest.raises(loupe.LoupeError, match=r"files of that name .* are there"):
+        comparison_files.name_of(other | {"name": "comparison-pets-3"}, "comparison-pets-3", tmp_path)
+
+
+def entry(*seconds: dict[str, float | None]) -> Entry:
+    runs = [SimpleNamespace(results={"seconds": one}) for one in seconds]
+    return Entry("any", catalog.recipe("digits"), runs=runs)
+
+
+def test_the_time_by_itself_has_what_was_found_at_what_it_took_or_is_unknown():
+    base = {"total": 10.0, "load": 2.0}
+    found = base | {"frozen": 0.5, "frozen_alone": 30.0}
+    assert entry(found).seconds == 10 - 2 - 0.5 + 30
+    assert entry(base | {"frozen": 0.0, "frozen_alone": 0.0}, found).seconds == (8 + 37.5) / 2
+    assert entry(base).seconds == 8, "a run of before anything was frozen"
+    unknown = base | {"frozen": 0.5, "frozen_alone": None}
+    assert entry(unknown).seconds is entry(found, unknown).seconds is entry(base | {"frozen": 0.5}).seconds is None
+
+
+def test_an_unknown_time_is_shown_as_unknown(compared, tmp_path):
+    content = json.loads(json.dumps(compared[1]))
+    measured = content["rows"][0]["measured"]
+    measured["seconds"] = None
+    name = content["rows"][0]["name"]
+    comparison_files.write(content, tmp_path)
+    page = " ".join((tmp_path / "comparison-arrays.html").read_text().split())
+    assert f"Of {name} it is unknown" in page and ">unknown<" in page
+    assert "| unknown |" in (tmp_path / "comparison-arrays.md").read_text()
+    content["rows"][1]["measured"]["seconds"] = None
+    comparison_files.write(content, tmp_path)
+    assert "What it costs" in (tmp_path / "comparison-arrays.html").read_text()
 
 
 def test_seeds_share_a_split_that_has_a_seed_of_its_own():

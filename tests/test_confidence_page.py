@@ -16,10 +16,11 @@ from test_metrics import predictions, simulated
 class Partial(HTMLParser):
     """What a browser would find in the part."""
 
-    def __init__(self, results) -> None:
+    def __init__(self, results, calibrated=False) -> None:
         super().__init__()
         self.text, self.ids, self.labels, self.tags = "", [], [], set()
-        self.source = render("confidence.html", {"confidence": confidence.shown(results)})
+        shown = {"confidence": confidence.shown(results), "calibrated": calibrated}
+        self.source = render("confidence.html", shown)
         self.feed(self.source)
 
     def handle_starttag(self, tag, attrs):
@@ -99,6 +100,11 @@ def test_a_run_without_these_figures_has_no_such_part(whole):
     for old in ({}, {"calibration": None, "selective": None}, results({})):
         assert confidence.shown(old) is None
     assert not render("confidence.html", {"confidence": None}).strip()
+
+
+def test_pictures_are_said_to_be_calibrated_where_they_are(whole, undrawn):
+    said = "of pictures on this page and of loupe predict are calibrated"
+    assert said in Partial(whole, calibrated=True).words and said not in Partial(whole).words
 
 
 def test_groups_are_shown_lowest_first_with_hostile_names_as_text(whole, undrawn):

@@ -1,10 +1,13 @@
 """Which images of an evaluation are worth showing: computed here image by image."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from loupe import exhibits
 from loupe.evaluate.predictions import Predictions
+from loupe.recipe import Preprocessing
 
 
 def predictions(images: int, classes: int, seed: int = 0) -> Predictions:
@@ -52,3 +55,28 @@ def test_the_true_class_is_always_among_those_with_their_probability():
     assert exhibits._top(odds, 2, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15)]
     assert exhibits._top(odds, 3, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15), ("d", 0.05)]
     assert exhibits._top(odds[:2], 1, "ab") == [("a", 0.4), ("b", 0.1)]
+
+
+class Store:
+    """Grey pixels of any image."""
+
+    def read(self, rows):
+        return np.zeros((len(rows), 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_what_is_said_of_a_picture_is_at_the_temperature_of_the_predictions(temperature):
+    found = predictions(30, 4)
+    table = SimpleNamespace(paths=list(found.path))
+    shown = list(
+        exhibits._cells(
+            SimpleNamespace(store=Store(), table=table), found.calibrated(temperature), "val", Preprocessing(size_px=8)
+        )
+    )
+    assert len(shown) > 20
+    for exhibit in shown:
+        i = int(exhibit.path)
+        odds = np.exp(found.logits_NK[i].astype(float) / temperature)
+        assert exhibit.probability == pytest.approx(odds.max() / odds.sum())
+        assert exhibit.loss == pytest.approx(-np.log(odds[found.label[i]] / odds.sum()))
+        assert exhibit.top[0] == (exhibit.predicted, exhibit.probability)

@@ -9,8 +9,9 @@ from loupe.architecture import BackboneSpec, CnnSpec, ConvBlock, Dense
 from loupe.augment.pixels import normalise
 from loupe.errors import LoupeError
 from loupe.evaluate import filters
-from loupe.evaluate.activation_maps import METHODS, choose_layer, class_maps, evidence, map_layers
+from loupe.evaluate.activation_maps import METHODS, class_maps, evidence
 from loupe.evaluate.explain import telling
+from loupe.evaluate.layouts import choose_layer, map_layers
 from loupe.evaluate.predictions import Predictions
 from loupe.models import backbones, cnn
 from loupe.models.classifier import Classifier
@@ -91,13 +92,13 @@ def test_a_layer_before_others_that_work_in_place_is_explained_by_its_own_output
     (slope,) = torch.autograd.grad(logits[[0, 1], classes].sum(), own)
     weight = slope.mean(dim=(2, 3), keepdim=True) if method == "grad-cam" else slope
     expected = (weight * own).sum(dim=1).relu().detach().numpy()
-    found = class_maps(model, x, classes, "trunk.block1.conv1", method).numpy()
+    found = class_maps(model, x, classes, choose_layer(model, "trunk.block1.conv1"), method).numpy()
     np.testing.assert_allclose(found, expected / expected.max(axis=(1, 2), keepdims=True), atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_are_as_large_as_the_image_and_from_0_to_1(captum, model, method):
-    for layer in map_layers(model):
+    for layer in map_layers(model).values():
         maps = class_maps(model, images(), torch.tensor([0, 1, 2]), layer, method)
         assert maps.shape == (3, SIDE, SIDE) and maps.dtype == torch.float32
         assert maps.min() >= 0 and set(maps.amax(dim=(1, 2)).tolist()) <= {0.0, 1.0}
@@ -152,7 +153,7 @@ def test_the_model_is_left_as_it_was(captum, model, training):
     state = [(module.training, len(module._forward_hooks)) for module in model.modules()]
     wants = [parameter.requires_grad for parameter in model.parameters()]
     class_maps(model, images(), torch.tensor([0, 1, 2]), choose_layer(model))
-    list(filters.respond(model, "trunk.block1.conv2", [0, 1], filters.Ascent(steps=2)))
+    list(filters.respond(model, choose_layer(model, "trunk.block1.conv2"), [0, 1], filters.Ascent(steps=2)))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [(module.training, len(module._forward_hooks)) for module in model.modules()] == state
     assert [parameter.requires_grad for parameter in model.parameters()] == wants
@@ -170,8 +171,8 @@ def test_evidence_is_where_the_map_is():
 
 
 def test_layers_are_those_with_a_map_and_unknown_ones_are_refused_with_the_nearest(model):
-    assert map_layers(model)["trunk.block1.conv2"] == [8, SIDE, SIDE]
-    assert choose_layer(model) == "trunk.block1.pool"
+    assert map_layers(model)["trunk.block1.conv2"].shape == (8, SIDE, SIDE)
+    assert choose_layer(model).name == "trunk.block1.pool"
     with pytest.raises(LoupeError, match=r"unknown layer 'block1\.conv2'.*Did you mean trunk\.block1\.conv2"):
         choose_layer(model, "block1.conv2")
     with pytest.raises(LoupeError, match=r"head\.logits"):
@@ -191,16 +192,10 @@ def test_layers_are_those_with_a_map_and_unknown_ones_are_refused_with_the_neare
 def test_convolutional_backbones_are_explained_by_their_last_map(captum, name, last):
     model = backbones.backbone(BackboneSpec(backbone=name, weights="none"), sized(64), ("cat", "dog"), 0).eval()
     layer = choose_layer(model)
-    assert layer.startswith(f"trunk.{last}")
+    assert layer.name.startswith(f"trunk.{last}")
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     maps = class_maps(model, x, torch.tensor([1]), layer)
     assert maps.shape == (1, 64, 64) and maps.isfinite().all()
-
-
-def test_vision_transformers_are_refused_with_what_is_supported():
-    model = backbones.skeleton(BackboneSpec(backbone="test_vit", weights="none"), sized(64), ("cat", "dog"))
-    with pytest.raises(LoupeError, match=r"efficientnet.*vision transformers cannot"):
-        map_layers(model)
 
 
 def high_frequencies(pixels_HWC: np.ndarray) -> float:
@@ -212,7 +207,7 @@ def high_frequencies(pixels_HWC: np.ndarray) -> float:
 
 def test_climbing_raises_a_filters_response_and_regularisation_leaves_less_noise(model):
     ascent = filters.Ascent(steps=40)
-    for response in filters.respond(model, "trunk.block1.conv2", range(4), ascent):
+    for response in filters.respond(model, choose_layer(model, "trunk.block1.conv2"), range(4), ascent):
         others = images(50)
         ordinary = model.trunk.block1[:4](others)[:, response.filter].mean(dim=(1, 2))
         assert min(response.activation_R) > max(response.noise_activation, ordinary.max())
@@ -222,7 +217,7 @@ def test_climbing_raises_a_filters_response_and_regularisation_leaves_less_noise
 
 
 def test_the_response_is_that_of_the_layer_to_the_picture(model):
-    (response,) = filters.respond(model, "trunk.block1.norm1", [5], filters.Ascent(steps=3))
+    (response,) = filters.respond(model, choose_layer(model, "trunk.block1.norm1"), [5], filters.Ascent(steps=3))
     x = normalise(torch.from_numpy(response.pixels_RHWC).permute(0, 3, 1, 2), SEEN.mean, SEEN.std)
     direct = model.trunk.block1[:3](x)[:, 5].mean(dim=(1, 2))
     np.testing.assert_allclose(response.activation_R, direct.detach().numpy(), atol=0.02)
@@ -231,16 +226,17 @@ def test_the_response_is_that_of_the_layer_to_the_picture(model):
 def test_a_climb_depends_on_its_seed_alone_and_counts_its_steps(model):
     steps: list[int] = []
     ascent = filters.Ascent(steps=3)
-    together = list(filters.respond(model, "trunk.block1.conv2", [1, 2], ascent, lambda: steps.append(1)))
-    (alone,) = filters.respond(model, "trunk.block1.conv2", [2], ascent)
-    (other,) = filters.respond(model, "trunk.block1.conv2", [2], filters.Ascent(steps=3, seed=1))
+    layer = choose_layer(model, "trunk.block1.conv2")
+    together = list(filters.respond(model, layer, [1, 2], ascent, lambda: steps.append(1)))
+    (alone,) = filters.respond(model, layer, [2], ascent)
+    (other,) = filters.respond(model, layer, [2], filters.Ascent(steps=3, seed=1))
     assert len(steps) == 6
     np.testing.assert_allclose(together[1].pixels_RHWC, alone.pixels_RHWC, atol=1)
     assert not np.array_equal(alone.pixels_RHWC, other.pixels_RHWC)
 
 
 def test_the_default_layers_of_filters_are_convolutions(model):
-    assert filters.default_layers(model) == ["trunk.block1.conv1", "trunk.block1.conv2"]
+    assert [layer.name for layer in filters.default_layers(model)] == ["trunk.block1.conv1", "trunk.block1.conv2"]
 
 
 def test_missed_images_come_first_then_the_surest_of_each_class():

@@ -1,6 +1,7 @@
 """`loupe explain` as a person uses it: on a run that is fabricated, not trained, so that it costs next to nothing."""
 
 import json
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -116,6 +117,22 @@ def test_the_runs_own_images_missed_first_with_a_map_for_either_class(terminal, 
     assert len(page.all("img")) == sum(1 + len(image["evidence"]) for image in answer["images"])
     assert HOSTILE in page.text
     assert any("evidence for cat: " in image["alt"] for image in page.all("img"))
+
+
+def test_probabilities_are_calibrated_by_the_temperature_of_the_model(terminal, made, photos, tmp_path):
+    pytest.importorskip("captum.attr")
+    warm = tmp_path / "warm"
+    shutil.copytree(made, warm)
+    config = json.loads((warm / "model" / "config.json").read_text())
+    (warm / "model" / "config.json").write_text(json.dumps(config | {"temperature": 0.25}))
+    answer = json.loads(terminal("explain", warm, "--json")[1])
+    said = Predictions.read(made / "predictions.csv", "val")
+    by_path = {path: row for row, path in enumerate(said.path)}
+    assert answer["temperature"] == 0.25
+    for image in answer["images"]:
+        odds = np.exp(4 * said.logits_NK[by_path[image["path"]]].astype(float))
+        assert image["probability"] == pytest.approx(odds.max() / odds.sum(), abs=1e-4)
+    assert "calibrated by temperature 0.25" in Page(tmp_path / "explain.html").text
 
 
 def test_images_that_are_given_and_one_class_on_one_layer(terminal, made, photos, tmp_path):

@@ -113,6 +113,16 @@ def test_another_run_with_the_same_key_computes_nothing(tmp_path, computed):
     assert computed["images"] > images, "another seed has other weights, and other views"
 
 
+def test_of_activations_that_were_kept_without_their_time_the_time_is_unknown(tmp_path):
+    for name in ("known", "unknown"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "known" / "seconds").write_text("2.5")
+    found = FrozenPass(*[None] * 8)
+    for name, spent in (("known", 2.5), ("known", 5.0), ("unknown", None), ("known", None)):
+        found._count(tmp_path / name)
+        assert found.spent == spent
+
+
 def test_the_model_predicts_from_raw_images_what_it_was_evaluated_at(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "openvino")  # what it was evaluated on is OpenVINO's where that is installed
     run = trained(tmp_path, "run", {"epochs": 2, "part": "last-block", "batch_size": 32})

@@ -1,10 +1,10 @@
-"""Which images are missed, ranked and paired; and accuracy by group."""
+"""Which images are missed, ranked; and accuracy by group."""
 
 import numpy as np
 
 from loupe.evaluate import metrics
 from loupe.evaluate.groups import by_group
-from loupe.evaluate.missed import losses, pairs, ranked
+from loupe.evaluate.missed import losses, ranked
 from test_metrics import predictions, simulated
 
 
@@ -17,29 +17,9 @@ def test_mistakes_are_ranked_by_loss_not_by_confidence():
     assert np.isnan(losses(part)[3])
 
 
-def test_every_mistake_is_in_one_pair():
-    part = simulated(np.random.default_rng(0), 500, 4)
-    found, order = pairs(part), ranked(part).tolist()
-    confusion = metrics.confusion_matrix(part.label, part.predicted, 4)
-    assert sorted(i for pair in found for i in pair.indices) == sorted(order)
-    assert [pair.count for pair in found] == sorted((pair.count for pair in found), reverse=True)
-    assert len(found) == np.count_nonzero(confusion - np.diag(np.diag(confusion)))
-    for pair in found:
-        assert pair.count == confusion[pair.true, pair.predicted]
-        assert pair.share == pair.count / confusion[pair.true].sum()
-        assert (part.label[pair.indices] == pair.true).all() and (part.predicted[pair.indices] == pair.predicted).all()
-        assert [order.index(i) for i in pair.indices] == sorted(order.index(i) for i in pair.indices)
-
-
-def test_of_equally_frequent_pairs_the_one_with_the_highest_loss_is_first():
-    p = np.array([[0.3, 0.4, 0.3], [0.1, 0.8, 0.1], [0.25, 0.05, 0.7]])
-    found = pairs(predictions([2, 0, 1], np.log(p)))  # losses of 1.2, 2.3 and 3.0
-    assert [(pair.true, pair.predicted) for pair in found] == [(1, 2), (0, 1), (2, 1)]
-
-
 def test_nothing_missed_gives_nothing():
     part = predictions([0, 1, -1], 5 * np.eye(3)[[0, 1, 2]])
-    assert ranked(part).tolist() == [] and pairs(part) == []
+    assert ranked(part).tolist() == []
 
 
 def test_groups_have_their_accuracy_with_its_interval():

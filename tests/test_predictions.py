@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.errors import LoupeError
-from loupe.evaluate.predictions import Predictions, read_splits, write_splits
+from loupe.evaluate.predictions import Predictions, join, read_splits, write_splits
 
 NAMES = ("plain", 'comma, "quoted"', "two\nlines", "été 猫 🐈", "logit:odd", " spaced ", "")
 
@@ -86,6 +86,39 @@ def test_probabilities_of_extreme_logits_stay_finite():
     part = Predictions(("a",), ("0",), np.array([1]), np.array([[3e38, -3e38]], np.float32), ("x", "y"))
     assert part.probabilities_NK.tolist() == [[1.0, 0.0]]
     assert np.isfinite(part.log_probabilities_NK).all()
+
+
+def softmax(logits_NK: np.ndarray) -> np.ndarray:
+    odds_NK = np.exp(logits_NK.astype(np.float64))
+    return odds_NK / odds_NK.sum(axis=1, keepdims=True)
+
+
+def test_calibrated_predictions_have_the_probabilities_of_their_temperature_and_the_same_classes(tmp_path):
+    part = predictions(12)
+    shown = part.calibrated(2.5)
+    np.testing.assert_allclose(shown.probabilities_NK, softmax(part.logits_NK / 2.5), rtol=1e-6)
+    np.testing.assert_allclose(part.probabilities_NK, softmax(part.logits_NK), rtol=1e-12)
+    assert same(shown, part) and np.array_equal(shown.predicted, part.predicted)
+    np.testing.assert_array_equal(shown.select(np.array([4])).probabilities_NK, shown.probabilities_NK[[4]])
+    np.testing.assert_array_equal(join([shown, shown]).probabilities_NK[12:], shown.probabilities_NK)
+    with pytest.raises(LoupeError, match="temperatures cannot be joined"):
+        join([part, shown])
+
+
+def test_calibrated_logits_that_differ_in_their_last_bit_do_not_tie():
+    close = np.array([[1.0, np.nextafter(np.float32(1), np.float32(2))]], np.float32)
+    part = Predictions(("a",), ("0",), np.array([1]), close, ("x", "y")).calibrated(3.0)
+    assert part.predicted.tolist() == [1] and part.probabilities_NK[0, 1] > 0.5
+
+
+def test_the_file_has_the_calibrated_probability_beside_the_logits_as_they_are(tmp_path):
+    part = predictions(5)
+    part.calibrated(0.5).write(tmp_path / "p.csv", "val")
+    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+        said = [float(row["probability"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(said, softmax(part.logits_NK / 0.5).max(axis=1), rtol=1e-6)
+    back = Predictions.read(tmp_path / "p.csv", "val")
+    assert same(back, part) and back.temperature == 1
 
 
 def test_selecting_keeps_rows_together():

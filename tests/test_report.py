@@ -294,7 +294,9 @@ def test_missed_images_are_ranked_by_loss_and_show_the_probabilities(tmp_path):
     page = show(run)
     assert [item["data-loss"] for item in page.all("li") if "data-loss" in item] == 2 * ["4.0", "2.5", "0.7"]
     assert "dog 50 % frog 25 % cat 12 % cat/1.png loss 4.000" in page.words.replace("\xa0", " ")
-    assert "highest loss" in page.words
+    assert "highest loss" in page.words and "calibrated probability" not in page.words
+    write_gallery(run / "gallery.parquet", exhibits, temperature=1.25)
+    assert "highest loss, −log of the calibrated probability" in show(run).words
 
 
 def test_a_gallery_holds_no_more_than_a_page_has_room_for_and_keeps_small_images_exact(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
-"""The candidates of a comparison: which recipes, in which order, on which split, their runs, and what these give."""
+"""The candidates of a comparison: their recipes, their trainings, the runs of these, and what they give."""
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,29 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from loupe import settings, sweep
-from loupe.architecture import BackboneSpec
-from loupe.console import Console, duration
-from loupe.data import catalog as datasets
+from loupe import sweep
+from loupe.console import duration
 from loupe.data import split as splits
-from loupe.data.content import content_hashes
 from loupe.data.folds import fold
 from loupe.data.pixel_file import size_text
-from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics
 from loupe.evaluate.compare import Candidate
 from loupe.evaluate.predictions import join, read_splits
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
-from loupe.plan import Cost, Planner, total
-from loupe.recipe import Recipe, SplitSpec
-from loupe.recipes import catalog, wording
-from loupe.recipes.choice import without_weights
-from loupe.recipes.ladder import ladder
-from loupe.recipes.resolve import resolve
-from loupe.runtime import choose_device
-from loupe.session import check_buildable
+from loupe.plan import Cost
+from loupe.recipe import Recipe
+from loupe.recipes import wording
+from loupe.run import Splitter
 from loupe.trained import Run
 
 SPREAD = ("macro_f1", "roc_auc", "log_loss", "ece")
@@ -43,7 +36,7 @@ FOLD = re.compile(r"-fold\d+of\d+$")
 class Entry:
     """One candidate: its recipe, what it was expected to take, its runs, and why it has none where it failed.
 
-    `asked` is the word that named its recipe, where one did.
+    `asked` is the word that named its recipe, where one did. `missing`: how many of its trainings are not finished.
     """
 
     name: str
@@ -52,11 +45,22 @@ class Entry:
     runs: list[Run] = field(default_factory=list)
     why: str | None = None
     asked: str | None = None
+    missing: int = 0
 
     @property
-    def seconds(self) -> float:
-        """What one training takes by itself: without the loading of images, and with what it found in the cache."""
-        return float(np.mean([_alone(run.results["seconds"]) for run in self.runs]))
+    def seconds(self) -> float | None:
+        """What one training takes by itself: without the loading of images, and with what it found in the cache.
+
+        None where it found something there whose time is not known.
+        """
+        each = [_alone(run.results["seconds"]) for run in self.runs]
+        known = [seconds for seconds in each if seconds is not None]
+        return float(np.mean(known)) if len(known) == len(each) else None
+
+    @property
+    def order(self) -> float:
+        """Its place among the others: by its time, those of unknown time last."""
+        return math.inf if self.seconds is None else self.seconds
 
     @property
     def has_folds(self) -> bool:
@@ -65,102 +69,42 @@ class Entry:
     @property
     def expected(self) -> str:
         """What it was expected to take, in words."""
+        if not self.missing:
+            return f"trained before, in {duration(self.cost.seconds)}" if self.cost else "trained before"
         if self.cost is None:
             return ""
         kept = f", {size_text(self.cost.disk_bytes)} of activations kept" if self.cost.disk_bytes else ""
         return f"about {duration(self.cost.seconds)}{kept}"
 
 
-def _alone(seconds: Mapping[str, float]) -> float:
+def _alone(seconds: Mapping[str, Any]) -> float | None:
+    """Runs of before there was `frozen_alone` do not say whether they computed what is frozen, or found it."""
     found = seconds.get("frozen", 0.0)
-    return seconds["total"] - seconds["load"] + seconds.get("frozen_alone", found) - found
+    alone = seconds.get("frozen_alone", None if found else 0.0)
+    return None if alone is None else float(seconds["total"] - seconds["load"] + alone - found)
 
 
-def resolved(
-    table: ImageTable,
-    data: Any,
-    names: Sequence[str],
-    model: str | None,
-    weights: str | None,
-    changes: Sequence[str],
-    console: Console,
-) -> list[Entry]:
-    """The candidates, each resolved for these images, all with one and the same split."""
-    dataset = data if isinstance(data, str) and data in datasets.DATASETS else None
-    if not names:
-        own = datasets.DATASETS[dataset].default_recipe if dataset else None
-        names, reason = ladder(dataset_recipe=own, typical_px=typical_px(table), model=model, weights=weights)
-        console.say(f"Candidates {reason}. Others: --recipes")
-    split = SplitSpec(seed=0)
-    entries: list[Entry] = []
-    for name in names:
-        wanted = settings.load(Path(name)) if Path(name).suffix in {".yaml", ".yml"} else catalog.recipe(name)
-        pretrained = _pretrained(wanted)
-        recipe = resolve(
-            wanted.model_copy(update={"split": split}),
-            table,
-            dataset=dataset,
-            model=model if pretrained else None,
-            weights=weights if pretrained else None,
-            flags={},
-            extra=changes,
-            console=Console(quiet=True),
-        )
-        if wanted.split != SplitSpec():
-            console.say(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
-        if recipe.name in {entry.name for entry in entries}:
-            raise LoupeError(f"two recipes are called {recipe.name}: give one of them another name.")
-        check_buildable(recipe, table.classes)
-        _check_weights(recipe)
-        entries.append(Entry(recipe.name, recipe, asked=name))
-    if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):
-        raise LoupeError(
-            f"{'--model' if model else '--weights'} is for recipes that start from a pretrained network, and none of "
-            f"{', '.join(entry.name for entry in entries)} does. Leave it out, or name such recipes with --recipes."
-        )
-    return entries
+@dataclass(frozen=True)
+class Training:
+    """One training of a candidate: the recipe with its seed, the name of its run, and how the images are split."""
+
+    recipe: Recipe
+    name: str
+    split: Splitter
 
 
-def _pretrained(recipe: Recipe) -> bool:
-    return isinstance(recipe.model, BackboneSpec)
-
-
-def _check_weights(recipe: Recipe) -> None:
-    """Weights that cannot be had are refused now, and not after the candidates before."""
-    if not isinstance(recipe.model, BackboneSpec):
-        return
-    named = recipe.model.weights
-    if named == "timm" and (problem := without_weights(recipe.model.backbone)):
-        raise LoupeError(f"{recipe.name} cannot be compared: {problem}")
-    if named not in {"none", "timm"} and not named.startswith("hf-hub:"):
-        path = Path(named.removeprefix("local-dir:"))
-        if not path.exists():
-            raise LoupeError(f"--weights {named}: there is no such file or folder.")
-
-
-def plan(entries: list[Entry], table: ImageTable, device: str, trainings: int, console: Console) -> None:
-    """Times a few batches of each, puts them in order of cost, and says what all will take."""
-    recipe = entries[0].recipe
-    parts = splits.assign(table, content_hashes(table, console), recipe.split, recipe.split_seed)
-    for note in parts.notes:
-        console.say(note)
-    if not len(parts.val):
-        raise LoupeError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
-    planner = Planner(table, parts, choose_device(device))
-    with console.progress() as progress:
-        bar = progress.add_task("timing a few batches", total=len(entries), note="")
-        for entry in entries:
-            entry.cost = planner.cost(entry.recipe)
-            progress.update(bar, advance=1)
-    entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else 0.0)
-    every = total(entry.cost for entry in entries if entry.cost)
-    held = f", {size_text(every.memory_bytes)} of memory held while timing" if every.memory_bytes else ""
-    console.say(
-        f"\nThe plan, in order of cost; {trainings} {'training' if trainings == 1 else 'trainings'} of each, in all "
-        f"about {duration(every.seconds * trainings)}, {size_text(every.disk_bytes)} of disk{held}:"
-    )
-    for entry in entries:
-        console.say(f"  {entry.name:<24}{entry.expected}")
+def trainings(entry: Entry, table: ImageTable, seeds: int, folds: int) -> list[Training]:
+    """What a candidate is trained for: each seed on one and the same split, or each fold."""
+    stem, recipe = f"{table.name}-{entry.name}", entry.recipe
+    if folds:
+        return [
+            Training(recipe, f"{stem}-fold{number}of{folds}", partial(fold, number=number, folds=folds))
+            for number in range(1, folds + 1)
+        ]
+    return [
+        Training(recipe.model_copy(update={"seed": seed}), f"{stem}-seed{seed}", splits.assign)
+        for seed in range(recipe.seed, recipe.seed + seeds)
+    ]
 
 
 def runs_of(
@@ -175,23 +119,19 @@ def runs_of(
     quiet: bool,
 ) -> list[Run]:
     """The finished runs of a candidate, with the test locked."""
-    finished = partial(
-        sweep.finished, data, output=output, device=device, skip_damaged=skip_damaged, open_test=False, quiet=quiet
-    )
-    stem = f"{table.name}-{entry.name}"
-    if folds:
-        return [
-            finished(
-                entry.recipe,
-                name=f"{stem}-fold{number}of{folds}",
-                split=partial(fold, number=number, folds=folds),
-            )
-            for number in range(1, folds + 1)
-        ]
-    first = entry.recipe.seed
     return [
-        finished(entry.recipe.model_copy(update={"seed": seed}), name=f"{stem}-seed{seed}")
-        for seed in range(first, first + seeds)
+        sweep.finished(
+            data,
+            one.recipe,
+            name=one.name,
+            split=one.split,
+            output=output,
+            device=device,
+            skip_damaged=skip_damaged,
+            open_test=False,
+            quiet=quiet,
+        )
+        for one in trainings(entry, table, seeds, folds)
     ]
 
 
@@ -217,7 +157,7 @@ def grouped(runs: Sequence[Run]) -> list[Entry]:
     for entry in entries:
         if names.count(entry.name) > 1:
             entry.name = entry.runs[0].directory.name
-    return sorted(entries, key=lambda entry: entry.seconds)
+    return sorted(entries, key=lambda entry: entry.order)
 
 
 def candidate(entry: Entry, split: str) -> Candidate:
@@ -230,7 +170,11 @@ def candidate(entry: Entry, split: str) -> Candidate:
     return Candidate(entry.name, tuple(predictions), entry.seconds)
 
 
-def row(entry: Entry, seen: Sequence[Entry], output: Path) -> dict[str, Any]:
+def row(entry: Entry, seen: Sequence[Entry], output: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a comparison says of a candidate; what was timed for `before`, its row of the same runs, is not timed again.
+
+    `seen` are the candidates whose test images are open.
+    """
     shown: dict[str, Any] = {
         "name": entry.name,
         "settings": wording.training(entry.recipe),
@@ -241,10 +185,14 @@ def row(entry: Entry, seen: Sequence[Entry], output: Path) -> dict[str, Any]:
     if not entry.runs:
         return shown
     results = [run.results for run in entry.runs]
+    runs = [_from(output, run.path) for run in entry.runs]
+    timed = before["measured"] if before and before["measured"] and before["measured"]["runs"] == runs else None
+    if before and timed:
+        shown["expected"] = before["expected"]
     weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
     return shown | {
         "measured": {
-            "runs": [_from(output, run.path) for run in entry.runs],
+            "runs": runs,
             "seeds": [result["seed"] for result in results],
             "network": results[0]["network"],
             "validation": _figures(entry, "val", [result["validation"] for result in results]),
@@ -253,7 +201,7 @@ def row(entry: Entry, seen: Sequence[Entry], output: Path) -> dict[str, Any]:
             "epochs": float(np.mean([result["epochs"] for result in results])),
             "seconds_per_epoch": float(np.median([result["seconds"]["epoch_mean"] for result in results])),
             "seconds": entry.seconds,
-            "images_per_second": entry.runs[0].images_per_second(),
+            "images_per_second": timed["images_per_second"] if timed else entry.runs[0].images_per_second(),
             "bytes": weights[0].stat().st_size,
             "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
         }

@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 
-from loupe import candidates, ledger
+from loupe import candidates, ledger, planning
+from loupe import comparison_files as files
 from loupe.candidates import Entry
 from loupe.console import Console
 from loupe.data.sources import open_table
 from loupe.errors import LoupeError
 from loupe.evaluate.compare import Judgement, judge
 from loupe.opening import open_test as opened
-from loupe.report import comparison as page
-from loupe.report import comparison_text
 from loupe.runtime import choose_device, gpu_name
 from loupe.session import InterruptedRunError
 from loupe.trained import Run
@@ -48,7 +47,8 @@ def compare(
 ) -> dict[str, Any]:
     """Trains recipes on the same split, judges them, and writes NAME as .json, .md, .csv and .html into `output`.
 
-    Finished runs are read and interrupted ones go on, so that the same call again does what is missing.
+    Finished runs are read and interrupted ones go on, so that the same call again does what is missing, and gives the
+    same files where nothing is.
 
     Args:
         data: as for `loupe.train`.
@@ -58,22 +58,21 @@ def compare(
             leave the test locked.
         changes: settings as KEY=VALUE, for every recipe.
         open_test: open the test images for every candidate, not for the chosen one alone.
-        name: of the files; None is `comparison-` and the data's name.
+        name: of the files; None is `comparison-` and the data's name, with a number where another comparison has that.
         plan_only: time a few batches, say what it will take, and stop.
 
     Returns:
         the content of the JSON file.
 
     Raises:
-        LoupeError: nothing to compare, or something that the caller can put right; a candidate that failed, after the
-            others.
+        LoupeError: nothing to compare, or something that the caller can put right, as a name that another comparison
+            has; a candidate that failed, after the others.
         InterruptedRunError: stopped and saved; the same call goes on.
     """
     console, output = Console(quiet=quiet), Path(output)
     _check(recipes, seeds, folds, open_test, name)
     table = open_table(data, console=console)
-    entries = candidates.resolved(table, data, recipes, model, weights, changes, console)
-    candidates.plan(entries, table, device, seeds * max(1, folds), console)
+    entries = planning.resolved(table, data, recipes, model, weights, changes, console)
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "version": version("loupe"),
@@ -85,6 +84,8 @@ def compare(
         "command": _command(entries, model, weights, seeds, folds, changes, open_test, skip_damaged),
         "environment": _environment(device),
     }
+    content["name"], before = files.name_of(content, name, output)
+    planning.plan(entries, data, table, seeds, folds, output, device, console)
     if plan_only:
         return content | {"rows": [candidates.row(entry, [], output) for entry in entries]}
     for number, entry in enumerate(entries, 1):
@@ -98,8 +99,9 @@ def compare(
             console.warn(f"{entry.name}: {error}")
     failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
     # While a candidate is missing, another may yet be chosen: the test waits for it.
-    content |= _judged(entries, "none" if folds or failed else "all" if open_test else "chosen", data, output)
-    _write(content, output)
+    opening = "none" if folds or failed else "all" if open_test else "chosen"
+    content = _with_judgement(content, before, entries, opening, data, output)
+    files.write(content, output)
     if failed:
         raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
     return content
@@ -117,9 +119,10 @@ def compare_runs(
     """Judges finished runs that were validated on the same images; those of one recipe are seeds of one candidate.
 
     Raises:
-        LoupeError: fewer than two candidates, an unfinished run, or runs with other validation images.
+        LoupeError: fewer than two candidates, an unfinished run, runs with other validation images, or a name that
+            another comparison has.
     """
-    _check_name(name)
+    files.check_name(name)
     output = Path(output)
     if len({str(run) for run in runs}) < len(runs):
         raise LoupeError("a run is named twice: each counts as a training of its own.")
@@ -135,16 +138,19 @@ def compare_runs(
         "seeds": max(len(entry.runs) for entry in entries),
         "folds": 0,
         "settings": [],
-        "command": shlex.join(["loupe", "compare", *(run.directory.name for run in found)]),
+        "command": shlex.join(
+            ["loupe", "compare", *sorted(run.directory.name for run in found), *(["--open-test"] if open_test else [])]
+        ),
         "environment": _environment(device),
     }
-    content |= _judged(entries, "all" if open_test else "none", None, output)
-    _write(content, output)
+    content["name"], before = files.name_of(content, name, output)
+    content = _with_judgement(content, before, entries, "all" if open_test else "none", None, output)
+    files.write(content, output)
     return content
 
 
 def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name: str | None) -> None:
-    _check_name(name)
+    files.check_name(name)
     twice = sorted({one for one in recipes if recipes.count(one) > 1})
     if twice:
         raise LoupeError(f"--recipes names {', '.join(twice)} twice.")
@@ -154,14 +160,33 @@ def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name
         raise LoupeError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
 
 
-def _check_name(name: str | None) -> None:
-    if name is not None and (Path(name).name != name or name in {".", ".."}):
-        raise LoupeError(f"--name {name!r} must be a plain file name. Use --output for the folder.")
+def _with_judgement(
+    content: dict[str, Any],
+    before: dict[str, Any] | None,
+    entries: Sequence[Entry],
+    opening: str,
+    data: Any,
+    output: Path,
+) -> dict[str, Any]:
+    """The content with its judgement. What was timed `before` for the same runs stays, with where it was timed."""
+    rows = {row["name"]: row for row in before["rows"]} if before else {}
+    content |= _judged(entries, opening, data, output, rows)
+    if before and before["version"] == content["version"] and all(_same_runs(row, rows) for row in content["rows"]):
+        content["environment"] = before["environment"]
+    return content
 
 
-def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> dict[str, Any]:
-    """The judgement on validation images, what opening the test then shows, and a row for each candidate."""
-    done = [entry for entry in entries if entry.runs]
+def _same_runs(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    mine, other = ((one or {}).get("measured") or {} for one in (row, before.get(row["name"])))
+    return mine.get("runs") == other.get("runs")
+
+
+def _judged(
+    entries: Sequence[Entry], opening: str, data: Any, output: Path, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The judgement on validation images, what opening the test then shows, and a row for each candidate, by cost."""
+    done = sorted((entry for entry in entries if entry.runs), key=lambda entry: entry.order)
+    failed = [entry for entry in entries if not entry.runs]
     if not done:
         raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
     judgement = judge([candidates.candidate(entry, "val") for entry in done])
@@ -175,7 +200,7 @@ def _judged(entries: Sequence[Entry], opening: str, data: Any, output: Path) -> 
     looked = {(run.path.parent.resolve(), run.results["split_hash"]) for run in every if run.results["split_hash"]}
     return {
         "images": done[0].runs[0].results["images"],
-        "rows": [candidates.row(entry, seen, output) for entry in entries],
+        "rows": [candidates.row(entry, seen, output, before.get(entry.name)) for entry in [*done, *failed]],
         "judgement": _to_json(judgement),
         "next": _next(judgement, done),
         "test": {
@@ -227,19 +252,3 @@ def _command(
     words += [part for change in changes for part in ("--set", change)]
     words += ["--skip-damaged"] if skip_damaged else []
     return shlex.join([*words, *(["--open-test"] if open_test else [])])
-
-
-def _write(content: Mapping[str, Any], output: Path) -> None:
-    """The comparison in its four forms; each file is replaced whole."""
-    name = content["name"]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        ledger.write_atomic(output / f"{name}.json", comparison_text.as_json(content))
-        ledger.write_atomic(output / f"{name}.md", comparison_text.markdown(content))
-        ledger.write_atomic(output / f"{name}.csv", comparison_text.csv_table(content))
-        page.write_page(output / f"{name}.html", content)
-    except OSError as error:
-        raise LoupeError(
-            f"{output / name}: the comparison cannot be written: {error.strerror or error}. The runs are there: free "
-            "space or give write permission, and the same command writes it."
-        ) from None

@@ -8,6 +8,7 @@ import torch
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.data.prepare import Images
+from loupe.evaluate.missed import losses, ranked
 from loupe.evaluate.predictions import Predictions
 from loupe.recipe import AugmentSpec, Preprocessing
 from loupe.report.gallery import Exhibit
@@ -23,7 +24,10 @@ CHUNK_IMAGES = 64
 def exhibits(
     images: Images, train_N: np.ndarray, augmenter: Augmenter, predictions: Predictions, split: str
 ) -> Iterator[Exhibit]:
-    """The gallery of a run, what matters most first; `predictions` are those of `split`, whose cells are shown."""
+    """The gallery of a run, what matters most first; `predictions` are those of `split`, whose cells are shown.
+
+    Probabilities and losses are at the temperature of the predictions.
+    """
     yield from _samples(images, train_N, augmenter)
     yield from _views(images, train_N, augmenter)
     yield from _cells(images, predictions, split, augmenter.preprocessing)
@@ -62,7 +66,7 @@ def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterato
 def _cells(images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing) -> Iterator[Exhibit]:
     """Images of every cell of the confusion matrix. They are read as they are asked for: who asks may have no room."""
     order_M = by_interest(predictions)
-    probability_NK = predictions.probabilities_NK
+    probability_NK, loss_N = predictions.probabilities_NK, losses(predictions)
     where = {path: row for row, path in enumerate(images.table.paths)}
     for start in range(0, len(order_M), CHUNK_IMAGES):
         chunk = order_M[start : start + CHUNK_IMAGES]
@@ -77,7 +81,7 @@ def _cells(images: Images, predictions: Predictions, split: str, preprocessing: 
                 label=predictions.classes[truth],
                 predicted=predictions.classes[guess],
                 probability=float(probability_NK[i, guess]),
-                loss=float(-predictions.log_probabilities_NK[i, truth]),
+                loss=float(loss_N[i]),
                 top=_top(probability_NK[i], truth, predictions.classes),
             )
 
@@ -85,13 +89,13 @@ def _cells(images: Images, predictions: Predictions, split: str, preprocessing: 
 def by_interest(predictions: Predictions) -> np.ndarray:
     """Positions of the images worth showing, the most interesting first.
 
-    First the `HARDEST` misses of the highest loss (−log of the probability of the true class). Then the cells of the
+    First the `HARDEST` misses of the highest loss. Then the cells of the
     confusion matrix take turns: each gives its next miss from the highest loss down, or of the images it has right, of
     which it gives `HITS`, the least sure and the surest by turns.
     """
     rows_M = np.flatnonzero(predictions.label >= 0)
     truth_M, guess_M = predictions.label[rows_M], predictions.predicted[rows_M]
-    loss_M = -predictions.log_probabilities_NK[rows_M, truth_M]
+    loss_M = losses(predictions)[rows_M]
     cell_M = truth_M * len(predictions.classes) + guess_M
     by_cell_M = np.lexsort((-loss_M, cell_M))
     first_M, end_M = (np.searchsorted(cell_M[by_cell_M], cell_M[by_cell_M], side) for side in ("left", "right"))
@@ -101,7 +105,7 @@ def by_interest(predictions: Predictions) -> np.ndarray:
     from_end_M[by_cell_M] = end_M - 1 - np.arange(len(rows_M))
     hit_M = truth_M == guess_M
     turn_M[hit_M] = np.minimum(2 * turn_M, 2 * from_end_M + 1)[hit_M]
-    turn_M[np.argsort(np.where(hit_M, np.inf, -loss_M), kind="stable")[: min(HARDEST, (~hit_M).sum())]] = -1
+    turn_M[np.isin(rows_M, ranked(predictions)[:HARDEST])] = -1
     order_M = np.lexsort((-loss_M, turn_M))
     chosen: np.ndarray = rows_M[order_M[~hit_M[order_M] | (turn_M[order_M] < HITS)]]
     return chosen

@@ -101,6 +101,12 @@ class RunDirectory:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def data(self) -> str | None:
+        """What names the images that it was trained on; None for arrays, which are not stored."""
+        named: str | None = (self.read_json("environment.json") or {}).get("data")
+        return named
+
     def write_recipe(self, value: Recipe) -> None:
         write_atomic(self.file("recipe.yaml"), value.to_yaml())
 

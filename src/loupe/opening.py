@@ -41,9 +41,10 @@ def open_test(run: Run, data: Any = None) -> Run:
         "selective": selective.report(temperature.value, parts),
         "test_looks": record_look(run.path.parent, split_hash(test), run.directory.name),
     }
-    write_splits(file, parts)
+    write_splits(file, {name: part.calibrated(temperature.value) for name, part in parts.items()})
     augmenter = Augmenter(run.recipe.stages[-1].augment, run.model.preprocessing, run.recipe.seed)
-    gallery.write(run.directory.file("gallery.parquet"), exhibits(images, split.train, augmenter, test, "test"))
+    pictures = exhibits(images, split.train, augmenter, test.calibrated(temperature.value), "test")
+    gallery.write(run.directory.file("gallery.parquet"), pictures, temperature.value)
     run.results = {**run.results, **found}
     run.directory.write_json("results.json", run.results)
     page.write_page(run.path)

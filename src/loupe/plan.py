@@ -17,7 +17,7 @@ from loupe.data.batches import Feed, steps_in
 from loupe.data.prepare import Images, load_images
 from loupe.data.split import Split
 from loupe.data.table import ImageTable
-from loupe.models.build import build
+from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
 from loupe.models.engine import engine
 from loupe.optimization import Logistic
@@ -98,6 +98,15 @@ class Planner:
         self.kept.add(kept)
         return new
 
+    def leaves(self, recipe: Recipe) -> None:
+        """A run of a resolved recipe was there before: those after find what it keeps."""
+        self._first(("pixels", preprocessing_of(recipe)))
+        model = skeleton(recipe.model, preprocessing_of(recipe), self.table.classes)
+        for stage in recipe.stages:
+            if frozen := model.blocks_before(stage.part):
+                for kind, images in self._frozen_parts(stage).items():
+                    self._first(_frozen_key(kind, recipe, frozen, images))
+
     def _sample(self, recipe: Recipe) -> Images:
         """Training images, evenly spread."""
         train_N = self.split.train
@@ -114,14 +123,18 @@ class Planner:
         began = time.perf_counter()
         done = sum(len(part) for part in computes.run(iter(views)))
         each = (time.perf_counter() - began) / done
-        plain, number = stage.augment == AugmentSpec(), views_of(stage)
+        size = int(np.prod(made.shape[1:])) * (2 if made.ndim > 2 else 4)  # maps are kept in half precision
+        parts = self._frozen_parts(stage).items()
+        new = sum(count for kind, count in parts if self._first(_frozen_key(kind, recipe, model.frozen, count)))
+        return each * new, size * new
+
+    def _frozen_parts(self, stage: Stage) -> dict[str, int]:
+        """How many images and views a stage wants the frozen blocks to see."""
+        plain = stage.augment == AugmentSpec()
         parts = {"evaluation": self._images if plain else self._images - len(self.split.train)}
         if not plain and stage.settled_views != "fresh" and not stage.augment.mixes:
-            parts["augmented"] = number * len(self.split.train)
-        size = int(np.prod(made.shape[1:])) * (2 if made.ndim > 2 else 4)  # maps are kept in half precision
-        network = recipe.model.model_dump_json(exclude={"weights", "hidden"})
-        new = sum(count for kind, count in parts.items() if self._first((kind, network, model.frozen, count)))
-        return each * new, size * new
+            parts["augmented"] = views_of(stage) * len(self.split.train)
+        return parts
 
     def _training(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> float:
         """Seconds of a stage's epochs, with their validation."""
@@ -138,6 +151,10 @@ class Planner:
         train, evaluated = len(self.split.train), len(self.split.val)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
+
+
+def _frozen_key(kind: str, recipe: Recipe, frozen: int, images: int) -> tuple[object, ...]:
+    return kind, recipe.model.model_dump_json(exclude={"weights", "hidden"}), frozen, images
 
 
 def _every(feed: Feed) -> np.ndarray:

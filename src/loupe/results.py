@@ -41,7 +41,7 @@ def assemble(
     confidence: Mapping[str, Block],
     test_looks: int,
     seconds: Mapping[str, float],
-    frozen_alone_seconds: float,
+    frozen_alone_seconds: float | None,
     diagnosis: Diagnosis,
     next_command: str | None,
 ) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def assemble(
         diagnosis: of the learning curves; `next_command` runs what it recommends, if it does.
         seconds: what `load`, `evaluate` and computing what is `frozen` took; training is summed up from the history,
             over all interruptions.
-        frozen_alone_seconds: what computing what is frozen takes where nothing of it is found in the cache.
+        frozen_alone_seconds: what computing what is frozen takes where nothing of it is found in the cache; None where
+            some of it was found and its time is not known.
     """
     train_seconds = sum(row["seconds"] for row in history)
     return {
@@ -80,7 +81,7 @@ def assemble(
         "seconds": {
             "load": round(seconds["load"], 3),
             "frozen": round(seconds["frozen"], 3),
-            "frozen_alone": round(frozen_alone_seconds, 3),
+            "frozen_alone": None if frozen_alone_seconds is None else round(frozen_alone_seconds, 3),
             "train": round(train_seconds, 3),
             "epoch_mean": round(train_seconds / len(history), 3),
             "evaluate": round(seconds["evaluate"], 3),

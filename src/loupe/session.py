@@ -211,11 +211,12 @@ class Session:
         looks = self._looks(test_hash, looked="test" in parts)
         bundle.save(self.directory.model, model, self.recipe.model, arithmetic.precision)
         if parts:
-            write_splits(self.directory.file("predictions.csv"), parts)
-            shown = "test" if "test" in parts else "val"
+            seen = {name: part.calibrated(temperature.value) for name, part in parts.items()}
+            write_splits(self.directory.file("predictions.csv"), seen)
+            shown = "test" if "test" in seen else "val"
             last = Augmenter(self.recipe.stages[-1].augment, model.preprocessing, self.recipe.seed)
-            pictures = exhibits(self.images, self.split.train, last, parts[shown], shown)
-            gallery.write(self.directory.file("gallery.parquet"), pictures)
+            pictures = exhibits(self.images, self.split.train, last, seen[shown], shown)
+            gallery.write(self.directory.file("gallery.parquet"), pictures, temperature.value)
         diagnosis = self._diagnose(position, blocks["val"], len(model.trunk))
         outcome = results.assemble(
             name=self.directory.name,
@@ -268,7 +269,7 @@ class Session:
 
     def _next_command(self, diagnosis: Diagnosis) -> str | None:
         """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
-        data = (self.directory.read_json("environment.json") or {}).get("data") or "DATA"
+        data = self.directory.data or "DATA"
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
         if changes:
             return shlex.join(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])

@@ -22,6 +22,19 @@ from loupe.trained import Run
 HEADLINES = ("accuracy", "macro_f1", "roc_auc", "log_loss")
 
 
+def found(data: Any, recipe: Recipe, *, name: str, output: Path, device: str = "auto") -> Run | None:
+    """The run of that name and recipe in the folder `output` where it is finished; else None.
+
+    Raises:
+        LoupeError: a run of that name has another recipe or other data.
+    """
+    directory = RunDirectory(output / name)
+    if not directory.file("recipe.yaml").is_file():
+        return None
+    _check_same(directory, recipe, data)
+    return None if directory.read_json("results.json") is None else Run(directory, device=device)
+
+
 def finished(
     data: Any,
     recipe: Recipe,
@@ -70,7 +83,7 @@ def finished(
 def _check_same(directory: RunDirectory, wanted: Recipe, data: Any) -> None:
     """A run is used again only for what it was made for."""
     other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
-    source, stored = runner.source_of(data), (directory.read_json("environment.json") or {}).get("data")
+    source, stored = runner.source_of(data), directory.data
     what = f"another recipe ({', '.join(other[:3])})" if other else "other data" if source != stored else None
     if what:
         raise LoupeError(

@@ -10,11 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from loupe.cache import KINDS, Entry
-from loupe.console import duration, printable
+from loupe.console import printable
 from loupe.data.pixel_file import size_text
 from loupe.ledger import RunDirectory, count_looks
 from loupe.models.catalog import NETWORKS
 from loupe.recipe import Recipe
+from loupe.report import texts
 
 HEADLINES = {
     "accuracy": "accuracy",
@@ -227,8 +228,7 @@ def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
             table.add_row(_plain(row["name"]), "failed")
             continue
         test = _in_percent(measured["test"]) if measured["test"] else "locked"
-        spent = duration(measured["seconds"])
-        table.add_row(_plain(row["name"]), _in_percent(measured["validation"]), test, spent)
+        table.add_row(_plain(row["name"]), _in_percent(measured["validation"]), test, texts.spent(measured["seconds"]))
     out.print(table)
     judgement, test = content["judgement"], content["test"]
     for verdict in judgement["verdicts"].values():

@@ -1,4 +1,4 @@
-"""A run that has been trained: it predicts from raw images and evaluates itself on data."""
+"""A run that has been trained: a predictor that knows its own images, and evaluates and explains itself on any."""
 
 from functools import cached_property
 from pathlib import Path
@@ -6,25 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from loupe.console import Console
 from loupe.data import split as splits
-from loupe.data.batches import Feed
 from loupe.data.given import Pictures, table_of
-from loupe.data.prepare import Images, load_images
+from loupe.data.prepare import Images
 from loupe.data.sources import open_table
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import LoupeError, unknown_name
-from loupe.evaluate import activation_maps, calibration, filters, metrics, predict, selective
+from loupe.evaluate import activation_maps, calibration, filters, layouts, metrics, selective
 from loupe.evaluate.explain import Explanation, explain, telling
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
-from loupe.ledger import RunDirectory, cache_folder, count_looks, record_look
-from loupe.models import bundle
-from loupe.models.classifier import Classifier
+from loupe.ledger import RunDirectory, count_looks, record_look
+from loupe.predictor import Predictor
 from loupe.recipe import Recipe
-from loupe.runtime import Arithmetic, choose_device
 
 
-class Run:
+class Run(Predictor):
     """A finished run: its files, its results, and its classifier.
 
     Attributes:
@@ -36,10 +32,9 @@ class Run:
         results = directory.read_json("results.json")
         if results is None:
             raise LoupeError(f"{directory.path} is not finished. Go on with: loupe train --resume {directory.path}")
+        super().__init__(directory.model, device=device, quiet=quiet)
         self.directory = directory
         self.results = results
-        self.console = Console(quiet=quiet)
-        self._device = choose_device(device)
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory.path)!r})"
@@ -55,39 +50,6 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         return self.directory.read_recipe()
-
-    @cached_property
-    def _loaded(self) -> tuple[Classifier, Arithmetic]:
-        model, precision = bundle.load(self.directory.model, self._device)
-        return model, Arithmetic(self._device, precision)
-
-    @property
-    def model(self) -> Classifier:
-        """The network, in evaluation mode on its device."""
-        return self._loaded[0]
-
-    def predict(self, images: Pictures) -> list[str]:
-        """The class of each image.
-
-        Args:
-            images: one or many of: paths (files, folders, globs), uint8 arrays [H, W, 3] or [H, W], PIL images.
-
-        Raises:
-            DamagedImages: images that cannot be decoded; LoupeError: a path that matches nothing.
-        """
-        return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
-
-    def predict_proba(self, images: Pictures) -> np.ndarray:
-        """The probability of each class, float64 [N, classes], columns in the order of `classes`.
-
-        Calibrated: the softmax of the logits divided by `temperature`.
-        """
-        return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
-
-    @property
-    def temperature(self) -> float:
-        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
-        return self.model.temperature
 
     def threshold_for(self, precision: float) -> selective.Threshold:
         """The lowest calibrated probability from which on predictions can be promised to be right in that share.
@@ -112,11 +74,6 @@ class Run:
                 "--threshold."
             )
         return found
-
-    def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
-        """The logits of every image of a table, in its order; as the network gives them, not calibrated."""
-        images = self._open(table, skip_damaged, keep=False)
-        return self._predict(images, np.arange(len(images.table)), images.table.labels)
 
     def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> dict[str, Any]:
         """The metrics of one split of the run's data, or of other data, as in results.json.
@@ -145,12 +102,9 @@ class Run:
         Raises:
             LoupeError: as for `evaluate`.
         """
-        own = (self.directory.read_json("environment.json") or {}).get("data")
-        source = own if data is None else data
-        if source is None:
-            raise LoupeError("this run was trained on arrays, which are not stored. Give them again as data.")
-        table = open_table(source, console=self.console)
-        predictions = self._split_of(table, split, skip_damaged, is_own=data is None, may_be_own=own is None)
+        table = self._own_table() if data is None else open_table(data, console=self.console)
+        may_be_own = self.directory.data is None
+        predictions = self._split_of(table, split, skip_damaged, is_own=data is None, may_be_own=may_be_own)
         if not len(predictions):
             raise LoupeError(f"there are no {split} images to evaluate. Choose another --split, or give --data.")
         return predictions
@@ -164,20 +118,12 @@ class Run:
         Raises:
             LoupeError: they cannot be found, or have changed.
         """
-        own = (self.directory.read_json("environment.json") or {}).get("data")
-        source = data if own is None else own
-        if source is None:
-            raise LoupeError("this run was trained on arrays, which are not stored. Give them again as data.")
-        images = self._open(open_table(source, console=self.console), bool(self.results["damaged"]))
+        images = self._open(self._own_table(data), bool(self.results["damaged"]))
         return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
 
     def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
         """What the network says of some rows of the run's own images."""
         return self._predict(images, rows_N, images.table.labels)
-
-    def images_per_second(self) -> float:
-        """How fast it predicts here, from decoded pixels."""
-        return predict.images_per_second(*self._loaded)
 
     def explain(
         self,
@@ -195,14 +141,15 @@ class Run:
         Args:
             images: as for `predict`; without them, `count` images of the run's own `split`, missed ones first. Those of
                 the test split count as a look at it.
-            layer: whose map of features is explained, as the layer table names it; the last one unless given.
+            layer: whose map of features is explained, as the layer table names it, or a block of a vision transformer
+                (`trunk.block3`); unless given, the last that holds places (`evaluate.layouts`).
             target: the class that is explained; unless given, the predicted one, and where it is wrong the true one.
             method: hires-cam or grad-cam; the module `evaluate.activation_maps` says how they differ.
 
         Raises:
             LoupeError: no such layer, class, method or images; or captum is not installed.
         """
-        chosen = activation_maps.choose_layer(self.model, layer)
+        chosen = layouts.choose_layer(self.model, layer)
         way = activation_maps.choose_method(method)
         if target is not None and target not in self.classes:
             raise unknown_name("class", target, self.classes)
@@ -216,6 +163,7 @@ class Run:
         if recorded is not None and opened.content != recorded.content:
             raise LoupeError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")
         said = self._predict(opened, np.arange(len(opened.table)), match_classes(opened.table, self.classes))
+        said = said.calibrated(self.temperature)
         found = []
         with self.console.progress() as progress:
             task = progress.add_task("explaining", total=len(said), note="")
@@ -234,33 +182,37 @@ class Run:
             count: how many filters of each layer.
             ascent: the settings; as the module `evaluate.filters` has them unless given.
         """
-        known = activation_maps.map_layers(self.model)
-        layers = [activation_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
-        numbers = {name: range(min(count, known[name][0])) for name in layers}
+        layers = [layouts.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
+        numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
         settings = ascent or filters.Ascent()
         with self.console.progress() as progress:
             steps = settings.steps * sum(map(len, numbers.values()))
             task = progress.add_task("climbing", total=steps, note="")
             return [
                 response
-                for name, wanted in numbers.items()
-                for response in filters.respond(self.model, name, wanted, settings, lambda: progress.advance(task))
+                for chosen, wanted in numbers.items()
+                for response in filters.respond(self.model, chosen, wanted, settings, lambda: progress.advance(task))
             ]
 
     def _telling(self, split: str, count: int) -> Predictions:
         """What the run said, when it was made, of those images of a split that are worth explaining."""
-        said = Predictions.read(self.directory.file("predictions.csv"), split)
+        said = Predictions.read(self.directory.file("predictions.csv"), split).calibrated(self.temperature)
         if split == "test":
             looks = record_look(self.path.parent, split_hash(said), self.directory.name)
             self.console.say(f"Looks at this test split so far, in this runs folder: {looks}.")
         return said.select(telling(said, count))
 
+    def _own_table(self, data: Any = None) -> ImageTable:
+        """The images of the run; `data` are they again where it was trained on arrays."""
+        named = self.directory.data
+        source = data if named is None else named
+        if source is None:
+            raise LoupeError("this run was trained on arrays, which are not stored. Give the images again.")
+        return open_table(source, console=self.console)
+
     def _own_rows(self, said: Predictions) -> ImageTable:
         """The images, of the run's own data, that these predictions are of, in their order."""
-        own = (self.directory.read_json("environment.json") or {}).get("data")
-        if own is None:
-            raise LoupeError("this run was trained on arrays, which are not stored. Give images to explain.")
-        table = open_table(own, console=self.console)
+        table = self._own_table()
         where = {path: row for row, path in enumerate(table.paths)}
         lost = [path for path in said.path if path not in where]
         if lost:
@@ -287,14 +239,3 @@ class Run:
         given = np.array([name == split for name in images.table.splits])
         rows_N = np.flatnonzero(given) if any(images.table.splits) else np.arange(len(images.table))
         return self._predict(images, rows_N, match_classes(images.table, self.classes))
-
-    def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True) -> Images:
-        cache = cache_folder() if keep else None
-        return load_images(
-            table, self.model.preprocessing, cache=cache, console=self.console, skip_damaged=skip_damaged
-        )
-
-    def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
-        model, arithmetic = self._loaded
-        feed = Feed(images.store, label_N, arithmetic.device)
-        return predict.predictions(model, feed, images, rows_N, arithmetic)

@@ -27,7 +27,12 @@ def compare(
         bool, typer.Option("--open-test", help="Open the test images for every candidate, not for the chosen one.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Time a few batches, say what it will take, and stop.")] = False,
-    name: Annotated[str | None, typer.Option(help="Of the files that are written. Default: comparison-DATA.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the files that are written. Default: comparison-DATA, with a number where another has it."
+        ),
+    ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,

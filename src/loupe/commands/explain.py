@@ -31,7 +31,10 @@ def explain(
     ] = False,
     layer: Annotated[
         str | None,
-        typer.Option(help="A layer, as report.html lists them. Default: the last map; of filters, three convolutions."),
+        typer.Option(
+            help="A layer, as report.html lists them, or a block of a vision transformer, such as trunk.block3. "
+            "Default: the last that holds places; of filters, up to three convolutions."
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -70,7 +73,7 @@ def explain(
         found = done.explain(
             images or None, split=split, count=count, layer=layer, target=target, method=way, skip_damaged=skip_damaged
         )
-        answer = {"method": way} | _maps(done, found, layer, way, to, show=not as_json)
+        answer = {"method": way, "temperature": done.temperature} | _maps(done, found, layer, way, to, show=not as_json)
     if as_json:
         print_json({"run": str(done.path), **answer})
 
@@ -79,12 +82,14 @@ def _maps(
     done: "Run", found: "Sequence[Explanation]", layer: str | None, method: str, to: Path, *, show: bool
 ) -> dict[str, Any]:
     """Writes the page of class activation maps, prints a line for each image, and returns the answer for scripts."""
-    from loupe.evaluate import activation_maps
+    from loupe.evaluate.layouts import choose_layer
     from loupe.report import explanation as page
 
-    name = activation_maps.choose_layer(done.model, layer)
-    shape = activation_maps.map_layers(done.model)[name]
-    facts = {"Method": METHOD_NAMES[method], "Layer": name, "Its map": f"{shape[1]} × {shape[2]}"}
+    chosen = choose_layer(done.model, layer)
+    side = chosen.shape[1:]
+    facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Its map": f"{side[0]} × {side[1]}"}
+    if done.temperature != 1:
+        facts["Probabilities"] = f"calibrated by temperature {done.temperature:.3g}"
     if any(one.label is not None for one in found):
         facts["Missed"] = f"{sum(one.missed for one in found):,}"
     _write(to, lambda: page.write_maps(to, found, facts, done.directory.name))
@@ -93,7 +98,7 @@ def _maps(
             verdict = f"{one.label} taken for {one.predicted}" if one.missed else one.predicted
             print(printable(f"{one.path}  {verdict} {one.probability:.1%}  {'; '.join(_places(one))}"))
         print(printable(f"Page: {to}"))
-    return {"page": str(to), "layer": name, "map": shape[1:], "images": [_image(one) for one in found]}
+    return {"page": str(to), "layer": chosen.name, "map": side, "images": [_image(one) for one in found]}
 
 
 def _places(one: "Explanation") -> list[str]:
@@ -116,13 +121,13 @@ def _image(one: "Explanation") -> dict[str, Any]:
 
 def _filters(done: "Run", layer: str | None, count: int, to: Path, *, show: bool) -> dict[str, Any]:
     """Writes the page of filters, prints a line for each layer, and returns the answer for scripts."""
-    from loupe.evaluate.activation_maps import map_layers
     from loupe.evaluate.filters import Ascent
+    from loupe.evaluate.layouts import map_layers
     from loupe.report import explanation as page
 
     ascent = Ascent()
     found = done.filters(layer, count=count, ascent=ascent)
-    shapes = map_layers(done.model)
+    shapes = {name: known.shape for name, known in map_layers(done.model).items()}
     _write(to, lambda: page.write_filters(to, found, ascent, shapes, done.directory.name))
     layers = {name: [one for one in found if one.layer == name] for name in dict.fromkeys(one.layer for one in found)}
     if show:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from loupe.evaluate import metrics
 from loupe.evaluate.metrics import CALIBRATION_BINS, Floats
@@ -97,8 +97,7 @@ class _Slope:
 
 def log_probabilities(predictions: Predictions, temperature: float) -> Floats:
     """Logarithm of the calibrated probabilities, [N, K]: of the softmax of the logits divided by the temperature."""
-    result: Floats = log_softmax(predictions.logits_NK.astype(np.float64) / temperature, axis=1)
-    return result
+    return predictions.calibrated(temperature).log_probabilities_NK
 
 
 def probabilities(predictions: Predictions, temperature: float) -> Floats:

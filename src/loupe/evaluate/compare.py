@@ -13,6 +13,7 @@ told apart on 10,000 images in nearly half of all cases, by one seed or by three
 where the seeds of two candidates overlap.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -60,10 +61,11 @@ def judge(candidates: Sequence[Candidate], *, resamples: int = 2000, seed: int =
     A difference is significant where its p-value is below 0.05 after Holm's correction over all pairs of candidates:
     which of them is the best was found on the same images, so that the pairs with the best alone would be too small a
     family. Where nothing is significant, as on few images, the cheapest is chosen. That does not show that it is as
-    good, and the conclusion says how much better the best may be. LoupeError where candidates cannot be compared.
+    good, and the conclusion says how much better the best may be. What costs nobody knows how much is taken for dearer
+    than all of known cost. LoupeError where candidates cannot be compared.
     """
     hits = matched_hits(candidates)
-    by_cost = sorted(candidates, key=lambda one: (one.seconds, -hits[one.name].mean()))
+    by_cost = sorted(candidates, key=lambda one: (_cost(one), -hits[one.name].mean()))
     pairs = _all_pairs([one.name for one in by_cost], hits, resamples, seed)
     best = max(by_cost, key=lambda one: float(hits[one.name].mean()))  # of equal ones the first: the cheapest
     chosen = next(one for one in by_cost if not _better_than(one, pairs))
@@ -76,6 +78,10 @@ def judge(candidates: Sequence[Candidate], *, resamples: int = 2000, seed: int =
         verdicts={one.name: verdicts.get(one.name, f"{one.name}: {why}; take it") for one in candidates},
         conclusion=_conclusion(chosen, best, why, pairs, hits),
     )
+
+
+def _cost(one: Candidate) -> float:
+    return math.inf if one.seconds is None else one.seconds
 
 
 def _all_pairs(names: Sequence[str], hits: dict[str, Hits], resamples: int, seed: int) -> Pairs:
@@ -101,6 +107,8 @@ def _better_than(candidate: Candidate, pairs: Pairs) -> list[Difference]:
 def _why(chosen: Candidate, best: Candidate, by_cost: Sequence[Candidate]) -> str:
     if len(by_cost) == 1:
         return "the only candidate"
+    if chosen.seconds is None:
+        return "the best, at a time that is not known"
     if chosen is best:
         return "the best and the cheapest" if chosen is by_cost[0] else "the best, and whatever is cheaper is worse"
     if chosen is by_cost[0]:
@@ -154,16 +162,15 @@ def _points(fraction: float, images: int) -> str:
 
 def _times(one: Candidate, chosen: Candidate) -> str:
     """What a candidate costs beside the chosen one."""
+    if one.seconds is None or chosen.seconds is None:
+        return "in a time that is not known" if one.seconds is None else f"in {console.duration(one.seconds)}"
     if not one.seconds or not chosen.seconds:
         same = one.seconds == chosen.seconds
-        return "in the same time" if same else f"in {_duration(one)} against {_duration(chosen)}"
+        spent, other = console.duration(one.seconds), console.duration(chosen.seconds)
+        return "in the same time" if same else f"in {spent} against {other}"
     ratio = one.seconds / chosen.seconds
     if 1 / _SAME_TIME < ratio < _SAME_TIME:
         return "in the same time"
     if ratio < 0.01:
         return "for less than 0.01 times the time"
     return f"for {ratio:,.0f} times the time" if ratio >= 10 else f"for {ratio:.2g} times the time"
-
-
-def _duration(one: Candidate) -> str:
-    return console.duration(one.seconds)

@@ -12,6 +12,7 @@ from loupe.augment.pixels import centre_crop
 from loupe.data.batches import Feed
 from loupe.data.prepare import Images
 from loupe.evaluate.activation_maps import Evidence, Method, class_maps, evidence
+from loupe.evaluate.layouts import MapLayer
 from loupe.evaluate.predictions import Predictions
 from loupe.models.classifier import Classifier
 
@@ -22,8 +23,9 @@ TOGETHER = 16  # images whose gradients are held at a time
 class Explanation:
     """One image, what the network says of it, and where the evidence lies.
 
-    pixels: uint8 [H, W, 3], the image as the network sees it. probability: of the predicted class. label: None where
-    unknown. maps: for each class that is explained, float32 [H, W] from 0 to 1, as `activation_maps.class_maps` makes.
+    pixels: uint8 [H, W, 3], the image as the network sees it. probability: of the predicted class, at the temperature
+    of the predictions. label: None where unknown. maps: for each class that is explained, float32 [H, W] from 0 to
+    1, as `activation_maps.class_maps` makes.
     """
 
     path: str
@@ -63,11 +65,11 @@ def telling(predictions: Predictions, count: int) -> np.ndarray:
 
 
 def explain(
-    model: Classifier, images: Images, said: Predictions, layer: str, method: Method, target: int | None = None
+    model: Classifier, images: Images, said: Predictions, layer: MapLayer, method: Method, target: int | None = None
 ) -> Iterator[Explanation]:
     """Explains the prediction of each image, and where it was missed the true class too; or `target` alone.
 
-    `said` are the predictions of these images, in their order; `layer` is one of `activation_maps.map_layers`.
+    `said` are the predictions of these images, in their order; `layer` is one of the model's `layouts.map_layers`.
 
     Raises:
         LoupeError: captum is not installed.

@@ -6,6 +6,7 @@ and a Gaussian blur every few steps. All start from the same noise, and pixels s
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from loupe.evaluate.activation_maps import map_layers
+from loupe.evaluate.layouts import MapLayer, map_layers
 from loupe.models.classifier import Classifier
+from loupe.models.summary import layer_table
 from loupe.recipe import Preprocessing
 
 REGULARISATIONS = ("none", "L2", "Gaussian blur")
@@ -55,42 +57,51 @@ class Response:
     noise_activation: float
 
 
-def default_layers(model: Classifier) -> list[str]:
+def default_layers(model: Classifier) -> list[MapLayer]:
     """The first, the middle and the last convolution."""
-    names = [name for name in map_layers(model) if isinstance(model.get_submodule(name), nn.Conv2d)]
-    return list(dict.fromkeys(names[place] for place in (0, len(names) // 2, -1))) if names else []
+    found = [layer for layer in map_layers(model).values() if isinstance(model.get_submodule(layer.name), nn.Conv2d)]
+    return list(dict.fromkeys(found[place] for place in (0, len(found) // 2, -1))) if found else []
 
 
 def side_px(model: Classifier) -> int:
-    """The size of the pictures: the network's own, up to `LARGEST_PX`."""
-    return min(model.preprocessing.size_px, LARGEST_PX)
+    """The size of the pictures: the network's own, or `LARGEST_PX` where that is less and the network takes it."""
+    if model.preprocessing.size_px > LARGEST_PX:
+        with suppress(RuntimeError, AssertionError):  # some transformers take one size, or whole patches
+            layer_table(model, side_px=LARGEST_PX)
+            return LARGEST_PX
+    return model.preprocessing.size_px
 
 
 def respond(
-    model: Classifier, layer: str, filters: Sequence[int], ascent: Ascent, stepped: Callable[[], None] = lambda: None
+    model: Classifier,
+    layer: MapLayer,
+    filters: Sequence[int],
+    ascent: Ascent,
+    stepped: Callable[[], None] = lambda: None,
 ) -> Iterator[Response]:
     """The pictures that each filter of a layer responds to; the model is evaluated, and left as it was.
 
     `stepped` is called after each of the `ascent.steps` steps of each filter.
     """
-    together = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * side_px(model) ** 2))
+    size_px = side_px(model)
+    together = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * size_px**2))
     for start in range(0, len(filters), together):
         part = list(filters[start : start + together])
-        pixels_FRCHW, activation_FR, noise_F = _climb(model, layer, part, ascent, stepped)
+        pixels_FRCHW, activation_FR, noise_F = _climb(model, layer, part, size_px, ascent, stepped)
         grey_FRHWC = (pixels_FRCHW * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
         for place, number in enumerate(part):
             reached = tuple(activation_FR[place].tolist())
-            yield Response(layer, number, grey_FRHWC[place], reached, float(noise_F[place]))
+            yield Response(layer.name, number, grey_FRHWC[place], reached, float(noise_F[place]))
 
 
 def _climb(
-    model: Classifier, layer: str, filters: list[int], ascent: Ascent, stepped: Callable[[], None]
+    model: Classifier, layer: MapLayer, filters: list[int], size_px: int, ascent: Ascent, stepped: Callable[[], None]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels [F, R, 3, H, W] from 0 to 1, the responses to them [F, R], and those to the noise [F]."""
     kinds = len(REGULARISATIONS)
     device = next(model.parameters()).device
     filter_B = torch.tensor(filters, device=device).repeat_interleave(kinds)
-    pixels_BCHW = _noise(side_px(model), ascent).to(device).repeat(len(filter_B), 1, 1, 1)
+    pixels_BCHW = _noise(size_px, ascent).to(device).repeat(len(filter_B), 1, 1, 1)
     was_training = model.training
     model.eval()
     try:
@@ -136,20 +147,20 @@ class _Reached(Exception):  # noqa: N818 (it is no error)
         self.output = output
 
 
-def _mean_response(model: Classifier, layer: str, pixels_BCHW: Tensor, filter_B: Tensor) -> Tensor:
+def _mean_response(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filter_B: Tensor) -> Tensor:
     """The mean over all places of each image's filter, [B]; layers after it are not computed."""
 
     def stop(module: nn.Module, inputs: object, output: Tensor) -> None:
         raise _Reached(output)
 
-    hook = model.get_submodule(layer).register_forward_hook(stop)
+    hook = model.get_submodule(layer.name).register_forward_hook(stop)
     try:
         model(_normal(pixels_BCHW, model.preprocessing))
     except _Reached as reached:
-        return reached.output[torch.arange(len(filter_B)), filter_B].mean(dim=(1, 2))
+        return layer.as_map(reached.output)[torch.arange(len(filter_B)), filter_B].mean(dim=(1, 2))
     finally:
         hook.remove()
-    raise AssertionError(f"{layer} is not part of the forward pass")
+    raise AssertionError(f"{layer.name} is not part of the forward pass")
 
 
 def _normal(pixels_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -29,12 +29,12 @@ _ROUNDING = 1e-15  # what a Fourier transform leaves of a chance that is 0
 class Candidate:
     """One recipe and what its networks said: `Predictions` for each seed, all of the same labelled images.
 
-    seconds: what it costs, the time in all, a mean over seeds.
+    seconds: what it costs, the time in all, a mean over seeds; None where that is not known.
     """
 
     name: str
     predictions: tuple[Predictions, ...]
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _check(candidates: Sequence[Candidate]) -> None:
     if twice:
         raise LoupeError(f"candidates are told apart by their names; given twice: {', '.join(twice)}.")
     for one in candidates:
-        if not (math.isfinite(one.seconds) and one.seconds >= 0):
+        if one.seconds is not None and not (math.isfinite(one.seconds) and one.seconds >= 0):
             raise LoupeError(f"{one.name}: its cost is {one.seconds} seconds; it has to be a number from 0 up.")
         if not one.predictions or not all(len(part) for part in one.predictions):
             raise LoupeError(f"{one.name}: has no predictions; give those of at least one seed, on at least one image.")

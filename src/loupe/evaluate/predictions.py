@@ -7,7 +7,7 @@ is computed from it later is what would have been computed at once.
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ class Predictions:
     """Logits of N images over K classes, with what identifies each image and its label where it has one.
 
     path: display names. content: hex digests of the image files' bytes. label: int64 [N], an index into `classes`, -1
-    where unknown. logits_NK: float32. classes: in the stored order of the model. LoupeError where the parts do not fit
-    together, or where a logit is not finite: no class follows from such logits.
+    where unknown. logits_NK: float32. classes: in the stored order of the model. temperature: what logits are divided
+    by for probabilities; at 1 these are as the network gives them, and as metrics have them. LoupeError where the parts
+    do not fit together, or where a logit is not finite: no class follows from such logits.
     """
 
     path: tuple[str, ...]
@@ -42,6 +43,7 @@ class Predictions:
     label: npt.NDArray[np.int64]
     logits_NK: npt.NDArray[np.float32]
     classes: tuple[str, ...]
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         images, classes = len(self.path), len(self.classes)
@@ -79,18 +81,22 @@ class Predictions:
     @cached_property
     def log_probabilities_NK(self) -> npt.NDArray[np.float64]:  # noqa: N802
         """Logarithm of the softmax, in float64, so that no probability that matters is rounded to 0 or 1."""
-        result: npt.NDArray[np.float64] = log_softmax(self.logits_NK.astype(np.float64), axis=1)
+        result: npt.NDArray[np.float64] = log_softmax(self.logits_NK.astype(np.float64) / self.temperature, axis=1)
         return result
 
     @property
     def probabilities_NK(self) -> npt.NDArray[np.float64]:  # noqa: N802
-        """Softmax of the logits."""
+        """Softmax of the logits, divided by the temperature."""
         return np.exp(self.log_probabilities_NK)
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
         """The class of the largest logit; of equal ones, the first."""
         return np.asarray(self.logits_NK.argmax(axis=1), np.int64)
+
+    def calibrated(self, temperature: float) -> "Predictions":
+        """The same logits and classes, with the probabilities of that temperature: those that a person is shown."""
+        return replace(self, temperature=temperature)
 
     def select(self, indices: npt.NDArray[Any]) -> "Predictions":
         """The predictions of some images: `indices` are positions, or a mask."""
@@ -101,6 +107,7 @@ class Predictions:
             label=self.label[rows],
             logits_NK=self.logits_NK[rows],
             classes=self.classes,
+            temperature=self.temperature,
         )
 
     def write(self, path: Path, split: str) -> None:
@@ -119,23 +126,24 @@ class Predictions:
 
 def join(parts: Sequence[Predictions]) -> Predictions:
     """The images of several predictions by the same classes, one after the other."""
-    if len({part.classes for part in parts}) != 1:
-        raise LoupeError("predictions of different classes cannot be joined.")
+    if len({(part.classes, part.temperature) for part in parts}) != 1:
+        raise LoupeError("predictions of different classes or temperatures cannot be joined.")
     return Predictions(
         path=tuple(path for part in parts for path in part.path),
         content=tuple(content for part in parts for content in part.content),
         label=np.concatenate([part.label for part in parts]),
         logits_NK=np.concatenate([part.logits_NK for part in parts]),
         classes=parts[0].classes,
+        temperature=parts[0].temperature,
     )
 
 
 def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:
     """Write predictions of several splits of one model to one CSV file, whole or not at all.
 
-    Columns: split, path, content, label, predicted, probability (of the predicted class), then a `logit:<class>` for
-    each class, in the order of the classes. `label` is empty where unknown. Logits are written with the digits that
-    give the same float32 back.
+    Columns: split, path, content, label, predicted, probability (of the predicted class, at the temperature of the
+    predictions), then a `logit:<class>` for each class, in the order of the classes. `label` is empty where unknown.
+    Logits are written with the digits that give the same float32 back; the temperature is the model's, and is not.
     """
     if not parts or len({part.classes for part in parts.values()}) != 1:
         raise LoupeError(

@@ -13,6 +13,8 @@ from timm.models.convnext import ConvNeXt
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from loupe.models.layers import TokenPool
+
 Blocks = Iterator[tuple[str, nn.Module]]
 
 
@@ -90,8 +92,8 @@ def _vit(network: Any, own: bool) -> Blocks:
     yield f"block{len(blocks) + 1}", nn.Sequential(last, *top)
 
 
-class _Tokens(nn.Module):
-    """The pooling of a vision transformer's tokens, [B, N, C] to [B, C]."""
+class _Tokens(TokenPool):
+    """The pooling that the vision transformer has of its own."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -99,6 +101,7 @@ class _Tokens(nn.Module):
         self.kind = network.global_pool
         self.prefix = network.num_prefix_tokens
         self.include_prefix = network.pool_include_prefix
+        self.reads_patches = self.attention is not None or self.kind != "token"
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         pooled_BC: Tensor

@@ -38,3 +38,15 @@ class Dropout(nn.Dropout):
         torch.ge(bits.view(inner.shape), dropped - 2**15, out=mask)
         mask.mul_(2**16 / (2**16 - dropped))
         return input * (mask.permute(0, 3, 1, 2) if input.ndim == 4 else mask)
+
+
+class TokenPool(nn.Module):
+    """What pools a vision transformer's tokens, [B, N, C], to [B, C].
+
+    Attributes:
+        prefix: how many tokens come before those of the patches: the class token, and registers.
+        reads_patches: whether it reads the patches' tokens; not where it takes the class token alone.
+    """
+
+    prefix: int
+    reads_patches: bool

@@ -1,5 +1,6 @@
 """What a network is made of: parameter counts and the layer table."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,19 +17,27 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
     return {"total": trainable + frozen + buffers, "trainable": trainable, "non_trainable": frozen + buffers}
 
 
-def layer_table(model: Classifier) -> list[dict[str, Any]]:
+def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | None = None) -> list[dict[str, Any]]:
     """A row for each layer, in the order of the forward pass; `output` is its shape without the batch.
 
     The pass is made on PyTorch's meta device: nothing is computed, and the model's own state is not touched.
+
+    Args:
+        also: names of modules made of layers that get a row too, after the last of these.
+        side_px: of the images; None is the network's own.
+
+    Raises:
+        RuntimeError, AssertionError: the network takes no images of that size.
     """
     rows: list[dict[str, Any]] = []
-    leaves = {module: name for name, module in model.named_modules() if not list(module.children())}
-    counts = {module: count_parameters(module) for module in leaves}
+    listed = {module: name for name, module in model.named_modules() if not list(module.children())}
+    listed |= {model.get_submodule(name): name for name in also}
+    counts = {module: count_parameters(module) for module in listed}
 
     def note(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         rows.append(
             {
-                "name": leaves[module],
+                "name": listed[module],
                 "type": type(module).__name__,
                 "output": list(output.shape[1:]),
                 "parameters": counts[module]["total"],
@@ -36,8 +45,8 @@ def layer_table(model: Classifier) -> list[dict[str, Any]]:
             }
         )
 
-    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-    side = model.preprocessing.size_px
+    hooks = [module.register_forward_hook(note) for module in listed]
+    side = side_px or model.preprocessing.size_px
     was_training = model.training
     try:
         model.eval()

@@ -93,6 +93,7 @@ def _gather(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "columns": COLUMNS,
         "accuracy": _accuracy(done),
         "cost": _cost(done, judgement["chosen"]),
+        "untimed": [row["name"] for row in done if row["measured"]["seconds"] is None],
         "seconds": bar_drawing(
             "Seconds per epoch", epochs, [texts.duration(value) for value in epochs.values()], figures.SECOND
         ),
@@ -137,7 +138,7 @@ def _cells(measured: Mapping[str, Any]) -> list[Cell]:
         ),
         Cell(texts.count(parameters["total"]), (frozen, f"{texts.count(parameters['non_trainable'])} not")),
         Cell(texts.duration(measured["seconds_per_epoch"]), (f"{measured['epochs']:g} epochs",)),
-        Cell(texts.duration(measured["seconds"])),
+        Cell(texts.spent(measured["seconds"])),
         Cell(texts.count(measured["images_per_second"])),
         Cell(f"{measured['bytes'] / 2**20:.1f} MiB"),
     ]
@@ -178,8 +179,11 @@ def _bar(block: Mapping[str, Any] | None) -> figures.Bar | None:
     return figures.Bar(accuracy["value"], texts.percent(accuracy["value"]), accuracy["low"], accuracy["high"])
 
 
-def _cost(done: Sequence[Mapping[str, Any]], chosen: str) -> Drawing:
-    points = [_point(row, chosen) for row in done]
+def _cost(done: Sequence[Mapping[str, Any]], chosen: str) -> Drawing | None:
+    """Those whose time is known; None where that of none is."""
+    points = [_point(row, chosen) for row in done if row["measured"]["seconds"] is not None]
+    if not points:
+        return None
     words = "Validation accuracy against the time of one training. " + " ".join(
         f"{point.name}: {texts.percent(point.value)} in {texts.duration(point.seconds)}." for point in points
     )

@@ -33,7 +33,7 @@ def as_json(content: Mapping[str, Any]) -> str:
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The conclusion, the table, the verdicts, and what was run on what."""
-    environment, judgement, test = content["environment"], content["judgement"], content["test"]
+    judgement, test = content["judgement"], content["test"]
     opened = f"opened for {', '.join(test['opened'])}" if test["opened"] else "not opened"
     lines = [
         f"# {plain(content['dataset'])}: recipes compared",
@@ -42,16 +42,12 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
         f"`{content['command']}`",
         "",
-        f"Loupe {content['version']}, {environment['processor']}, {environment['cores']} cores, "
-        f"{environment['threads']} threads, {environment['gpu'] or environment['device']}, torch "
-        f"{environment['torch']}, {environment['date']}.",
+        texts.made_on(content),
         "",
         f"Judged on validation images; figures without another name are theirs, with 95 % intervals. The test set was "
         f"{opened}; looks at it in this runs folder so far: {test['looks']}.",
         "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(cells(row)) + " |" for row in content["rows"]),
+        *texts.markdown_table(HEADER, map(cells, content["rows"])),
         "",
         *(f"- {plain(verdict)}" for verdict in judgement["verdicts"].values()),
     ]
@@ -72,7 +68,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         texts.count(parameters["total"]),
         texts.count(parameters["trainable"]),
         f"{measured['seconds_per_epoch']:.1f}",
-        texts.duration(measured["seconds"]),
+        texts.spent(measured["seconds"]),
         texts.count(measured["images_per_second"]),
         f"{measured['bytes'] / 2**20:.1f}",
     ]

@@ -27,23 +27,18 @@ METRICS = ("accuracy", "micro_f1", "macro_f1", "roc_auc", "log_loss")
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The whole table, with what each experiment was trained with below it."""
-    environment = content["environment"]
     lines = [
         f"# Published experiments, budget {content['budget']}",
         "",
         f"`{content['command']}`",
         "",
-        f"Loupe {content['version']}, {environment['processor']}, {environment['cores']} cores, "
-        f"{environment['threads']} threads, {environment['gpu'] or environment['device']}, torch "
-        f"{environment['torch']}, {environment['date']}.",
+        texts.made_on(content),
         "",
         "Published before measured in every cell that has two figures. Accuracy is on test images unless the row says "
         "validation; F1 is micro. The interval tells how far the figure could move with other images, the seeds how "
         "far with other trainings.",
         "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(cells(row)) + " |" for row in content["rows"]),
+        *texts.markdown_table(HEADER, map(cells, content["rows"])),
         "",
         *_notes(content["rows"]),
     ]

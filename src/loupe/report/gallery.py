@@ -20,6 +20,7 @@ LARGEST_PX = 160
 LOSSLESS_PX = 64
 PAGE_BYTES = 4_600_000  # of the page of a run, for all pictures and what stands below them
 CAPTION_BYTES = 600  # what stands below one, in the page
+TEMPERATURE = b"loupe.temperature"  # in the file's metadata
 Role = Literal["sample", "original", "augmented", "missed", "hit"]
 
 SCHEMA = pa.schema(
@@ -56,14 +57,24 @@ class Exhibit:
     top: Sequence[tuple[str, float]] = ()
 
 
-def write(path: Path, exhibits: Iterable[Exhibit]) -> None:
+def write(path: Path, exhibits: Iterable[Exhibit], temperature: float = 1.0) -> None:
     """Writes the gallery as Parquet in the Hugging Face image layout: as many exhibits, from the first, as have room.
 
-    Exhibits beyond `PAGE_BYTES` are not taken from the iterable.
+    Exhibits beyond `PAGE_BYTES` are not taken from the iterable. `temperature` is that of their probabilities.
     """
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(_with_room(map(_row, exhibits))), schema=SCHEMA), buffer)
+    schema = SCHEMA.with_metadata({TEMPERATURE: repr(temperature)})
+    pq.write_table(pa.Table.from_pylist(list(_with_room(map(_row, exhibits))), schema=schema), buffer)
     write_atomic(path, buffer.getvalue())
+
+
+def temperature(path: Path) -> float:
+    """What the probabilities in a gallery are calibrated by; 1 without such a file, and where it does not say so.
+
+    It does not where it is of a Loupe that did not calibrate them.
+    """
+    metadata = pq.read_schema(path).metadata if path.is_file() else None
+    return float((metadata or {}).get(TEMPERATURE, b"1"))
 
 
 def _with_room(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

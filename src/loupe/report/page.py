@@ -44,6 +44,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "history": history,
         "curves": content.curves(history, (results or {}).get("best_epoch")) if history else [],
         "gallery": pictures.read_gallery(run.file("gallery.parquet")),
+        "calibrated": gallery.temperature(run.file("gallery.parquet")) != 1,
         "first_missed": FIRST_MISSED,
         "limit_bytes": gallery.PAGE_BYTES,
         "recipe": run.file("recipe.yaml").read_text(encoding="utf-8"),

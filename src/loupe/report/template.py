@@ -48,6 +48,7 @@ def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), s
         "percent": texts.percent,
         "number": texts.number,
         "duration": texts.duration,
+        "spent": texts.spent,
         "several": texts.several,
         "short": texts.short,
         "drawn": Markup,  # only for what figures.py draws

@@ -1,6 +1,6 @@
-"""Numbers as a reader wants them: percent, intervals, durations, counts."""
+"""Numbers as a reader wants them: percent, intervals, durations, counts; and what Markdown texts share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import console
@@ -47,6 +47,11 @@ def duration(seconds: float | None) -> str:
     return UNDEFINED if seconds is None else console.duration(seconds)
 
 
+def spent(seconds: float | None) -> str:
+    """A time that was measured, or is not known."""
+    return "unknown" if seconds is None else console.duration(seconds)
+
+
 def several(amount: int, one: str, many: str | None = None) -> str:
     """`1 image`, `3 images`."""
     return f"{count(amount)} {one if amount == 1 else many or one + 's'}"
@@ -55,3 +60,20 @@ def several(amount: int, one: str, many: str | None = None) -> str:
 def short(name: str, most: int = 60) -> str:
     """A name for a caption, cut where it is too long for one."""
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table. Cells are Markdown already, and one line each."""
+    ruled = "|" + "---|" * len(header)
+    first, *others = ("| " + " | ".join(cells) + " |" for cells in (header, *rows))
+    return [first, ruled, *others]
+
+
+def made_on(content: Mapping[str, Any]) -> str:
+    """What many runs were made with and on, in a line: from the version and the environment of a JSON file."""
+    environment = content["environment"]
+    return (
+        f"Loupe {content['version']}, {environment['processor']}, {environment['cores']} cores, "
+        f"{environment['threads']} threads, {environment['gpu'] or environment['device']}, torch "
+        f"{environment['torch']}, {environment['date']}."
+    )

@@ -82,12 +82,12 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
-def seconds_of(place: Path) -> float:
-    """What computing them took; 0 where that is not known."""
+def seconds_of(place: Path) -> float | None:
+    """What computing them took; None where that is not known: an older Loupe, or one that was killed, noted no time."""
     try:
         return float((place / "seconds").read_text(encoding="ascii"))
     except (OSError, ValueError):
-        return 0.0
+        return None
 
 
 def begun_bytes(folder: Path, key: str) -> int:

@@ -58,7 +58,7 @@ class FrozenPass:
         network: its name and settings; content: the images' hashes, in the order of the table.
         folder: where the activations are kept.
         tried: the shape of an image's activations and the seconds that it takes, once they have been measured.
-        spent: the seconds that what was found or computed took when it was computed.
+        spent: the seconds that what was found or computed took when it was computed; None where that is not known.
     """
 
     model: Classifier
@@ -71,7 +71,7 @@ class FrozenPass:
     stop: StopSignal
     said: set[str] = field(default_factory=set)
     tried: tuple[tuple[int, ...], float] | None = None
-    spent: float = 0.0
+    spent: float | None = 0.0
 
     @property
     def blocks(self) -> nn.Sequential:
@@ -149,7 +149,7 @@ class FrozenPass:
                 self._announce(kind["kind"] == "evaluation", len(rows_N), size, seconds, copies)
                 rows = partial(self._rows, rows_N, view, dtype)
                 made = activations.kept(self.folder, key, shape, dtype, rows, self._waiting)
-                self.spent += activations.seconds_of(self.folder / key)
+                self._count(self.folder / key)
                 return made
             except HalfPrecisionError:
                 continue
@@ -173,9 +173,14 @@ class FrozenPass:
             place = self.folder / self._key(kind, dtype)
             found = activations.opened(place)
             if found is not None and len(found) == images:
-                self.spent += activations.seconds_of(place)
+                self._count(place)
                 return found
         return None
+
+    def _count(self, place: Path) -> None:
+        """Adds what the activations there took; of a sum that holds an unknown time nothing is known."""
+        seconds = activations.seconds_of(place)
+        self.spent = None if self.spent is None or seconds is None else self.spent + seconds
 
     def _waiting(self) -> None:
         if self.stop.received:

@@ -40,7 +40,7 @@ class Preparation:
         feed: the images; content: their hashes, in the order of the table; train_N: rows to train on.
         folder: where activations are kept.
         seconds: spent so far on computing what is frozen, or on finding it.
-        alone_seconds: what this takes where nothing of it is found.
+        alone_seconds: what this takes where nothing of it is found; None where that is not known.
     """
 
     model: Classifier
@@ -54,7 +54,7 @@ class Preparation:
     console: Console
     stop: StopSignal
     seconds: float = 0.0
-    alone_seconds: float = 0.0
+    alone_seconds: float | None = 0.0
     _kept: tuple[str, Work] | None = None
 
     def of(self, stage: Stage, first_epoch: int) -> Work:
@@ -75,7 +75,8 @@ class Preparation:
             work = self._on_activations(frozen, stage, augmenter, first_epoch)
             taken = time.perf_counter() - began
             self.seconds += taken
-            self.alone_seconds += max(taken, frozen.spent)
+            unknown = self.alone_seconds is None or frozen.spent is None
+            self.alone_seconds = None if unknown else self.alone_seconds + max(taken, frozen.spent)
         return work or Work(self.feed, self.feed, augmenter, views=views_of(stage))
 
     def _frozen_pass(self) -> FrozenPass:

@@ -1,0 +1,84 @@
+"""A stored classifier that predicts from raw images: they pass the decoder and the preprocessing that it has stored."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from loupe.console import Console
+from loupe.data.batches import Feed
+from loupe.data.given import Pictures, table_of
+from loupe.data.prepare import Images, load_images
+from loupe.data.table import ImageTable
+from loupe.evaluate import calibration, predict
+from loupe.evaluate.predictions import Predictions
+from loupe.ledger import cache_folder
+from loupe.models import bundle
+from loupe.models.classifier import Classifier
+from loupe.runtime import Arithmetic, choose_device
+
+
+class Predictor:
+    """A classifier that lies in a folder; it is loaded when it is first asked."""
+
+    def __init__(self, folder: Path, *, device: str = "auto", quiet: bool = True) -> None:
+        self.console = Console(quiet=quiet)
+        self._folder = folder
+        self._device = choose_device(device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.model.classes
+
+    @cached_property
+    def _loaded(self) -> tuple[Classifier, Arithmetic]:
+        model, precision = bundle.load(self._folder, self._device)
+        return model, Arithmetic(self._device, precision)
+
+    @property
+    def model(self) -> Classifier:
+        """The network, in evaluation mode on its device."""
+        return self._loaded[0]
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        return self.model.temperature
+
+    def predict(self, images: Pictures) -> list[str]:
+        """The class of each image.
+
+        Args:
+            images: one or many of: paths (files, folders, globs), uint8 arrays [H, W, 3] or [H, W], PIL images.
+
+        Raises:
+            DamagedImages: images that cannot be decoded; LoupeError: a path that matches nothing.
+        """
+        return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
+
+    def predict_proba(self, images: Pictures) -> np.ndarray:
+        """The probability of each class, float64 [N, classes], columns in the order of `classes`.
+
+        Calibrated: the softmax of the logits divided by `temperature`.
+        """
+        return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
+
+    def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
+        """The logits of every image of a table, in its order; as the network gives them, not calibrated."""
+        images = self._open(table, skip_damaged, keep=False)
+        return self._predict(images, np.arange(len(images.table)), images.table.labels)
+
+    def images_per_second(self) -> float:
+        """How fast it predicts here, from decoded pixels."""
+        return predict.images_per_second(*self._loaded)
+
+    def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True) -> Images:
+        cache = cache_folder() if keep else None
+        return load_images(
+            table, self.model.preprocessing, cache=cache, console=self.console, skip_damaged=skip_damaged
+        )
+
+    def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
+        model, arithmetic = self._loaded
+        feed = Feed(images.store, label_N, arithmetic.device)
+        return predict.predictions(model, feed, images, rows_N, arithmetic)
