@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,18 @@ def trained(photos, tmp_path_factory) -> Path:
     return loupe.train(
         photos, recipe="small-images", epochs=3, settings=settings, output=runs, name="first", device="cpu", quiet=True
     ).path
+
+
+def test_the_bare_command_lists_what_it_can_do_in_whole_sentences(terminal):
+    code, out, err = terminal()
+    assert code == 2 and not err and out.startswith("Usage: ")
+    summaries = out.split("Commands:\n")[1].splitlines()
+    assert len(summaries) == len(cli.COMMANDS) and all(line.endswith(".") for line in summaries)
+    assert "..." not in out.split("Commands:")[1]
+
+
+def test_the_version_is_that_of_the_package(terminal):
+    assert terminal("--version") == (0, f"loupe {version('loupe')}\n", "")
 
 
 def test_training_writes_the_whole_run_directory(trained):

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from importlib.metadata import version
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
@@ -15,7 +17,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Train, compare and ship image classifiers.",
 )
 
 # In the order in which `loupe --help` lists them.
@@ -39,6 +40,22 @@ for command in COMMANDS:
     app.command()(command)
 
 INTERRUPTED = 130
+WRONG_USAGE = 2
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"loupe {version('loupe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _loupe(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, compare and ship image classifiers."""
 
 
 def main() -> None:
@@ -62,7 +79,10 @@ def _explain(error: Exception) -> int:
         interrupted = type(error).__name__ == "InterruptedRunError"  # by name, so that its module need not be loaded
         print(printable(str(error)) if interrupted else f"error: {printable(str(error))}", file=sys.stderr)
         return INTERRUPTED if interrupted else 1
+    if type(error).__name__ == "NoArgsIsHelpError":  # a command alone: what it takes
+        print(str(error))
+        return WRONG_USAGE
     if hasattr(error, "format_message"):  # wrong usage, in the parser's own words
         print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
-        return 2
+        return WRONG_USAGE
     raise error

@@ -93,7 +93,7 @@ def versions() -> Iterator[Finding]:
         "versions", said, "broken" if missing else "ok", remedy, {"versions": {**found, "openvino": openvino}}
     )
     yield Finding("system", platform.platform())
-    gives = 'It computes frozen networks faster on a CPU: pip install "loupe[cpu]"'
+    gives = "It computes frozen networks faster on a CPU: pip install openvino"
     yield Finding("openvino", openvino or "not installed (an extra)", remedy="" if openvino else gives)
 
 

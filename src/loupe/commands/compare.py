@@ -39,7 +39,7 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare recipes on the same images: plan, train in order of cost, judge on validation, open the test once."""
+    """Compare recipes on the same images. Plan, train in order of cost, judge on validation, open the test once."""
     from loupe import comparison, tables
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():

@@ -50,7 +50,7 @@ def explain(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Show where in images the evidence for a class lies, or what filters respond to; write a page."""
+    """Show where in images the evidence for a class lies. Or what filters respond to; write a page."""
     if filters and (images or target or method):
         raise LoupeError("--filters takes no images, --class or --method: pictures are made for the filters.")
     if split not in {"val", "test"}:

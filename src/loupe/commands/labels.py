@@ -35,7 +35,7 @@ def labels(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Find labels that look wrong, show the images, and measure what leaving them out is worth."""
+    """Find labels that look wrong. Show the images, and measure what leaving them out is worth."""
     from loupe import label_files
     from loupe.label_check import check_labels
 

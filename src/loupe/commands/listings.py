@@ -45,7 +45,7 @@ def models(
     size: Annotated[int | None, typer.Option(min=1, help="Pixels on a side. Default: the model's own.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the models, ours and timm's, or show one: layers, what of them learns, parameters."""
+    """List the models, ours and timm's, or show one. Layers, what of them learns, parameters."""
     from loupe import tables
     from loupe.models import overview
 
@@ -70,7 +70,7 @@ def cache(
     unused_days: Annotated[float, typer.Option(min=0, help="With --clear: only what was not used for so long.")] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Show what is kept between runs (LOUPE_CACHE), or remove it; all of it can be made again."""
+    """Show what is kept between runs, or remove it. All of it (LOUPE_CACHE) can be made again."""
     from loupe import cache as kept
     from loupe import tables
     from loupe.ledger import cache_folder

@@ -19,7 +19,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained classifier on a split of its data, or on other images."""
+    """Measure a trained classifier on a split. Or on other labelled images, with --data."""
     if split not in {"train", "val", "test"}:
         raise LoupeError(f"--split is val or test (or train); got {split!r}.")
     from loupe import tables
@@ -58,7 +58,7 @@ def predict(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Classify images; write a CSV, and show how many fell into each class."""
+    """Classify images, and write a CSV. Shows how many fell into each class."""
     if threshold is not None and wanted_precision is not None:
         raise LoupeError("--threshold and --wanted-precision both say what stays unclassified. Give one of them.")
     from loupe import tables

@@ -18,7 +18,7 @@ def report(
     output: Output = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Draw the pages of runs, or of comparisons, again from their files, as after an update of Loupe."""
+    """Draw the pages of runs or comparisons again. From their files, as after an update of Loupe."""
     found = [_drawer(name, output) for name in runs]  # all of them, before the first is drawn
     pages = []
     for page, draw in found:

@@ -24,7 +24,7 @@ def reproduce(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Run the published experiments and set published beside measured; the same command goes on after a stop."""
+    """Set published experiments beside measured ones. The same command goes on after a stop."""
     from loupe import reproduce as experiments
     from loupe import tables
 

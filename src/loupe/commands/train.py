@@ -19,10 +19,10 @@ def train(
     weights: Annotated[
         str | None, typer.Option(help="Of the backbone: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How often each training image is seen.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step of training.")] = None,
     lr: Annotated[float | None, typer.Option(help="The (highest) learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is drawn: split, weights, order, views.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, as stages.0.lr=3e-4.")
@@ -39,7 +39,7 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier on labelled images, evaluate it, and write a report."""
+    """Train a classifier on labelled images. Evaluate it, and write a report."""
     if data is None and resume is None and against is None:
         raise LoupeError("give DATA to train on, or --resume RUN to go on with a run.")
     from loupe import repeat

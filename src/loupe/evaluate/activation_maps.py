@@ -76,7 +76,7 @@ def _attribute(model: Classifier, layer: MapLayer, x_BCHW: Tensor, class_B: Tens
     try:
         from captum.attr import LayerGradCam, LayerGradientXActivation
     except ImportError:
-        raise LoupeError("class activation maps need captum. Install it with: pip install 'loupe[explain]'") from None
+        raise LoupeError("class activation maps need captum. Install it with: pip install captum") from None
     as_map = _AsMap(layer)
 
     def through_map(module: nn.Module, inputs: object, output: Tensor) -> Tensor:

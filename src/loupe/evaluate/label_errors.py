@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 def check_installed() -> None:
     """LoupeError, with the remedy, where cleanlab is not installed."""
     if find_spec("cleanlab") is None:
-        raise LoupeError('label errors are found with cleanlab, which is not installed: pip install "loupe[labels]"')
+        raise LoupeError("label errors are found with cleanlab, which is not installed: pip install cleanlab")
 
 
 def suspects(label_N: Ints, probability_NK: Floats) -> Bools:

@@ -43,7 +43,7 @@ def engine(blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple
     try:
         import openvino  # noqa: F401  # an extra, and it takes a second to import
     except ImportError:
-        return TorchEngine(blocks, arithmetic), 'pip install "loupe[cpu]" lets OpenVINO compute it, which is faster'
+        return TorchEngine(blocks, arithmetic), "pip install openvino lets OpenVINO compute it, which is faster"
     try:
         return OpenVinoEngine(blocks, arithmetic, size_px), ""
     except Exception as error:  # its converter and its compiler raise classes of their own
