@@ -22,7 +22,7 @@ from loupe.evaluate.predictions import Predictions
 from loupe.report import figures, texts
 from loupe.report.gallery import Exhibit
 from loupe.report.gallery import write as write_gallery
-from loupe.report.page import write_page
+from loupe.report.page import in_notebook, write_page
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -196,6 +196,23 @@ def test_names_are_text_whatever_they_say(tmp_path):
     assert all(name in hostile.text for name in HOSTILE)
     assert "49" not in {word for word in hostile.text.split() if "7" in word}
     assert all(image["src"].startswith("data:image/") for image in hostile.all("img"))
+
+
+def test_a_notebook_shows_result_and_curves_in_a_frame_that_runs_nothing(tmp_path):
+    folder = make_run(tmp_path / "run", HOSTILE[:3])
+    frame = Page(of_text(tmp_path, in_notebook(folder)))
+    [(tag, attributes)] = frame.elements
+    assert tag == "iframe" and attributes["sandbox"] is None and not frame.text.strip()  # an empty list of permissions
+    inside, whole = Page(of_text(tmp_path, attributes["srcdoc"])), show(folder)
+    assert "script" not in {tag for tag, _ in inside.elements}
+    assert inside.all("svg") == whole.all("svg")[1 : 1 + len(inside.all("svg"))]
+    figures_of = re.findall(r"\d+\.\d %", whole.words)
+    assert figures_of[0] in inside.words and "Learning curves" in inside.words
+
+
+def of_text(folder: Path, text: str) -> Path:
+    (folder / "text.html").write_text(text, encoding="utf-8")
+    return folder / "text.html"
 
 
 def test_a_gallery_may_hold_nothing_but_pictures(tmp_path):

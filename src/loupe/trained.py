@@ -39,6 +39,12 @@ class Run(Predictor):
     def __repr__(self) -> str:
         return f"Run({str(self.directory.path)!r})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from loupe.report.page import in_notebook  # matplotlib takes a second to import
+
+        return in_notebook(self.path)
+
     @property
     def path(self) -> Path:
         return self.directory.path

@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from markupsafe import escape
+
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory, write_atomic
 from loupe.report import confidence, content, figures, gallery, pictures, texts
@@ -15,6 +17,7 @@ from loupe.report.receipt import receipt, repeat_command
 from loupe.report.template import render
 
 SCHEMA = 1
+NOTEBOOK_PX = 800  # the height of a cell; what is longer scrolls
 FIRST_MISSED = 24  # missed images that stand open; the others are one click away
 STYLES = ("pictures.css",)
 SCRIPTS = ("matrix.js", "missed.js", "copy.js")
@@ -31,6 +34,13 @@ def write_page(run_dir: Path) -> Path:
     path = run.file("report.html")
     write_atomic(path, render("report.html", _gather(run), styles=STYLES, scripts=SCRIPTS))
     return path
+
+
+def in_notebook(run_dir: Path) -> str:
+    """A run's result, metrics and learning curves as HTML for a cell of a notebook, in a frame of their own."""
+    whole = render("notebook.html", _gather(RunDirectory(run_dir)))
+    frame = f'<iframe title="Loupe" sandbox srcdoc="{escape(whole)}" width="100%" height="{NOTEBOOK_PX}"'
+    return f'{frame} style="border: 0"></iframe>'
 
 
 def _gather(run: RunDirectory) -> dict[str, Any]:
