@@ -68,11 +68,8 @@ class Store:
 def test_what_is_said_of_a_picture_is_at_the_temperature_of_the_predictions(temperature):
     found = predictions(30, 4)
     table = SimpleNamespace(paths=list(found.path))
-    shown = list(
-        exhibits._cells(
-            SimpleNamespace(store=Store(), table=table), found.calibrated(temperature), "val", Preprocessing(size_px=8)
-        )
-    )
+    images, sizes = SimpleNamespace(store=Store(), table=table), Preprocessing(size_px=8, load_px=8)
+    shown = list(exhibits._cells(images, found.calibrated(temperature), "val", sizes))
     assert len(shown) > 20
     for exhibit in shown:
         i = int(exhibit.path)

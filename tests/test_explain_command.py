@@ -132,7 +132,7 @@ def test_probabilities_are_calibrated_by_the_temperature_of_the_model(terminal, 
     for image in answer["images"]:
         odds = np.exp(4 * said.logits_NK[by_path[image["path"]]].astype(float))
         assert image["probability"] == pytest.approx(odds.max() / odds.sum(), abs=1e-4)
-    assert "calibrated by temperature 0.25" in Page(tmp_path / "explain.html").text
+    assert "temperature 0.25" in Page(tmp_path / "explain.html").text
 
 
 def test_images_that_are_given_and_one_class_on_one_layer(terminal, made, photos, tmp_path):

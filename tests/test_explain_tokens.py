@@ -49,6 +49,11 @@ def images() -> Tensor:
     return torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
+def every_class() -> tuple[Tensor, Tensor]:
+    """Each image with each class: untrained, a network may have nothing that speaks for one."""
+    return images().repeat(3, 1, 1, 1), torch.arange(3).repeat_interleave(2)
+
+
 def gradient(model: Classifier, x_BNC: Tensor, rest: nn.Module, class_B: Tensor) -> Tensor:
     x_BNC.requires_grad_()
     logits_BK = model.head(rest(x_BNC))
@@ -67,23 +72,24 @@ def by_hand(tokens_BNC: Tensor, slope_BNC: Tensor, prefix: int, method: str) -> 
         :, None
     ]
     fine_BHW = F.interpolate(raw_B1HW, (SIDE, SIDE), mode="bilinear")[:, 0]
-    return fine_BHW / fine_BHW.amax(dim=(1, 2), keepdim=True)
+    peak_B11 = fine_BHW.amax(dim=(1, 2), keepdim=True)
+    assert (peak_B11 > 0).sum() >= 2, "maps to compare"
+    return torch.nan_to_num(fine_BHW / peak_B11)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_with_a_class_token_the_map_is_of_what_the_last_block_reads(captum, class_token, method):
-    x, classes = images(), torch.tensor([2, 0])
+    x, classes = every_class()
     tokens = class_token.trunk[:-1](x).detach()
     slope = gradient(class_token, tokens, class_token.trunk[-1], classes)
     found = class_maps(class_token, x, classes, choose_layer(class_token), method)
     torch.testing.assert_close(found, by_hand(tokens, slope, 1, method), atol=1e-4, rtol=0)
-    assert found.amax(dim=(1, 2)).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_with_average_pooling_the_map_is_of_the_last_tokens(captum, averaging, method):
     """The network has a register, which has no place, and no class token."""
-    x, classes = images(), torch.tensor([1, 2])
+    x, classes = every_class()
     tokens = averaging.trunk[-1][:2](averaging.trunk[:-1](x)).detach()
     slope = gradient(averaging, tokens, averaging.trunk[-1][2:], classes)
     found = class_maps(averaging, x, classes, choose_layer(averaging), method)
@@ -115,9 +121,7 @@ def test_blocks_and_layers_are_maps_of_the_patches_and_what_is_inside_attention_
     ("name", "last", "prefix"),
     [
         ("test_vit3", "trunk.block9.1", 1),
-        ("deit3_small_patch16_224", "trunk.block11", 1),
         ("vit_base_patch14_reg4_dinov2", "trunk.block11", 5),
-        ("vit_base_patch16_siglip_224", "trunk.block12.1", 0),
     ],
 )
 def test_the_last_layer_that_holds_places_by_pooling(name, last, prefix):
@@ -131,7 +135,7 @@ def test_a_map_and_the_output_that_it_is_of_give_each_other_back(kind):
     output = torch.rand(shapes[kind])
     layer = MapLayer("any", (5, 3, 3), kind, prefix=2 if kind == "tokens" else 0)
     map_BCHW = layer.as_map(output)
-    place = {"map": output[1, :, 2, 1], "channels last": output[1, 2, 1], "tokens": output[1, 2 + 2 * 3 + 1]}[kind]
+    place = output[1, :, 2, 1] if kind == "map" else output[1, 2, 1] if kind == "channels last" else output[1, 2 + 7]
     assert map_BCHW.shape == (2, 5, 3, 3) and torch.equal(map_BCHW[1, :, 2, 1], place)
     assert torch.equal(layer.as_output(map_BCHW, output), output)
 
@@ -141,12 +145,12 @@ def test_inner_layers_of_convnext_have_their_channels_last(captum, method):
     model = network("test_convnext")
     layer = choose_layer(model, "trunk.block3.blocks.1.mlp.fc2")
     assert (layer.kind, layer.shape) == ("channels last", (48, 6, 6))
-    x, classes = images(), torch.tensor([0, 2])
+    x, classes = every_class()
     kept: list[Tensor] = []
     hook = model.get_submodule(layer.name).register_forward_hook(lambda *arguments: kept.append(arguments[2]))
     logits = model(x)
     hook.remove()
-    (slope,) = torch.autograd.grad(logits[[0, 1], classes].sum(), kept[0])
+    (slope,) = torch.autograd.grad(logits[torch.arange(len(x)), classes].sum(), kept[0])
     found = class_maps(model, x, classes, layer, method)
     torch.testing.assert_close(found, by_hand(kept[0].flatten(1, 2), slope.flatten(1, 2), 0, method), atol=1e-4, rtol=0)
 

@@ -190,7 +190,7 @@ def _judged(
     if not done:
         raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
     judgement = judge([candidates.candidate(entry, "val") for entry in done])
-    before = [entry.name for entry in done if any(_opened_itself(run) for run in entry.runs)]
+    open_before = [entry.name for entry in done if any(_opened_itself(run) for run in entry.runs)]
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
             entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
@@ -205,7 +205,7 @@ def _judged(
         "next": _next(judgement, done),
         "test": {
             "opened": [entry.name for entry in seen],
-            "opened_before": before,
+            "opened_before": open_before,
             "looks": sum(ledger.count_looks(folder, identity) for folder, identity in looked),
             "judgement": _to_json(on_test) if on_test else None,
         },

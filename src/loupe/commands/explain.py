@@ -89,7 +89,7 @@ def _maps(
     side = chosen.shape[1:]
     facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Its map": f"{side[0]} × {side[1]}"}
     if done.temperature != 1:
-        facts["Probabilities"] = f"calibrated by temperature {done.temperature:.3g}"
+        facts["Calibrated by"] = f"temperature {done.temperature:.3g}"
     if any(one.label is not None for one in found):
         facts["Missed"] = f"{sum(one.missed for one in found):,}"
     _write(to, lambda: page.write_maps(to, found, facts, done.directory.name))

@@ -39,7 +39,7 @@ class MapLayer:
         """The layer's output as [B, C, H, W], without the tokens that have no place."""
         if self.kind == "tokens":
             side = isqrt(output.shape[1] - self.prefix)
-            output = output[:, self.prefix :].unflatten(1, (side, side))
+            output = output[:, self.prefix :].reshape(len(output), side, side, -1)
         return output if self.kind == "map" else output.permute(0, 3, 1, 2)
 
     def as_output(self, map_BCHW: Tensor, output: Tensor) -> Tensor:

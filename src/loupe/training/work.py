@@ -75,8 +75,8 @@ class Preparation:
             work = self._on_activations(frozen, stage, augmenter, first_epoch)
             taken = time.perf_counter() - began
             self.seconds += taken
-            unknown = self.alone_seconds is None or frozen.spent is None
-            self.alone_seconds = None if unknown else self.alone_seconds + max(taken, frozen.spent)
+            if self.alone_seconds is not None:
+                self.alone_seconds = None if frozen.spent is None else self.alone_seconds + max(taken, frozen.spent)
         return work or Work(self.feed, self.feed, augmenter, views=views_of(stage))
 
     def _frozen_pass(self) -> FrozenPass:
