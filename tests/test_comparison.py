@@ -36,7 +36,7 @@ def digits():
 def compared(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     content = comparison.compare(
-        digits, recipes=["digits-plain", "digits"], seeds=2, changes=QUICK, output=folder, quiet=True
+        digits, recipes=["digits-plain", "digits"], seeds=2, settings=QUICK, output=folder, quiet=True
     )
     return folder, content
 
@@ -110,7 +110,7 @@ def test_the_same_call_reads_what_is_there_and_gives_the_same_files(compared, di
     monkeypatch.setattr(Planner, "cost", None)  # nothing is timed: neither for the plan
     monkeypatch.setattr(Run, "images_per_second", None)  # nor for the page
     again = comparison.compare(
-        digits, recipes=["digits-plain", "digits"], seeds=2, changes=QUICK, output=folder, quiet=True
+        digits, recipes=["digits-plain", "digits"], seeds=2, settings=QUICK, output=folder, quiet=True
     )
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")} == before
     assert json.dumps(again) == json.dumps(content), "the test opened after the choice, as before"
@@ -120,7 +120,7 @@ def test_the_same_call_reads_what_is_there_and_gives_the_same_files(compared, di
 def test_what_is_trained_is_planned_with_what_it_took_and_what_is_missing_with_batches(compared, digits, capfd):
     folder, content = compared
     rows = {row["name"]: row for row in content["rows"]}
-    chosen = {"recipes": ["digits-plain", "digits"], "changes": QUICK, "output": folder, "plan_only": True}
+    chosen = {"recipes": ["digits-plain", "digits"], "settings": QUICK, "output": folder, "plan_only": True}
     planned = comparison.compare(digits, seeds=2, **chosen)["rows"]
     assert [row["expected"]["seconds"] for row in planned] == [
         rows[row["name"]]["measured"]["seconds"] for row in planned
@@ -156,7 +156,7 @@ def test_where_a_candidate_fails_the_others_are_judged_and_the_test_stays_locked
         return finished(data, recipe, **options)
 
     monkeypatch.setattr(comparison.candidates.sweep, "finished", failing)
-    arguments = {"recipes": ["digits-plain", "digits"], "changes": QUICK, "output": folder, "quiet": True}
+    arguments = {"recipes": ["digits-plain", "digits"], "settings": QUICK, "output": folder, "quiet": True}
     looks = (folder / "test_looks.jsonl").read_text()
     with pytest.raises(loupe.LoupeError, match=r"1 of 2 candidates failed.*disk is full"):
         comparison.compare(digits, name="half", **arguments)
@@ -186,7 +186,7 @@ def test_what_cannot_be_compared_is_refused(digits, tmp_path):
         ({"recipes": ["digits", "digits-plain"], "model": "resnet18"}, "Leave it out"),
         ({"recipes": ["digits", "features"], "weights": "nowhere.safetensors"}, "no such file"),
         ({"recipes": ["digits", "features"]}, r"features cannot be compared.*--weights"),
-        ({"recipes": ["digits", "digits-plain"], "changes": ["split.validation=0"]}, "validation images"),
+        ({"recipes": ["digits", "digits-plain"], "settings": ["split.validation=0"]}, "validation images"),
     ):
         with pytest.raises(loupe.LoupeError, match=words):
             comparison.compare(digits, output=tmp_path, quiet=True, **given)
@@ -198,7 +198,7 @@ def test_folds_judge_every_image_once_and_leave_the_test_locked(digits, tmp_path
         digits,
         recipes=["digits-plain", "digits"],
         folds=2,
-        changes=["stages.0.epochs=1", "precision=fp32"],
+        settings=["stages.0.epochs=1", "precision=fp32"],
         output=tmp_path,
         quiet=True,
     )
@@ -212,7 +212,7 @@ def test_folds_judge_every_image_once_and_leave_the_test_locked(digits, tmp_path
 
 def test_a_plan_trains_nothing(digits, tmp_path):
     content = comparison.compare(
-        digits, recipes=["digits-plain", "digits"], changes=QUICK, output=tmp_path, plan_only=True, quiet=True
+        digits, recipes=["digits-plain", "digits"], settings=QUICK, output=tmp_path, plan_only=True, quiet=True
     )
     costs = [row["expected"]["seconds"] for row in content["rows"]]
     assert costs == sorted(costs)

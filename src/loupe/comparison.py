@@ -36,7 +36,7 @@ def compare(
     weights: str | None = None,
     seeds: int = 1,
     folds: int = 0,
-    changes: Sequence[str] = (),
+    settings: Sequence[str] = (),
     open_test: bool = False,
     device: str = "auto",
     output: str | Path = "runs",
@@ -56,7 +56,7 @@ def compare(
         model, weights: of the recipes that start from a pretrained network.
         seeds: trainings of each, on one and the same split. folds: 2 or more cross-validate each recipe instead, and
             leave the test locked.
-        changes: settings as KEY=VALUE, for every recipe.
+        settings: keys of the recipes as KEY=VALUE, for every recipe.
         open_test: open the test images for every candidate, not for the chosen one alone.
         name: of the files; None is `comparison-` and the data's name, with a number where another comparison has that.
         plan_only: time a few batches, say what it will take, and stop.
@@ -72,7 +72,7 @@ def compare(
     console, output = Console(quiet=quiet), Path(output)
     _check(recipes, seeds, folds, open_test, name)
     table = open_table(data, console=console)
-    entries = planning.resolved(table, data, recipes, model, weights, changes, console)
+    entries = planning.resolved(table, data, recipes, model, weights, settings, console)
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "version": version("loupe"),
@@ -80,8 +80,8 @@ def compare(
         "dataset": table.name,
         "seeds": seeds,
         "folds": folds,
-        "settings": list(changes),
-        "command": _command(entries, model, weights, seeds, folds, changes, open_test, skip_damaged),
+        "settings": list(settings),
+        "command": _command(entries, model, weights, seeds, folds, settings, open_test, skip_damaged),
         "environment": _environment(device),
     }
     content["name"], before = files.name_of(content, name, output)

@@ -54,7 +54,7 @@ def compare(
             weights=weights,
             seeds=seeds,
             folds=folds,
-            changes=settings or [],
+            settings=settings or [],
             open_test=open_test,
             device=device,
             output=output,
