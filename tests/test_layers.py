@@ -16,11 +16,11 @@ data.processes data.parallel data.content data.carve data.split data.folds data.
 data.store data.likeness data.neighbours data.near data.prepare data.batches augment.random augment.geometry
 augment.pixels augment.pipeline models.classifier models.layers models.heads models.cnn models.families
 models.backbones models.build models.engine models.catalog models.summary models.overview models.bundle
-evaluate.predictions evaluate.metrics evaluate.groups evaluate.missed evaluate.calibration evaluate.selective
-evaluate.spread evaluate.paired evaluate.compare evaluate.predict evaluate.activation_maps evaluate.filters
-evaluate.explain evaluate.label_errors evaluate.diagnosis training.muon training.optimizers training.schedules
-training.averaging training.checkpoint training.activations training.feeds training.frozen training.work
-training.learner training.solver training.progress training.loop training.features training.cross_fit
+evaluate.predictions evaluate.intervals evaluate.metrics evaluate.groups evaluate.missed evaluate.calibration
+evaluate.selective evaluate.spread evaluate.paired evaluate.compare evaluate.predict evaluate.activation_maps
+evaluate.filters evaluate.explain evaluate.label_errors evaluate.diagnosis training.muon training.optimizers
+training.schedules training.averaging training.checkpoint training.activations training.feeds training.frozen
+training.work training.learner training.solver training.progress training.loop training.features training.cross_fit
 training.precision report.figures report.texts report.charts report.template report.pictures report.content
 report.confidence report.gallery report.receipt report.page report.explanation report.experiments_text
 report.experiments report.checked report.label_page report.comparison_text report.comparison recipes.from_scratch
