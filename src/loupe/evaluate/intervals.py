@@ -76,7 +76,8 @@ class Jackknife:
     @property
     def half_width(self) -> float:
         """Of Student's interval."""
-        return float(stdtrit(self.freedom, _UPPER)) * self.variance**0.5
+        standard_error: float = self.variance**0.5
+        return float(stdtrit(self.freedom, _UPPER)) * standard_error
 
 
 def of_counts(value: float, scatter: Jackknife, fewest: float) -> Estimate:
