@@ -13,8 +13,8 @@ its divisors. From there:
   freedom say how well so few images can tell a variance, by the fourth moment of their changes (Satterthwaite 1946; Pan
   and Wall 2002).
 
-Percentiles of the bootstrap, which stood here before, are too short at that end: resamples repeat the few images that
-decide, and draw none that the test set has not shown. results/statistics.md measures both.
+Percentiles of the bootstrap are too short at that end: resamples repeat the few images that decide, and draw none that
+the test set has not shown. results/statistics.md measures both.
 """
 
 from collections.abc import Iterator

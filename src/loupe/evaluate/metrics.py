@@ -64,9 +64,9 @@ def roc_auc(label: Ints, scores_NK: Floats) -> tuple[Floats, Floats]:
     sum_N, defined_N = np.zeros(len(label)), np.zeros(len(label))
     for k, scores_N in enumerate(scores_NK.T):
         member_N = label == k
-        placement_N = _placements(scores_N, member_N)
         if not 0 < member_N.sum() < len(label):
             continue
+        placement_N = _placements(scores_N, member_N)
         areas_K[k] = placement_N[member_N].mean()
         # The area is the mean placement of the members, and of the others: leaving one out leaves the mean of the rest.
         side_N = np.where(member_N, member_N.sum(), (~member_N).sum())
@@ -78,7 +78,7 @@ def roc_auc(label: Ints, scores_NK: Floats) -> tuple[Floats, Floats]:
 
 def _placements(scores_N: Floats, member_N: npt.NDArray[np.bool_]) -> Floats:
     """For a member the share of the others that it outscores, for another the share of members that outscore it."""
-    placement_N = np.full(len(scores_N), np.nan)
+    placement_N = np.empty(len(scores_N))
     members, others = np.sort(scores_N[member_N]), np.sort(scores_N[~member_N])
     placement_N[member_N] = _share_below(scores_N[member_N], others)
     placement_N[~member_N] = 1 - _share_below(scores_N[~member_N], members)
@@ -88,7 +88,8 @@ def _placements(scores_N: Floats, member_N: npt.NDArray[np.bool_]) -> Floats:
 def _share_below(scores: Floats, ordered: Floats) -> Floats:
     """The share of `ordered` that is below each score; what equals it counts half."""
     twice = np.searchsorted(ordered, scores, side="left") + np.searchsorted(ordered, scores, side="right")
-    return _ratio(twice, np.array(2 * len(ordered)))
+    shares: Floats = twice / (2 * len(ordered))
+    return shares
 
 
 def calibration_error(probabilities_NK: Floats, label: Ints) -> float:
