@@ -28,8 +28,8 @@ from loupe.console import Console
 from loupe.data.sources import open_table
 from loupe.data.split import Split, assign
 from loupe.data.table import ImageTable
+from loupe.evaluate.intervals import wilson
 from loupe.evaluate.label_errors import compared
-from loupe.evaluate.metrics import wilson
 from loupe.label_check import LabelReport, check_labels
 from loupe.recipe import SplitSpec
 from loupe.runtime import Arithmetic, choose_device

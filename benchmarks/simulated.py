@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from loupe.evaluate import metrics
+from loupe.evaluate import intervals
 from loupe.evaluate.predictions import Predictions
 
 SHARED = 0.8  # the part of the variance between images that all candidates share
@@ -12,14 +12,51 @@ LONG_TAIL = 0.7 ** np.arange(10) / (0.7 ** np.arange(10)).sum()  # the rarest of
 Generator = np.random.Generator
 
 
-def normal_logits(random: Generator, classes: int, skill: float, frequency: np.ndarray | None = None) -> Predictions:
-    """200,000 images whose logits are normal, that of the true class higher by `skill`."""
+def normal_logits(
+    random: Generator,
+    classes: int,
+    skill: float,
+    frequency: np.ndarray | None = None,
+    *,
+    degrees: float = np.inf,
+    mislabelled: float = 0.0,
+) -> Predictions:
+    """200,000 images whose logits are normal, that of the true class higher by `skill`.
+
+    degrees: of freedom; with few, Student's t with its long tails stands for the normal. mislabelled: the share of
+    images that bear another class's label.
+    """
     images = 200_000
     label = random.choice(classes, size=images, p=frequency)
-    logits_NK = random.normal(size=(images, classes)).astype(np.float32)
+    noise_NK = (
+        random.normal(size=(images, classes)) if degrees == np.inf else random.standard_t(degrees, (images, classes))
+    )
+    logits_NK = noise_NK.astype(np.float32)
     logits_NK[np.arange(images), label] += skill
+    if mislabelled:
+        other = (label + random.integers(1, classes, size=images)) % classes
+        label = np.where(random.random(images) < mislabelled, other, label)
     names = ("",) * images
     return Predictions(names, names, label, logits_NK, tuple(f"class {k}" for k in range(classes)))
+
+
+def populations(random: Generator) -> list[tuple[str, Predictions, int]]:
+    """Name, images to draw from, and how many a test set has."""
+    two, ten = "2 classes", "10 classes"
+    return [
+        (two, normal_logits(random, 2, 1.5), 1000),
+        (ten, normal_logits(random, 10, 3.0), 1000),
+        (f"{ten} of 1.2 to 31 %", (tailed := normal_logits(random, 10, 3.0, LONG_TAIL)), 1000),
+        (f"{ten} of 1.2 to 31 %", tailed, 400),
+        (f"{two}, nearly all right", (easy := normal_logits(random, 2, 3.3)), 1000),
+        (f"{two}, nearly all right", easy, 180),
+        (f"{ten}, nearly all right", (easy_ten := normal_logits(random, 10, 4.5)), 1000),
+        (f"{ten}, nearly all right", easy_ten, 180),
+        (ten, normal_logits(random, 10, 3.0), 180),
+        (f"{two} of 10 and 90 %", normal_logits(random, 2, 2.0, np.array([0.9, 0.1])), 180),
+        (f"{ten}, 1 % mislabelled", normal_logits(random, 10, 8.0, mislabelled=0.01), 1000),
+        (f"{two}, long-tailed logits", normal_logits(random, 2, 5.0, degrees=3), 1000),
+    ]
 
 
 def simulated_hits(
@@ -39,7 +76,7 @@ def simulated_hits(
 
 def wilson(images: int) -> np.ndarray:
     """The ends of the interval for every number of hits, [2, images + 1]; so the next two."""
-    return np.array([metrics.wilson(hits, images) for hits in range(images + 1)]).T
+    return np.array([intervals.wilson(hits, images) for hits in range(images + 1)]).T
 
 
 def jeffreys(images: int) -> np.ndarray:

@@ -110,7 +110,7 @@ def test_before_and_after_on_images_that_it_was_not_fitted_on():
     json.dumps(block, allow_nan=False)
     assert block["temperature"]["value"] == fitted.value and block["fitted_on"] == "validation"
     after = block["test"]
-    raw = metrics.evaluate(test, resamples=20)
+    raw = metrics.evaluate(test)
     assert after["log_loss"]["before"] == pytest.approx(raw["log_loss"]["value"], abs=1e-12)
     assert after["ece"]["before"] == pytest.approx(raw["ece"]["value"], abs=1e-12)
     change = after["log_loss"]["change"]

@@ -16,8 +16,9 @@ data.processes data.parallel data.content data.carve data.split data.folds data.
 data.store data.likeness data.neighbours data.near data.prepare data.batches augment.random augment.geometry
 augment.pixels augment.pipeline models.classifier models.layers models.heads models.cnn models.families
 models.backbones models.build models.engine models.catalog models.summary models.overview models.bundle
-evaluate.predictions evaluate.metrics evaluate.groups evaluate.missed evaluate.calibration evaluate.selective
-evaluate.spread evaluate.paired evaluate.compare evaluate.predict evaluate.layouts evaluate.activation_maps
+evaluate.predictions evaluate.intervals evaluate.metrics evaluate.groups evaluate.missed evaluate.calibration
+evaluate.selective evaluate.spread evaluate.paired evaluate.compare evaluate.predict evaluate.layouts
+evaluate.activation_maps
 evaluate.filters evaluate.explain evaluate.label_errors evaluate.diagnosis training.muon training.optimizers
 training.schedules training.averaging training.checkpoint training.activations training.feeds training.frozen
 training.work training.learner training.solver training.progress training.loop training.features training.cross_fit

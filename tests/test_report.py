@@ -86,7 +86,7 @@ def make_run(folder: Path, classes=("cat", "dog", "frog"), *, missed: int = 30, 
     label = np.arange(20 * count) % count
     logits = random.normal(size=(len(label), count)) + 2 * np.eye(count)[label]
     names = tuple(str(i) for i in range(len(label)))
-    block = metrics.evaluate(Predictions(names, names, label, logits.astype(np.float32), tuple(classes)), resamples=50)
+    block = metrics.evaluate(Predictions(names, names, label, logits.astype(np.float32), tuple(classes)))
     results = {
         "schema": 1,
         "version": "0.1.0",
@@ -265,7 +265,7 @@ def test_without_any_evaluation_there_is_no_result(tmp_path):
 def test_what_is_undefined_is_shown_with_its_reason(tmp_path):
     names = ("0", "1", "2")
     part = Predictions(names, names, np.array([0, 1, 1]), np.eye(3, dtype=np.float32), ("cat", "dog", "frog"))
-    page = show(make_run(tmp_path / "run", test=metrics.evaluate(part, resamples=20)))
+    page = show(make_run(tmp_path / "run", test=metrics.evaluate(part)))
     assert "there are no images of the class frog" in page.words
     assert "it has no images here" in page.words
 

@@ -22,7 +22,8 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from loupe.evaluate import metrics
-from loupe.evaluate.metrics import CALIBRATION_BINS, Floats
+from loupe.evaluate.intervals import Floats, wilson
+from loupe.evaluate.metrics import CALIBRATION_BINS
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 FEWEST_MISTAKES = 20
@@ -131,7 +132,7 @@ def reliability(predictions: Predictions, temperature: float) -> list[dict[str, 
 def _bin(sure_N: Floats, right_N: npt.NDArray[np.bool_]) -> dict[str, Any]:
     if not len(sure_N):
         return {"images": 0, "confidence": None, "accuracy": None, "low": None, "high": None}
-    low, high = metrics.wilson(int(right_N.sum()), len(right_N))
+    low, high = wilson(int(right_N.sum()), len(right_N))
     means = {"confidence": float(sure_N.mean()), "accuracy": float(right_N.mean())}
     return {"images": len(sure_N), **means, "low": low, "high": high}
 

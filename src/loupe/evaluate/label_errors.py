@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.errors import LoupeError
-from loupe.evaluate.metrics import CONFIDENCE, wilson
+from loupe.evaluate.intervals import CONFIDENCE, wilson
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

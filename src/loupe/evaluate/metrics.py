@@ -1,59 +1,36 @@
 """The numbers of an evaluation, with a 95 % interval beside each headline number.
 
-Accuracy has Wilson's interval (Wilson 1927; recommended by Brown, Cai and DasGupta 2001), and so has micro-F1, which is
-the same number where every image has one label. The others have percentile intervals of the bootstrap over images
-(Efron and Tibshirani 1993, chapters 10 and 13), moved by its estimate of bias: macro-F1 of few images per class is too
-low, and lower still in a resample, so that plain percentiles covered the truth in 78 % of simulated test sets of 100
-classes with 20 images each, the moved ones in 94 %. An average over classes, in a resample that draws no image of some
-class, is taken over the classes that it does draw. Calibration error has no interval: it too is biased, and no
-correction is established.
+What each interval is, and why, stands in `intervals`. Calibration error has none: it is biased, and no correction is
+established.
 """
 
-from collections.abc import Iterator, Sequence
-from statistics import NormalDist
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
+from loupe.evaluate.intervals import Estimate, Floats, Ints, Jackknife, of_area, of_counts, of_loss, wilson
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Estimate = dict[str, Any]
-
-CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
-_CHUNK = 2**24  # numbers that a step of the bootstrap holds at once: 64 MiB of float32
 
 
-def evaluate(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def evaluate(predictions: Predictions) -> dict[str, Any]:
     """Every metric of the labelled images among `predictions`: the block that results.json holds for a split.
 
     Fractions, not percent. A headline number is {"value", "low", "high"}. One that is undefined is {"value": null,
-    "why"}; one whose interval resampling cannot give (every resample agrees, as when no image is missed) has a null
-    "low" and "high", and a "why".
+    "why"}; one that so few images give no interval has a null "low" and "high", and a "why".
     """
     known = predictions.select(predictions.label != UNKNOWN)
     label, log_p_NK = known.label, known.log_probabilities_NK
     confusion_KK = confusion_matrix(label, known.predicted, len(known.classes))
-    block = {"images": len(known), **_counted(confusion_KK, known.classes, resamples, seed)}
-    block |= _scored(label, log_p_NK, known.classes, resamples, seed)
+    block = {"images": len(known), **_counted(confusion_KK, known.classes)}
+    block |= _scored(label, log_p_NK, known.classes)
     block["ece"] = _calibration(np.exp(log_p_NK), label)
     block["per_class"] = _per_class(confusion_KK, known.classes)
     block["confusion_matrix"] = confusion_KK.tolist()
     return block
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, for at least one trial."""
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    p, spread = successes / trials, z * z / trials
-    centre = (p + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * np.sqrt(p * (1 - p) / trials + spread / (4 * trials))
-    # At p = 0 and 1 an end of the interval is p itself; rounding must not put it on the other side.
-    return max(0.0, min(p, float(centre - half))), min(1.0, max(p, float(centre + half)))
 
 
 def proportion(successes: int, trials: int, why: str) -> Estimate:
@@ -76,42 +53,43 @@ def f1_scores(confusion_KK: Ints) -> Floats:
     return _ratio(2 * np.diag(confusion_KK), total)
 
 
-def roc_auc(label: Ints, scores_NK: Floats, weights_NR: npt.NDArray[np.float32] | None = None) -> Floats:
-    """Area under the ROC curve of each class against the rest, [K, R], for R weightings of the images.
+def roc_auc(label: Ints, scores_NK: Floats) -> tuple[Floats, Floats]:
+    """Area under the ROC curve of each class against the rest, [K], and their mean without each image, [N].
 
-    Without weights, R is 1. The area is the chance that an image of the class scores higher than another image, equal
-    scores counting half (Hanley and McNeil 1982). nan where a class has no weight, or all of it. The images are sorted
-    once for each class: a sparse matrix puts the weight of each other image at the first image of the class that
-    outscores it, and running sums do the rest for all weightings together.
+    The area is the chance that an image of the class scores higher than another image, equal scores counting half
+    (Hanley and McNeil 1982); nan where a class has no image, or all of them. The mean is over the areas that are
+    defined, nan where none is.
     """
-    weights_NR = np.ones((len(label), 1), np.float32) if weights_NR is None else weights_NR
-    total_R = weights_NR.sum(axis=0, dtype=np.float64)
-    areas = np.empty((scores_NK.shape[1], weights_NR.shape[1]))
-    for k, scores in enumerate(scores_NK.T):
-        members = np.flatnonzero(label == k)
-        members = members[np.argsort(scores[members], kind="stable")]
-        above_NR = weights_NR[members].astype(np.float64)
-        below_NR = _outscored(scores, members, label != k) @ weights_NR
-        wins_R = np.einsum("nr,nr->r", above_NR, np.cumsum(below_NR[:-1], axis=0, dtype=np.float64))
-        members_R = above_NR.sum(axis=0)
-        areas[k] = _ratio(wins_R, members_R * (total_R - members_R))
-    return areas
+    areas_K = np.full(scores_NK.shape[1], np.nan)
+    sum_N, defined_N = np.zeros(len(label)), np.zeros(len(label))
+    for k, scores_N in enumerate(scores_NK.T):
+        member_N = label == k
+        if not 0 < member_N.sum() < len(label):
+            continue
+        placement_N = _placements(scores_N, member_N)
+        areas_K[k] = placement_N[member_N].mean()
+        # The area is the mean placement of the members, and of the others: leaving one out leaves the mean of the rest.
+        side_N = np.where(member_N, member_N.sum(), (~member_N).sum())
+        without_N = _ratio(side_N * areas_K[k] - placement_N, side_N - 1)
+        sum_N += np.nan_to_num(without_N)
+        defined_N += ~np.isnan(without_N)
+    return areas_K, _ratio(sum_N, defined_N)
 
 
-def _outscored(scores: Floats, members: Ints, other: npt.NDArray[np.bool_]) -> sparse.csr_array:
-    """Sparse [members + 1, images]: row i holds the others that member i, in order of score, is the first to outscore.
+def _placements(scores_N: Floats, member_N: npt.NDArray[np.bool_]) -> Floats:
+    """For a member the share of the others that it outscores, for another the share of members that outscore it."""
+    placement_N = np.empty(len(scores_N))
+    members, others = np.sort(scores_N[member_N]), np.sort(scores_N[~member_N])
+    placement_N[member_N] = _share_below(scores_N[member_N], others)
+    placement_N[~member_N] = 1 - _share_below(scores_N[~member_N], members)
+    return placement_N
 
-    One half of an image that ties with a member stands at the first such member, one half after the last.
-    """
-    others = np.flatnonzero(other)
-    first = np.searchsorted(scores[members], scores[others], side="left")
-    after = np.searchsorted(scores[members], scores[others], side="right")
-    tied = np.flatnonzero(first != after)
-    share = np.ones(len(others), np.float32)
-    share[tied] = 0.5
-    rows, columns = np.concatenate([first, after[tied]]), np.concatenate([others, others[tied]])
-    shares = np.concatenate([share, share[tied]])
-    return sparse.csr_array((shares, (rows, columns)), shape=(len(members) + 1, len(scores)))
+
+def _share_below(scores: Floats, ordered: Floats) -> Floats:
+    """The share of `ordered` that is below each score; what equals it counts half."""
+    twice = np.searchsorted(ordered, scores, side="left") + np.searchsorted(ordered, scores, side="right")
+    shares: Floats = twice / (2 * len(ordered))
+    return shares
 
 
 def calibration_error(probabilities_NK: Floats, label: Ints) -> float:
@@ -131,81 +109,86 @@ def confidence_bins(confidence: Floats) -> Ints:
     return bins
 
 
-def _counted(confusion_KK: Ints, classes: Sequence[str], resamples: int, seed: int) -> dict[str, Estimate]:
+def _counted(confusion_KK: Ints, classes: Sequence[str]) -> dict[str, Estimate]:
     """The metrics that follow from the confusion matrix: accuracy and the three averages of F1."""
     names = ("accuracy", "macro_f1", "micro_f1", "weighted_f1")
-    images, hits = int(confusion_KK.sum()), int(np.trace(confusion_KK))
+    support_K = confusion_KK.sum(axis=1)
+    images, hits = int(support_K.sum()), int(np.trace(confusion_KK))
     if not images:
         return {name: _undefined("there are no labelled images") for name in names}
     accuracy = proportion(hits, images, "there are no labelled images")
-    macro, weighted = _averages(f1_scores(confusion_KK)[:, None], confusion_KK.sum(axis=1)[:, None])
-    draws = [_averages(*drawn) for drawn in _resampled_f1(confusion_KK, resamples, seed)]
-    macro_R, weighted_R = (np.concatenate(parts) for parts in zip(*draws, strict=True))
-    why = _missing(confusion_KK.sum(axis=1), classes)
+    (macro, macro_C), (weighted, weighted_C) = _averages_and_changes(confusion_KK)
+    count_C = confusion_KK[confusion_KK > 0]
+    why = _missing(support_K, classes)
     return {
         "accuracy": accuracy,
-        "macro_f1": _undefined(why) if why else estimate(macro[0], macro_R),
+        "macro_f1": _undefined(why)
+        if why
+        else of_counts(macro, Jackknife.of(macro_C, count_C), _as_the_rarest(support_K)),
         "micro_f1": dict(accuracy),
-        "weighted_f1": estimate(weighted[0], weighted_R),
+        "weighted_f1": of_counts(weighted, Jackknife.of(weighted_C, count_C), images),
     }
 
 
-def _averages(f1_KR: Floats, support_KR: Ints) -> tuple[Floats, Floats]:
-    """Macro and weighted average [R] of F1 over the classes that have images."""
-    present = support_KR > 0
-    f1_KR = np.where(present, f1_KR, 0.0)
-    return f1_KR.sum(axis=0) / present.sum(axis=0), (f1_KR * support_KR).sum(axis=0) / support_KR.sum(axis=0)
+def _averages_and_changes(confusion_KK: Ints) -> list[tuple[float, Floats]]:
+    """Macro and weighted average of F1 over the classes that have images, each with its changes [C].
 
-
-def _resampled_f1(confusion_KK: Ints, resamples: int, seed: int) -> Iterator[tuple[Floats, Ints]]:
-    """F1 and support of each class in resamples of the images, both [K, R], a few resamples at a time.
-
-    A resample of images gives multinomial counts in the cells of the confusion matrix; only cells that hold images are
-    drawn, at most as many as there are images, so that a thousand classes cost no million cells.
+    A change is the average less what it is without an image of one cell of the confusion matrix, for the C cells that
+    hold images, in their order: a thousand classes cost no million cells. An image is in two classes, the true and the
+    predicted; only their F1 moves. That of a class with a single image stays as it is without it: the jackknife takes
+    for bias what a class less would change.
     """
-    random = np.random.default_rng([seed, 0])
     true, predicted = np.nonzero(confusion_KK)
-    counts = confusion_KK[true, predicted]
-    shape = (len(confusion_KK), len(counts))
-    cell, ones = np.arange(len(counts)), np.ones(len(counts), np.int64)
-    by_true = sparse.csr_array((ones, (true, cell)), shape=shape)
-    by_predicted = sparse.csr_array((ones, (predicted, cell)), shape=shape)
-    by_hit = sparse.csr_array(((true == predicted).astype(np.int64), (true, cell)), shape=shape)
-    for some in chunks(resamples, max(shape)):
-        drawn_CR = random.multinomial(counts.sum(), counts / counts.sum(), size=some).T
-        support_KR = by_true @ drawn_CR
-        yield _ratio(2 * (by_hit @ drawn_CR), support_KR + by_predicted @ drawn_CR), support_KR
+    hit = true == predicted
+    hits_K, support_K = np.diag(confusion_KK), confusion_KK.sum(axis=1)
+    total_K, f1_K = support_K + confusion_KK.sum(axis=0), np.nan_to_num(f1_scores(confusion_KK))
+    true_f1 = _ratio(2 * (hits_K[true] - hit), total_K[true] - 1 - hit)
+    true_f1 = np.where(support_K[true] > 1, true_f1, f1_K[true])
+    predicted_f1 = np.nan_to_num(_ratio(2 * hits_K[predicted], total_K[predicted] - 1))
+    found = []
+    for weight_K, weight_left in (((support_K > 0) * 1, 1), (support_K, support_K[true] - 1)):
+        sum_C = weight_K @ f1_K - (weight_K * f1_K)[true] + weight_left * true_f1
+        sum_C -= ~hit * weight_K[predicted] * (f1_K[predicted] - predicted_f1)
+        average = float(weight_K @ f1_K / weight_K.sum())
+        found.append((average, average - _ratio(sum_C, weight_K.sum() - weight_K[true] + weight_left)))
+    return found
 
 
-def _scored(label: Ints, log_p_NK: Floats, classes: Sequence[str], resamples: int, seed: int) -> dict[str, Estimate]:
-    """The metrics that need probabilities: ROC AUC and log loss.
+def _as_the_rarest(support_K: Ints) -> int:
+    """The number of images if every class had as few as the rarest: what an average over classes hangs on at worst."""
+    return int(support_K.min()) * len(support_K)
 
-    With two classes, the area is that of the second class, as scikit-learn has it (that of the first is the same); with
-    more, the mean over the classes, each against the rest.
-    """
+
+def _scored(label: Ints, log_p_NK: Floats, classes: Sequence[str]) -> dict[str, Estimate]:
+    """The metrics that need probabilities: ROC AUC and log loss."""
     images = len(label)
     if not images:
         return {name: _undefined("there are no labelled images") for name in ("roc_auc", "log_loss")}
-    loss = -log_p_NK[np.arange(images), label]
-    why = "it needs at least two classes" if len(classes) < 2 else None
-    why = why or _missing(np.bincount(label, minlength=len(classes)), classes)
-    scores_NK, members = np.exp(log_p_NK), label
-    if len(classes) == 2:
-        scores_NK, members = scores_NK[:, 1:], label - 1
-    random = np.random.default_rng([seed, 1])
-    losses, areas = [], []
-    for some in chunks(resamples, images):
-        drawn = [np.bincount(random.integers(images, size=images), minlength=images) for _ in range(some)]
-        losses += [float(counts @ loss) / images for counts in drawn]
-        if why is None:
-            weights_NR = np.ascontiguousarray(np.stack(drawn).T, np.float32)
-            areas.append(_mean_defined(roc_auc(members, scores_NK, weights_NR)))
+    loss_N = -log_p_NK[np.arange(images), label]
+    loss = float(loss_N.mean())
     return {
-        "roc_auc": _undefined(why)
-        if why
-        else estimate(_mean_defined(roc_auc(members, scores_NK))[0], np.concatenate(areas)),
-        "log_loss": estimate(float(loss.mean()), np.array(losses), most=np.inf),
+        "roc_auc": _mean_area(label, np.exp(log_p_NK), classes),
+        "log_loss": of_loss(loss, Jackknife.of((loss_N - loss) / max(1, images - 1))),
     }
+
+
+def _mean_area(label: Ints, scores_NK: Floats, classes: Sequence[str]) -> Estimate:
+    """With two classes the area of the second, as scikit-learn has it (that of the first is the same).
+
+    With more, the mean over the classes, each against the rest.
+    """
+    support_K = np.bincount(label, minlength=len(classes))
+    why = "it needs at least two classes" if len(classes) < 2 else _missing(support_K, classes)
+    if why:
+        return _undefined(why)
+    fewest = _as_the_rarest(support_K)
+    if len(classes) == 2:
+        scores_NK, label, fewest = scores_NK[:, 1:], label - 1, int(support_K.min())
+    areas_K, without_N = roc_auc(label, scores_NK)
+    value = float(areas_K.mean())
+    if np.isnan(without_N).any():
+        return {"value": value, "low": None, "high": None, "why": "no interval: a class has a single image"}
+    return of_area(value, Jackknife.of(value - without_N), fewest)
 
 
 def _calibration(probabilities_NK: Floats, label: Ints) -> Estimate:
@@ -233,24 +216,6 @@ def _per_class(confusion_KK: Ints, classes: Sequence[str]) -> list[dict[str, Any
     return rows
 
 
-def estimate(value: float, draws_R: Floats, *, most: float = 1.0) -> Estimate:
-    """A value with the percentile interval of its resamples; those where it is undefined (nan) are left out.
-
-    The resamples exceed the value by the bias that the value itself has, so they lie about the truth plus twice the
-    bias. The interval always holds the value, and stays within 0 and `most`.
-    """
-    usable = draws_R[~np.isnan(draws_R)]
-    value = float(value)
-    estimate: Estimate = {"value": value, "low": None, "high": None}
-    if usable.size * 2 <= draws_R.size:
-        return estimate | {"why": "no interval: it is undefined in most resamples of so few images"}
-    if np.ptp(usable) == 0:
-        return estimate | {"why": "no interval: every resample of the images gives the same value"}
-    twice_bias = 2 * (usable.mean() - value)
-    low, high = np.quantile(usable, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - twice_bias
-    return estimate | {"low": max(0.0, min(float(low), value)), "high": min(most, max(float(high), value))}
-
-
 def _undefined(why: str) -> Estimate:
     return {"value": None, "why": why}
 
@@ -264,21 +229,8 @@ def _missing(support: Ints, classes: Sequence[str]) -> str | None:
     return f"there are no images of {'the class' if len(names) == 1 else f'{len(names)} classes:'} {shown}"
 
 
-def _mean_defined(values_KR: Floats) -> Floats:
-    """Mean over the classes whose value is defined, [R]; nan where none is."""
-    defined = ~np.isnan(values_KR)
-    return _ratio(np.where(defined, values_KR, 0.0).sum(axis=0), defined.sum(axis=0))
-
-
 def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Floats:
     """Quotient, nan where the denominator is 0."""
     result = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     np.divide(numerator, denominator, out=result, where=denominator != 0)
     return result
-
-
-def chunks(resamples: int, numbers_each: int) -> Iterator[int]:
-    """Sizes of the steps in which that many resamples are drawn, so that memory stays bounded."""
-    size = max(1, _CHUNK // max(1, numbers_each))
-    for start in range(0, resamples, size):
-        yield min(size, resamples - start)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import bdtr
 
 from loupe.errors import LoupeError
-from loupe.evaluate.metrics import CONFIDENCE
+from loupe.evaluate.intervals import CONFIDENCE
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 Ints = npt.NDArray[np.int64]

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from scipy.special import betainc
 
 from loupe.errors import LoupeError
-from loupe.evaluate import calibration, metrics
-from loupe.evaluate.metrics import CONFIDENCE, Estimate, Floats, Ints
+from loupe.evaluate import calibration, intervals, metrics
+from loupe.evaluate.intervals import CONFIDENCE, Estimate, Floats, Ints
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 WANTED = (0.9, 0.95, 0.98, 0.99, 0.995)  # the precisions of the table in results.json and on the page
@@ -181,7 +181,7 @@ def curve(predictions: Predictions, temperature: float) -> dict[str, Any] | None
 
 def _point(ranking: _Ranking, place: int) -> dict[str, float]:
     kept, wrong = int(ranking.kept[place]), int(ranking.wrong[place])
-    low, high = metrics.wilson(wrong, kept)
+    low, high = intervals.wilson(wrong, kept)
     at = {"threshold": float(ranking.confidence[place]), "coverage": kept / ranking.images}
     return {**at, "risk": wrong / kept, "low": low, "high": high}
 
@@ -215,10 +215,10 @@ def _area_with_interval(ranking: _Ranking) -> Estimate:
     wrong_N, random = _wrong(ranking), np.random.default_rng([0, 2])
     images = len(wrong_N)
     draws = []
-    for some in metrics.chunks(_RESAMPLES, 4 * images):
+    for some in intervals.chunks(_RESAMPLES, 4 * images):
         drawn = [np.bincount(random.integers(images, size=images), minlength=images) for _ in range(some)]
         draws.append(_areas(wrong_N, np.stack(drawn)))
-    return metrics.estimate(float(_areas(wrong_N, np.ones((1, images)))[0]), np.concatenate(draws))
+    return intervals.resampled(float(_areas(wrong_N, np.ones((1, images)))[0]), np.concatenate(draws))
 
 
 def report(temperature: float, parts: Mapping[str, Predictions]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loupe.evaluate.metrics import wilson
+from loupe.evaluate.intervals import wilson
 
 
 def over_seeds(estimates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
