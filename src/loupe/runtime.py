@@ -79,10 +79,21 @@ def precisions(device: torch.device) -> tuple[Resolved, ...]:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Where a network is computed, and in what precision its convolutions and matrix products are."""
+    """Where a network is computed, and in what precision its convolutions and matrix products are.
+
+    With it, fp32 means fp32 on NVIDIA GPUs, for the whole process: PyTorch otherwise rounds their convolutions to TF32.
+    """
 
     device: torch.device
     precision: Resolved
+
+    def __post_init__(self) -> None:
+        # Here, because whatever is timed, trained or evaluated needs one of these, and in bf16 too: what is outside
+        # of `autocast` is fp32 there. These are the older of PyTorch's two kinds of switches. Every version has them,
+        # and one that has both raises where the newer are set and the older are read, as other libraries do.
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes inside run in the precision; weights, norms' statistics and losses stay in fp32."""
@@ -123,12 +134,6 @@ def fastest_precision(
     if best == "fp32" or speedup < WORTHWHILE_SPEEDUP:
         return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster here (a step takes {shown})"
     return best, f"precision {best}: {speedup:.1f} times faster than fp32 here (a step takes {shown})"
-
-
-def use_full_fp32(device: torch.device, precision: Resolved) -> None:
-    """Lets fp32 mean fp32 on NVIDIA GPUs, whose convolutions PyTorch otherwise rounds to TF32."""
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 def keep_freed_memory() -> None:

@@ -30,7 +30,7 @@ from loupe.optimization import Logistic
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
 from loupe.report import gallery, page
-from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory, use_full_fp32
+from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.trained import Run
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
@@ -185,7 +185,6 @@ class Session:
         if self.recipe.precision == "auto":
             self.console.say(reason)
             self._record({"precision": precision})
-        use_full_fp32(self.device, precision)
         return Arithmetic(self.device, precision)
 
     def _finish(self, model: Classifier, preparation: Preparation, position: Position, load_seconds: float) -> Run:
