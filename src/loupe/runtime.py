@@ -139,8 +139,9 @@ def fastest_precision(
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory rather than give it back to the system; does nothing elsewhere.
 
-    Training on a CPU frees and takes the same hundreds of megabytes in every step. By default glibc returns them each
-    time, and the kernel then clears them anew, page by page: up to two fifths of a step's processor time.
+    Networks on a CPU free and take the same hundreds of megabytes in every step, and in every batch that they predict.
+    By default glibc returns them each time, and the kernel then clears them anew, page by page: up to two fifths of a
+    training step's processor time, four fifths of a forward pass's (results/features.md). It stays so for the process.
     """
     if not sys.platform.startswith("linux"):
         return
