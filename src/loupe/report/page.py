@@ -4,10 +4,10 @@ It reads whole without its scripts: they open the pictures of a cell beside the 
 missed images, and copy commands.
 """
 
-import shlex
 from pathlib import Path
 from typing import Any
 
+from loupe.console import command_line
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory, write_atomic
 from loupe.report import confidence, content, figures, gallery, pictures, texts
@@ -49,7 +49,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "limit_bytes": gallery.PAGE_BYTES,
         "recipe": run.file("recipe.yaml").read_text(encoding="utf-8"),
         "environment": environment,
-        "command": shlex.join(environment["command"]) if environment else None,
+        "command": command_line(environment["command"]) if environment else None,
         "repeat": repeat_command(run.path, environment) if environment else None,
         "part": None,
         "confidence": None,
