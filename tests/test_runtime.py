@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from loupe import predictor
 from loupe.runtime import Arithmetic
 
 SOURCE = Path(__file__).parents[1] / "src" / "loupe"
@@ -48,6 +49,16 @@ def test_both_kinds_of_switches_can_be_read_afterwards(tf32):
     if hasattr(torch.backends.cudnn, "conv"):
         assert torch.backends.cudnn.conv.fp32_precision != "tf32"
         assert torch.backends.cuda.matmul.fp32_precision != "tf32"
+
+
+def test_whoever_loads_a_network_to_predict_keeps_freed_memory_first(monkeypatch):
+    done = []
+    monkeypatch.setattr(predictor, "keep_freed_memory", lambda: done.append("kept"))
+    monkeypatch.setattr(predictor.bundle, "load", lambda *_: (done.append("loaded"), "fp32"))
+    stored = predictor.Predictor(Path("model"), device="cpu")
+    assert done == [], "before it is asked, nothing is done to the process"
+    _ = stored.model, stored.model
+    assert done == ["kept", "loaded"]
 
 
 def test_elsewhere_nothing_is_switched(tf32):
