@@ -114,13 +114,14 @@ class Arithmetic:
 
 
 def fastest_precision(
-    candidates: tuple[Resolved, ...], seconds: Callable[[Resolved], float], repeats: int = 3
+    candidates: tuple[Resolved, ...], seconds: Callable[[Resolved], float], timed: str = "a step", repeats: int = 3
 ) -> tuple[Resolved, str]:
     """The precision of the shortest step, and the reason in words.
 
     Args:
         candidates: precisions, fp32 among them.
         seconds: runs a few training steps in one precision and returns the time of one step.
+        timed: what stands in the place of a step, in words.
         repeats: how often each is timed; they take turns, because other work comes and goes, and medians count.
     """
     times: dict[Resolved, list[float]] = {candidate: [] for candidate in candidates}
@@ -132,8 +133,8 @@ def fastest_precision(
     speedup = median["fp32"] / median[best]
     shown = ", ".join(f"{candidate} {1000 * value:.0f} ms" for candidate, value in median.items())
     if best == "fp32" or speedup < WORTHWHILE_SPEEDUP:
-        return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster here (a step takes {shown})"
-    return best, f"precision {best}: {speedup:.1f} times faster than fp32 here (a step takes {shown})"
+        return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster here ({timed} takes {shown})"
+    return best, f"precision {best}: {speedup:.1f} times faster than fp32 here ({timed} takes {shown})"
 
 
 def keep_freed_memory() -> None:
