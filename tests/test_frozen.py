@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+import signal
 import sys
 from collections import Counter
 
@@ -14,9 +16,14 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 import loupe
+from loupe.architecture import CnnSpec
 from loupe.augment.pipeline import evaluation_view
 from loupe.errors import LoupeError
+from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
+from loupe.optimization import Logistic
+from loupe.recipe import AugmentSpec, Preprocessing, Recipe, Stage
+from loupe.settings import override
 from loupe.training import activations, feeds, frozen
 from loupe.training.frozen import FrozenPass, StoppedError
 
@@ -157,12 +164,45 @@ def test_logistic_regression_can_be_stopped_and_ends_with_the_same_bits(tmp_path
             raise KeyboardInterrupt
         return solve(self, number)
 
+    def told_at_the_last(self, number):
+        if number == 3:
+            signal.raise_signal(signal.SIGINT)
+        return solve(self, number)
+
     monkeypatch.setattr(solver.Solver, "solve", stopping)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, "cut", stage)
+    monkeypatch.setattr(solver.Solver, "solve", told_at_the_last)
+    with pytest.raises(LoupeError, match="stopped and saved"):
+        loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
+    monkeypatch.setattr(solver.Solver, "solve", solve)
     resumed = loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
     assert history(resumed) == history(whole)
     np.testing.assert_array_equal(logits(resumed), logits(whole))
+
+
+def test_features_that_do_not_fit_in_memory_are_refused_with_settings_that_do(monkeypatch):
+    from loupe.training import solver
+
+    network = CnnSpec(name="tiny", blocks=())
+    stage = Stage(epochs=2, part="head", optimizer=Logistic(), augment=AugmentSpec(width_shift=0.1), views=2)
+    recipe = Recipe(name="tiny", model=network, stages=(Stage(epochs=1), stage))
+    model, images = cnn(network, Preprocessing(size_px=8, load_px=8), tuple("0123456789"), seed=0), 1_000_000
+    needed = 2 * 4 * images * (solver._logits(model).in_features + solver.FLOATS_PER_CLASS * 10)
+    monkeypatch.setattr(solver, "free_bytes", lambda: needed)
+    solver.check_memory(model, stage, 1, images)
+    monkeypatch.setattr(solver, "free_bytes", lambda: needed - 1)
+    with pytest.raises(LoupeError, match="1,000,000 training images in memory, in 2 views") as refused:
+        solver.check_memory(model, stage, 1, images)
+    settings = re.findall(r"--set (\S+?)\)", str(refused.value))
+    assert settings == ["stages.1.views=1", "stages.1.optimizer=adamw"]
+    for setting in settings:
+        changed = override(recipe, [setting]).stages[1]
+        if isinstance(changed.optimizer, Logistic):
+            solver.check_memory(model, changed, 1, images)
+    monkeypatch.setattr(solver, "free_bytes", lambda: needed // 2 - 1)
+    with pytest.raises(LoupeError, match="Set an optimizer that takes steps"):
+        solver.check_memory(model, stage, 1, images)
 
 
 def test_penalties_without_validation_images_cannot_be_chosen_among(tmp_path):

@@ -190,3 +190,27 @@ def test_samples_average_what_a_shrinking_map_would_skip() -> None:
         torch.nn.functional.avg_pool2d(x, 2),
         atol=1e-2,
     )
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_positions_at_the_edge_need_no_padding_that_metal_lacks(mode: str) -> None:
+    """Far outside, just outside, on the outermost centres and inside; whole pixels are the same to the bit."""
+    rng = np.random.default_rng(4)
+    height, width = 5, 8
+    x = images(rng, 2, 3, height, width).float()
+    rows_px = rng.uniform(-2 * height, 3 * height, (2, 40, 30))
+    columns_px = rng.uniform(-2 * width, 3 * width, (2, 40, 30))
+    rows_px[:, 0, :9], columns_px[:, :9, 0] = np.arange(-2, 7), np.arange(0, 9)
+    if mode == "nearest":
+        rows_px, columns_px = rows_px.round(), columns_px.round()
+    planes = [(2 * at + 1) / side - 1 for at, side in ((columns_px, width), (rows_px, height))]
+    position_B2HW = torch.from_numpy(np.stack(planes, axis=1).astype(np.float32))
+
+    def sampled(position: torch.Tensor, padding: str) -> torch.Tensor:
+        grid = position.permute(0, 2, 3, 1)
+        return torch.nn.functional.grid_sample(x, grid, mode=mode, padding_mode=padding, align_corners=False)
+
+    ours = sampled(geometry._to_the_edge(position_B2HW, (width, height)), "zeros")
+    wanted = sampled(position_B2HW, "border")
+    assert (sampled(position_B2HW, "zeros") - wanted).abs().max() > 100, "the positions do lie outside"
+    np.testing.assert_allclose(ours, wanted, atol=0 if mode == "nearest" else 1e-3)

@@ -4,7 +4,6 @@ Candidates that are trained here never see the test images. The judgement is mad
 is opened for the chosen one alone, or for all with `open_test`. Every look is counted in the runs folder.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -16,7 +15,7 @@ import torch
 from loupe import candidates, ledger, planning
 from loupe import comparison_files as files
 from loupe.candidates import Entry
-from loupe.console import Console
+from loupe.console import Console, command_line
 from loupe.data.sources import open_table
 from loupe.errors import LoupeError
 from loupe.evaluate.compare import Judgement, judge
@@ -138,7 +137,7 @@ def compare_runs(
         "seeds": max(len(entry.runs) for entry in entries),
         "folds": 0,
         "settings": [],
-        "command": shlex.join(
+        "command": command_line(
             ["loupe", "compare", *sorted(run.directory.name for run in found), *(["--open-test"] if open_test else [])]
         ),
         "environment": _environment(device),
@@ -251,4 +250,4 @@ def _command(
     words += ["--folds", str(folds)] if folds else ["--seeds", str(seeds)]
     words += [part for change in changes for part in ("--set", change)]
     words += ["--skip-damaged"] if skip_damaged else []
-    return shlex.join([*words, *(["--open-test"] if open_test else [])])
+    return command_line([*words, *(["--open-test"] if open_test else [])])

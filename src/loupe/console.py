@@ -3,6 +3,10 @@
 Everything here goes to standard error, so that standard output holds results alone.
 """
 
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -13,6 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def printable(text: str) -> str:
     """The text with every character escaped that a terminal might obey in place of showing it, line ends apart."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as it is typed into a shell of this system: Windows' shells take a backslash for what it is."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from loupe.doctor import Check, Finding
 from loupe.models.build import build
 from loupe.recipe import Preprocessing
 from loupe.recipes.from_scratch import small_images
-from loupe.runtime import DTYPES, Arithmetic, choose_device, precisions, use_full_fp32
+from loupe.runtime import DTYPES, Arithmetic, choose_device, precisions
 from loupe.training.learner import Learner
 
 MEASURED_SECONDS = 0.4
@@ -61,7 +61,6 @@ def products() -> Iterator[Finding]:
         speeds = {}
         for precision in precisions(torch.device(device)):
             arithmetic = Arithmetic(torch.device(device), precision)
-            use_full_fp32(arithmetic.device, precision)
             speeds[precision] = _product(arithmetic)
         said = ", ".join(f"{precision} {speed / 1e9:,.0f}" for precision, speed in speeds.items())
         yield Finding(

@@ -21,7 +21,7 @@ from loupe.evaluate import label_errors
 from loupe.evaluate.label_errors import Bools, Floats, Ints
 from loupe.recipe import Preprocessing, Recipe, SplitSpec
 from loupe.recipes.resolve import preprocessing_of, resolve
-from loupe.runtime import Arithmetic, choose_device, keep_freed_memory, use_full_fp32
+from loupe.runtime import Arithmetic, choose_device, keep_freed_memory
 from loupe.training.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
 from loupe.training.features import features
 
@@ -153,7 +153,6 @@ def check_labels(
         )
     console, place = Console(quiet=quiet), choose_device(device)
     keep_freed_memory()
-    use_full_fp32(place, "fp32")
     table = open_table(data, console=console)
     for note in table.notes:
         console.say(note)

@@ -21,6 +21,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from loupe import settings
+from loupe.console import command_line
 from loupe.errors import LoupeError, unknown_name
 from loupe.recipe import Recipe
 
@@ -107,6 +108,11 @@ class RunDirectory:
         named: str | None = (self.read_json("environment.json") or {}).get("data")
         return named
 
+    @property
+    def resume_command(self) -> str:
+        """What goes on with the run where it was interrupted."""
+        return command_line(["loupe", "train", "--resume", str(self.path)])
+
     def write_recipe(self, value: Recipe) -> None:
         write_atomic(self.file("recipe.yaml"), value.to_yaml())
 
@@ -172,7 +178,7 @@ def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
                 if name:
                     raise LoupeError(
                         f"{path} exists, and a run is never overwritten. Choose another --name, or go on with it: "
-                        f"loupe train --resume {path}"
+                        f"{RunDirectory(path).resume_command}"
                     ) from None
     except OSError as error:
         raise LoupeError(

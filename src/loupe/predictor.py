@@ -15,7 +15,7 @@ from loupe.evaluate.predictions import Predictions
 from loupe.ledger import cache_folder
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
-from loupe.runtime import Arithmetic, choose_device
+from loupe.runtime import Arithmetic, choose_device, keep_freed_memory
 
 
 class Predictor:
@@ -32,6 +32,7 @@ class Predictor:
 
     @cached_property
     def _loaded(self) -> tuple[Classifier, Arithmetic]:
+        keep_freed_memory()
         model, precision = bundle.load(self._folder, self._device)
         return model, Arithmetic(self._device, precision)
 

@@ -1,6 +1,5 @@
 """`loupe train --against RUN`: what a repetition takes over from the run it repeats, and the comparison afterwards."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loupe import ledger, repetition
-from loupe.console import Console
+from loupe.console import Console, command_line
 from loupe.data.catalog import DATASETS
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory
@@ -95,7 +94,7 @@ def told_when_stopped(earlier: RunDirectory | None) -> Iterator[None]:
     except InterruptedRunError as stopped:
         if earlier is None:
             raise
-        raise InterruptedRunError(f"{stopped} --against {shlex.quote(str(earlier.path))}") from None
+        raise InterruptedRunError(f"{stopped} --against {command_line([str(earlier.path)])}") from None
 
 
 def opened_as(run: Run, earlier: RunDirectory) -> Run:

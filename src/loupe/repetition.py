@@ -73,7 +73,7 @@ def finished(run: RunDirectory) -> dict[str, Any]:
     if results is None:
         raise LoupeError(
             f"{run.path} is not finished, so that nothing can be compared with it. Go on with it first: "
-            f"loupe train --resume {run.path}"
+            f"{run.resume_command}"
         )
     return results
 

@@ -1,7 +1,6 @@
 """The published experiments, run and set beside what the documents say: one table, written again after each row."""
 
 import json
-import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 
 from loupe import ledger, settings, sweep
 from loupe.architecture import BackboneSpec
-from loupe.console import Console
+from loupe.console import Console, command_line
 from loupe.errors import LoupeError, unknown_name
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.ledger import write_atomic
@@ -109,7 +108,7 @@ def reproduce(
 def _command(names: Sequence[str], data: str | Path | None, budget: str, seeds: int, changes: Sequence[str]) -> str:
     """What repeats the table on any machine: the folder of the data, where there was one, is left to its user."""
     settings = [part for change in changes for part in ("--set", change)]
-    command = shlex.join(["loupe", "reproduce", *names, "--budget", budget, "--seeds", str(seeds), *settings])
+    command = command_line(["loupe", "reproduce", *names, "--budget", budget, "--seeds", str(seeds), *settings])
     return f"{command} --data $LOUPE_DATA" if data else command
 
 

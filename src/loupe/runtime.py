@@ -79,10 +79,21 @@ def precisions(device: torch.device) -> tuple[Resolved, ...]:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Where a network is computed, and in what precision its convolutions and matrix products are."""
+    """Where a network is computed, and in what precision its convolutions and matrix products are.
+
+    With it, fp32 means fp32 on NVIDIA GPUs, for the whole process: PyTorch otherwise rounds their convolutions to TF32.
+    """
 
     device: torch.device
     precision: Resolved
+
+    def __post_init__(self) -> None:
+        # Here, because whatever is timed, trained or evaluated needs one of these, and in bf16 too: what is outside
+        # of `autocast` is fp32 there. These are the older of PyTorch's two kinds of switches. Every version has them,
+        # and one that has both raises where the newer are set and the older are read, as other libraries do.
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes inside run in the precision; weights, norms' statistics and losses stay in fp32."""
@@ -103,13 +114,14 @@ class Arithmetic:
 
 
 def fastest_precision(
-    candidates: tuple[Resolved, ...], seconds: Callable[[Resolved], float], repeats: int = 3
+    candidates: tuple[Resolved, ...], seconds: Callable[[Resolved], float], timed: str = "a step", repeats: int = 3
 ) -> tuple[Resolved, str]:
     """The precision of the shortest step, and the reason in words.
 
     Args:
         candidates: precisions, fp32 among them.
         seconds: runs a few training steps in one precision and returns the time of one step.
+        timed: what stands in the place of a step, in words.
         repeats: how often each is timed; they take turns, because other work comes and goes, and medians count.
     """
     times: dict[Resolved, list[float]] = {candidate: [] for candidate in candidates}
@@ -121,21 +133,16 @@ def fastest_precision(
     speedup = median["fp32"] / median[best]
     shown = ", ".join(f"{candidate} {1000 * value:.0f} ms" for candidate, value in median.items())
     if best == "fp32" or speedup < WORTHWHILE_SPEEDUP:
-        return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster here (a step takes {shown})"
-    return best, f"precision {best}: {speedup:.1f} times faster than fp32 here (a step takes {shown})"
-
-
-def use_full_fp32(device: torch.device, precision: Resolved) -> None:
-    """Lets fp32 mean fp32 on NVIDIA GPUs, whose convolutions PyTorch otherwise rounds to TF32."""
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster here ({timed} takes {shown})"
+    return best, f"precision {best}: {speedup:.1f} times faster than fp32 here ({timed} takes {shown})"
 
 
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory rather than give it back to the system; does nothing elsewhere.
 
-    Training on a CPU frees and takes the same hundreds of megabytes in every step. By default glibc returns them each
-    time, and the kernel then clears them anew, page by page: up to two fifths of a step's processor time.
+    Networks on a CPU free and take the same hundreds of megabytes in every step, and in every batch that they predict.
+    By default glibc returns them each time, and the kernel then clears them anew, page by page: up to two fifths of a
+    training step's processor time, four fifths of a forward pass's (results/features.md). It stays so for the process.
     """
     if not sys.platform.startswith("linux"):
         return

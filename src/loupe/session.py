@@ -1,6 +1,5 @@
 """One process's work on one run: recipe and images become objects, objects are trained, the outcome is written."""
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from loupe import ledger, receipt, results
 from loupe.architecture import BackboneSpec, Network
 from loupe.augment.pipeline import Augmenter
-from loupe.console import Console
+from loupe.console import Console, command_line
 from loupe.data import split as splits
 from loupe.data.batches import Feed
 from loupe.data.prepare import Images, pixel_statistics
@@ -30,7 +29,7 @@ from loupe.optimization import Logistic
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
 from loupe.report import gallery, page
-from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory, use_full_fp32
+from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.trained import Run
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
@@ -134,7 +133,7 @@ class Session:
         return self._finish(model, preparation, position, load_seconds)
 
     def _interrupted(self) -> InterruptedRunError:
-        return InterruptedRunError(f"stopped and saved. Go on with: loupe train --resume {self.directory.path}")
+        return InterruptedRunError(f"stopped and saved. Go on with: {self.directory.resume_command}")
 
     def _preprocessing(self) -> Preprocessing:
         """The preprocessing with the statistics of the training pixels, which are computed once and recorded."""
@@ -185,7 +184,6 @@ class Session:
         if self.recipe.precision == "auto":
             self.console.say(reason)
             self._record({"precision": precision})
-        use_full_fp32(self.device, precision)
         return Arithmetic(self.device, precision)
 
     def _finish(self, model: Classifier, preparation: Preparation, position: Position, load_seconds: float) -> Run:
@@ -272,7 +270,7 @@ class Session:
         data = self.directory.data or "DATA"
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
         if changes:
-            return shlex.join(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])
+            return command_line(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])
         network = self.recipe.model
         if diagnosis.recipe is None or not isinstance(network, BackboneSpec):
             return None
@@ -282,4 +280,4 @@ class Session:
         other = [name for name in ("size_px", "load_px") if getattr(mine, name) != getattr(own, name)]
         pixels = [part for name in other for part in ("--set", f"input.{name}={getattr(mine, name)}")]
         start = ["--model", network.backbone, "--weights", network.weights]
-        return shlex.join(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])
+        return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])

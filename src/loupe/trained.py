@@ -31,7 +31,7 @@ class Run(Predictor):
     def __init__(self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True) -> None:
         results = directory.read_json("results.json")
         if results is None:
-            raise LoupeError(f"{directory.path} is not finished. Go on with: loupe train --resume {directory.path}")
+            raise LoupeError(f"{directory.path} is not finished. Go on with: {directory.resume_command}")
         super().__init__(directory.model, device=device, quiet=quiet)
         self.directory = directory
         self.results = results

@@ -114,11 +114,14 @@ def warp(
             inside_BHW = inside[0] & inside[1]
         scaled = [plane * (2 / side) + (1 / side - 1) for plane, side in zip(planes, sides_px, strict=True)]
         position_B2HW = torch.stack(scaled, dim=1)
+    padding = "reflection" if fill == "reflect" else "border"
+    if padding == "border" and x_BCHW.device.type == "mps":
+        position_B2HW, padding = _to_the_edge(position_B2HW, sides_px), "zeros"
     sampled = F.grid_sample(
         x_BCHW.to(torch.float32),
         position_B2HW.permute(0, 2, 3, 1),
         mode="nearest" if whole_pixels else "bilinear",
-        padding_mode="reflection" if fill == "reflect" else "border",
+        padding_mode=padding,
         align_corners=False,
     )
     if inside_BHW is not None:
@@ -145,6 +148,16 @@ def _positions(map_B23: Floats, size_px: tuple[int, int], samples: int, device: 
     along_rows = maps[:, :, 0, None] * rows + maps[:, :, 2, None]
     along_columns = maps[:, :, 1, None] * columns
     return along_rows[:, :, :, None] + along_columns[:, :, None, :]
+
+
+def _to_the_edge(position_B2HW: Tensor, sides_px: tuple[int, int]) -> Tensor:
+    """Positions that lie beyond the outermost pixel centres moved onto them, so that nothing outside is read.
+
+    That is what the padding `border` does, which PyTorch 2.9 refuses on Metal (pytorch/pytorch#125098). Elsewhere it is
+    left to `grid_sample`, which clamps after its own rounding: the bits of the pixels stay as they were.
+    """
+    planes = zip(position_B2HW.unbind(1), sides_px, strict=True)
+    return torch.stack([plane.clamp(1 / side - 1, 1 - 1 / side) for plane, side in planes], dim=1)
 
 
 def _sample_centres(side_px: int, samples: int, device: torch.device) -> Tensor:

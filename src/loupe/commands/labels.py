@@ -1,6 +1,5 @@
 """The command that looks for wrong labels. It imports what it needs when it runs."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,6 +97,8 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
 
 def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
     """What a person can do with what was found."""
+    from loupe.console import command_line
+
     lines = [f"Look at them: {files['page']}"]
     if "kept" not in files:
         return [
@@ -105,7 +106,7 @@ def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
             "These images are not files, so that no list of them can be trained on: correct the labels where the data "
             f"are made. {files['labels']} names the rows, the suspects first.",
         ]
-    command = {name: shlex.join(["loupe", "train", files[name]]) for name in ("labels", "kept")}
+    command = {name: command_line(["loupe", "train", files[name]]) for name in ("labels", "kept")}
     found = report.counts(report.suspect_rows)
     stay = " and ".join(f"{number:,} of {part}" for part, number in found.items() if part != "train")
     staying = f" ({stay}: kept, or the model would be judged without its errors)" if stay else ""

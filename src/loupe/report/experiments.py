@@ -4,13 +4,13 @@ It is made from the content of experiments.json alone and needs no network, no s
 not measured is never shown as one: its row says why.
 """
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from loupe.console import command_line
 from loupe.errors import LoupeError
 from loupe.ledger import write_atomic
 from loupe.report import figures, texts
@@ -108,7 +108,7 @@ def _gather(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(name: str, value: Any) -> Any:
     """What an environment says, the command as it was typed."""
-    return shlex.join(value) if name == "command" and isinstance(value, list) else value
+    return command_line(value) if name == "command" and isinstance(value, list) else value
 
 
 def _looks(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -4,12 +4,12 @@ It reads whole without its scripts: they open the pictures of a cell beside the 
 missed images, and copy commands.
 """
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from markupsafe import escape
 
+from loupe.console import command_line
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory, write_atomic
 from loupe.report import confidence, content, figures, gallery, pictures, texts
@@ -59,7 +59,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "limit_bytes": gallery.PAGE_BYTES,
         "recipe": run.file("recipe.yaml").read_text(encoding="utf-8"),
         "environment": environment,
-        "command": shlex.join(environment["command"]) if environment else None,
+        "command": command_line(environment["command"]) if environment else None,
         "repeat": repeat_command(run.path, environment) if environment else None,
         "part": None,
         "confidence": None,

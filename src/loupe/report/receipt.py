@@ -1,11 +1,11 @@
 """What went into a run, as its page shows it: data, code, weights, machine, and the command that repeats it."""
 
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loupe.console import command_line
 from loupe.report import texts
 
 HIDDEN = {"command", "skip_damaged", "open_test"}  # the page shows the command, and whether the test was opened
@@ -91,4 +91,4 @@ def repeat_command(run: Path, environment: Mapping[str, Any]) -> str:
     """Trains the run in this directory again, from its own recipe, and reports every number that differs."""
     data = environment.get("data") or "DATA"
     skip = ["--skip-damaged"] if environment.get("skip_damaged") else []
-    return shlex.join(["loupe", "train", data, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip])
+    return command_line(["loupe", "train", data, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip])

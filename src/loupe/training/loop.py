@@ -24,7 +24,7 @@ from loupe.training.checkpoint import Checkpoints, Snapshot
 from loupe.training.feeds import FrozenFeed
 from loupe.training.learner import Learner
 from loupe.training.progress import Clock, Position, Row, epoch_line, note, title
-from loupe.training.solver import Solver
+from loupe.training.solver import Solver, check_memory
 from loupe.training.work import Work
 
 # Reading a number off a GPU makes the CPU wait for it, so the loss is looked at only so often.
@@ -77,13 +77,15 @@ def fit(
             model.load_state_dict(snapshot.tensors["weights"])
         first_epoch = len(position.history) - position.epoch
         work = learner = solver = None  # what the stage before held makes room first
+        if isinstance(stage.optimizer, Logistic):
+            check_memory(model, stage, position.stage, len(train_N))
         work = prepare(stage, first_epoch)
         learner = Learner(model, stage, work.augmenter, arithmetic, class_weights_K, work.first)
         if snapshot:
             learner.restore(snapshot)
             snapshot = None
         if isinstance(stage.optimizer, Logistic):
-            solver = Solver(learner, work, train_N, first_epoch, console)
+            solver = Solver(learner, work, train_N, first_epoch, console, stop)
         while position.epoch < stage.epochs and not _patience_is_over(stage, position, monitor):
             whole = (
                 _solve(solver, position, len(train_N), stop)
@@ -111,6 +113,9 @@ def fit(
         if position.epoch < stage.epochs:
             position.stopped = f"stage {position.stage + 1}: no better {monitor} for {stage.patience_epochs} epochs"
             console.say(f"stopped early: {position.stopped}.")
+        if solver and stop.received:
+            checkpoints.save_last(_snapshot(learner, position))
+            return position
         if solver:  # solved again sooner than eleven checkpoints of a whole network are written
             solver.solve(_best_of(position.monitored(monitor, position.stage)))
             if keep_best and position.best_epoch > first_epoch:

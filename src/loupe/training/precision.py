@@ -1,4 +1,7 @@
-"""What a training step takes on this machine, timed over a few of them, and which precision is the fastest."""
+"""What a training step takes on this machine, timed over a few of them, and which precision is the fastest.
+
+Where only the head learns, nearly all of the work is the pass through what is frozen, and that is timed in its place.
+"""
 
 import copy
 import itertools
@@ -15,6 +18,7 @@ from loupe.models.classifier import Classifier
 from loupe.recipe import Precision, Stage
 from loupe.runtime import Arithmetic, Resolved, fastest_precision, precisions
 from loupe.training.feeds import AsStored
+from loupe.training.frozen import PASS_BATCH
 from loupe.training.learner import Learner
 
 TIMED_STEPS = 3
@@ -39,8 +43,40 @@ def resolve(
         return wanted, f"precision {wanted}, as asked for"
     if stage.part == "head" and feed.device.type == "cpu":
         return "fp32", "precision fp32: only the head learns"
+    if stage.part == "head":
+        frozen = TimedPass(model, feed=feed, train_N=train_N)
+        return fastest_precision(precisions(feed.device), frozen.seconds, f"{frozen.images} images' frozen pass")
     steps = TimedSteps(model, stage=stage, augmenter=augmenter, feed=feed, train_N=train_N, weights_K=class_weights_K)
     return fastest_precision(precisions(feed.device), steps.seconds)
+
+
+class TimedPass:
+    """The blocks before the head on images as evaluation sees them, to be timed.
+
+    Attributes:
+        images: in a pass.
+    """
+
+    def __init__(self, model: Classifier, *, feed: Feed, train_N: np.ndarray) -> None:
+        self._device = feed.device
+        self._blocks = copy.deepcopy(model.trunk[: model.blocks_before("head")]).eval()
+        batch = next(feed.batches(train_N[:PASS_BATCH], PASS_BATCH))
+        self._x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
+        self.images = len(batch)
+
+    @torch.inference_mode()
+    def seconds(self, precision: Resolved) -> float:
+        """What one pass takes in that precision."""
+        arithmetic = Arithmetic(self._device, precision)
+        began = 0.0
+        for number in range(1 + TIMED_STEPS):
+            if number == 1:  # the first compiles kernels and fills caches
+                arithmetic.synchronize()
+                began = time.perf_counter()
+            with arithmetic.autocast():
+                self._blocks(self._x_BCHW)
+        arithmetic.synchronize()
+        return (time.perf_counter() - began) / TIMED_STEPS
 
 
 class TimedSteps:
