@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from loupe.console import Console
-from loupe.data.batches import Feed
+from loupe.data.batches import Feed, Watched
 from loupe.data.given import Pictures, table_of
-from loupe.data.prepare import Images, load_images
+from loupe.data.prepare import Images, all_damaged, load_images
+from loupe.data.store import StreamedStore
 from loupe.data.table import ImageTable
 from loupe.evaluate import calibration, predict
 from loupe.evaluate.predictions import Predictions
@@ -65,21 +66,41 @@ class Predictor:
         return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
-        """The logits of every image of a table, in its order; as the network gives them, not calibrated."""
-        images = self._open(table, skip_damaged, keep=False)
-        return self._predict(images, np.arange(len(images.table)), images.table.labels)
+        """The logits of every image of a table, in its order; as the network gives them, not calibrated.
+
+        Images whose pixels take more than memory should hold are decoded as they are classified, and not before.
+
+        Raises:
+            DamagedImages: images that cannot be decoded, and `skip_damaged` is off; of images that are decoded as they
+                are classified, those that were found until then.
+        """
+        images = self._open(table, skip_damaged, keep=False, once=True)
+        said = self._predict(images, np.arange(len(images.table)), images.table.labels)
+        store = images.store
+        return self._undamaged(said, store) if isinstance(store, StreamedStore) and store.damaged else said
+
+    def _undamaged(self, said: Predictions, store: StreamedStore) -> Predictions:
+        """The predictions without those of black squares in the place of damaged images."""
+        kept_N = np.setdiff1d(np.arange(len(said)), [damage.index for damage in store.damaged])
+        if not len(kept_N):
+            raise all_damaged(store.images.table)
+        self.console.warn(f"{len(store.damaged):,} damaged images are left out.")
+        return said.select(kept_N)
 
     def images_per_second(self) -> float:
         """How fast it predicts here, from decoded pixels."""
         return predict.images_per_second(*self._loaded)
 
-    def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True) -> Images:
+    def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True, once: bool = False) -> Images:
         cache = cache_folder() if keep else None
         return load_images(
-            table, self.model.preprocessing, cache=cache, console=self.console, skip_damaged=skip_damaged
+            table, self.model.preprocessing, cache=cache, console=self.console, skip_damaged=skip_damaged, once=once
         )
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, arithmetic = self._loaded
         feed = Feed(images.store, label_N, arithmetic.device)
-        return predict.predictions(model, feed, images, rows_N, arithmetic)
+        with self.console.progress() as progress:
+            bar = progress.add_task("predicting", total=len(rows_N), note="")
+            watched = Watched(feed, lambda images: progress.advance(bar, images))
+            return predict.predictions(model, watched, images, rows_N, arithmetic)

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Generic, Self, TypeVar
@@ -74,6 +74,23 @@ class Feed:
         return (
             host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host.to(self.device)
         )
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A feed that tells how many images it has given, batch by batch."""
+
+    feed: Feed
+    given: Callable[[int], None]
+
+    @property
+    def labels_N(self) -> Tensor:  # noqa: N802
+        return self.feed.labels_N
+
+    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
+        for batch in self.feed.batches(order, batch_size, first=first):
+            yield batch
+            self.given(len(batch))
 
 
 def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

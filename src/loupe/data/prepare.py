@@ -36,10 +36,12 @@ def load_images(
     cache: Path | None,
     console: Console,
     skip_damaged: bool = False,
+    once: bool = False,
 ) -> Images:
     """Opens the pixel store over a table, building it where it is not there yet; with `cache` None nothing is kept.
 
     Of the preprocessing only what decides the stored pixels counts: `load_px`, `resize` and `interpolation`.
+    `once` promises that each image is read once; damage may then turn up when images are read, see `store.open_store`.
 
     Raises:
         DamagedImages: some images cannot be used, and `skip_damaged` is off.
@@ -54,6 +56,8 @@ def load_images(
         budget_bytes=default_budget(),
         cache=cache,
         console=console,
+        once=once,
+        skip_damaged=skip_damaged,
     )
     try:
         return Images(table, content, opened(table, content), damaged=0)
@@ -62,11 +66,15 @@ def load_images(
             raise
         kept = np.setdiff1d(np.arange(len(table)), damage.indices)
     if not len(kept):
-        raise LoupeError(f"{table.name}: all {len(table):,} images are damaged. See: loupe check")
+        raise all_damaged(table)
     dropped = len(table) - len(kept)
     console.warn(f"{dropped:,} damaged images are left out.")
     table, content = table.select(kept), tuple(content[i] for i in kept)
     return Images(table, content, opened(table, content), damaged=dropped)
+
+
+def all_damaged(table: ImageTable) -> LoupeError:
+    return LoupeError(f"{table.name}: all {len(table):,} images are damaged. See: loupe check")
 
 
 def typical_px(table: ImageTable) -> int:

@@ -7,7 +7,7 @@ Kept pixels lie in memory where the set is small, else in a memory-mapped file u
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +23,10 @@ from loupe.data.parallel import worker_count
 from loupe.data.pixel_file import size_text
 from loupe.data.pixels import Damage, DamagedImages, Images, damaged_images
 from loupe.data.table import ImageTable
+from loupe.errors import ImageError
 from loupe.recipe import Interpolation, Resize
 
-__all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "default_budget", "open_store"]
+__all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "StreamedStore", "default_budget", "open_store"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -82,15 +83,42 @@ class EncodedStore:
 
         def fill(part: Indices) -> None:
             for position in part:
-                pixels[position] = self.images.pixels(int(chosen[position]))
+                pixels[position] = self._pixels(int(chosen[position]))
 
         parts = np.array_split(np.arange(len(chosen)), min(2 * self.workers, len(chosen)) or 1)
         list(self._pool.map(fill, parts))
         return pixels
 
+    def _pixels(self, i: int) -> UInt8Array:
+        return self.images.pixels(i)
+
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.workers, thread_name_prefix="loupe-data")
+
+
+@dataclass(frozen=True)
+class StreamedStore(EncodedStore):
+    """Image files that are decoded when they are read, once, and that nobody has looked at for damage before.
+
+    A read raises DamagedImages with all that it found; with `skip_damaged` what is damaged is black, and in `damaged`.
+    """
+
+    skip_damaged: bool = False
+    damaged: list[Damage] = field(default_factory=list)
+
+    def read(self, indices: Indices) -> UInt8Array:
+        pixels = super().read(indices)
+        if self.damaged and not self.skip_damaged:
+            raise damaged_images(sorted(self.damaged, key=lambda damage: damage.index))
+        return pixels
+
+    def _pixels(self, i: int) -> UInt8Array:
+        try:
+            return self.images.pixels(i)
+        except ImageError as error:
+            self.damaged.append(Damage(i, error, lasts=False))
+            return np.zeros((self.side_px, self.side_px, 3), dtype=np.uint8)
 
 
 def open_store(
@@ -103,15 +131,21 @@ def open_store(
     budget_bytes: int,
     cache: Path | None,
     console: Console,
+    once: bool = False,
+    skip_damaged: bool = False,
 ) -> PixelStore:
     """The pixels of all images of a table, whose digests are `content`.
 
     A RawStore while N * load_px**2 * 3 bytes are within `budget_bytes`, else an EncodedStore, for which every image
     is decoded once to find damage. Raises DamagedImages with all that is damaged. `cache` None leaves nothing behind.
+    `once` promises that each image is read once: beyond the budget it is then a StreamedStore, for which nothing is
+    decoded before, and to which `skip_damaged` is handed on.
     """
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
     images = Images(table, load_px, resize, interpolation)
+    if once and images.total_bytes > budget_bytes:
+        return StreamedStore(images, worker_count(), skip_damaged)
     if images.total_bytes > budget_bytes:
         console.say(
             f"The pixels of {len(table):,} images take {size_text(images.total_bytes)} at {load_px} px, above the "

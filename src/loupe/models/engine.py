@@ -77,7 +77,8 @@ class TorchEngine:
         made = made.float() if made.is_floating_point() else made
         if self.arithmetic.device.type != "cuda":
             return made.cpu(), None
-        rows, arrival = made.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+        rows = made.to("cpu", non_blocking=True)
+        arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrival.record(torch.cuda.current_stream(self.arithmetic.device))
         return rows, arrival
 

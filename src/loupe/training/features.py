@@ -1,6 +1,7 @@
 """The features of images: what a frozen backbone makes of them, and a linear head gets.
 
-They are those of `loupe train --recipe features`, kept under the same key: whoever has them does not compute them.
+They are those of `loupe train --recipe features` in the same precision (fp32 on a CPU), kept under the same key:
+whoever has them does not compute them.
 """
 
 from pathlib import Path
