@@ -61,8 +61,18 @@ class Checkpoints:
             _keep(self.best, _newest(self.best)[:2])
 
     def save_best(self, epoch: int, weights: Tensors) -> None:
-        """Saves the weights of the best epoch so far. The one before stays: the second newest `last` speaks of it."""
-        write(self.best / f"epoch-{epoch:08d}", Snapshot({"weights": weights}))
+        """Saves the weights of the best epoch so far. The one before stays: the second newest `last` speaks of it.
+
+        Those that are there, and whole, are the same: a stage that was cut off after this save comes to it again.
+        """
+        path = self.best / f"epoch-{epoch:08d}"
+        if path.exists():
+            try:
+                read(path)
+                return
+            except DamagedError:
+                shutil.rmtree(path)
+        write(path, Snapshot({"weights": weights}))
 
     def forget_bests_after(self, epoch: int) -> None:
         """Removes best weights from epochs that a resumed run has not come to yet."""
