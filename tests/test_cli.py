@@ -218,6 +218,53 @@ def test_evaluate_on_other_data_matches_classes_by_name(terminal, trained, photo
     assert "pink" in err
 
 
+def copied(source: Path, target: Path, keep=lambda path: True) -> Path:
+    for path in filter(keep, sorted(source.rglob("*.png"))):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    return target
+
+
+def test_evaluate_keeps_the_runs_own_images_where_its_split_has_them(terminal, trained, photos, tmp_path):
+    first = json.loads((trained / "results.json").read_text())
+    _, out, _ = terminal("evaluate", trained, "--split", "test", "--json")
+    looks = json.loads(out)["test_looks"]
+    moved = copied(photos, tmp_path / "moved")
+    for again, folder in enumerate((photos, moved), 1):
+        _, out, err = terminal("evaluate", trained, "--split", "test", "--data", folder, "--json")
+        block = json.loads(out)
+        assert (block["images"], block["log_loss"]) == (4, first["test"]["log_loss"])
+        assert block["test_looks"] == looks + again, "a look at the run's own test split"
+        assert "warning" not in err
+    _, _, err = terminal("evaluate", trained, "--data", moved)
+    assert "40 of these 40 images are the run's own" in " ".join(err.split())
+    split = {row["path"]: row["split"] for row in csv.DictReader((trained / "split.csv").open())}
+    learnt = copied(photos, tmp_path / "learnt", lambda path: split[path.relative_to(photos).as_posix()] == "train")
+    for part in ("val", "test"):
+        code, out, err = terminal("evaluate", trained, "--split", part, "--data", learnt)
+        assert code == 1 and not out and f"no {part} images to evaluate: 32 of these 32" in err
+    tested = copied(photos / "dark", tmp_path / "tested" / "dark")
+    _, out, err = terminal("evaluate", trained, "--split", "test", "--data", tested.parent, "--json")
+    block = json.loads(out)
+    assert block["images"] < 4 and block["test_looks"] == looks + 3, "a part of it is looked at, too"
+
+
+def test_evaluate_leaves_the_runs_training_images_out_of_new_ones_and_says_so(terminal, trained, photos, tmp_path):
+    mixed = copied(photos, tmp_path / "mixed")
+    for name, level in (("dark", 50), ("light", 200), ("light", 210)):
+        Image.new("RGB", (30, 24), (level, level, level)).save(mixed / name / f"new-{level}.png")
+    for part in ("val", "test"):
+        _, out, err = terminal("evaluate", trained, "--split", part, "--data", mixed, "--json", "--quiet")
+        assert json.loads(out)["images"] == 4 + 3
+        said = " ".join(err.split())
+        assert "warning: 40 of these 43 images are the run's own" in said
+        assert "(train 32, val 4, test 4). Evaluated: 4 of them, and 3 others." in said
+    alone = copied(mixed, tmp_path / "alone", lambda path: path.name.startswith("new"))
+    _, out, err = terminal("evaluate", trained, "--split", "test", "--data", alone, "--json")
+    assert json.loads(out)["images"] == 3 and "own" not in err
+
+
 def test_evaluate_prints_tables(terminal, trained):
     code, out, _ = terminal("evaluate", trained)
     assert code == 0

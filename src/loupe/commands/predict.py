@@ -12,7 +12,10 @@ from loupe.options import Device, Json, Output, Quiet, SkipDamaged, print_json
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
     split: Annotated[str, typer.Option(help="val or test. Each look at test is counted.")] = "val",
-    data: Annotated[str | None, typer.Option(help="Other labelled images in place of the run's own.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Other labelled images. Those that are the run's own stay in the part that they were in."),
+    ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,

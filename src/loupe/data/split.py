@@ -143,6 +143,22 @@ def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
     return _from_parts(part)
 
 
+def known(path: Path, table: ImageTable, content: Sequence[str]) -> NDArray[np.object_]:
+    """The part that a split file has each image in, by content, wherever it lies now; empty for images not in it.
+
+    Where copies of one image are in several parts, the path decides; else the first of train, val and test: an image
+    that trained is never taken for one that did not. LoupeError where the file cannot be read as a split.
+    """
+    rows = stored(path)
+    by_content = {digest: part for name in reversed(PARTS) for _, part, digest in rows.values() if part == name}
+    here = zip(table.paths, content, strict=True)
+    parts = [
+        rows[name][1] if name in rows and rows[name][2] == digest else by_content.get(digest, "")
+        for name, digest in here
+    ]
+    return np.array(parts, dtype=object)
+
+
 def stored(path: Path) -> dict[str, tuple[str, str, str]]:
     """(label, split, content) of each path in a split file; LoupeError where it cannot be read as one."""
     try:
