@@ -283,6 +283,22 @@ def test_predict_writes_labels_probabilities_and_a_histogram(terminal, trained, 
     assert "█" in out
 
 
+def test_memory_and_disk_that_run_out_are_one_clear_error(terminal, trained, photos, tmp_path, monkeypatch):
+    def greedy(*args, **kwargs):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB).")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("loupe.evaluate.predict.logits", greedy)
+        code, out, err = terminal("predict", trained, photos, "--to", tmp_path / "out.csv")
+        assert code == 1 and not out and "error: there is not enough memory (MPS backend" in err
+    monkeypatch.setattr("loupe.trained.Run.evaluate", full)
+    code, out, err = terminal("evaluate", trained)
+    assert code == 1 and not out and "error: the disk: No space left on device. Free space" in err
+
+
 def test_predict_below_the_threshold_is_unclassified(terminal, trained, photos, tmp_path):
     target = tmp_path / "out.csv"
     _, out, _ = terminal("predict", trained, photos, "--to", target, "--threshold", "1.0", "--top", "2", "--json")

@@ -10,6 +10,7 @@ from loupe.data.batches import Feed
 from loupe.data.given import Pictures, table_of
 from loupe.data.prepare import Images, load_images
 from loupe.data.table import ImageTable
+from loupe.errors import enough_memory
 from loupe.evaluate import calibration, predict
 from loupe.evaluate.predictions import Predictions
 from loupe.ledger import cache_folder
@@ -80,5 +81,6 @@ class Predictor:
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, arithmetic = self._loaded
-        feed = Feed(images.store, label_N, arithmetic.device)
-        return predict.predictions(model, feed, images, rows_N, arithmetic)
+        with enough_memory("End other programs that hold it, or take another --device."):
+            feed = Feed(images.store, label_N, arithmetic.device)
+            return predict.predictions(model, feed, images, rows_N, arithmetic)

@@ -110,20 +110,32 @@ class Checkpoints:
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Makes the folder `path` hold the snapshot: beside it first, synced, then renamed into its place."""
+    """Makes the folder `path` hold the snapshot: beside it first, synced, then renamed into its place.
+
+    OSError where that cannot be; of what was half written, nothing then takes the disk's space.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    try:
+        _fill(beside, snapshot)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    beside.rename(path)
+    sync_folder(path.parent)
+
+
+def _fill(folder: Path, snapshot: Snapshot) -> None:
+    """Writes the snapshot's files, synced, into a new folder."""
+    folder.mkdir(parents=True)
     hashes = {}
     for name, tensors in snapshot.tensors.items():
         data = safetensors.torch.save({key: _plain(tensor) for key, tensor in tensors.items()})
-        write_synced(beside / f"{name}.safetensors", data)
+        write_synced(folder / f"{name}.safetensors", data)
         hashes[name] = _digest(data)
     body = json.dumps({"values": snapshot.values, "files": hashes}, allow_nan=False)
-    write_synced(beside / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
-    sync_folder(beside)
-    beside.rename(path)
-    sync_folder(path.parent)
+    write_synced(folder / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
+    sync_folder(folder)
 
 
 def read(path: Path) -> Snapshot:
