@@ -283,6 +283,24 @@ def test_predict_writes_labels_probabilities_and_a_histogram(terminal, trained, 
     assert "█" in out
 
 
+def test_predict_writes_over_its_own_files_alone(terminal, trained, photos, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    monkeypatch.chdir(run)
+    own = Path("predictions.csv")
+    before = own.read_bytes()
+    code, out, err = terminal("predict", run, photos / "dark")
+    assert code == 1 and not out and "--to" in err and own.read_bytes() == before
+    own.unlink()
+    assert terminal("predict", run, photos / "dark")[0] == 1, "a run without predictions gets none of others"
+    Path("notes.csv").write_text("path,label\na.png,dark\n")
+    code, _, err = terminal("predict", run, photos / "dark", "--to", "notes.csv")
+    assert code == 1 and "notes.csv" in err and Path("notes.csv").read_text().endswith("dark\n")
+    for top in ("1", "2"):
+        for _ in range(2):
+            assert terminal("predict", run, photos / "dark", "--to", "mine.csv", "--top", top)[0] == 0
+
+
 def test_memory_and_disk_that_run_out_are_one_clear_error(terminal, trained, photos, tmp_path, monkeypatch):
     def greedy(*args, **kwargs):
         raise RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB).")
