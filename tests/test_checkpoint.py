@@ -92,6 +92,20 @@ def test_bests_that_a_resumed_run_has_not_come_to_are_forgotten(tmp_path):
         saved.load_best(5)
 
 
+def test_the_best_weights_of_an_epoch_are_saved_once_and_again_only_where_they_are_damaged(tmp_path):
+    """A stage that is resumed at its end saves them again."""
+    saved, path = Checkpoints(tmp_path), tmp_path / "best" / "epoch-00000002"
+    saved.save_best(2, {"w": torch.tensor([2.0])})
+    written = {file: file.stat().st_mtime_ns for file in path.iterdir()}
+    saved.save_best(2, {"w": torch.tensor([2.0])})
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == written
+    for victim in ("state.json", "weights.safetensors"):
+        (path / victim).write_bytes(b"")
+        saved.save_best(2, {"w": torch.tensor([2.0])})
+        assert saved.load_best(2)["w"].item() == 2
+    assert [folder.name for folder in (tmp_path / "best").iterdir()] == [path.name]
+
+
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     saved = Checkpoints(tmp_path)
     saved.save_last(snapshot(1))

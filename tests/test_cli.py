@@ -218,6 +218,53 @@ def test_evaluate_on_other_data_matches_classes_by_name(terminal, trained, photo
     assert "pink" in err
 
 
+def copied(source: Path, target: Path, keep=lambda path: True) -> Path:
+    for path in filter(keep, sorted(source.rglob("*.png"))):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    return target
+
+
+def test_evaluate_keeps_the_runs_own_images_where_its_split_has_them(terminal, trained, photos, tmp_path):
+    first = json.loads((trained / "results.json").read_text())
+    _, out, _ = terminal("evaluate", trained, "--split", "test", "--json")
+    looks = json.loads(out)["test_looks"]
+    moved = copied(photos, tmp_path / "moved")
+    for again, folder in enumerate((photos, moved), 1):
+        _, out, err = terminal("evaluate", trained, "--split", "test", "--data", folder, "--json")
+        block = json.loads(out)
+        assert (block["images"], block["log_loss"]) == (4, first["test"]["log_loss"])
+        assert block["test_looks"] == looks + again, "a look at the run's own test split"
+        assert "warning" not in err
+    _, _, err = terminal("evaluate", trained, "--data", moved)
+    assert "40 of these 40 images are the run's own" in " ".join(err.split())
+    split = {row["path"]: row["split"] for row in csv.DictReader((trained / "split.csv").open())}
+    learnt = copied(photos, tmp_path / "learnt", lambda path: split[path.relative_to(photos).as_posix()] == "train")
+    for part in ("val", "test"):
+        code, out, err = terminal("evaluate", trained, "--split", part, "--data", learnt)
+        assert code == 1 and not out and f"no {part} images to evaluate: 32 of these 32" in err
+    tested = copied(photos / "dark", tmp_path / "tested" / "dark")
+    _, out, err = terminal("evaluate", trained, "--split", "test", "--data", tested.parent, "--json")
+    block = json.loads(out)
+    assert block["images"] < 4 and block["test_looks"] == looks + 3, "a part of it is looked at, too"
+
+
+def test_evaluate_leaves_the_runs_training_images_out_of_new_ones_and_says_so(terminal, trained, photos, tmp_path):
+    mixed = copied(photos, tmp_path / "mixed")
+    for name, level in (("dark", 50), ("light", 200), ("light", 210)):
+        Image.new("RGB", (30, 24), (level, level, level)).save(mixed / name / f"new-{level}.png")
+    for part in ("val", "test"):
+        _, out, err = terminal("evaluate", trained, "--split", part, "--data", mixed, "--json", "--quiet")
+        assert json.loads(out)["images"] == 4 + 3
+        said = " ".join(err.split())
+        assert "warning: 40 of these 43 images are the run's own" in said
+        assert "(train 32, val 4, test 4). Evaluated: 4 of them, and 3 others." in said
+    alone = copied(mixed, tmp_path / "alone", lambda path: path.name.startswith("new"))
+    _, out, err = terminal("evaluate", trained, "--split", "test", "--data", alone, "--json")
+    assert json.loads(out)["images"] == 3 and "own" not in err
+
+
 def test_evaluate_prints_tables(terminal, trained):
     code, out, _ = terminal("evaluate", trained)
     assert code == 0
@@ -234,6 +281,40 @@ def test_predict_writes_labels_probabilities_and_a_histogram(terminal, trained, 
     assert float(rows[0]["probability:dark"]) + float(rows[0]["probability:light"]) == pytest.approx(1, abs=1e-5)
     assert {row["label"] for row in rows} == {"dark", "light"}
     assert "█" in out
+
+
+def test_predict_writes_over_its_own_files_alone(terminal, trained, photos, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    monkeypatch.chdir(run)
+    own = Path("predictions.csv")
+    before = own.read_bytes()
+    code, out, err = terminal("predict", run, photos / "dark")
+    assert code == 1 and not out and "--to" in err and own.read_bytes() == before
+    own.unlink()
+    assert terminal("predict", run, photos / "dark")[0] == 1, "a run without predictions gets none of others"
+    Path("notes.csv").write_text("path,label\na.png,dark\n")
+    code, _, err = terminal("predict", run, photos / "dark", "--to", "notes.csv")
+    assert code == 1 and "notes.csv" in err and Path("notes.csv").read_text().endswith("dark\n")
+    for top in ("1", "2"):
+        for _ in range(2):
+            assert terminal("predict", run, photos / "dark", "--to", "mine.csv", "--top", top)[0] == 0
+
+
+def test_memory_and_disk_that_run_out_are_one_clear_error(terminal, trained, photos, tmp_path, monkeypatch):
+    def greedy(*args, **kwargs):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB).")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("loupe.evaluate.predict.logits", greedy)
+        code, out, err = terminal("predict", trained, photos, "--to", tmp_path / "out.csv")
+        assert code == 1 and not out and "error: there is not enough memory (MPS backend" in err
+    monkeypatch.setattr("loupe.trained.Run.evaluate", full)
+    code, out, err = terminal("evaluate", trained)
+    assert code == 1 and not out and "error: the disk: No space left on device. Free space" in err
 
 
 def test_predict_below_the_threshold_is_unclassified(terminal, trained, photos, tmp_path):

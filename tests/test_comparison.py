@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 import loupe
-from loupe import comparison, comparison_files
+from loupe import comparison, comparison_files, sweep
 from loupe.candidates import Entry
 from loupe.commands.report import report
+from loupe.console import Console
 from loupe.data import split as splits
+from loupe.data.content import content_hashes
+from loupe.data.sources import open_table
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import read_splits
 from loupe.ledger import count_looks
@@ -173,6 +177,37 @@ def test_a_locked_run_opens_once(compared):
     assert locked.results["images"]["test"] == 40
     assert locked.results["split_hash"]
     assert locked.results["test_looks"] == 0
+
+
+def test_a_test_is_opened_by_one_process_at_a_time_and_looked_at_once(compared, digits, tmp_path):
+    folder, content = compared
+    other = next(row for row in content["rows"] if row["name"] != content["judgement"]["chosen"])
+    path = shutil.copytree(folder / other["measured"]["runs"][0], tmp_path / "run")
+    mine, theirs = (Run(comparison.ledger.open_run(path)) for _ in range(2))
+    before = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    with mine.directory.locked(), pytest.raises(loupe.LoupeError, match="another process"):
+        comparison.opened(theirs, digits)
+    assert before == {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    comparison.opened(mine, digits)
+    assert comparison.opened(theirs, digits).results == mine.results
+    assert count_looks(tmp_path, mine.results["split_hash"]) == 1
+
+
+def test_runs_of_other_images_are_not_used_again(compared, digits):
+    folder, content = compared
+    row = content["rows"][0]["measured"]
+    wanted = Run(comparison.ledger.open_run(row["runs"][0], folder)).recipe
+    quiet = Console(quiet=True)
+
+    def use(again, x):
+        table = open_table((x, digits[1]), console=quiet)
+        hashed = (table, content_hashes(table, quiet))
+        return again((x, digits[1]), wanted, name=row["runs"][0], output=folder, images=hashed)
+
+    for again in (sweep.found, sweep.finished):
+        assert use(again, digits[0]).path.name == row["runs"][0]
+        with pytest.raises(loupe.LoupeError, match="made with other images"):
+            use(again, 255 - digits[0])
 
 
 def test_what_cannot_be_compared_is_refused(digits, tmp_path):

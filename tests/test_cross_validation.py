@@ -90,6 +90,9 @@ def test_cross_validation_gives_the_spread_and_goes_on_where_it_stopped(tmp_path
     again = loupe.cross_validate((x, y), folds=3, settings=settings, **arguments)
     assert again.metrics == found.metrics
     assert len(trained) == 3, "finished folds are read"
+    for other in ((255 - x, y), (x[1:], y[1:]), (x, y[::-1].copy())):
+        with pytest.raises(loupe.LoupeError, match="was made with other images"):
+            loupe.cross_validate(other, folds=3, settings=settings, **arguments)
 
 
 def test_a_resumed_fold_keeps_its_split(tmp_path):

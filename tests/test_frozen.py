@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 import loupe
 from loupe.architecture import CnnSpec
 from loupe.augment.pipeline import evaluation_view
+from loupe.console import Console
 from loupe.errors import LoupeError
 from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
@@ -25,6 +26,7 @@ from loupe.optimization import Logistic
 from loupe.recipe import AugmentSpec, Preprocessing, Recipe, Stage
 from loupe.settings import override
 from loupe.training import activations, feeds, frozen
+from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import FrozenPass, StoppedError
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -203,6 +205,71 @@ def test_features_that_do_not_fit_in_memory_are_refused_with_settings_that_do(mo
     monkeypatch.setattr(solver, "free_bytes", lambda: needed // 2 - 1)
     with pytest.raises(LoupeError, match="Set an optimizer that takes steps"):
         solver.check_memory(model, stage, 1, images)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def killed(*args, **kwargs):
+    raise Killed
+
+
+def assert_same_bits(resumed, whole):
+    """Weights, curves, predictions, and what a later resumption would go on from."""
+    assert history(resumed) == history(whole)
+    model, predictions = "model/weights.safetensors", "predictions.csv"
+    for name in (model, predictions):
+        assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    mine, theirs = (Checkpoints(run.path / "checkpoints").load_last(Console(quiet=True)) for run in (resumed, whole))
+    for group, tensors in theirs.tensors.items():
+        assert all(torch.equal(mine.tensors[group][name], value) for name, value in tensors.items()), group
+
+
+# The first penalty is the best: a stop after it leaves a checkpoint that knows of weights that are not saved yet.
+SOLVED = {"epochs": 4, "part": "head", "optimizer": {"name": "logistic", "strongest": 1e-2, "weakest": 1e4}}
+
+
+def resumed_after(error: type[BaseException], tmp_path, monkeypatch, *patch):
+    """Goes on with the run `cut`, which ends in the error where the patch has it end."""
+    with monkeypatch.context() as patched, pytest.raises(error):
+        patched.setattr(*patch)
+        loupe.run.resume(tmp_path / "cut", digits(), quiet=True)
+
+
+def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Stopped among the penalties, killed between the saves at the end of the stage, killed in the evaluation."""
+    from loupe.training import loop
+
+    whole = trained(tmp_path, "whole", SOLVED)
+    best, solve = whole.results["best_epoch"], loop._solve
+    assert best == ALL["epochs"] + 1
+
+    def stopping(solver, position, images, stop):
+        stop.received = len(position.history) == best
+        return solve(solver, position, images, stop)
+
+    with monkeypatch.context() as patched, pytest.raises(loupe.run.InterruptedRunError):
+        patched.setattr(loop, "_solve", stopping)
+        trained(tmp_path, "cut", SOLVED)
+    resumed_after(Killed, tmp_path, monkeypatch, Checkpoints, "save_last", killed)
+    assert (tmp_path / "cut" / "checkpoints" / "best" / f"epoch-{best:08d}").is_dir()
+    resumed_after(Killed, tmp_path, monkeypatch, "loupe.results.metrics.evaluate", killed)
+    assert_same_bits(loupe.run.resume(tmp_path / "cut", digits(), quiet=True), whole)
+
+
+def test_a_run_stopped_in_the_frozen_pass_after_logistic_regression_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    tuned = {"epochs": 1, "part": "last-block", "batch_size": 32, "augment": SHIFTS, "views": 1}
+    whole = trained(tmp_path, "whole", SOLVED, tuned)
+    shutil.rmtree(tmp_path / "cache" / "frozen")
+
+    def stopped(self, *args):
+        raise StoppedError("stopped")
+
+    with monkeypatch.context() as patched, pytest.raises(loupe.run.InterruptedRunError, match="--resume"):
+        patched.setattr(FrozenPass, "augmented", stopped)
+        trained(tmp_path, "cut", SOLVED, tuned)
+    assert_same_bits(loupe.run.resume(tmp_path / "cut", digits(), quiet=True), whole)
 
 
 def test_penalties_without_validation_images_cannot_be_chosen_among(tmp_path):

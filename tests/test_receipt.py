@@ -8,6 +8,7 @@ import pytest
 
 from loupe import receipt
 from loupe.architecture import BackboneSpec
+from loupe.data import split as splits
 from loupe.data.split import Split
 from loupe.data.table import ImageTable, make_rows
 from loupe.ledger import RunDirectory
@@ -51,6 +52,26 @@ def test_labels_contents_and_parts_matter(labels, content, split, changed):
     first = receipt.hashes(table([0, 1, 1, None]), CONTENT, parts([0], [1], [2]))
     other = receipt.hashes(table(labels), content, parts(*split))
     assert {key for key in first if first[key] != other[key]} == changed
+
+
+def test_a_run_is_made_of_its_images_without_the_damaged_ones(tmp_path):
+    run, whole = RunDirectory(tmp_path), table([0, 1, 1, None])
+    split, rows = parts([0], [1], []), [0, 1, 3]
+    left, content = whole.select(rows), [CONTENT[row] for row in rows]  # the third one is damaged
+    run.write_json("environment.json", {"hashes": receipt.hashes(left, content, split)})
+    splits.write(run.file("split.csv"), left, content, split)
+    for damaged, images, given, same in (
+        (1, whole, CONTENT, True),
+        (0, left, content, True),
+        (1, left, content, False),  # it is gone, or can be read now
+        (0, whole, CONTENT, False),  # it was added
+        (1, table([1, 1, 1, None]), CONTENT, False),
+        (1, whole, ("aa", "b!", "cc", "dd"), False),
+    ):
+        run.write_json("results.json", {"damaged": damaged})
+        assert receipt.made_of(run, images, given) == same
+    run.write_json("environment.json", {})
+    assert receipt.made_of(run, table([1, 1, 1, 1]), CONTENT), "an older run, which does not say"
 
 
 def test_the_sources_are_hashed_by_name_and_content(tmp_path):

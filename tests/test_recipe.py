@@ -1,11 +1,15 @@
+import numpy as np
 import pytest
 
 from loupe import settings
+from loupe.console import Console
+from loupe.data.sources import open_table
 from loupe.errors import LoupeError
 from loupe.optimization import Adam, OneCycle, Sgd
-from loupe.recipe import AugmentSpec, Preprocessing, Recipe
+from loupe.recipe import AugmentSpec, Preprocessing, Recipe, Stage
 from loupe.recipes import choice
 from loupe.recipes.catalog import RECIPES, recipe
+from loupe.recipes.resolve import resolve
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -66,6 +70,39 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(setting, says):
         settings.override(recipe("deep-cnn"), [setting])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value), "one line"
+
+
+SOLVED = {"epochs": 3, "part": "head", "optimizer": "logistic"}
+
+
+def resolved(flags, *stages, extra=()):
+    images = open_table((np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])), console=Console(quiet=True))
+    given = settings.override(recipe("digits"), {"stages": list(stages)})
+    console = Console(quiet=True)
+    return resolve(given, images, dataset=None, model=None, flags=flags, extra=extra, console=console).stages
+
+
+def test_flags_of_training_in_steps_are_refused_where_every_head_is_solved():
+    for flags, words in (
+        ({"lr": 0.1}, "^--lr: .*Leave it out"),
+        ({"batch_size": 9}, "^--batch-size: .*optimizer=adam"),
+        ({"lr": 0.1, "batch_size": 9}, "^--lr and --batch-size: .*Leave them out"),
+    ):
+        with pytest.raises(LoupeError, match=words):
+            resolved(flags, SOLVED)
+        with pytest.raises(LoupeError, match=words):
+            resolved(flags, SOLVED | {"optimizer": "adam"}, extra=["stages.0.optimizer=logistic"])
+    assert resolved({"epochs": 5}, SOLVED)[0].epochs == 5, "so many penalties"
+
+
+def test_flags_of_training_in_steps_are_for_the_stages_that_train_in_steps():
+    solved, tuned = resolved({"lr": 0.1, "batch_size": 9}, SOLVED, {"epochs": 1, "part": "last-block"})
+    assert (solved.lr, solved.batch_size) == (Stage(epochs=1).lr, Stage(epochs=1).batch_size)
+    assert (tuned.lr, tuned.batch_size) == (0.1, 9)
+    [changed] = resolved({"lr": 0.1, "batch_size": 9}, SOLVED, extra=["stages.0.optimizer=adam"])
+    assert (changed.optimizer, changed.lr, changed.batch_size) == (Adam(), 0.1, 9), "as the refusal says"
+    [set_] = resolved({"lr": 0.1}, {"epochs": 1}, extra=["stages.0.lr=0.2"])
+    assert set_.lr == 0.2, "--set says more than a flag"
 
 
 def test_a_broken_file_is_an_error_that_names_it(tmp_path):

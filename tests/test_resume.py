@@ -15,7 +15,7 @@ import loupe
 from loupe.console import Console
 from loupe.ledger import RunDirectory
 from loupe.repetition import differences
-from loupe.training import loop
+from loupe.training import checkpoint, loop
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.learner import Learner
 
@@ -178,6 +178,35 @@ def test_a_process_killed_by_sigkill_at_a_random_moment(tmp_path, undisturbed):
         pytest.skip("killed each time before the run had begun")
     loupe.resume(run, quiet=True) if run.exists() else begin(tmp_path, "run")
     print(f"killed after {killed_after_seconds:.3f} s")
+    assert_same(run, undisturbed)
+
+
+def test_memory_and_then_disk_that_run_out_lose_nothing(tmp_path, monkeypatch, undisturbed):
+    real, written = Learner.train_step, checkpoint.write_synced
+
+    def greedy(self, *args, **kwargs):
+        if kwargs["epoch"] == 1 and kwargs["step"] == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return real(self, *args, **kwargs)
+
+    def full(path, data):
+        if "save-00000003" in str(path) and path.name == "optimizer.safetensors":
+            path.write_bytes(data[:10])
+            raise OSError(28, "No space left on device")
+        written(path, data)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", greedy)
+        with pytest.raises(loupe.LoupeError, match=rf"allocate 2.00 GiB.*--batch-size 64.*--resume {run}"):
+            begin(tmp_path, "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_synced", full)
+        with pytest.raises(loupe.LoupeError, match=rf"No space left.*Free space.*loupe train --resume {run}"):
+            loupe.resume(run, quiet=True)
+    kept = sorted(path.name for path in (run / "checkpoints" / "last").iterdir())
+    assert kept == ["save-00000001", "save-00000002"], "what was half written is gone"
+    loupe.resume(run, quiet=True)
     assert_same(run, undisturbed)
 
 

@@ -84,6 +84,15 @@ def test_a_run_on_arrays_is_evaluated_on_its_own_split_of_them(run):
     assert run.evaluate("val", other)["images"] == 100
 
 
+def test_arrays_that_have_changed_are_not_evaluated_on_what_was_trained(run, capsys):
+    x, y = digits()
+    split = [line.split(",")[2] for line in (run.path / "split.csv").read_text().splitlines()[1:]]
+    x[split.index("train")] = 255 - x[split.index("train")]
+    said = run.predictions_of("test", (x, y))
+    assert len(said) == run.results["images"]["test"] + 1
+    assert "399 of these 400 images are the run's own" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_is_loaded_by_its_path(run):
     again = loupe.load(run.path)
     assert again.classes == run.classes

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loupe.console import Console
 from loupe.data.carve import units
 from loupe.data.sources import open_table
-from loupe.data.split import PARTS, assign, digest, read, write
+from loupe.data.split import PARTS, assign, digest, known, read, write
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import LoupeError
 from loupe.recipe import SplitSpec
@@ -308,6 +308,15 @@ def test_a_split_of_other_images_is_refused(tmp_path: Path):
         read(tmp_path / "split.csv", table, content)
     with pytest.raises(LoupeError, match="cannot be read"):
         read(tmp_path / "none.csv", table, content)
+
+
+def test_known_images_are_found_by_content_wherever_they_lie(tmp_path: Path):
+    given_splits = ["train", "train", "val", "test", "test", "test"]
+    table, content = table_of([0, 1, 0, 1, 0, 1], given_splits), ["a", "b", "c", "d", "a", "c"]
+    write(tmp_path / "split.csv", table, content, assign(table, content, SplitSpec(), seed=0))
+    assert known(tmp_path / "split.csv", table, content).tolist() == given_splits, "in place, copies are told by path"
+    moved = ["x", "d", "c", "b", "y", "a"]
+    assert known(tmp_path / "split.csv", table, moved).tolist() == ["", "test", "val", "train", "", "train"]
 
 
 def test_a_digest_names_the_same_images_in_any_order():

@@ -111,6 +111,7 @@ def runs_of(
     entry: Entry,
     data: Any,
     table: ImageTable,
+    content: Sequence[str],
     seeds: int,
     folds: int,
     output: Path,
@@ -118,7 +119,7 @@ def runs_of(
     skip_damaged: bool,
     quiet: bool,
 ) -> list[Run]:
-    """The finished runs of a candidate, with the test locked."""
+    """The finished runs of a candidate on these images, whose hashes are `content`, with the test locked."""
     return [
         sweep.finished(
             data,
@@ -130,6 +131,7 @@ def runs_of(
             skip_damaged=skip_damaged,
             open_test=False,
             quiet=quiet,
+            images=(table, content),
         )
         for one in trainings(entry, table, seeds, folds)
     ]

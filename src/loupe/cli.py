@@ -10,7 +10,7 @@ import typer
 
 from loupe.commands import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
 from loupe.console import printable
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, of_disk, of_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,6 +75,7 @@ def main() -> None:
 
 def _explain(error: Exception) -> int:
     """Prints an error that a person can put right and returns the exit code; raises any other again."""
+    error = _of_the_machine(error) or error
     if isinstance(error, LoupeError) and not os.environ.get("LOUPE_DEBUG"):
         interrupted = type(error).__name__ == "InterruptedRunError"  # by name, so that its module need not be loaded
         print(printable(str(error)) if interrupted else f"error: {printable(str(error))}", file=sys.stderr)
@@ -86,3 +87,10 @@ def _explain(error: Exception) -> int:
         print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
         return WRONG_USAGE
     raise error
+
+
+def _of_the_machine(error: Exception) -> LoupeError | None:
+    """Memory and disks that are full, where nobody nearer to it knew more to say."""
+    if isinstance(error, OSError):
+        return of_disk(error, "the disk", "give the same command again, or name another folder")
+    return of_memory(error, "End other programs that hold it, or take another --device.")

@@ -16,6 +16,7 @@ from loupe import candidates, ledger, planning
 from loupe import comparison_files as files
 from loupe.candidates import Entry
 from loupe.console import Console, command_line
+from loupe.data.content import content_hashes
 from loupe.data.sources import open_table
 from loupe.errors import LoupeError
 from loupe.evaluate.compare import Judgement, judge
@@ -84,13 +85,16 @@ def compare(
         "environment": _environment(device),
     }
     content["name"], before = files.name_of(content, name, output)
-    planning.plan(entries, data, table, seeds, folds, output, device, console)
+    hashed = content_hashes(table, console)
+    planning.plan(entries, data, table, hashed, seeds, folds, output, device, console)
     if plan_only:
         return content | {"rows": [candidates.row(entry, [], output) for entry in entries]}
     for number, entry in enumerate(entries, 1):
         console.say(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
         try:
-            entry.runs = candidates.runs_of(entry, data, table, seeds, folds, output, device, skip_damaged, quiet)
+            entry.runs = candidates.runs_of(
+                entry, data, table, hashed, seeds, folds, output, device, skip_damaged, quiet
+            )
         except InterruptedRunError:
             raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
         except LoupeError as error:

@@ -1,10 +1,17 @@
 """What a person can put right. The command line prints these without a traceback; anything else is a defect of ours."""
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
 MOST_NAMES = 60  # above, a list of all that is known would bury what it says
+
+# How PyTorch's allocators (CUDA, MPS, CPU) and NVIDIA's libraries say that there is no memory left.
+NO_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quotas by that name
+DISK_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class LoupeError(ValueError):
@@ -30,3 +37,33 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> LoupeError:
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     all_of_them = f" Known: {', '.join(names)}." if len(names) <= MOST_NAMES else ""
     return LoupeError(f"unknown {kind} {name!r}.{hint}{all_of_them}")
+
+
+def of_memory(error: Exception, remedy: str) -> LoupeError | None:
+    """An error of an allocator, of a GPU or of the machine, with the remedy; None where the error is another."""
+    named = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+    if not named and not isinstance(error, MemoryError):
+        return None
+    said = ". ".join(str(error).split(". ")[:2]).strip(".")  # what follows is advice on PyTorch's settings
+    return LoupeError(f"there is not enough memory ({said or 'the machine has none left'}). {remedy}")
+
+
+def of_disk(error: OSError, place: str | Path, then: str) -> LoupeError | None:
+    """A disk that is full, or may not be written, with what to do `then`; None where the error is another."""
+    where = error.filename or place
+    if error.errno in DISK_FULL:
+        return LoupeError(f"{where}: {error.strerror}. Free space on that disk, then {then}.")
+    if error.errno in DISK_CLOSED:
+        return LoupeError(f"{where}: {error.strerror}. Give access to it, then {then}.")
+    return None
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Memory that runs out inside is a LoupeError with the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if told := of_memory(error, remedy):
+            raise told from error
+        raise

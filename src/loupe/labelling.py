@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from loupe.evaluate.predictions import Predictions
 from loupe.ledger import write_atomic
 
 UNCLASSIFIED = "unclassified"
+COLUMNS = ("path", "label", "probability")  # the first ones of the file
+PROBABILITY = "probability:"  # before the name of a class
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,31 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, tem
     return Labels(predictions, names, order_NT, probability_NK, temperature, threshold)
 
 
+def check_place(path: Path) -> None:
+    """Finds out, before anything is predicted, that another file would be lost.
+
+    Raises:
+        LoupeError: the file is there and `write_csv` did not write it, or a run keeps predictions of its own there.
+    """
+    if path.name == "predictions.csv" and (path.parent / "recipe.yaml").is_file():
+        raise LoupeError(f"{path}: that is where a run keeps its own predictions. Choose another file with --to.")
+    if not path.is_file() or not path.stat().st_size:
+        return
+    header: list[str] = []
+    with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):
+        header = next(csv.reader(file), [])
+    if tuple(header[: len(COLUMNS)]) != COLUMNS or not header[-1].startswith(PROBABILITY):
+        raise LoupeError(f"{path} is there, and is no list that `loupe predict` wrote. Choose another file with --to.")
+
+
 def write_csv(path: Path, labels: Labels) -> None:
     """Columns: path, label, probability, the second to T-th best with theirs, then the probability of every class."""
     predictions, extra = labels.predictions, range(2, labels.order_NT.shape[1] + 1)
-    header = ["path", "label", "probability"]
+    header = [*COLUMNS]
     header += [name for place in extra for name in (f"label_{place}", f"probability_{place}")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, *(f"probability:{name}" for name in predictions.classes)])
+    writer.writerow([*header, *(PROBABILITY + name for name in predictions.classes)])
     for i, (name, row_K) in enumerate(zip(labels.label, labels.probability_NK, strict=True)):
         others = [(predictions.classes[k], f"{row_K[k]:.6f}") for k in labels.order_NT[i, 1:]]
         cells = [predictions.path[i], name, f"{row_K.max():.6f}", *(cell for pair in others for cell in pair)]

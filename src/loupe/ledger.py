@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from loupe import settings
 from loupe.console import command_line
-from loupe.errors import LoupeError, unknown_name
+from loupe.errors import LoupeError, of_disk, unknown_name
 from loupe.recipe import Recipe
 
 SCHEMA = 1
@@ -142,18 +142,37 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held while a process writes to the run, so that no second one does."""
+        """Held while a process writes to the run, so that no second one does.
+
+        Raises:
+            LoupeError: another process holds it, or the disk is full or may not be written.
+        """
         lock = FileLock(self.file(".lock"))
+        try:
+            self._acquire(lock)
+            yield
+        except OSError as error:
+            if told := of_disk(error, self.path, self._then()):
+                raise told from error
+            raise
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: BaseFileLock) -> None:
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise LoupeError(
                 f"{self.path} is being written by another process. Wait for it, or stop it first."
             ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+
+    def _then(self) -> str:
+        """What a process that could not write does when it can."""
+        if not self.file("recipe.yaml").is_file():
+            return f"delete {self.path} and train again"
+        if self.file("results.json").is_file():
+            return "give the same command again"
+        return f"go on with: loupe train --resume {self.path}"
 
 
 def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
@@ -210,12 +229,22 @@ def list_runs(runs: Path) -> list[RunDirectory]:
 
 
 def record_look(runs: Path, split_hash: str, run: str) -> int:
-    """Notes one look at a test split; returns how many there have been in this runs folder, this one included."""
+    """Notes one look at a test split; returns how many there have been in this runs folder, this one included.
+
+    Raises:
+        LoupeError: it cannot be noted there, so that there must be no look.
+    """
     line = json.dumps({"split_hash": split_hash, "run": run, "date": now()})
-    with FileLock(runs / ".looks.lock"), (runs / "test_looks.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with FileLock(runs / ".looks.lock"), (runs / "test_looks.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        then = "ask again: looks at test images are counted there. Or copy the run into a folder that can be written"
+        if told := of_disk(error, runs, then):
+            raise told from error
+        raise
     return count_looks(runs, split_hash)
 
 

@@ -22,10 +22,17 @@ def open_test(run: Run, data: Any = None) -> Run:
         data: the images again, where the run was trained on arrays.
 
     Raises:
-        LoupeError: the run has no test images, or they cannot be found.
+        LoupeError: the run has no test images, or they cannot be found; or another process is writing the run.
     """
     if run.results["test"] is not None:
         return run
+    with run.directory.locked():
+        run.results = run.directory.read_json("results.json") or run.results  # another process may have opened it
+        return run if run.results["test"] is not None else _opened(run, data)
+
+
+def _opened(run: Run, data: Any) -> Run:
+    """The run, which is locked for other processes, with its test images evaluated now."""
     if not run.results["images"]["test"]:
         raise LoupeError(f"{run.path} has no test images to open.")
     images, split = run.own_images(data)

@@ -11,7 +11,6 @@ from loupe.candidates import Entry, Training, trainings
 from loupe.console import Console, duration
 from loupe.data import catalog as datasets
 from loupe.data import split as splits
-from loupe.data.content import content_hashes
 from loupe.data.pixel_file import size_text
 from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
@@ -93,22 +92,27 @@ def plan(
     entries: list[Entry],
     data: Any,
     table: ImageTable,
+    content: Sequence[str],
     seeds: int,
     folds: int,
     output: Path,
     device: str,
     console: Console,
 ) -> None:
-    """Says what all will take, and puts them in order of cost: from the runs that are finished, or a few batches."""
+    """Says what all will take, and puts them in order of cost: from the runs that are finished, or a few batches.
+
+    Args:
+        content: the hashes of the images.
+    """
     recipe = entries[0].recipe
-    parts = splits.assign(table, content_hashes(table, console), recipe.split, recipe.split_seed)
+    parts = splits.assign(table, content, recipe.split, recipe.split_seed)
     for note in parts.notes:
         console.say(note)
     if not len(parts.val):
         raise LoupeError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
     planner = Planner(table, parts, choose_device(device))
     for entry in entries:
-        done = _done(entry, data, trainings(entry, table, seeds, folds), output)
+        done = _done(data, (table, content), trainings(entry, table, seeds, folds), output)
         entry.missing = seeds * max(1, folds) - len(done)
         if not entry.missing:
             seconds = Entry(entry.name, entry.recipe, runs=done).seconds
@@ -126,10 +130,10 @@ def plan(
         console.say(f"  {entry.name:<24}{entry.expected}")
 
 
-def _done(entry: Entry, data: Any, wanted: Sequence[Training], output: Path) -> list[Run]:
-    """Its trainings that are finished; none where a run is another's, which its turn will say."""
+def _done(data: Any, images: sweep.Hashed, wanted: Sequence[Training], output: Path) -> list[Run]:
+    """The trainings that are finished; none where a run is another's, which its turn will say."""
     try:
-        found = [sweep.found(data, one.recipe, name=one.name, output=output) for one in wanted]
+        found = [sweep.found(data, one.recipe, name=one.name, output=output, images=images) for one in wanted]
     except LoupeError:
         return []
     return [run for run in found if run is not None]

@@ -11,6 +11,7 @@ from loupe.data.given import Pictures, table_of
 from loupe.data.prepare import Images, all_damaged, load_images
 from loupe.data.store import StreamedStore
 from loupe.data.table import ImageTable
+from loupe.errors import enough_memory
 from loupe.evaluate import calibration, predict
 from loupe.evaluate.predictions import Predictions
 from loupe.ledger import cache_folder
@@ -99,8 +100,9 @@ class Predictor:
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, arithmetic = self._loaded
-        feed = Feed(images.store, label_N, arithmetic.device)
-        with self.console.progress() as progress:
+        remedy = "End other programs that hold it, or take another --device."
+        with enough_memory(remedy), self.console.progress() as progress:
+            feed = Feed(images.store, label_N, arithmetic.device)
             bar = progress.add_task("predicting", total=len(rows_N), note="")
             watched = Watched(feed, lambda images: progress.advance(bar, images))
             return predict.predictions(model, watched, images, rows_N, arithmetic)

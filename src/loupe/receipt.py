@@ -24,13 +24,36 @@ def hashes(table: ImageTable, content: Sequence[str], split: Split) -> dict[str,
     the part that each is in. `code`: Loupe's sources. `weights`, of the pretrained file, is None until it has been
     read: see `record_weights`. Neither the order of the images nor their names and places matter.
     """
-    labelled = (i for i, label in enumerate(table.labels.tolist()) if label >= 0)
     return {
-        "data": splits.digest((content[i], table.classes[table.labels[i]]) for i in labelled),
+        "data": of_images(table, content),
         "split": splits.digest((content[i], part) for part in PARTS for i in split.part(part).tolist()),
         "weights": None,
         "code": of_sources(SOURCES),
     }
+
+
+def of_images(table: ImageTable, content: Sequence[str]) -> str:
+    """SHA-256 of the sorted contents of all labelled images with the names of their classes."""
+    labelled = (i for i, label in enumerate(table.labels.tolist()) if label >= 0)
+    return splits.digest((content[i], table.classes[table.labels[i]]) for i in labelled)
+
+
+def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str]) -> bool:
+    """Whether a finished run was made of these images, labelled as they are now; also where it recorded no hash.
+
+    Damaged images that it left out are told by their number: they have no content to be known by.
+    """
+    recorded = ((run.read_json("environment.json") or {}).get("hashes") or {}).get("data")
+    if recorded is None:
+        return True
+    damaged = (run.read_json("results.json") or {}).get("damaged", 0)
+    if damaged:
+        part_of = {digest for _, _, digest in splits.stored(run.file("split.csv")).values()}
+        kept = [row for row, digest in enumerate(content) if digest in part_of]
+        if len(content) - len(kept) != damaged:
+            return False
+        table, content = table.select(kept), [content[row] for row in kept]
+    return bool(of_images(table, content) == recorded)
 
 
 def record_weights(run: RunDirectory, network: Network) -> None:

@@ -54,7 +54,8 @@ def train(
         data: a folder, CSV, Parquet, CIFAR archive or .npz file; the name of a data set; or arrays (x, y).
         recipe: a name, a YAML file or a Recipe; None chooses by the images.
         model, weights, epochs, batch_size, lr, seed, precision: in place of what the recipe says. A model is one of
-            ours or of timm; weights are `timm` (its hub), `none`, a file, or an `hf-hub:` or `local-dir:` name.
+            ours or of timm; weights are `timm` (its hub), `none`, a file, or an `hf-hub:` or `local-dir:` name. Where a
+            head is solved, its epochs are the penalties tried; batch size and learning rate are of other stages.
         settings: other keys of the recipe: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
         output: the folder that holds the runs; name: of this run in it.

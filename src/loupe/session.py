@@ -16,7 +16,7 @@ from loupe.data import split as splits
 from loupe.data.batches import Feed
 from loupe.data.prepare import Images, pixel_statistics
 from loupe.data.split import Split
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, enough_memory
 from loupe.evaluate import calibration, predict, selective
 from loupe.evaluate.diagnosis import Diagnosis, diagnose
 from loupe.evaluate.predictions import write_splits
@@ -79,6 +79,25 @@ class Session:
     open_test: bool = True
 
     def run(self) -> Run:
+        """Trains, from the last checkpoint on, evaluates, and writes the outcome.
+
+        Raises:
+            InterruptedRunError: asked to stop; LoupeError: there is not enough memory, or the loss diverged. What was
+                saved stays.
+        """
+        with enough_memory(self._with_less_memory()):
+            return self._run()
+
+    def _with_less_memory(self) -> str:
+        """What to do where the memory does not suffice."""
+        sizes = [stage.batch_size for stage in self.recipe.stages if not isinstance(stage.optimizer, Logistic)]
+        less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
+        return (
+            f"Train again with {less}, or on another --device; or, where other programs hold the memory, end them and "
+            f"go on with: loupe train --resume {self.directory.path}"
+        )
+
+    def _run(self) -> Run:
         keep_freed_memory()
         recipe, labels_N = self.recipe, self.images.table.labels
         self.console.log_to(self.directory.file("train.log"))

@@ -7,31 +7,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loupe import receipt
 from loupe import run as runner
 from loupe import settings as keys
 from loupe.console import Console
 from loupe.data import split as splits
+from loupe.data.content import content_hashes
 from loupe.data.folds import fold
 from loupe.data.sources import open_table
+from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
 from loupe.ledger import RunDirectory
 from loupe.recipe import Recipe
 from loupe.recipes.resolve import resolve
 from loupe.trained import Run
 
+Hashed = tuple[ImageTable, Sequence[str]]  # images, and the hash of each one's content
 HEADLINES = ("accuracy", "macro_f1", "roc_auc", "log_loss")
 
 
-def found(data: Any, recipe: Recipe, *, name: str, output: Path, device: str = "auto") -> Run | None:
+def found(
+    data: Any, recipe: Recipe, *, name: str, output: Path, device: str = "auto", images: Hashed | None = None
+) -> Run | None:
     """The run of that name and recipe in the folder `output` where it is finished; else None.
 
+    Args:
+        images: what the data hold now; a run of other images is not used then.
+
     Raises:
-        LoupeError: a run of that name has another recipe or other data.
+        LoupeError: a run of that name has another recipe, other data or other images.
     """
     directory = RunDirectory(output / name)
     if not directory.file("recipe.yaml").is_file():
         return None
-    _check_same(directory, recipe, data)
+    _check_same(directory, recipe, data, images)
     return None if directory.read_json("results.json") is None else Run(directory, device=device)
 
 
@@ -46,14 +55,16 @@ def finished(
     skip_damaged: bool = False,
     open_test: bool = True,
     quiet: bool = False,
+    images: Hashed | None = None,
 ) -> Run:
     """The finished run of that name and recipe in the folder `output`; whatever is missing of it is done now.
 
     Args:
         split, skip_damaged, open_test: as for `loupe.train`, where the run is begun now.
+        images: as for `found`.
 
     Raises:
-        LoupeError: a run of that name has another recipe or other data, and is left as it is.
+        LoupeError: a run of that name has another recipe, other data or other images, and is left as it is.
         InterruptedRunError: stopped; the same call goes on.
     """
     directory = RunDirectory(output / name)
@@ -73,18 +84,20 @@ def finished(
         raise LoupeError(
             f"{directory.path} exists and is not a run: it has no recipe.yaml. Delete it, or choose another --output."
         )
-    _check_same(directory, recipe, data)
+    _check_same(directory, recipe, data, images)
     if directory.read_json("results.json") is not None:
         return Run(directory, device=device, quiet=quiet)
     again = None if runner.source_of(data) else data
     return runner.resume(directory.path, again, device=device, open_test=open_test, quiet=quiet)
 
 
-def _check_same(directory: RunDirectory, wanted: Recipe, data: Any) -> None:
-    """A run is used again only for what it was made for."""
+def _check_same(directory: RunDirectory, wanted: Recipe, data: Any, images: Hashed | None) -> None:
+    """A run is used again only for what it was made for. One that is not finished checks its images as it goes on."""
     other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
     source, stored = runner.source_of(data), directory.data
     what = f"another recipe ({', '.join(other[:3])})" if other else "other data" if source != stored else None
+    if not what and images and directory.file("results.json").is_file() and not receipt.made_of(directory, *images):
+        what = "other images than there are now"
     if what:
         raise LoupeError(
             f"{directory.path} was made with {what}, so that it cannot be used here. Choose another --output, or move "
@@ -163,6 +176,7 @@ def cross_validate(
     dataset = data if isinstance(data, str) else None
     chosen = resolve(recipe, table, dataset=dataset, model=None, flags={}, extra=settings, console=Console(quiet=quiet))
     stem = name or f"{table.name}-{chosen.name}"
+    images = table, content_hashes(table, Console(quiet=quiet))
     runs = tuple(
         finished(
             data,
@@ -172,6 +186,7 @@ def cross_validate(
             device=device,
             split=partial(fold, number=number, folds=folds),
             quiet=quiet,
+            images=images,
         )
         for number in range(1, folds + 1)
     )

@@ -90,14 +90,16 @@ class Run(Predictor):
 
         Args:
             split: val or test (or train).
-            data: other images with labels. Of those that have splits given, `split` is taken; else all.
+            data: other images with labels. Of those that have splits given, `split` is taken; else all. Images that are
+                the run's own, by their content, stay where its split has them, and it is said how many these are: no
+                image that was trained on counts as one of validation or test.
 
         Raises:
             LoupeError: there are no such images, or they have a class that the model does not know.
         """
         predictions = self.predictions_of(split, data, skip_damaged=skip_damaged)
         block = {**metrics.evaluate(predictions), "calibrated": self._calibrated(predictions)}
-        identity = split_hash(predictions)
+        identity = self._identity(predictions, split)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
             block["test_looks"] = record_look(self.path.parent, identity, self.directory.name)
         return block
@@ -108,12 +110,13 @@ class Run(Predictor):
         Raises:
             LoupeError: as for `evaluate`.
         """
-        table = self._own_table() if data is None else open_table(data, console=self.console)
-        may_be_own = self.directory.data is None
-        predictions = self._split_of(table, split, skip_damaged, is_own=data is None, may_be_own=may_be_own)
-        if not len(predictions):
-            raise LoupeError(f"there are no {split} images to evaluate. Choose another --split, or give --data.")
-        return predictions
+        if data is None:
+            images, own = self.own_images()
+            return _some(self.predictions_for(images, own.part(split)), split)
+        images = self._open(open_table(data, console=self.console), skip_damaged)
+        rows_N, remark = self._asked_of(images, split)
+        label_N = match_classes(images.table, self.classes)
+        return _some(self._predict(images, rows_N, label_N), split, remark)
 
     def own_images(self, data: Any = None) -> tuple[Images, splits.Split]:
         """The run's own images, opened, and the split that it was trained on.
@@ -230,18 +233,43 @@ class Run(Predictor):
         after = {name: compared[name]["after"] if compared else None for name in ("log_loss", "ece")}
         return {"temperature": self.temperature, **after}
 
-    def _split_of(
-        self, table: ImageTable, split: str, skip_damaged: bool, *, is_own: bool, may_be_own: bool
-    ) -> Predictions:
-        """The predictions of a split: by the run's split.csv where these are its images, else by their own splits."""
-        images = self._open(table, skip_damaged or (is_own and bool(self.results["damaged"])))
-        if is_own or may_be_own:
-            try:
-                parts = splits.read(self.directory.file("split.csv"), images.table, images.content)
-                return self._predict(images, getattr(parts, split), images.table.labels)
-            except LoupeError:
-                if is_own:
-                    raise
-        given = np.array([name == split for name in images.table.splits])
-        rows_N = np.flatnonzero(given) if any(images.table.splits) else np.arange(len(images.table))
-        return self._predict(images, rows_N, match_classes(images.table, self.classes))
+    def _asked_of(self, images: Images, split: str) -> tuple[np.ndarray, str]:
+        """The rows that a split means of images that were given, and what is to be known where some are the run's own.
+
+        The run's own stay where its split has them; of the others count those that are given as `split`, or all.
+        """
+        given = images.table.splits
+        known_N = splits.known(self.directory.file("split.csv"), images.table, images.content)
+        asked_N = np.array([name == split for name in given]) if any(given) else np.full(len(given), True)
+        rows_N = np.flatnonzero(np.where(known_N == "", asked_N, known_N == split))
+        counts = {part: int((known_N == part).sum()) for part in splits.PARTS}
+        if not any(counts.values()):
+            return rows_N, ""
+        listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        remark = (
+            f"{sum(counts.values()):,} of these {len(given):,} images are the run's own, and stay where its split has "
+            f"them ({listed})"
+        )
+        other_N = (known_N == "") & (images.table.labels >= 0)
+        if not other_N.any():
+            self.console.say(f"{remark}.")
+        else:
+            own, others = np.count_nonzero(known_N[rows_N] != ""), np.count_nonzero(other_N[rows_N])
+            self.console.warn(f"{remark}. Evaluated: {own:,} of them, and {others:,} others.")
+        return rows_N, remark
+
+    def _identity(self, predictions: Predictions, split: str) -> str:
+        """What looks at these images are counted under: the run's test split, where any of them is of it."""
+        if split == "test":
+            own = splits.stored(self.directory.file("split.csv")).values()
+            if {digest for _, part, digest in own if part == "test"} & set(predictions.content):
+                return str(self.results["split_hash"])
+        return split_hash(predictions)
+
+
+def _some(predictions: Predictions, split: str, remark: str = "") -> Predictions:
+    """The predictions; LoupeError where they are of no image."""
+    if len(predictions):
+        return predictions
+    why = f": {remark}" if remark else ""
+    raise LoupeError(f"there are no {split} images to evaluate{why}. Choose another --split, or give other --data.")

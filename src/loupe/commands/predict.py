@@ -12,7 +12,10 @@ from loupe.options import Device, Json, Output, Quiet, SkipDamaged, print_json
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
     split: Annotated[str, typer.Option(help="val or test. Each look at test is counted.")] = "val",
-    data: Annotated[str | None, typer.Option(help="Other labelled images in place of the run's own.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Other labelled images. Those that are the run's own stay in the part that they were in."),
+    ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
@@ -63,10 +66,11 @@ def predict(
         raise LoupeError("--threshold and --wanted-precision both say what stays unclassified. Give one of them.")
     from loupe import tables
     from loupe.data.folders import from_paths
-    from loupe.labelling import label, write_csv
+    from loupe.labelling import check_place, label, write_csv
     from loupe.ledger import open_run
     from loupe.trained import Run
 
+    check_place(to)
     done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
     if done.temperature != 1:
         done.console.say(f"probabilities are calibrated by temperature {done.temperature:.3g}")

@@ -19,7 +19,10 @@ def train(
     weights: Annotated[
         str | None, typer.Option(help="Of the backbone: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="How often each training image is seen.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often each training image is seen; of a solved head: how many penalties to try."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step of training.")] = None,
     lr: Annotated[float | None, typer.Option(help="The (highest) learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all that is drawn: split, weights, order, views.")] = None,

@@ -23,20 +23,18 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loupe.data.carve import Carver, units
 from loupe.data.table import ImageTable, counted, shown
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, unknown_name
 from loupe.ledger import write_atomic
 from loupe.recipe import SplitSpec
 
 Indices = NDArray[np.int64]
-Part = Literal["train", "val", "test"]
-PARTS: tuple[Part, ...] = ("train", "val", "test")
+PARTS = ("train", "val", "test")
 HEADER = ("path", "label", "split", "content")
 
 
@@ -49,8 +47,12 @@ class Split:
     test: Indices
     notes: tuple[str, ...] = ()
 
-    def part(self, name: Part) -> Indices:
-        return {"train": self.train, "val": self.val, "test": self.test}[name]
+    def part(self, name: str) -> Indices:
+        """The images of train, val or test; LoupeError for another name."""
+        if name not in PARTS:
+            raise unknown_name("split", name, PARTS)
+        rows: Indices = getattr(self, name)
+        return rows
 
 
 def digest(images: Iterable[tuple[str, str]]) -> str:
@@ -141,6 +143,22 @@ def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
         )
     part = np.array([rows[name][1] for name in table.paths], dtype=object)
     return _from_parts(part)
+
+
+def known(path: Path, table: ImageTable, content: Sequence[str]) -> NDArray[np.object_]:
+    """The part that a split file has each image in, by content, wherever it lies now; empty for images not in it.
+
+    Where copies of one image are in several parts, the path decides; else the first of train, val and test: an image
+    that trained is never taken for one that did not. LoupeError where the file cannot be read as a split.
+    """
+    rows = stored(path)
+    by_content = {digest: part for name in reversed(PARTS) for _, part, digest in rows.values() if part == name}
+    here = zip(table.paths, content, strict=True)
+    parts = [
+        rows[name][1] if name in rows and rows[name][2] == digest else by_content.get(digest, "")
+        for name, digest in here
+    ]
+    return np.array(parts, dtype=object)
 
 
 def stored(path: Path) -> dict[str, tuple[str, str, str]]:

@@ -23,6 +23,9 @@ from loupe.recipes.experiments import experiment
 # Random crops need room around the part that evaluation sees.
 CROP_ROOM = 1.15
 
+# What only a stage that trains in steps takes, and the flags' names.
+OF_STEPS = {"batch_size": "--batch-size", "lr": "--lr"}
+
 Settings = Mapping[str, Any] | Sequence[str]
 
 
@@ -45,10 +48,14 @@ def resolve(
         model: the network to put in place of the recipe's; weights: those that its backbone starts from.
         flags: `epochs`, `batch_size`, `lr`, `seed`, `precision`; None where not given.
         extra: any keys of the recipe, as a mapping or as KEY=VALUE.
+
+    Raises:
+        LoupeError: an unknown name or key, or a flag that nothing in the recipe takes.
     """
     recipe = _choose(wanted, table, dataset, model, weights, console)
     if model is not None or weights is not None:
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
+    recipe = settings.override(recipe, extra)  # which optimizer a stage has says which flags it takes
     recipe = settings.override(settings.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # refused now, and not after the training
@@ -111,20 +118,30 @@ def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
 
 
 def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The field's own flags as settings; those of a stage hold for every stage, but epochs only where there is one."""
+    """The field's own flags as settings; those of a stage hold for every stage, but epochs only where there is one.
+
+    A stage that is solved has neither learning rate nor batches; its epochs are the penalties that are tried.
+    """
     given = {name: value for name, value in flags.items() if value is not None}
     if "epochs" in given and len(recipe.stages) > 1:
         raise LoupeError(
             f"recipe {recipe.name} has {len(recipe.stages)} stages: say which one, for example "
             f"--set stages.{len(recipe.stages) - 1}.epochs={given['epochs']}."
         )
-    of_stage = [name for name in given if name in {"epochs", "batch_size", "lr"}]
-    solved = [isinstance(stage.optimizer, Logistic) for stage in recipe.stages]
+    of_stage = [name for name in given if name in {"epochs", *OF_STEPS}]
+    in_steps = [i for i, stage in enumerate(recipe.stages) if not isinstance(stage.optimizer, Logistic)]
+    vain = [OF_STEPS[name] for name in of_stage if name in OF_STEPS and not in_steps]
+    if vain:
+        raise LoupeError(
+            f"{' and '.join(vain)}: recipe {recipe.name} solves its head to convergence, without learning rate and "
+            f"batches. Leave {'it' if len(vain) == 1 else 'them'} out; penalties are set with "
+            "--set stages.0.optimizer.strongest=... and weakest, their number with --epochs. To train the head in "
+            "steps: --set stages.0.optimizer=adam."
+        )
     stages = {
         f"stages.{i}.{name}": given[name]
         for name in of_stage
-        for i in range(len(solved))
-        if name != "lr" or not solved[i]
+        for i in (in_steps if name in OF_STEPS else range(len(recipe.stages)))
     }
     return stages | {name: given[name] for name in given if name not in of_stage}
 

@@ -61,8 +61,18 @@ class Checkpoints:
             _keep(self.best, _newest(self.best)[:2])
 
     def save_best(self, epoch: int, weights: Tensors) -> None:
-        """Saves the weights of the best epoch so far. The one before stays: the second newest `last` speaks of it."""
-        write(self.best / f"epoch-{epoch:08d}", Snapshot({"weights": weights}))
+        """Saves the weights of the best epoch so far. The one before stays: the second newest `last` speaks of it.
+
+        Those that are there, and whole, are the same: a stage that was cut off after this save comes to it again.
+        """
+        path = self.best / f"epoch-{epoch:08d}"
+        if path.exists():
+            try:
+                read(path)
+                return
+            except DamagedError:
+                shutil.rmtree(path)
+        write(path, Snapshot({"weights": weights}))
 
     def forget_bests_after(self, epoch: int) -> None:
         """Removes best weights from epochs that a resumed run has not come to yet."""
@@ -100,20 +110,32 @@ class Checkpoints:
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Makes the folder `path` hold the snapshot: beside it first, synced, then renamed into its place."""
+    """Makes the folder `path` hold the snapshot: beside it first, synced, then renamed into its place.
+
+    OSError where that cannot be; of what was half written, nothing then takes the disk's space.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    try:
+        _fill(beside, snapshot)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    beside.rename(path)
+    sync_folder(path.parent)
+
+
+def _fill(folder: Path, snapshot: Snapshot) -> None:
+    """Writes the snapshot's files, synced, into a new folder."""
+    folder.mkdir(parents=True)
     hashes = {}
     for name, tensors in snapshot.tensors.items():
         data = safetensors.torch.save({key: _plain(tensor) for key, tensor in tensors.items()})
-        write_synced(beside / f"{name}.safetensors", data)
+        write_synced(folder / f"{name}.safetensors", data)
         hashes[name] = _digest(data)
     body = json.dumps({"values": snapshot.values, "files": hashes}, allow_nan=False)
-    write_synced(beside / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
-    sync_folder(beside)
-    beside.rename(path)
-    sync_folder(path.parent)
+    write_synced(folder / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
+    sync_folder(folder)
 
 
 def read(path: Path) -> Snapshot:
