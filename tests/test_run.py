@@ -82,6 +82,8 @@ def test_a_run_on_arrays_is_evaluated_on_its_own_split_of_them(run):
     assert block["accuracy"] == run.results["test"]["accuracy"]
     other = (digits(500)[0][400:], digits(500)[1][400:])
     assert run.evaluate("val", other)["images"] == 100
+    with pytest.raises(loupe.LoupeError, match="Did you mean test"):
+        run.evaluate("tests", other)
 
 
 def test_arrays_that_have_changed_are_not_evaluated_on_what_was_trained(run, capsys):

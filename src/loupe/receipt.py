@@ -43,7 +43,7 @@ def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str]) -> boo
 
     Damaged images that it left out are told by their number: they have no content to be known by.
     """
-    recorded = ((run.read_json("environment.json") or {}).get("hashes") or {}).get("data")
+    recorded: str | None = ((run.read_json("environment.json") or {}).get("hashes") or {}).get("data")
     if recorded is None:
         return True
     damaged = (run.read_json("results.json") or {}).get("damaged", 0)
