@@ -114,7 +114,7 @@ class Run(Predictor):
             raise unknown_name("split", split, splits.PARTS)
         if data is None:
             images, own = self.own_images()
-            return _some(self.predictions_for(images, getattr(own, split)), split)
+            return _some(self.predictions_for(images, own.part(split)), split)
         images = self._open(open_table(data, console=self.console), skip_damaged)
         rows_N, remark = self._asked_of(images, split)
         label_N = match_classes(images.table, self.classes)
