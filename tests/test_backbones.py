@@ -120,6 +120,27 @@ def test_frozen_means_frozen_to_the_bit():
     assert all(module.training for module in model.modules())
 
 
+def test_without_batch_statistics_training_begins_with_what_evaluation_gives():
+    """Scales, offsets and kernels of the trunk learn; its statistics stay, and the batch changes no output."""
+    _, model = assembled("test_efficientnet", 64)
+    model.head.to_empty(device="cpu")
+    nn.init.ones_(model.head.logits.weight)
+    nn.init.zeros_(model.head.logits.bias)
+    model.learn("all", batch_statistics=False)
+    x_BCHW = torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval()(x_BCHW)
+        assert torch.equal(model.train()(x_BCHW), expected) and model.head.training
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model(x_BCHW).square().mean().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.endswith(statistics), name
+    model.learn("all")
+    assert all(module.training for module in model.train().modules())
+
+
 @pytest.mark.parametrize(("part", "frozen"), [("all", 0), ("last-3", 3), ("last-block", 5), ("head", 6)])
 def test_parts_count_from_the_end(part, frozen):
     _, model = assembled("test_efficientnet", 64)

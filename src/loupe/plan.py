@@ -80,7 +80,7 @@ class Planner:
         feed = Feed(images.store, images.table.labels, self.device)
         disk_bytes = 0
         for stage in recipe.stages:
-            model.learn(stage.part)
+            model.learn(stage.part, batch_statistics=stage.batch_statistics)
             if model.frozen:
                 spent, size = self._frozen(recipe, stage, model, feed)
                 seconds, disk_bytes = seconds + spent, disk_bytes + size

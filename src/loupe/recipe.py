@@ -128,7 +128,9 @@ class Stage(Frozen):
     """A stretch of training with one optimizer and one schedule.
 
     `part` is what learns: the `head`, the `last-block` of the trunk with it, its `last-N` blocks, or `all`. What lies
-    before keeps its weights, and its batch normalisation its statistics. `layer_decay` below 1 gives the head the whole
+    before keeps its weights, and its batch normalisation its statistics. With `batch_statistics` off so does all of the
+    trunk's, which then normalises as it will in use (its scales and offsets learn): from pretrained weights a stage
+    begins with what the network gave before, whatever the batch. `layer_decay` below 1 gives the head the whole
     rate, and each block of the trunk that share of the rate of the block after it (Bao et al. 2022). `l2` adds that
     many times the sum of squares of the kernels (`l2_on` convolutions: of theirs alone) to the loss, as Keras's
     `regularizers.l2` does; `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and norms
@@ -145,6 +147,7 @@ class Stage(Frozen):
     batch_size: Count = 128
     optimizer: Optimizer = Adam()
     lr: Positive = 1e-3
+    batch_statistics: bool = True
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     schedule: Schedule = Constant()
     l2: NonNegative = 0.0

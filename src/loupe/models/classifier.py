@@ -3,6 +3,7 @@
 from typing import Self
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from loupe.errors import LoupeError
 from loupe.recipe import Preprocessing
@@ -18,6 +19,7 @@ class Classifier(nn.Module):
         preprocessing: from a decoded image to the input.
         classes: the class of each logit, in order.
         frozen: how many blocks of the trunk are frozen.
+        batch_statistics: whether batch normalisation in the trunk normalises by the batch while it trains.
         temperature: what logits are divided by for calibrated probabilities. The network itself gives them undivided.
     """
 
@@ -30,6 +32,7 @@ class Classifier(nn.Module):
         self.preprocessing = preprocessing
         self.classes = classes
         self.frozen = 0
+        self.batch_statistics = True
         self.temperature = 1.0
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
@@ -55,17 +58,22 @@ class Classifier(nn.Module):
             )
         return len(self.trunk) - learning
 
-    def learn(self, part: str) -> None:
-        """Freezes what lies before `part`, and frees the rest."""
+    def learn(self, part: str, *, batch_statistics: bool = True) -> None:
+        """Freezes what lies before `part`, and frees the rest; without batch statistics, none of the trunk's change."""
         self.frozen = self.blocks_before(part)
+        self.batch_statistics = batch_statistics
         for number, block in enumerate(self.trunk):
             block.requires_grad_(number >= self.frozen)
         self.head.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in PyTorch, but frozen blocks stay in evaluation mode."""
+        """As in PyTorch, but frozen blocks, and statistics that are to stay, are in evaluation mode."""
         super().train(mode)
         for block in self.trunk[: self.frozen]:
             block.eval()
+        if not self.batch_statistics:
+            for layer in self.trunk.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
         return self

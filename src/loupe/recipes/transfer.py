@@ -45,9 +45,11 @@ def last_block() -> Recipe:
 def finetune() -> Recipe:
     """`loupe train DATA --recipe finetune`: the head first, then the whole network at a low rate.
 
-    2,000 images of CIFAR-10 at 96 px: test accuracy 76.1 %, 5.5 points (3.5 to 7.5) above `features`.
+    Batch normalisation keeps its statistics: a solved head is thrown off by those of a batch. 2,000 images of CIFAR-10
+    at 96 px: test accuracy 81.4 %, 10.8 points (8.9 to 12.7) above `features`; 76.1 % with batch statistics.
     """
-    return _transfer("finetune", "The head, then the whole network, at a low rate.", SOLVED, _tune("all", epochs=8))
+    tuned = _tune("all", epochs=8).model_copy(update={"batch_statistics": False})
+    return _transfer("finetune", "The head, then the whole network, at a low rate.", SOLVED, tuned)
 
 
 def _transfer(name: str, description: str, *stages: Stage) -> Recipe:

@@ -27,6 +27,8 @@ def _stage(stage: Stage) -> Iterator[str]:
     for name in ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay", "patience_epochs"):
         if value := getattr(stage, name):
             yield f"{name.removesuffix('_epochs').replace('_', ' ')} {value:g}"
+    if not stage.batch_statistics:
+        yield "batch norm's statistics kept"
     changed = [_change(name, value) for name, value in _augmentation(stage.augment)]
     yield ", ".join(changed) if changed else "no augmentation"
 

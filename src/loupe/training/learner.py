@@ -29,7 +29,7 @@ class Learner:
         first: int = 0,
     ) -> None:
         """`first`: the block that the inputs enter at; with activations of frozen blocks, the one after them."""
-        model.learn(stage.part)
+        model.learn(stage.part, batch_statistics=stage.batch_statistics)
         self.model = model
         self.stage = stage
         self.augmenter = augmenter

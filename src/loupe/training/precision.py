@@ -98,7 +98,7 @@ class TimedSteps:
     ) -> None:
         self._stage, self._device, self._weights_K = stage, feed.device, weights_K
         self._model = copy.deepcopy(model)
-        self._model.learn(stage.part)
+        self._model.learn(stage.part, batch_statistics=stage.batch_statistics)
         most = min(stage.batch_size, max(8, TIMED_PIXELS // model.preprocessing.size_px**2))
         self.images = min(most, len(train_N))
         rows_N = train_N[: self.images * (1 + TIMED_STEPS)]

@@ -66,7 +66,7 @@ class Preparation:
         Raises:
             StoppedError: asked to stop while what is frozen was computed.
         """
-        self.model.learn(stage.part)
+        self.model.learn(stage.part, batch_statistics=stage.batch_statistics)
         self._kept = None
         augmenter = Augmenter(stage.augment, self.model.preprocessing, self.seed)
         work = None
