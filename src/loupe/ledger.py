@@ -172,7 +172,7 @@ class RunDirectory:
             return f"delete {self.path} and train again"
         if self.file("results.json").is_file():
             return "give the same command again"
-        return f"go on with: loupe train --resume {self.path}"
+        return f"go on with: {self.resume_command}"
 
 
 def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:

@@ -94,7 +94,7 @@ class Session:
         less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
         return (
             f"Train again with {less}, or on another --device; or, where other programs hold the memory, end them and "
-            f"go on with: loupe train --resume {self.directory.path}"
+            f"go on with: {self.directory.resume_command}"
         )
 
     def _run(self) -> Run:
