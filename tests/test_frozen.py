@@ -239,18 +239,18 @@ def resumed_after(error: type[BaseException], tmp_path, monkeypatch, *patch):
 
 def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """Stopped among the penalties, killed between the saves at the end of the stage, killed in the evaluation."""
-    from loupe.training import loop
+    from loupe.training.loop import Trainer
 
     whole = trained(tmp_path, "whole", SOLVED)
-    best, solve = whole.results["best_epoch"], loop._solve
+    best, solve = whole.results["best_epoch"], Trainer._solve
     assert best == ALL["epochs"] + 1
 
-    def stopping(solver, position, images, stop):
-        stop.received = len(position.history) == best
-        return solve(solver, position, images, stop)
+    def stopping(self, solver):
+        self.stop.received = len(self.position.history) == best
+        return solve(self, solver)
 
     with monkeypatch.context() as patched, pytest.raises(loupe.run.InterruptedRunError):
-        patched.setattr(loop, "_solve", stopping)
+        patched.setattr(Trainer, "_solve", stopping)
         trained(tmp_path, "cut", SOLVED)
     resumed_after(Killed, tmp_path, monkeypatch, Checkpoints, "save_last", killed)
     assert (tmp_path / "cut" / "checkpoints" / "best" / f"epoch-{best:08d}").is_dir()

@@ -2,7 +2,8 @@
 
     python benchmarks/peers/loupe_deep_cnn.py PIXELS.npz --mode augmented
 
-What is timed is `loupe.training.loop.fit` as `loupe train` calls it, from one batch being asked for to the next.
+What is timed is `Trainer.fit` of `loupe.training.loop`, as `loupe train` calls it, from one batch being asked for to
+the next.
 """
 
 import tempfile
@@ -24,7 +25,7 @@ from loupe.recipe import AugmentSpec, Preprocessing
 from loupe.recipes import catalog
 from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.training.checkpoint import Checkpoints
-from loupe.training.loop import fit
+from loupe.training.loop import Trainer
 from loupe.training.precision import resolve
 from loupe.training.work import Work
 
@@ -65,7 +66,7 @@ def main() -> None:
     )
     feed.clock = clock = measure.Clock()
     with tempfile.TemporaryDirectory() as folder:
-        fit(
+        Trainer(
             model,
             stages=[stage],
             prepare=lambda stage, first_epoch: Work(feed, feed, augmenter),
@@ -79,7 +80,7 @@ def main() -> None:
             keep_best=False,
             console=Console(quiet=True),
             stop=StopSignal(),
-        )
+        ).fit()
     measure.report(
         parameters=count_parameters(model)["total"],
         precision=precision,

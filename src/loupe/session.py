@@ -33,7 +33,7 @@ from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.trained import Run
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
-from loupe.training.loop import fit
+from loupe.training.loop import Trainer
 from loupe.training.precision import resolve as resolve_precision
 from loupe.training.progress import Position
 from loupe.training.work import Preparation, Work
@@ -130,7 +130,7 @@ class Session:
                 stop=stop,
             )
             try:
-                position = fit(
+                position = Trainer(
                     model,
                     stages=recipe.stages,
                     prepare=preparation.of,
@@ -144,7 +144,7 @@ class Session:
                     keep_best=recipe.keep == "best",
                     console=self.console,
                     stop=stop,
-                )
+                ).fit()
             except StoppedError:
                 raise self._interrupted() from None
         if position.stage < len(recipe.stages):
