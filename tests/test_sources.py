@@ -320,6 +320,61 @@ def test_parquet_split_and_group_columns_and_dictionaries(tmp_path):
         open_(shard(path, label, split=["dev", "", "test"]))
 
 
+@pytest.fixture
+def little_memory(monkeypatch, tmp_path) -> Path:
+    """Where rows that are larger than memory are kept, on a machine that has none to spare."""
+    monkeypatch.setattr("loupe.data.parquet.default_budget", lambda: 100)
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "rows"
+
+
+def test_parquet_larger_than_memory_is_mapped_from_a_copy(tmp_path, monkeypatch, request):
+    monkeypatch.setattr("loupe.data.parquet.BATCH_ROWS", 256)
+    data = [bytes([i % 251]) * 10_000 for i in range(500)]
+    for k in range(2):
+        shard(tmp_path / "set" / f"train-{k:05}-of-00002.parquet", ["b", "a"] * 250, data=data, group=["g"] * 500)
+    before = open_(tmp_path / "set")
+    rows = request.getfixturevalue("little_memory")
+    allocated = pa.total_allocated_bytes()
+    table = open_(tmp_path / "set")
+    assert pa.total_allocated_bytes() - allocated < 1_000_000, "of 10 MB"
+    assert table.rows.equals(before.rows)
+    assert (table.classes, table.notes, table.paths) == (before.classes, before.notes, before.paths)
+    assert [table.encoded(i) for i in (0, 499, 500, 999)] == [data[0], data[499], data[0], data[499]]
+    kept = np.delete(np.arange(1000), (3, 700))
+    less = table.select(kept)
+    assert pa.total_allocated_bytes() - allocated < 1_000_000, "also where few are left out"
+    assert less.rows.equals(before.select(kept).rows)
+    assert [less.encoded(i) for i in (2, 3, 698, 997)] == [data[2], data[4], data[199], data[499]]
+    copies = {file: file.stat().st_ino for file in rows.iterdir()}
+    assert len(copies) == 2
+    monkeypatch.setattr("loupe.data.parquet._rows", None)
+    assert open_(tmp_path / "set").rows.equals(before.rows), "found again"
+    assert {file: file.stat().st_ino for file in rows.iterdir()} == copies
+
+
+def test_a_parquet_file_that_changed_is_copied_again(tmp_path, little_memory):
+    path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
+    assert open_(path).encoded(1) == b"2" * 100
+    shard(path, ["a", "b", "b"], data=[b"1" * 100, b"3" * 100, b"4" * 100])
+    assert [open_(path).encoded(i) for i in (1, 2)] == [b"3" * 100, b"4" * 100]
+
+
+def test_a_copy_of_parquet_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path, little_memory, monkeypatch):
+    path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
+    monkeypatch.setattr("loupe.data.arrow_file._SPARE_DISK_BYTES", 2**62)
+    with pytest.raises(LoupeError, match=r"do not fit in memory.* larger disk"):
+        open_(path)
+    monkeypatch.undo()
+    monkeypatch.setattr("loupe.data.parquet.default_budget", lambda: 100)
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + bytes(200) + whole[204:])
+    with pytest.raises(LoupeError, match="cannot be read as Parquet"):
+        open_(path)
+    assert list(little_memory.iterdir()) == []
+
+
 def test_parquet_may_hold_paths_in_place_of_bytes(tmp_path):
     touch(tmp_path, "pictures/1.png")
     table = open_(shard(tmp_path / "x.parquet", ["a", "b"], data=[None, b"here"], paths=["pictures/1.png", None]))

@@ -14,6 +14,7 @@ from loupe.errors import LoupeError, unknown_name
 
 KINDS = {
     "pixels": "images decoded once",
+    "rows": "Parquet files, copied to be mapped",
     "frozen": "activations of frozen networks",
     "datasets": "data sets that were downloaded",
     "content": "what identifies the images of a data set",

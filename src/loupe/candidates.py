@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from loupe import sweep
-from loupe.console import duration
+from loupe.console import duration, size_text
 from loupe.data import split as splits
 from loupe.data.folds import fold
-from loupe.data.pixel_file import size_text
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics

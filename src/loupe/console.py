@@ -35,6 +35,12 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min"
 
 
+def size_text(count: int) -> str:
+    """`512 bytes`, `1.5 GiB`."""
+    power = min(3, max(0, count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:,.4g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
+
+
 class Console:
     """Announces. A quiet one shows nothing but warnings, and still writes the log."""
 

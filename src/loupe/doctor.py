@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loupe import ledger
+from loupe.console import size_text
 from loupe.data.memory import free_bytes, total_bytes
-from loupe.data.pixel_file import size_text
 
 State = Literal["ok", "warning", "broken"]
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")

@@ -8,10 +8,9 @@ from typing import Any
 from loupe import settings, sweep
 from loupe.architecture import BackboneSpec
 from loupe.candidates import Entry, Training, trainings
-from loupe.console import Console, duration
+from loupe.console import Console, duration, size_text
 from loupe.data import catalog as datasets
 from loupe.data import split as splits
-from loupe.data.pixel_file import size_text
 from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError

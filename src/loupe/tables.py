@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loupe.cache import KINDS, Entry
-from loupe.console import printable
-from loupe.data.pixel_file import size_text
+from loupe.console import printable, size_text
 from loupe.ledger import RunDirectory, count_looks
 from loupe.models.catalog import NETWORKS
 from loupe.recipe import Recipe

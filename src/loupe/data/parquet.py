@@ -1,5 +1,7 @@
 """Parquet files in the Hugging Face image layout: one file, or a folder of shards. Rows never leave Arrow.
 
+They are held in memory where the files take no more than half of what is free there, and else mapped (arrow_file.py).
+
 The layout: a column `image` (or `img`), a struct of `bytes` and `path`; a column `label`, whole numbers whose names
 stand in the schema's `huggingface` metadata (ClassLabel), or text; the split in the name of the file or its folder.
 https://huggingface.co/docs/datasets/image_dataset
@@ -7,8 +9,9 @@ https://huggingface.co/docs/datasets/image_dataset
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from loupe.console import Console, size_text
+from loupe.data import arrow_file
+from loupe.data.memory import default_budget
 from loupe.data.table import (
     IMAGE,
     SCHEMA,
@@ -30,8 +36,10 @@ from loupe.data.table import (
     text_name,
 )
 from loupe.errors import LoupeError
+from loupe.ledger import cache_folder
 
 IMAGE_COLUMNS = ("image", "img")
+BATCH_ROWS = 1024  # are read at once
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 LAYOUT = "an image column ('image' or 'img': a struct of bytes and path) and a label column ('label')"
 
@@ -48,8 +56,12 @@ class Columns:
     classes: tuple[str, ...] | None
 
 
-def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
-    """The images in one file, or in all the shards of a set, which lie under `root`. LoupeError for another layout."""
+def open_parquet(files: Sequence[Path], root: Path, name: str, console: Console) -> ImageTable:
+    """The images in one file, or in all the shards of a set, which lie under `root`.
+
+    Raises:
+        LoupeError: another layout, or more than the memory holds and no disk for what can be mapped.
+    """
     columns = [_columns(file) for file in files]
     for file, found in zip(files, columns, strict=True):
         if (found.is_text, found.classes) != (columns[0].is_text, columns[0].classes):
@@ -57,7 +69,16 @@ def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
                 f"{file}: its class names, or its kind of labels, differ from those of {files[0]}. "
                 "Give the two as separate data sets."
             )
-    pieces = [_read(file, found, root) for file, found in zip(files, columns, strict=True)]
+    size, budget = sum(file.stat().st_size for file in files), default_budget()
+    if size > budget:
+        folder = cache_folder() / "rows"
+        console.say(
+            f"{name} takes {size_text(size)}, above the budget of {size_text(budget)} of memory: it is read from a "
+            f"copy that can be mapped, under {folder}."
+        )
+        pieces = _mapped(files, columns, root, folder, console)
+    else:
+        pieces = [pa.concat_tables(_read(*each, root)) for each in zip(files, columns, strict=True)]
     pieces = _distinct_paths(pieces, files, root)
     rows, classes = _class_indices(pa.concat_tables(pieces), columns[0].classes, name)
     if rows.num_rows == 0:
@@ -114,13 +135,34 @@ def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
         raise LoupeError(f"{file}: its 'huggingface' metadata cannot be understood: {error!r}.") from None
 
 
-def _read(file: Path, columns: Columns, root: Path) -> pa.Table:
-    """The file's rows, as `SCHEMA` has them but for the label, which stays what it is."""
+def _mapped(
+    files: Sequence[Path], columns: Sequence[Columns], root: Path, folder: Path, console: Console
+) -> list[pa.Table]:
+    """The rows of each file, from copies that are made now where they are not there."""
+    pieces = []
+    with console.progress() as progress:
+        bar = progress.add_task("copying rows", total=len(files), note="")
+        for file, found in zip(files, columns, strict=True):
+            how = [asdict(found), _split_of(file, root)]
+            pieces.append(arrow_file.mapped(file, how, folder, partial(_read, file, found, root)))
+            progress.advance(bar)
+    return pieces
+
+
+def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
+    """The file's rows, a few at a time, as `SCHEMA` has them but for the label, which stays what it is."""
     names = [name for name in (columns.image, columns.label, columns.split, columns.group) if name is not None]
     try:
-        table = pq.read_table(file, columns=names, partitioning=None)
+        with pq.ParquetFile(file) as source:
+            empty = source.schema_arrow.empty_table().select(names)
+            yield _rows(empty, columns, file, root)
+            for batch in source.iter_batches(BATCH_ROWS, columns=names):
+                yield _rows(pa.Table.from_batches([batch]), columns, file, root)
     except (pa.ArrowException, OSError) as error:
         raise LoupeError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
+
+
+def _rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
     label = table[columns.label]
     if pa.types.is_dictionary(label.type):
         label = label.cast(pa.string())

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from loupe.console import Console
+from loupe.console import Console, size_text
 from loupe.data.decode import UInt8Array
 from loupe.data.pixels import Damage, DamagedImages, Images, damaged_images
 from loupe.data.table import ImageTable
@@ -175,8 +175,3 @@ def _remove_abandoned(folder: Path) -> None:
             last = max(path.stat().st_mtime for path in (building, *building.iterdir()))
             if time.time() - last > _ABANDONED_SECONDS:
                 shutil.rmtree(building, ignore_errors=True)
-
-
-def size_text(count: int) -> str:
-    power = min(3, max(0, count.bit_length() - 1) // 10)
-    return f"{count / 1024**power:,.4g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"

@@ -37,7 +37,7 @@ def open_table(data: Data, *, console: Console) -> ImageTable:
     elif isinstance(data, str) and data in catalog.DATASETS:
         table = _with_note(catalog.load(data, console), data)
     elif isinstance(data, str | os.PathLike):
-        table = _open_path(data)
+        table = _open_path(data, console)
     elif isinstance(data, Mapping | tuple):
         table = open_arrays(data)
     else:
@@ -47,10 +47,10 @@ def open_table(data: Data, *, console: Console) -> ImageTable:
     return table
 
 
-def _open_path(data: str | os.PathLike[str]) -> ImageTable:
+def _open_path(data: str | os.PathLike[str], console: Console) -> ImageTable:
     path = Path(data).expanduser()
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, console)
     if not path.exists():
         raise LoupeError(_missing(str(data)))
     if archives.is_archive_name(path):
@@ -59,7 +59,7 @@ def _open_path(data: str | os.PathLike[str]) -> ImageTable:
         case ".csv":
             return open_csv(path)
         case ".parquet" | ".pq":
-            return open_parquet([path], path.parent, path.stem)
+            return open_parquet([path], path.parent, path.stem, console)
         case ".npz":
             return open_npz(path)
         case ".zip" | ".rar" | ".7z":
@@ -70,7 +70,7 @@ def _open_path(data: str | os.PathLike[str]) -> ImageTable:
             raise LoupeError(f"{path}: this kind of file is not understood; give {KINDS}.")
 
 
-def _open_folder(folder: Path) -> ImageTable:
+def _open_folder(folder: Path, console: Console) -> ImageTable:
     if cifar := archives.find_folder(folder):
         return archives.open_folder(cifar)
     tree = scan(folder)
@@ -78,7 +78,8 @@ def _open_folder(folder: Path) -> ImageTable:
         return open_folder(folder, tree)
     if tree.images and all("/" in name for name in tree.shards):
         raise LoupeError(f"{folder}: there are both images and Parquet files below it; give the folder of one of them.")
-    return open_parquet([folder / os_name(name) for name in tree.shards], folder, text_name(folder.resolve().name))
+    shards = [folder / os_name(name) for name in tree.shards]
+    return open_parquet(shards, folder, text_name(folder.resolve().name), console)
 
 
 def _missing(text: str) -> str:

@@ -15,12 +15,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from loupe.console import Console
+from loupe.console import Console, size_text
 from loupe.data import pixel_file
 from loupe.data.decode import UInt8Array
 from loupe.data.memory import default_budget
 from loupe.data.parallel import worker_count
-from loupe.data.pixel_file import size_text
 from loupe.data.pixels import Damage, DamagedImages, Images, damaged_images
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError

@@ -19,6 +19,7 @@ from loupe.errors import ImageError, LoupeError
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64()), ("split", pa.string()), ("group", pa.string())])
 
+SLICED_ROWS = 64  # in a row, on the average, are not copied when others are left out
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
 SPLIT_NAMES = {
     "train": "train",
@@ -230,18 +231,29 @@ def _column(values: Any, kind: pa.DataType, n: int) -> pa.Array:
 
 
 def _take(rows: pa.Table, indices: NDArray[np.int64]) -> pa.Table:
-    """`rows.take`, chunk by chunk where the order allows it: Arrow cannot join chunks of more than 2 GiB of bytes."""
+    """`rows.take`, chunk by chunk where the order allows it: Arrow cannot join chunks of more than 2 GiB of bytes.
+
+    Where few rows are left out, those between them are not copied: they may be more than the memory holds.
+    """
     if len(indices) and np.any(np.diff(indices) < 0):
         return rows.take(pa.array(indices)).cast(SCHEMA)
     pieces, start = [], 0
     for batch in rows.to_batches():
         low, high = np.searchsorted(indices, [start, start + batch.num_rows])
         if high > low:
-            pieces.append(batch.take(pa.array(indices[low:high] - start)))
+            pieces += _taken(batch, indices[low:high] - start)
         start += batch.num_rows
     if len(indices) and not 0 <= indices[0] <= indices[-1] < start:
         raise IndexError(f"images {indices[0]} to {indices[-1]} of {start}")
     return pa.Table.from_batches(pieces, schema=SCHEMA)
+
+
+def _taken(batch: pa.RecordBatch, indices: NDArray[np.int64]) -> list[pa.RecordBatch]:
+    """The rows at these indices, which do not descend."""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    if len(indices) < SLICED_ROWS * (len(breaks) + 1):
+        return [batch.take(pa.array(indices))]
+    return [batch.slice(run[0], len(run)) for run in np.split(indices, breaks)]
 
 
 def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:

@@ -21,10 +21,9 @@ import PIL
 from torch import Tensor, nn
 
 from loupe.augment.pipeline import Augmenter, evaluation_view
-from loupe.console import Console, duration
+from loupe.console import Console, duration, size_text
 from loupe.data import decode
 from loupe.data.batches import Batch, Feed, room_bytes
-from loupe.data.pixel_file import size_text
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, engine, engine_name

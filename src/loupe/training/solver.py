@@ -8,9 +8,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from loupe.console import Console
+from loupe.console import Console, size_text
 from loupe.data.memory import free_bytes
-from loupe.data.pixel_file import size_text
 from loupe.errors import LoupeError
 from loupe.evaluate.predict import batch_size
 from loupe.models.classifier import Classifier
