@@ -22,6 +22,7 @@ SEEDS = (0, 1, 2)
 CIFAR_PX = 96
 LAST_BLOCK_EPOCHS = 16
 FEW = (10, 50, 200, 1000)
+SMALL = (50, 500, 1000, 2000)
 # From scratch, a run on few images needs more passes over them.
 SCRATCH_EPOCHS = {10: 60, 50: 60, 200: 24, 1000: 12}
 Row = dict[str, Any]
@@ -105,15 +106,16 @@ def few_images(bench: Bench) -> Iterable[Row]:
 
 
 def small_images(bench: Bench) -> Iterable[Row]:
-    """CIFAR-10, 50 and 500 of each class: frozen features of enlarged images against a network from scratch."""
-    data = cifar_subset(bench.source / "cifar10", bench.work / "cifar10-500", train=500, test=200)
-    for count in (500, 50):
+    """CIFAR-10, so many of each class: frozen features of enlarged images against a network from scratch."""
+    for count in SMALL:
+        data = cifar_subset(bench.source / "cifar10", bench.work / f"cifar10-{count}", train=count, test=200)
         part = few(count - count // 10, count // 10)
-        run = bench.transfer(f"small-features-{count}", data, "features", split=part)
-        yield {"images": count, "recipe": "features", **outcome(run)}
+        frozen = bench.transfer(f"small-features-{count}", data, "features", split=part)
+        yield {"images": count, "recipe": "features", **outcome(frozen)}
         epochs = {"stages.0.epochs": 60} if count == 50 else {}
         run = bench.run(f"small-scratch-{count}", data, "small-images", split=part, settings=epochs)
-        yield {"images": count, "recipe": "small-images", **outcome(run)}
+        row = {"images": count, "recipe": "small-images", **outcome(run)}
+        yield row | {"against_features": paired_difference(run, frozen)}
 
 
 def outcome(run: loupe.Run) -> Row:

@@ -118,6 +118,17 @@ def test_a_run_of_another_recipe_is_not_taken_for_this_one(done, folder):
     assert (output / "simple-cnn-quick-seed0" / "results.json").read_bytes() == before
 
 
+def test_a_run_of_images_that_changed_since_is_not_taken_for_one_of_these(done, folder):
+    _, output = done
+    place = folder / "cifar10" / "train" / "digit 0" / "another.png"
+    Image.new("RGB", (32, 32), "red").save(place)
+    try:
+        with pytest.raises(LoupeError, match="made with other images than there are now"):
+            reproduce(["simple-cnn"], data=folder, changes=DEBUG, output=output, device="cpu", quiet=True)
+    finally:
+        place.unlink()
+
+
 def test_what_was_stopped_goes_on_with_the_same_call(folder, tmp_path, monkeypatch):
     arguments = {"data": folder, "changes": DEBUG, "output": tmp_path, "device": "cpu", "quiet": True}
     names, train = ["simple-cnn", "project-cnn"], runner.train

@@ -13,6 +13,8 @@ import torch
 from loupe import ledger, settings, sweep
 from loupe.architecture import BackboneSpec
 from loupe.console import Console, command_line
+from loupe.data.content import content_hashes
+from loupe.data.sources import open_table
 from loupe.errors import LoupeError, unknown_name
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.ledger import write_atomic
@@ -24,6 +26,7 @@ from loupe.report import experiments as page
 from loupe.report import experiments_text
 from loupe.runtime import choose_device, gpu_name
 from loupe.session import InterruptedRunError
+from loupe.sweep import Hashed
 from loupe.trained import Run
 
 Row = dict[str, Any]
@@ -88,10 +91,11 @@ def reproduce(
         "rows": [],
     }
     _announce(plan, budget, seeds, console)
+    images: dict[str, Hashed] = {}
     failed: list[str] = []
     for planned in plan:
         try:
-            row = _row(planned, seeds, output, device, console)
+            row = _row(planned, seeds, output, device, console, images)
         except InterruptedRunError:
             raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
         except LoupeError as error:
@@ -159,15 +163,30 @@ def _announce(plan: Sequence[Planned], budget: str, seeds: int, console: Console
             console.say(f"{planned.published.name}: {planned.why}")
 
 
-def _row(planned: Planned, seeds: int, output: Path, device: str, console: Console) -> Row:
+def _row(planned: Planned, seeds: int, output: Path, device: str, console: Console, images: dict[str, Hashed]) -> Row:
+    """`images`: of each data set, what it holds now; it is looked at once, for the first of its experiments."""
     if planned.recipe is None:
         return _unmeasured(planned, planned.why)
+    assert planned.data is not None
+    if planned.data not in images:
+        table = open_table(planned.data, console=Console(quiet=True))
+        images[planned.data] = table, content_hashes(table, console)
     runs = []
     for seed in range(seeds):
         name = f"{planned.recipe.name}-seed{seed}"
         console.say(f"\n{name}, in {output}")
         recipe = planned.recipe.model_copy(update={"seed": seed})
-        runs.append(sweep.finished(planned.data, recipe, name=name, output=output, device=device, quiet=console.quiet))
+        runs.append(
+            sweep.finished(
+                planned.data,
+                recipe,
+                name=name,
+                output=output,
+                device=device,
+                quiet=console.quiet,
+                images=images[planned.data],
+            )
+        )
     measured = _measured(planned, runs)
     accuracy, published = measured["accuracy"]["value"], planned.published.accuracy
     verdict = None if published is None else "reached" if accuracy >= published else "missed"
