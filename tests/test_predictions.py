@@ -41,6 +41,14 @@ def test_splits_come_back_in_order_with_difficult_names_and_unknown_labels(tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.csv"]
 
 
+def test_a_file_written_a_few_rows_at_a_time_is_the_same(tmp_path, monkeypatch):
+    parts = {"val": predictions(20, seed=1), "test": predictions(0)}
+    write_splits(tmp_path / "p.csv", parts)
+    monkeypatch.setattr("loupe.evaluate.predictions.ROWS_AT_ONCE", 3)
+    write_splits(tmp_path / "q.csv", parts)
+    assert (tmp_path / "q.csv").read_bytes() == (tmp_path / "p.csv").read_bytes()
+
+
 def test_the_file_says_in_words_what_other_programs_need(tmp_path):
     part = predictions(40)
     part.write(tmp_path / "p.csv", "test")

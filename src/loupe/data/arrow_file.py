@@ -9,7 +9,6 @@ written has another name, and one that was cut off is never found. https://arrow
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from loupe.console import size_text
 from loupe.errors import LoupeError
+from loupe.ledger import replacing
 
 _FORMAT = 1  # of the rows; a change of what is made of a Parquet file takes the next number
 _SPARE_DISK_BYTES = 256 * 2**20
@@ -55,18 +55,9 @@ def _write(place: Path, pieces: Iterable[pa.Table], expected_bytes: int) -> None
     place.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(place.parent).free < expected_bytes + _SPARE_DISK_BYTES:
         raise OSError(f"less than {size_text(expected_bytes + _SPARE_DISK_BYTES)} are free")
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=".")
-    building = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            rows = iter(pieces)
-            first = next(rows)
-            with pa.ipc.new_file(out, first.schema) as writer:
-                writer.write_table(first)
-                for piece in rows:
-                    writer.write_table(piece)
-            out.flush()
-            os.fsync(out.fileno())
-        building.replace(place)
-    finally:
-        building.unlink(missing_ok=True)
+    rows = iter(pieces)
+    first = next(rows)
+    with replacing(place) as out, pa.ipc.new_file(out, first.schema) as writer:
+        writer.write_table(first)
+        for piece in rows:
+            writer.write_table(piece)

@@ -6,7 +6,7 @@ is computed from it later is what would have been computed at once.
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from loupe.errors import LoupeError
 UNKNOWN = -1  # the label of an image that has none
 COLUMNS = ("split", "path", "content", "label", "predicted", "probability")
 LOGIT = "logit:"
+ROWS_AT_ONCE = 16_384  # are written
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +150,12 @@ def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:
         raise LoupeError(
             f"{path}: one file of predictions holds splits of one model; the classes differ, or there is no split."
         )
-    table = pa.concat_tables([_to_table(split, part) for split, part in parts.items()])
-    text = pa.BufferOutputStream()
-    pacsv.write_csv(table, text)
-    ledger.write_atomic(path, text.getvalue().to_pybytes())
+    tables = (_to_table(split, some) for split, part in parts.items() for some in _in_turn(part))
+    first = next(tables)
+    with ledger.replacing(path) as file, pacsv.CSVWriter(file, first.schema) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
 
 
 def read_splits(path: Path) -> dict[str, Predictions]:
@@ -179,6 +182,12 @@ def read_splits(path: Path) -> dict[str, Predictions]:
     classes = tuple(name.removeprefix(LOGIT) for name in header[len(COLUMNS) :])
     splits = pc.unique(table["split"]).to_pylist()
     return {split: _from_table(table.filter(pc.equal(table["split"], split)), classes, path) for split in splits}
+
+
+def _in_turn(part: Predictions) -> Iterator[Predictions]:
+    """So few at a time that the text of all need not fit in memory; of no predictions, one empty part."""
+    for start in range(0, max(1, len(part)), ROWS_AT_ONCE):
+        yield part.select(np.arange(start, min(start + ROWS_AT_ONCE, len(part))))
 
 
 def _to_table(split: str, part: Predictions) -> pa.Table:
