@@ -190,7 +190,7 @@ def test_features_that_do_not_fit_in_memory_are_refused_with_settings_that_do(mo
     stage = Stage(epochs=2, part="head", optimizer=Logistic(), augment=AugmentSpec(width_shift=0.1), views=2)
     recipe = Recipe(name="tiny", model=network, stages=(Stage(epochs=1), stage))
     model, images = cnn(network, Preprocessing(size_px=8, load_px=8), tuple("0123456789"), seed=0), 1_000_000
-    needed = 2 * 4 * images * (solver._logits(model).in_features + solver.FLOATS_PER_CLASS * 10)
+    needed = 2 * 4 * images * (solver._logits(model).in_features + solver.FLOATS_BESIDE)
     monkeypatch.setattr(solver, "free_bytes", lambda: needed)
     solver.check_memory(model, stage, 1, images)
     monkeypatch.setattr(solver, "free_bytes", lambda: needed - 1)

@@ -20,16 +20,16 @@ models.bundle evaluate.predictions evaluate.intervals evaluate.metrics evaluate.
 evaluate.calibration evaluate.selective evaluate.spread evaluate.paired evaluate.compare evaluate.predict
 evaluate.layouts evaluate.activation_maps evaluate.filters evaluate.explain evaluate.label_errors evaluate.diagnosis
 training.muon training.optimizers training.schedules training.averaging training.checkpoint training.activations
-training.feeds training.frozen training.work training.learner training.solver training.progress training.loop
-training.features training.cross_fit training.precision report.figures report.texts report.charts report.template
-report.pictures report.content report.confidence report.gallery report.receipt report.page report.explanation
-report.experiments_text report.experiments report.checked report.label_page report.comparison_text report.comparison
-recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick recipes.wording
-recipes.publication recipes.experiments recipes.described recipes.catalog recipes.choice recipes.ladder
-recipes.resolve receipt exhibits results predictor trained opening session run sweep reproduce repetition repeat plan
-candidates planning comparison_files comparison labelling cache label_check label_files tables repetition_text options
-doctor doctor_speed checking commands.train commands.predict commands.compare commands.check commands.labels
-commands.explain commands.report commands.reproduce commands.listings commands.doctor cli __main__
+training.feeds training.frozen training.work training.learner training.logistic training.solver training.progress
+training.loop training.features training.cross_fit training.precision report.figures report.texts report.charts
+report.template report.pictures report.content report.confidence report.gallery report.receipt report.page
+report.explanation report.experiments_text report.experiments report.checked report.label_page report.comparison_text
+report.comparison recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick
+recipes.wording recipes.publication recipes.experiments recipes.described recipes.catalog recipes.choice
+recipes.ladder recipes.resolve receipt exhibits results predictor trained opening session run sweep reproduce
+repetition repeat plan candidates planning comparison_files comparison labelling cache label_check label_files tables
+repetition_text options doctor doctor_speed checking commands.train commands.predict commands.compare commands.check
+commands.labels commands.explain commands.report commands.reproduce commands.listings commands.doctor cli __main__
 """
 ROOMS = ORDER.split()
 

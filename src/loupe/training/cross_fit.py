@@ -7,19 +7,17 @@ of them but one, and judge that one. A head without the folds A and B serves in 
 folds need F(F - 1)/2 of them for each strength. No label has any say in what is said of its own image.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+import torch
 
 from loupe.console import Console
 from loupe.optimization import Logistic
-from loupe.training.solver import MOST_STEPS, TOLERANCE
+from loupe.training.logistic import Regression, Solution, axes
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -83,41 +81,41 @@ def cross_fit(
     """
     folds = int(fold_N.max()) + 1
     pairs = list(combinations(range(folds), 2))
+    feature_NC, place_N, classes = torch.from_numpy(features_NC), torch.from_numpy(label_N), int(label_N.max()) + 1
+    principal = axes(feature_NC)  # they know no label, and no solution depends on them
     with console.progress() as progress:
         bar = progress.add_task("heads", total=len(STRENGTHS) * len(pairs) + 2 * folds, note="")
 
-        def solve(penalty: float, learned_N: Bools, asked_N: Bools, start: LogisticRegression | None = None) -> Floats:
+        def solve(
+            penalty: float, learned_N: Bools, asked_N: Bools, start: Solution | None = None
+        ) -> tuple[Floats, Solution]:
             progress.update(bar, advance=1)
-            head = start or _head()
-            head.set_params(C=1 / penalty)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the loss that follows is what it is judged by
-                head.fit(features_NC[learned_N], label_N[learned_N])
-            return np.asarray(head.predict_proba(features_NC[asked_N]), dtype=np.float64)
+            regression = Regression(feature_NC[learned_N], place_N[learned_N], classes, principal=principal)
+            head = regression.solve(penalty, start)
+            logits_NK = feature_NC[asked_N] @ head.weight_KC.float().T + head.bias_K.float()
+            return logits_NK.double().softmax(dim=1).numpy(), head
 
         inner_F = _settle(label_N, fold_N, pairs, solve)
-        shape = (len(label_N), int(label_N.max()) + 1)
+        shape = (len(label_N), classes)
         probability_NK, without_NK, left_out = np.zeros(shape), np.zeros(shape), []
         for fold, inner in enumerate(inner_F):
             mine_N = fold_N == fold
             learned_N = ~mine_N
-            probability_NK[mine_N] = solve(inner.strength, learned_N, mine_N)
+            probability_NK[mine_N], _ = solve(inner.strength, learned_N, mine_N)
             assert inner.probability_NK is not None
             wrong_N = np.zeros(len(label_N), np.bool_)
             wrong_N[learned_N] = suspects(label_N[learned_N], inner.probability_NK[learned_N])
             left_out.append(int(wrong_N.sum()))
-            without_NK[mine_N] = solve(inner.strength, learned_N & ~wrong_N, mine_N)
+            without_NK[mine_N], _ = solve(inner.strength, learned_N & ~wrong_N, mine_N)
     return CrossFit(probability_NK, without_NK, tuple(inner.strength for inner in inner_F), tuple(left_out))
 
 
-def _head() -> LogisticRegression:
-    return LogisticRegression(max_iter=MOST_STEPS, tol=TOLERANCE, warm_start=True)
-
-
-def _settle(label_N: Ints, fold_N: Ints, pairs: list[tuple[int, int]], solve: Callable[..., Floats]) -> list[_Inner]:
+def _settle(
+    label_N: Ints, fold_N: Ints, pairs: list[tuple[int, int]], solve: Callable[..., tuple[Floats, Solution]]
+) -> list[_Inner]:
     """For each fold the strength of least log loss on the other folds, and what was said of these at that strength."""
     inner_F = [_Inner() for _ in range(int(fold_N.max()) + 1)]
-    heads = {pair: _head() for pair in pairs}  # each begins at the weights of the strength before
+    heads: dict[tuple[int, int], Solution | None] = dict.fromkeys(pairs)  # of the strength before
     for penalty in STRENGTHS:
         said: list[Floats] = [np.zeros((len(label_N), int(label_N.max()) + 1)) for _ in inner_F]
         for pair in pairs:
@@ -125,7 +123,7 @@ def _settle(label_N: Ints, fold_N: Ints, pairs: list[tuple[int, int]], solve: Ca
                 continue
             asked_N = np.isin(fold_N, pair)
             both_NK = np.zeros_like(said[0])
-            both_NK[asked_N] = solve(penalty, ~asked_N, asked_N, heads[pair])
+            both_NK[asked_N], heads[pair] = solve(penalty, ~asked_N, asked_N, heads[pair])
             for fold, other in (pair, pair[::-1]):
                 said[fold][fold_N == other] = both_NK[fold_N == other]
         for fold, inner in enumerate(inner_F):

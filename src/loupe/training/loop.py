@@ -138,8 +138,8 @@ class Trainer:
             self.console.say(epoch_line(position, self.stages))
         position.stopped = None
         if position.epoch < stage.epochs:
-            epochs = stage.patience_epochs
-            position.stopped = f"stage {position.stage + 1}: no better {self.monitor} for {epochs} epochs"
+            tried = f"{stage.patience_epochs} {'penalties' if solver else 'epochs'}"
+            position.stopped = f"stage {position.stage + 1}: no better {self.monitor} for {tried}"
             self.console.say(f"stopped early: {position.stopped}.")
         return True
 

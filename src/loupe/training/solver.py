@@ -1,14 +1,11 @@
 """A linear head on frozen features, solved to convergence, for one strength of its penalty after another."""
 
-import warnings
-
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from loupe.console import Console, size_text
+from loupe.data.batches import room_bytes
 from loupe.data.memory import free_bytes
 from loupe.errors import LoupeError
 from loupe.evaluate.predict import batch_size
@@ -18,14 +15,11 @@ from loupe.recipe import Stage
 from loupe.runtime import StopSignal
 from loupe.training.frozen import StoppedError
 from loupe.training.learner import Learner
+from loupe.training.logistic import MOST_STEPS, Regression, Solution
 from loupe.training.work import Work, views_of
 
-MOST_STEPS = 1000
-TOLERANCE = 1e-4
 UNSEEN = 10.0  # how far below the least likely class one without training images starts
-
-
-FLOATS_PER_CLASS = 4  # for each image in each view; scikit-learn 1.9 was seen to take up to 3.5 while it solves
+FLOATS_BESIDE = 3  # the features of each image in each view: its label and its weight
 
 
 def check_memory(model: Classifier, stage: Stage, number: int, images: int) -> None:
@@ -34,7 +28,7 @@ def check_memory(model: Classifier, stage: Stage, number: int, images: int) -> N
     Raises:
         LoupeError: they do not; the error says what to set.
     """
-    view_bytes = 4 * images * (_logits(model).in_features + FLOATS_PER_CLASS * len(model.classes))
+    view_bytes = 4 * images * (_logits(model).in_features + FLOATS_BESIDE)
     views, free = views_of(stage), free_bytes()
     if views * view_bytes <= free:
         return
@@ -60,7 +54,10 @@ def strength(stage: Stage, number: int) -> float:
 
 
 class Solver:
-    """Solves the head for one strength after the other, on the features of every training image in every view."""
+    """Solves the head for one strength after the other, on the features of every training image in every view.
+
+    Each strength is solved from the solution of the one before, so that all of them cost little more than one.
+    """
 
     def __init__(
         self,
@@ -76,9 +73,12 @@ class Solver:
         self.learner = learner
         self.console = console
         self.stop = stop
-        self.features_NC, self.label_N = self._features(work, train_N, first_epoch)
-        if len(np.unique(self.label_N)) < 2:
+        features_NC, label_N = self._features(work, train_N, first_epoch)
+        self.classes = np.unique(label_N)
+        if len(self.classes) < 2:
             raise LoupeError("the training images are all of one class: there is nothing to tell apart.")
+        self.regression = self._regression(features_NC, np.searchsorted(self.classes, label_N))
+        self.found: list[Solution] = []
 
     @torch.inference_mode()
     def _features(self, work: Work, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,30 +105,32 @@ class Solver:
         model.train()
         return features_NC, label_N
 
+    def _regression(self, features_NC: np.ndarray, place_N: np.ndarray) -> Regression:
+        """Over the classes that there are, on the GPU where there is one with room for the features."""
+        device = self.learner.arithmetic.device
+        if device.type != "cuda" or features_NC.nbytes > room_bytes(device):
+            device = torch.device("cpu")
+        features, place = torch.from_numpy(features_NC).to(device), torch.from_numpy(place_N).to(device)
+        weights_K = self.learner.class_weights_K
+        weight_N = None if weights_K is None else weights_K.cpu()[torch.from_numpy(self.classes)].to(device)[place]
+        return Regression(features, place, len(self.classes), weight_N=weight_N)
+
     def solve(self, number: int) -> tuple[float, float]:
         """Gives the head the weights of the stage's epoch `number`, from 0; returns the mean loss and the accuracy."""
-        penalty = strength(self.learner.stage, number)
-        found = LogisticRegression(C=1 / penalty, max_iter=MOST_STEPS, tol=TOLERANCE)
-        weights_K = self.learner.class_weights_K
-        weight_N = None if weights_K is None else weights_K.cpu().numpy()[self.label_N]
-        with warnings.catch_warnings(), self.console.progress() as progress:
-            penalties = self.learner.stage.epochs
-            progress.add_task(f"penalty {number + 1} of {penalties}", total=penalties, completed=number, note="")
-            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in a sentence
-            found.fit(self.features_NC, self.label_N, sample_weight=weight_N)
-        if found.n_iter_.max() >= MOST_STEPS:
-            self.console.say(f"penalty {penalty:.3g}: not converged after {MOST_STEPS:,} steps.")
-        weight_KC, bias_K = found.coef_, found.intercept_
-        if len(found.classes_) == 2:  # one row, of the second class against the first
-            weight_KC, bias_K = np.stack([-weight_KC[0], weight_KC[0]]) / 2, np.array([-bias_K[0], bias_K[0]]) / 2
+        penalties = self.learner.stage.epochs
+        with self.console.progress() as progress:
+            bar = progress.add_task("penalties", total=penalties, completed=len(self.found), note="")
+            while len(self.found) <= number:
+                penalty = strength(self.learner.stage, len(self.found))
+                self.found.append(self.regression.solve(penalty, self.found[-1] if self.found else None))
+                progress.update(bar, completed=len(self.found))
+                if not self.found[-1].converged:
+                    self.console.say(f"penalty {penalty:.3g}: not converged after {MOST_STEPS:,} steps.")
+        found = self.found[number]
         with torch.no_grad():
             self.logits.weight.zero_()
-            self.logits.bias.fill_(float(bias_K.min()) - UNSEEN)
-            rows = torch.from_numpy(found.classes_.astype(np.int64))
-            self.logits.weight[rows] = torch.from_numpy(weight_KC).to(self.logits.weight)
-            self.logits.bias[rows] = torch.from_numpy(bias_K).to(self.logits.bias)
-        probability_NK = found.predict_proba(self.features_NC)
-        place_N = np.searchsorted(found.classes_, self.label_N)
-        chosen_N = probability_NK[np.arange(len(place_N)), place_N]
-        hits_N = found.predict(self.features_NC) == self.label_N
-        return float(-np.log(np.maximum(chosen_N, 1e-300)).mean()), float(hits_N.mean())
+            self.logits.bias.fill_(float(found.bias_K.min()) - UNSEEN)
+            rows = torch.from_numpy(self.classes)
+            self.logits.weight[rows] = found.weight_KC.to(self.logits.weight)
+            self.logits.bias[rows] = found.bias_K.to(self.logits.bias)
+        return found.loss, found.accuracy
