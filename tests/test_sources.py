@@ -353,6 +353,15 @@ def test_parquet_larger_than_memory_is_mapped_from_a_copy(tmp_path, monkeypatch,
     assert {file: file.stat().st_ino for file in rows.iterdir()} == copies
 
 
+def test_large_images_of_a_parquet_file_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    """Arrow reads no column of structs whose bytes are above 2 GiB at once: 1,024 images of 2 MB each."""
+    monkeypatch.setattr("loupe.data.parquet.BATCH_BYTES", 2000)
+    data = [b"small"] * 40 + [bytes([k]) * 500 for k in range(60)]
+    table = open_(shard(tmp_path / "x.parquet", [0, 1] * 50, data=data))
+    assert max(chunk.nbytes for chunk in table.rows["image"].chunks) < 2 * 2000
+    assert [table.encoded(i) for i in range(100)] == data
+
+
 def test_a_parquet_file_that_changed_is_copied_again(tmp_path, little_memory):
     path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
     assert open_(path).encoded(1) == b"2" * 100

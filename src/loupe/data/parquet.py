@@ -39,7 +39,8 @@ from loupe.errors import LoupeError
 from loupe.ledger import cache_folder
 
 IMAGE_COLUMNS = ("image", "img")
-BATCH_ROWS = 1024  # are read at once
+BATCH_ROWS = 1024  # are read at once, or fewer where they hold more than:
+BATCH_BYTES = 256 * 2**20  # far below the 2 GiB above which Arrow reads no column of structs
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 LAYOUT = "an image column ('image' or 'img': a struct of bytes and path) and a label column ('label')"
 
@@ -156,10 +157,17 @@ def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
             yield _rows(empty, columns, file, root)
-            for batch in source.iter_batches(BATCH_ROWS, columns=names):
+            for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
                 yield _rows(pa.Table.from_batches([batch]), columns, file, root)
     except (pa.ArrowException, OSError) as error:
         raise LoupeError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    """How many rows are read at once, by the heaviest of the groups that the file keeps them in."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    heaviest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 
 def _rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
