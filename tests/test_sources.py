@@ -307,7 +307,7 @@ def test_parquet_without_class_names_or_labels(tmp_path):
     assert table.classes == ("7", "10")
     assert table.labels.tolist() == [0, -1, 1, -1]
     assert table.splits == ["test"] * 4
-    assert "2 rows without a label (null or -1)." in table.notes
+    assert "2 rows without a label (null, -1 or empty)." in table.notes
 
 
 def test_parquet_split_and_group_columns_and_dictionaries(tmp_path):
@@ -318,6 +318,14 @@ def test_parquet_split_and_group_columns_and_dictionaries(tmp_path):
     assert table.groups == ["1", "2", "1"]
     with pytest.raises(LoupeError, match="split 'dev' is not known"):
         open_(shard(path, label, split=["dev", "", "test"]))
+
+
+def test_an_empty_cell_of_parquet_is_no_class_and_no_group(tmp_path):
+    """A group of all images without one would stay on one side of every split."""
+    table = open_(shard(tmp_path / "x.parquet", ["x", "", "y"], group=["", "p", ""]))
+    assert table.classes == ("x", "y")
+    assert table.labels.tolist() == [0, -1, 1]
+    assert table.groups == [None, "p", None]
 
 
 @pytest.fixture

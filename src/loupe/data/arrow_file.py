@@ -21,7 +21,7 @@ import pyarrow as pa
 from loupe.console import size_text
 from loupe.errors import LoupeError
 
-_FORMAT = 1  # of the rows; a change of what is made of a Parquet file takes the next number
+_FORMAT = 2  # of the rows; a change of what is made of a Parquet file takes the next number
 _SPARE_DISK_BYTES = 256 * 2**20
 
 

@@ -180,10 +180,15 @@ def _rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table
         if columns.split
         else pa.repeat(pa.scalar(_split_of(file, root), pa.string()), n)
     )
-    group = table[columns.group].cast(pa.string()) if columns.group else pa.nulls(n, pa.string())
+    group = _filled(table[columns.group].cast(pa.string())) if columns.group else pa.nulls(n, pa.string())
     image = pa.chunked_array([_image(chunk) for chunk in table[columns.image].chunks], IMAGE)
-    kind = pa.int64() if pa.types.is_integer(label.type) else pa.string()
-    return pa.table({"image": image, "label": label.cast(kind), "split": split, "group": group})
+    label = label.cast(pa.int64()) if pa.types.is_integer(label.type) else _filled(label.cast(pa.string()))
+    return pa.table({"image": image, "label": label, "split": split, "group": group})
+
+
+def _filled(words: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The words, with null for an empty one: it names no class, no split and no group, as an empty cell of a CSV."""
+    return pc.if_else(pc.equal(words, ""), None, words)
 
 
 def _image(chunk: pa.Array) -> pa.Array:
@@ -211,7 +216,7 @@ def _splits(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
     known = {word: split_of(word) for word in words.unique().to_pylist() if word}
     if wrong := [word for word, split in known.items() if split is None]:
         raise LoupeError(f"{file}: split {wrong[0]!r} is not known; splits are {', '.join(SPLIT_NAMES)}.")
-    result = pc.if_else(pc.equal(words, ""), None, words)
+    result = _filled(words)
     for word, split in known.items():
         result = pc.if_else(pc.equal(result, word), split, result)
     return result
@@ -239,7 +244,7 @@ def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -
 def _notes(rows: pa.Table, files: Sequence[Path]) -> list[str]:
     notes = []
     if unlabelled := rows["label"].null_count:
-        notes.append(f"{counted(unlabelled, 'row')} without a label (null or -1).")
+        notes.append(f"{counted(unlabelled, 'row')} without a label (null, -1 or empty).")
     counts = {
         match[1]: int(match[2]) for file in files if (match := re.search(r"(.*)-\d+-of-(\d+)\.parquet$", str(file)))
     }
