@@ -377,6 +377,15 @@ def test_a_parquet_file_that_changed_is_copied_again(tmp_path, little_memory):
     assert [open_(path).encoded(i) for i in (1, 2)] == [b"3" * 100, b"4" * 100]
 
 
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_copy_of_parquet_is_made_again(tmp_path, little_memory, kept):
+    path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
+    assert len(open_(path)) == 2
+    [copy] = little_memory.iterdir()
+    copy.write_bytes(copy.read_bytes()[: int(kept * copy.stat().st_size)])
+    assert open_(path).encoded(1) == b"2" * 100
+
+
 def test_a_copy_of_parquet_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path, little_memory, monkeypatch):
     path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
     monkeypatch.setattr("loupe.data.arrow_file._SPARE_DISK_BYTES", 2**62)
