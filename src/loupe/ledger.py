@@ -71,10 +71,14 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replaces the file whole or not at all."""
+    """Replaces the file whole or not at all. A device or a pipe (`/dev/null`) is written to, and stays what it is."""
+    content = data.encode() if isinstance(data, str) else data
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write_synced(beside, data.encode() if isinstance(data, str) else data)
+        write_synced(beside, content)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
