@@ -51,6 +51,13 @@ def test_an_unknown_kind_is_refused(tmp_path):
         cache.remove(tmp_path, "frosen", 0)
 
 
+def test_the_help_names_every_kind():
+    from loupe.commands import listings
+
+    [option] = listings.cache.__annotations__["clear"].__metadata__
+    assert all(kind in option.help for kind in cache.KINDS)
+
+
 def test_the_command_shows_and_clears(tmp_path, monkeypatch, capsys):
     from loupe.commands import listings
 

@@ -301,6 +301,19 @@ def test_predict_writes_over_its_own_files_alone(terminal, trained, photos, tmp_
             assert terminal("predict", run, photos / "dark", "--to", "mine.csv", "--top", top)[0] == 0
 
 
+def test_predict_refuses_before_the_work_what_would_fail_after_it(terminal, trained, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("loupe.evaluate.predict.logits", None)
+    target = tmp_path / "out.csv"
+    for asked in (
+        ("--to", tmp_path),
+        ("--to", "."),
+        ("--to", tmp_path / "none" / "x.csv"),
+        ("--to", target, "--top", "3"),
+    ):
+        code, out, err = terminal("predict", trained, photos, *asked)
+        assert code == 1 and not out and f"error: {asked[-2]} {asked[-1]}" in err
+
+
 def test_memory_and_disk_that_run_out_are_one_clear_error(terminal, trained, photos, tmp_path, monkeypatch):
     def greedy(*args, **kwargs):
         raise RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB).")

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import re
 import socket
 import threading
@@ -90,8 +91,10 @@ def test_a_file_comes_whole_and_is_not_fetched_again(server, tmp_path):
     target = tmp_path / "deep" / "data.tar.gz"
     assert fetch(server.url, target) == target
     assert target.read_bytes() == DATA
+    os.utime(target, (0, 0))
     assert fetch(server.url, target) == target
     assert server.asked == [0]
+    assert target.stat().st_mtime > 0, "when it was last used"
     assert not list(target.parent.glob("*.part"))
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from loupe.repetition import differences
 from loupe.training import checkpoint, loop
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.learner import Learner
+from loupe.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("bare")
 # Dropout, mixup, cutmix, averaged weights, two stages, two optimizers: everything that could lose its place.
@@ -127,7 +129,17 @@ def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, m
             begin(tmp_path, "run")
     position = Checkpoints(tmp_path / "run" / "checkpoints").load_last(QUIET).values["position"]
     assert (position["epoch"], position["step"]) == (1, 5)
-    loupe.resume(tmp_path / "run", quiet=True)
+    load, train, read, held = Checkpoints.load_last, Trainer._train_epoch, [], []
+    with monkeypatch.context() as patch:
+
+        def watched(*args):
+            read.append(weakref.ref(snapshot := load(*args)))
+            return snapshot
+
+        patch.setattr(Checkpoints, "load_last", watched)
+        patch.setattr(Trainer, "_train_epoch", lambda *args: (held.append(read[0]()), train(*args))[1])
+        loupe.resume(tmp_path / "run", quiet=True)
+    assert held == [None] * 3, "what was saved takes no memory once it is restored"
     assert_same(tmp_path / "run", undisturbed)
 
 

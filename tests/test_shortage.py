@@ -1,6 +1,7 @@
 """Memory and disks that run out: one sentence with the remedy, and any other error as it was."""
 
 import errno
+import os
 
 import pytest
 import torch
@@ -76,3 +77,17 @@ def test_a_look_that_cannot_be_counted_is_none(tmp_path, monkeypatch):
     with pytest.raises(LoupeError, match=r"Permission denied.*looks at test images are counted there"):
         record_look(tmp_path, "hash", "run")
     assert count_looks(tmp_path, "hash") == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_nothing_takes_the_place_of_a_pipe_or_a_device(tmp_path):
+    """As `--to /dev/null` does; root could replace that for the whole machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)
+    try:
+        ledger.write_atomic(pipe, "a,b\n")
+        assert pipe.is_fifo()
+        assert os.read(reader, 100) == b"a,b\n"
+    finally:
+        os.close(reader)

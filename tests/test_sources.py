@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import sys
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from loupe.console import Console
 from loupe.data.archives import _load
+from loupe.data.given import table_of
 from loupe.data.sources import from_arrays, from_paths, open_table
 from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, split_of, text_name
 from loupe.errors import ImageError, LoupeError
@@ -252,6 +254,24 @@ def test_csv_mistakes_are_named_by_line(tmp_path, text, message):
         open_(tmp_path / "list.csv")
 
 
+def test_csv_with_a_name_that_no_file_can_have(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\n" + "a" * 300 + ".png,x\nb\\" + "c" * 300 + ".png,x\n")
+    with pytest.raises(LoupeError, match=r"(?s)2 problems.*line 2: (File name too long|no such file).*line 3: "):
+        open_(tmp_path / "list.csv")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_csv_may_name_files_as_our_own_lists_do(tmp_path):
+    names = ["lat\udce9in.png", "back\\slash.png", "hex\\xe9.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(PNG)
+    listed = "".join(f"{text_name(name)},x\n" for name in names)
+    (tmp_path / "list.csv").write_text("path,label\n" + listed, encoding="utf-8")
+    table = open_(tmp_path / "list.csv")
+    assert table.paths == tuple(map(text_name, names))
+    assert [table.encoded(i) for i in range(3)] == [PNG] * 3
+
+
 def test_csv_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "list.csv").write_bytes("path,label\n1.png,é\n".encode("latin-1"))
     with pytest.raises(LoupeError, match="not UTF-8"):
@@ -307,7 +327,7 @@ def test_parquet_without_class_names_or_labels(tmp_path):
     assert table.classes == ("7", "10")
     assert table.labels.tolist() == [0, -1, 1, -1]
     assert table.splits == ["test"] * 4
-    assert "2 rows without a label (null or -1)." in table.notes
+    assert "2 rows without a label (null, -1 or empty)." in table.notes
 
 
 def test_parquet_split_and_group_columns_and_dictionaries(tmp_path):
@@ -318,6 +338,14 @@ def test_parquet_split_and_group_columns_and_dictionaries(tmp_path):
     assert table.groups == ["1", "2", "1"]
     with pytest.raises(LoupeError, match="split 'dev' is not known"):
         open_(shard(path, label, split=["dev", "", "test"]))
+
+
+def test_an_empty_cell_of_parquet_is_no_class_and_no_group(tmp_path):
+    """A group of all images without one would stay on one side of every split."""
+    table = open_(shard(tmp_path / "x.parquet", ["x", "", "y"], group=["", "p", ""]))
+    assert table.classes == ("x", "y")
+    assert table.labels.tolist() == [0, -1, 1]
+    assert table.groups == [None, "p", None]
 
 
 @pytest.fixture
@@ -353,11 +381,29 @@ def test_parquet_larger_than_memory_is_mapped_from_a_copy(tmp_path, monkeypatch,
     assert {file: file.stat().st_ino for file in rows.iterdir()} == copies
 
 
+def test_large_images_of_a_parquet_file_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    """Arrow reads no column of structs whose bytes are above 2 GiB at once: 1,024 images of 2 MB each."""
+    monkeypatch.setattr("loupe.data.parquet.BATCH_BYTES", 2000)
+    data = [b"small"] * 40 + [bytes([k]) * 500 for k in range(60)]
+    table = open_(shard(tmp_path / "x.parquet", [0, 1] * 50, data=data))
+    assert max(chunk.nbytes for chunk in table.rows["image"].chunks) < 2 * 2000
+    assert [table.encoded(i) for i in range(100)] == data
+
+
 def test_a_parquet_file_that_changed_is_copied_again(tmp_path, little_memory):
     path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
     assert open_(path).encoded(1) == b"2" * 100
     shard(path, ["a", "b", "b"], data=[b"1" * 100, b"3" * 100, b"4" * 100])
     assert [open_(path).encoded(i) for i in (1, 2)] == [b"3" * 100, b"4" * 100]
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_copy_of_parquet_is_made_again(tmp_path, little_memory, kept):
+    path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
+    assert len(open_(path)) == 2
+    [copy] = little_memory.iterdir()
+    copy.write_bytes(copy.read_bytes()[: int(kept * copy.stat().st_size)])
+    assert open_(path).encoded(1) == b"2" * 100
 
 
 def test_a_copy_of_parquet_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path, little_memory, monkeypatch):
@@ -561,6 +607,21 @@ def test_npz_that_cannot_be_used(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(LoupeError, match=r"cannot be read as \.npz"):
         open_(path)
+    np.savez_compressed(path, x=np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8), y=[0, 1] * 15)
+    data = path.read_bytes()
+    path.write_bytes(data[:35] + b"\1" * 25 + data[60:])
+    with pytest.raises(LoupeError, match=r"cannot be read as \.npz"):
+        open_(path)
+    with path.open("wb") as file:
+        np.save(file, X)
+    with pytest.raises(LoupeError, match=r"set\.npz: it is one array without a name"):
+        open_(path)
+
+
+def test_arrays_of_different_shapes():
+    for data in (([X[0], X[0, 1:]], [0, 1]), (X[:2], [[0], [0, 1]]), (np.uint8(1), [1])):
+        with pytest.raises(LoupeError, match=r"images (of different shapes|are an array)|labels of different shapes"):
+            open_(data)
 
 
 # CIFAR archives
@@ -707,6 +768,10 @@ def test_files_folders_and_globs(tmp_path, monkeypatch):
     assert len(everything) == 5
     assert everything.notes == ("5 images.", "Skipped 3 files without an image's suffix (.txt, .data).")
     assert from_paths(tmp_path / "deep").encoded(0) == PNG
+    assert len(from_paths(["**", "a.jpg"], unique=False)) == 6, "once for each of the paths that name it"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert len(from_paths("~/deep")) == 2
     table = from_paths("a.jpg")
     assert table.labels.tolist() == [-1]
     monkeypatch.chdir(tmp_path / "deep")
@@ -720,6 +785,8 @@ def test_files_folders_and_globs(tmp_path, monkeypatch):
         ("*.webp", "nothing matches"),
         ("empty", "no images"),
         ("*.txt", "but no image"),
+        ("a.jpg " * 50, "no such file or folder"),
+        ("~nobody-of-that-name/a.jpg", "no such file or folder"),
     ],
 )
 def test_a_path_that_matches_nothing_is_an_error(tmp_path, monkeypatch, path, message):
@@ -728,6 +795,25 @@ def test_a_path_that_matches_nothing_is_an_error(tmp_path, monkeypatch, path, me
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LoupeError, match=message):
         from_paths(["a.jpg", path])
+
+
+def test_data_of_an_impossible_name_is_an_error():
+    for name in ("a" * 300, "~nobody-of-that-name/a"):
+        with pytest.raises(LoupeError, match="no such file or folder"):
+            open_(name)
+
+
+def test_pictures_that_cannot_be_read_say_so(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    cut = Image.open(io.BytesIO(buffer.getvalue()[:1500]))
+    for pictures, message in (
+        ([tmp_path / "none.jpg", np.zeros((4, 4), np.uint8)], "none.jpg: cannot be read: No such file"),
+        ([cut], "a PIL image cannot be read: image file is truncated"),
+        ([np.zeros((0, 4, 3), np.uint8)], r"uint8 \[0, 4, 3\]"),
+    ):
+        with pytest.raises(LoupeError, match=message):
+            table_of(pictures)
 
 
 def test_no_paths_is_an_error():

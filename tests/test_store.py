@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loupe.cache import entries
 from loupe.console import Console
 from loupe.data import parallel, pixel_file, pixels, store
 from loupe.data.arrays import from_arrays
@@ -280,6 +281,37 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, in_files, capsys):
     (tmp_path / "file").write_text("no folder")
     np.testing.assert_array_equal(opened(table, tmp_path / "file", console=Console()).pixels, expected(table))
     assert "cannot be kept" in " ".join(capsys.readouterr().err.split())
+
+
+def test_images_beyond_the_budget_need_no_cache_that_can_be_written(folder, tmp_path, in_files):
+    table = table_of(folder)
+    (tmp_path / "file").write_text("no folder")
+    store = opened(table, tmp_path / "file", budget_bytes=0)
+    np.testing.assert_array_equal(store.read(np.arange(COUNT)), expected(table))
+
+
+@pytest.mark.parametrize("budgets", [(0, 2**30), (2**30, 0)])
+def test_what_one_budget_left_serves_another(folder, cache, in_files, decodes, budgets):
+    """Half of the free memory is the budget: it differs from one run to the next."""
+    table = table_of(folder)
+    for budget in budgets:
+        opened(table, cache, budget_bytes=budget)
+    times = 2 if budgets[0] == 0 else 1  # that they are whole was seen without keeping them
+    assert len(decodes) == times * COUNT
+    decodes.clear()
+    for budget in budgets:
+        opened(table, cache, budget_bytes=budget)
+    assert not decodes
+    assert len(builds(cache)) == 1
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_pixels_that_are_used_again_count_as_used(folder, cache, in_files, budget):
+    for place in (folder, cache):
+        for path in place.rglob("*"):
+            os.utime(path, (time.time() - 40 * 86400,) * 2)
+        opened(table_of(folder), cache, budget_bytes=budget)
+    assert {entry.kind for entry in entries(cache) if time.time() - entry.used < 86400} == {"pixels", "content"}
 
 
 def test_what_killed_builds_left_is_removed_after_a_day(folder, cache, in_files):

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,7 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, tem
         LoupeError: `top` is more than the number of classes.
     """
     classes = predictions.classes
-    if top > len(classes):
-        raise LoupeError(f"--top {top}: the model knows {len(classes)} classes.")
+    check_top(top, classes)
     order_NT = np.argsort(-predictions.logits_NK, axis=1, kind="stable")[:, :top]
     names = tuple(
         classes[k] if probability >= threshold else UNCLASSIFIED
@@ -73,12 +73,23 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, tem
     return Labels(predictions, names, order_NT, probability_NK, temperature, threshold)
 
 
+def check_top(top: int, classes: Sequence[str]) -> None:
+    """LoupeError where there are fewer classes than are to be named."""
+    if top > len(classes):
+        raise LoupeError(f"--top {top}: the model knows {len(classes)} classes.")
+
+
 def check_place(path: Path) -> None:
-    """Finds out, before anything is predicted, that another file would be lost.
+    """Finds out, before anything is predicted, that nothing can be written there, or that another file would be lost.
 
     Raises:
-        LoupeError: the file is there and `write_csv` did not write it, or a run keeps predictions of its own there.
+        LoupeError: it is a folder, or in none; the file is there and `write_csv` did not write it; or a run keeps
+            predictions of its own there.
     """
+    if path.is_dir():
+        raise LoupeError(f"--to {path} is a folder. Name the file to write, as {path / 'predictions.csv'}.")
+    if not path.absolute().parent.is_dir():
+        raise LoupeError(f"--to {path}: there is no such folder. Make it, or choose another.")
     if path.name == "predictions.csv" and (path.parent / "recipe.yaml").is_file():
         raise LoupeError(f"{path}: that is where a run keeps its own predictions. Choose another file with --to.")
     if not path.is_file() or not path.stat().st_size:

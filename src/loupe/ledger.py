@@ -72,7 +72,14 @@ def write_synced(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """What is written to the file that this gives replaces the file at `path`: whole, or not at all."""
+    """What is written to the file that this gives replaces the file at `path`: whole, or not at all.
+
+    A device or a pipe (`/dev/null`) is written to, and stays what it is.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as file:
+            yield file
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
@@ -86,7 +93,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replaces the file whole or not at all."""
+    """Replaces the file as `replacing` does."""
     with replacing(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 

@@ -65,7 +65,7 @@ def models(
 
 def cache(
     clear: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Remove pixels, frozen, datasets, content, or all of it.")
+        str | None, typer.Option(metavar="KIND", help="Remove pixels, rows, frozen, datasets, content, or all of it.")
     ] = None,
     unused_days: Annotated[float, typer.Option(min=0, help="With --clear: only what was not used for so long.")] = 0.0,
     as_json: Json = False,

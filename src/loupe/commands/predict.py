@@ -66,12 +66,13 @@ def predict(
         raise LoupeError("--threshold and --wanted-precision both say what stays unclassified. Give one of them.")
     from loupe import tables
     from loupe.data.folders import from_paths
-    from loupe.labelling import check_place, label, write_csv
+    from loupe.labelling import check_place, check_top, label, write_csv
     from loupe.ledger import open_run
     from loupe.trained import Run
 
     check_place(to)
     done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    check_top(top, done.classes)
     if done.temperature != 1:
         done.console.say(f"probabilities are calibrated by temperature {done.temperature:.3g}")
     if wanted_precision is not None:

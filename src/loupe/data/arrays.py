@@ -8,6 +8,7 @@ three equal channels, because the palette of a grey BMP costs Pillow more time t
 
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
             f"{name}: no images and labels among its arrays ({shown(list(map(str, data)))}). Name them {EXPECTED}."
         )
     parts = [part for part in parts if part[2]] or parts[:1]
-    values = [_labels(y, len(np.asarray(x)), f"{name}: {key}") for x, y, _, key in parts]
+    pixels = [_pixels(x, f"{name}: {key}") for x, _, _, key in parts]
+    values = [_labels(y, len(x), f"{name}: {key}") for x, (_, y, _, key) in zip(pixels, parts, strict=True)]
     given = next((data[key] for key in CLASS_KEYS if data.get(key) is not None), None)
     if given is not None:
         known = tuple(str(value) for value in np.asarray(given).tolist())
@@ -102,12 +104,12 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
         known = sorted_classes(value for part in values for value in np.unique(part).tolist())
     tables = [
         array_rows(
-            _pixels(x, f"{name}: {key}"),
+            x,
             _indices(value, known, named=given is None, name=f"{name}: {key}"),
             key if split else name,
             split,
         )
-        for (x, _, split, key), value in zip(parts, values, strict=True)
+        for x, value, (_, _, split, key) in zip(pixels, values, parts, strict=True)
     ]
     rows = pa.concat_tables(tables)
     return ImageTable(rows, known, name, notes=(describe(rows, known),))
@@ -116,10 +118,13 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
 def open_npz(path: Path) -> ImageTable:
     """The arrays of a `.npz` file, by the names of `LAYOUTS`. Pickled objects are refused, for they can run code."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it is one array without a name, as .npy holds; labels must stand beside the images")
+        with loaded as file:
             wanted = {key for x, y, _ in LAYOUTS for key in (x, y)}.union(CLASS_KEYS)
             arrays = {key: file[key] if key in wanted else None for key in file.files}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
         raise LoupeError(f"{path}: cannot be read as .npz: {error}. Write it anew with numpy.savez.") from None
     except ValueError as error:
         raise LoupeError(
@@ -142,7 +147,7 @@ def _named(data: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _pixels(images: Any, name: str) -> NDArray[np.uint8]:
-    array = np.asarray(images)
+    array = _array(images, f"{name}: images")
     channels = array.shape[3] if array.ndim == 4 else 1
     if array.ndim not in (3, 4) or channels not in (1, 3, 4):
         hint = " These look channels-first: move the channels last, x.transpose(0, 2, 3, 1)." if _is_bchw(array) else ""
@@ -164,13 +169,23 @@ def _pixels(images: Any, name: str) -> NDArray[np.uint8]:
     return array.astype(np.uint8)
 
 
+def _array(values: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise LoupeError(
+            f"{name} of different shapes are no array. Bring them to one shape, or save the images as files in a "
+            "folder for each class: those may differ in size."
+        ) from None
+
+
 def _is_bchw(array: NDArray[Any]) -> bool:
     return array.ndim == 4 and array.shape[1] in (1, 3, 4)
 
 
 def _labels(labels: Any, n: int, name: str) -> NDArray[Any]:
     """[n] whole numbers or text. A column [n, 1], as MedMNIST and Keras's CIFAR have it, counts as [n]."""
-    values = np.asarray(labels)
+    values = _array(labels, f"{name}: labels")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2 and len(values) == n:

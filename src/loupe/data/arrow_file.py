@@ -21,7 +21,7 @@ from loupe.console import size_text
 from loupe.errors import LoupeError
 from loupe.ledger import replacing
 
-_FORMAT = 1  # of the rows; a change of what is made of a Parquet file takes the next number
+_FORMAT = 2  # of the rows; a change of what is made of a Parquet file takes the next number
 _SPARE_DISK_BYTES = 256 * 2**20
 
 
@@ -38,17 +38,31 @@ def mapped(file: Path, how: Any, folder: Path, pieces: Callable[[], Iterable[pa.
     status = file.stat()
     made = [_FORMAT, str(file.resolve()), status.st_size, status.st_mtime_ns, how]
     place = folder / f"{sha256(json.dumps(made).encode()).hexdigest()[:40]}.arrow"
-    if not place.exists():
-        try:
-            _write(place, pieces(), status.st_size)
-        except OSError as error:
-            raise LoupeError(
-                f"{file}: {size_text(status.st_size)} do not fit in memory, and a copy to read them from cannot be "
-                f"written under {folder} ({error.strerror or error}). Set LOUPE_CACHE to a folder on a larger disk."
-            ) from None
+    rows = _opened(place)
+    if rows is not None:
+        return rows
+    try:
+        _write(place, pieces(), status.st_size)
+        rows = _opened(place)
+        if rows is None:
+            raise OSError("what was written cannot be mapped")
+    except OSError as error:
+        raise LoupeError(
+            f"{file}: {size_text(status.st_size)} do not fit in memory, and a copy to read them from cannot be "
+            f"written under {folder} ({error.strerror or error}). Set LOUPE_CACHE to a folder on a larger disk."
+        ) from None
+    return rows
+
+
+def _opened(place: Path) -> pa.Table | None:
+    """The rows of a copy, mapped; None where there is none, or a damaged one, which is then made again."""
+    try:
+        rows = pa.ipc.open_file(pa.memory_map(str(place))).read_all()
+    except (OSError, pa.ArrowException):
+        return None
     with suppress(OSError):  # a read-only cache is as good
         os.utime(place)  # when it was last used
-    return pa.ipc.open_file(pa.memory_map(str(place))).read_all()
+    return rows
 
 
 def _write(place: Path, pieces: Iterable[pa.Table], expected_bytes: int) -> None:

@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -98,6 +99,8 @@ def _recall(memory: Path) -> dict[str, _Known]:
         columns = [table[name].to_pylist() for name in _COLUMNS.names]
     except (OSError, pa.ArrowException):  # absent, or damaged: the digests are made again
         return {}
+    with suppress(OSError):  # a read-only cache is as good
+        os.utime(memory)  # when it was last used
     return {path: _Known(size, mtime_ns, digest) for path, size, mtime_ns, digest in zip(*columns, strict=True)}
 
 

@@ -11,6 +11,7 @@ from loupe.data.table import (
     counted,
     describe,
     make_rows,
+    os_name,
     sorted_classes,
     split_of,
     text_name,
@@ -84,18 +85,31 @@ def _problems(row: Row, root: Path) -> Iterator[str]:
         return
     if not row["path"]:
         yield "the path is empty"
-    elif not (root / _posix(row["path"], root)).is_file():
-        yield f"no such file: {row['path']}"
+    elif problem := _problem_of_file(root / _posix(row["path"], root)):
+        yield f"{problem}: {row['path']}"
     if not row["label"]:
         yield "the label is empty"
     if row.get("split") and split_of(row["split"]) is None:
         yield f"unknown split {row['split']!r}; splits are {', '.join(SPLIT_NAMES)}"
 
 
+def _problem_of_file(path: Path) -> str | None:
+    try:
+        return None if path.is_file() else "no such file"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        return error.strerror or "no such file"
+
+
 def _posix(name: str, root: Path) -> str:
-    """A path with forward slashes. Lists written on Windows have backslashes, which elsewhere may be part of a name."""
-    if "\\" not in name or (os.name != "nt" and (root / name).exists()):
+    """A path with forward slashes. Lists written on Windows have backslashes, which elsewhere may be part of a name,
+    and which Loupe's own lists have for bytes that are no text.
+    """
+    if "\\" not in name:
         return name
+    if os.name != "nt":
+        for meant in (name, os_name(name)):
+            if os.path.exists(root / meant):  # noqa: PTH110 - pathlib's raises where a name is too long
+                return meant
     return name.replace("\\", "/")
 
 

@@ -1,9 +1,11 @@
 """Fetching a published file: with progress, resumed where it was cut off, trusted only when its checksum is right."""
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -45,6 +47,8 @@ def download(
     what to do where it cannot be had: no network, an error from the server, a wrong checksum, no room on the disk.
     """
     if target.is_file():
+        with suppress(OSError):  # a read-only cache is as good
+            os.utime(target)  # when it was last used
         return target
     part = target.with_name(target.name + ".part")
     try:

@@ -91,13 +91,14 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
 def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True) -> ImageTable:
     """Unlabelled images for prediction: files, folders with all that lies under them, and globs, in the order given.
 
-    An image named twice is taken once, unless `unique` is off. LoupeError for a path that matches nothing.
+    An image named twice is taken once, unless `unique` is off: then once for each of the paths that name it. LoupeError
+    for a path that matches nothing.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise LoupeError("no paths given; name image files, folders or globs such as 'photos/*.jpg'.")
     tree = Tree()
-    names = [name for path in given for name in _expand(path, tree)]
+    names = [name for path in given for name in dict.fromkeys(_expand(path, tree))]
     names = list(dict.fromkeys(names)) if unique else names
     rows = make_rows(n=len(names), path=names, label=None)
     notes = (f"{counted(len(names), 'image')}.", *tree.notes())
@@ -249,15 +250,15 @@ def _classes(places: Sequence[Place]) -> tuple[tuple[str, ...], list[str]]:
 
 def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
     """The image files that one path, folder or glob names; what a folder holds besides goes to the tree."""
-    text = os.fspath(path)
-    if Path(text).is_file():
+    # pathlib's own raise for a user that is not known, and for a name that is too long.
+    text = os.path.expanduser(path)  # noqa: PTH111
+    if os.path.isfile(text):  # noqa: PTH113
         yield _posix(text)
-    elif Path(text).is_dir():
+    elif os.path.isdir(text):  # noqa: PTH112
         yield from _found([*_below(text, tree)], f"{text_name(text)}: there are no images in this folder.")
     else:
-        pattern = str(Path(text).expanduser())
         # Path.glob takes no absolute patterns.
-        matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
+        matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
         if not matches:
             raise LoupeError(f"{text_name(text)}: no such file or folder, and nothing matches it as a glob.")
         complaint = f"{text_name(text)}: it matches {shown([text_name(m) for m in matches])}, but no image."

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from loupe.data.folders import from_paths
 from loupe.data.table import ImageTable, make_rows
-from loupe.errors import LoupeError
+from loupe.errors import ImageError, LoupeError
 
 Pictures = str | Path | np.ndarray | Image.Image | Iterable[str | Path | np.ndarray | Image.Image]
 
@@ -33,14 +33,21 @@ def table_of(images: Pictures) -> ImageTable:
 def _encoded(item: Any) -> bytes:
     """One picture as the bytes of an image file, so that it passes the one decoder."""
     if isinstance(item, str | Path):
-        return Path(item).read_bytes()
+        try:
+            return Path(item).read_bytes()
+        except OSError as error:
+            raise ImageError(item, f"cannot be read: {error.strerror or error}") from None
     if isinstance(item, np.ndarray):
-        if item.dtype != np.uint8 or not _is_one(item):
+        if item.dtype != np.uint8 or not _is_one(item) or not item.size:
             raise LoupeError(f"an image is a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
         item = Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
     if not isinstance(item, Image.Image):
         raise LoupeError(f"an image is a path, a uint8 array or a PIL image; got {type(item).__name__}.")
     buffer = BytesIO()
+    try:
+        item.load()
+    except (OSError, SyntaxError) as error:  # the latter of a damaged PNG
+        raise LoupeError(f"a PIL image cannot be read: {error}.") from None
     try:
         ImageOps.exif_transpose(item).save(buffer, "TIFF" if item.mode in {"CMYK", "YCbCr"} else "PNG")
     except OSError:

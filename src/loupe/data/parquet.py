@@ -39,7 +39,8 @@ from loupe.errors import LoupeError
 from loupe.ledger import cache_folder
 
 IMAGE_COLUMNS = ("image", "img")
-BATCH_ROWS = 1024  # are read at once
+BATCH_ROWS = 1024  # are read at once, or fewer where they hold more than:
+BATCH_BYTES = 256 * 2**20  # far below the 2 GiB above which Arrow reads no column of structs
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 LAYOUT = "an image column ('image' or 'img': a struct of bytes and path) and a label column ('label')"
 
@@ -156,10 +157,17 @@ def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
             yield _rows(empty, columns, file, root)
-            for batch in source.iter_batches(BATCH_ROWS, columns=names):
+            for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
                 yield _rows(pa.Table.from_batches([batch]), columns, file, root)
     except (pa.ArrowException, OSError) as error:
         raise LoupeError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    """How many rows are read at once, by the heaviest of the groups that the file keeps them in."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    heaviest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 
 def _rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
@@ -172,10 +180,15 @@ def _rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table
         if columns.split
         else pa.repeat(pa.scalar(_split_of(file, root), pa.string()), n)
     )
-    group = table[columns.group].cast(pa.string()) if columns.group else pa.nulls(n, pa.string())
+    group = _filled(table[columns.group].cast(pa.string())) if columns.group else pa.nulls(n, pa.string())
     image = pa.chunked_array([_image(chunk) for chunk in table[columns.image].chunks], IMAGE)
-    kind = pa.int64() if pa.types.is_integer(label.type) else pa.string()
-    return pa.table({"image": image, "label": label.cast(kind), "split": split, "group": group})
+    label = label.cast(pa.int64()) if pa.types.is_integer(label.type) else _filled(label.cast(pa.string()))
+    return pa.table({"image": image, "label": label, "split": split, "group": group})
+
+
+def _filled(words: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The words, with null for an empty one: it names no class, no split and no group, as an empty cell of a CSV."""
+    return pc.if_else(pc.equal(words, ""), None, words)
 
 
 def _image(chunk: pa.Array) -> pa.Array:
@@ -203,7 +216,7 @@ def _splits(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
     known = {word: split_of(word) for word in words.unique().to_pylist() if word}
     if wrong := [word for word, split in known.items() if split is None]:
         raise LoupeError(f"{file}: split {wrong[0]!r} is not known; splits are {', '.join(SPLIT_NAMES)}.")
-    result = pc.if_else(pc.equal(words, ""), None, words)
+    result = _filled(words)
     for word, split in known.items():
         result = pc.if_else(pc.equal(result, word), split, result)
     return result
@@ -231,7 +244,7 @@ def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -
 def _notes(rows: pa.Table, files: Sequence[Path]) -> list[str]:
     notes = []
     if unlabelled := rows["label"].null_count:
-        notes.append(f"{counted(unlabelled, 'row')} without a label (null or -1).")
+        notes.append(f"{counted(unlabelled, 'row')} without a label (null, -1 or empty).")
     counts = {
         match[1]: int(match[2]) for file in files if (match := re.search(r"(.*)-\d+-of-(\d+)\.parquet$", str(file)))
     }

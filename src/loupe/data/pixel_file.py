@@ -2,6 +2,7 @@
 
     <cache>/pixels/<key>/pixels.npy      uint8 [N, S, S, 3]
     <cache>/pixels/<key>/damaged.json    in its place, where images of the set are damaged: [[index, reason], ...]
+    <cache>/pixels/<key>/whole           empty: all images were decoded, and none is damaged
 
 A build writes beside, syncs, and renames its folder: one that was cut off never bears the name of a whole one, and of
 two at once the first to finish is used by both.
@@ -86,15 +87,18 @@ def verify(images: Images, content: Sequence[str], folder: Path | None, console:
     decoded.
     """
     if folder is not None:
-        _raise_known_damage(folder / images.key(content) / "damaged.json", images.table)
-        if (folder / images.key(content) / "whole").exists():
+        place = folder / images.key(content)
+        _raise_known_damage(place / "damaged.json", images.table)
+        if any((place / name).exists() for name in ("whole", "pixels.npy")):
+            _touch(place)
             return
     damaged: list[Damage] = []
     with closing(images.decode_all(console)) as parts:
         for part in parts:
             damaged += part.damaged
     if folder is not None and all(damage.lasts for damage in damaged):
-        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # neither can what follows then be written, which is no error
+            folder.mkdir(parents=True, exist_ok=True)
         if damaged:
             _write_damaged(damaged, folder, folder / images.key(content))
         bad = {damage.index for damage in damaged}
@@ -117,6 +121,7 @@ def reopen(place: Path, images: Images, console: Console) -> UInt8Array | None:
     try:
         pixels: UInt8Array = np.load(file, mmap_mode="r")
         if pixels.shape == shape and pixels.dtype == np.uint8:
+            _touch(place)
             return pixels.view(np.ndarray)
         reason = f"it holds {pixels.dtype} {list(pixels.shape)} in place of uint8 {list(shape)}"
     except FileNotFoundError:
@@ -154,12 +159,26 @@ def _beside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def _touch(place: Path) -> None:
+    """Notes when it was last used."""
+    with suppress(OSError):  # a read-only cache is as good
+        os.utime(place)
+
+
 def _publish(building: Path, place: Path) -> None:
+    """Gives what was built its name. A folder that has the name already gets what it lacks.
+
+    Another process was first, with the same pixels; or the images were seen to be whole when there was no room for
+    their pixels.
+    """
     try:
         building.rename(place)
     except OSError:
-        if not place.is_dir():  # else another process was first, with the same pixels
+        if not place.is_dir():
             raise
+        for file in building.iterdir():
+            if not (place / file.name).exists():
+                file.replace(place / file.name)
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -48,10 +48,11 @@ def open_table(data: Data, *, console: Console) -> ImageTable:
 
 
 def _open_path(data: str | os.PathLike[str], console: Console) -> ImageTable:
-    path = Path(data).expanduser()
-    if path.is_dir():
+    # pathlib's own raise for a user that is not known, and for a name that is too long.
+    path = Path(os.path.expanduser(data))  # noqa: PTH111
+    if os.path.isdir(path):  # noqa: PTH112
         return _open_folder(path, console)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110
         raise LoupeError(_missing(str(data)))
     if archives.is_archive_name(path):
         return archives.open_archive(path)

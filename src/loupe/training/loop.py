@@ -67,6 +67,7 @@ class Trainer:
     console: Console
     stop: StopSignal
     position: Position = field(default_factory=Position, init=False)
+    _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in goes on
 
     def fit(self) -> Position:
         """Trains to the end of the last stage, or until it is asked to stop.
@@ -74,14 +75,13 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite; the last good checkpoint stays.
         """
-        snapshot = self.checkpoints.load_last(self.console)
-        if snapshot:
-            self.position = Position(**snapshot.values["position"])
+        self._saved = self.checkpoints.load_last(self.console)
+        if self._saved:
+            self.position = Position(**self._saved.values["position"])
         self.checkpoints.forget_bests_after(self.position.best_epoch)
         while self.position.stage < len(self.stages):
-            if not self._train_stage(snapshot):
+            if not self._train_stage():
                 return self.position
-            snapshot = None
         if self.keep_best:
             self.model.load_state_dict(self.checkpoints.load_best(self.position.best_epoch))
         return self.position
@@ -90,13 +90,10 @@ class Trainer:
     def stage(self) -> Stage:
         return self.stages[self.position.stage]
 
-    def _train_stage(self, snapshot: Snapshot | None) -> bool:
-        """The rest of the stage that `position` stands in; False when asked to stop before its end, once it is saved.
-
-        Args:
-            snapshot: what was saved in this stage, where it goes on.
-        """
+    def _train_stage(self) -> bool:
+        """The rest of the stage that `position` stands in; False when asked to stop before its end, and it is saved."""
         position, stage = self.position, self.stage
+        snapshot, self._saved = self._saved, None
         if snapshot:  # before what is frozen is computed with these weights
             self.model.load_state_dict(snapshot.tensors["weights"])
         first_epoch = len(position.history) - position.epoch
@@ -107,6 +104,7 @@ class Trainer:
         learner = Learner(self.model, stage, work.augmenter, self.arithmetic, self.class_weights_K, work.first)
         if snapshot:
             learner.restore(snapshot)
+        del snapshot  # as large as the weights, the optimizer and the averaged weights together
         solver = Solver(learner, work, self.train_N, first_epoch, self.console, self.stop) if solved else None
         whole = self._train_epochs(learner, work, solver)
         if whole and solver:
