@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "loupe"
 
 ORDER = """
-errors schema architecture optimization recipe settings console runtime ledger data.table data.decode data.arrays
+errors schema architecture optimization recipe settings console runtime disk ledger data.table data.decode data.arrays
 data.archives data.folders data.given data.csvfile data.memory data.arrow_file data.parquet data.download data.catalog
 data.sources data.processes data.parallel data.content data.carve data.split data.folds data.check data.pixels
 data.pixel_file data.store data.likeness data.neighbours data.near data.prepare data.batches augment.random

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from loupe import ledger
+from loupe import disk, ledger
 from loupe.errors import LoupeError, enough_memory, of_disk
 from loupe.ledger import RunDirectory, count_looks, record_look
 
@@ -86,7 +86,7 @@ def test_nothing_takes_the_place_of_a_pipe_or_a_device(tmp_path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR)
     try:
-        ledger.write_atomic(pipe, "a,b\n")
+        disk.write_atomic(pipe, "a,b\n")
         assert pipe.is_fifo()
         assert os.read(reader, 100) == b"a,b\n"
     finally:

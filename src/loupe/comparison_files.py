@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from loupe import ledger
+from loupe import disk
 from loupe.errors import LoupeError
 from loupe.report import comparison as page
 from loupe.report import comparison_text
@@ -57,9 +57,9 @@ def write(content: Mapping[str, Any], output: Path) -> None:
     name = content["name"]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        ledger.write_atomic(output / f"{name}.json", comparison_text.as_json(content))
-        ledger.write_atomic(output / f"{name}.md", comparison_text.markdown(content))
-        ledger.write_atomic(output / f"{name}.csv", comparison_text.csv_table(content))
+        disk.write_atomic(output / f"{name}.json", comparison_text.as_json(content))
+        disk.write_atomic(output / f"{name}.md", comparison_text.markdown(content))
+        disk.write_atomic(output / f"{name}.csv", comparison_text.csv_table(content))
         page.write_page(output / f"{name}.html", content)
     except OSError as error:
         raise LoupeError(

@@ -17,9 +17,9 @@ import numpy as np
 
 from loupe.data import decode
 from loupe.data.table import ImageTable, text_name
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError
 from loupe.label_check import LabelReport
-from loupe.ledger import write_atomic
 from loupe.report import label_page
 from loupe.report.gallery import LARGEST_PX, encode
 from loupe.report.pictures import data_uri

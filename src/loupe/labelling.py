@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError
 from loupe.evaluate import calibration
 from loupe.evaluate.predictions import Predictions
-from loupe.ledger import write_atomic
 
 UNCLASSIFIED = "unclassified"
 COLUMNS = ("path", "label", "probability")  # the first ones of the file

@@ -15,9 +15,9 @@ from loupe.architecture import BackboneSpec
 from loupe.console import Console, command_line
 from loupe.data.content import content_hashes
 from loupe.data.sources import open_table
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError, unknown_name
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
-from loupe.ledger import write_atomic
 from loupe.recipe import Recipe
 from loupe.recipes import catalog, choice, wording
 from loupe.recipes.experiments import EXPERIMENTS

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from loupe.console import size_text
+from loupe.disk import replacing
 from loupe.errors import LoupeError
-from loupe.ledger import replacing
 
 _FORMAT = 2  # of the rows; a change of what is made of a Parquet file takes the next number
 _SPARE_DISK_BYTES = 256 * 2**20

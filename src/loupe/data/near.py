@@ -25,7 +25,7 @@ from loupe.data.neighbours import Candidates, alike
 from loupe.data.parallel import in_chunks, worker_count
 from loupe.data.store import DamagedImages, PixelStore, default_budget, open_store
 from loupe.data.table import ImageTable, counted
-from loupe.ledger import write_atomic
+from loupe.disk import write_atomic
 
 DISTANCE = 0.4
 """Pairs up to this distance are told: 1 less their likeness in detail. results/near_duplicates.md compares others."""

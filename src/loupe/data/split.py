@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from loupe.data.carve import Carver, units
 from loupe.data.table import ImageTable, counted, shown
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError
-from loupe.ledger import write_atomic
 from loupe.recipe import SplitSpec
 
 Indices = NDArray[np.int64]

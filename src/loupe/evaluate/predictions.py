@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from scipy.special import log_softmax
 
-from loupe import ledger
+from loupe import disk
 from loupe.data import split as splits
 from loupe.errors import LoupeError
 
@@ -152,7 +152,7 @@ def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:
         )
     tables = (_to_table(split, some) for split, part in parts.items() for some in _in_turn(part))
     first = next(tables)
-    with ledger.replacing(path) as file, pacsv.CSVWriter(file, first.schema) as writer:
+    with disk.replacing(path) as file, pacsv.CSVWriter(file, first.schema) as writer:
         writer.write_table(first)
         for table in tables:
             writer.write_table(table)

@@ -11,8 +11,8 @@ import torch
 from pydantic import TypeAdapter
 
 from loupe.architecture import Network
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError
-from loupe.ledger import write_atomic
 from loupe.models.build import skeleton
 from loupe.models.classifier import Classifier
 from loupe.recipe import Preprocessing

@@ -12,7 +12,7 @@ from loupe.data.check import CheckReport, findings
 from loupe.data.decode import decode
 from loupe.data.near import DISTANCE, NearPair, NearReport
 from loupe.data.table import ImageTable
-from loupe.ledger import write_atomic
+from loupe.disk import write_atomic
 from loupe.report.gallery import LARGEST_PX, encode
 from loupe.report.pictures import data_uri
 from loupe.report.template import render

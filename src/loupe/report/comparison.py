@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError
-from loupe.ledger import write_atomic
 from loupe.report import charts, figures, texts
 from loupe.report.content import Drawing, bar_drawing, read_history
 from loupe.report.template import render

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from loupe.console import command_line
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError
-from loupe.ledger import write_atomic
 from loupe.report import figures, texts
 from loupe.report.content import Drawing
 from loupe.report.template import render

@@ -14,9 +14,9 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from loupe.disk import write_atomic
 from loupe.evaluate.explain import Explanation
 from loupe.evaluate.filters import REGULARISATIONS, Ascent, Response
-from loupe.ledger import write_atomic
 from loupe.report import texts
 from loupe.report.gallery import LARGEST_PX, LOSSLESS_PX, encode
 from loupe.report.pictures import data_uri

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loupe.ledger import write_atomic
+from loupe.disk import write_atomic
 from loupe.report import texts
 from loupe.report.template import render
 

@@ -10,8 +10,9 @@ from typing import Any
 from markupsafe import escape
 
 from loupe.console import command_line
+from loupe.disk import write_atomic
 from loupe.errors import LoupeError
-from loupe.ledger import RunDirectory, write_atomic
+from loupe.ledger import RunDirectory
 from loupe.report import confidence, content, figures, gallery, pictures, texts
 from loupe.report.receipt import receipt, repeat_command
 from loupe.report.template import render

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from loupe.console import Console
+from loupe.disk import sync_folder, write_synced
 from loupe.errors import LoupeError
-from loupe.ledger import sync_folder, write_synced
 
 Tensors = dict[str, Tensor]
 
