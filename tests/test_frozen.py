@@ -91,7 +91,8 @@ def test_as_many_views_as_epochs_train_as_fresh_ones_do(tmp_path, part):
 
 
 def test_views_take_turns(tmp_path, computed):
-    trained(tmp_path, "two", {"epochs": 6, "part": "head", "batch_size": 32, "augment": SHIFTS, "views": 2})
+    run = trained(tmp_path, "two", {"epochs": 6, "part": "head", "batch_size": 32, "augment": SHIFTS, "views": 2})
+    assert (run.path / "train.log").read_text().count("augmented view") == 1, "the first of them tells of both"
     sample = frozen.PASS_BATCH
     assert computed["images"] == 60 + sample + 2 * 240, "none of those that train as evaluation sees them"
 

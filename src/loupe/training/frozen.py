@@ -221,10 +221,12 @@ class FrozenPass:
         return False
 
     def _announce(self, evaluation: bool, images: int, size: int, seconds: float, copies: int) -> None:
-        what = f"{images:,} images" if evaluation else f"{images:,} training images in {copies} augmented views"
-        if what in self.said:
+        kind = "evaluation" if evaluation else "augmented"
+        if kind in self.said:  # the first of several views tells of them all
             return
-        self.said.add(what)
+        self.said.add(kind)
+        views = "an augmented view" if copies == 1 else f"{copies} augmented views"
+        what = f"{images:,} images" if evaluation else f"{images:,} training images in {views}"
         blocks = f"{self.model.frozen} of {len(self.model.trunk)} blocks"
         self.console.say(
             f"what is frozen ({blocks}) is computed once, for {what}: {size_text(size * copies)} under "
