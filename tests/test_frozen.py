@@ -410,6 +410,13 @@ def test_activations_beyond_half_precision_are_kept_whole(tmp_path, monkeypatch)
     assert json.loads((run.path / "results.json").read_text())["epochs"] == 3
 
 
+def test_features_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    compute = FrozenPass._computed
+    monkeypatch.setattr(FrozenPass, "_computed", lambda self, *what: (np.nan * made for made in compute(self, *what)))
+    with pytest.raises(LoupeError, match="features that are not finite"):
+        trained(tmp_path, "broken", {"epochs": 2, "part": "head", "optimizer": "logistic"})
+
+
 def test_the_head_is_solved_to_convergence(tmp_path):
     """Against scikit-learn on the features that the trunk gives, and against many steps of L-BFGS on the objective."""
     stage = {"epochs": 1, "part": "head", "optimizer": {"name": "logistic", "strongest": 1.0, "weakest": 1.0}}

@@ -74,6 +74,11 @@ class Solver:
         self.console = console
         self.stop = stop
         features_NC, label_N = self._features(work, train_N, first_epoch)
+        if not np.isfinite(features_NC).all():
+            raise LoupeError(
+                "what is frozen gives features that are not finite. Its weights are damaged, or the precision is too "
+                "low for them: try --precision fp32."
+            )
         self.classes = np.unique(label_N)
         if len(self.classes) < 2:
             raise LoupeError("the training images are all of one class: there is nothing to tell apart.")
