@@ -49,7 +49,8 @@ def finetune() -> Recipe:
     """`loupe train DATA --recipe finetune`: the head first, then the whole network at a low rate.
 
     Batch normalisation keeps its statistics: a solved head is thrown off by those of a batch. 2,000 images of CIFAR-10
-    at 96 px: test accuracy 81.4 %, 10.8 points (8.9 to 12.7) above `features`; 76.1 % with batch statistics.
+    at 96 px: test accuracy 82.1, 82.5 and 83.0 % with three seeds, where `features` reaches 70.7; 76.1 % with batch
+    statistics. Rates that fall with depth (`layer_decay`) cost it 1 to 3 points there.
     """
     tuned = _tune("all", epochs=8).model_copy(update={"batch_statistics": False})
     return _transfer("finetune", "The head, then the whole network, at a low rate.", SOLVED, tuned)
