@@ -43,7 +43,7 @@ def compare(
     from loupe import comparison, tables
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
-        if recipes or model or weights or settings or folds or seeds > 1 or plan:
+        if recipes or model or weights or settings or folds or seeds > 1 or plan or skip_damaged:
             raise LoupeError("runs are compared as they are: leave out what changes a training, or give DATA.")
         content = comparison.compare_runs(what, output=output, name=name, open_test=open_test, device=device)
     else:
