@@ -1,9 +1,9 @@
 """Multinomial logistic regression with an L2 penalty, solved to convergence in few passes over the features.
 
-Features of a network vary ten thousand times more in some directions than in others, and L-BFGS takes hundreds of
-passes over them. In coordinates in which the curvature of the loss is about the same in every direction it takes tens:
-the principal axes of the features, scaled by the penalty and by how undecided the head still is. Only the way there
-is another; the objective, and with it the solution, is scikit-learn's.
+Features of a network vary far more in some directions than in others, and L-BFGS takes hundreds of passes over them. In
+coordinates in which the curvature of the loss is about the same in every direction it takes tens: the principal axes of
+the features, scaled by the penalty and by how undecided the head still is. Only the way there is another; the
+objective, and with it the solution, is scikit-learn's.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,10 @@ def axes(features_NC: Tensor) -> Axes:
     images, columns = features_NC.shape
     most = max(AXES_ROWS, 2 * columns)
     step = -(-images // most)
-    mean_C = features_NC.mean(dim=0, dtype=torch.float64)
+    # In parts: on a CPU PyTorch would first make float64 of all of them.
+    mean_C = torch.zeros(columns, dtype=torch.float64, device=features_NC.device)
+    for rows in _chunks(images):
+        mean_C += features_NC[rows].sum(dim=0, dtype=torch.float64) / images
     centred_MC = features_NC[::step] - mean_C.float()
     if len(centred_MC) < columns:
         _, root_R, axis_RC = torch.linalg.svd(centred_MC, full_matrices=False)
@@ -134,7 +137,7 @@ class Regression:
         weight_KC, bias_K = self._head(point, scale_R, scale)
         loss = 0.5 * ridge * weight_KC.square().sum()
         towards_KC, towards_K = ridge * weight_KC, torch.zeros_like(bias_K)
-        for rows in self._chunks():
+        for rows in _chunks(len(self.label_N)):
             x, y, share = self.features_NC[rows], self.label_N[rows, None], self.share_N[rows, None]
             log_p = torch.addmm(bias_K.float(), x, weight_KC.float().T).log_softmax(dim=1)
             loss -= (share * log_p.gather(1, y)).sum(dtype=torch.float64)
@@ -147,7 +150,7 @@ class Regression:
 
     def _solution(self, weight_KC: Tensor, bias_K: Tensor, *, converged: bool) -> Solution:
         loss = hits = undecided = 0.0
-        for rows in self._chunks():
+        for rows in _chunks(len(self.label_N)):
             logits = torch.addmm(bias_K.float(), self.features_NC[rows], weight_KC.float().T)
             log_p, y = logits.log_softmax(dim=1), self.label_N[rows]
             loss -= log_p.gather(1, y[:, None]).sum(dtype=torch.float64).item()
@@ -158,5 +161,6 @@ class Regression:
         mean = undecided / (images * self.classes)
         return Solution(weight_KC, bias_K, loss / images, hits / images, mean, converged)
 
-    def _chunks(self) -> list[slice]:
-        return [slice(start, start + CHUNK_ROWS) for start in range(0, len(self.label_N), CHUNK_ROWS)]
+
+def _chunks(images: int) -> list[slice]:
+    return [slice(start, start + CHUNK_ROWS) for start in range(0, images, CHUNK_ROWS)]

@@ -191,7 +191,7 @@ class Trainer:
         return True
 
     def _settle(self, learner: Learner, solver: Solver, first_epoch: int) -> bool:
-        """Solves for the best strength again: that is sooner done than every epoch's network is written.
+        """Gives the head the best of the strengths, and keeps the network; it was not written for each of them.
 
         False when asked to stop.
         """

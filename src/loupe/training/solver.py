@@ -46,6 +46,14 @@ def _logits(model: Classifier) -> nn.Linear:
     return found
 
 
+def _check_finite(features: torch.Tensor) -> None:
+    if not features.isfinite().all():
+        raise LoupeError(
+            "what is frozen gives features that are not finite. Its weights are damaged, or the precision is too low "
+            "for them: try --precision fp32."
+        )
+
+
 def strength(stage: Stage, number: int) -> float:
     """The strength that the stage's epoch `number`, from 0, tries; the middle of the range where there is but one."""
     assert isinstance(stage.optimizer, Logistic)
@@ -56,7 +64,7 @@ def strength(stage: Stage, number: int) -> float:
 class Solver:
     """Solves the head for one strength after the other, on the features of every training image in every view.
 
-    Each strength is solved from the solution of the one before, so that all of them cost little more than one.
+    Each strength is solved from the solution of the one before, which is not far.
     """
 
     def __init__(
@@ -74,11 +82,6 @@ class Solver:
         self.console = console
         self.stop = stop
         features_NC, label_N = self._features(work, train_N, first_epoch)
-        if not np.isfinite(features_NC).all():
-            raise LoupeError(
-                "what is frozen gives features that are not finite. Its weights are damaged, or the precision is too "
-                "low for them: try --precision fp32."
-            )
         self.classes = np.unique(label_N)
         if len(self.classes) < 2:
             raise LoupeError("the training images are all of one class: there is nothing to tell apart.")
@@ -103,6 +106,7 @@ class Solver:
                     with self.learner.arithmetic.autocast():
                         x = work.augmenter.train(given.x_BCHW, given.index_B, epoch)
                         made = pool(model.trunk[work.first :](x))
+                    _check_finite(made)
                     features_NC[done : done + len(given)] = made.float().cpu().numpy()
                     label_N[done : done + len(given)] = given.y_B.cpu().numpy()
                     done += len(given)
