@@ -27,10 +27,8 @@ COLUMNS = (
     "Log loss",
     "Calibration error",
     "Parameters",
-    "Seconds per epoch",
     "Time of one training",
     "Predictions per second",
-    "Size",
 )
 
 
@@ -137,10 +135,11 @@ def _cells(measured: Mapping[str, Any]) -> list[Cell]:
             for key in ("macro_f1", "roc_auc", "log_loss", "ece")
         ),
         Cell(texts.count(parameters["total"]), (frozen, f"{texts.count(parameters['non_trainable'])} not")),
-        Cell(texts.duration(measured["seconds_per_epoch"]), (f"{measured['epochs']:g} epochs",)),
-        Cell(texts.spent(measured["seconds"])),
-        Cell(texts.count(measured["images_per_second"])),
-        Cell(f"{measured['bytes'] / 2**20:.1f} MiB"),
+        Cell(
+            texts.spent(measured["seconds"]),
+            (f"{measured['epochs']:g} epochs", f"{texts.duration(measured['seconds_per_epoch'])} each"),
+        ),
+        Cell(texts.count(measured["images_per_second"]), (f"{measured['bytes'] / 2**20:.1f} MiB",)),
     ]
 
 
