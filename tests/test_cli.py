@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from loupe import cli
+from loupe.errors import LoupeError
 
 
 @pytest.fixture
@@ -342,6 +343,17 @@ def test_predict_below_the_threshold_is_unclassified(terminal, trained, photos, 
     code, _, err = terminal("predict", trained, photos, "--to", target, "--top", "3")
     assert code == 1
     assert "2 classes" in err
+
+
+def test_a_class_that_is_called_unclassified_is_not_mixed_up_with_images_below_the_threshold():
+    from loupe.evaluate.predictions import Predictions
+    from loupe.labelling import label
+
+    logits = np.array([[0, 3], [3, 0], [0.1, 0]], np.float32)
+    predictions = Predictions(("a", "b", "c"), ("a", "b", "c"), np.array([1, 0, 0]), logits, ("dark", "unclassified"))
+    assert label(predictions).counts() == {"dark": 2, "unclassified": 1}
+    with pytest.raises(LoupeError, match="a class of this model is called 'unclassified'"):
+        label(predictions, threshold=0.6)
 
 
 @pytest.fixture

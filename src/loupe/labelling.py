@@ -60,10 +60,11 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, tem
     Probabilities are calibrated by the temperature.
 
     Raises:
-        LoupeError: `top` is more than the number of classes.
+        LoupeError: `top` is more than the number of classes, or a class is itself called `unclassified`.
     """
     classes = predictions.classes
     check_top(top, classes)
+    check_threshold(threshold, classes)
     order_NT = np.argsort(-predictions.logits_NK, axis=1, kind="stable")[:, :top]
     names = tuple(
         classes[k] if probability >= threshold else UNCLASSIFIED
@@ -77,6 +78,15 @@ def check_top(top: int, classes: Sequence[str]) -> None:
     """LoupeError where there are fewer classes than are to be named."""
     if top > len(classes):
         raise LoupeError(f"--top {top}: the model knows {len(classes)} classes.")
+
+
+def check_threshold(threshold: float, classes: Sequence[str]) -> None:
+    """LoupeError where images below the threshold could not be told from those of a class."""
+    if threshold > 0 and UNCLASSIFIED in classes:
+        raise LoupeError(
+            f"a class of this model is called {UNCLASSIFIED!r}, as are images below the threshold. Train with that "
+            "class's folder or label renamed, or predict without a threshold: the file has every probability."
+        )
 
 
 def check_place(path: Path) -> None:

@@ -66,7 +66,7 @@ def predict(
         raise LoupeError("--threshold and --wanted-precision both say what stays unclassified. Give one of them.")
     from loupe import tables
     from loupe.data.folders import from_paths
-    from loupe.labelling import check_place, check_top, label, write_csv
+    from loupe.labelling import check_place, check_threshold, check_top, label, write_csv
     from loupe.ledger import open_run
     from loupe.trained import Run
 
@@ -79,6 +79,7 @@ def predict(
         chosen = done.threshold_for(wanted_precision)
         threshold = chosen.value
         done.console.say(str(chosen))
+    check_threshold(threshold or 0.0, done.classes)
     predictions = done.predictions(from_paths(paths), skip_damaged=skip_damaged)
     labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=done.temperature)
     write_csv(to, labelled)
