@@ -26,7 +26,7 @@ report.template report.pictures report.content report.confidence report.gallery 
 report.explanation report.experiments_text report.experiments report.checked report.label_page report.comparison_text
 report.comparison recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick
 recipes.wording recipes.publication recipes.experiments recipes.described recipes.catalog recipes.choice
-recipes.ladder recipes.resolve receipt exhibits results predictor trained opening session run sweep reproduce
+recipes.ladder recipes.resolve receipt exhibits results outcome predictor trained opening session run sweep reproduce
 repetition repeat plan candidates planning comparison_files comparison labelling cache label_check label_files tables
 repetition_text options doctor doctor_speed checking commands.train commands.predict commands.compare commands.check
 commands.labels commands.explain commands.report commands.reproduce commands.listings commands.doctor cli __main__

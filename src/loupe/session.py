@@ -1,4 +1,4 @@
-"""One process's work on one run: recipe and images become objects, objects are trained, the outcome is written."""
+"""One process's work on one run: recipe and images become objects, and objects are trained."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,34 +8,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from loupe import ledger, receipt, results
+from loupe import ledger, receipt
 from loupe.architecture import BackboneSpec, Network
 from loupe.augment.pipeline import Augmenter
-from loupe.console import Console, command_line
-from loupe.data import split as splits
+from loupe.console import Console
 from loupe.data.batches import Feed
 from loupe.data.prepare import Images, pixel_statistics
 from loupe.data.split import Split
 from loupe.errors import LoupeError, enough_memory
-from loupe.evaluate import calibration, predict, selective
-from loupe.evaluate.diagnosis import Diagnosis, diagnose
-from loupe.evaluate.predictions import write_splits
-from loupe.exhibits import exhibits
+from loupe.evaluate import predict
 from loupe.ledger import RunDirectory
-from loupe.models import bundle
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
 from loupe.optimization import Logistic
+from loupe.outcome import Outcome
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
-from loupe.report import gallery, page
 from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.trained import Run
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
 from loupe.training.loop import Trainer
 from loupe.training.precision import resolve as resolve_precision
-from loupe.training.progress import Position
 from loupe.training.work import Preparation, Work
 
 
@@ -149,7 +143,9 @@ class Session:
                 raise self._interrupted() from None
         if position.stage < len(recipe.stages):
             raise self._interrupted()
-        return self._finish(model, preparation, position, load_seconds)
+        outcome = Outcome(self.directory, self.recipe, self.images, self.split, self.open_test)
+        outcome.write(model, preparation, position, load_seconds)
+        return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
 
     def _interrupted(self) -> InterruptedRunError:
         return InterruptedRunError(f"stopped and saved. Go on with: {self.directory.resume_command}")
@@ -204,99 +200,3 @@ class Session:
             self.console.say(reason)
             self._record({"precision": precision})
         return Arithmetic(self.device, precision)
-
-    def _finish(self, model: Classifier, preparation: Preparation, position: Position, load_seconds: float) -> Run:
-        """Evaluates the weights that the run ends with; writes model, predictions, results and report."""
-        began = time.perf_counter()
-        self.directory.write_metrics(position.history)
-        groups = self.images.table.groups
-        rows = {"val": self.split.val, "test": self.split.test if self.open_test else self.split.test[:0]}
-        source, first = preparation.evaluation()
-        arithmetic = preparation.arithmetic
-        parts = {
-            name: predict.predictions(model, source, self.images, rows_N, arithmetic, first)
-            for name, rows_N in rows.items()
-            if len(rows_N)
-        }
-        blocks = {
-            name: results.measured(parts[name], [groups[row] for row in rows[name]]) if name in parts else None
-            for name in rows
-        }
-        temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
-        model.temperature = temperature.value
-        test_hash = self._test_hash()
-        looks = self._looks(test_hash, looked="test" in parts)
-        bundle.save(self.directory.model, model, self.recipe.model, arithmetic.precision)
-        if parts:
-            seen = {name: part.calibrated(temperature.value) for name, part in parts.items()}
-            write_splits(self.directory.file("predictions.csv"), seen)
-            shown = "test" if "test" in seen else "val"
-            last = Augmenter(self.recipe.stages[-1].augment, model.preprocessing, self.recipe.seed)
-            pictures = exhibits(self.images, self.split.train, last, seen[shown], shown)
-            gallery.write(self.directory.file("gallery.parquet"), pictures, temperature.value)
-        diagnosis = self._diagnose(position, blocks["val"], len(model.trunk))
-        outcome = results.assemble(
-            name=self.directory.name,
-            dataset=self.images.table.name,
-            recipe=self.recipe,
-            model=model,
-            arithmetic=arithmetic,
-            history=position.history,
-            best_epoch=position.best_epoch if self.recipe.keep == "best" else len(position.history),
-            stopped=position.stopped,
-            images={name: len(getattr(self.split, name)) for name in ("train", "val", "test")},
-            damaged=self.images.damaged,
-            split_hash=test_hash,
-            blocks={"validation": blocks["val"], "test": blocks["test"]},
-            confidence={
-                "calibration": calibration.report(temperature, parts),
-                "selective": selective.report(temperature.value, parts),
-            },
-            test_looks=looks,
-            seconds={"load": load_seconds, "frozen": preparation.seconds, "evaluate": time.perf_counter() - began},
-            frozen_alone_seconds=preparation.alone_seconds,
-            diagnosis=diagnosis,
-            next_command=self._next_command(diagnosis),
-        )
-        self.directory.write_json("results.json", outcome)
-        page.write_page(self.directory.path)
-        return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
-
-    def _test_hash(self) -> str | None:
-        """Identifies the test images, also while they are locked."""
-        if not len(self.split.test):
-            return None
-        table = self.images.table
-        images = ((self.images.content[row], table.classes[table.labels[row]]) for row in self.split.test)
-        return splits.digest(images)
-
-    def _looks(self, test_hash: str | None, *, looked: bool) -> int:
-        """How often the test images have been looked at in this runs folder, with this time if it is one."""
-        runs = self.directory.path.parent
-        if test_hash is None:
-            return 0
-        return (
-            ledger.record_look(runs, test_hash, self.directory.name) if looked else ledger.count_looks(runs, test_hash)
-        )
-
-    def _diagnose(self, position: Position, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
-        supports = [row["support"] for row in validation["per_class"]] if validation else []
-        commonest = max(supports) / sum(supports) if supports else None
-        return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
-
-    def _next_command(self, diagnosis: Diagnosis) -> str | None:
-        """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
-        data = self.directory.data or "DATA"
-        changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
-        if changes:
-            return command_line(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])
-        network = self.recipe.model
-        if diagnosis.recipe is None or not isinstance(network, BackboneSpec):
-            return None
-        from loupe.models import backbones
-
-        mine, own = preprocessing_of(self.recipe), backbones.preprocessing(network)
-        other = [name for name in ("size_px", "load_px") if getattr(mine, name) != getattr(own, name)]
-        pixels = [part for name in other for part in ("--set", f"input.{name}={getattr(mine, name)}")]
-        start = ["--model", network.backbone, "--weights", network.weights]
-        return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])
