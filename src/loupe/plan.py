@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ class Cost:
     Attributes:
         seconds: decoding, frozen blocks, training and evaluation; not the solving of linear heads, nor the report.
         disk_bytes: of activations under the cache folder; what an earlier run of the plan keeps is not counted again.
-        memory_bytes: the most that this process has held by now; None where the system does not say.
+        memory_bytes: the most that this process has held by now, in a step of a whole batch among others; None where
+            the system does not say.
     """
 
     seconds: float
@@ -138,17 +140,20 @@ class Planner:
 
     def _training(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> float:
         """Seconds of a stage's epochs, with their validation."""
-        steps = TimedSteps(
+        timed = partial(
+            TimedSteps,
             model,
             stage=stage,
             augmenter=Augmenter(stage.augment, model.preprocessing, recipe.seed),
             feed=feed,
-            train_N=_every(feed),
             weights_K=None,
         )
+        steps = timed(train_N=_every(feed))
         wanted = precisions(self.device) if self.device.type != "cpu" else ("fp32",)
         step = min(steps.seconds(precision) for precision in wanted) * stage.batch_size / steps.images
         train, evaluated = len(self.split.train), len(self.split.val)
+        if steps.images < (whole := min(stage.batch_size, train)):  # for what it holds in memory
+            timed(train_N=np.resize(_every(feed), whole), images=whole).one(wanted[0])
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
 

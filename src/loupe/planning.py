@@ -20,7 +20,7 @@ from loupe.recipes import catalog
 from loupe.recipes.choice import without_weights
 from loupe.recipes.ladder import ladder
 from loupe.recipes.resolve import resolve
-from loupe.runtime import choose_device
+from loupe.runtime import choose_device, give_back_memory, keep_freed_memory
 from loupe.session import check_buildable
 from loupe.trained import Run
 
@@ -109,6 +109,7 @@ def plan(
         console.say(note)
     if not len(parts.val):
         raise LoupeError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
+    keep_freed_memory()  # as every training does: time and memory are other ones without it
     planner = Planner(table, parts, choose_device(device))
     for entry in entries:
         done = _done(data, (table, content), trainings(entry, table, seeds, folds), output)
@@ -123,6 +124,7 @@ def plan(
         for entry in untimed:
             entry.cost = planner.cost(entry.recipe)
             progress.update(bar, advance=1)
+    give_back_memory()
     entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else math.inf)
     console.say(f"\nThe plan, in order of cost; {_in_all(entries, seeds * max(1, folds))}:")
     for entry in entries:
@@ -147,7 +149,7 @@ def _in_all(entries: Sequence[Entry], each: int) -> str:
     every = total(cost for _, cost in costs)
     seconds = sum(number * cost.seconds for number, cost in costs)
     there = f", of which {each * len(entries) - missing} are there" if missing < each * len(entries) else ""
-    held = f", {size_text(every.memory_bytes)} of memory held while timing" if every.memory_bytes else ""
+    held = f", at least {size_text(every.memory_bytes)} of memory" if every.memory_bytes else ""
     return (
         f"{each} {'training' if each == 1 else 'trainings'} of each{there}, in all about {duration(seconds)}, "
         f"{size_text(every.disk_bytes)} of disk{held}"

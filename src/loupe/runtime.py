@@ -142,7 +142,8 @@ def keep_freed_memory() -> None:
 
     Networks on a CPU free and take the same hundreds of megabytes in every step, and in every batch that they predict.
     By default glibc returns them each time, and the kernel then clears them anew, page by page: up to two fifths of a
-    training step's processor time, four fifths of a forward pass's (results/features.md). It stays so for the process.
+    training step's processor time, four fifths of a forward pass's (results/features.md). It stays so for the process;
+    `give_back_memory` returns what is free at one moment.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -150,6 +151,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_memory() -> None:
+    """Returns what glibc keeps to the system, when work that took much of it is over; does nothing elsewhere."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 class StopSignal:

@@ -24,7 +24,7 @@ from loupe.optimization import Logistic
 from loupe.outcome import Outcome
 from loupe.recipe import Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
-from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
+from loupe.runtime import Arithmetic, StopSignal, give_back_memory, keep_freed_memory
 from loupe.trained import Run
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
@@ -80,7 +80,10 @@ class Session:
                 saved stays.
         """
         with enough_memory(self._with_less_memory()):
-            return self._run()
+            try:
+                return self._run()
+            finally:
+                give_back_memory()
 
     def _with_less_memory(self) -> str:
         """What to do where the memory does not suffice."""

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from loupe.console import duration
 from loupe.report import figures
 from loupe.report.figures import Curve
+
+DOT_PX = 7
+# Where a name may stand by its dot: right or left of it, above or below, and a line further up or down.
+CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 2.6), (1, -2.6), (-1, 2.6), (-1, -2.6))
 
 
 def learning_curves(curves: Sequence[Curve], *, label: str, width_px: int, height_px: int = 320) -> str:
@@ -72,18 +77,6 @@ def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int,
         low, high = min(seconds), max(seconds)
         room = (high / low) ** 0.12 if high > low else 2.0
         axes.set_xlim(low / room, high * room)
-        for point, over in zip(points, _above(points), strict=True):
-            left = point.seconds > (low * high) ** 0.5
-            axes.annotate(
-                figures.plain(point.name),
-                (point.seconds, point.value),
-                xytext=(-9 if left else 9, 9 if over else -9),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                va="bottom" if over else "top",
-                color=figures.INK if point.chosen else figures.MUTED,
-                fontweight="bold" if point.chosen else "normal",
-            )
         axes.grid(axis="y", linewidth=1)
         axes.set_axisbelow(True)
         ends = [end for point in points for end in (point.low, point.high, point.value) if end is not None]
@@ -95,6 +88,10 @@ def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int,
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if value <= 1 else ""))
         axes.set_xlabel("time of one training")
+        figure.draw_without_rendering()  # names are put where there is room, which only the layout tells
+        taken = [box for point in points for box in _drawn(axes, point)]
+        for point in sorted(points, key=lambda point: not point.chosen):
+            taken.append(_name(axes, point, taken))
         return figures.svg(figure, label)
 
 
@@ -106,13 +103,39 @@ def _draw(axes: Axes, point: Point) -> None:
     axes.plot([point.seconds], [point.value], "o", color=face, markeredgecolor=edge, markersize=9, markeredgewidth=1.6)
 
 
-def _above(points: Sequence[Point]) -> list[bool]:
-    """Whether each name stands above its dot: neighbours in time take turns, so that names do not meet."""
-    order = sorted(range(len(points)), key=lambda i: points[i].seconds)
-    above = [True] * len(points)
-    for place, i in enumerate(order):
-        above[i] = place % 2 == 0
-    return above
+def _drawn(axes: Axes, point: Point) -> list[Bbox]:
+    """The places that a dot and its whisker take, in pixels."""
+    ends = [end for end in (point.low, point.value, point.high) if end is not None]
+    x, y = axes.transData.transform((point.seconds, point.value))
+    [_, low], [_, high] = axes.transData.transform([(point.seconds, min(ends)), (point.seconds, max(ends))])
+    return [
+        Bbox.from_extents(x - DOT_PX, y - DOT_PX, x + DOT_PX, y + DOT_PX),
+        Bbox.from_extents(x - 1, low, x + 1, high),
+    ]
+
+
+def _name(axes: Axes, point: Point, taken: Sequence[Bbox]) -> Bbox:
+    """Writes the name at the corner of its dot where it meets no other and stays inside, and returns its place."""
+    places = []
+    for right, up in CORNERS:
+        name = axes.annotate(
+            figures.plain(point.name),
+            (point.seconds, point.value),
+            xytext=(9 * right, 9 * up),
+            textcoords="offset points",
+            ha="left" if right > 0 else "right",
+            va="bottom" if up > 0 else "top",
+            color=figures.INK if point.chosen else figures.MUTED,
+            fontweight="bold" if point.chosen else "normal",
+        )
+        box = name.get_window_extent().expanded(1.15, 1)  # the page's own font may be a wider one
+        outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
+        places.append((sum(box.overlaps(other) for other in taken) + 10 * outside, name, box))
+    best = min(range(len(places)), key=lambda i: places[i][0])
+    for i, (_, name, _) in enumerate(places):
+        if i != best:
+            name.remove()
+    return places[best][2]
 
 
 def _ticks(low: float, high: float, *, most: int) -> list[float]:

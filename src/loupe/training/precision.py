@@ -83,7 +83,7 @@ class TimedSteps:
     """Training steps of a stage, to be timed on copies of its model.
 
     Attributes:
-        images: in a step. Large images are timed in small batches: it must not cost an epoch.
+        images: in a step; by default few where they are large, as timing them must not cost an epoch.
     """
 
     def __init__(
@@ -95,30 +95,37 @@ class TimedSteps:
         feed: Feed,
         train_N: np.ndarray,
         weights_K: Tensor | None,
+        images: int | None = None,
     ) -> None:
         self._stage, self._device, self._weights_K = stage, feed.device, weights_K
         self._model = copy.deepcopy(model)
         self._model.learn(stage.part, batch_statistics=stage.batch_statistics)
         most = min(stage.batch_size, max(8, TIMED_PIXELS // model.preprocessing.size_px**2))
-        self.images = min(most, len(train_N))
+        self.images = images or min(most, len(train_N))
         rows_N = train_N[: self.images * (1 + TIMED_STEPS)]
         self._batches = [_past_frozen(self._model, batch) for batch in feed.batches(rows_N, self.images)]
         self._views = AsStored(augmenter.seed) if self._model.frozen else augmenter
 
     def seconds(self, precision: Resolved) -> float:
         """What one step takes in that precision."""
+        learner = self.one(precision)  # the first step compiles kernels and fills caches
+        began, batches = time.perf_counter(), itertools.cycle(self._batches[1:] or self._batches)
+        for step in range(1, 1 + TIMED_STEPS):
+            self._step(learner, next(batches), step)
+        learner.arithmetic.synchronize()
+        return (time.perf_counter() - began) / TIMED_STEPS
+
+    def one(self, precision: Resolved) -> Learner:
+        """Takes one step, and gives what took it."""
         arithmetic = Arithmetic(self._device, precision)
         model = copy.deepcopy(self._model)
         learner = Learner(model, self._stage, self._views, arithmetic, self._weights_K, model.frozen)
-        batches = itertools.cycle(self._batches)
-        began = 0.0
-        for step in range(1 + TIMED_STEPS):
-            if step == 1:  # the first step compiles kernels and fills caches
-                learner.arithmetic.synchronize()
-                began = time.perf_counter()
-            learner.train_step(next(batches), None, epoch=0, step=step, steps=step, lr=self._stage.lr)
-        learner.arithmetic.synchronize()
-        return (time.perf_counter() - began) / TIMED_STEPS
+        self._step(learner, self._batches[0], 0)
+        arithmetic.synchronize()
+        return learner
+
+    def _step(self, learner: Learner, batch: Batch, step: int) -> None:
+        learner.train_step(batch, None, epoch=0, step=step, steps=step, lr=self._stage.lr)
 
 
 @torch.no_grad()
@@ -126,5 +133,6 @@ def _past_frozen(model: Classifier, batch: Batch) -> Batch:
     """The batch with activations in the place of images, where blocks are frozen."""
     if not model.frozen:
         return batch
-    x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
-    return replace(batch, x_BCHW=model.trunk[: model.frozen].eval()(x_BCHW))
+    x_BCHW, blocks = evaluation_view(batch.x_BCHW, model.preprocessing), model.trunk[: model.frozen].eval()
+    parts = [x_BCHW[first : first + PASS_BATCH] for first in range(0, len(x_BCHW), PASS_BATCH)]
+    return replace(batch, x_BCHW=torch.cat([blocks(part) for part in parts]))
