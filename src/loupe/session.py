@@ -295,8 +295,9 @@ class Session:
             return None
         from loupe.models import backbones
 
-        mine, own = preprocessing_of(self.recipe), backbones.preprocessing(network)
-        other = [name for name in ("size_px", "load_px") if getattr(mine, name) != getattr(own, name)]
-        pixels = [part for name in other for part in ("--set", f"input.{name}={getattr(mine, name)}")]
+        mine, own = self._preprocessing().model_dump(mode="json"), backbones.preprocessing(network)
+        other = {name: value for name, value in mine.items() if value != own.model_dump(mode="json")[name]}
+        texts = [f"input.{name}={str(value).replace(' ', '')}" for name, value in other.items()]
+        pixels = [part for text in texts for part in ("--set", text)]
         start = ["--model", network.backbone, "--weights", network.weights]
         return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])
