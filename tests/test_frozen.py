@@ -498,10 +498,36 @@ def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixel
     )
     command = run.results["diagnosis"]["next"]
     words = shlex.split(command)
-    assert words[:9] == "loupe train DATA --recipe last-block --model test_resnet --weights none".split()
+    assert words[:9] == [
+        "loupe",
+        "train",
+        "DATA",
+        "--recipe",
+        "last-block",
+        "--model",
+        "test_resnet",
+        "--weights",
+        "none",
+    ]
     again = override(catalog.recipe("last-block"), words[10::2])
     given = {f"input.{name}": value for name, value in again.input.model_dump(mode="json").items() if value is not None}
     assert words[9::2] == ["--set"] * 4 and given == pixels
+
+
+@pytest.mark.parametrize(("weights", "says"), [("no.safetensors", "no such file"), ("other.safetensors", "not the w")])
+def test_weights_that_cannot_be_had_are_refused_before_images_are_decoded_and_a_run_is_begun(tmp_path, weights, says):
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(LoupeError, match=says):
+        loupe.train(
+            digits(),
+            recipe="features",
+            model="test_resnet",
+            weights=str(tmp_path / weights),
+            output=tmp_path / "runs",
+            device="cpu",
+            quiet=True,
+        )
+    assert not list((tmp_path / "runs").glob("*")) and not (tmp_path / "cache" / "pixels").exists()
 
 
 def test_without_validation_and_test_images_an_augmented_stage_trains(tmp_path, computed):
