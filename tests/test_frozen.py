@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -24,6 +25,7 @@ from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
 from loupe.optimization import Logistic
 from loupe.recipe import AugmentSpec, Preprocessing, Recipe, Stage
+from loupe.recipes import catalog
 from loupe.settings import override
 from loupe.training import activations, feeds, frozen
 from loupe.training.checkpoint import Checkpoints
@@ -483,20 +485,49 @@ def test_what_was_computed_for_all_images_serves_those_that_do_not_train(tmp_pat
 
 
 def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixels(tmp_path):
-    sizes = {"input.size_px": 32, "input.load_px": 32}
+    pixels = {"input.size_px": 32, "input.load_px": 32, "input.std": [1, 1, 1], "input.resize": "squash"}
     run = loupe.train(
         digits(),
         recipe="features",
         model="test_resnet",
         weights="none",
-        settings=sizes | {"stages.0.epochs": 1},
+        settings=pixels | {"stages.0.epochs": 1},
         output=tmp_path,
         device="cpu",
         quiet=True,
     )
     command = run.results["diagnosis"]["next"]
-    expected = "--recipe last-block --model test_resnet --weights none --set input.size_px=32 --set input.load_px=32"
-    assert command == f"loupe train DATA {expected}"
+    words = shlex.split(command)
+    assert words[:9] == [
+        "loupe",
+        "train",
+        "DATA",
+        "--recipe",
+        "last-block",
+        "--model",
+        "test_resnet",
+        "--weights",
+        "none",
+    ]
+    again = override(catalog.recipe("last-block"), words[10::2])
+    given = {f"input.{name}": value for name, value in again.input.model_dump(mode="json").items() if value is not None}
+    assert words[9::2] == ["--set"] * 4 and given == pixels
+
+
+@pytest.mark.parametrize(("weights", "says"), [("no.safetensors", "no such file"), ("other.safetensors", "not the w")])
+def test_weights_that_cannot_be_had_are_refused_before_images_are_decoded_and_a_run_is_begun(tmp_path, weights, says):
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(LoupeError, match=says):
+        loupe.train(
+            digits(),
+            recipe="features",
+            model="test_resnet",
+            weights=str(tmp_path / weights),
+            output=tmp_path / "runs",
+            device="cpu",
+            quiet=True,
+        )
+    assert not list((tmp_path / "runs").glob("*")) and not (tmp_path / "cache" / "pixels").exists()
 
 
 def test_without_validation_and_test_images_an_augmented_stage_trains(tmp_path, computed):

@@ -22,8 +22,7 @@ from loupe.exhibits import exhibits
 from loupe.ledger import RunDirectory
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
-from loupe.recipe import Recipe
-from loupe.recipes.resolve import preprocessing_of
+from loupe.recipe import Preprocessing, Recipe
 from loupe.report import gallery, page
 from loupe.training.progress import Position
 from loupe.training.work import Preparation
@@ -79,7 +78,7 @@ class Outcome:
             load_seconds=load_seconds,
             evaluate_seconds=time.perf_counter() - began,
             diagnosis=diagnosis,
-            next_command=self._next_command(diagnosis),
+            next_command=self._next_command(diagnosis, model.preprocessing),
         )
         self.directory.write_json("results.json", content)
         page.write_page(self.directory.path)
@@ -133,7 +132,7 @@ class Outcome:
         commonest = max(supports) / sum(supports) if supports else None
         return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
 
-    def _next_command(self, diagnosis: Diagnosis) -> str | None:
+    def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
         """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
         data = self.directory.data or "DATA"
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
@@ -144,8 +143,9 @@ class Outcome:
             return None
         from loupe.models import backbones
 
-        mine, own = preprocessing_of(self.recipe), backbones.preprocessing(network)
-        other = [name for name in ("size_px", "load_px") if getattr(mine, name) != getattr(own, name)]
-        pixels = [part for name in other for part in ("--set", f"input.{name}={getattr(mine, name)}")]
+        mine, own = (one.model_dump(mode="json") for one in (preprocessing, backbones.preprocessing(network)))
+        other = {name: value for name, value in mine.items() if value != own[name]}
+        texts = [f"input.{name}={str(value).replace(' ', '')}" for name, value in other.items()]
+        pixels = [part for text in texts for part in ("--set", text)]
         start = ["--model", network.backbone, "--weights", network.weights]
         return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])

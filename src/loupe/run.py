@@ -20,7 +20,7 @@ from loupe.optimization import Logistic, Plateau
 from loupe.recipe import Recipe, SplitSpec
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.runtime import choose_device, gpu_name, use_threads
-from loupe.session import InterruptedRunError, Session, check_buildable
+from loupe.session import InterruptedRunError, Session, check_buildable, check_weights
 from loupe.trained import Run
 
 Splitter = Callable[[ImageTable, Sequence[str], SplitSpec, int], Split]
@@ -75,6 +75,7 @@ def train(
         recipe, table, dataset=dataset, model=model, weights=weights, flags=flags, extra=settings, console=console
     )
     check_buildable(chosen, table.classes)
+    check_weights(chosen)
     if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
         console.warn(
             f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."

@@ -55,6 +55,18 @@ def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
         Augmenter(stage.augment, preprocessing, recipe.seed)
 
 
+def check_weights(recipe: Recipe) -> None:
+    """Finds out, before any image is decoded and any run begun, that pretrained weights cannot be had or do not fit.
+
+    Raises:
+        LoupeError: as building the network would; the error says what to give.
+    """
+    if isinstance(recipe.model, BackboneSpec):
+        from loupe.models import backbones
+
+        backbones.check_weights(recipe.model)
+
+
 def _without_weights(network: Network) -> Network:
     return network.model_copy(update={"weights": "none"}) if isinstance(network, BackboneSpec) else network
 

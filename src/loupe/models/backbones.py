@@ -225,6 +225,23 @@ def weights_file(spec: BackboneSpec) -> Path | None:
     return None
 
 
+def check_weights(spec: BackboneSpec) -> None:
+    """Finds out that weights cannot be had or are another's, and sees to it that those of the hub are here.
+
+    Raises:
+        LoupeError: they are not to be had, or do not fit the network.
+    """
+    if spec.weights == "none":
+        return
+    if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
+        if weights_file(spec) is None:
+            _from_hub(spec)
+        return
+    with torch.device("meta"):
+        network = _build(spec.backbone)
+    _fitting(spec, _named_file(spec), network)
+
+
 def _from_hub(spec: BackboneSpec) -> nn.Module:
     if spec.backbone in KERAS_WIDTHS:
         raise LoupeError(f"timm has no weights of {spec.backbone}: give a file with --weights, or --weights none.")
@@ -245,6 +262,12 @@ def _out_of_reach(name: str, error: Exception) -> LoupeError:
 
 
 def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
+    network = _build(spec.backbone)
+    network.load_state_dict(_fitting(spec, path, network))
+    return network
+
+
+def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
     """Weights in timm's names. Those of the classifier that they were trained with are left out; all else must fit."""
     if not path.is_file():
         raise LoupeError(f"--weights {path}: there is no such file.")
@@ -252,7 +275,6 @@ def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
         state = timm.models.load_state_dict(str(path))
     except Exception as error:  # a damaged file raises whatever its format's reader raises
         raise LoupeError(f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
-    network = _build(spec.backbone)
     wanted = network.state_dict()
     wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if wrong:
@@ -260,5 +282,4 @@ def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
             f"--weights {path}: not the weights of {spec.backbone}: {len(wrong)} of {len(wanted)} tensors are missing "
             f"or of another shape, the first is {wrong[0]}."
         )
-    network.load_state_dict({name: state[name] for name in wanted})
-    return network
+    return {name: state[name] for name in wanted}
