@@ -91,6 +91,9 @@ def test_the_files_say_the_same(compared):
     assert "<script" not in page
     assert all(row["name"] in page for row in content["rows"])
     assert 'class="series-2"' in page  # the curve that the page can hide
+    environment = json.loads((folder / content["rows"][0]["measured"]["runs"][0] / "environment.json").read_text())
+    for what in ("data", "split", "code"):
+        assert page.count(environment["hashes"][what]) == 1  # which all of these runs share
 
 
 def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):

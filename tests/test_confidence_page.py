@@ -88,6 +88,7 @@ def test_without_validation_there_is_no_threshold_and_no_temperature(undrawn):
     assert "No temperature was fitted: there are no validation images" in words
     assert "No threshold can be chosen: there are no validation images" in words
     assert "as the network gives it" in words and "By group" not in words
+    assert "of loupe predict are as the network gives them" in words and "are calibrated" not in words
 
 
 def test_without_test_images_validation_stands_in_by_its_name(undrawn):

@@ -11,7 +11,7 @@ from loupe.architecture import BackboneSpec
 from loupe.data import split as splits
 from loupe.data.split import Split
 from loupe.data.table import ImageTable, make_rows
-from loupe.ledger import RunDirectory
+from loupe.ledger import RunDirectory, environment
 from loupe.models.cnn import digits_cnn
 
 CONTENT = ("aa", "bb", "cc", "dd")
@@ -131,3 +131,11 @@ def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):
     assert backbones.weights_file(spec.model_copy(update={"weights": "hf-hub:me/old@v2"})) == tmp_path / "there"
     assert asked == [("me/old", "model.safetensors", "v2"), ("me/old", "pytorch_model.bin", "v2")]
     assert backbones.weights_file(BackboneSpec(backbone="mobilenetv1_075", weights="timm")) is None
+
+
+@pytest.mark.parametrize(
+    ("program", "typed"), [("/a/bin/loupe", ["loupe"]), ("/a/loupe/__main__.py", ["python", "-m", "loupe"])]
+)
+def test_the_recorded_command_can_be_typed(monkeypatch, program, typed):
+    monkeypatch.setattr("sys.argv", [program, "train", "digits"])
+    assert environment("cpu", None, 1)["command"] == [*typed, "train", "digits"]

@@ -242,9 +242,14 @@ def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
         "threads": threads,
         "device": device,
         "gpu": gpu,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [*_program(Path(sys.argv[0]).name), *sys.argv[1:]],
         "date": now(),
     }
+
+
+def _program(name: str) -> list[str]:
+    """What is typed to start it: Python calls a package that is run with -m after its __main__.py."""
+    return ["python", "-m", "loupe"] if name == "__main__.py" else [name]
 
 
 def installed(package: str) -> str | None:

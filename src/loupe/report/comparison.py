@@ -1,6 +1,6 @@
 """The page of a comparison: which recipe to take, on what evidence, at what cost. One HTML file, made from its JSON.
 
-Learning curves come from the runs' metrics.csv, where these lie beside the page.
+Learning curves and hashes come from the runs' files, where these lie beside the page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from loupe.disk import write_atomic
 from loupe.errors import LoupeError
-from loupe.report import charts, figures, texts
+from loupe.ledger import RunDirectory
+from loupe.report import charts, figures, receipt, texts
 from loupe.report.content import Drawing, bar_drawing, read_history
 from loupe.report.template import render
 
@@ -98,10 +99,17 @@ def _gather(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "splits": bar_drawing("Images", images, shares, figures.FIRST),
         "curves": _curves(done, rows, folder),
         "differences": [_difference(one) for one in judgement["differences"]],
+        "hashes": _hashes(done, folder),
         "environment": {
             name: value for name, value in content["environment"].items() if value is not None and name != "command"
         },
     }
+
+
+def _hashes(done: Sequence[Mapping[str, Any]], folder: Path) -> list[receipt.Row]:
+    """Of the data, the splits, the code and the weights; none where no run is beside the page."""
+    runs = [RunDirectory(folder / name) for row in done for name in row["measured"]["runs"]]
+    return receipt.hashes((run.read_json("results.json"), run.read_json("environment.json")) for run in runs)
 
 
 def _row(row: Mapping[str, Any], judgement: Mapping[str, Any], number: int) -> Row:

@@ -1,6 +1,6 @@
 """What went into a run, as its page shows it: data, code, weights, machine, and the command that repeats it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,15 @@ def receipt(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | 
     return [group for group in groups if group.rows]
 
 
+def hashes(runs: Iterable[tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]]) -> list[Row]:
+    """What several runs were made of: of each hash the values that they have, of (results, environment) of each run."""
+    names = {key: name for group in GROUPS.values() for key, name in group.items()}
+    found: dict[str, dict[str, None]] = {}
+    for key, value in (fact for run in runs for fact in _facts(*run) if fact[0] in names and _is_hash(fact[0])):
+        found.setdefault(key, {})[value] = None
+    return [Row(names[key], value, True) for key in names for value in found.get(key, ())]
+
+
 def _facts(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     if results:
         yield "images", ", ".join(f"{number:,} {split}" for split, number in results["images"].items())
@@ -84,7 +93,11 @@ def _facts(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | N
 
 
 def _row(name: str, value: str, key: str) -> Row:
-    return Row(name, value, key == "split_hash" or key.startswith("hashes."))
+    return Row(name, value, _is_hash(key))
+
+
+def _is_hash(key: str) -> bool:
+    return key == "split_hash" or key.startswith("hashes.")
 
 
 def repeat_command(run: Path, environment: Mapping[str, Any]) -> str:
