@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
 from torch import nn
 
 from loupe.architecture import BackboneSpec, Dense
 from loupe.errors import LoupeError
 from loupe.models import backbones, build
-from loupe.models.summary import count_parameters
+from loupe.models.summary import count_parameters, layer_table
 from loupe.recipe import Preprocessing
 
 TEN = tuple("0123456789")
@@ -303,3 +304,27 @@ def test_without_openvino_pytorch_computes_and_says_how_to_be_faster(monkeypatch
     found, remark = engine(model.trunk, Arithmetic(torch.device("cpu"), "fp32"), 64)
     assert found.name == "pytorch-fp32"
     assert "pip install openvino" in remark
+
+
+def test_a_folder_that_timm_wrote_says_how_its_pixels_are_prepared(tmp_path):
+    network = timm.create_model("test_resnet", num_classes=3)
+    network.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7), "input_size": (3, 64, 64)}
+    network.pretrained_cfg |= {"crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bilinear"}
+    save_for_hf(network, tmp_path)
+    found = backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights=f"local-dir:{tmp_path}"))
+    assert found == Preprocessing(
+        size_px=64, load_px=80, resize="squash", interpolation="bilinear", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)
+    )
+    assert found != backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights="none"))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(LoupeError, match=r"config.json: cannot be read as what timm keeps beside weights"):
+        backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("name", "layer"), [("sequencer2d_s", "LSTM"), ("gemma4_vit_167m", "Linear")])
+def test_layers_that_give_more_than_one_tensor_are_listed(name, layer):
+    if not timm.is_model(name):
+        pytest.skip("this timm has no such network")
+    model = backbones.skeleton(BackboneSpec(backbone=name, weights="none"), sized(224), TEN)
+    rows = layer_table(model)
+    assert layer in {row["type"] for row in rows} and rows[-1]["output"] == [10]

@@ -89,7 +89,7 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
     out.print(f"{len(report.ranked):,} of {len(report.rows_N):,} labels look wrong: {parts}.", soft_wrap=True)
     if report.doubtful:
         out.print(f"{len(report.doubtful):,} more are in doubt: another class is likelier, but not surely so.")
-    for sentence in in_words(report.effect):
+    for sentence in in_words(report.effect) if report.ranked else []:
         out.print(sentence, soft_wrap=True)
     for line in _next(report, files):
         out.print(escape(printable(line)), soft_wrap=True)
@@ -99,6 +99,8 @@ def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
     """What a person can do with what was found."""
     from loupe.console import command_line
 
+    if not report.ranked:
+        return [f"Nothing is to be left out. What was examined: {files['page']}"]
     lines = [f"Look at them: {files['page']}"]
     if "kept" not in files:
         return [

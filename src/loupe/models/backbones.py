@@ -3,6 +3,7 @@
 Importing timm takes seconds; so does whoever imports this module.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -28,6 +29,9 @@ from loupe.recipe import Preprocessing, Resize
 # timm's names of crop modes, and ours.
 RESIZE: dict[str, Resize] = {"center": "crop", "squash": "squash", "border": "pad"}
 
+# What of timm's config.json says how pixels are prepared.
+STORED = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+
 # What timm takes in place of a file of its hub where the repository has it.
 SAFE_FILES = {
     "pytorch_model.bin": "model.safetensors",
@@ -52,7 +56,11 @@ KERAS_PREPROCESSING: dict[str, Any] = {
 
 
 def preprocessing(spec: BackboneSpec) -> Preprocessing:
-    """What the backbone was trained with: size, crop, interpolation, mean, deviation; without loading weights."""
+    """What the backbone was trained with: size, crop, interpolation, mean, deviation; without loading weights.
+
+    Raises:
+        LoupeError: no such network; or what is stored beside its weights cannot be had or read.
+    """
     config: dict[str, Any]
     if spec.backbone in KERAS_WIDTHS:
         config = {**KERAS_PREPROCESSING, "crop_pct": 0.875, "crop_mode": "center"}
@@ -60,7 +68,8 @@ def preprocessing(spec: BackboneSpec) -> Preprocessing:
         check_name(spec.backbone)
         trained = timm.get_pretrained_cfg(spec.backbone)
         assert trained is not None
-        config = resolve_data_config(pretrained_cfg=trained.to_dict(), verbose=False)  # type: ignore[no-untyped-call]
+        known = trained.to_dict() | _stored_config(spec)  # type: ignore[no-untyped-call]
+        config = resolve_data_config(pretrained_cfg=known, verbose=False)  # type: ignore[no-untyped-call]
     size_px = int(config["input_size"][-1])
     return Preprocessing(
         size_px=size_px,
@@ -70,6 +79,27 @@ def preprocessing(spec: BackboneSpec) -> Preprocessing:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
+
+
+def _stored_config(spec: BackboneSpec) -> dict[str, Any]:
+    """What the config.json of a folder or of a repository of the hub says of its weights, in timm's layout."""
+    path = Path(spec.weights.removeprefix("local-dir:"))
+    if spec.weights.startswith("hf-hub:"):
+        repository, _, revision = spec.weights.removeprefix("hf-hub:").partition("@")
+        try:
+            file = _download(repository, "config.json", revision or None)
+        except (OSError, ValueError) as error:
+            raise _out_of_reach(spec.backbone, error) from None
+    elif path.is_dir() and (path / "config.json").is_file():
+        file = path / "config.json"
+    else:
+        return {}
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        told: dict[str, Any] = stored.get("pretrained_cfg", stored)  # timm's older layout is flat
+        return {name: told[name] for name in STORED if name in told}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise LoupeError(f"{file}: cannot be read as what timm keeps beside weights: {error}.") from None
 
 
 def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
@@ -181,12 +211,12 @@ def fetch(name: str) -> None:
         raise _out_of_reach(name, error) from None
 
 
-def _download(repository: str, file: str) -> None:
+def _download(repository: str, file: str, revision: str | None = None) -> Path:
     """Asks the network only for what is not on this machine."""
     try:
-        hf_hub_download(repository, file, local_files_only=True)
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
     except OSError:
-        hf_hub_download(repository, file)
+        return Path(hf_hub_download(repository, file, revision=revision))
 
 
 def _load(spec: BackboneSpec) -> nn.Module:

@@ -34,12 +34,13 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | N
     listed |= {model.get_submodule(name): name for name in also}
     counts = {module: count_parameters(module) for module in listed}
 
-    def note(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def note(module: nn.Module, inputs: Any, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        made = output[0] if isinstance(output, tuple) else output  # an LSTM gives its state too
         rows.append(
             {
                 "name": listed[module],
                 "type": type(module).__name__,
-                "output": list(output.shape[1:]),
+                "output": list(made.shape[1:]),
                 "parameters": counts[module]["total"],
                 "trainable": counts[module]["trainable"] > 0,
             }
