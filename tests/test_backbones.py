@@ -29,7 +29,11 @@ FAMILIES = {
     "test_convnext": 5,
     "test_vit": 7,
     "test_vit3": 10,
-    "test_byobnet": 1,
+    "test_byobnet": 5,
+    "regnetx_002": 5,
+    "densenet121": 5,
+    "cs3darknet_focus_s": 5,
+    "test_nfnet": 1,
 }
 
 
@@ -63,13 +67,22 @@ def test_blocks_one_after_the_other_are_the_network_bit_for_bit(name):
     assert count_parameters(parts.trunk) == count_parameters(whole), "no weight twice, and none lost"
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "mobilenetv3_small_050", "resnet10t", "test_convnext"])
+@pytest.mark.parametrize(
+    "name", ["test_efficientnet", "mobilenetv3_small_050", "resnet10t", "test_convnext", "test_byobnet"]
+)
 @pytest.mark.parametrize("pooling", ["average", "flatten"])
 def test_without_its_top_a_network_ends_with_its_last_map(name, pooling):
     whole, parts = assembled(name, 64, pooling=pooling)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(parts.trunk(x), whole.forward_features(x))
+
+
+def test_maps_with_channels_last_are_pooled_over_their_places():
+    model = build.skeleton(
+        BackboneSpec(backbone="swin_tiny_patch4_window7_224", pooling="average", weights="none"), sized(224), TEN
+    )
+    assert model.head.logits.in_features == 768
 
 
 def test_a_transformer_takes_images_of_another_size():
@@ -153,7 +166,7 @@ def test_too_many_blocks_are_refused_with_the_number_that_there_is():
     with pytest.raises(LoupeError, match="6 blocks, so that the last 5 can learn"):
         model.blocks_before("last-6")
     with pytest.raises(LoupeError, match="Use part head or all"):
-        assembled("test_byobnet", 64)[1].blocks_before("last-block")
+        assembled("test_nfnet", 64)[1].blocks_before("last-block")
 
 
 @pytest.mark.parametrize(

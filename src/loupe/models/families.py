@@ -9,7 +9,11 @@ from typing import Any
 
 from timm.layers.pool1d import global_pool_nlc
 from timm.models import EfficientNet, MobileNetV3, ResNet, VisionTransformer
+from timm.models.byobnet import ByobNet
 from timm.models.convnext import ConvNeXt
+from timm.models.cspnet import CspNet
+from timm.models.densenet import DenseNet
+from timm.models.regnet import RegNet
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
@@ -35,8 +39,9 @@ class _Map(nn.Module):
         self.network = network
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        map_BCHW: Tensor = self.network.forward_features(x_BCHW)  # type: ignore[operator]
-        return map_BCHW
+        made: Tensor = self.network.forward_features(x_BCHW)  # type: ignore[operator]
+        channels_last = made.ndim == 4 and getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+        return made.permute(0, 3, 1, 2) if channels_last else made
 
 
 def _efficientnet(network: Any, own: bool) -> Blocks:
@@ -78,6 +83,41 @@ def _convnext(network: Any, own: bool) -> Blocks:
     *stages, last = network.stages
     yield from _numbered(stages)
     yield f"block{len(stages) + 1}", nn.Sequential(last, network.norm_pre, *([network.head] if own else []))
+
+
+def _cspnet(network: Any, own: bool) -> Blocks:
+    yield "stem", network.stem
+    *stages, last = network.stages
+    yield from _numbered(stages)
+    yield f"block{len(stages) + 1}", nn.Sequential(last, *([network.head] if own else []))
+
+
+def _byobnet(network: Any, own: bool) -> Blocks:
+    """Networks of one description (RepVGG, MobileOne and CLIP's ResNets among them)."""
+    yield "stem", network.stem
+    *stages, last = network.stages
+    yield from _numbered(stages)
+    yield f"block{len(stages) + 1}", nn.Sequential(last, network.final_conv, *([network.head] if own else []))
+
+
+def _regnet(network: Any, own: bool) -> Blocks:
+    yield "stem", network.stem
+    yield from _numbered([network.s1, network.s2, network.s3])
+    yield "block4", nn.Sequential(network.s4, network.final_conv, *([network.head] if own else []))
+
+
+def _densenet(network: Any, own: bool) -> Blocks:
+    """A block is a dense block with the transition after it; the last has the norm in its place."""
+    blocks: list[list[nn.Module]] = [[]]
+    for name, layer in network.features.named_children():
+        if name.startswith("denseblock"):
+            blocks.append([])
+        blocks[-1].append(layer)
+    stem, *stages = blocks
+    if own:
+        stages[-1].append(network.global_pool)
+    yield "stem", nn.Sequential(*stem)
+    yield from _numbered([nn.Sequential(*stage) for stage in stages])
 
 
 def _vit(network: Any, own: bool) -> Blocks:
@@ -124,5 +164,9 @@ FAMILIES: dict[type[nn.Module], Callable[[Any, bool], Blocks]] = {
     ResNet: _resnet,
     VGG: _vgg,
     ConvNeXt: _convnext,
+    CspNet: _cspnet,
+    ByobNet: _byobnet,
+    RegNet: _regnet,
+    DenseNet: _densenet,
     VisionTransformer: _vit,
 }
