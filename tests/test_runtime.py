@@ -1,12 +1,26 @@
 """What holds for all arithmetic of a process, without the devices that it is for."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from loupe import predictor
+from loupe.augment.pipeline import Augmenter
+from loupe.console import Console
+from loupe.data.batches import Feed
+from loupe.data.prepare import load_images
+from loupe.data.sources import open_table
+from loupe.models.build import build
+from loupe.recipe import Preprocessing
+from loupe.recipes import catalog
 from loupe.runtime import Arithmetic
+from loupe.training.learner import Learner
+from loupe.training.precision import TimedSteps
 
 SOURCE = Path(__file__).parents[1] / "src" / "loupe"
 
@@ -59,6 +73,52 @@ def test_whoever_loads_a_network_to_predict_keeps_freed_memory_first(monkeypatch
     assert done == [], "before it is asked, nothing is done to the process"
     _ = stored.model, stored.model
     assert done == ["kept", "loaded"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to do with freed memory")
+def test_freed_memory_that_is_kept_can_be_given_back():
+    code = """
+from pathlib import Path
+from loupe.runtime import give_back_memory, keep_freed_memory
+
+def held():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+keep_freed_memory()
+before = held()
+pages = [bytearray(b"1" * 2**20) for _ in range(128)]
+last = bytearray(b"1" * 2**20)  # above them: without it the heap would end lower by itself
+del pages
+kept = held() - before
+give_back_memory()
+print(kept > 2**26, held() - before < 2**25)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_a_step_of_a_whole_batch_takes_as_many_images_however_few_there_are(monkeypatch):
+    recipe = catalog.recipe("digits-plain")
+    table = open_table("digits", console=Console(quiet=True))
+    preprocessing = Preprocessing(size_px=8, load_px=8)
+    images = load_images(
+        table.select(np.arange(20)), preprocessing, cache=None, console=Console(quiet=True), skip_damaged=False
+    )
+    model = build(recipe.model, preprocessing, table.classes, 0)
+    stage = recipe.stages[0]
+    taken = []
+    monkeypatch.setattr(Learner, "train_step", lambda self, batch, *_, **__: taken.append(len(batch)))
+    steps = TimedSteps(
+        model,
+        stage=stage,
+        augmenter=Augmenter(stage.augment, preprocessing, 0),
+        feed=Feed(images.store, images.table.labels, torch.device("cpu")),
+        train_N=np.resize(np.arange(20), 64),
+        weights_K=None,
+        images=64,
+    )
+    steps.one("fp32")
+    assert taken == [64]
 
 
 def test_elsewhere_nothing_is_switched(tf32):
