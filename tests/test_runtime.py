@@ -97,28 +97,44 @@ print(kept > 2**26, held() - before < 2**25)
     assert done.stdout.split() == ["True", "True"]
 
 
-def test_a_step_of_a_whole_batch_takes_as_many_images_however_few_there_are(monkeypatch):
+@pytest.fixture
+def taken(monkeypatch) -> list[int]:
+    """How many images each training step took; nothing is learned."""
+    steps = []
+    monkeypatch.setattr(Learner, "train_step", lambda self, batch, *_, **__: steps.append(len(batch)))
+    return steps
+
+
+def timed(train_N, images=None, batch_size=32):
     recipe = catalog.recipe("digits-plain")
     table = open_table("digits", console=Console(quiet=True))
     preprocessing = Preprocessing(size_px=8, load_px=8)
-    images = load_images(
+    images_20 = load_images(
         table.select(np.arange(20)), preprocessing, cache=None, console=Console(quiet=True), skip_damaged=False
     )
-    model = build(recipe.model, preprocessing, table.classes, 0)
-    stage = recipe.stages[0]
-    taken = []
-    monkeypatch.setattr(Learner, "train_step", lambda self, batch, *_, **__: taken.append(len(batch)))
-    steps = TimedSteps(
-        model,
+    stage = recipe.stages[0].model_copy(update={"batch_size": batch_size})
+    return TimedSteps(
+        build(recipe.model, preprocessing, table.classes, 0),
         stage=stage,
         augmenter=Augmenter(stage.augment, preprocessing, 0),
-        feed=Feed(images.store, images.table.labels, torch.device("cpu")),
-        train_N=np.resize(np.arange(20), 64),
+        feed=Feed(images_20.store, images_20.table.labels, torch.device("cpu")),
+        train_N=train_N,
         weights_K=None,
-        images=64,
+        images=images,
     )
-    steps.one("fp32")
+
+
+def test_a_step_of_a_whole_batch_takes_as_many_images_however_few_there_are(taken):
+    timed(np.resize(np.arange(20), 64), images=64).one("fp32")
     assert taken == [64]
+
+
+def test_a_step_that_is_timed_is_of_a_whole_batch_also_where_the_last_has_fewer_images(taken):
+    timed(np.arange(20), batch_size=16).seconds("fp32")
+    assert taken == [16] * 4
+    taken.clear()
+    timed(np.arange(20), batch_size=8).seconds("fp32")
+    assert taken == [8] * 4
 
 
 def test_elsewhere_nothing_is_switched(tf32):

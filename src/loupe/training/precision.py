@@ -109,7 +109,8 @@ class TimedSteps:
     def seconds(self, precision: Resolved) -> float:
         """What one step takes in that precision."""
         learner = self.one(precision)  # the first step compiles kernels and fills caches
-        began, batches = time.perf_counter(), itertools.cycle(self._batches[1:] or self._batches)
+        whole = [batch for batch in self._batches[1:] if len(batch) >= self.images]  # the last may be of fewer
+        began, batches = time.perf_counter(), itertools.cycle(whole or self._batches[:1])
         for step in range(1, 1 + TIMED_STEPS):
             self._step(learner, next(batches), step)
         learner.arithmetic.synchronize()
