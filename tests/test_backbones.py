@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models import save_for_hf
 from torch import nn
 
@@ -332,6 +333,30 @@ def test_a_folder_that_timm_wrote_says_how_its_pixels_are_prepared(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(LoupeError, match=r"config.json: cannot be read as what timm keeps beside weights"):
         backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights=str(tmp_path)))
+
+
+def test_without_a_config_beside_weights_the_network_s_own_preprocessing_stands(tmp_path, monkeypatch):
+    own = backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights="none"))
+    hub = BackboneSpec(backbone="test_resnet", weights="hf-hub:somebody/weights-alone")
+
+    def answers(error: Exception) -> None:
+        def download(*_: object, local_files_only: bool = False, **__: object) -> str:
+            raise LocalEntryNotFoundError("not in the cache") if local_files_only else error
+
+        monkeypatch.setattr(backbones, "hf_hub_download", download)
+
+    answers(EntryNotFoundError("404: config.json"))
+    assert backbones.preprocessing(hub) == own
+    answers(LocalEntryNotFoundError("no connection"))
+    with pytest.raises(LoupeError, match="cannot be had"):
+        backbones.preprocessing(hub)
+
+    for word in ("timm", "none"):  # a folder of that name is not what is asked for
+        (tmp_path / word).mkdir()
+        (tmp_path / word / "config.json").write_text('{"mean": [0.1, 0.1, 0.1]}')
+    monkeypatch.chdir(tmp_path)
+    for word in ("timm", "none"):
+        assert backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights=word)) == own
 
 
 @pytest.mark.parametrize(("name", "layer"), [("sequencer2d_s", "LSTM"), ("gemma4_vit_167m", "Linear")])

@@ -14,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 from timm.data.config import resolve_data_config
 from timm.models import EfficientNet, VisionTransformer
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
@@ -82,15 +83,20 @@ def preprocessing(spec: BackboneSpec) -> Preprocessing:
 
 
 def _stored_config(spec: BackboneSpec) -> dict[str, Any]:
-    """What the config.json of a folder or of a repository of the hub says of its weights, in timm's layout."""
+    """What the config.json of a folder or of a repository of the hub says of its weights, in timm's layout.
+
+    Empty where there is no such file: then the network's own preprocessing stands.
+    """
     path = Path(spec.weights.removeprefix("local-dir:"))
     if spec.weights.startswith("hf-hub:"):
         repository, _, revision = spec.weights.removeprefix("hf-hub:").partition("@")
         try:
             file = _download(repository, "config.json", revision or None)
-        except (OSError, ValueError) as error:
+        except (EntryNotFoundError, OSError, ValueError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                return {}  # a repository of weights alone
             raise _out_of_reach(spec.backbone, error) from None
-    elif path.is_dir() and (path / "config.json").is_file():
+    elif spec.weights not in ("timm", "none") and path.is_dir() and (path / "config.json").is_file():
         file = path / "config.json"
     else:
         return {}
