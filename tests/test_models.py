@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from loupe.architecture import CnnSpec, ConvBlock
@@ -146,6 +147,17 @@ def test_a_bundle_without_a_temperature_has_one_and_a_strange_one_is_refused(tmp
     assert bundle.load(tmp_path, torch.device("cpu"))[0].temperature == 1.0
     (tmp_path / "config.json").write_text(json.dumps(config | {"temperature": 0}))
     with pytest.raises(LoupeError, match="temperature"):
+        bundle.load(tmp_path, torch.device("cpu"))
+
+
+def test_a_bundle_of_a_network_that_is_cut_at_other_places_here_says_so(tmp_path):
+    bundle.save(tmp_path, cnn(network("digits-cnn"), at(8), TEN, seed=1), network("digits-cnn"), "fp32")
+    weights = safetensors.torch.load_file(tmp_path / "weights.safetensors")
+    renamed = safetensors.torch.save({f"features.{name}": value for name, value in weights.items()})
+    (tmp_path / "weights.safetensors").write_bytes(renamed)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"weights_blake2b": bundle._digest(renamed)}))
+    with pytest.raises(LoupeError, match="do not fit digits-cnn as this Loupe and this timm build it"):
         bundle.load(tmp_path, torch.device("cpu"))
 
 

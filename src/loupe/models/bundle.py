@@ -43,7 +43,8 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
     """The classifier, ready to evaluate on the device, and its precision.
 
     Raises:
-        LoupeError: there is no bundle, it is of a newer kind, or its files do not belong together.
+        LoupeError: there is no bundle, it is of a newer kind, its files do not belong together, or its network is
+            put together in another way here.
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -62,9 +63,16 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
     if not 0 < temperature < math.inf:
         raise LoupeError(f"{folder}: config.json has the temperature {temperature}, which is none. Restore it.")
     preprocessing = Preprocessing.model_validate(config["preprocessing"])
-    model = skeleton(NETWORK.validate_python(config["network"]), preprocessing, tuple(config["classes"]))
+    network = NETWORK.validate_python(config["network"])
+    model = skeleton(network, preprocessing, tuple(config["classes"]))
     model.temperature = temperature
-    model.load_state_dict(safetensors.torch.load(weights), assign=True)
+    try:
+        model.load_state_dict(safetensors.torch.load(weights), assign=True)
+    except RuntimeError:
+        raise LoupeError(
+            f"{folder}: its weights do not fit {network.name} as this Loupe and this timm build it. Use "
+            "the versions that the run was trained with (environment.json has them), or train again."
+        ) from None
     return model.to(device).to(memory_format=torch.channels_last).eval(), config["precision"]
 
 
