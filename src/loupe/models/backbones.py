@@ -14,7 +14,7 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 from timm.data.config import resolve_data_config
 from timm.models import EfficientNet, VisionTransformer
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
