@@ -17,10 +17,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 import loupe
-from loupe.architecture import CnnSpec
+from loupe import outcome
+from loupe.architecture import BackboneSpec, CnnSpec
 from loupe.augment.pipeline import evaluation_view
 from loupe.console import Console
 from loupe.errors import LoupeError
+from loupe.models import backbones
 from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
 from loupe.optimization import Logistic
@@ -512,6 +514,17 @@ def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixel
     again = override(catalog.recipe("last-block"), words[10::2])
     given = {f"input.{name}": value for name, value in again.input.model_dump(mode="json").items() if value is not None}
     assert words[9::2] == ["--set"] * 4 and given == pixels
+
+
+def test_the_command_to_try_next_says_what_the_network_would_not_settle_by_itself(tmp_path):
+    network = BackboneSpec(backbone="test_resnet", weights="none")
+    own = backbones.preprocessing(network)
+    assert outcome._pixels(network, own) == []
+    larger = own.model_copy(update={"size_px": own.load_px})
+    assert outcome._pixels(network, larger) == [f"input.size_px={own.load_px}", f"input.load_px={own.load_px}"]
+    (tmp_path / "config.json").write_text("{")
+    gone = BackboneSpec(backbone="test_resnet", weights=f"local-dir:{tmp_path}")
+    assert len(outcome._pixels(gone, own)) == 6
 
 
 @pytest.mark.parametrize(("weights", "says"), [("no.safetensors", "no such file"), ("other.safetensors", "not the w")])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from loupe.console import command_line
 from loupe.data import split as splits
 from loupe.data.prepare import Images
 from loupe.data.split import Split
+from loupe.errors import LoupeError
 from loupe.evaluate import calibration, predict, selective
 from loupe.evaluate.calibration import Temperature
 from loupe.evaluate.diagnosis import Diagnosis, diagnose
@@ -141,11 +143,19 @@ class Outcome:
         network = self.recipe.model
         if diagnosis.recipe is None or not isinstance(network, BackboneSpec):
             return None
-        from loupe.models import backbones
-
-        mine, own = (one.model_dump(mode="json") for one in (preprocessing, backbones.preprocessing(network)))
-        other = {name: value for name, value in mine.items() if value != own[name]}
-        texts = [f"input.{name}={str(value).replace(' ', '')}" for name, value in other.items()]
-        pixels = [part for text in texts for part in ("--set", text)]
+        pixels = [part for text in _pixels(network, preprocessing) for part in ("--set", text)]
         start = ["--model", network.backbone, "--weights", network.weights]
         return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])
+
+
+def _pixels(network: BackboneSpec, preprocessing: Preprocessing) -> list[str]:
+    """Settings that prepare pixels as they were, where the backbone alone would not say so."""
+    from loupe.models import backbones
+
+    mine, own = preprocessing.model_dump(mode="json"), dict[str, Any]()
+    with suppress(LoupeError):  # what lies beside the weights may be gone by now: then all is said
+        own = backbones.preprocessing(network).model_dump(mode="json")
+    other = {name for name, value in mine.items() if name not in own or value != own[name]}
+    if "size_px" in other:
+        other.add("load_px")  # which otherwise grows with it
+    return [f"input.{name}={str(value).replace(' ', '')}" for name, value in mine.items() if name in other]
