@@ -150,10 +150,12 @@ class Planner:
         )
         steps = timed(train_N=_every(feed))
         wanted = precisions(self.device) if self.device.type != "cpu" else ("fp32",)
-        step = min(steps.seconds(precision) for precision in wanted) * stage.batch_size / steps.images
+        times = {precision: steps.seconds(precision) for precision in wanted}
+        fastest = min(times, key=lambda precision: times[precision])
+        step = times[fastest] * stage.batch_size / steps.images
         train, evaluated = len(self.split.train), len(self.split.val)
         if steps.images < (whole := min(stage.batch_size, train)):  # for what it holds in memory
-            timed(train_N=np.resize(_every(feed), whole), images=whole).one(wanted[0])
+            timed(train_N=np.resize(_every(feed), whole), images=whole).one(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
 
