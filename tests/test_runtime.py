@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from loupe import predictor
+from loupe import planning, predictor
 from loupe.augment.pipeline import Augmenter
+from loupe.candidates import Entry
 from loupe.console import Console
 from loupe.data.batches import Feed
 from loupe.data.prepare import load_images
 from loupe.data.sources import open_table
+from loupe.errors import LoupeError
 from loupe.models.build import build
 from loupe.recipe import Preprocessing
 from loupe.recipes import catalog
@@ -135,6 +137,18 @@ def test_a_step_that_is_timed_is_of_a_whole_batch_also_where_the_last_has_fewer_
     taken.clear()
     timed(np.arange(20), batch_size=8).seconds("fp32")
     assert taken == [8] * 4
+
+
+def test_a_plan_whose_whole_step_finds_no_memory_names_the_recipe_and_a_remedy(tmp_path, monkeypatch):
+    def none_left(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(planning.Planner, "cost", none_left)
+    table = open_table("digits", console=Console(quiet=True))
+    entries = [Entry("digits-plain", catalog.recipe("digits-plain"))]
+    content = [str(row) for row in range(len(table))]
+    with pytest.raises(LoupeError, match=r"not enough memory .*digits-plain needs it: take a smaller batch"):
+        planning.plan(entries, "digits", table, content, 1, 0, tmp_path, "cpu", Console(quiet=True))
 
 
 def test_elsewhere_nothing_is_switched(tf32):

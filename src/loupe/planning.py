@@ -13,7 +13,7 @@ from loupe.data import catalog as datasets
 from loupe.data import split as splits
 from loupe.data.prepare import typical_px
 from loupe.data.table import ImageTable
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, enough_memory
 from loupe.plan import Cost, Planner, total
 from loupe.recipe import Recipe, SplitSpec
 from loupe.recipes import catalog
@@ -122,7 +122,8 @@ def plan(
     with console.progress() as progress:
         bar = progress.add_task("timing a few batches", total=len(untimed), note="")
         for entry in untimed:
-            entry.cost = planner.cost(entry.recipe)
+            with enough_memory(f"{entry.name} needs it: take a smaller batch or input.size_px, or another --device."):
+                entry.cost = planner.cost(entry.recipe)
             progress.update(bar, advance=1)
     give_back_memory()
     entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else math.inf)
