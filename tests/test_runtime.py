@@ -80,11 +80,12 @@ def test_whoever_loads_a_network_to_predict_keeps_freed_memory_first(monkeypatch
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to do with freed memory")
 def test_freed_memory_that_is_kept_can_be_given_back():
     code = """
+import resource
 from pathlib import Path
 from loupe.runtime import give_back_memory, keep_freed_memory
 
 def held():
-    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
 
 keep_freed_memory()
 before = held()
