@@ -3,10 +3,12 @@
 import csv
 import json
 import shutil
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 
 import loupe
@@ -24,6 +26,7 @@ from loupe.plan import Planner
 from loupe.recipes import catalog
 from loupe.recipes.ladder import PRETRAINED, ladder
 from loupe.report import charts
+from loupe.report.comparison import write_page
 from loupe.trained import Run
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -94,6 +97,16 @@ def test_the_files_say_the_same(compared):
     environment = json.loads((folder / content["rows"][0]["measured"]["runs"][0] / "environment.json").read_text())
     for what in ("data", "split", "code"):
         assert page.count(environment["hashes"][what]) == 1  # which all of these runs share
+
+
+def test_a_damaged_file_of_a_run_takes_nothing_from_the_page(compared, tmp_path):
+    folder, content = compared
+    for row in content["rows"]:
+        (tmp_path / row["measured"]["runs"][0]).mkdir()
+        (tmp_path / row["measured"]["runs"][0] / "results.json").write_text("{")
+    write_page(tmp_path / "page.html", content)
+    page = (tmp_path / "page.html").read_text()
+    assert all(row["name"] in page for row in content["rows"])
 
 
 def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
@@ -213,7 +226,9 @@ def test_runs_of_other_images_are_not_used_again(compared, digits):
             use(again, 255 - digits[0])
 
 
-def test_what_cannot_be_compared_is_refused(digits, tmp_path):
+def test_what_cannot_be_compared_is_refused(digits, tmp_path_factory, tmp_path):
+    other = tmp_path_factory.mktemp("weights") / "other.safetensors"
+    save_file({"a": np.zeros(1, np.float32)}, other)
     for given, words in (
         ({"recipes": ["digits"]}, "nothing beside it"),
         ({"recipes": ["digits", "digits"]}, "twice"),
@@ -223,6 +238,7 @@ def test_what_cannot_be_compared_is_refused(digits, tmp_path):
         ({"recipes": ["digits", "digits-plain"], "name": "a/b"}, "plain file name"),
         ({"recipes": ["digits", "digits-plain"], "model": "resnet18"}, "Leave it out"),
         ({"recipes": ["digits", "features"], "weights": "nowhere.safetensors"}, "no such file"),
+        ({"recipes": ["digits", "features"], "weights": str(other)}, "not the weights of"),
         ({"recipes": ["digits", "features"]}, r"features cannot be compared.*--weights"),
         ({"recipes": ["digits", "digits-plain"], "settings": ["split.validation=0"]}, "validation images"),
     ):
@@ -328,3 +344,18 @@ def test_the_frontier_has_those_that_nothing_cheaper_equals():
     points = [charts.Point(*each) for each in (("a", 1, 0.7), ("b", 2, 0.9), ("c", 3, 0.9), ("d", 4, 0.95))]
     assert [point.name for point in charts.frontier(points[::-1])] == ["a", "b", "d"]
     assert charts.accuracy_against_cost(points, label="words", width_px=400).startswith("<svg")
+
+
+@pytest.mark.parametrize("width_px", [760, 330])
+def test_names_beside_their_dots_do_not_meet(monkeypatch, width_px):
+    """Four of nearly the same accuracy, as features, their augmentation, the last block and the network had."""
+    seconds = {"features": 47, "features-augment": 152, "last-block": 269, "finetune": 1438}
+    points = [charts.Point(name, cost, 0.989, 0.979, 0.994) for name, cost in seconds.items()]
+    points.append(charts.Point("catsdogs-cnn-quick", 221, 0.811, 0.783, 0.837))
+    drawn = []
+    monkeypatch.setattr(charts.figures, "svg", lambda figure, label: drawn.append(figure))
+    charts.accuracy_against_cost(points, label="words", width_px=width_px)
+    [axes] = drawn[0].axes
+    boxes = [name.get_window_extent() for name in axes.texts]
+    assert len(boxes) == len(points)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

@@ -21,7 +21,7 @@ from loupe.recipes.choice import without_weights
 from loupe.recipes.ladder import ladder
 from loupe.recipes.resolve import resolve
 from loupe.runtime import choose_device, give_back_memory, keep_freed_memory
-from loupe.session import check_buildable
+from loupe.session import check_buildable, check_weights
 from loupe.trained import Run
 
 
@@ -75,16 +75,14 @@ def _pretrained(recipe: Recipe) -> bool:
 
 
 def _check_weights(recipe: Recipe) -> None:
-    """Weights that cannot be had are refused now, and not after the candidates before."""
+    """Weights that cannot be had, or are another network's, are refused now, and not after the candidates before."""
     if not isinstance(recipe.model, BackboneSpec):
         return
     named = recipe.model.weights
     if named == "timm" and (problem := without_weights(recipe.model.backbone)):
         raise LoupeError(f"{recipe.name} cannot be compared: {problem}")
-    if named not in {"none", "timm"} and not named.startswith("hf-hub:"):
-        path = Path(named.removeprefix("local-dir:"))
-        if not path.exists():
-            raise LoupeError(f"--weights {named}: there is no such file or folder.")
+    if named not in {"none", "timm"}:
+        check_weights(recipe)
 
 
 def plan(

@@ -4,7 +4,7 @@ One after the other, the blocks compute what the network computes, to the bit: t
 family that is not here is one block. Importing timm takes seconds; so does whoever imports this module.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from timm.layers.pool1d import global_pool_nlc
@@ -78,32 +78,29 @@ def _vgg(network: Any, own: bool) -> Blocks:
     yield from _numbered([nn.Sequential(*block) for block in blocks])
 
 
-def _convnext(network: Any, own: bool) -> Blocks:
+def _staged(network: Any, stages: Iterable[nn.Module], own: bool, *end: nn.Module) -> Blocks:
+    """A stem, stages, what comes after the last of them, and the network's own head."""
+    *stages, last = stages
     yield "stem", network.stem
-    *stages, last = network.stages
     yield from _numbered(stages)
-    yield f"block{len(stages) + 1}", nn.Sequential(last, network.norm_pre, *([network.head] if own else []))
+    yield f"block{len(stages) + 1}", nn.Sequential(last, *end, *([network.head] if own else []))
+
+
+def _convnext(network: Any, own: bool) -> Blocks:
+    return _staged(network, network.stages, own, network.norm_pre)
 
 
 def _cspnet(network: Any, own: bool) -> Blocks:
-    yield "stem", network.stem
-    *stages, last = network.stages
-    yield from _numbered(stages)
-    yield f"block{len(stages) + 1}", nn.Sequential(last, *([network.head] if own else []))
+    return _staged(network, network.stages, own)
 
 
 def _byobnet(network: Any, own: bool) -> Blocks:
     """Networks of one description (RepVGG, MobileOne and CLIP's ResNets among them)."""
-    yield "stem", network.stem
-    *stages, last = network.stages
-    yield from _numbered(stages)
-    yield f"block{len(stages) + 1}", nn.Sequential(last, network.final_conv, *([network.head] if own else []))
+    return _staged(network, network.stages, own, network.final_conv)
 
 
 def _regnet(network: Any, own: bool) -> Blocks:
-    yield "stem", network.stem
-    yield from _numbered([network.s1, network.s2, network.s3])
-    yield "block4", nn.Sequential(network.s4, network.final_conv, *([network.head] if own else []))
+    return _staged(network, [network.s1, network.s2, network.s3, network.s4], own, network.final_conv)
 
 
 def _densenet(network: Any, own: bool) -> Blocks:

@@ -4,6 +4,7 @@ Learning curves and hashes come from the runs' files, where these lie beside the
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,11 @@ def _gather(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _hashes(done: Sequence[Mapping[str, Any]], folder: Path) -> list[receipt.Row]:
     """Of the data, the splits, the code and the weights; none where no run is beside the page."""
-    runs = [RunDirectory(folder / name) for row in done for name in row["measured"]["runs"]]
-    return receipt.hashes((run.read_json("results.json"), run.read_json("environment.json")) for run in runs)
+    facts: list[tuple[dict[str, Any] | None, dict[str, Any] | None]] = []
+    for run in (RunDirectory(folder / name) for row in done for name in row["measured"]["runs"]):
+        with suppress(LoupeError):  # a damaged file of a run takes nothing from what was judged
+            facts.append((run.read_json("results.json"), run.read_json("environment.json")))
+    return receipt.hashes(facts)
 
 
 def _row(row: Mapping[str, Any], judgement: Mapping[str, Any], number: int) -> Row:
