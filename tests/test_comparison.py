@@ -100,7 +100,7 @@ def test_the_files_say_the_same(compared):
 
 
 def test_a_damaged_file_of_a_run_takes_nothing_from_the_page(compared, tmp_path):
-    folder, content = compared
+    _, content = compared
     for row in content["rows"]:
         (tmp_path / row["measured"]["runs"][0]).mkdir()
         (tmp_path / row["measured"]["runs"][0] / "results.json").write_text("{")
