@@ -21,7 +21,7 @@ evaluate.calibration evaluate.selective evaluate.spread evaluate.paired evaluate
 evaluate.layouts evaluate.activation_maps evaluate.filters evaluate.explain evaluate.label_errors evaluate.diagnosis
 training.muon training.optimizers training.schedules training.averaging training.checkpoint training.activations
 training.feeds training.frozen training.work training.learner training.logistic training.solver training.progress
-training.loop training.features training.cross_fit training.precision report.figures report.texts report.charts
+training.loop training.precision training.features training.cross_fit report.figures report.texts report.charts
 report.template report.pictures report.content report.confidence report.gallery report.receipt report.page
 report.explanation report.experiments_text report.experiments report.checked report.label_page report.comparison_text
 report.comparison recipes.from_scratch recipes.transfer recipes.published recipes.published_transfer recipes.quick

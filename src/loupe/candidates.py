@@ -141,7 +141,7 @@ def _without_seed(recipe: Recipe) -> Recipe:
     pixels = recipe.input
     if pixels.normalise in {"dataset", "channels"}:
         pixels = pixels.model_copy(update={"mean": None, "std": None})
-    return recipe.model_copy(update={"seed": 0, "precision": "auto", "input": pixels})
+    return recipe.model_copy(update={"seed": 0, "precision": "auto", "frozen_precision": "auto", "input": pixels})
 
 
 def grouped(runs: Sequence[Run]) -> list[Entry]:

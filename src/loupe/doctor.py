@@ -122,21 +122,14 @@ def processor() -> Iterator[Finding]:
     """The processor, and which of its abilities PyTorch uses."""
     import torch
 
-    features = [name for name in FEATURES if name in _flags()]
+    from loupe.runtime import processor_flags
+
+    features = [name for name in FEATURES if name in processor_flags()]
     used = torch.backends.cpu.get_cpu_capability()
     said = f"{ledger.processor()}; PyTorch uses {used}" + (f"; it has {', '.join(features)}" if features else "")
     idle = used == "DEFAULT" and "avx2" in features
     remedy = "PyTorch leaves AVX2 unused. Is ATEN_CPU_CAPABILITY set? Unset it." if idle else ""
     yield Finding("processor", said, "warning" if idle else "ok", remedy, {"features": features, "capability": used})
-
-
-def _flags() -> set[str]:
-    """What the processor can do, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
 
 
 def threads() -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from loupe.evaluate import label_errors
 from loupe.evaluate.label_errors import Bools, Floats, Ints
 from loupe.recipe import Preprocessing, Recipe, SplitSpec
 from loupe.recipes.resolve import preprocessing_of, resolve
-from loupe.runtime import Arithmetic, choose_device, keep_freed_memory
+from loupe.runtime import choose_device, keep_freed_memory
 from loupe.training.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
 from loupe.training.features import features
 
@@ -168,7 +168,7 @@ def check_labels(
         network,
         preprocessing,
         images,
-        arithmetic=Arithmetic(place, "fp32"),
+        device=place,
         folder=ledger.cache_folder() / "frozen",
         console=console,
     )

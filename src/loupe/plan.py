@@ -24,8 +24,8 @@ from loupe.models.engine import engine
 from loupe.optimization import Logistic
 from loupe.recipe import AugmentSpec, Recipe, Stage
 from loupe.recipes.resolve import preprocessing_of
-from loupe.runtime import Arithmetic, precisions
-from loupe.training.precision import TimedSteps
+from loupe.runtime import Arithmetic, Resolved, precisions
+from loupe.training.precision import TimedSteps, likely_frozen
 from loupe.training.work import views_of
 
 SAMPLED_IMAGES = 128
@@ -119,7 +119,10 @@ class Planner:
     def _frozen(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> tuple[float, int]:
         """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
         blocks = model.trunk[: model.frozen]
-        computes, _ = engine(blocks, Arithmetic(self.device, "fp32"), model.preprocessing.size_px)
+        asked = recipe.precision
+        run: Resolved = "fp32" if asked == "auto" else asked
+        precision = likely_frozen(recipe.frozen_precision, asked=asked, run=run, device=self.device)
+        computes, _ = engine(blocks, Arithmetic(self.device, precision), model.preprocessing.size_px)
         views = [evaluation_view(b.x_BCHW, model.preprocessing) for b in feed.batches(_every(feed), 32)]
         made = next(computes.run(iter(views[:1])))  # the first compiles and fills caches
         began = time.perf_counter()

@@ -25,7 +25,8 @@ Row = dict[str, Any]
 # Parts of a key in results.json below which nothing is a figure.
 NOT_FIGURES = frozenset(
     {
-        *("schema", "version", "name", "dataset", "recipe", "network", "seed", "device", "precision", "published"),
+        *("schema", "version", "name", "dataset", "recipe", "network", "seed", "device", "published"),
+        *("precision", "frozen_precision"),
         *("test_looks", "seconds", "images_per_second", "text", "next", "date", "path"),
     }
 )

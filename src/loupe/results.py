@@ -75,6 +75,7 @@ def assemble(
         "seconds": _seconds(history, preparation, load_seconds, evaluate_seconds),
         "images_per_second": round(fmean(row["images_per_second"] for row in history), 1),
         "precision": preparation.arithmetic.precision,
+        "frozen_precision": preparation.frozen_arithmetic.precision if model.frozen else None,
         "device": str(preparation.arithmetic.device),
         "damaged": images.damaged,
         "diagnosis": {

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Self
 
@@ -59,6 +61,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are, where a container or a scheduler says so
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """What the processor can do, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether it is a CPU with units for products of bf16 matrices (AMX): with instructions alone fp32 is faster."""
+    return device.type == "cpu" and "amx_bf16" in processor_flags()
 
 
 def use_threads(threads: int, console: Console) -> None:

@@ -22,7 +22,7 @@ from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
 from loupe.optimization import Logistic
 from loupe.outcome import Outcome
-from loupe.recipe import Preprocessing, Recipe
+from loupe.recipe import Precision, Preprocessing, Recipe
 from loupe.recipes.resolve import preprocessing_of
 from loupe.runtime import Arithmetic, StopSignal, give_back_memory, keep_freed_memory
 from loupe.trained import Run
@@ -30,6 +30,7 @@ from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import StoppedError
 from loupe.training.loop import Trainer
 from loupe.training.precision import resolve as resolve_precision
+from loupe.training.precision import resolve_frozen
 from loupe.training.work import Preparation, Work
 
 
@@ -118,7 +119,9 @@ class Session:
             receipt.record_weights(self.directory, recipe.model)
         feed = Feed(self.images.store, labels_N, self.device)
         class_weights_K = self._class_weights()
+        asked = self.recipe.precision
         arithmetic = self._arithmetic(model, feed, class_weights_K)
+        frozen_arithmetic = self._frozen_arithmetic(asked, arithmetic, model, feed)
         load_seconds = time.perf_counter() - self.began
 
         def validate(network: Classifier, work: Work) -> dict[str, Any]:
@@ -135,6 +138,7 @@ class Session:
                 seed=recipe.seed,
                 folder=ledger.cache_folder() / "frozen",
                 arithmetic=arithmetic,
+                frozen_arithmetic=frozen_arithmetic,
                 console=self.console,
                 stop=stop,
             )
@@ -214,4 +218,22 @@ class Session:
         if self.recipe.precision == "auto":
             self.console.say(reason)
             self._record({"precision": precision})
+        return Arithmetic(self.device, precision)
+
+    def _frozen_arithmetic(self, asked: Precision, run: Arithmetic, model: Classifier, feed: Feed) -> Arithmetic:
+        """The same for what is frozen, where anything is."""
+        if not any(model.blocks_before(stage.part) for stage in self.recipe.stages):
+            return run
+        precision, reason = resolve_frozen(
+            self.recipe.frozen_precision,
+            asked=asked,
+            run=run.precision,
+            model=model,
+            feed=feed,
+            rows_N=self.split.train,
+        )
+        if reason:
+            self.console.say(reason)
+        if self.recipe.frozen_precision == "auto":
+            self._record({"frozen_precision": precision})
         return Arithmetic(self.device, precision)

@@ -115,8 +115,7 @@ def _as_asked(stored: Recipe, wanted: Recipe) -> Recipe:
         changes["stages"] = tuple(
             mine.model_copy(update={"views": "auto"}) if asked.views == "auto" else mine for mine, asked in pairs
         )
-    if wanted.precision == "auto":
-        changes["precision"] = "auto"
+    changes |= {field: "auto" for field in ("precision", "frozen_precision") if getattr(wanted, field) == "auto"}
     return stored.model_copy(update=changes)
 
 

@@ -49,6 +49,7 @@ GROUPS = {
         "seed": "seed",
         "device": "device",
         "precision": "precision",
+        "frozen_precision": "precision of what is frozen",
         "gpu": "gpu",
         "processor": "processor",
         "cores": "cores",
@@ -82,7 +83,7 @@ def hashes(runs: Iterable[tuple[Mapping[str, Any] | None, Mapping[str, Any] | No
 def _facts(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     if results:
         yield "images", ", ".join(f"{number:,} {split}" for split, number in results["images"].items())
-        for key in ("dataset", "split_hash", "test_looks", "seed", "precision", "device"):
+        for key in ("dataset", "split_hash", "test_looks", "seed", "precision", "frozen_precision", "device"):
             if results.get(key) is not None:
                 yield key, str(results[key])
         if results.get("damaged"):

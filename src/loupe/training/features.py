@@ -1,7 +1,7 @@
 """The features of images: what a frozen backbone makes of them, and a linear head gets.
 
-They are those of `loupe train --recipe features` in the same precision (fp32 on a CPU), kept under the same key:
-whoever has them does not compute them.
+On a CPU they are those of `loupe train --recipe features`, kept under the same key: whoever has them does not compute
+them.
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ from loupe.models.build import build
 from loupe.recipe import Preprocessing
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training.frozen import PASS_BATCH, FrozenPass
+from loupe.training.precision import resolve_frozen
 
 
 @torch.inference_mode()
@@ -27,7 +28,7 @@ def features(
     preprocessing: Preprocessing,
     images: Images,
     *,
-    arithmetic: Arithmetic,
+    device: torch.device,
     folder: Path,
     console: Console,
 ) -> npt.NDArray[np.float32]:
@@ -41,19 +42,22 @@ def features(
         LoupeError: weights that cannot be had, or no room on the disk.
     """
     assert not network.hidden
-    model = build(network, preprocessing, images.table.classes, seed=0).to(arithmetic.device)
+    model = build(network, preprocessing, images.table.classes, seed=0).to(device)
     model.learn("head")
+    feed, rows_N = Feed(images.store, images.table.labels, device), np.arange(len(images.table))
+    precision, reason = resolve_frozen("auto", asked="auto", run="fp32", model=model, feed=feed, rows_N=rows_N)
+    if reason:
+        console.say(reason)
     frozen = FrozenPass(
         model,
         network.model_dump_json(exclude={"weights", "hidden"}),
-        Feed(images.store, images.table.labels, arithmetic.device),
+        feed,
         images.content,
         folder,
-        arithmetic,
+        Arithmetic(device, precision),
         console,
         StopSignal(),  # not entered: Ctrl-C ends the command at once
     )
-    rows_N = np.arange(len(images.table))
     kept = frozen.evaluation(rows_N)
     if kept is None:
         raise LoupeError(f"the features cannot be kept under {folder}. Set LOUPE_CACHE to a folder with more room.")

@@ -1,6 +1,7 @@
 """What a training step takes on this machine, timed over a few of them, and which precision is the fastest.
 
 Where only the head learns, nearly all of the work is the pass through what is frozen, and that is timed in its place.
+What is frozen can have a precision of its own: its rounding errors are made once and are not trained on.
 """
 
 import copy
@@ -15,14 +16,16 @@ from torch import Tensor
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.data.batches import Batch, Feed
 from loupe.models.classifier import Classifier
+from loupe.models.engine import TorchEngine, engine
 from loupe.recipe import Precision, Stage
-from loupe.runtime import Arithmetic, Resolved, fastest_precision, precisions
+from loupe.runtime import Arithmetic, Resolved, fastest_precision, multiplies_bf16, precisions
 from loupe.training.feeds import AsStored
 from loupe.training.frozen import PASS_BATCH
 from loupe.training.learner import Learner
 
 TIMED_STEPS = 3
 TIMED_PIXELS = 2**19
+AGREEMENT = 0.999  # the mean cosine between features in bf16 and in fp32, from which heads predict the same
 
 
 def resolve(
@@ -48,6 +51,60 @@ def resolve(
         return fastest_precision(precisions(feed.device), frozen.seconds, f"{frozen.images} images' frozen pass")
     steps = TimedSteps(model, stage=stage, augmenter=augmenter, feed=feed, train_N=train_N, weights_K=class_weights_K)
     return fastest_precision(precisions(feed.device), steps.seconds)
+
+
+def resolve_frozen(
+    wanted: Precision, *, asked: Precision, run: Resolved, model: Classifier, feed: Feed, rows_N: np.ndarray
+) -> tuple[Resolved, str]:
+    """The precision in which what is frozen is computed, and the reason, if there is one to tell.
+
+    `auto` is that of the run; but bf16, several times as fast, on a CPU with units for it, where the features of some
+    images agree with those in fp32. It is not timed: what was computed before is found under the same key.
+
+    Args:
+        asked: the run's precision as the recipe has it: where it was named it holds here too. run: as it was resolved.
+        rows_N: of the images to compare, a few of them evenly spread.
+    """
+    likely = likely_frozen(wanted, asked=asked, run=run, device=feed.device)
+    if likely == run or wanted != "auto":
+        return likely, ""
+    cosine = agreement(model, likely, feed=feed, rows_N=rows_N)
+    if cosine < AGREEMENT:
+        return run, (
+            f"what is frozen is computed in {run}: in {likely}, which is faster, its features agree with these to a "
+            f"cosine of {cosine:.4f} only."
+        )
+    return likely, (
+        f"what is frozen is computed in {likely}, which this processor has units for: its features agree with those in "
+        f"{run} to a cosine of {cosine:.4f}."
+    )
+
+
+def likely_frozen(wanted: Precision, *, asked: Precision, run: Resolved, device: torch.device) -> Resolved:
+    """What `resolve_frozen` gives where the features agree."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if asked == "auto" and multiplies_bf16(device) else run
+
+
+def agreement(model: Classifier, precision: Resolved, *, feed: Feed, rows_N: np.ndarray) -> float:
+    """The mean cosine, over some images, between their features in that precision and in fp32; maps are averaged."""
+    spread = np.unique(np.linspace(0, len(rows_N) - 1, min(PASS_BATCH, len(rows_N)), dtype=np.int64))
+    batch = next(feed.batches(rows_N[spread], PASS_BATCH))
+    x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
+    blocks = copy.deepcopy(model.trunk).eval()
+    reduced, _ = engine(blocks, Arithmetic(feed.device, precision), model.preprocessing.size_px)
+    whole = TorchEngine(blocks, Arithmetic(feed.device, "fp32"))
+    one_BC, other_BC = (_unit(next(computes.run(iter([x_BCHW])))) for computes in (reduced, whole))
+    return float((one_BC * other_BC).sum(axis=1).mean())
+
+
+def _unit(made: np.ndarray) -> np.ndarray:
+    """A vector of length 1 for each image: maps, [B, H, W, C], and tokens, [B, N, C], are averaged over places."""
+    pooled_BC = made.reshape(len(made), -1, made.shape[-1]).mean(axis=1, dtype=np.float64)
+    norm_B1: np.ndarray = np.linalg.norm(pooled_BC, axis=1, keepdims=True)
+    unit_BC: np.ndarray = pooled_BC / np.maximum(norm_B1, np.finfo(np.float64).tiny)
+    return unit_BC
 
 
 class TimedPass:

@@ -38,7 +38,7 @@ class Preparation:
     Attributes:
         network: its name and settings, without its weights.
         feed: the images; content: their hashes, in the order of the table; train_N: rows to train on.
-        folder: where activations are kept.
+        folder: where activations are kept; frozen_arithmetic: what they are computed with.
         seconds: spent so far on computing what is frozen, or on finding it.
         alone_seconds: what this takes where nothing of it is found; None where that is not known.
     """
@@ -51,6 +51,7 @@ class Preparation:
     seed: int
     folder: Path
     arithmetic: Arithmetic
+    frozen_arithmetic: Arithmetic
     console: Console
     stop: StopSignal
     seconds: float = 0.0
@@ -86,7 +87,7 @@ class Preparation:
             self.feed,
             self.content,
             self.folder,
-            self.arithmetic,
+            self.frozen_arithmetic,
             self.console,
             self.stop,
         )

@@ -1,0 +1,118 @@
+"""What is frozen has a precision of its own: a faster one only where the features stay the same."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import loupe
+from loupe.data.batches import Feed
+from loupe.data.store import RawStore
+from loupe.errors import LoupeError
+from loupe.models.classifier import Classifier
+from loupe.recipe import Preprocessing
+from loupe.training import precision
+
+pytestmark = pytest.mark.usefixtures("bare")
+PIXELS = Preprocessing(size_px=8, load_px=8)
+CPU = torch.device("cpu")
+STAGES = [{"epochs": 1, "lr": 3e-3}, {"epochs": 2, "part": "head", "lr": 3e-3}]
+
+
+class Shifted(nn.Module):
+    """Leaves of the features what is far behind the point: bf16 has eight binary digits, and they are used up."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + 1000.0) - 1000.0
+
+
+@pytest.fixture
+def with_units(monkeypatch):
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: device.type == "cpu")
+
+
+def model(*last: nn.Module) -> Classifier:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sequential(*last, nn.Conv2d(16, 8, 1)))
+    head = nn.Sequential(nn.Flatten(), nn.Linear(8 * 36, 3))
+    return Classifier(trunk, head, PIXELS, ("a", "b", "c"))
+
+
+def resolved(network: Classifier, *, wanted="auto", asked="auto", run="fp32") -> tuple[str, str]:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
+    feed = Feed(RawStore(pixels), np.arange(50) % 3, CPU)
+    return precision.resolve_frozen(wanted, asked=asked, run=run, model=network, feed=feed, rows_N=np.arange(50))
+
+
+def test_a_processor_with_units_for_bf16_takes_it_where_the_features_agree(with_units):
+    chosen, reason = resolved(model())
+    assert chosen == "bf16"
+    cosine = float(reason.rpartition(" ")[2].rstrip("."))
+    assert 0.999 <= cosine <= 1.0
+
+
+def test_features_that_do_not_agree_stay_in_the_precision_of_the_run(with_units):
+    chosen, reason = resolved(model(Shifted()))
+    assert chosen == "fp32"
+    assert "only" in reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({"wanted": "fp32"}, "fp32"),
+        ({"wanted": "bf16"}, "bf16"),
+        ({"asked": "fp32"}, "fp32"),
+        ({"asked": "bf16", "run": "bf16"}, "bf16"),
+        ({"run": "bf16"}, "bf16"),
+    ],
+)
+def test_what_is_named_is_done_and_nothing_is_compared(with_units, monkeypatch, settings, chosen):
+    monkeypatch.setattr(precision, "agreement", None)
+    assert resolved(model(), **settings) == (chosen, "")
+
+
+def test_a_processor_without_such_units_computes_as_the_run_does(monkeypatch):
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: False)
+    assert resolved(model()) == ("fp32", "")
+
+
+def test_the_agreement_is_the_mean_cosine_of_what_the_trunk_makes():
+    network = model()
+    x = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
+    feed = Feed(RawStore(x), np.arange(50) % 3, CPU)
+    found = precision.agreement(network, "bf16", feed=feed, rows_N=np.arange(32))
+    with torch.no_grad():
+        given = torch.from_numpy(x[:32]).permute(0, 3, 1, 2) / 255
+        whole = network.trunk.eval()(given).mean(dim=(2, 3)).double()
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network.trunk(given).float().mean(dim=(2, 3)).double()
+    assert found == pytest.approx(float(nn.functional.cosine_similarity(whole, rounded).mean()), abs=2e-5)
+    assert found < 1.0
+
+
+def test_a_run_records_it_and_is_repeated_with_it(tmp_path, monkeypatch, with_units):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
+    bunch = load_digits()
+    images = (bunch.images[:200] * 15.9375).astype(np.uint8), bunch.target[:200]
+    asked = {"recipe": "digits", "output": tmp_path, "device": "cpu", "quiet": True}
+    run = loupe.train(images, settings={"stages": STAGES}, name="first", **asked)
+    assert run.results["frozen_precision"] == "bf16"
+    assert run.results["precision"] == "fp32"
+    recorded = run.directory.read_recipe()
+    assert (recorded.precision, recorded.frozen_precision) == ("fp32", "bf16")
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: False)  # another machine
+    again = loupe.train(images, **{**asked, "recipe": recorded}, name="again")
+    assert again.results["frozen_precision"] == "bf16"
+    assert again.results["test"] == run.results["test"]
+
+
+def test_a_run_that_freezes_nothing_has_none(tmp_path):
+    run = loupe.train("digits", settings={"stages": STAGES[:1]}, output=tmp_path, name="d", device="cpu", quiet=True)
+    assert run.results["frozen_precision"] is None
+
+
+def test_a_precision_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(LoupeError, match="fp8"):
+        loupe.train("digits", settings={"frozen_precision": "fp8"}, output=tmp_path, quiet=True)
