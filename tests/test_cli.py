@@ -49,7 +49,7 @@ def trained(photos, tmp_path_factory) -> Path:
     import loupe
 
     runs = tmp_path_factory.mktemp("runs")
-    settings = ["input.size_px=16", "stages.0.batch_size=8", "stages.0.augment.crop_padding_px=2"]
+    settings = ["input.size_px=16", "stages.0.batch_size=8", "stages.0.augment.crop_padding_px=2", "stages.0.lr=1e-3"]
     return loupe.train(
         photos, recipe="small-images", epochs=3, settings=settings, output=runs, name="first", device="cpu", quiet=True
     ).path

@@ -199,9 +199,10 @@ class Recipe(Frozen):
 
     `monitor` is the validation metric that picks the best epoch, drives patience and plateaus; `val_objective` is the
     validation loss plus the L2 term, which is what Keras calls `val_loss`. `keep` says which weights the run ends
-    with: those of the `best` epoch, or of the `last`. `experiment` names the published one whose figures stand beside
-    the result. `precision` is that of the training, `frozen_precision` that of what is frozen and computed once: `auto`
-    there is a `precision` that was named, else the fastest in which the features stay the same.
+    with: those of the `best` epoch (of equally good ones, that of the lowest validation loss), or of the `last`.
+    `experiment` names the published one whose figures stand beside the result. `precision` is that of the training,
+    `frozen_precision` that of what is frozen and computed once: `auto` there is a `precision` that was named, else the
+    fastest in which the features stay the same.
     """
 
     name: str

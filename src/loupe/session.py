@@ -221,19 +221,19 @@ class Session:
         return Arithmetic(self.device, precision)
 
     def _frozen_arithmetic(self, asked: Precision, run: Arithmetic, model: Classifier, feed: Feed) -> Arithmetic:
-        """The same for what is frozen, where anything is."""
-        if not any(model.blocks_before(stage.part) for stage in self.recipe.stages):
-            return run
-        precision, reason = resolve_frozen(
-            self.recipe.frozen_precision,
-            asked=asked,
-            run=run.precision,
-            model=model,
-            feed=feed,
-            rows_N=self.split.train,
-        )
-        if reason:
-            self.console.say(reason)
+        """The same for what is frozen; where nothing is, it goes without saying."""
+        precision = run.precision
+        if any(model.blocks_before(stage.part) for stage in self.recipe.stages):
+            precision, reason = resolve_frozen(
+                self.recipe.frozen_precision,
+                asked=asked,
+                run=run.precision,
+                model=model,
+                feed=feed,
+                rows_N=self.split.train,
+            )
+            if reason:
+                self.console.say(reason)
         if self.recipe.frozen_precision == "auto":
             self._record({"frozen_precision": precision})
         return Arithmetic(self.device, precision)

@@ -126,7 +126,7 @@ class Trainer:
             began = time.perf_counter()
             scores = self._scores(learner, work)
             self._close_epoch(scores, time.perf_counter() - began)
-            if schedules.stale_epochs(position.monitored(self.monitor)) == 0:
+            if position.best(self.monitor) == len(position.history) - 1:
                 position.best_epoch = len(position.history)
                 if self.keep_best and not solver:
                     self.checkpoints.save_best(position.best_epoch, learner.result.state_dict())
@@ -198,7 +198,7 @@ class Trainer:
         if self.stop.received:
             return False
         position = self.position
-        solver.solve(_best_of(position.monitored(self.monitor, position.stage)))
+        solver.solve(position.best(self.monitor, position.stage))
         if self.keep_best and position.best_epoch > first_epoch:
             self.checkpoints.save_best(position.best_epoch, learner.result.state_dict())
         return True
@@ -250,11 +250,6 @@ class Trainer:
         state = learner.state()
         values = {**state.values, "position": asdict(self.position)}
         self.checkpoints.save_last(Snapshot(state.tensors, values))
-
-
-def _best_of(values: Sequence[float]) -> int:
-    """The epoch of a stage, from 0, with the highest value; the only one where nothing was measured."""
-    return values.index(max(values)) if values else 0
 
 
 def _widest(device: torch.device) -> torch.dtype:

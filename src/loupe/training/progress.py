@@ -11,6 +11,7 @@ from loupe.recipe import Stage
 from loupe.training.solver import strength
 
 Row = dict[str, Any]
+LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
 
 
 @dataclass
@@ -28,9 +29,22 @@ class Position:
 
     def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
         """The monitored metric after each epoch (of one stage), turned so that higher is better."""
-        sign = -1.0 if monitor in {"val_loss", "val_objective"} else 1.0
-        rows = [row for row in self.history if stage is None or row["stage"] == stage + 1]
-        return [sign * row[monitor] for row in rows if row[monitor] is not None]
+        sign = -1.0 if monitor in LOWER_IS_BETTER else 1.0
+        return [sign * row[monitor] for row in self._rows(stage) if row[monitor] is not None]
+
+    def best(self, monitor: str, stage: int | None = None) -> int:
+        """The best epoch so far (of one stage), from 0; the last where nothing was measured.
+
+        Of equally good ones, which accuracy on few images often has, the one with the lowest validation loss.
+        """
+        rows, sign = self._rows(stage), -1.0 if monitor in LOWER_IS_BETTER else 1.0
+        measured = [number for number, row in enumerate(rows) if row[monitor] is not None]
+        if not measured:
+            return len(rows) - 1
+        return max(measured, key=lambda number: (sign * rows[number][monitor], -rows[number]["val_loss"], -number))
+
+    def _rows(self, stage: int | None) -> list[Row]:
+        return [row for row in self.history if stage is None or row["stage"] == stage + 1]
 
 
 class Clock:
