@@ -52,8 +52,9 @@ def test_a_processor_with_units_for_bf16_takes_it_where_the_features_agree(with_
     assert 0.999 <= cosine <= 1.0
 
 
-def test_features_that_do_not_agree_stay_in_the_precision_of_the_run(with_units):
-    chosen, reason = resolved(model(Shifted()))
+@pytest.mark.parametrize("run", ["fp32", "bf16"])
+def test_features_that_do_not_agree_are_computed_in_fp32_whatever_the_training_is(with_units, run):
+    chosen, reason = resolved(model(Shifted()), run=run)
     assert chosen == "fp32"
     assert "only" in reason
 
@@ -65,7 +66,6 @@ def test_features_that_do_not_agree_stay_in_the_precision_of_the_run(with_units)
         ({"wanted": "bf16"}, "bf16"),
         ({"asked": "fp32"}, "fp32"),
         ({"asked": "bf16", "run": "bf16"}, "bf16"),
-        ({"run": "bf16"}, "bf16"),
     ],
 )
 def test_what_is_named_is_done_and_nothing_is_compared(with_units, monkeypatch, settings, chosen):
@@ -73,9 +73,10 @@ def test_what_is_named_is_done_and_nothing_is_compared(with_units, monkeypatch, 
     assert resolved(model(), **settings) == (chosen, "")
 
 
-def test_a_processor_without_such_units_computes_as_the_run_does(monkeypatch):
+@pytest.mark.parametrize("run", ["fp32", "bf16"])
+def test_a_processor_without_such_units_computes_in_fp32(monkeypatch, run):
     monkeypatch.setattr(precision, "multiplies_bf16", lambda device: False)
-    assert resolved(model()) == ("fp32", "")
+    assert resolved(model(), run=run) == ("fp32", "")
 
 
 def test_the_agreement_is_the_mean_cosine_of_what_the_trunk_makes():

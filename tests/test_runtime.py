@@ -108,14 +108,14 @@ def taken(monkeypatch) -> list[int]:
     return steps
 
 
-def timed(train_N, images=None, batch_size=32):
+def timed(train_N, images=None, batch_size=32, part="all"):
     recipe = catalog.recipe("digits-plain")
     table = open_table("digits", console=Console(quiet=True))
     preprocessing = Preprocessing(size_px=8, load_px=8)
     images_20 = load_images(
         table.select(np.arange(20)), preprocessing, cache=None, console=Console(quiet=True), skip_damaged=False
     )
-    stage = recipe.stages[0].model_copy(update={"batch_size": batch_size})
+    stage = recipe.stages[0].model_copy(update={"batch_size": batch_size, "part": part})
     return TimedSteps(
         build(recipe.model, preprocessing, table.classes, 0),
         stage=stage,
@@ -138,6 +138,15 @@ def test_a_step_that_is_timed_is_of_a_whole_batch_also_where_the_last_has_fewer_
     taken.clear()
     timed(np.arange(20), batch_size=8).seconds("fp32")
     assert taken == [8] * 4
+
+
+def test_a_step_on_activations_is_timed_on_a_whole_batch_where_one_on_images_is_not(taken, monkeypatch):
+    monkeypatch.setattr("loupe.training.precision.TIMED_PIXELS", 1)
+    timed(np.arange(20), batch_size=16).seconds("fp32")
+    assert taken == [8] * 4, "few images, where they are large"
+    taken.clear()
+    timed(np.arange(20), batch_size=16, part="last-block").seconds("fp32")
+    assert taken == [16] * 4
 
 
 def test_a_plan_whose_whole_step_finds_no_memory_names_the_recipe_and_a_remedy(tmp_path, monkeypatch):

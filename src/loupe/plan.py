@@ -24,7 +24,7 @@ from loupe.models.engine import engine
 from loupe.optimization import Logistic
 from loupe.recipe import AugmentSpec, Recipe, Stage
 from loupe.recipes.resolve import preprocessing_of
-from loupe.runtime import Arithmetic, Resolved, precisions
+from loupe.runtime import Arithmetic, Resolved, multiplies_bf16, precisions
 from loupe.training.precision import TimedSteps, likely_frozen
 from loupe.training.work import views_of
 
@@ -152,7 +152,8 @@ class Planner:
             weights_K=None,
         )
         steps = timed(train_N=_every(feed))
-        wanted = precisions(self.device) if self.device.type != "cpu" else ("fp32",)
+        either = self.device.type != "cpu" or multiplies_bf16(self.device)
+        wanted = precisions(self.device) if either else ("fp32",)
         times = {precision: steps.seconds(precision) for precision in wanted}
         fastest = min(times, key=lambda precision: times[precision])
         step = times[fastest] * stage.batch_size / steps.images

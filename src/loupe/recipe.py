@@ -202,7 +202,7 @@ class Recipe(Frozen):
     with: those of the `best` epoch (of equally good ones, that of the lowest validation loss), or of the `last`.
     `experiment` names the published one whose figures stand beside the result. `precision` is that of the training,
     `frozen_precision` that of what is frozen and computed once: `auto` there is a `precision` that was named, else the
-    fastest in which the features stay the same.
+    fastest in which the features stay the same (on a GPU that of the training).
     """
 
     name: str

@@ -58,25 +58,26 @@ def resolve_frozen(
 ) -> tuple[Resolved, str]:
     """The precision in which what is frozen is computed, and the reason, if there is one to tell.
 
-    `auto` is that of the run; but bf16, several times as fast, on a CPU with units for it, where the features of some
-    images agree with those in fp32. It is not timed: what was computed before is found under the same key.
+    `auto` is that of the run on a GPU. On a CPU it is fp32, or bf16 where that is several times as fast, on one with
+    units for it, and the features of some images agree with those in fp32. It does not hang on what is trained, nor on
+    the clock: runs of other recipes then find what is kept.
 
     Args:
         asked: the run's precision as the recipe has it: where it was named it holds here too. run: as it was resolved.
         rows_N: of the images to compare, a few of them evenly spread.
     """
     likely = likely_frozen(wanted, asked=asked, run=run, device=feed.device)
-    if likely == run or wanted != "auto":
+    if wanted != "auto" or asked != "auto" or feed.device.type != "cpu" or likely == "fp32":
         return likely, ""
     cosine = agreement(model, likely, feed=feed, rows_N=rows_N)
     if cosine < AGREEMENT:
-        return run, (
-            f"what is frozen is computed in {run}: in {likely}, which is faster, its features agree with these to a "
+        return "fp32", (
+            f"what is frozen is computed in fp32: in {likely}, which is faster, its features agree with these to a "
             f"cosine of {cosine:.4f} only."
         )
     return likely, (
         f"what is frozen is computed in {likely}, which this processor has units for: its features agree with those in "
-        f"{run} to a cosine of {cosine:.4f}."
+        f"fp32 to a cosine of {cosine:.4f}."
     )
 
 
@@ -84,7 +85,9 @@ def likely_frozen(wanted: Precision, *, asked: Precision, run: Resolved, device:
     """What `resolve_frozen` gives where the features agree."""
     if wanted != "auto":
         return wanted
-    return "bf16" if asked == "auto" and multiplies_bf16(device) else run
+    if asked != "auto" or device.type != "cpu":
+        return run
+    return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def agreement(model: Classifier, precision: Resolved, *, feed: Feed, rows_N: np.ndarray) -> float:
@@ -140,7 +143,8 @@ class TimedSteps:
     """Training steps of a stage, to be timed on copies of its model.
 
     Attributes:
-        images: in a step; by default few where they are large, as timing them must not cost an epoch.
+        images: in a step; by default few where they are large, as timing them must not cost an epoch. Of activations,
+            which are small, a whole batch: on a few images bf16 cannot show what it gains.
     """
 
     def __init__(
@@ -157,9 +161,11 @@ class TimedSteps:
         self._stage, self._device, self._weights_K = stage, feed.device, weights_K
         self._model = copy.deepcopy(model)
         self._model.learn(stage.part, batch_statistics=stage.batch_statistics)
-        most = min(stage.batch_size, max(8, TIMED_PIXELS // model.preprocessing.size_px**2))
+        few = max(8, TIMED_PIXELS // model.preprocessing.size_px**2)
+        most = stage.batch_size if self._model.frozen else min(stage.batch_size, few)
         self.images = images or min(most, len(train_N))
-        rows_N = train_N[: self.images * (1 + TIMED_STEPS)]
+        batches = 2 if self._model.frozen else 1 + TIMED_STEPS  # what is frozen has to make them first
+        rows_N = train_N[: self.images * batches]
         self._batches = [_past_frozen(self._model, batch) for batch in feed.batches(rows_N, self.images)]
         self._views = AsStored(augmenter.seed) if self._model.frozen else augmenter
 
