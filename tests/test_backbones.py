@@ -1,6 +1,7 @@
 """Pretrained networks: taken apart without a change, cut where it was asked, and with the documents' counts."""
 
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch import nn
 from loupe.architecture import BackboneSpec, Dense
 from loupe.errors import LoupeError
 from loupe.models import backbones, build
+from loupe.models.chains import CHAINS
+from loupe.models.families import blocks_of
 from loupe.models.summary import count_parameters, layer_table
 from loupe.recipe import Preprocessing
 
@@ -34,8 +37,39 @@ FAMILIES = {
     "regnetx_002": 5,
     "densenet121": 5,
     "cs3darknet_focus_s": 5,
-    "test_nfnet": 1,
+    "test_nfnet": 5,
+    "test_mambaout": 5,
+    "fasternet_t0": 5,
+    "ghostnet_050": 11,
+    "resnetv2_18": 5,
+    "poolformerv2_s12": 5,
+    "legacy_seresnet18": 5,
 }
+# Networks that are cut at the parts that they go through, made smaller: blocks, and what timm is told.
+QUARTERS = {"depths": (1, 1, 2, 1), "img_size": 64}
+PATCHES = {"img_size": 64, "depth": 3, "embed_dim": 48, "num_heads": 3}
+SMALL = {
+    "swin_tiny_patch4_window7_224": (5, {**QUARTERS, "embed_dim": 24, "num_heads": (1, 2, 3, 4), "window_size": 4}),
+    "swinv2_tiny_window8_256": (5, {**QUARTERS, "embed_dim": 24, "num_heads": (1, 2, 3, 4), "window_size": 4}),
+    "test_coatnet": (5, {"img_size": 64}),
+    "test_vit_relpos": (4, PATCHES),
+    "beit_base_patch16_224": (4, PATCHES),
+    "eva02_tiny_patch14_224": (4, {**PATCHES, "img_size": 56}),
+    "vit_tiny_patch16_dinov3_qkvb": (4, PATCHES),
+    "deit_tiny_distilled_patch16_224": (4, PATCHES),
+}
+# Of each family that is cut so, one of the smallest networks.
+SMALLEST = """
+    beit_base_patch16_224 cpubone_nano convmixer_768_32 cspnext_tiny dla46x_c davit_tiny edgenext_xx_small
+    efficientformer_l1 efficientformerv2_s0 efficientvit_b0 efficientvit_l1 efficientvit_m0
+    vit_tiny_patch16_dinov3_qkvb fastvit_t8 fasternet_t0 focalnet_tiny_srf ghostnet_050 gcvit_xxtiny hiera_tiny_224
+    hgnetv2_b0 iformer_t inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small levit_256d levit_128s
+    lowformer_b0 test_mambaout test_coatnet poolformerv2_s12 inception_next_atto gmlp_ti16_224 nextvit_small
+    test_nfnet pvt_v2_b0 rdnet_tiny repghostnet_050 repvit_m1 resnetv2_18 rexnet_100 legacy_seresnet18 shvit_s1
+    sequencer2d_s starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_window8_256
+    swinv2_cr_tiny_224 tresnet_m tiny_vit_5m_224 deit_tiny_distilled_patch16_224 test_vit_relpos
+    ese_vovnet19b_slim_dw legacy_xception xception41p
+"""
 
 
 def sized(size_px: int) -> Preprocessing:
@@ -66,6 +100,51 @@ def test_blocks_one_after_the_other_are_the_network_bit_for_bit(name):
         assert torch.equal(y, whole(x))
     assert len(parts.trunk) == FAMILIES[name]
     assert count_parameters(parts.trunk) == count_parameters(whole), "no weight twice, and none lost"
+
+
+def check_chain(whole: nn.Module, size_px: int) -> int:
+    """How many blocks there are; each way of pooling gives what timm gives, with the parameters of the network."""
+    for parameter in whole.parameters():  # those that begin as zeros would hide what reads them
+        if parameter.ndim < 2:
+            nn.init.uniform_(parameter, 0.5, 1.0)
+    x = torch.randn(2, 3, size_px, size_px, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        pooled, last = whole(x), whole.forward_features(x)
+        if last.ndim == 4 and getattr(whole, "output_fmt", "NCHW") == "NHWC":
+            last = last.permute(0, 3, 1, 2)
+        for pooling, expected in (("own", pooled), ("average", last)):
+            trunk = nn.Sequential(OrderedDict(blocks_of(copy.deepcopy(whole), pooling)))
+            assert expected.isfinite().all() and torch.equal(trunk(x), expected)
+            if pooling == "own":
+                assert count_parameters(trunk) == count_parameters(whole)
+                assert len(trunk.state_dict()) == len(whole.state_dict()), "no weight under two names"
+    return len(trunk)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_are_cut_at_the_parts_that_they_go_through(name):
+    blocks, options = SMALL[name]
+    torch.manual_seed(0)
+    whole = timm.create_model(name, num_classes=0, **options).eval()
+    assert check_chain(whole, options.get("img_size", 64)) == blocks
+
+
+def test_blocks_that_share_a_bias_of_positions_stay_together():
+    for shared in ({"use_shared_rel_pos_bias": True}, {"use_rel_pos_bias": True}):
+        network = timm.create_model("beit_base_patch16_224", num_classes=0, **PATCHES, **shared)
+        assert len(list(blocks_of(network, "own"))) == (1 if "use_shared_rel_pos_bias" in shared else 4)
+
+
+@pytest.mark.slow
+def test_every_family_is_cut_as_timm_computes():
+    names = [name for name in SMALLEST.split() if timm.is_model(name)]
+    seen = set()
+    for name in names:
+        size_px = timm.get_pretrained_cfg(name).input_size[-1]
+        whole, _ = assembled(name, size_px)
+        seen.add(type(whole).__name__)
+        assert check_chain(whole, size_px) > 1, name
+    assert len(seen) == len(names) and (seen == set(CHAINS) or len(names) < len(SMALLEST.split())), "one of each family"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +246,7 @@ def test_too_many_blocks_are_refused_with_the_number_that_there_is():
     with pytest.raises(LoupeError, match="6 blocks, so that the last 5 can learn"):
         model.blocks_before("last-6")
     with pytest.raises(LoupeError, match="Use part head or all"):
-        assembled("test_nfnet", 64)[1].blocks_before("last-block")
+        assembled("pit_ti_224", 224)[1].blocks_before("last-block")
 
 
 @pytest.mark.parametrize(

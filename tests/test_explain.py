@@ -187,7 +187,8 @@ def test_layers_are_those_with_a_map_and_unknown_ones_are_refused_with_the_neare
         ("resnet10t", "block4"),
         ("test_convnext", "block4"),
         ("test_byobnet", "block4"),
-        ("test_nfnet", "features"),
+        ("test_nfnet", "block4"),
+        ("dpn48b", "features"),
     ],
 )
 def test_convolutional_backbones_are_explained_by_their_last_map(captum, name, last):

@@ -15,7 +15,7 @@ data.archives data.folders data.given data.csvfile data.memory data.arrow_file d
 data.sources data.processes data.parallel data.content data.carve data.split data.folds data.check data.pixels
 data.pixel_file data.store data.likeness data.neighbours data.near data.prepare data.batches augment.random
 augment.geometry augment.pixels augment.pipeline models.classifier models.layers models.heads models.cnn
-models.families models.backbones models.build models.engine models.catalog models.summary models.overview
+models.chains models.families models.backbones models.build models.engine models.catalog models.summary models.overview
 models.bundle evaluate.predictions evaluate.intervals evaluate.metrics evaluate.groups evaluate.missed
 evaluate.calibration evaluate.selective evaluate.spread evaluate.paired evaluate.compare evaluate.predict
 evaluate.layouts evaluate.activation_maps evaluate.filters evaluate.explain evaluate.label_errors evaluate.diagnosis

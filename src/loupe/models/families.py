@@ -1,10 +1,11 @@
 """Families of timm's networks, each as the blocks at which it can be cut.
 
 One after the other, the blocks compute what the network computes, to the bit: their layers are the network's own. A
-family that is not here is one block. Importing timm takes seconds; so does whoever imports this module.
+family neither here nor in chains.py is one block: its parts hand on more than one tensor, share weights, or need what
+came before them twice. Importing timm takes seconds; so does whoever imports this module.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from timm.layers.pool1d import global_pool_nlc
@@ -17,9 +18,8 @@ from timm.models.regnet import RegNet
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from loupe.models.chains import Blocks, chain, is_chain
 from loupe.models.layers import TokenPool
-
-Blocks = Iterator[tuple[str, nn.Module]]
 
 
 def blocks_of(network: nn.Module, pooling: str) -> Blocks:
@@ -28,6 +28,9 @@ def blocks_of(network: nn.Module, pooling: str) -> Blocks:
         if type(network) is family:
             yield from blocks(network, pooling == "own")
             return
+    if is_chain(network):
+        yield from chain(network, pooling == "own")
+        return
     yield "features", network if pooling == "own" else _Map(network)
 
 
