@@ -4,9 +4,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from loupe.architecture import CnnSpec, ConvBlock
+from loupe.architecture import BackboneSpec, CnnSpec, ConvBlock
 from loupe.errors import LoupeError
 from loupe.models import bundle
+from loupe.models.build import build
 from loupe.models.catalog import NETWORKS, network
 from loupe.models.cnn import cnn, skeleton
 from loupe.models.layers import Dropout
@@ -125,6 +126,17 @@ def test_a_bundle_brings_the_same_function_back(tmp_path):
     assert back.temperature == 1.37
     assert back.preprocessing == model.preprocessing
     assert torch.equal(back(x_BCHW), model.eval()(x_BCHW))
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "levit_128s"])
+def test_a_bundle_brings_back_what_a_network_computes_of_its_sizes_and_does_not_store(tmp_path, name):
+    spec = BackboneSpec(backbone=name, weights="none")
+    model = build(spec, at(224), TEN, seed=1).eval()
+    x_BCHW = torch.rand(1, 3, 224, 224)
+    bundle.save(tmp_path, model, spec, "fp32")
+    back, _ = bundle.load(tmp_path, torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(back(x_BCHW), model(x_BCHW))
 
 
 def test_a_damaged_bundle_is_refused(tmp_path):

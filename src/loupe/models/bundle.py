@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 from pydantic import TypeAdapter
 
-from loupe.architecture import Network
+from loupe.architecture import BackboneSpec, Network
 from loupe.disk import write_atomic
 from loupe.errors import LoupeError
-from loupe.models.build import skeleton
+from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
 from loupe.recipe import Preprocessing
 from loupe.runtime import Resolved
@@ -64,7 +64,7 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         raise LoupeError(f"{folder}: config.json has the temperature {temperature}, which is none. Restore it.")
     preprocessing = Preprocessing.model_validate(config["preprocessing"])
     network = NETWORK.validate_python(config["network"])
-    model = skeleton(network, preprocessing, tuple(config["classes"]))
+    model = _empty(network, preprocessing, tuple(config["classes"]))
     model.temperature = temperature
     try:
         model.load_state_dict(safetensors.torch.load(weights), assign=True)
@@ -74,6 +74,15 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
             "the versions that the run was trained with (environment.json has them), or train again."
         ) from None
     return model.to(device).to(memory_format=torch.channels_last).eval(), config["precision"]
+
+
+def _empty(network: Network, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
+    """The network, to be given its weights; with memory where it has buffers that it computes and does not store."""
+    model = skeleton(network, preprocessing, classes)
+    if {name for name, _ in model.named_buffers()} <= model.state_dict().keys():
+        return model
+    assert isinstance(network, BackboneSpec)
+    return build(network.model_copy(update={"weights": "none"}), preprocessing, classes, seed=0)
 
 
 def _digest(data: bytes) -> str:

@@ -135,13 +135,14 @@ class _Turned(nn.Module):
     def __init__(self, block: nn.Module, network: Any) -> None:
         super().__init__()
         self.block = block
-        self.rope = network.rope
+        self.shared = (network.rope,)  # not a layer of the block: it is one of the stem's, under one name
         self.prefix = network.num_prefix_tokens
         self.any_size = network.dynamic_img_size or not hasattr(network.rope, "feat_shape")
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         side = isqrt(x_BNC.shape[1] - self.prefix)
-        rope = self.rope.get_embed(shape=(side, side)) if self.any_size else self.rope.get_embed()
+        [rope] = self.shared
+        rope = rope.get_embed(shape=(side, side)) if self.any_size else rope.get_embed()
         made_BNC: Tensor = self.block(x_BNC, rope=rope)
         return made_BNC
 
