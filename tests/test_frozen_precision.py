@@ -1,5 +1,7 @@
 """What is frozen has a precision of its own: a faster one only where the features stay the same."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from loupe.data.batches import Feed
 from loupe.data.store import RawStore
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
+from loupe.models.engine import Engines
 from loupe.recipe import Preprocessing
+from loupe.runtime import Arithmetic
 from loupe.training import precision
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -42,7 +46,10 @@ def model(*last: nn.Module) -> Classifier:
 def resolved(network: Classifier, *, wanted="auto", asked="auto", run="fp32") -> tuple[str, str]:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
     feed = Feed(RawStore(pixels), np.arange(50) % 3, CPU)
-    return precision.resolve_frozen(wanted, asked=asked, run=run, model=network, feed=feed, rows_N=np.arange(50))
+    rows_N, engines = np.arange(50), Engines()
+    return precision.resolve_frozen(
+        wanted, asked=asked, run=run, model=network, feed=feed, rows_N=rows_N, engines=engines
+    )
 
 
 def test_a_processor_with_units_for_bf16_takes_it_where_the_features_agree(with_units):
@@ -83,7 +90,7 @@ def test_the_agreement_is_the_mean_cosine_of_what_the_trunk_makes():
     network = model()
     x = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
     feed = Feed(RawStore(x), np.arange(50) % 3, CPU)
-    found = precision.agreement(network, "bf16", feed=feed, rows_N=np.arange(32))
+    found = precision.agreement(network, "bf16", feed=feed, rows_N=np.arange(32), engines=Engines())
     with torch.no_grad():
         given = torch.from_numpy(x[:32]).permute(0, 3, 1, 2) / 255
         whole = network.trunk.eval()(given).mean(dim=(2, 3)).double()
@@ -117,3 +124,24 @@ def test_a_run_that_freezes_nothing_has_none(tmp_path):
 def test_a_precision_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(LoupeError, match="fp8"):
         loupe.train("digits", settings={"frozen_precision": "fp8"}, output=tmp_path, quiet=True)
+
+
+def test_an_engine_is_built_again_only_for_other_weights_blocks_or_precision(monkeypatch):
+    built = []
+    monkeypatch.setattr("loupe.models.engine.engine", lambda *key: (built.append(key), ""))
+    engines, trunk = Engines(), model().trunk
+    whole, half = Arithmetic(CPU, "fp32"), Arithmetic(CPU, "bf16")
+    for blocks, arithmetic, number in (
+        (trunk, whole, 1),
+        (copy.deepcopy(trunk), whole, 1),
+        (trunk, half, 2),
+        (trunk[:1], half, 3),
+        (model(nn.ReLU()).trunk[:1], half, 3),
+        (trunk, half, 4),
+    ):
+        engines.of(blocks, arithmetic, 8)
+        assert len(built) == number
+    with torch.no_grad():
+        trunk[0].bias += 1
+    engines.of(trunk, half, 8)
+    assert len(built) == 5

@@ -20,6 +20,7 @@ from loupe.evaluate import predict
 from loupe.ledger import RunDirectory
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
+from loupe.models.engine import Engines
 from loupe.optimization import Logistic
 from loupe.outcome import Outcome
 from loupe.recipe import Precision, Preprocessing, Recipe
@@ -121,7 +122,8 @@ class Session:
         class_weights_K = self._class_weights()
         asked = self.recipe.precision
         arithmetic = self._arithmetic(model, feed, class_weights_K)
-        frozen_arithmetic = self._frozen_arithmetic(asked, arithmetic, model, feed)
+        engines = Engines()
+        frozen_arithmetic = self._frozen_arithmetic(asked, arithmetic, model, feed, engines)
         load_seconds = time.perf_counter() - self.began
 
         def validate(network: Classifier, work: Work) -> dict[str, Any]:
@@ -141,6 +143,7 @@ class Session:
                 frozen_arithmetic=frozen_arithmetic,
                 console=self.console,
                 stop=stop,
+                engines=engines,
             )
             try:
                 position = Trainer(
@@ -220,7 +223,9 @@ class Session:
             self._record({"precision": precision})
         return Arithmetic(self.device, precision)
 
-    def _frozen_arithmetic(self, asked: Precision, run: Arithmetic, model: Classifier, feed: Feed) -> Arithmetic:
+    def _frozen_arithmetic(
+        self, asked: Precision, run: Arithmetic, model: Classifier, feed: Feed, engines: Engines
+    ) -> Arithmetic:
         """The same for what is frozen; where nothing is, it goes without saying."""
         precision = run.precision
         if any(model.blocks_before(stage.part) for stage in self.recipe.stages):
@@ -231,6 +236,7 @@ class Session:
                 model=model,
                 feed=feed,
                 rows_N=self.split.train,
+                engines=engines,
             )
             if reason:
                 self.console.say(reason)

@@ -4,6 +4,7 @@ Both give the same predictions. OpenVINO works on one batch while the next is be
 NVIDIA GPU, where the CPU does not wait for an answer before it hands over the next batch.
 """
 
+import hashlib
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -50,6 +51,30 @@ def engine(blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple
     except Exception as error:  # its converter and its compiler raise classes of their own
         reason = " ".join(str(error).split())[:200]
         return TorchEngine(blocks, arithmetic), f"OpenVINO cannot run these blocks ({reason}): PyTorch does"
+
+
+class Engines:
+    """The engine that was built last, to be had again: tracing and compiling a network takes seconds."""
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[str, Arithmetic, int], tuple[Engine, str]] = {}
+
+    def of(self, blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple[Engine, str]:
+        """What `engine` gives, built now where the one before was of other blocks, weights or precision."""
+        key = (digest_of(blocks), arithmetic, size_px)
+        if key not in self._built:
+            self._built.clear()  # it holds the weights once more
+            self._built[key] = engine(blocks, arithmetic, size_px)
+        return self._built[key]
+
+
+def digest_of(blocks: nn.Sequential) -> str:
+    """Of blocks: their layers, weights and statistics."""
+    found = hashlib.sha256(repr(blocks).encode())
+    for name, value in blocks.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 class TorchEngine:

@@ -16,6 +16,7 @@ from loupe.data.batches import Feed
 from loupe.data.prepare import Images
 from loupe.errors import LoupeError
 from loupe.models.build import build
+from loupe.models.engine import Engines
 from loupe.recipe import Preprocessing
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training.frozen import PASS_BATCH, FrozenPass
@@ -45,7 +46,10 @@ def features(
     model = build(network, preprocessing, images.table.classes, seed=0).to(device)
     model.learn("head")
     feed, rows_N = Feed(images.store, images.table.labels, device), np.arange(len(images.table))
-    precision, reason = resolve_frozen("auto", asked="auto", run="fp32", model=model, feed=feed, rows_N=rows_N)
+    engines = Engines()
+    precision, reason = resolve_frozen(
+        "auto", asked="auto", run="fp32", model=model, feed=feed, rows_N=rows_N, engines=engines
+    )
     if reason:
         console.say(reason)
     frozen = FrozenPass(
@@ -57,6 +61,7 @@ def features(
         Arithmetic(device, precision),
         console,
         StopSignal(),  # not entered: Ctrl-C ends the command at once
+        engines,
     )
     kept = frozen.evaluation(rows_N)
     if kept is None:

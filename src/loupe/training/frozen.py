@@ -26,7 +26,7 @@ from loupe.data import decode
 from loupe.data.batches import Batch, Feed, room_bytes
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
-from loupe.models.engine import Engine, engine, engine_name
+from loupe.models.engine import Engine, Engines, digest_of, engine_name
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import activations
 from loupe.training.activations import Array
@@ -68,6 +68,7 @@ class FrozenPass:
     arithmetic: Arithmetic
     console: Console
     stop: StopSignal
+    engines: Engines = field(default_factory=Engines)
     said: set[str] = field(default_factory=set)
     tried: tuple[tuple[int, ...], float] | None = None
     spent: float | None = 0.0
@@ -79,7 +80,7 @@ class FrozenPass:
     @cached_property
     def digest(self) -> str:
         """Of the frozen blocks: layers, weights, statistics."""
-        return digest_of(self.model)
+        return digest_of(self.blocks)
 
     def evaluation(self, rows_N: np.ndarray) -> FrozenFeed | None:
         """The images of these rows as evaluation sees them; None where they do not fit the disk.
@@ -253,18 +254,8 @@ class FrozenPass:
     @cached_property
     def engine(self) -> tuple[Engine, str]:
         """What computes them, and why it is not the fastest, if it is not."""
-        return engine(self.blocks, self.arithmetic, self.model.preprocessing.size_px)
+        return self.engines.of(self.blocks, self.arithmetic, self.model.preprocessing.size_px)
 
 
 def _digest_of(rows_N: np.ndarray) -> str:
     return hashlib.sha256(rows_N.tobytes()).hexdigest()
-
-
-def digest_of(model: Classifier) -> str:
-    """Of a model's frozen blocks: their layers, weights and statistics."""
-    blocks = model.trunk[: model.frozen]
-    found = hashlib.sha256(repr(blocks).encode())
-    for name, value in blocks.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.data.batches import Batch, Feed
 from loupe.models.classifier import Classifier
-from loupe.models.engine import TorchEngine, engine
+from loupe.models.engine import Engines, TorchEngine
 from loupe.recipe import Precision, Stage
 from loupe.runtime import Arithmetic, Resolved, fastest_precision, multiplies_bf16, precisions
 from loupe.training.feeds import AsStored
@@ -54,7 +54,14 @@ def resolve(
 
 
 def resolve_frozen(
-    wanted: Precision, *, asked: Precision, run: Resolved, model: Classifier, feed: Feed, rows_N: np.ndarray
+    wanted: Precision,
+    *,
+    asked: Precision,
+    run: Resolved,
+    model: Classifier,
+    feed: Feed,
+    rows_N: np.ndarray,
+    engines: Engines,
 ) -> tuple[Resolved, str]:
     """The precision in which what is frozen is computed, and the reason, if there is one to tell.
 
@@ -69,7 +76,7 @@ def resolve_frozen(
     likely = likely_frozen(wanted, asked=asked, run=run, device=feed.device)
     if wanted != "auto" or asked != "auto" or feed.device.type != "cpu" or likely == "fp32":
         return likely, ""
-    cosine = agreement(model, likely, feed=feed, rows_N=rows_N)
+    cosine = agreement(model, likely, feed=feed, rows_N=rows_N, engines=engines)
     if cosine < AGREEMENT:
         return "fp32", (
             f"what is frozen is computed in fp32: in {likely}, which is faster, its features agree with these to a "
@@ -90,13 +97,13 @@ def likely_frozen(wanted: Precision, *, asked: Precision, run: Resolved, device:
     return "bf16" if multiplies_bf16(device) else "fp32"
 
 
-def agreement(model: Classifier, precision: Resolved, *, feed: Feed, rows_N: np.ndarray) -> float:
+def agreement(model: Classifier, precision: Resolved, *, feed: Feed, rows_N: np.ndarray, engines: Engines) -> float:
     """The mean cosine, over some images, between their features in that precision and in fp32; maps are averaged."""
     spread = np.unique(np.linspace(0, len(rows_N) - 1, min(PASS_BATCH, len(rows_N)), dtype=np.int64))
     batch = next(feed.batches(rows_N[spread], PASS_BATCH))
     x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
     blocks = copy.deepcopy(model.trunk).eval()
-    reduced, _ = engine(blocks, Arithmetic(feed.device, precision), model.preprocessing.size_px)
+    reduced, _ = engines.of(blocks, Arithmetic(feed.device, precision), model.preprocessing.size_px)
     whole = TorchEngine(blocks, Arithmetic(feed.device, "fp32"))
     one_BC, other_BC = (_unit(next(computes.run(iter([x_BCHW])))) for computes in (reduced, whole))
     return float((one_BC * other_BC).sum(axis=1).mean())

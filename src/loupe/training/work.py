@@ -10,10 +10,11 @@ from loupe.augment.pipeline import Augmenter
 from loupe.console import Console
 from loupe.data.batches import Feed
 from loupe.models.classifier import Classifier
+from loupe.models.engine import Engines, digest_of
 from loupe.recipe import AugmentSpec, Stage
 from loupe.runtime import Arithmetic, StopSignal
 from loupe.training.feeds import AsStored, FrozenFeed, InTurn
-from loupe.training.frozen import FrozenPass, digest_of
+from loupe.training.frozen import FrozenPass
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Preparation:
     frozen_arithmetic: Arithmetic
     console: Console
     stop: StopSignal
+    engines: Engines
     seconds: float = 0.0
     alone_seconds: float | None = 0.0
     _kept: tuple[str, Work] | None = None
@@ -90,6 +92,7 @@ class Preparation:
             self.frozen_arithmetic,
             self.console,
             self.stop,
+            self.engines,
         )
 
     def _on_activations(self, frozen: FrozenPass, stage: Stage, augmenter: Augmenter, first_epoch: int) -> Work | None:
@@ -119,7 +122,7 @@ class Preparation:
         Activations only while they are those of the model's own frozen blocks: the best weights may be of a stage
         before.
         """
-        if self._kept and self._kept[0] == digest_of(self.model):
+        if self._kept and self._kept[0] == digest_of(self.model.trunk[: self.model.frozen]):
             return self._kept[1].validation, self._kept[1].validation_first
         return self.feed, 0
 
