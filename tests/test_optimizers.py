@@ -90,6 +90,16 @@ def test_orthogonalising_brings_every_singular_value_near_one(shape):
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
+@pytest.mark.parametrize("share", [1e-44, 1e-38, 1e-20, 1e-11])
+def test_what_is_left_of_the_momentum_of_dead_units_is_not_multiplied_with(share):
+    """Numbers below float32's normal ones are multiplied a hundred times slower, and 1e-20 squared is one."""
+    alive = torch.randn(16, 48, generator=torch.Generator().manual_seed(0))
+    alive[::2] = 0.0
+    dead = alive + share * torch.randn(16, 48, generator=torch.Generator().manual_seed(1))
+    dead[1::2] = alive[1::2]
+    assert torch.equal(muon.orthogonalised(dead), muon.orthogonalised(alive))
+
+
 def test_muon_is_pytorchs_for_matrices_and_adam_for_the_rest():
     """PyTorch's works in bfloat16, so that the directions agree to about a percent."""
     model, twin = network(), network()
