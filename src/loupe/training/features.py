@@ -1,7 +1,7 @@
 """The features of images: what a frozen backbone makes of them, and a linear head gets.
 
-On a CPU they are those of `loupe train --recipe features`, kept under the same key: whoever has them does not compute
-them.
+On a CPU they are those of `loupe train --recipe features` in the same precision, kept under the same key: whoever has
+them does not compute them.
 """
 
 from pathlib import Path
