@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.functional import gaussian_blur
 
 from loupe.evaluate.layouts import MapLayer, map_layers
 from loupe.models.classifier import Classifier
@@ -134,6 +133,8 @@ def _step(pixels_BCHW: Tensor, gradient_BCHW: Tensor, ascent: Ascent, *, blur: b
     decayed_BCHW = pixels_BCHW[1::kinds]
     pixels_BCHW[1::kinds] = GREY + (1 - ascent.l2_decay) * (decayed_BCHW - GREY)
     if blur:
+        from torchvision.transforms.functional import gaussian_blur  # it takes seconds to import
+
         side_px = 2 * int(np.ceil(3 * ascent.blur_px)) + 1
         pixels_BCHW[2::kinds] = gaussian_blur(pixels_BCHW[2::kinds], [side_px, side_px], [ascent.blur_px])
     return pixels_BCHW.clamp_(0, 1)
