@@ -101,6 +101,18 @@ def test_views_take_turns(tmp_path, computed):
     assert computed["images"] == 60 + sample + 2 * 240, "none of those that train as evaluation sees them"
 
 
+def test_test_images_wait_for_the_last_stage(tmp_path, computed):
+    """Where all images have been computed before, those are taken."""
+    stages = [{"epochs": 1, "part": "head", "batch_size": 32}] * 2
+    first = trained(tmp_path, "first", *stages)
+    images, sample = first.results["images"], frozen.PASS_BATCH
+    learnt_from = images["train"] + images["val"]
+    assert images["test"]
+    assert computed["images"] == learnt_from + sum(images.values()) + 2 * sample
+    trained(tmp_path, "again", *stages)
+    assert computed["images"] == learnt_from + sum(images.values()) + 2 * sample, "nothing new"
+
+
 def test_views_share_one_budget_of_the_device():
     views = [np.zeros(size, np.float32) for size in (10, 30, 15)]
     placed = feeds.placed(views, torch.device("meta"), room_bytes=100)

@@ -106,8 +106,7 @@ class Planner:
         model = skeleton(recipe.model, preprocessing_of(recipe), self.table.classes)
         for stage in recipe.stages:
             if frozen := model.blocks_before(stage.part):
-                for kind, images in self._frozen_parts(stage).items():
-                    self._first(_frozen_key(kind, recipe, frozen, images))
+                self._new_views(recipe, stage, frozen)
 
     def _sample(self, recipe: Recipe) -> Images:
         """Training images, evenly spread."""
@@ -129,17 +128,22 @@ class Planner:
         done = sum(len(part) for part in computes.run(iter(views)))
         each = (time.perf_counter() - began) / done
         size = int(np.prod(made.shape[1:])) * (2 if made.ndim > 2 else 4)  # maps are kept in half precision
-        parts = self._frozen_parts(stage).items()
-        new = sum(count for kind, count in parts if self._first(_frozen_key(kind, recipe, model.frozen, count)))
+        new = self._new_views(recipe, stage, model.frozen)
         return each * new, size * new
 
-    def _frozen_parts(self, stage: Stage) -> dict[str, int]:
-        """How many images and views a stage wants the frozen blocks to see."""
-        plain = stage.augment == AugmentSpec()
-        parts = {"evaluation": self._images if plain else self._images - len(self.split.train)}
+    def _new_views(self, recipe: Recipe, stage: Stage, frozen: int) -> int:
+        """How many images and views a stage wants that many frozen blocks to see which no run before it has left."""
+        network = recipe.model.model_dump_json(exclude={"weights", "hidden"})
+        plain, last, train = stage.augment == AugmentSpec(), stage is recipe.stages[-1], len(self.split.train)
+        evaluated = self._images - (0 if plain else train) - (0 if last else len(self.split.test))
+        new = 0
+        every = ("evaluation", network, frozen, self._images)  # the activations of all images serve for any of them
+        if every not in self.kept and self._first(("evaluation", network, frozen, evaluated)):
+            new += evaluated
         if not plain and stage.settled_views != "fresh" and not stage.augment.mixes:
-            parts["augmented"] = views_of(stage) * len(self.split.train)
-        return parts
+            views = views_of(stage) * train
+            new += views if self._first(("augmented", network, frozen, views)) else 0
+        return new
 
     def _training(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> float:
         """Seconds of a stage's epochs, with their validation."""
@@ -162,10 +166,6 @@ class Planner:
             timed(train_N=np.resize(_every(feed), whole), images=whole).one(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
-
-
-def _frozen_key(kind: str, recipe: Recipe, frozen: int, images: int) -> tuple[object, ...]:
-    return kind, recipe.model.model_dump_json(exclude={"weights", "hidden"}), frozen, images
 
 
 def _every(feed: Feed) -> np.ndarray:

@@ -137,6 +137,7 @@ class Session:
                 feed=feed,
                 content=self.images.content,
                 train_N=self.split.train,
+                test_N=self.split.test,
                 seed=recipe.seed,
                 folder=ledger.cache_folder() / "frozen",
                 arithmetic=arithmetic,

@@ -44,8 +44,9 @@ class Trainer:
     the model has the weights of the best epoch, or with `keep_best` off those of the last.
 
     Attributes:
-        prepare: what a stage learns from, when it begins or goes on; the number is that of its first epoch over all
-            stages. The model then has the weights that the stage begins with.
+        prepare: what a stage learns from, when it begins or goes on; called with the stage, the number of its first
+            epoch over all stages, and whether it is the last. The model then has the weights that the stage begins
+            with.
         train_N: the images to train on, as rows of the table.
         validate: the validation metrics of a network, by name; None for those that cannot be had.
         on_epoch: called with the history after each epoch, once its checkpoint is written.
@@ -55,7 +56,7 @@ class Trainer:
 
     model: Classifier
     stages: Sequence[Stage]
-    prepare: Callable[[Stage, int], Work]
+    prepare: Callable[[Stage, int, bool], Work]
     train_N: np.ndarray
     validate: Callable[[Classifier, Work], Row]
     checkpoints: Checkpoints
@@ -100,7 +101,7 @@ class Trainer:
         solved = isinstance(stage.optimizer, Logistic)
         if solved:
             check_memory(self.model, stage, position.stage, len(self.train_N))
-        work = self.prepare(stage, first_epoch)
+        work = self.prepare(stage, first_epoch, position.stage == len(self.stages) - 1)
         learner = Learner(self.model, stage, work.augmenter, self.arithmetic, self.class_weights_K, work.first)
         if snapshot:
             learner.restore(snapshot)

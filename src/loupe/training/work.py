@@ -38,7 +38,8 @@ class Preparation:
 
     Attributes:
         network: its name and settings, without its weights.
-        feed: the images; content: their hashes, in the order of the table; train_N: rows to train on.
+        feed: the images; content: their hashes, in the order of the table.
+        train_N: rows to train on; test_N: those that are looked at when training has come to its end.
         folder: where activations are kept; frozen_arithmetic: what they are computed with.
         seconds: spent so far on computing what is frozen, or on finding it.
         alone_seconds: what this takes where nothing of it is found; None where that is not known.
@@ -49,6 +50,7 @@ class Preparation:
     feed: Feed
     content: tuple[str, ...]
     train_N: np.ndarray
+    test_N: np.ndarray
     seed: int
     folder: Path
     arithmetic: Arithmetic
@@ -60,11 +62,11 @@ class Preparation:
     alone_seconds: float | None = 0.0
     _kept: tuple[str, Work] | None = None
 
-    def of(self, stage: Stage, first_epoch: int) -> Work:
+    def of(self, stage: Stage, first_epoch: int, last: bool) -> Work:
         """The work of a stage that begins with the weights that the model has now.
 
         Args:
-            first_epoch: of the stage, over all stages.
+            first_epoch: of the stage, over all stages; last: whether it is the last of them.
 
         Raises:
             StoppedError: asked to stop while what is frozen was computed.
@@ -75,7 +77,7 @@ class Preparation:
         work = None
         if self.model.frozen:
             began, frozen = time.perf_counter(), self._frozen_pass()
-            work = self._on_activations(frozen, stage, augmenter, first_epoch)
+            work = self._on_activations(frozen, stage, augmenter, first_epoch, last)
             taken = time.perf_counter() - began
             self.seconds += taken
             if self.alone_seconds is not None:
@@ -95,11 +97,15 @@ class Preparation:
             self.engines,
         )
 
-    def _on_activations(self, frozen: FrozenPass, stage: Stage, augmenter: Augmenter, first_epoch: int) -> Work | None:
+    def _on_activations(
+        self, frozen: FrozenPass, stage: Stage, augmenter: Augmenter, first_epoch: int, last: bool
+    ) -> Work | None:
         """None where nothing can be kept; what cannot be is computed in every epoch, and gives the same."""
         rows_N, views, number = np.arange(len(self.feed.labels_N)), views_of(stage), self.model.frozen
         if stage.augment != AugmentSpec():  # then nobody looks at training images as evaluation sees them
             rows_N = np.setdiff1d(rows_N, self.train_N)
+        if not last:
+            rows_N = np.setdiff1d(rows_N, self.test_N)
         kept = frozen.evaluation(rows_N)
         in_turn = InTurn(augmenter, first_epoch, views)
         if kept is None:
