@@ -145,3 +145,23 @@ def test_an_engine_is_built_again_only_for_other_weights_blocks_or_precision(mon
         trunk[0].bias += 1
     engines.of(trunk, half, 8)
     assert len(built) == 5
+
+
+@pytest.mark.parametrize(("cosine", "chosen"), [(0.9985, "fp32"), (0.9995, "bf16")])
+def test_a_plan_times_what_is_frozen_in_the_precision_that_the_run_will_take(
+    with_units, monkeypatch, tmp_path, cosine, chosen
+):
+    built = []
+    whole = Engines.of
+
+    def noted(self, blocks, arithmetic, size_px):
+        built.append(arithmetic.precision)
+        return whole(self, blocks, arithmetic, size_px)
+
+    monkeypatch.setattr(precision, "agreement", lambda *_, **__: cosine)
+    monkeypatch.setattr(Engines, "of", noted)
+    bunch = load_digits()
+    data = (bunch.images[:200] * 15.9375).astype(np.uint8), bunch.target[:200]
+    asked = {"settings": [f"stages={STAGES}"], "output": tmp_path, "quiet": True, "plan_only": True}
+    loupe.compare(data, recipes=["digits", "digits-plain"], **asked)
+    assert set(built) == {chosen}

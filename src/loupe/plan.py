@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from loupe.architecture import BackboneSpec
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.console import Console
 from loupe.data.batches import Feed, steps_in
@@ -20,12 +19,12 @@ from loupe.data.split import Split
 from loupe.data.table import ImageTable
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
-from loupe.models.engine import engine
+from loupe.models.engine import Engines
 from loupe.optimization import Logistic
 from loupe.recipe import AugmentSpec, Recipe, Stage
 from loupe.recipes.resolve import preprocessing_of
-from loupe.runtime import Arithmetic, Resolved, multiplies_bf16, precisions
-from loupe.training.precision import TimedSteps, likely_frozen
+from loupe.runtime import Arithmetic, multiplies_bf16, precisions
+from loupe.training.precision import TimedSteps, resolve_frozen
 from loupe.training.work import views_of
 
 SAMPLED_IMAGES = 128
@@ -75,16 +74,13 @@ class Planner:
         decoding = (time.perf_counter() - began) / len(images.table) * self._images
         preprocessing = preprocessing_of(recipe)
         seconds = decoding if self._first(("pixels", preprocessing)) else 0.0
-        network = recipe.model
-        if isinstance(network, BackboneSpec):  # the time is the same with any weights
-            network = network.model_copy(update={"weights": "none"})
-        model = build(network, preprocessing, self.table.classes, recipe.seed).to(self.device)
-        feed = Feed(images.store, images.table.labels, self.device)
+        model = build(recipe.model, preprocessing, self.table.classes, recipe.seed).to(self.device)
+        feed, engines = Feed(images.store, images.table.labels, self.device), Engines()
         disk_bytes = 0
         for stage in recipe.stages:
             model.learn(stage.part, batch_statistics=stage.batch_statistics)
             if model.frozen:
-                spent, size = self._frozen(recipe, stage, model, feed)
+                spent, size = self._frozen(recipe, stage, model, feed, engines)
                 seconds, disk_bytes = seconds + spent, disk_bytes + size
             if not isinstance(stage.optimizer, Logistic):
                 seconds += self._training(recipe, stage, model, feed)
@@ -115,13 +111,22 @@ class Planner:
         chosen, console = self.table.select(train_N[rows]), Console(quiet=True)
         return load_images(chosen, preprocessing_of(recipe), cache=None, console=console, skip_damaged=True)
 
-    def _frozen(self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed) -> tuple[float, int]:
+    def _frozen(
+        self, recipe: Recipe, stage: Stage, model: Classifier, feed: Feed, engines: Engines
+    ) -> tuple[float, int]:
         """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
-        blocks = model.trunk[: model.frozen]
         asked = recipe.precision
-        run: Resolved = "fp32" if asked == "auto" else asked
-        precision = likely_frozen(recipe.frozen_precision, asked=asked, run=run, device=self.device)
-        computes, _ = engine(blocks, Arithmetic(self.device, precision), model.preprocessing.size_px)
+        precision, _ = resolve_frozen(
+            recipe.frozen_precision,
+            asked=asked,
+            run="fp32" if asked == "auto" else asked,
+            model=model,
+            feed=feed,
+            rows_N=_every(feed),
+            engines=engines,
+        )
+        blocks = model.trunk[: model.frozen]
+        computes, _ = engines.of(blocks, Arithmetic(self.device, precision), model.preprocessing.size_px)
         views = [evaluation_view(b.x_BCHW, model.preprocessing) for b in feed.batches(_every(feed), 32)]
         made = next(computes.run(iter(views[:1])))  # the first compiles and fills caches
         began = time.perf_counter()

@@ -73,28 +73,22 @@ def resolve_frozen(
         asked: the run's precision as the recipe has it: where it was named it holds here too. run: as it was resolved.
         rows_N: of the images to compare, a few of them evenly spread.
     """
-    likely = likely_frozen(wanted, asked=asked, run=run, device=feed.device)
-    if wanted != "auto" or asked != "auto" or feed.device.type != "cpu" or likely == "fp32":
-        return likely, ""
-    cosine = agreement(model, likely, feed=feed, rows_N=rows_N, engines=engines)
+    if wanted != "auto":
+        return wanted, ""
+    if asked != "auto" or feed.device.type != "cpu":
+        return run, ""
+    if not multiplies_bf16(feed.device):
+        return "fp32", ""
+    cosine = agreement(model, "bf16", feed=feed, rows_N=rows_N, engines=engines)
     if cosine < AGREEMENT:
         return "fp32", (
-            f"what is frozen is computed in fp32: in {likely}, which is faster, its features agree with these to a "
+            "what is frozen is computed in fp32: in bf16, which is faster, its features agree with these to a "
             f"cosine of {cosine:.4f} only."
         )
-    return likely, (
-        f"what is frozen is computed in {likely}, which this processor has units for: its features agree with those in "
+    return "bf16", (
+        "what is frozen is computed in bf16, which this processor has units for: its features agree with those in "
         f"fp32 to a cosine of {cosine:.4f}."
     )
-
-
-def likely_frozen(wanted: Precision, *, asked: Precision, run: Resolved, device: torch.device) -> Resolved:
-    """What `resolve_frozen` gives where the features agree."""
-    if wanted != "auto":
-        return wanted
-    if asked != "auto" or device.type != "cpu":
-        return run
-    return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def agreement(model: Classifier, precision: Resolved, *, feed: Feed, rows_N: np.ndarray, engines: Engines) -> float:
