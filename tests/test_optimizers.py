@@ -89,7 +89,6 @@ def test_orthogonalising_brings_every_singular_value_near_one(shape):
     torch.testing.assert_close(core, values.diag(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 @pytest.mark.parametrize("share", [1e-44, 1e-38, 1e-20, 1e-11])
 def test_what_is_left_of_the_momentum_of_dead_units_is_not_multiplied_with(share):
     """Numbers below float32's normal ones are multiplied a hundred times slower, and 1e-20 squared is one."""
@@ -100,6 +99,7 @@ def test_what_is_left_of_the_momentum_of_dead_units_is_not_multiplied_with(share
     assert torch.equal(muon.orthogonalised(dead), muon.orthogonalised(alive))
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 def test_muon_is_pytorchs_for_matrices_and_adam_for_the_rest():
     """PyTorch's works in bfloat16, so that the directions agree to about a percent."""
     model, twin = network(), network()
