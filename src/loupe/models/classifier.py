@@ -1,7 +1,8 @@
 """A network with what it takes to use it: the preprocessing of its input and the classes of its output."""
 
-from typing import Self
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -34,6 +35,9 @@ class Classifier(nn.Module):
         self.frozen = 0
         self.batch_statistics = True
         self.temperature = 1.0
+        for layer in trunk.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.register_forward_hook(_lay_out_gradient)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """Logits, [B, classes], of images [B, 3, H, W], or of what the blocks before number `first` make of them."""
@@ -77,3 +81,16 @@ class Classifier(nn.Module):
                 if isinstance(layer, _BatchNorm):
                     layer.eval()
         return self
+
+
+def _lay_out_gradient(_layer: nn.Module, _inputs: Any, made_BCHW: Tensor) -> None:
+    """Has the gradient of a map laid out as the map is, channels-last: that of an average over it is not.
+
+    Batch normalisation on a CPU takes fifteen times as long to go back where the two differ.
+    """
+    if made_BCHW.requires_grad:
+        made_BCHW.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+
+
+def _channels_last(gradient_BCHW: Tensor) -> Tensor:
+    return gradient_BCHW.contiguous(memory_format=torch.channels_last)
