@@ -73,3 +73,10 @@ def test_the_way_does_not_change_where_it_ends(change, monkeypatch):
 def test_a_search_that_is_given_up_says_so(monkeypatch):
     monkeypatch.setattr(logistic, "MOST_STEPS", 2)
     assert not solved(*features_of(300, 20, 4), 0.01).converged
+
+
+def test_the_time_that_solving_takes_is_expected_in_proportion_to_images_and_strengths(monkeypatch):
+    """A pass over 8,192 images that takes two seconds, by the clock: over ten times as many, for three strengths."""
+    monkeypatch.setattr(logistic.time, "perf_counter", iter([5.0, 7.0]).__next__)
+    seconds = logistic.expected_seconds(81_920, 6, 3, 3, torch.device("cpu"))
+    assert seconds == 2.0 * 10 * logistic.USUAL_PASSES * 3

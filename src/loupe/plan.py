@@ -25,6 +25,7 @@ from loupe.recipe import AugmentSpec, Recipe, Stage
 from loupe.recipes.resolve import preprocessing_of
 from loupe.runtime import Arithmetic, multiplies_bf16, precisions
 from loupe.training.precision import TimedSteps, resolve_frozen
+from loupe.training.solver import solving_seconds
 from loupe.training.work import views_of
 
 SAMPLED_IMAGES = 128
@@ -36,7 +37,7 @@ class Cost:
     """What a run is expected to take on this machine.
 
     Attributes:
-        seconds: decoding, frozen blocks, training and evaluation; not the solving of linear heads, nor the report.
+        seconds: decoding, frozen blocks, training, with the solving of linear heads, and evaluation; not the report.
         disk_bytes: of activations under the cache folder; what an earlier run of the plan keeps is not counted again.
         memory_bytes: the most that this process has held by now, in a step of a whole batch among others; None where
             the system does not say.
@@ -82,7 +83,9 @@ class Planner:
             if model.frozen:
                 spent, size = self._frozen(recipe, stage, model, feed, engines)
                 seconds, disk_bytes = seconds + spent, disk_bytes + size
-            if not isinstance(stage.optimizer, Logistic):
+            if isinstance(stage.optimizer, Logistic):
+                seconds += solving_seconds(model, stage, len(self.split.train))
+            else:
                 seconds += self._training(recipe, stage, model, feed)
         return Cost(seconds, disk_bytes, peak_memory_bytes(self.device))
 

@@ -6,6 +6,7 @@ the features, scaled by the penalty and by how undecided the head still is. Only
 objective, and with it the solution, is scikit-learn's.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ MEMORY = 20  # pairs of steps and gradients from which L-BFGS learns the curvatu
 AXES_ROWS = 20_000  # tell the principal axes well enough
 CHUNK_ROWS = 65_536
 LEAST_CURVATURE = 1e-6
+USUAL_PASSES = 20  # over the features, for a strength: 5 to 65, and the weakest, which take most, are seldom reached
+TIMED_ROWS = 8_192
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ class Regression:
         weight_KC, bias_K = self._head(found.x, scale_R, scale)
         return self._solution(weight_KC, bias_K, converged=found.nit < MOST_STEPS)
 
+    def pass_over(self) -> None:
+        """What a step of the search costs: the objective and its gradient once."""
+        scale_R = torch.ones_like(self.axes.variance_R)
+        self._objective(self._point(None, scale_R, 1.0), 0.0, scale_R, 1.0)
+
     def _point(self, start: Solution | None, scale_R: Tensor, scale: float) -> npt.NDArray[np.float64]:
         """Where the search begins, in its coordinates."""
         if start is None:
@@ -160,6 +168,17 @@ class Regression:
         images = len(self.label_N)
         mean = undecided / (images * self.classes)
         return Solution(weight_KC, bias_K, loss / images, hits / images, mean, converged)
+
+
+def expected_seconds(images: int, columns: int, classes: int, penalties: int, device: torch.device) -> float:
+    """What solving for that many penalties is likely to take, from one pass over features of a part of these images."""
+    rows = min(images, TIMED_ROWS)
+    features_NC = torch.zeros(rows, columns, device=device)
+    one = Regression(features_NC, torch.arange(rows, device=device) % classes, classes)
+    one.pass_over()  # the first is slower
+    began = time.perf_counter()
+    one.pass_over()
+    return (time.perf_counter() - began) * images / rows * USUAL_PASSES * penalties
 
 
 def _chunks(images: int) -> list[slice]:

@@ -15,7 +15,7 @@ from loupe.recipe import Stage
 from loupe.runtime import StopSignal
 from loupe.training.frozen import StoppedError
 from loupe.training.learner import Learner
-from loupe.training.logistic import MOST_STEPS, Regression, Solution
+from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds
 from loupe.training.work import Work, views_of
 
 UNSEEN = 10.0  # how far below the least likely class one without training images starts
@@ -38,6 +38,14 @@ def check_memory(model: Classifier, stage: Stage, number: int, images: int) -> N
         f"optimizer logistic holds the features of all {images:,} training images in memory, in {views} views: about "
         f"{size_text(views * view_bytes)}, and {size_text(free)} are free. Set {fewer}an optimizer that takes steps, "
         f"and holds a batch at a time (--set stages.{number}.optimizer=adamw)."
+    )
+
+
+def solving_seconds(model: Classifier, stage: Stage, images: int) -> float:
+    """About how long solving the stage takes on that many training images, from one timed pass over a part of them."""
+    layer = _logits(model)
+    return expected_seconds(
+        views_of(stage) * images, layer.in_features, layer.out_features, stage.epochs, layer.weight.device
     )
 
 
