@@ -2,16 +2,18 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from loupe.augment.pipeline import Augmenter, evaluation_view
+from loupe.augment.pipeline import Augmenter
 from loupe.console import Console
 from loupe.data.batches import Feed, steps_in
 from loupe.data.prepare import Images, load_images
@@ -24,6 +26,7 @@ from loupe.optimization import Logistic
 from loupe.recipe import AugmentSpec, Recipe, Stage
 from loupe.recipes.resolve import preprocessing_of
 from loupe.runtime import Arithmetic, multiplies_bf16, precisions
+from loupe.training.frozen import PASS_BATCH
 from loupe.training.precision import TimedSteps, resolve_frozen
 from loupe.training.solver import solving_seconds
 from loupe.training.work import views_of
@@ -130,10 +133,14 @@ class Planner:
         )
         blocks = model.trunk[: model.frozen]
         computes, _ = engines.of(blocks, Arithmetic(self.device, precision), model.preprocessing.size_px)
-        views = [evaluation_view(b.x_BCHW, model.preprocessing) for b in feed.batches(_every(feed), 32)]
-        made = next(computes.run(iter(views[:1])))  # the first compiles and fills caches
+        augmenter = Augmenter(stage.augment, model.preprocessing, recipe.seed)
+
+        def views() -> Iterator[Tensor]:  # made beside the network, on the same processor
+            return (augmenter.train(b.x_BCHW, b.index_B, 0) for b in feed.batches(_every(feed), PASS_BATCH))
+
+        made = next(computes.run(islice(views(), 1)))  # the first compiles and fills caches
         began = time.perf_counter()
-        done = sum(len(part) for part in computes.run(iter(views)))
+        done = sum(len(part) for part in computes.run(views()))
         each = (time.perf_counter() - began) / done
         size = int(np.prod(made.shape[1:])) * (2 if made.ndim > 2 else 4)  # maps are kept in half precision
         new = self._new_views(recipe, stage, model.frozen)
