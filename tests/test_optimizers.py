@@ -179,3 +179,33 @@ def test_an_optimizer_learns_and_goes_on_bit_for_bit_after_a_restore(spec):
     for mine, theirs in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
     assert loss_of(model).item() < first
+
+
+@pytest.mark.parametrize("spec", [Adam(), Sgd(momentum=0.9), RmsProp(), Muon()], ids=lambda spec: spec.name)
+def test_what_dead_units_leave_in_an_optimizer_is_forgotten_and_moves_no_weight(spec):
+    """A gradient for ten steps, and none for the 1,990 after them: 0.9 of the smallest number is that number again."""
+    model = network()
+    optimizer = optimizers.build(Stage(epochs=1, lr=1e-3, optimizer=spec), model)
+    loss_of(model).backward()
+    for step in range(2000):
+        if step == 10:
+            for parameter in model.parameters():
+                parameter.grad.zero_()
+        optimizer.step()
+    twin, twins = copy.deepcopy((model, optimizer))
+    optimizers.forget(optimizer)
+    smallest = torch.finfo(torch.float32).tiny
+    left = [value[value != 0].abs() for _, value in memory(twins)]
+    assert spec.name == "rmsprop" or any(values.numel() and values.min() < smallest for values in left)
+    for (name, mine), (_, theirs) in zip(memory(optimizer), memory(twins), strict=True):
+        assert torch.equal(mine, torch.where(theirs.abs() < smallest, 0.0, theirs)), name
+    for _ in range(3):
+        optimizer.step()
+        twins.step()
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def memory(optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
+    states = optimizer.state_dict()["state"].values()
+    return [(name, value) for state in states for name, value in state.items() if isinstance(value, torch.Tensor)]

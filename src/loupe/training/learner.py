@@ -78,6 +78,8 @@ class Learner:
         if stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
         optimizers.set_rate(self.optimizer, lr)
+        if steps % optimizers.FORGET_EVERY_STEPS == 0:
+            optimizers.forget(self.optimizer)
         if stage.weight_decay:
             optimizers.decay(self.optimizer, self.decayed, stage.weight_decay)
         self.scaler.step(self.optimizer)

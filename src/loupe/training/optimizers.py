@@ -11,6 +11,9 @@ from loupe.optimization import Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.recipe import Stage
 from loupe.training import muon
 
+FORGET_EVERY_STEPS = 100
+SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+
 
 class KerasRmsProp(torch.optim.Optimizer):
     """RMSprop as Keras computes it: epsilon is added to the mean square inside the root, not to the root.
@@ -87,6 +90,19 @@ def decay(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], 
         found: list[Tensor] = [parameter for parameter in group["params"] if id(parameter) in chosen]
         if found:
             torch._foreach_mul_(found, 1 - group["lr"] * weight_decay)
+
+
+@torch.no_grad()
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Sets to 0 what an optimizer on a CPU remembers in numbers below float32's normal ones.
+
+    They are what is left of the gradients of units that died. They move no weight, never decay to 0 by themselves, and
+    make the processor a hundred times slower: up to 10 times for a whole step of Adam.
+    """
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor) and value.device.type == "cpu":
+                value.masked_fill_(value.abs() < SMALLEST_NORMAL, 0.0)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
