@@ -42,6 +42,19 @@ def test_the_solution_is_that_of_scikit_learn(images, columns, classes, penalty)
     assert found.loss == pytest.approx(-np.log(chosen_N).mean(), abs=1e-3)
 
 
+@pytest.mark.parametrize("images", [60, 500])
+def test_features_that_are_mostly_zero_for_every_image_are_solved_too(images):
+    """As those of MobileNet on images of 32 px, of which 714 in 768 are; PyTorch finds no eigenvalues as they are."""
+    few_NC, label_N = features_of(images, 5, 3)
+    features_NC = np.zeros((images, 100), np.float32)
+    features_NC[:, ::20] = few_NC
+    found = solved(features_NC, label_N, 1.0)
+    np.testing.assert_allclose(said(found, features_NC), said(solved(few_NC, label_N, 1.0), few_NC), atol=2e-3)
+    used_C = np.zeros(100, bool)
+    used_C[::20] = True
+    assert not found.weight_KC[:, ~used_C].abs().gt(1e-6).any()
+
+
 def test_weights_of_images_count_as_copies():
     features_NC, label_N = features_of(90, 10, 3)
     weight_N = torch.tensor([1.0, 3.0, 2.0]).repeat(30)

@@ -62,15 +62,20 @@ def axes(features_NC: Tensor) -> Axes:
     step = -(-images // most)
     # In parts: on a CPU PyTorch would first make float64 of all of them.
     mean_C = torch.zeros(columns, dtype=torch.float64, device=features_NC.device)
+    varying_C = torch.zeros(columns, dtype=torch.bool, device=features_NC.device)
     for rows in _chunks(images):
         mean_C += features_NC[rows].sum(dim=0, dtype=torch.float64) / images
+        varying_C |= (features_NC[rows] != features_NC[0]).any(dim=0)
     centred_MC = features_NC[::step] - mean_C.float()
     if len(centred_MC) < columns:
         _, root_R, axis_RC = torch.linalg.svd(centred_MC, full_matrices=False)
         variance_R = root_R.double().square() / len(centred_MC)
     else:
-        variance_R, axis_CR = torch.linalg.eigh(centred_MC.T @ centred_MC / len(centred_MC))
-        axis_RC = axis_CR.T
+        # Where most features are the same for every image, PyTorch finds no eigenvalues. No weight falls to these.
+        varying_MV = centred_MC[:, varying_C]
+        variance_R, axis_VR = torch.linalg.eigh(varying_MV.T @ varying_MV / len(centred_MC))
+        axis_RC = torch.zeros(len(variance_R), columns, device=centred_MC.device)
+        axis_RC[:, varying_C] = axis_VR.T
     return Axes(axis_RC.double(), variance_R.double().clamp(min=0), mean_C)
 
 
