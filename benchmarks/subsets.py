@@ -46,11 +46,15 @@ def _drawn(labels: np.ndarray, rows: np.ndarray, each: int, seed: int) -> np.nda
     return rows[np.concatenate(chosen)]
 
 
-def paired_difference(run: loupe.Run, other: loupe.Run) -> dict[str, float]:
-    """Test accuracy of `run` less that of `other`, with the 95 % interval of a paired bootstrap over the images."""
-    mine, theirs = (_hits(which) for which in (run, other))
-    assert mine.keys() == theirs.keys(), "the same images"
-    difference_N = np.array([mine[image] - theirs[image] for image in mine], dtype=float)
+def paired_difference(*pairs: tuple[loupe.Run, loupe.Run]) -> dict[str, float]:
+    """Test accuracy of the first run of each pair less that of the second, averaged over pairs, which are seeds.
+
+    With the 95 % interval of a paired bootstrap over the images.
+    """
+    found = [(_hits(run), _hits(other)) for run, other in pairs]
+    images = found[0][0].keys()
+    assert all(hits.keys() == images for pair in found for hits in pair), "the same images"
+    difference_N = np.mean([[mine[image] - theirs[image] for image in images] for mine, theirs in found], axis=0)
     generator = np.random.default_rng(0)
     draws_R = [generator.choice(difference_N, len(difference_N)).mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(draws_R, (0.025, 0.975))
