@@ -80,6 +80,17 @@ def test_clipping_bounds_the_whole_gradient():
     assert torch.cat(moved).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize(("steps", "left"), [(199, True), (200, False)])
+def test_what_an_optimizer_remembers_in_subnormal_numbers_is_forgotten_every_hundred_steps(monkeypatch, steps, left):
+    made = learner(Stage(epochs=1, lr=0.1, optimizer=Sgd(momentum=0.9)))
+    step(made, batch())
+    buffers = [state["momentum_buffer"].fill_(1e-40) for state in made.optimizer.state.values()]
+    monkeypatch.setattr(made.scaler, "step", lambda _: None)  # which would fill them anew
+    made.train_step(batch(), None, epoch=0, step=0, steps=steps, lr=0.1)
+    assert buffers
+    assert all(bool(buffer.any()) == left for buffer in buffers)
+
+
 def test_the_average_follows_its_formula():
     made = learner(Stage(epochs=1, optimizer=PLAIN, ema_decay=0.9))
     expected = [parameter.detach().clone() for parameter in made.model.parameters()]

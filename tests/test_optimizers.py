@@ -181,7 +181,7 @@ def test_an_optimizer_learns_and_goes_on_bit_for_bit_after_a_restore(spec):
     assert loss_of(model).item() < first
 
 
-@pytest.mark.parametrize("spec", [Adam(), Sgd(momentum=0.9), RmsProp(), Muon()], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [Adam(), Sgd(momentum=0.9), RmsProp(rho=0.9), Muon()], ids=lambda spec: spec.name)
 def test_what_dead_units_leave_in_an_optimizer_is_forgotten_and_moves_no_weight(spec):
     """A gradient for ten steps, and none for the 1,990 after them: 0.9 of the smallest number is that number again."""
     model = network()
@@ -196,7 +196,7 @@ def test_what_dead_units_leave_in_an_optimizer_is_forgotten_and_moves_no_weight(
     optimizers.forget(optimizer)
     smallest = torch.finfo(torch.float32).tiny
     left = [value[value != 0].abs() for _, value in memory(twins)]
-    assert spec.name == "rmsprop" or any(values.numel() and values.min() < smallest for values in left)
+    assert any(values.numel() and values.min() < smallest for values in left)
     for (name, mine), (_, theirs) in zip(memory(optimizer), memory(twins), strict=True):
         assert torch.equal(mine, torch.where(theirs.abs() < smallest, 0.0, theirs)), name
     for _ in range(3):

@@ -62,18 +62,17 @@ def axes(features_NC: Tensor) -> Axes:
     step = -(-images // most)
     # In parts: on a CPU PyTorch would first make float64 of all of them.
     mean_C = torch.zeros(columns, dtype=torch.float64, device=features_NC.device)
-    varying_C = torch.zeros(columns, dtype=torch.bool, device=features_NC.device)
     for rows in _chunks(images):
         mean_C += features_NC[rows].sum(dim=0, dtype=torch.float64) / images
-        varying_C |= (features_NC[rows] != features_NC[0]).any(dim=0)
     centred_MC = features_NC[::step] - mean_C.float()
     if len(centred_MC) < columns:
         _, root_R, axis_RC = torch.linalg.svd(centred_MC, full_matrices=False)
         variance_R = root_R.double().square() / len(centred_MC)
     else:
+        covariance_CC = centred_MC.T @ centred_MC / len(centred_MC)
         # Where most features are the same for every image, PyTorch finds no eigenvalues. No weight falls to these.
-        varying_MV = centred_MC[:, varying_C]
-        variance_R, axis_VR = torch.linalg.eigh(varying_MV.T @ varying_MV / len(centred_MC))
+        varying_C = covariance_CC.diagonal() > 0
+        variance_R, axis_VR = torch.linalg.eigh(covariance_CC[varying_C][:, varying_C])
         axis_RC = torch.zeros(len(variance_R), columns, device=centred_MC.device)
         axis_RC[:, varying_C] = axis_VR.T
     return Axes(axis_RC.double(), variance_R.double().clamp(min=0), mean_C)
@@ -176,14 +175,16 @@ class Regression:
 
 
 def expected_seconds(images: int, columns: int, classes: int, penalties: int, device: torch.device) -> float:
-    """What solving for that many penalties is likely to take, from one pass over features of a part of these images."""
+    """What solving for that many penalties is likely to take, from axes and one pass for a part of so many images."""
     rows = min(images, TIMED_ROWS)
-    features_NC = torch.zeros(rows, columns, device=device)
-    one = Regression(features_NC, torch.arange(rows, device=device) % classes, classes)
-    one.pass_over()  # the first is slower
+    features_NC = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).to(device)
+    label_N = torch.arange(rows, device=device) % classes
     began = time.perf_counter()
+    one = Regression(features_NC, label_N, classes)
+    one.pass_over()  # the first is slower
+    ready = time.perf_counter()
     one.pass_over()
-    return (time.perf_counter() - began) * images / rows * USUAL_PASSES * penalties
+    return ready - began + (time.perf_counter() - ready) * images / rows * USUAL_PASSES * penalties
 
 
 def _chunks(images: int) -> list[slice]:

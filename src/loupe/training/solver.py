@@ -43,10 +43,14 @@ def check_memory(model: Classifier, stage: Stage, number: int, images: int) -> N
 
 def solving_seconds(model: Classifier, stage: Stage, images: int) -> float:
     """About how long solving the stage takes on that many training images, from one timed pass over a part of them."""
-    layer = _logits(model)
-    return expected_seconds(
-        views_of(stage) * images, layer.in_features, layer.out_features, stage.epochs, layer.weight.device
-    )
+    layer, rows = _logits(model), views_of(stage) * images
+    device = _device(layer.weight.device, 4 * rows * layer.in_features)
+    return expected_seconds(rows, layer.in_features, layer.out_features, stage.epochs, device)
+
+
+def _device(device: torch.device, feature_bytes: int) -> torch.device:
+    """Where heads are solved: on an NVIDIA GPU with room for the features, else on the CPU."""
+    return device if device.type == "cuda" and feature_bytes <= room_bytes(device) else torch.device("cpu")
 
 
 def _logits(model: Classifier) -> nn.Linear:
@@ -123,10 +127,8 @@ class Solver:
         return features_NC, label_N
 
     def _regression(self, features_NC: np.ndarray, place_N: np.ndarray) -> Regression:
-        """Over the classes that there are, on the GPU where there is one with room for the features."""
-        device = self.learner.arithmetic.device
-        if device.type != "cuda" or features_NC.nbytes > room_bytes(device):
-            device = torch.device("cpu")
+        """Over the classes that there are."""
+        device = _device(self.learner.arithmetic.device, features_NC.nbytes)
         features, place = torch.from_numpy(features_NC).to(device), torch.from_numpy(place_N).to(device)
         weights_K = self.learner.class_weights_K
         weight_N = None if weights_K is None else weights_K.cpu()[torch.from_numpy(self.classes)].to(device)[place]
