@@ -97,7 +97,7 @@ def forget(optimizer: torch.optim.Optimizer) -> None:
     """Sets to 0 what an optimizer on a CPU remembers in numbers below float32's normal ones.
 
     They are what is left of the gradients of units that died. They move no weight, never decay to 0 by themselves, and
-    make the processor a hundred times slower: up to 10 times for a whole step of Adam.
+    take a processor many times as long as other numbers.
     """
     for state in optimizer.state.values():
         for value in state.values():
