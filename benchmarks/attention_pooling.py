@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 import loupe
 from loupe.augment.pipeline import evaluation_view
-from loupe.data.batches import Feed
+from loupe.data.pixels.batches import BatchLoader
+from loupe.devices import Compute
 from loupe.evaluate.intervals import wilson
 from loupe.models.engine import engine
-from loupe.runtime import Arithmetic
 from subsets import cifar_subset, finished, percent
 
 FILE = "tf_efficientnet_lite0.in1k.safetensors"
@@ -79,11 +79,11 @@ def maps_of(run: loupe.Run, data: Path) -> Maps:
     """The last maps [N, C, H, W] and the labels of each split's images, as evaluation sees them."""
     images, split = run.own_images(data)
     model = run.model.eval()
-    computes, _ = engine(model.trunk, Arithmetic(torch.device("cpu"), "fp32"), model.preprocessing.size_px)
+    computes, _ = engine(model.trunk, Compute(torch.device("cpu"), "fp32"), model.preprocessing.size_px)
     found = {}
     for part in ("train", "val", "test"):
         rows_N = getattr(split, part)
-        batches = Feed(images.store, images.table.labels, torch.device("cpu")).batches(rows_N, 32)
+        batches = BatchLoader(images.store, images.table.labels, torch.device("cpu")).batches(rows_N, 32)
         made = computes.run(evaluation_view(batch.x_BCHW, model.preprocessing) for batch in batches)
         map_NHWC = torch.from_numpy(np.concatenate(list(made)))
         found[part] = map_NHWC.permute(0, 3, 1, 2), torch.from_numpy(images.table.labels[rows_N])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from loupe.augment.pipeline import Augmenter, evaluation_view
-from loupe.recipe import AugmentSpec, Preprocessing
+from loupe.config.recipe import AugmentSpec, Preprocessing
 
 PATHS = {
     "nothing": AugmentSpec(),

@@ -18,17 +18,17 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from loupe.architecture import BackboneSpec
 from loupe.augment.pipeline import evaluation_view
-from loupe.console import Console
-from loupe.data.batches import Feed
-from loupe.data.prepare import load_images
-from loupe.data.sources import open_table
-from loupe.ledger import cache_folder
-from loupe.models import backbones
+from loupe.cache import cache_folder
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Preprocessing
+from loupe.data.pixels.batches import BatchLoader
+from loupe.data.pixels.prepare import load_images
+from loupe.data.sources.open import open_table
+from loupe.devices import Compute, keep_freed_memory
+from loupe.log import Console
 from loupe.models.engine import Engine, OpenVinoEngine, TorchEngine
-from loupe.recipe import Preprocessing
-from loupe.runtime import Arithmetic, keep_freed_memory
+from loupe.models.timm import backbones
 
 BATCH = 32
 CPU = torch.device("cpu")
@@ -49,10 +49,10 @@ def main() -> None:
     sizes = backbones.preprocessing(spec)
     blocks = backbones.backbone(spec, sizes, ("cat", "dog"), 0).eval().trunk
     contenders: dict[str, Engine] = {
-        "PyTorch fp32": TorchEngine(blocks, Arithmetic(CPU, "fp32")),
-        "PyTorch bf16": TorchEngine(blocks, Arithmetic(CPU, "bf16")),
-        "OpenVINO fp32": OpenVinoEngine(blocks, Arithmetic(CPU, "fp32"), sizes.size_px),
-        "OpenVINO bf16": OpenVinoEngine(blocks, Arithmetic(CPU, "bf16"), sizes.size_px),
+        "PyTorch fp32": TorchEngine(blocks, Compute(CPU, "fp32")),
+        "PyTorch bf16": TorchEngine(blocks, Compute(CPU, "bf16")),
+        "OpenVINO fp32": OpenVinoEngine(blocks, Compute(CPU, "fp32"), sizes.size_px),
+        "OpenVINO bf16": OpenVinoEngine(blocks, Compute(CPU, "bf16"), sizes.size_px),
     }
     feed, rows_N = photographs(given.data / "cats_vs_dogs", sizes)
     chosen = np.random.default_rng(0).permutation(rows_N)
@@ -72,7 +72,7 @@ def main() -> None:
 def compare(
     contenders: dict[str, Engine],
     seconds: dict[str, list[float]],
-    feed: Feed,
+    feed: BatchLoader,
     rows_N: np.ndarray,
     sizes: Preprocessing,
     images: int,
@@ -95,13 +95,13 @@ def compare(
         )
 
 
-def photographs(folder: Path, sizes: Preprocessing) -> tuple[Feed, np.ndarray]:
+def photographs(folder: Path, sizes: Preprocessing) -> tuple[BatchLoader, np.ndarray]:
     console = Console(quiet=True)
     images = load_images(open_table(folder, console=console), sizes, cache=cache_folder(), console=console)
-    return Feed(images.store, images.table.labels, CPU), np.arange(len(images.table))
+    return BatchLoader(images.store, images.table.labels, CPU), np.arange(len(images.table))
 
 
-def views(feed: Feed, rows_N: np.ndarray, sizes: Preprocessing) -> Iterator[Tensor]:
+def views(feed: BatchLoader, rows_N: np.ndarray, sizes: Preprocessing) -> Iterator[Tensor]:
     return (evaluation_view(batch.x_BCHW, sizes) for batch in feed.batches(rows_N, BATCH))
 
 

@@ -19,11 +19,11 @@ from torchvision.transforms.functional import gaussian_blur
 
 import loupe
 from loupe.augment.pixels import centre_crop, normalise
-from loupe.evaluate.activation_maps import METHODS, class_maps
-from loupe.evaluate.filters import REGULARISATIONS
-from loupe.evaluate.layouts import choose_layer
 from loupe.evaluate.predictions import Predictions
-from loupe.report.explanation import overlay
+from loupe.explain.cam import METHODS, class_maps
+from loupe.explain.feature_maps import choose_layer
+from loupe.explain.filters import REGULARISATIONS
+from loupe.report.explain_page import overlay
 
 AREA = 0.2
 BATCH = 16

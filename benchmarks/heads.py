@@ -21,14 +21,14 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from loupe.console import Console
-from loupe.data.prepare import load_images
-from loupe.data.sources import open_table
-from loupe.label_check import preprocessing_for
-from loupe.ledger import cache_folder
+from loupe.cache import cache_folder
+from loupe.data.pixels.prepare import load_images
+from loupe.data.sources.open import open_table
+from loupe.devices import Compute
+from loupe.labels.find import preprocessing_for
+from loupe.log import Console
 from loupe.recipes.resolve import resolve
 from loupe.recipes.transfer import SOLVED
-from loupe.runtime import Arithmetic
 from loupe.training.features import features
 from loupe.training.logistic import MOST_STEPS, Regression
 from loupe.training.solver import strength
@@ -90,7 +90,7 @@ def of_cifar(data: Path) -> tuple[np.ndarray, np.ndarray]:
     )
     preprocessing = preprocessing_for(recipe)
     images = load_images(table, preprocessing, cache=cache_folder(), console=console)
-    arithmetic = Arithmetic(torch.device("cpu"), "fp32")
+    arithmetic = Compute(torch.device("cpu"), "fp32")
     folder = cache_folder() / "frozen"
     found = features(recipe.model, preprocessing, images, arithmetic=arithmetic, folder=folder, console=console)
     train_N = np.array([split == "train" for split in table.splits])

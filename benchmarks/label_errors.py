@@ -23,17 +23,18 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from loupe import label_check, ledger
-from loupe.console import Console
-from loupe.data.sources import open_table
-from loupe.data.split import Split, assign
+from loupe.cache import cache_folder
+from loupe.config.recipe import SplitSpec
+from loupe.data.sources.open import open_table
+from loupe.data.splits.split import Split, assign
 from loupe.data.table import ImageTable
+from loupe.devices import Compute, choose_device
 from loupe.evaluate.intervals import wilson
-from loupe.evaluate.label_errors import compared
-from loupe.label_check import LabelReport, check_labels
-from loupe.recipe import SplitSpec
-from loupe.runtime import Arithmetic, choose_device
-from loupe.training.cross_fit import STRENGTHS
+from loupe.labels import find
+from loupe.labels.confident import compared
+from loupe.labels.cross_fit import STRENGTHS
+from loupe.labels.find import LabelReport, check_labels
+from loupe.log import Console
 from loupe.training.features import features
 from setting import commit, machine
 from subsets import cifar_subset
@@ -128,11 +129,11 @@ def solved(features_NC: np.ndarray, label_N: np.ndarray, rows_N: np.ndarray, spl
 
 
 def _features(table: ImageTable, weights: str, size_px: int | None) -> np.ndarray:
-    recipe, network = label_check.recipe_for(None, table, None, weights, size_px, 0, QUIET)
-    preprocessing = label_check.preprocessing_for(recipe)
-    images = label_check.images_for(table, preprocessing, False, QUIET)
-    arithmetic = Arithmetic(choose_device("cpu"), "fp32")
-    folder = ledger.cache_folder() / "frozen"
+    recipe, network = find.recipe_for(None, table, None, weights, size_px, 0, QUIET)
+    preprocessing = find.preprocessing_for(recipe)
+    images = find.images_for(table, preprocessing, False, QUIET)
+    arithmetic = Compute(choose_device("cpu"), "fp32")
+    folder = cache_folder() / "frozen"
     return features(network, preprocessing, images, arithmetic=arithmetic, folder=folder, console=QUIET)
 
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import loupe
-from loupe.data.split import Split, assign
+from loupe.config.recipe import SplitSpec
+from loupe.data.splits.split import Split, assign
 from loupe.data.table import ImageTable
 from loupe.evaluate.predictions import read_splits
-from loupe.recipe import SplitSpec
 
 RESAMPLES = 10_000
 

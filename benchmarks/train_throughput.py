@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from loupe.console import Console
-from loupe.data.prepare import load_images
-from loupe.data.sources import open_table
-from loupe.ledger import cache_folder
-from loupe.recipe import Preprocessing
+from loupe.cache import cache_folder
+from loupe.config.recipe import Preprocessing
+from loupe.data.pixels.prepare import load_images
+from loupe.data.sources.open import open_table
+from loupe.log import Console
 from setting import commit, machine
 
 HERE = Path(__file__).resolve().parent

@@ -42,7 +42,7 @@ def bare():
     their own.
     """
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("loupe.report.page.write_page", lambda run: None)
+        patched.setattr("loupe.report.run_page.write_page", lambda run: None)
         patched.setitem(sys.modules, "openvino", None)
         patched.setattr("loupe.training.precision.fastest_precision", lambda *_: ("fp32", "precision fp32"))
         patched.setattr("loupe.training.precision.multiplies_bf16", lambda device: False)

@@ -52,14 +52,14 @@ def test_an_unknown_kind_is_refused(tmp_path):
 
 
 def test_the_help_names_every_kind():
-    from loupe.commands import listings
+    from loupe.cli import listings
 
     [option] = listings.cache.__annotations__["clear"].__metadata__
     assert all(kind in option.help for kind in cache.KINDS)
 
 
 def test_the_command_shows_and_clears(tmp_path, monkeypatch, capsys):
-    from loupe.commands import listings
+    from loupe.cli import listings
 
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
     keep(tmp_path, "frozen", "one", 2048, 1)

@@ -8,9 +8,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import loupe
-from loupe import session
 from loupe.recipes.catalog import recipe
-from loupe.training.learner import Learner
+from loupe.runs import session
+from loupe.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("bare")
 STAGE = {"epochs": 1, "batch_size": 32}
@@ -29,7 +29,7 @@ def test_no_image_is_validated_on_that_was_trained_on_in_any_stage_or_after_resu
     """A lecture drew a new validation split for each continued training, and so validated on trained images."""
     trained: set[int] = set()
     validated: set[int] = set()
-    train_step, logits = Learner.train_step, session.predict.logits
+    train_step, logits = TrainStep.train_step, session.inference.logits
 
     def step(self, batch, partner, **where):
         if where["epoch"] == 1 and where["step"] == 2 and not trained_twice:
@@ -43,13 +43,13 @@ def test_no_image_is_validated_on_that_was_trained_on_in_any_stage_or_after_resu
         return logits(model, feed, rows_N, *rest)
 
     trained_twice: list[bool] = []
-    monkeypatch.setattr(Learner, "train_step", step)
-    monkeypatch.setattr(session.predict, "logits", seen)
+    monkeypatch.setattr(TrainStep, "train_step", step)
+    monkeypatch.setattr(session.inference, "logits", seen)
     with pytest.raises(Stopped):
         loupe.train(
             images(), recipe="digits", settings={"stages": [STAGE, STAGE, STAGE]}, output=tmp_path, name="d", quiet=True
         )
-    loupe.run.resume(tmp_path / "d", images(), quiet=True)
+    loupe.runs.train.resume(tmp_path / "d", images(), quiet=True)
     assert trained_twice, "it was interrupted"
     assert len(trained) == 320
     assert len(validated) == 80, "validation and, at the end, test"

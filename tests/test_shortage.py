@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
-from loupe import disk, ledger
+from loupe import files, rundir
 from loupe.errors import LoupeError, enough_memory, of_disk
-from loupe.ledger import RunDirectory, count_looks, record_look
+from loupe.rundir import RunDirectory, count_looks, record_look
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.78 GiB of which 1.2 GiB is free. "
@@ -73,7 +73,7 @@ def test_a_look_that_cannot_be_counted_is_none(tmp_path, monkeypatch):
     def closed(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(ledger, "FileLock", closed)
+    monkeypatch.setattr(rundir, "FileLock", closed)
     with pytest.raises(LoupeError, match=r"Permission denied.*looks at test images are counted there"):
         record_look(tmp_path, "hash", "run")
     assert count_looks(tmp_path, "hash") == 0
@@ -86,7 +86,7 @@ def test_nothing_takes_the_place_of_a_pipe_or_a_device(tmp_path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR)
     try:
-        disk.write_atomic(pipe, "a,b\n")
+        files.write_atomic(pipe, "a,b\n")
         assert pipe.is_fifo()
         assert os.read(reader, 100) == b"a,b\n"
     finally:

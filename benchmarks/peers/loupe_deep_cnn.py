@@ -15,25 +15,25 @@ import numpy as np
 import torch
 
 from loupe.augment.pipeline import Augmenter
-from loupe.console import Console
-from loupe.data.batches import Batch, Feed
-from loupe.data.prepare import pixel_statistics
-from loupe.data.store import RawStore
+from loupe.config.recipe import AugmentSpec, Preprocessing
+from loupe.data.pixels.batches import Batch, BatchLoader
+from loupe.data.pixels.prepare import pixel_statistics
+from loupe.data.pixels.store import RawStore
+from loupe.devices import Compute, StopSignal, keep_freed_memory
+from loupe.log import Console
 from loupe.models.cnn import cnn
 from loupe.models.summary import count_parameters
-from loupe.recipe import AugmentSpec, Preprocessing
 from loupe.recipes import catalog
-from loupe.runtime import Arithmetic, StopSignal, keep_freed_memory
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.loop import Trainer
 from loupe.training.precision import resolve
-from loupe.training.work import Work
+from loupe.training.stage_data import StageData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NOT_MEASURED = {"val_loss": None, "val_accuracy": None, "val_macro_f1": None}
 
 
-class TimedFeed(Feed):
+class TimedFeed(BatchLoader):
     """A feed that marks the clock whenever the loop asks for a batch."""
 
     clock: measure.Clock | None = None
@@ -69,12 +69,12 @@ def main() -> None:
         Trainer(
             model,
             stages=[stage],
-            prepare=lambda stage, first_epoch: Work(feed, feed, augmenter),
+            prepare=lambda stage, first_epoch: StageData(feed, feed, augmenter),
             train_N=train_N,
             validate=lambda network, work: NOT_MEASURED,
             checkpoints=Checkpoints(Path(folder)),
             on_epoch=lambda history: None,
-            arithmetic=Arithmetic(feed.device, precision),
+            arithmetic=Compute(feed.device, precision),
             class_weights_K=None,
             monitor=recipe.monitor,
             keep_best=False,

@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING, Any
 from loupe.errors import ImageError, LoupeError
 
 if TYPE_CHECKING:
-    from loupe.comparison import compare
-    from loupe.run import load, resume, train
-    from loupe.sweep import cross_validate
-    from loupe.trained import Run
+    from loupe.comparison.compare import compare
+    from loupe.comparison.sweep import cross_validate
+    from loupe.runs.run import Run
+    from loupe.runs.train import load, resume, train
 
 __all__ = ["ImageError", "LoupeError", "Run", "compare", "cross_validate", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name in {"load", "resume", "train"}:
-        from loupe import run
+        from loupe.runs import train
 
-        return getattr(run, name)
+        return getattr(train, name)
     if name == "compare":
-        from loupe.comparison import compare
+        from loupe.comparison.compare import compare
 
         return compare
     if name == "cross_validate":
-        from loupe.sweep import cross_validate
+        from loupe.comparison.sweep import cross_validate
 
         return cross_validate
     if name == "Run":
-        from loupe.trained import Run
+        from loupe.runs.run import Run
 
         return Run
     raise AttributeError(f"module 'loupe' has no attribute {name!r}")

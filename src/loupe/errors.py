@@ -30,6 +30,14 @@ class ImageError(LoupeError):
         return type(self), (self.path, self.reason)
 
 
+class StoppedError(LoupeError):
+    """Asked to stop, before any of it was lost."""
+
+
+class InterruptedRunError(LoupeError):
+    """Training was asked to stop; it has been saved and can go on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> LoupeError:
     """The error for a name that nobody knows, with the nearest known ones first."""
     names = sorted(known)

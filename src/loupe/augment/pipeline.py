@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from loupe.augment import geometry, pixels, random
+from loupe.config.recipe import AugmentSpec, Preprocessing
 from loupe.errors import LoupeError
-from loupe.recipe import AugmentSpec, Preprocessing
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

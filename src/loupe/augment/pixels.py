@@ -14,7 +14,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from loupe.augment.geometry import box_map
-from loupe.recipe import RGB
+from loupe.config.recipe import RGB
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

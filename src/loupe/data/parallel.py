@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from loupe.console import Console
 from loupe.data.processes import Processes
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
+from loupe.log import Console
 
 T = TypeVar("T")
 

@@ -1,7 +1,15 @@
-"""Accuracy by group: by patient, camera, place, or whatever the images' `group` says, to see where a network fails."""
+"""Accuracy by group, and missed images ranked by loss: where a network fails.
+
+A group is a patient, camera, place, or whatever the images' `group` says. The loss of an image is −log of the
+probability that the network gave its true class. A missed image of high loss deserves the first look: the network is
+far from the label, and where it is right, the label is wrong.
+"""
 
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from loupe.evaluate.metrics import proportion
 from loupe.evaluate.predictions import UNKNOWN, Predictions
@@ -35,3 +43,19 @@ def by_group(predictions: Predictions, groups: Sequence[str | None]) -> dict[str
     ]
     images = sum(map(len, members.values())) - sum(map(len, large.values()))
     return {"rows": shown, "left_out": {"groups": len(members) - len(large), "images": images}}
+
+
+def losses(predictions: Predictions) -> npt.NDArray[np.float64]:
+    """The loss of each image, [N]; nan where it has no label."""
+    log_p_NK = predictions.log_probabilities_NK
+    known = predictions.label != UNKNOWN
+    loss_N = np.full(len(predictions), np.nan)
+    loss_N[known] = -log_p_NK[known, predictions.label[known]]
+    return loss_N
+
+
+def ranked(predictions: Predictions) -> npt.NDArray[np.int64]:
+    """Positions of the mistakes, highest loss first; equal ones in their own order."""
+    wrong_M = np.flatnonzero((predictions.predicted != predictions.label) & (predictions.label != UNKNOWN))
+    order_M: npt.NDArray[np.int64] = wrong_M[np.argsort(-losses(predictions)[wrong_M], kind="stable")]
+    return order_M

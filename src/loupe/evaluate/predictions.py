@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from scipy.special import log_softmax
 
-from loupe import disk
-from loupe.data import split as splits
+from loupe import files
+from loupe.data.splits import split as splits
 from loupe.errors import LoupeError
 
 UNKNOWN = -1  # the label of an image that has none
@@ -152,7 +152,7 @@ def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:
         )
     tables = (_to_table(split, some) for split, part in parts.items() for some in _in_turn(part))
     first = next(tables)
-    with disk.replacing(path) as file, pacsv.CSVWriter(file, first.schema) as writer:
+    with files.replacing(path) as file, pacsv.CSVWriter(file, first.schema) as writer:
         writer.write_table(first)
         for table in tables:
             writer.write_table(table)

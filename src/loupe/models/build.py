@@ -1,9 +1,9 @@
 """From a network as data to the network."""
 
-from loupe.architecture import BackboneSpec, Network
+from loupe.config.network import BackboneSpec, Network
+from loupe.config.recipe import Preprocessing
 from loupe.models import cnn
 from loupe.models.classifier import Classifier
-from loupe.recipe import Preprocessing
 
 
 def build(network: Network, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
@@ -13,7 +13,9 @@ def build(network: Network, preprocessing: Preprocessing, classes: tuple[str, ..
         LoupeError: the images do not suit it, or its pretrained weights cannot be had.
     """
     if isinstance(network, BackboneSpec):
-        from loupe.models import backbones  # timm takes seconds to import, which who does not use it should not wait
+        from loupe.models.timm import (
+            backbones,  # timm takes seconds to import, which who does not use it should not wait
+        )
 
         return backbones.backbone(network, preprocessing, classes, seed)
     return cnn.cnn(network, preprocessing, classes, seed)
@@ -22,7 +24,7 @@ def build(network: Network, preprocessing: Preprocessing, classes: tuple[str, ..
 def skeleton(network: Network, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
     """The network without memory for its weights (PyTorch's meta device): enough to count and to list."""
     if isinstance(network, BackboneSpec):
-        from loupe.models import backbones
+        from loupe.models.timm import backbones
 
         return backbones.skeleton(network, preprocessing, classes)
     return cnn.skeleton(network, preprocessing, classes)

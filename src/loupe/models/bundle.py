@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from pydantic import TypeAdapter
 
-from loupe.architecture import BackboneSpec, Network
-from loupe.disk import write_atomic
+from loupe.config.network import BackboneSpec, Network
+from loupe.config.recipe import Preprocessing
+from loupe.devices import Resolved
 from loupe.errors import LoupeError
+from loupe.files import write_atomic
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
-from loupe.recipe import Preprocessing
-from loupe.runtime import Resolved
 
 SCHEMA = 1
 NETWORK: TypeAdapter[Network] = TypeAdapter(Network)

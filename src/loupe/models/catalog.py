@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from loupe.architecture import BackboneSpec, CnnSpec, Network
+from loupe.config.network import BackboneSpec, CnnSpec, Network
 from loupe.errors import LoupeError
 from loupe.models import cnn
 
@@ -31,7 +31,7 @@ def network(name: str, weights: str | None = None) -> Network:
         raise LoupeError(f"{name} is trained from scratch: it takes no --weights.")
     if name in NETWORKS:
         return NETWORKS[name]()
-    from loupe.models import backbones  # timm takes seconds to import
+    from loupe.models.timm import backbones  # timm takes seconds to import
 
     backbones.check_name(name, also=NETWORKS)
     return BackboneSpec(backbone=name, weights=weights_name(weights or "timm"))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from loupe.config.recipe import Preprocessing
 from loupe.errors import LoupeError
-from loupe.recipe import Preprocessing
 
 
 class Classifier(nn.Module):

@@ -5,12 +5,12 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from loupe.architecture import CnnSpec, ConvBlock, Dense
+from loupe.config.network import CnnSpec, ConvBlock, Dense
+from loupe.config.recipe import Preprocessing
 from loupe.errors import LoupeError
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
 from loupe.models.layers import Dropout
-from loupe.recipe import Preprocessing
 
 
 def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:

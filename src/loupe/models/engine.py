@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loupe.runtime import Arithmetic
+from loupe.devices import Compute
 
 Array = np.ndarray[Any, np.dtype[Any]]
 IN_FLIGHT = 2
@@ -31,14 +31,14 @@ class Engine(Protocol):
         """float32 [B, ...] for each batch of inputs [B, 3, H, W], in their order; maps as [B, H, W, C]."""
 
 
-def engine_name(arithmetic: Arithmetic) -> str:
+def engine_name(arithmetic: Compute) -> str:
     """Which of the two will compute, and of what version; without building it."""
     if arithmetic.device.type == "cpu" and arithmetic.precision != "fp16" and find_spec("openvino"):
         return f"openvino {version('openvino')}"
     return f"torch {torch.__version__}"
 
 
-def engine(blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple[Engine, str]:
+def engine(blocks: nn.Sequential, arithmetic: Compute, size_px: int) -> tuple[Engine, str]:
     """The fastest there is for these blocks, and a word about why it is not OpenVINO where it might be."""
     if arithmetic.device.type != "cpu" or arithmetic.precision == "fp16":
         return TorchEngine(blocks, arithmetic), ""
@@ -57,9 +57,9 @@ class Engines:
     """The engine that was built last, to be had again: tracing and compiling a network takes seconds."""
 
     def __init__(self) -> None:
-        self._built: dict[tuple[str, Arithmetic, int], tuple[Engine, str]] = {}
+        self._built: dict[tuple[str, Compute, int], tuple[Engine, str]] = {}
 
-    def of(self, blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> tuple[Engine, str]:
+    def of(self, blocks: nn.Sequential, arithmetic: Compute, size_px: int) -> tuple[Engine, str]:
         """What `engine` gives, built now where the one before was of other blocks, weights or precision."""
         key = (digest_of(blocks), arithmetic, size_px)
         if key not in self._built:
@@ -80,7 +80,7 @@ def digest_of(blocks: nn.Sequential) -> str:
 class TorchEngine:
     """PyTorch, in the precision of the run."""
 
-    def __init__(self, blocks: nn.Sequential, arithmetic: Arithmetic) -> None:
+    def __init__(self, blocks: nn.Sequential, arithmetic: Compute) -> None:
         self.blocks = blocks
         self.arithmetic = arithmetic
         self.name = f"pytorch-{arithmetic.precision}"
@@ -117,7 +117,7 @@ def _arrived(rows: Tensor, arrival: torch.cuda.Event | None) -> Array:
 class OpenVinoEngine:
     """OpenVINO's CPU plugin, with as many threads as PyTorch has."""
 
-    def __init__(self, blocks: nn.Sequential, arithmetic: Arithmetic, size_px: int) -> None:
+    def __init__(self, blocks: nn.Sequential, arithmetic: Compute, size_px: int) -> None:
         import openvino as ov
 
         with warnings.catch_warnings():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from loupe.architecture import Dense
+from loupe.config.network import Dense
 from loupe.models.layers import AveragePool, Dropout, Flatten
 
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from loupe.architecture import BackboneSpec
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Preprocessing
 from loupe.errors import unknown_name
-from loupe.models import backbones
 from loupe.models.build import skeleton
 from loupe.models.catalog import NETWORKS, network
 from loupe.models.summary import count_parameters, layer_table
-from loupe.recipe import Preprocessing
+from loupe.models.timm import backbones
 
 OWN_PX = 32  # at which a network of ours is shown when no size is named
 

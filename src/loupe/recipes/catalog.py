@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+from loupe.config.recipe import Recipe
 from loupe.errors import unknown_name
-from loupe.recipe import Recipe
-from loupe.recipes import from_scratch, published, published_transfer, quick, transfer
+from loupe.recipes import from_scratch, transfer
+from loupe.recipes.published import from_scratch as published
+from loupe.recipes.published import quick
+from loupe.recipes.published import transfer as published_transfer
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-plain": from_scratch.digits_plain,

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from functools import cache
 
+from loupe.config.recipe import Recipe
 from loupe.errors import LoupeError
 from loupe.models.catalog import NETWORKS
-from loupe.recipe import Recipe
 from loupe.recipes import catalog
 from loupe.recipes.transfer import BACKBONE
 
@@ -53,7 +53,7 @@ def choose(
 @cache
 def without_weights(backbone: str) -> str | None:
     """Why the weights of a backbone cannot be had, in words; None where they can: they are fetched, and stay here."""
-    from loupe.models import backbones  # timm takes seconds to import
+    from loupe.models.timm import backbones  # timm takes seconds to import
 
     try:
         backbones.fetch(backbone)

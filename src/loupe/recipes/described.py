@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from loupe.config.recipe import Preprocessing, Recipe
 from loupe.models.build import skeleton
 from loupe.models.summary import count_parameters
-from loupe.recipe import Preprocessing, Recipe
-from loupe.recipes.experiments import experiment
+from loupe.recipes.published.experiments import experiment
 
 
 def described(recipe: Recipe) -> dict[str, Any]:

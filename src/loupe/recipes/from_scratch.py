@@ -1,9 +1,9 @@
 """Recipes that need no pretrained weights: what `loupe train` takes when no recipe is named."""
 
-from loupe.architecture import CnnSpec
+from loupe.config.network import CnnSpec
+from loupe.config.optimizer import Adam, OneCycle
+from loupe.config.recipe import AugmentSpec, InputSpec, Recipe, Stage
 from loupe.models.cnn import deep_cnn, digits_cnn, photo_cnn
-from loupe.optimization import Adam, OneCycle
-from loupe.recipe import AugmentSpec, InputSpec, Recipe, Stage
 
 
 def digits() -> Recipe:

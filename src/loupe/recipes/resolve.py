@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from loupe import settings
-from loupe.architecture import BackboneSpec, Network
-from loupe.console import Console
-from loupe.data import catalog as datasets
-from loupe.data.prepare import typical_px
+from loupe.config import overrides
+from loupe.config.network import BackboneSpec, Network
+from loupe.config.optimizer import Logistic
+from loupe.config.recipe import InputSpec, Preprocessing, Recipe
+from loupe.data.pixels.prepare import typical_px
+from loupe.data.sources import datasets
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
+from loupe.log import Console
 from loupe.models.catalog import network, weights_name
-from loupe.optimization import Logistic
-from loupe.recipe import InputSpec, Preprocessing, Recipe
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
-from loupe.recipes.experiments import experiment
+from loupe.recipes.published.experiments import experiment
 
 # Random crops need room around the part that evaluation sees.
 CROP_ROOM = 1.15
@@ -55,8 +55,8 @@ def resolve(
     recipe = _choose(wanted, table, dataset, model, weights, console)
     if model is not None or weights is not None:
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
-    recipe = settings.override(recipe, extra)  # which optimizer a stage has says which flags it takes
-    recipe = settings.override(settings.override(recipe, _flag_settings(recipe, flags)), extra)
+    recipe = overrides.override(recipe, extra)  # which optimizer a stage has says which flags it takes
+    recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # refused now, and not after the training
     stages = tuple(stage.model_copy(update={"views": stage.settled_views}) for stage in recipe.stages)
@@ -99,7 +99,7 @@ def _choose(
         console.say(f"{reason}. Others: loupe recipes")
         return recipe
     if Path(wanted).suffix in {".yaml", ".yml"}:
-        return settings.load(Path(wanted))
+        return overrides.load(Path(wanted))
     return catalog.recipe(str(wanted))
 
 
@@ -157,7 +157,7 @@ def _with_input(recipe: Recipe, table: ImageTable, console: Console) -> Recipe:
 
 def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> InputSpec:
     """What the backbone was trained with, where the recipe says nothing else."""
-    from loupe.models import backbones  # timm takes seconds to import
+    from loupe.models.timm import backbones  # timm takes seconds to import
 
     own = backbones.preprocessing(spec)
     size_px = given.size_px or own.size_px

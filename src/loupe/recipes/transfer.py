@@ -1,8 +1,8 @@
 """Recipes that start from a pretrained backbone: what is frozen is computed once, and only the rest is trained."""
 
-from loupe.architecture import BackboneSpec
-from loupe.optimization import Adam, Logistic, OneCycle
-from loupe.recipe import AugmentSpec, Recipe, Stage
+from loupe.config.network import BackboneSpec
+from loupe.config.optimizer import Adam, Logistic, OneCycle
+from loupe.config.recipe import AugmentSpec, Recipe, Stage
 
 # Small, quick on a CPU, and trained on ImageNet: what is taken when no --model is named.
 BACKBONE = "tf_efficientnet_lite0"

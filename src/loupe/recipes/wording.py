@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from loupe.architecture import CnnSpec
-from loupe.optimization import Adam, Logistic, Muon, RmsProp, Sgd
-from loupe.recipe import AugmentSpec, Recipe, Stage
+from loupe.config.network import CnnSpec
+from loupe.config.optimizer import Adam, Logistic, Muon, RmsProp, Sgd
+from loupe.config.recipe import AugmentSpec, Recipe, Stage
 
 
 def training(recipe: Recipe) -> str:

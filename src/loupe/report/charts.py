@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from loupe.console import duration
+from loupe.log import duration
 from loupe.report import figures
 from loupe.report.figures import Curve
 

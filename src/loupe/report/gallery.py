@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from loupe.disk import write_atomic
+from loupe.files import write_atomic
 
 LARGEST_PX = 160
 LOSSLESS_PX = 64

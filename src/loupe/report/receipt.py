@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loupe.console import command_line
+from loupe.log import command_line
 from loupe.report import texts
 
 HIDDEN = {"command", "skip_damaged", "open_test"}  # the page shows the command, and whether the test was opened

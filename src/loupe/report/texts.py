@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from loupe import console
+from loupe import log
 
 UNDEFINED = "–"
 UNIT = "\N{NO-BREAK SPACE}%"
@@ -44,12 +44,12 @@ def interval(metric: Mapping[str, Any], *, as_percent: bool = False) -> str | No
 
 def duration(seconds: float | None) -> str:
     """Two units at most, as `console.duration`."""
-    return UNDEFINED if seconds is None else console.duration(seconds)
+    return UNDEFINED if seconds is None else log.duration(seconds)
 
 
 def spent(seconds: float | None) -> str:
     """A time that was measured, or is not known."""
-    return "unknown" if seconds is None else console.duration(seconds)
+    return "unknown" if seconds is None else log.duration(seconds)
 
 
 def several(amount: int, one: str, many: str | None = None) -> str:

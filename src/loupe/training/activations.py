@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from loupe.disk import sync_folder, write_atomic
+from loupe.files import sync_folder, write_atomic
 
 # What is written between two marks of progress; a killed process repeats no more than that.
 SAFE_EVERY_BYTES = 64 * 2**20

@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from loupe.console import Console
-from loupe.disk import sync_folder, write_synced
 from loupe.errors import LoupeError
+from loupe.files import sync_folder, write_synced
+from loupe.log import Console
 
 Tensors = dict[str, Tensor]
 

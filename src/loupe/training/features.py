@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loupe.architecture import BackboneSpec
-from loupe.console import Console
-from loupe.data.batches import Feed
-from loupe.data.prepare import Images
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Preprocessing
+from loupe.data.pixels.batches import BatchLoader
+from loupe.data.pixels.prepare import Images
+from loupe.devices import Compute, StopSignal
 from loupe.errors import LoupeError
+from loupe.log import Console
 from loupe.models.build import build
 from loupe.models.engine import Engines
-from loupe.recipe import Preprocessing
-from loupe.runtime import Arithmetic, StopSignal
 from loupe.training.frozen import PASS_BATCH, FrozenPass
 from loupe.training.precision import resolve_frozen
 
@@ -45,7 +45,7 @@ def features(
     assert not network.hidden
     model = build(network, preprocessing, images.table.classes, seed=0).to(device)
     model.learn("head")
-    feed, rows_N = Feed(images.store, images.table.labels, device), np.arange(len(images.table))
+    feed, rows_N = BatchLoader(images.store, images.table.labels, device), np.arange(len(images.table))
     engines = Engines()
     precision, reason = resolve_frozen(
         "auto", asked="auto", run="fp32", model=model, feed=feed, rows_N=rows_N, engines=engines
@@ -58,7 +58,7 @@ def features(
         feed,
         images.content,
         folder,
-        Arithmetic(device, precision),
+        Compute(device, precision),
         console,
         StopSignal(),  # not entered: Ctrl-C ends the command at once
         engines,

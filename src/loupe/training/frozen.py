@@ -21,16 +21,16 @@ import PIL
 from torch import Tensor, nn
 
 from loupe.augment.pipeline import Augmenter, evaluation_view
-from loupe.console import Console, duration, size_text
-from loupe.data import decode
-from loupe.data.batches import Batch, Feed, room_bytes
-from loupe.errors import LoupeError
+from loupe.data.pixels import decode
+from loupe.data.pixels.batches import Batch, BatchLoader, room_bytes
+from loupe.devices import Compute, StopSignal
+from loupe.errors import StoppedError
+from loupe.log import Console, duration, size_text
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, Engines, digest_of, engine_name
-from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import activations
+from loupe.training.activation_loader import ActivationLoader, placed
 from loupe.training.activations import Array
-from loupe.training.feeds import FrozenFeed, placed
 
 SPARE_DISK_BYTES = 2**30
 PASS_BATCH = 32
@@ -39,10 +39,6 @@ View = Callable[[Batch], Tensor]
 
 # Half precision is tried first; what does not fit it is kept whole.
 DTYPES: tuple[type[np.floating[Any]], ...] = (np.float16, np.float32)
-
-
-class StoppedError(LoupeError):
-    """Asked to stop in the middle of the frozen pass; what was computed is kept."""
 
 
 class HalfPrecisionError(ArithmeticError):
@@ -62,10 +58,10 @@ class FrozenPass:
 
     model: Classifier
     network: str
-    feed: Feed
+    feed: BatchLoader
     content: tuple[str, ...]
     folder: Path
-    arithmetic: Arithmetic
+    arithmetic: Compute
     console: Console
     stop: StopSignal
     engines: Engines = field(default_factory=Engines)
@@ -82,7 +78,7 @@ class FrozenPass:
         """Of the frozen blocks: layers, weights, statistics."""
         return digest_of(self.blocks)
 
-    def evaluation(self, rows_N: np.ndarray) -> FrozenFeed | None:
+    def evaluation(self, rows_N: np.ndarray) -> ActivationLoader | None:
         """The images of these rows as evaluation sees them; None where they do not fit the disk.
 
         Those of all images are taken where they are there.
@@ -96,7 +92,7 @@ class FrozenPass:
         view = self._view({"kind": "evaluation"}, rows_N, self._evaluation_view)
         return None if view is None else self._feed([view], rows_N, 0)
 
-    def augmented(self, augmenter: Augmenter, epochs: Sequence[int], rows_N: np.ndarray) -> FrozenFeed | None:
+    def augmented(self, augmenter: Augmenter, epochs: Sequence[int], rows_N: np.ndarray) -> ActivationLoader | None:
         """The views that these rows' images have in `epochs`; None where they do not fit the disk."""
         views = []
         for number, epoch in enumerate(epochs):
@@ -114,12 +110,12 @@ class FrozenPass:
             views.append(view)
         return self._feed(views, rows_N, epochs[0])
 
-    def _feed(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> FrozenFeed:
+    def _feed(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> ActivationLoader:
         place_N = np.full(len(self.feed.labels_N), -1, np.int64)
         place_N[rows_N] = np.arange(len(rows_N))
         device = self.feed.device
         tensors = placed(views, device, room_bytes(device))
-        return FrozenFeed(tensors, place_N, self.feed.labels_N, device, first_epoch)
+        return ActivationLoader(tensors, place_N, self.feed.labels_N, device, first_epoch)
 
     def _evaluation_view(self, batch: Batch) -> Tensor:
         return evaluation_view(batch.x_BCHW, self.model.preprocessing)

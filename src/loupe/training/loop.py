@@ -12,20 +12,20 @@ from torch import Tensor
 
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
-from loupe.console import Console
-from loupe.data.batches import Batch, Feed, steps_in
+from loupe.config.optimizer import Logistic
+from loupe.config.recipe import Stage
+from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
+from loupe.devices import Compute, StopSignal
 from loupe.errors import LoupeError
+from loupe.log import Console
 from loupe.models.classifier import Classifier
-from loupe.optimization import Logistic
-from loupe.recipe import Stage
-from loupe.runtime import Arithmetic, StopSignal
 from loupe.training import schedules
+from loupe.training.activation_loader import ActivationLoader
 from loupe.training.checkpoint import Checkpoints, Snapshot
-from loupe.training.feeds import FrozenFeed
-from loupe.training.learner import Learner
-from loupe.training.progress import Clock, Position, Row, epoch_line, note, title
 from loupe.training.solver import Solver, check_memory
-from loupe.training.work import Work
+from loupe.training.stage_data import StageData
+from loupe.training.train_state import Clock, Row, TrainState, epoch_line, note, title
+from loupe.training.train_step import TrainStep
 
 # Reading a number off a GPU makes the CPU wait for it, so the loss is looked at only so often.
 LOOK_EVERY_STEPS = 20
@@ -56,21 +56,21 @@ class Trainer:
 
     model: Classifier
     stages: Sequence[Stage]
-    prepare: Callable[[Stage, int, bool], Work]
+    prepare: Callable[[Stage, int, bool], StageData]
     train_N: np.ndarray
-    validate: Callable[[Classifier, Work], Row]
+    validate: Callable[[Classifier, StageData], Row]
     checkpoints: Checkpoints
     on_epoch: Callable[[Sequence[Row]], None]
-    arithmetic: Arithmetic
+    arithmetic: Compute
     class_weights_K: Tensor | None
     monitor: str
     keep_best: bool
     console: Console
     stop: StopSignal
-    position: Position = field(default_factory=Position, init=False)
+    position: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in goes on
 
-    def fit(self) -> Position:
+    def fit(self) -> TrainState:
         """Trains to the end of the last stage, or until it is asked to stop.
 
         Raises:
@@ -78,7 +78,7 @@ class Trainer:
         """
         self._saved = self.checkpoints.load_last(self.console)
         if self._saved:
-            self.position = Position(**self._saved.values["position"])
+            self.position = TrainState(**self._saved.values["position"])
         self.checkpoints.forget_bests_after(self.position.best_epoch)
         while self.position.stage < len(self.stages):
             if not self._train_stage():
@@ -102,7 +102,7 @@ class Trainer:
         if solved:
             check_memory(self.model, stage, position.stage, len(self.train_N))
         work = self.prepare(stage, first_epoch, position.stage == len(self.stages) - 1)
-        learner = Learner(self.model, stage, work.augmenter, self.arithmetic, self.class_weights_K, work.first)
+        learner = TrainStep(self.model, stage, work.augmenter, self.arithmetic, self.class_weights_K, work.first)
         if snapshot:
             learner.restore(snapshot)
         del snapshot  # as large as the weights, the optimizer and the averaged weights together
@@ -118,7 +118,7 @@ class Trainer:
         position.stage, position.epoch = position.stage + 1, 0
         return True
 
-    def _train_epochs(self, learner: Learner, work: Work, solver: Solver | None) -> bool:
+    def _train_epochs(self, learner: TrainStep, work: StageData, solver: Solver | None) -> bool:
         """The epochs that the stage still has, or has patience for; False when asked to stop before their end."""
         position, stage = self.position, self.stage
         while position.epoch < stage.epochs and not self._patience_is_over():
@@ -142,7 +142,7 @@ class Trainer:
             self.console.say(f"stopped early: {position.stopped}.")
         return True
 
-    def _train_epoch(self, learner: Learner, feed: Feed | FrozenFeed) -> bool:
+    def _train_epoch(self, learner: TrainStep, feed: BatchLoader | ActivationLoader) -> bool:
         """The rest of the epoch that `position` stands in; False when asked to stop before its end."""
         position, stage, augmenter, train_N = self.position, learner.stage, learner.augmenter, self.train_N
         epoch = len(position.history)
@@ -191,7 +191,7 @@ class Trainer:
         position.sums, position.seconds = [loss * images, accuracy * images], clock.total()
         return True
 
-    def _settle(self, learner: Learner, solver: Solver, first_epoch: int) -> bool:
+    def _settle(self, learner: TrainStep, solver: Solver, first_epoch: int) -> bool:
         """Gives the head the best of the strengths, and keeps the network; it was not written for each of them.
 
         False when asked to stop.
@@ -204,7 +204,7 @@ class Trainer:
             self.checkpoints.save_best(position.best_epoch, learner.result.state_dict())
         return True
 
-    def _scores(self, learner: Learner, work: Work) -> Row:
+    def _scores(self, learner: TrainStep, work: StageData) -> Row:
         """The validation metrics, and with them the loss that is minimised: `val_objective` has the L2 term too."""
         scores = {**self.validate(learner.result, work), "val_objective": None}
         if scores["val_loss"] is not None:
@@ -247,7 +247,7 @@ class Trainer:
             f"--set stages.{position.stage}.clip_norm=1. The last good checkpoint is kept."
         )
 
-    def _save(self, learner: Learner) -> None:
+    def _save(self, learner: TrainStep) -> None:
         state = learner.state()
         values = {**state.values, "position": asdict(self.position)}
         self.checkpoints.save_last(Snapshot(state.tensors, values))

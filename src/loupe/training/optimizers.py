@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loupe.config.optimizer import Adam, Logistic, Muon, RmsProp, Sgd
+from loupe.config.recipe import Stage
 from loupe.models.classifier import Classifier
-from loupe.optimization import Adam, Logistic, Muon, RmsProp, Sgd
-from loupe.recipe import Stage
 from loupe.training import muon
 
 FORGET_EVERY_STEPS = 100

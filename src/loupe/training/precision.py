@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from loupe.augment.pipeline import Augmenter, evaluation_view
-from loupe.data.batches import Batch, Feed
+from loupe.config.recipe import Precision, Stage
+from loupe.data.pixels.batches import Batch, BatchLoader
+from loupe.devices import Compute, Resolved, fastest_precision, multiplies_bf16, precisions
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, TorchEngine
-from loupe.recipe import Precision, Stage
-from loupe.runtime import Arithmetic, Resolved, fastest_precision, multiplies_bf16, precisions
-from loupe.training.feeds import AsStored
+from loupe.training.activation_loader import IdentityAugment
 from loupe.training.frozen import PASS_BATCH
-from loupe.training.learner import Learner
+from loupe.training.train_step import TrainStep
 
 TIMED_STEPS = 3
 TIMED_PIXELS = 2**19
@@ -34,7 +34,7 @@ def resolve(
     *,
     stage: Stage,
     augmenter: Augmenter,
-    feed: Feed,
+    feed: BatchLoader,
     train_N: np.ndarray,
     class_weights_K: Tensor | None,
 ) -> tuple[Resolved, str]:
@@ -59,7 +59,7 @@ def resolve_frozen(
     asked: Precision,
     run: Resolved,
     model: Classifier,
-    feed: Feed,
+    feed: BatchLoader,
     rows_N: np.ndarray,
     engines: Engines,
 ) -> tuple[Resolved, str]:
@@ -91,14 +91,16 @@ def resolve_frozen(
     )
 
 
-def agreement(model: Classifier, precision: Resolved, *, feed: Feed, rows_N: np.ndarray, engines: Engines) -> float:
+def agreement(
+    model: Classifier, precision: Resolved, *, feed: BatchLoader, rows_N: np.ndarray, engines: Engines
+) -> float:
     """The mean cosine, over some images, between their features in that precision and in fp32; maps are averaged."""
     spread = np.unique(np.linspace(0, len(rows_N) - 1, min(PASS_BATCH, len(rows_N)), dtype=np.int64))
     batch = next(feed.batches(rows_N[spread], PASS_BATCH))
     x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
     blocks = copy.deepcopy(model.trunk).eval()
-    reduced, _ = engines.of(blocks, Arithmetic(feed.device, precision), model.preprocessing.size_px)
-    whole = TorchEngine(blocks, Arithmetic(feed.device, "fp32"))
+    reduced, _ = engines.of(blocks, Compute(feed.device, precision), model.preprocessing.size_px)
+    whole = TorchEngine(blocks, Compute(feed.device, "fp32"))
     one_BC, other_BC = (_unit(next(computes.run(iter([x_BCHW])))) for computes in (reduced, whole))
     return float((one_BC * other_BC).sum(axis=1).mean())
 
@@ -118,7 +120,7 @@ class TimedPass:
         images: in a pass.
     """
 
-    def __init__(self, model: Classifier, *, feed: Feed, train_N: np.ndarray) -> None:
+    def __init__(self, model: Classifier, *, feed: BatchLoader, train_N: np.ndarray) -> None:
         self._device = feed.device
         self._blocks = copy.deepcopy(model.trunk[: model.blocks_before("head")]).eval()
         batch = next(feed.batches(train_N[:PASS_BATCH], PASS_BATCH))
@@ -128,7 +130,7 @@ class TimedPass:
     @torch.inference_mode()
     def seconds(self, precision: Resolved) -> float:
         """What one pass takes in that precision."""
-        arithmetic = Arithmetic(self._device, precision)
+        arithmetic = Compute(self._device, precision)
         began = 0.0
         for number in range(1 + TIMED_STEPS):
             if number == 1:  # the first compiles kernels and fills caches
@@ -154,7 +156,7 @@ class TimedSteps:
         *,
         stage: Stage,
         augmenter: Augmenter,
-        feed: Feed,
+        feed: BatchLoader,
         train_N: np.ndarray,
         weights_K: Tensor | None,
         images: int | None = None,
@@ -168,7 +170,7 @@ class TimedSteps:
         batches = 2 if self._model.frozen else 1 + TIMED_STEPS  # what is frozen has to make them first
         rows_N = train_N[: self.images * batches]
         self._batches = [_past_frozen(self._model, batch) for batch in feed.batches(rows_N, self.images)]
-        self._views = AsStored(augmenter.seed) if self._model.frozen else augmenter
+        self._views = IdentityAugment(augmenter.seed) if self._model.frozen else augmenter
 
     def seconds(self, precision: Resolved) -> float:
         """What one step takes in that precision."""
@@ -180,16 +182,16 @@ class TimedSteps:
         learner.arithmetic.synchronize()
         return (time.perf_counter() - began) / TIMED_STEPS
 
-    def one(self, precision: Resolved) -> Learner:
+    def one(self, precision: Resolved) -> TrainStep:
         """Takes one step, and gives what took it."""
-        arithmetic = Arithmetic(self._device, precision)
+        arithmetic = Compute(self._device, precision)
         model = copy.deepcopy(self._model)
-        learner = Learner(model, self._stage, self._views, arithmetic, self._weights_K, model.frozen)
+        learner = TrainStep(model, self._stage, self._views, arithmetic, self._weights_K, model.frozen)
         self._step(learner, self._batches[0], 0)
         arithmetic.synchronize()
         return learner
 
-    def _step(self, learner: Learner, batch: Batch, step: int) -> None:
+    def _step(self, learner: TrainStep, batch: Batch, step: int) -> None:
         learner.train_step(batch, None, epoch=0, step=step, steps=step, lr=self._stage.lr)
 
 

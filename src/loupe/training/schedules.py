@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from loupe.optimization import Cosine, OneCycle, Plateau, Step
-from loupe.recipe import Stage
+from loupe.config.optimizer import Cosine, OneCycle, Plateau, Step
+from loupe.config.recipe import Stage
 
 
 def rate(stage: Stage, step: int, steps_per_epoch: int, monitored: Sequence[float]) -> float:

@@ -4,19 +4,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from loupe.console import Console, size_text
-from loupe.data.batches import room_bytes
+from loupe.config.optimizer import Logistic
+from loupe.config.recipe import Stage
 from loupe.data.memory import free_bytes
-from loupe.errors import LoupeError
-from loupe.evaluate.predict import batch_size
+from loupe.data.pixels.batches import room_bytes
+from loupe.devices import StopSignal
+from loupe.errors import LoupeError, StoppedError
+from loupe.evaluate.inference import batch_size
+from loupe.log import Console, size_text
 from loupe.models.classifier import Classifier
-from loupe.optimization import Logistic
-from loupe.recipe import Stage
-from loupe.runtime import StopSignal
-from loupe.training.frozen import StoppedError
-from loupe.training.learner import Learner
 from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds
-from loupe.training.work import Work, views_of
+from loupe.training.stage_data import StageData, views_of
+from loupe.training.train_step import TrainStep
 
 UNSEEN = 10.0  # how far below the least likely class one without training images starts
 FLOATS_BESIDE = 3  # the features of each image in each view: its label and its weight
@@ -81,8 +80,8 @@ class Solver:
 
     def __init__(
         self,
-        learner: Learner,
-        work: Work,
+        learner: TrainStep,
+        work: StageData,
         train_N: np.ndarray,
         first_epoch: int,
         console: Console,
@@ -101,7 +100,7 @@ class Solver:
         self.found: list[Solution] = []
 
     @torch.inference_mode()
-    def _features(self, work: Work, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, work: StageData, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """What the head's linear layer gets, for all views."""
         model, batch = self.learner.model, batch_size(self.learner.model.preprocessing.size_px)
         pool = nn.Sequential(*[layer for layer in model.head if layer is not self.logits])

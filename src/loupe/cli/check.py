@@ -1,0 +1,100 @@
+"""`loupe check`: what is wrong with the images of a set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console as RichConsole
+from rich.text import Text
+
+from loupe.cache import cache_folder
+from loupe.cli.options import Data, Json, Quiet, print_json
+from loupe.errors import LoupeError
+from loupe.log import Console, printable
+
+if TYPE_CHECKING:
+    from loupe.data.audit.near_duplicates import NearReport
+
+
+def check(
+    data: Data,
+    near: Annotated[
+        bool, typer.Option("--near", help="Look for near duplicates as well: re-encoded, cropped, mirrored copies.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="With --near: a page with the pairs, and FILE.pairs.csv with all of them."
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage.
+
+    Near duplicates (--near) are for your eye to judge, and do not change the exit code.
+    """
+    if report is not None and not near:
+        raise LoupeError("--report shows near duplicates: give --near too.")
+    code = _check(data, near=near, report=report, as_json=as_json, quiet=quiet)
+    raise typer.Exit(code)
+
+
+def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: bool) -> int:
+    """Looks at the images that `data` names, and returns the exit code: 1 on damage or leakage of whole files.
+
+    With `near`, near duplicates are looked for too; `report` is the page that then shows them, with a CSV beside it.
+    """
+    from loupe.data.audit.check import check as examine
+    from loupe.data.audit.near_duplicates import find_near, write_csv
+    from loupe.data.hashing import content_hashes
+    from loupe.data.sources.open import open_table
+    from loupe.report.check_page import write_page
+
+    if report is not None:
+        _make_room(report)
+    console = Console(quiet=quiet or as_json)
+    table = open_table(data, console=console)
+    for note in table.notes:
+        console.say(note)
+    content = content_hashes(table, console)
+    found = examine(table, content, console)
+    alike = find_near(table, content, cache=cache_folder(), console=console) if near else None
+    if report is not None and alike is not None:
+        write_page(report, table, found, alike)
+        write_csv(_rows_file(report), alike)
+    if as_json:
+        print_json(found.to_json() | {"near_duplicates": alike.to_json() if alike else None})
+        return 0 if found.ok else 1
+    screen = RichConsole(highlight=False)
+    found.render(screen, alike.findings() if alike else ())
+    if alike is not None:
+        _conclude(screen, alike, report)
+    return 0 if found.ok else 1
+
+
+def _conclude(screen: RichConsole, alike: "NearReport", report: Path | None) -> None:
+    """What follows from the near duplicates, and where they can be seen."""
+    for sentence in alike.conclusions():
+        screen.print(Text(sentence, style="yellow" if alike.pairs else "green"), soft_wrap=True)
+    if report is not None:
+        page, rows = printable(str(report)), printable(str(_rows_file(report)))
+        screen.print(Text(f"Side by side: {page}; every pair as a row: {rows}"), soft_wrap=True)
+    elif alike.pairs:
+        screen.print("To see them side by side: loupe check DATA --near --report check.html", markup=False)
+
+
+def _make_room(report: Path) -> None:
+    """Refuses before the long look what could not be written after it."""
+    if report.suffix.lower() not in {".html", ".htm"}:
+        raise LoupeError(f"--report is the page to write, as check.html; got {str(report)!r}.")
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        _rows_file(report).touch()
+    except OSError as error:
+        raise LoupeError(f"{report} cannot be written ({error.strerror or error}). Name another place.") from None
+
+
+def _rows_file(report: Path) -> Path:
+    """`check.pairs.csv` beside `check.html`: not `check.csv`, which may be the list of the images themselves."""
+    return report.with_suffix(".pairs.csv")

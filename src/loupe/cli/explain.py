@@ -1,0 +1,160 @@
+"""The command `loupe explain`: pages of what a network looks at, and of what its filters respond to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
+from loupe.errors import LoupeError
+from loupe.log import printable
+
+MOST_IMAGES = 500
+METHOD_NAMES = {"grad-cam": "Grad-CAM", "hires-cam": "HiResCAM"}
+
+if TYPE_CHECKING:
+    from loupe.explain.explanations import Explanation
+    from loupe.explain.filters import Response
+    from loupe.runs.run import Run
+
+
+def explain(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders or globs. Default: some of the run's own, missed first.")
+    ] = None,
+    filters: Annotated[
+        bool, typer.Option("--filters", help="Show what filters respond to, in place of images.")
+    ] = False,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="A layer, as report.html lists them, or a block of a vision transformer, such as trunk.block3. "
+            "Default: the last that holds places; of filters, up to three convolutions."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--class", help="Explain this class. Default: the predicted, and where missed the true."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="hires-cam (the default) or grad-cam.")] = None,
+    split: Annotated[str, typer.Option(help="Whose images, where none are given. A look at test is counted.")] = "val",
+    count: Annotated[int, typer.Option(min=1, help="How many images of the run, or filters of a layer.")] = 12,
+    to: Annotated[Path | None, typer.Option(help="The page to write. Default: explain.html, or filters.html.")] = None,
+    device: Device = "auto",
+    output: Output = Path("runs"),
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show where in images the evidence for a class lies. Or what filters respond to; write a page."""
+    if filters and (images or target or method):
+        raise LoupeError("--filters takes no images, --class or --method: pictures are made for the filters.")
+    if split not in {"val", "test"}:
+        raise LoupeError(f"--split is val or test; got {split!r}.")
+    to = to or Path("filters.html" if filters else "explain.html")
+    if not to.absolute().parent.is_dir():  # before the work, not after
+        raise LoupeError(f"--to {to}: there is no such folder. Make it, or choose another.")
+    from loupe.data.sources.folders import from_paths
+    from loupe.explain.cam import DEFAULT
+    from loupe.rundir import open_run
+    from loupe.runs.run import Run
+
+    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    if filters:
+        answer = _filters(done, layer, count, to, show=not as_json)
+    else:
+        way = method or DEFAULT
+        if images and (several := len(from_paths(images))) > MOST_IMAGES:
+            raise LoupeError(f"{several:,} images are too many for one page: name at most {MOST_IMAGES}.")
+        found = done.explain(
+            images or None, split=split, count=count, layer=layer, target=target, method=way, skip_damaged=skip_damaged
+        )
+        answer = {"method": way, "temperature": done.temperature} | _maps(done, found, layer, way, to, show=not as_json)
+    if as_json:
+        print_json({"run": str(done.path), **answer})
+
+
+def _maps(
+    done: "Run", found: "Sequence[Explanation]", layer: str | None, method: str, to: Path, *, show: bool
+) -> dict[str, Any]:
+    """Writes the page of class activation maps, prints a line for each image, and returns the answer for scripts."""
+    from loupe.explain.feature_maps import choose_layer
+    from loupe.report import explain_page as page
+
+    chosen = choose_layer(done.model, layer)
+    side = chosen.shape[1:]
+    facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Its map": f"{side[0]} × {side[1]}"}
+    if done.temperature != 1:
+        facts["Calibrated by"] = f"temperature {done.temperature:.3g}"
+    if any(one.label is not None for one in found):
+        facts["Missed"] = f"{sum(one.missed for one in found):,}"
+    _write(to, lambda: page.write_maps(to, found, facts, done.directory.name))
+    if show:
+        for one in found:
+            verdict = f"{one.label} taken for {one.predicted}" if one.missed else one.predicted
+            print(printable(f"{one.path}  {verdict} {one.probability:.1%}  {'; '.join(_places(one))}"))
+        print(printable(f"Page: {to}"))
+    return {"page": str(to), "layer": chosen.name, "map": side, "images": [_image(one) for one in found]}
+
+
+def _places(one: "Explanation") -> list[str]:
+    return [
+        f"{name}: strongest {found.place}, half in {found.half:.0%}" if found else f"{name}: no evidence"
+        for name, found in one.evidence.items()
+    ]
+
+
+def _image(one: "Explanation") -> dict[str, Any]:
+    evidence = {name: asdict(found) | {"place": found.place} if found else None for name, found in one.evidence.items()}
+    return {
+        "path": one.path,
+        "predicted": one.predicted,
+        "probability": one.probability,
+        "label": one.label,
+        "evidence": evidence,
+    }
+
+
+def _filters(done: "Run", layer: str | None, count: int, to: Path, *, show: bool) -> dict[str, Any]:
+    """Writes the page of filters, prints a line for each layer, and returns the answer for scripts."""
+    from loupe.explain.feature_maps import map_layers
+    from loupe.explain.filters import Ascent
+    from loupe.report import explain_page as page
+
+    ascent = Ascent()
+    found = done.filters(layer, count=count, ascent=ascent)
+    shapes = {name: known.shape for name, known in map_layers(done.model).items()}
+    _write(to, lambda: page.write_filters(to, found, ascent, shapes, done.directory.name))
+    layers = {name: [one for one in found if one.layer == name] for name in dict.fromkeys(one.layer for one in found)}
+    if show:
+        for name, several in layers.items():
+            print(printable(f"{name}: {len(several)} filters; {_medians(several)}"))
+        print(printable(f"Page: {to}"))
+    return {
+        "page": str(to),
+        "settings": asdict(ascent),
+        "layers": {name: [_response(one) for one in several] for name, several in layers.items()},
+    }
+
+
+def _medians(several: "Sequence[Response]") -> str:
+    rows = [_response(one)["response"] for one in several]
+    return "median response: " + ", ".join(f"{kind} {median(row[kind] for row in rows):.3g}" for kind in rows[0])
+
+
+def _response(one: "Response") -> dict[str, Any]:
+    from loupe.explain.filters import REGULARISATIONS
+
+    reached = dict(zip(REGULARISATIONS, one.activation_R, strict=True))
+    return {"filter": one.filter, "response": {"noise": one.noise_activation, **reached}}
+
+
+def _write(to: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise LoupeError(f"{to}: cannot be written: {error.strerror}. Choose another file with --to.") from None

@@ -1,0 +1,120 @@
+"""The command that looks for wrong labels. It imports what it needs when it runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loupe.cli.options import Data, Device, Json, Quiet, SkipDamaged, print_json
+
+if TYPE_CHECKING:
+    from loupe.labels.find import LabelReport
+
+FIRST_SHOWN = 20
+
+
+def labels(
+    data: Data,
+    model: Annotated[str | None, typer.Option(help="The backbone. Default: that of the recipe features.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the backbone: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels on a side. Default: the backbone's own.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Whose labels to examine; may be repeated. Default: train and val.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=3, help="How many parts take turns in being judged by the others.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds, and of splits that are not given.")] = 0,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: the data's, -labels.")
+    ] = None,
+    device: Device = "auto",
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Find labels that look wrong. Show the images, and measure what leaving them out is worth."""
+    from loupe.labels import export
+    from loupe.labels.find import check_labels
+
+    if to is not None:
+        export.check_new(to)  # refused now, and not after the work
+    report = check_labels(
+        data,
+        model=model,
+        weights=weights,
+        size_px=size,
+        splits=split or ("train", "val"),
+        number_of_folds=folds,
+        seed=seed,
+        device=device,
+        skip_damaged=skip_damaged,
+        quiet=quiet or as_json,
+    )
+    files = export.write(report, to or export.free_name(report.table.name))
+    if as_json:
+        print_json({**report.to_json(), "files": files})
+    else:
+        _show(report, files)
+
+
+def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from loupe.log import printable
+    from loupe.report.labels_page import in_words
+    from loupe.report.texts import percent
+
+    out = Console(highlight=False)
+    table = Table("image", "split", "label", "", "suggested", "", box=None)
+    table.columns[0].overflow = "fold"
+    for item in report.ranked[:FIRST_SHOWN]:
+        names = (escape(printable(item[key])) for key in ("path", "split", "label", "suggested"))
+        path, split, label, suggested = names
+        table.add_row(
+            *(path, split, label, percent(item["score"])),
+            *(suggested, percent(item["score_of_suggested"])),
+        )
+    if report.ranked:
+        out.print(table)
+    if len(report.ranked) > FIRST_SHOWN:
+        out.print(f"and {len(report.ranked) - FIRST_SHOWN:,} more.")
+    found = report.counts(report.suspect_rows)
+    parts = ", ".join(
+        f"{part} {found.get(part, 0):,} of {number:,}" for part, number in report.counts(report.rows_N.tolist()).items()
+    )
+    out.print(f"{len(report.ranked):,} of {len(report.rows_N):,} labels look wrong: {parts}.", soft_wrap=True)
+    if report.doubtful:
+        out.print(f"{len(report.doubtful):,} more are in doubt: another class is likelier, but not surely so.")
+    for sentence in in_words(report.effect) if report.ranked else []:
+        out.print(sentence, soft_wrap=True)
+    for line in _next(report, files):
+        out.print(escape(printable(line)), soft_wrap=True)
+
+
+def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
+    """What a person can do with what was found."""
+    from loupe.log import command_line
+
+    if not report.ranked:
+        return [f"Nothing is to be left out. What was examined: {files['page']}"]
+    lines = [f"Look at them: {files['page']}"]
+    if "kept" not in files:
+        return [
+            *lines,
+            "These images are not files, so that no list of them can be trained on: correct the labels where the data "
+            f"are made. {files['labels']} names the rows, the suspects first.",
+        ]
+    command = {name: command_line(["loupe", "train", files[name]]) for name in ("labels", "kept")}
+    found = report.counts(report.suspect_rows)
+    stay = " and ".join(f"{number:,} of {part}" for part, number in found.items() if part != "train")
+    staying = f" ({stay}: kept, or the model would be judged without its errors)" if stay else ""
+    return [
+        *lines,
+        f"Correct the column label in {files['labels']} (the suspects come first), or delete rows, then: "
+        + command["labels"],
+        f"Or leave out all suspects of the training images{staying}: {command['kept']}",
+    ]

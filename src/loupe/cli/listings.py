@@ -1,0 +1,83 @@
+"""The commands that list what there is: runs, recipes, models. Each imports what it needs when it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loupe.cli.options import Json, Output, print_json
+
+
+def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
+    """List what has been run, with its results."""
+    from loupe.cli import tables
+    from loupe.rundir import list_runs
+
+    found = list_runs(output)
+    if as_json:
+        print_json([{"run": str(run.path), "results": run.read_json("results.json")} for run in found])
+    else:
+        tables.print_runs(found, output)
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None, as_json: Json = False
+) -> None:
+    """List the recipes, or show one whole."""
+    from loupe.cli import tables
+    from loupe.recipes.catalog import RECIPES, recipe
+    from loupe.recipes.described import described
+
+    if name is None and as_json:
+        print_json({key: described(make()) for key, make in RECIPES.items()})
+    elif name is None:
+        tables.print_recipes([make() for make in RECIPES.values()])
+    elif as_json:
+        print_json(described(recipe(name)))
+    else:
+        print(recipe(name).to_yaml(), end="")
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="A model to show whole, or a part of the names to list.")] = None,
+    part: Annotated[str, typer.Option(help="What learns: head, last-block, last-N or all.")] = "all",
+    classes: Annotated[int, typer.Option(min=2, help="The number of outputs.")] = 10,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels on a side. Default: the model's own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models, ours and timm's, or show one. Layers, what of them learns, parameters."""
+    from loupe.cli import tables
+    from loupe.models import overview
+
+    if name is None or not overview.exists(name):
+        found = overview.matching(name or "")
+        if as_json:
+            print_json(found)
+        else:
+            tables.print_models(found, name)
+        return
+    shown = overview.overview(name, part=part, classes=classes, size_px=size)
+    if as_json:
+        print_json(shown)
+    else:
+        tables.print_model(shown)
+
+
+def cache(
+    clear: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Remove pixels, rows, frozen, datasets, content, or all of it.")
+    ] = None,
+    unused_days: Annotated[float, typer.Option(min=0, help="With --clear: only what was not used for so long.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Show what is kept between runs, or remove it. All of it (LOUPE_CACHE) can be made again."""
+    from loupe import cache as kept
+    from loupe.cache import cache_folder
+    from loupe.cli import tables
+
+    folder = cache_folder()
+    found = kept.entries(folder) if clear is None else kept.remove(folder, clear, unused_days)
+    if as_json:
+        print_json([{"kind": e.kind, "path": str(e.path), "bytes": e.size, "used": e.used} for e in found])
+    else:
+        tables.print_cache(found, folder, removed=clear is not None)

@@ -1,0 +1,96 @@
+"""The command line: thin. The commands parse, call and show; each imports what it needs when it runs."""
+
+import os
+import sys
+from importlib.metadata import version
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+
+from loupe.cli import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
+from loupe.errors import LoupeError, of_disk, of_memory
+from loupe.log import printable
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# In the order in which `loupe --help` lists them.
+COMMANDS = (
+    train.train,
+    predict.evaluate,
+    predict.predict,
+    compare.compare,
+    check.check,
+    labels.labels,
+    explain.explain,
+    report.report,
+    reproduce.reproduce,
+    listings.runs,
+    listings.recipes,
+    listings.models,
+    listings.cache,
+    doctor.doctor,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+INTERRUPTED = 130
+WRONG_USAGE = 2
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"loupe {version('loupe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _loupe(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, compare and ship image classifiers."""
+
+
+def main() -> None:
+    """The entry point: what a person can put right is one line, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a class name or a bar that the terminal's encoding lacks is no error
+            stream.reconfigure(errors="replace")
+    try:
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped.", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Prints an error that a person can put right and returns the exit code; raises any other again."""
+    error = _of_the_machine(error) or error
+    if isinstance(error, LoupeError) and not os.environ.get("LOUPE_DEBUG"):
+        interrupted = type(error).__name__ == "InterruptedRunError"  # by name, so that its module need not be loaded
+        print(printable(str(error)) if interrupted else f"error: {printable(str(error))}", file=sys.stderr)
+        return INTERRUPTED if interrupted else 1
+    if type(error).__name__ == "NoArgsIsHelpError":  # a command alone: what it takes
+        print(str(error))
+        return WRONG_USAGE
+    if hasattr(error, "format_message"):  # wrong usage, in the parser's own words
+        print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
+        return WRONG_USAGE
+    raise error
+
+
+def _of_the_machine(error: Exception) -> LoupeError | None:
+    """Memory and disks that are full, where nobody nearer to it knew more to say."""
+    if isinstance(error, OSError):
+        return of_disk(error, "the disk", "give the same command again, or name another folder")
+    return of_memory(error, "End other programs that hold it, or take another --device.")

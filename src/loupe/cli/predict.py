@@ -1,0 +1,89 @@
+"""`loupe evaluate` and `loupe predict`: what a trained classifier says of images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
+from loupe.errors import LoupeError
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
+    split: Annotated[str, typer.Option(help="val or test. Each look at test is counted.")] = "val",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Other labelled images. Those that are the run's own stay in the part that they were in."),
+    ] = None,
+    device: Device = "auto",
+    output: Output = Path("runs"),
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained classifier on a split. Or on other labelled images, with --data."""
+    if split not in {"train", "val", "test"}:
+        raise LoupeError(f"--split is val or test (or train); got {split!r}.")
+    from loupe.cli import tables
+    from loupe.rundir import open_run
+    from loupe.runs.run import Run
+
+    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    block = done.evaluate(split, data, skip_damaged=skip_damaged)
+    if as_json:
+        print_json({"run": str(done.path), "data": data, "split": split, **block})
+    else:
+        tables.print_block(block, split if data is None else f"{data} ({split})")
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
+    paths: Annotated[list[str], typer.Argument(help="Images, folders or globs.")],
+    to: Annotated[Path, typer.Option(help="The file to write.")] = Path("predictions.csv"),
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Below this probability an image stays unclassified.")
+    ] = None,
+    wanted_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Leaves so many images unclassified that, of the others, this share is right, as 0.99; the threshold "
+            "is chosen by the run's validation images.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    output: Output = Path("runs"),
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Classify images, and write a CSV. Shows how many fell into each class."""
+    if threshold is not None and wanted_precision is not None:
+        raise LoupeError("--threshold and --wanted-precision both say what stays unclassified. Give one of them.")
+    from loupe.cli import tables
+    from loupe.data.sources.folders import from_paths
+    from loupe.rundir import open_run
+    from loupe.runs.classify import check_place, check_threshold, check_top, label, write_csv
+    from loupe.runs.run import Run
+
+    check_place(to)
+    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    check_top(top, done.classes)
+    if done.temperature != 1:
+        done.console.say(f"probabilities are calibrated by temperature {done.temperature:.3g}")
+    if wanted_precision is not None:
+        chosen = done.threshold_for(wanted_precision)
+        threshold = chosen.value
+        done.console.say(str(chosen))
+    check_threshold(threshold or 0.0, done.classes)
+    predictions = done.predictions(from_paths(paths), skip_damaged=skip_damaged)
+    labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=done.temperature)
+    write_csv(to, labelled)
+    if as_json:
+        print_json(labelled.to_json())
+    else:
+        tables.print_histogram(labelled.counts(), to)

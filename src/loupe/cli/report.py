@@ -1,0 +1,58 @@
+"""`loupe report`: the pages of runs and of comparisons, drawn again from the files that they left."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loupe.cli.options import Json, Output, print_json
+from loupe.errors import LoupeError
+
+
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, or their names; or the JSON files of comparisons.")
+    ],
+    output: Output = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Draw the pages of runs or comparisons again. From their files, as after an update of Loupe."""
+    found = [_drawer(name, output) for name in runs]  # all of them, before the first is drawn
+    pages = []
+    for page, draw in found:
+        try:
+            draw()
+        except OSError as error:
+            raise LoupeError(
+                f"{page} cannot be written: {error.strerror or error}. Free space or give write permission, or copy "
+                "its folder to where you may write."
+            ) from None
+        pages.append(page)
+        if not as_json:
+            print(page)
+    if as_json:
+        print_json([{"run": str(page.parent), "report": str(page), "bytes": page.stat().st_size} for page in pages])
+
+
+def _drawer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
+    """The page of a run or a comparison, and what draws it."""
+    from loupe.report import comparison_page
+    from loupe.report import run_page as page
+    from loupe.rundir import open_run
+
+    if not name.endswith(".json"):
+        run = open_run(name, output)
+        return run.file("report.html"), lambda: page.write_page(run.path)
+    path = next((place for place in (Path(name), output / name) if place.is_file()), None)
+    if path is None:
+        raise LoupeError(f"there is no file {name}. `loupe compare` writes one of that kind beside its runs.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LoupeError(f"{path}: not JSON ({error}). Run loupe compare again.") from None
+    if not isinstance(content, dict) or "judgement" not in content:
+        raise LoupeError(f"{path} is not the JSON of a comparison. Give that of `loupe compare`, or a run.")
+    where = path.with_suffix(".html")
+    return where, lambda: comparison_page.write_page(where, content)

@@ -1,0 +1,274 @@
+"""Results as tables in the terminal, on standard output."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loupe.cache import KINDS, CacheEntry
+from loupe.config.recipe import Recipe
+from loupe.log import printable, size_text
+from loupe.models.catalog import NETWORKS
+from loupe.report import texts
+from loupe.rundir import RunDirectory, count_looks
+
+HEADLINES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "weighted_f1": "weighted F1",
+    "roc_auc": "ROC AUC",
+    "log_loss": "log loss",
+    "ece": "calibration error",
+}
+HISTOGRAM_WIDTH = 40
+
+
+def print_results(results: Mapping[str, Any], path: Path) -> None:
+    """The short summary at the end of a training."""
+    out = Console(highlight=False)
+    test, validation = results["test"], results["validation"]
+    table = Table("", *(name for name, block in (("validation", validation), ("test", test)) if block), box=None)
+    for key, name in HEADLINES.items():
+        table.add_row(name, *(_estimate(block[key]) for block in (validation, test) if block))
+    table.add_row("images", *(f"{block['images']:,}" for block in (validation, test) if block))
+    out.print(table)
+    if results.get("calibration"):
+        out.print(_calibration(results["calibration"]), soft_wrap=True)
+    parameters, seconds = results["parameters"], results["seconds"]
+    out.print(
+        f"{results['network']}, {parameters['total']:,} parameters ({parameters['non_trainable']:,} non-trainable); "
+        f"{results['epochs']} epochs of {seconds['epoch_mean']:.1f} s, "
+        f"weights of epoch {results['best_epoch']}; "
+        f"{results['images_per_second']:,.0f} images/s in {results['precision']} on {results['device']}.",
+        soft_wrap=True,
+    )
+    if seconds.get("frozen", 0) >= 0.05:
+        out.print(f"What is frozen was computed once, or found, in {seconds['frozen']:.1f} s.")
+    if results["damaged"]:
+        out.print(f"{results['damaged']:,} damaged images were left out.")
+    if test:
+        out.print(f"Looks at this test split so far, in this runs folder: {results['test_looks']}.")
+    diagnosis = results["diagnosis"]
+    advice = f" Try next:\n  {_plain(diagnosis['next'])}" if diagnosis["next"] else ""
+    out.print(diagnosis["text"] + advice, soft_wrap=True)
+    out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
+
+
+def _calibration(calibration: Mapping[str, Any]) -> str:
+    """What the temperature is, and what it does on test images, in a sentence."""
+    fitted = calibration["temperature"]
+    if "why" in fitted:
+        return f"Probabilities are not calibrated: {fitted['why']}."
+    text = f"Calibrated by temperature {fitted['value']:.3f} ({fitted['low']:.3f} to {fitted['high']:.3f})"
+    if not calibration["test"]:
+        return f"{text}, fitted on validation images."
+    loss, error = calibration["test"]["log_loss"], calibration["test"]["ece"]
+    return (
+        f"{text}, fitted on validation: on test the log loss goes from {loss['before']:.4f} to {loss['after']:.4f}, "
+        f"the calibration error from {error['before']:.4f} to {error['after']:.4f}. The table is without it."
+    )
+
+
+def print_block(block: Mapping[str, Any], title: str) -> None:
+    """One evaluation: headline figures with intervals, classes, confusion matrix."""
+    out = Console(highlight=False)
+    table = Table(
+        title=_plain(f"{title}: {block['images']:,} images"), box=None, show_header=False, title_justify="left"
+    )
+    for key, name in HEADLINES.items():
+        table.add_row(name, _estimate(block[key]))
+    out.print(table)
+    after = block.get("calibrated")
+    if after and after["temperature"] != 1 and after["ece"] is not None:
+        out.print(
+            f"Calibrated by temperature {after['temperature']:.3f}: log loss {after['log_loss']:.4f}, calibration "
+            f"error {after['ece']:.4f}.",
+            soft_wrap=True,
+        )
+    names = [row["class"] for row in block["per_class"]]
+    classes = Table("class", "precision", "recall", "F1", "images", box=None)
+    for row in block["per_class"]:
+        scores = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
+        classes.add_row(_plain(row["class"]), *scores, f"{row['support']:,}")
+    out.print(classes)
+    if len(names) <= 12:
+        out.print("\nconfusion matrix: rows are the truth, columns the prediction")
+        matrix = Table("", *(_plain(name) for name in names), box=None)
+        for name, row in zip(names, block["confusion_matrix"], strict=True):
+            matrix.add_row(_plain(name), *(str(count) for count in row))
+        out.print(matrix)
+    if "test_looks" in block:
+        out.print(f"Looks at this test split so far, in this runs folder: {block['test_looks']}.")
+
+
+def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
+    out = Console(highlight=False)
+    if not runs:
+        out.print(f"No runs in {_plain(str(folder))} yet. Make one with: loupe train DATA")
+        return
+    table = Table(box=None)
+    table.add_column("run", overflow="fold")
+    for name in ("test accuracy", "looks", "validation", "parameters", "epochs", "time"):
+        table.add_column(name, no_wrap=True)
+    for run in runs:
+        results = run.read_json("results.json")
+        if results is None:
+            table.add_row(_plain(run.name), "not finished", *[""] * 5)
+            continue
+        test, validation = results["test"], results["validation"]
+        looks = str(count_looks(folder, results["split_hash"])) if test else "–"
+        figures = [
+            _estimate(test["accuracy"]) if test else "–",
+            looks,
+            _value(validation["accuracy"]) if validation else "–",
+        ]
+        times = [f"{results['parameters']['total']:,}", str(results["epochs"]), f"{results['seconds']['total']:,.0f} s"]
+        table.add_row(_plain(run.name), *figures, *times)
+    out.print(table)
+    out.print("Looks: how often this folder's runs have looked at the test split of the row.")
+
+
+def print_recipes(recipes: Sequence[Recipe]) -> None:
+    out = Console(highlight=False)
+    table = Table("recipe", "network", "epochs", "", box=None)
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.model.name, str(recipe.epochs), recipe.description)
+    out.print(table)
+
+
+def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:
+    out = Console(highlight=False)
+    table = Table("model", "", box=None)
+    shown = models if text else [model for model in models if model["name"] in NETWORKS]
+    for model in shown:
+        start = "from scratch" if model["name"] in NETWORKS else "weights in timm's hub" if model["pretrained"] else ""
+        table.add_row(_plain(model["name"]), start)
+    out.print(table)
+    if len(shown) < len(models):
+        out.print(f"And {len(models) - len(shown):,} of timm's: loupe models PART-OF-A-NAME lists them.")
+
+
+def print_model(model: Mapping[str, Any]) -> None:
+    """The layer table, and the sums."""
+    out = Console(highlight=False)
+    table = Table("layer", "type", "output", "parameters", "learns", box=None)
+    for row in model["layers"]:
+        output, learns = " x ".join(map(str, row["output"])), "yes" if row["trainable"] else ""
+        table.add_row(row["name"], row["type"], output, f"{row['parameters']:,}" if row["parameters"] else "", learns)
+    out.print(table)
+    counts = model["parameters"]
+    out.print(
+        f"{_plain(model['name'])} at {model['size_px']} px with {model['classes']} classes: {counts['total']:,} "
+        f"parameters, {counts['trainable']:,} trainable, {counts['non_trainable']:,} not. {model['frozen_blocks']} of "
+        f"{len(model['blocks'])} blocks frozen ({', '.join(model['blocks'])}).",
+        soft_wrap=True,
+    )
+
+
+def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -> None:
+    """How much of each kind there is, or was."""
+    out = Console(highlight=False)
+    table = Table("", "number", "size", "last used", box=None)
+    for kind, meaning in KINDS.items():
+        mine = [entry for entry in entries if entry.kind == kind]
+        used = f"{datetime.fromtimestamp(max(entry.used for entry in mine)):%Y-%m-%d}" if mine else ""
+        table.add_row(f"{kind}: {meaning}", f"{len(mine):,}", size_text(sum(entry.size for entry in mine)), used)
+    out.print(table)
+    verb = "removed from" if removed else "in"
+    out.print(f"{size_text(sum(entry.size for entry in entries))} {verb} {_plain(str(folder))}.", soft_wrap=True)
+    if not removed and entries:
+        out.print("Remove what was not used for a month: loupe cache --clear all --unused-days 30")
+
+
+def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
+    """Published beside measured, as `loupe reproduce` found it."""
+    out = Console(highlight=False)
+    table = Table(box=None)
+    table.add_column("experiment", no_wrap=True)
+    for name in ("published", "measured, %", "epochs", "s/epoch"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("")
+    for row in content["rows"]:
+        published, measured = row["published"], row["measured"]
+        given = "–" if published["accuracy"] is None else f"{100 * published['accuracy']:.2f}"
+        if measured is None:
+            table.add_row(row["name"], given, "–", str(published["epochs"]), "", _plain(row["why"]))
+            continue
+        on = "" if measured["judged_on"] == "test" else " (validation)"
+        epochs = f"{published['epochs']} → {measured['epochs']:g}"
+        accuracy = measured["accuracy"]
+        interval = f"{100 * accuracy['value']:.1f} ({100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f})"
+        cells = [interval, epochs, f"{measured['seconds_per_epoch']:.1f}"]
+        table.add_row(row["name"] + on, given, *cells, row["verdict"])
+    out.print(table)
+    looks = max((row["measured"]["test_looks"] for row in content["rows"] if row["measured"]), default=0)
+    out.print(f"Looks at a test split in this folder so far: at most {looks} at one of them.")
+    name = f"experiments-{content['budget']}"
+    out.print(
+        f"Page: {_plain(str(folder / f'{name}.html'))}; the same as .md, .csv and .json beside it.", soft_wrap=True
+    )
+
+
+def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
+    """The table, the verdicts and the conclusion of `loupe compare`."""
+    out = Console(highlight=False)
+    table = Table(box=None)
+    for column in ("recipe", "validation, %", "test, %"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("time", no_wrap=True, justify="right")
+    for row in content["rows"]:
+        measured = row["measured"]
+        if measured is None:
+            table.add_row(_plain(row["name"]), "failed")
+            continue
+        test = _in_percent(measured["test"]) if measured["test"] else "locked"
+        table.add_row(_plain(row["name"]), _in_percent(measured["validation"]), test, texts.spent(measured["seconds"]))
+    out.print(table)
+    judgement, test = content["judgement"], content["test"]
+    for verdict in judgement["verdicts"].values():
+        out.print(_plain(verdict), soft_wrap=True)
+    out.print(f"\n{_plain(judgement['conclusion'])}", soft_wrap=True)
+    if content["next"]:
+        out.print(content["next"], soft_wrap=True)
+    opened = f"opened for {', '.join(test['opened'])}" if test["opened"] else "not opened"
+    looks = f"Judged on validation images. The test set was {opened}; looks at it so far: {test['looks']}."
+    out.print(_plain(looks), soft_wrap=True)
+    out.print(f"Page: {_plain(str(folder / content['name']))}.html; the same as .md, .csv and .json.", soft_wrap=True)
+
+
+def _in_percent(block: Mapping[str, Any]) -> str:
+    found = block["accuracy"]
+    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
+def print_histogram(counts: Mapping[str, int], path: Path) -> None:
+    """How many images fell into each class, as bars."""
+    out = Console(highlight=False)
+    most = max(1, *counts.values())
+    table = Table("class", "images", "", box=None)
+    for name, count in counts.items():
+        table.add_row(_plain(name), f"{count:,}", "█" * round(HISTOGRAM_WIDTH * count / most))
+    out.print(table)
+    out.print(f"Predictions: {_plain(str(path))}", soft_wrap=True)
+
+
+def _estimate(value: Mapping[str, Any]) -> str:
+    """`0.9722 (0.9361 to 0.9881)`; the reason where it is undefined."""
+    if value["value"] is None:
+        return _plain(f"undefined: {value['why']}")
+    interval = f" ({value['low']:.4f} to {value['high']:.4f})" if value.get("low") is not None else ""
+    return _value(value) + interval
+
+
+def _value(value: Mapping[str, Any]) -> str:
+    return "–" if value["value"] is None else f"{value['value']:.4f}"
+
+
+def _plain(text: str) -> str:
+    """Names of classes and files as they are, never as markup or as commands to the terminal."""
+    return escape(printable(text))

@@ -1,0 +1,98 @@
+"""`loupe train`: a run, begun, resumed, or repeated against another."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loupe.cli.options import Data, Json, Output, Quiet, SkipDamaged, print_json
+from loupe.errors import LoupeError
+from loupe.log import Console
+
+
+def train(
+    data: Annotated[str | None, Data.__metadata__[0]] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name, a YAML file, or auto (the default): chosen by the images.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A network in place of the recipe's.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the backbone: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often each training image is seen; of a solved head: how many penalties to try."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step of training.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The (highest) learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is drawn: split, weights, order, views.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, as stages.0.lr=3e-4.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    output: Output = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="The run's name. Default: the data's and the recipe's.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Repeat this run, and report every figure that differs (then exit code 1)."),
+    ] = None,
+    skip_damaged: SkipDamaged = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier on labelled images. Evaluate it, and write a report."""
+    if data is None and resume is None and against is None:
+        raise LoupeError("give DATA to train on, or --resume RUN to go on with a run.")
+    from loupe.runs import repeat
+    from loupe.runs import train as runner
+
+    earlier = None if against is None else repeat.earlier_run(against, output)
+    with repeat.told_when_stopped(earlier):
+        if resume is not None:
+            _refuse_with_resume(
+                recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
+            )
+            done = runner.resume(resume, data, output=output, device=device, quiet=quiet or as_json)
+        else:
+            asked = repeat.Asked(data, recipe, device, skip_damaged)
+            if earlier is not None:
+                asked = repeat.as_before(asked, earlier, Console(quiet=quiet or as_json))
+            done = runner.train(
+                asked.data,
+                recipe=asked.recipe,
+                model=model,
+                weights=weights,
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                seed=seed,
+                precision=precision,
+                settings=settings or [],
+                device=asked.device or "auto",
+                output=output,
+                name=name,
+                skip_damaged=asked.skip_damaged,
+                open_test=asked.open_test,
+                quiet=quiet or as_json,
+            )
+    report = None if earlier is None else repeat.compare(repeat.opened_as(done, earlier).directory, earlier)
+    if as_json:
+        print_json(done.results if report is None else {**done.results, "against": report})
+    else:
+        from loupe.cli import diff_table, tables
+
+        tables.print_results(done.results, done.path)
+        if report is not None:
+            diff_table.print_report(report)
+    if report is not None and not report["same"]:
+        raise typer.Exit(1)
+
+
+def _refuse_with_resume(*given: Any) -> None:
+    if any(value is not None and value != [] for value in given):
+        raise LoupeError(
+            "--resume goes on with the run as it was begun. Give it alone, or with --device, --output, --quiet, "
+            "--json, --against, and DATA where the images have moved."
+        )

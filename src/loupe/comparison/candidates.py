@@ -1,0 +1,229 @@
+"""The candidates of a comparison: their recipes, their trainings, the runs of these, and what they give."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loupe.comparison import sweep
+from loupe.comparison.cost import Cost
+from loupe.config.recipe import Recipe
+from loupe.data.splits import split as splits
+from loupe.data.splits.folds import fold
+from loupe.data.table import ImageTable
+from loupe.errors import LoupeError
+from loupe.evaluate import metrics
+from loupe.evaluate.predictions import join, read_splits
+from loupe.evaluate.selection import Candidate
+from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
+from loupe.log import duration, size_text
+from loupe.recipes import wording
+from loupe.runs.run import Run
+from loupe.runs.train import Splitter
+
+SPREAD = ("macro_f1", "roc_auc", "log_loss", "ece")
+FOLD = re.compile(r"-fold\d+of\d+$")
+
+
+@dataclass
+class Entry:
+    """One candidate: its recipe, what it was expected to take, its runs, and why it has none where it failed.
+
+    `asked` is the word that named its recipe, where one did. `missing`: how many of its trainings are not finished.
+    """
+
+    name: str
+    recipe: Recipe
+    cost: Cost | None = None
+    runs: list[Run] = field(default_factory=list)
+    why: str | None = None
+    asked: str | None = None
+    missing: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """What one training takes by itself: without the loading of images, and with what it found in the cache.
+
+        None where it found something there whose time is not known.
+        """
+        each = [_alone(run.results["seconds"]) for run in self.runs]
+        known = [seconds for seconds in each if seconds is not None]
+        return float(np.mean(known)) if len(known) == len(each) else None
+
+    @property
+    def order(self) -> float:
+        """Its place among the others: by its time, those of unknown time last."""
+        return math.inf if self.seconds is None else self.seconds
+
+    @property
+    def has_folds(self) -> bool:
+        return len(self.runs) > 1 and all(FOLD.search(run.directory.name) for run in self.runs)
+
+    @property
+    def expected(self) -> str:
+        """What it was expected to take, in words."""
+        if not self.missing:
+            return f"trained before, in {duration(self.cost.seconds)}" if self.cost else "trained before"
+        if self.cost is None:
+            return ""
+        kept = f", {size_text(self.cost.disk_bytes)} of activations kept" if self.cost.disk_bytes else ""
+        return f"about {duration(self.cost.seconds)}{kept}"
+
+
+def _alone(seconds: Mapping[str, Any]) -> float | None:
+    """Runs of before there was `frozen_alone` do not say whether they computed what is frozen, or found it."""
+    found = seconds.get("frozen", 0.0)
+    alone = seconds.get("frozen_alone", None if found else 0.0)
+    return None if alone is None else float(seconds["total"] - seconds["load"] + alone - found)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a candidate: the recipe with its seed, the name of its run, and how the images are split."""
+
+    recipe: Recipe
+    name: str
+    split: Splitter
+
+
+def trainings(entry: Entry, table: ImageTable, seeds: int, folds: int) -> list[Training]:
+    """What a candidate is trained for: each seed on one and the same split, or each fold."""
+    stem, recipe = f"{table.name}-{entry.name}", entry.recipe
+    if folds:
+        return [
+            Training(recipe, f"{stem}-fold{number}of{folds}", partial(fold, number=number, folds=folds))
+            for number in range(1, folds + 1)
+        ]
+    return [
+        Training(recipe.model_copy(update={"seed": seed}), f"{stem}-seed{seed}", splits.assign)
+        for seed in range(recipe.seed, recipe.seed + seeds)
+    ]
+
+
+def runs_of(
+    entry: Entry,
+    data: Any,
+    table: ImageTable,
+    content: Sequence[str],
+    seeds: int,
+    folds: int,
+    output: Path,
+    device: str,
+    skip_damaged: bool,
+    quiet: bool,
+) -> list[Run]:
+    """The finished runs of a candidate on these images, whose hashes are `content`, with the test locked."""
+    return [
+        sweep.finished(
+            data,
+            one.recipe,
+            name=one.name,
+            split=one.split,
+            output=output,
+            device=device,
+            skip_damaged=skip_damaged,
+            open_test=False,
+            quiet=quiet,
+            images=(table, content),
+        )
+        for one in trainings(entry, table, seeds, folds)
+    ]
+
+
+def _without_seed(recipe: Recipe) -> Recipe:
+    """What trainings of one recipe share: not the seed, nor what each settled from its own images and timings."""
+    pixels = recipe.input
+    if pixels.normalise in {"dataset", "channels"}:
+        pixels = pixels.model_copy(update={"mean": None, "std": None})
+    return recipe.model_copy(update={"seed": 0, "precision": "auto", "frozen_precision": "auto", "input": pixels})
+
+
+def grouped(runs: Sequence[Run]) -> list[Entry]:
+    """Runs of one recipe, seeds apart, are one candidate; a recipe's name that two share is told apart by the run's."""
+    entries: list[Entry] = []
+    for run in runs:
+        recipe = _without_seed(run.recipe)
+        mine = next((entry for entry in entries if entry.recipe == recipe), None)
+        if mine:
+            mine.runs.append(run)
+        else:
+            entries.append(Entry(recipe.name, recipe, runs=[run]))
+    names = [entry.name for entry in entries]
+    for entry in entries:
+        if names.count(entry.name) > 1:
+            entry.name = entry.runs[0].directory.name
+    return sorted(entries, key=lambda entry: entry.order)
+
+
+def candidate(entry: Entry, split: str) -> Candidate:
+    parts = [read_splits(run.directory.file("predictions.csv")).get(split) for run in entry.runs]
+    predictions = [part for part in parts if part is not None]
+    if len(predictions) < len(parts):
+        raise LoupeError(f"{entry.name}: a run has no {split} images to judge it by.")
+    if entry.has_folds:
+        predictions = [join(predictions)]  # each image was validated on in one fold
+    return Candidate(entry.name, tuple(predictions), entry.seconds)
+
+
+def row(entry: Entry, seen: Sequence[Entry], output: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a comparison says of a candidate; what was timed for `before`, its row of the same runs, is not timed again.
+
+    `seen` are the candidates whose test images are open.
+    """
+    shown: dict[str, Any] = {
+        "name": entry.name,
+        "settings": wording.training(entry.recipe),
+        "expected": entry.cost.to_json() if entry.cost else None,
+        "why": entry.why,
+        "measured": None,
+    }
+    if not entry.runs:
+        return shown
+    results = [run.results for run in entry.runs]
+    runs = [_from(output, run.path) for run in entry.runs]
+    timed = before["measured"] if before and before["measured"] and before["measured"]["runs"] == runs else None
+    if before and timed:
+        shown["expected"] = before["expected"]
+    weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
+    return shown | {
+        "measured": {
+            "runs": runs,
+            "seeds": [result["seed"] for result in results],
+            "network": results[0]["network"],
+            "validation": _figures(entry, "val", [result["validation"] for result in results]),
+            "test": _figures(entry, "test", [result["test"] for result in results]) if entry in seen else None,
+            "parameters": results[0]["parameters"],
+            "epochs": float(np.mean([result["epochs"] for result in results])),
+            "seconds_per_epoch": float(np.median([result["seconds"]["epoch_mean"] for result in results])),
+            "seconds": entry.seconds,
+            "images_per_second": timed["images_per_second"] if timed else entry.runs[0].images_per_second(),
+            "bytes": weights[0].stat().st_size,
+            "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
+        }
+    }
+
+
+def _figures(entry: Entry, split: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
+    spread = {key: over_seeds([block[key] for block in blocks]) for key in SPREAD}
+    if not entry.has_folds:
+        return {"images": blocks[0]["images"], "accuracy": accuracy_over_seeds(blocks), **spread}
+    [together] = candidate(entry, split).predictions
+    joint = metrics.evaluate(together)
+    ends = over_seeds([block["accuracy"] for block in blocks])
+    accuracy = {**joint["accuracy"], "lowest": ends["lowest"], "highest": ends["highest"]}
+    return {"images": len(together), "accuracy": accuracy, **{key: {**spread[key], **joint[key]} for key in SPREAD}}
+
+
+def _from(output: Path, run: Path) -> str:
+    """Where a run lies, as seen from the page that names it."""
+    try:
+        return Path(os.path.relpath(run, output)).as_posix()
+    except ValueError:  # another drive
+        return run.resolve().as_posix()

@@ -1,0 +1,256 @@
+"""Recipes compared on the same images: planned, trained in order of cost, judged on validation, the test opened once.
+
+Candidates that are trained here never see the test images. The judgement is made on validation images; then the test
+is opened for the chosen one alone, or for all with `open_test`. Every look is counted in the runs folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loupe import provenance, rundir
+from loupe.comparison import candidates, files, plan
+from loupe.comparison.candidates import Entry
+from loupe.data.hashing import content_hashes
+from loupe.data.sources.open import open_table
+from loupe.devices import choose_device, gpu_name
+from loupe.errors import InterruptedRunError, LoupeError
+from loupe.evaluate.selection import Judgement, judge
+from loupe.log import Console, command_line
+from loupe.runs.finalize import open_test as opened
+from loupe.runs.run import Run
+
+SCHEMA = 1
+
+
+def compare(
+    data: Any,
+    *,
+    recipes: Sequence[str] = (),
+    model: str | None = None,
+    weights: str | None = None,
+    seeds: int = 1,
+    folds: int = 0,
+    settings: Sequence[str] = (),
+    open_test: bool = False,
+    device: str = "auto",
+    output: str | Path = "runs",
+    name: str | None = None,
+    skip_damaged: bool = False,
+    plan_only: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains recipes on the same split, judges them, and writes NAME as .json, .md, .csv and .html into `output`.
+
+    Finished runs are read and interrupted ones go on, so that the same call again does what is missing, and gives the
+    same files where nothing is.
+
+    Args:
+        data: as for `loupe.train`.
+        recipes: names or YAML files; none stands for the ladder from scratch to the whole pretrained network.
+        model, weights: of the recipes that start from a pretrained network.
+        seeds: trainings of each, on one and the same split. folds: 2 or more cross-validate each recipe instead, and
+            leave the test locked.
+        settings: keys of the recipes as KEY=VALUE, for every recipe.
+        open_test: open the test images for every candidate, not for the chosen one alone.
+        name: of the files; None is `comparison-` and the data's name, with a number where another comparison has that.
+        plan_only: time a few batches, say what it will take, and stop.
+
+    Returns:
+        the content of the JSON file.
+
+    Raises:
+        LoupeError: nothing to compare, or something that the caller can put right, as a name that another comparison
+            has; a candidate that failed, after the others.
+        InterruptedRunError: stopped and saved; the same call goes on.
+    """
+    console, output = Console(quiet=quiet), Path(output)
+    _check(recipes, seeds, folds, open_test, name)
+    table = open_table(data, console=console)
+    entries = plan.resolved(table, data, recipes, model, weights, settings, console)
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": version("loupe"),
+        "name": name or f"comparison-{table.name}",
+        "dataset": table.name,
+        "seeds": seeds,
+        "folds": folds,
+        "settings": list(settings),
+        "command": _command(entries, model, weights, seeds, folds, settings, open_test, skip_damaged),
+        "environment": _environment(device),
+    }
+    content["name"], before = files.name_of(content, name, output)
+    hashed = content_hashes(table, console)
+    plan.plan(entries, data, table, hashed, seeds, folds, output, device, console)
+    if plan_only:
+        return content | {"rows": [candidates.row(entry, [], output) for entry in entries]}
+    for number, entry in enumerate(entries, 1):
+        console.say(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
+        try:
+            entry.runs = candidates.runs_of(
+                entry, data, table, hashed, seeds, folds, output, device, skip_damaged, quiet
+            )
+        except InterruptedRunError:
+            raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
+        except LoupeError as error:
+            entry.why = str(error)
+            console.warn(f"{entry.name}: {error}")
+    failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
+    # While a candidate is missing, another may yet be chosen: the test waits for it.
+    opening = "none" if folds or failed else "all" if open_test else "chosen"
+    content = _with_judgement(content, before, entries, opening, data, output)
+    files.write(content, output)
+    if failed:
+        raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
+    return content
+
+
+def compare_runs(
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path = "runs",
+    name: str | None = None,
+    open_test: bool = False,
+    device: str = "auto",
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Judges finished runs that were validated on the same images; those of one recipe are seeds of one candidate.
+
+    Raises:
+        LoupeError: fewer than two candidates, an unfinished run, runs with other validation images, or a name that
+            another comparison has.
+    """
+    files.check_name(name)
+    output = Path(output)
+    if len({str(run) for run in runs}) < len(runs):
+        raise LoupeError("a run is named twice: each counts as a training of its own.")
+    found = [Run(rundir.open_run(run, output), device=device, quiet=quiet) for run in runs]
+    entries = candidates.grouped(found)
+    if len(entries) < 2:
+        raise LoupeError("these are runs of one recipe: name two recipes' runs, or DATA to train others.")
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": version("loupe"),
+        "name": name or "comparison",
+        "dataset": found[0].results["dataset"],
+        "seeds": max(len(entry.runs) for entry in entries),
+        "folds": 0,
+        "settings": [],
+        "command": command_line(
+            ["loupe", "compare", *sorted(run.directory.name for run in found), *(["--open-test"] if open_test else [])]
+        ),
+        "environment": _environment(device),
+    }
+    content["name"], before = files.name_of(content, name, output)
+    content = _with_judgement(content, before, entries, "all" if open_test else "none", None, output)
+    files.write(content, output)
+    return content
+
+
+def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name: str | None) -> None:
+    files.check_name(name)
+    twice = sorted({one for one in recipes if recipes.count(one) > 1})
+    if twice:
+        raise LoupeError(f"--recipes names {', '.join(twice)} twice.")
+    if len(recipes) == 1:
+        raise LoupeError(f"--recipes {recipes[0]}: one recipe has nothing beside it. Name two, separated by commas.")
+    if folds and (folds < 2 or seeds > 1 or open_test):
+        raise LoupeError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
+
+
+def _with_judgement(
+    content: dict[str, Any],
+    before: dict[str, Any] | None,
+    entries: Sequence[Entry],
+    opening: str,
+    data: Any,
+    output: Path,
+) -> dict[str, Any]:
+    """The content with its judgement. What was timed `before` for the same runs stays, with where it was timed."""
+    rows = {row["name"]: row for row in before["rows"]} if before else {}
+    content |= _judged(entries, opening, data, output, rows)
+    if before and before["version"] == content["version"] and all(_same_runs(row, rows) for row in content["rows"]):
+        content["environment"] = before["environment"]
+    return content
+
+
+def _same_runs(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    mine, other = ((one or {}).get("measured") or {} for one in (row, before.get(row["name"])))
+    return mine.get("runs") == other.get("runs")
+
+
+def _judged(
+    entries: Sequence[Entry], opening: str, data: Any, output: Path, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The judgement on validation images, what opening the test then shows, and a row for each candidate, by cost."""
+    done = sorted((entry for entry in entries if entry.runs), key=lambda entry: entry.order)
+    failed = [entry for entry in entries if not entry.runs]
+    if not done:
+        raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
+    judgement = judge([candidates.candidate(entry, "val") for entry in done])
+    open_before = [entry.name for entry in done if any(_opened_itself(run) for run in entry.runs)]
+    for entry in done:
+        if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
+            entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
+    seen = [entry for entry in done if all(run.results["test"] for run in entry.runs)]
+    on_test = judge([candidates.candidate(entry, "test") for entry in seen]) if len(seen) > 1 else None
+    every = [run for entry in done for run in entry.runs]
+    looked = {(run.path.parent.resolve(), run.results["split_hash"]) for run in every if run.results["split_hash"]}
+    return {
+        "images": done[0].runs[0].results["images"],
+        "rows": [candidates.row(entry, seen, output, before.get(entry.name)) for entry in [*done, *failed]],
+        "judgement": _to_json(judgement),
+        "next": _next(judgement, done),
+        "test": {
+            "opened": [entry.name for entry in seen],
+            "opened_before": open_before,
+            "looks": sum(rundir.count_looks(folder, identity) for folder, identity in looked),
+            "judgement": _to_json(on_test) if on_test else None,
+        },
+    }
+
+
+def _opened_itself(run: Run) -> bool:
+    """Whether a run was trained to look at its test images, and so did before anything was compared."""
+    environment = run.directory.read_json("environment.json") or {}
+    return run.results["test"] is not None and bool(environment.get("open_test", True))
+
+
+def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
+    """What would tell more, where the best is not taken for want of evidence."""
+    if judgement.best == judgement.chosen or any(entry.has_folds for entry in done):
+        return None
+    return "More images tell more: loupe compare DATA --folds 5 validates once on each that is not locked away."
+
+
+def _to_json(judgement: Judgement) -> dict[str, Any]:
+    return asdict(replace(judgement, verdicts=dict(judgement.verdicts)))
+
+
+def _environment(device: str) -> dict[str, Any]:
+    place = choose_device(device)
+    return provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
+
+
+def _command(
+    entries: Sequence[Entry],
+    model: str | None,
+    weights: str | None,
+    seeds: int,
+    folds: int,
+    changes: Sequence[str],
+    open_test: bool,
+    skip_damaged: bool,
+) -> str:
+    """What repeats the comparison; the place of the data and of a weights file is left to its user."""
+    words = ["loupe", "compare", "DATA", "--recipes", ",".join(entry.asked or entry.name for entry in entries)]
+    words += ["--model", model] if model else []
+    words += ["--weights", Path(weights).name if Path(weights).exists() else weights] if weights else []
+    words += ["--folds", str(folds)] if folds else ["--seeds", str(seeds)]
+    words += [part for change in changes for part in ("--set", change)]
+    words += ["--skip-damaged"] if skip_damaged else []
+    return command_line([*words, *(["--open-test"] if open_test else [])])

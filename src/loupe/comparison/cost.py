@@ -1,0 +1,208 @@
+"""What a training will take, from a few timed batches of each stage: time and disk, before anything is run."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loupe.augment.pipeline import Augmenter
+from loupe.config.optimizer import Logistic
+from loupe.config.recipe import AugmentSpec, Recipe, Stage
+from loupe.data.pixels.batches import BatchLoader, steps_in
+from loupe.data.pixels.prepare import Images, load_images
+from loupe.data.splits.split import Split
+from loupe.data.table import ImageTable
+from loupe.devices import Compute, multiplies_bf16, precisions
+from loupe.log import Console
+from loupe.models.build import build, skeleton
+from loupe.models.classifier import Classifier
+from loupe.models.engine import Engines
+from loupe.recipes.resolve import preprocessing_of
+from loupe.training.frozen import PASS_BATCH
+from loupe.training.precision import TimedSteps, resolve_frozen
+from loupe.training.solver import solving_seconds
+from loupe.training.stage_data import views_of
+
+SAMPLED_IMAGES = 128
+FORWARD_SHARE = 1 / 3  # of a training step, which goes forward once and backward at twice that cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run is expected to take on this machine.
+
+    Attributes:
+        seconds: decoding, frozen blocks, training, with the solving of linear heads, and evaluation; not the report.
+        disk_bytes: of activations under the cache folder; what an earlier run of the plan keeps is not counted again.
+        memory_bytes: the most that this process has held by now, in a step of a whole batch among others; None where
+            the system does not say.
+    """
+
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "disk_bytes": self.disk_bytes, "memory_bytes": self.memory_bytes}
+
+
+@dataclass
+class Planner:
+    """Estimates runs on the same images, in the order in which they will be run.
+
+    Attributes:
+        kept: what the runs before leave in the cache, so that those after find it.
+    """
+
+    table: ImageTable
+    split: Split
+    device: torch.device
+    kept: set[tuple[object, ...]] = field(default_factory=set)
+
+    def cost(self, recipe: Recipe) -> Cost:
+        """What a resolved recipe is expected to take.
+
+        Raises:
+            LoupeError: the sampled images cannot be decoded, or the network cannot be built.
+        """
+        began = time.perf_counter()
+        images = self._sample(recipe)
+        decoding = (time.perf_counter() - began) / len(images.table) * self._images
+        preprocessing = preprocessing_of(recipe)
+        seconds = decoding if self._first(("pixels", preprocessing)) else 0.0
+        model = build(recipe.model, preprocessing, self.table.classes, recipe.seed).to(self.device)
+        feed, engines = BatchLoader(images.store, images.table.labels, self.device), Engines()
+        disk_bytes = 0
+        for stage in recipe.stages:
+            model.learn(stage.part, batch_statistics=stage.batch_statistics)
+            if model.frozen:
+                spent, size = self._frozen(recipe, stage, model, feed, engines)
+                seconds, disk_bytes = seconds + spent, disk_bytes + size
+            if isinstance(stage.optimizer, Logistic):
+                seconds += solving_seconds(model, stage, len(self.split.train))
+            else:
+                seconds += self._training(recipe, stage, model, feed)
+        return Cost(seconds, disk_bytes, peak_memory_bytes(self.device))
+
+    @property
+    def _images(self) -> int:
+        return sum(len(self.split.part(name)) for name in ("train", "val", "test"))
+
+    def _first(self, kept: tuple[object, ...]) -> bool:
+        """Whether it is the first run that needs this."""
+        new = kept not in self.kept
+        self.kept.add(kept)
+        return new
+
+    def leaves(self, recipe: Recipe) -> None:
+        """A run of a resolved recipe was there before: those after find what it keeps."""
+        self._first(("pixels", preprocessing_of(recipe)))
+        model = skeleton(recipe.model, preprocessing_of(recipe), self.table.classes)
+        for stage in recipe.stages:
+            if frozen := model.blocks_before(stage.part):
+                self._new_views(recipe, stage, frozen)
+
+    def _sample(self, recipe: Recipe) -> Images:
+        """Training images, evenly spread."""
+        train_N = self.split.train
+        rows = np.unique(np.linspace(0, len(train_N) - 1, min(SAMPLED_IMAGES, len(train_N)), dtype=np.int64))
+        chosen, console = self.table.select(train_N[rows]), Console(quiet=True)
+        return load_images(chosen, preprocessing_of(recipe), cache=None, console=console, skip_damaged=True)
+
+    def _frozen(
+        self, recipe: Recipe, stage: Stage, model: Classifier, feed: BatchLoader, engines: Engines
+    ) -> tuple[float, int]:
+        """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
+        asked = recipe.precision
+        precision, _ = resolve_frozen(
+            recipe.frozen_precision,
+            asked=asked,
+            run="fp32" if asked == "auto" else asked,
+            model=model,
+            feed=feed,
+            rows_N=_every(feed),
+            engines=engines,
+        )
+        blocks = model.trunk[: model.frozen]
+        computes, _ = engines.of(blocks, Compute(self.device, precision), model.preprocessing.size_px)
+        augmenter = Augmenter(stage.augment, model.preprocessing, recipe.seed)
+
+        def views() -> Iterator[Tensor]:  # made beside the network, on the same processor
+            return (augmenter.train(b.x_BCHW, b.index_B, 0) for b in feed.batches(_every(feed), PASS_BATCH))
+
+        made = next(computes.run(islice(views(), 1)))  # the first compiles and fills caches
+        began = time.perf_counter()
+        done = sum(len(part) for part in computes.run(views()))
+        each = (time.perf_counter() - began) / done
+        size = int(np.prod(made.shape[1:])) * (2 if made.ndim > 2 else 4)  # maps are kept in half precision
+        new = self._new_views(recipe, stage, model.frozen)
+        return each * new, size * new
+
+    def _new_views(self, recipe: Recipe, stage: Stage, frozen: int) -> int:
+        """How many images and views a stage wants that many frozen blocks to see which no run before it has left."""
+        network = recipe.model.model_dump_json(exclude={"weights", "hidden"})
+        plain, last, train = stage.augment == AugmentSpec(), stage is recipe.stages[-1], len(self.split.train)
+        evaluated = self._images - (0 if plain else train) - (0 if last else len(self.split.test))
+        new = 0
+        every = ("evaluation", network, frozen, self._images)  # the activations of all images serve for any of them
+        if every not in self.kept and self._first(("evaluation", network, frozen, evaluated)):
+            new += evaluated
+        if not plain and stage.settled_views != "fresh" and not stage.augment.mixes:
+            views = views_of(stage) * train
+            new += views if self._first(("augmented", network, frozen, views)) else 0
+        return new
+
+    def _training(self, recipe: Recipe, stage: Stage, model: Classifier, feed: BatchLoader) -> float:
+        """Seconds of a stage's epochs, with their validation."""
+        timed = partial(
+            TimedSteps,
+            model,
+            stage=stage,
+            augmenter=Augmenter(stage.augment, model.preprocessing, recipe.seed),
+            feed=feed,
+            weights_K=None,
+        )
+        steps = timed(train_N=_every(feed))
+        either = self.device.type != "cpu" or multiplies_bf16(self.device)
+        wanted = precisions(self.device) if either else ("fp32",)
+        times = {precision: steps.seconds(precision) for precision in wanted}
+        fastest = min(times, key=lambda precision: times[precision])
+        step = times[fastest] * stage.batch_size / steps.images
+        train, evaluated = len(self.split.train), len(self.split.val)
+        if steps.images < (whole := min(stage.batch_size, train)):  # for what it holds in memory
+            timed(train_N=np.resize(_every(feed), whole), images=whole).one(fastest)
+        epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
+        return stage.epochs * epoch
+
+
+def _every(feed: BatchLoader) -> np.ndarray:
+    return np.arange(len(feed.labels_N))
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most memory that this process has held: of the GPU where it computes on one, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(ImportError):  # Windows has no such module
+        import resource
+
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return held if sys.platform == "darwin" else held * 1024
+    return None
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Of all runs of a plan, one after the other."""
+    costs = list(costs)
+    memory = [cost.memory_bytes for cost in costs if cost.memory_bytes is not None]
+    return Cost(
+        sum(cost.seconds for cost in costs), sum(cost.disk_bytes for cost in costs), max(memory) if memory else None
+    )

@@ -1,0 +1,156 @@
+"""What a comparison is about to do: its candidates, each resolved for these images, and what they will take."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loupe.comparison import sweep
+from loupe.comparison.candidates import Entry, Training, trainings
+from loupe.comparison.cost import Cost, Planner, total
+from loupe.config import overrides
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Recipe, SplitSpec
+from loupe.data.pixels.prepare import typical_px
+from loupe.data.sources import datasets
+from loupe.data.splits import split as splits
+from loupe.data.table import ImageTable
+from loupe.devices import choose_device, give_back_memory, keep_freed_memory
+from loupe.errors import LoupeError, enough_memory
+from loupe.log import Console, duration, size_text
+from loupe.recipes import catalog
+from loupe.recipes.choice import without_weights
+from loupe.recipes.ladder import ladder
+from loupe.recipes.resolve import resolve
+from loupe.recipes.validate import check_buildable, check_weights
+from loupe.runs.run import Run
+
+
+def resolved(
+    table: ImageTable,
+    data: Any,
+    names: Sequence[str],
+    model: str | None,
+    weights: str | None,
+    changes: Sequence[str],
+    console: Console,
+) -> list[Entry]:
+    """The candidates, each resolved for these images, all with one and the same split."""
+    dataset = data if isinstance(data, str) and data in datasets.DATASETS else None
+    if not names:
+        own = datasets.DATASETS[dataset].default_recipe if dataset else None
+        names, reason = ladder(dataset_recipe=own, typical_px=typical_px(table), model=model, weights=weights)
+        console.say(f"Candidates {reason}. Others: --recipes")
+    split = SplitSpec(seed=0)
+    entries: list[Entry] = []
+    for name in names:
+        wanted = overrides.load(Path(name)) if Path(name).suffix in {".yaml", ".yml"} else catalog.recipe(name)
+        pretrained = _pretrained(wanted)
+        recipe = resolve(
+            wanted.model_copy(update={"split": split}),
+            table,
+            dataset=dataset,
+            model=model if pretrained else None,
+            weights=weights if pretrained else None,
+            flags={},
+            extra=changes,
+            console=Console(quiet=True),
+        )
+        if wanted.split != SplitSpec():
+            console.say(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
+        if recipe.name in {entry.name for entry in entries}:
+            raise LoupeError(f"two recipes are called {recipe.name}: give one of them another name.")
+        check_buildable(recipe, table.classes)
+        _check_weights(recipe)
+        entries.append(Entry(recipe.name, recipe, asked=name))
+    if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):
+        raise LoupeError(
+            f"{'--model' if model else '--weights'} is for recipes that start from a pretrained network, and none of "
+            f"{', '.join(entry.name for entry in entries)} does. Leave it out, or name such recipes with --recipes."
+        )
+    return entries
+
+
+def _pretrained(recipe: Recipe) -> bool:
+    return isinstance(recipe.model, BackboneSpec)
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """Weights that cannot be had, or are another network's, are refused now, and not after the candidates before."""
+    if not isinstance(recipe.model, BackboneSpec):
+        return
+    named = recipe.model.weights
+    if named == "timm" and (problem := without_weights(recipe.model.backbone)):
+        raise LoupeError(f"{recipe.name} cannot be compared: {problem}")
+    if named not in {"none", "timm"}:
+        check_weights(recipe)
+
+
+def plan(
+    entries: list[Entry],
+    data: Any,
+    table: ImageTable,
+    content: Sequence[str],
+    seeds: int,
+    folds: int,
+    output: Path,
+    device: str,
+    console: Console,
+) -> None:
+    """Says what all will take, and puts them in order of cost: from the runs that are finished, or a few batches.
+
+    Args:
+        content: the hashes of the images.
+    """
+    recipe = entries[0].recipe
+    parts = splits.assign(table, content, recipe.split, recipe.split_seed)
+    for note in parts.notes:
+        console.say(note)
+    if not len(parts.val):
+        raise LoupeError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
+    keep_freed_memory()  # as every training does: time and memory are other ones without it
+    planner = Planner(table, parts, choose_device(device))
+    for entry in entries:
+        done = _done(data, (table, content), trainings(entry, table, seeds, folds), output)
+        entry.missing = seeds * max(1, folds) - len(done)
+        if not entry.missing:
+            seconds = Entry(entry.name, entry.recipe, runs=done).seconds
+            entry.cost = None if seconds is None else Cost(seconds, 0, None)
+            planner.leaves(entry.recipe)
+    untimed = [entry for entry in entries if entry.missing]
+    with console.progress() as progress:
+        bar = progress.add_task("timing a few batches", total=len(untimed), note="")
+        for entry in untimed:
+            with enough_memory(f"{entry.name} needs it: take a smaller batch or input.size_px, or another --device."):
+                entry.cost = planner.cost(entry.recipe)
+            progress.update(bar, advance=1)
+    give_back_memory()
+    entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else math.inf)
+    console.say(f"\nThe plan, in order of cost; {_in_all(entries, seeds * max(1, folds))}:")
+    for entry in entries:
+        console.say(f"  {entry.name:<24}{entry.expected}")
+
+
+def _done(data: Any, images: sweep.Hashed, wanted: Sequence[Training], output: Path) -> list[Run]:
+    """The trainings that are finished; none where a run is another's, which its turn will say."""
+    try:
+        found = [sweep.found(data, one.recipe, name=one.name, output=output, images=images) for one in wanted]
+    except LoupeError:
+        return []
+    return [run for run in found if run is not None]
+
+
+def _in_all(entries: Sequence[Entry], each: int) -> str:
+    """What is to be done still, in words."""
+    missing = sum(entry.missing for entry in entries)
+    if not missing:
+        return "all is trained"
+    costs = [(entry.missing, entry.cost) for entry in entries if entry.missing and entry.cost]
+    every = total(cost for _, cost in costs)
+    seconds = sum(number * cost.seconds for number, cost in costs)
+    there = f", of which {each * len(entries) - missing} are there" if missing < each * len(entries) else ""
+    held = f", at least {size_text(every.memory_bytes)} of memory" if every.memory_bytes else ""
+    return (
+        f"{each} {'training' if each == 1 else 'trainings'} of each{there}, in all about {duration(seconds)}, "
+        f"{size_text(every.disk_bytes)} of disk{held}"
+    )

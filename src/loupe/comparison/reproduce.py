@@ -1,0 +1,245 @@
+"""The published experiments, run and set beside what the documents say: one table, written again after each row."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loupe import provenance, rundir
+from loupe.comparison import sweep
+from loupe.comparison.sweep import Hashed
+from loupe.config import overrides as settings
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Recipe
+from loupe.data.hashing import content_hashes
+from loupe.data.sources.open import open_table
+from loupe.devices import choose_device, gpu_name
+from loupe.errors import InterruptedRunError, LoupeError, unknown_name
+from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
+from loupe.files import write_atomic
+from loupe.log import Console, command_line
+from loupe.recipes import catalog, choice, wording
+from loupe.recipes.published.experiments import EXPERIMENTS
+from loupe.recipes.published.publication import Published
+from loupe.report import experiments_page as page
+from loupe.report import experiments_tables
+from loupe.runs.run import Run
+
+Row = dict[str, Any]
+SCHEMA = 1
+BUDGETS = ("quick", "published")
+SPREAD = ("macro_f1", "micro_f1", "roc_auc", "log_loss")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One experiment: its recipe and its data, or the reason why there is nothing to run."""
+
+    published: Published
+    recipe: Recipe | None = None
+    data: str | None = None
+    why: str | None = None
+
+
+def reproduce(
+    names: Sequence[str] = (),
+    *,
+    data: str | Path | None = None,
+    budget: str = "quick",
+    seeds: int = 1,
+    changes: Iterable[str] = (),
+    device: str = "auto",
+    output: str | Path = "runs",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Runs the published experiments and writes `experiments-BUDGET` as .json, .md, .csv and .html into `output`.
+
+    Finished runs are read, interrupted ones go on, so that the same call again does what is missing.
+
+    Args:
+        names: of the experiments; none stands for all.
+        data: the folder that holds `cifar10` and `cats_vs_dogs`; None downloads CIFAR-10 and has no photographs.
+        budget: `published` trains as the documents did, `quick` the same layers in far fewer epochs.
+        seeds: of each, from 0.
+        changes: settings, as KEY=VALUE, for every recipe; they are named beside the results.
+
+    Returns:
+        the content of the JSON file: `rows`, one for each experiment, and what they were made with.
+
+    Raises:
+        LoupeError: an unknown name, or a named experiment that cannot be run; a run that failed, after the others.
+        InterruptedRunError: stopped and saved; the same call goes on.
+    """
+    console, changes, output = Console(quiet=quiet), list(changes), Path(output)
+    if budget not in BUDGETS:
+        raise LoupeError(f"--budget is quick or published; got {budget!r}.")
+    plan = [_plan(name, data, budget, changes, named=bool(names)) for name in names or EXPERIMENTS]
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": version("loupe"),
+        "budget": budget,
+        "seeds": seeds,
+        "settings": changes,
+        "command": _command(names, data, budget, seeds, changes),
+        "environment": provenance.environment(
+            str(choose_device(device)), gpu_name(choose_device(device)), torch.get_num_threads()
+        ),
+        "rows": [],
+    }
+    _announce(plan, budget, seeds, console)
+    images: dict[str, Hashed] = {}
+    failed: list[str] = []
+    for planned in plan:
+        try:
+            row = _row(planned, seeds, output, device, console, images)
+        except InterruptedRunError:
+            raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
+        except LoupeError as error:
+            failed.append(f"{planned.published.name}: {error}")
+            row = _unmeasured(planned, f"failed: {error}")
+        content["rows"].append(row)
+        _count_looks(content["rows"], output)
+        _write(content, output)
+    if failed:
+        raise LoupeError(f"{len(failed)} of {len(plan)} experiments failed; the others are done. {failed[0]}")
+    return content
+
+
+def _command(names: Sequence[str], data: str | Path | None, budget: str, seeds: int, changes: Sequence[str]) -> str:
+    """What repeats the table on any machine: the folder of the data, where there was one, is left to its user."""
+    settings = [part for change in changes for part in ("--set", change)]
+    command = command_line(["loupe", "reproduce", *names, "--budget", budget, "--seeds", str(seeds), *settings])
+    return f"{command} --data $LOUPE_DATA" if data else command
+
+
+def _plan(name: str, data: str | Path | None, budget: str, changes: Sequence[str], *, named: bool) -> Planned:
+    """What to run for an experiment; one that was named must be possible, one of all may be left out."""
+    if name not in EXPERIMENTS:
+        raise unknown_name("experiment", name, EXPERIMENTS)
+    published = EXPERIMENTS[name]
+    source, missing = _data(published, data)
+    why = missing or _without_weights(published, budget)
+    if why and named:
+        raise LoupeError(f"{name} cannot be run: {why}.")
+    if why:
+        return Planned(published, why=why)
+    recipe = catalog.recipe(name if budget == "published" else f"{name}-quick")
+    return Planned(published, settings.override(recipe, changes), source)
+
+
+def _without_weights(published: Published, budget: str) -> str | None:
+    """Why an experiment that starts from a pretrained network cannot be run; nothing stands in for its weights."""
+    model = catalog.recipe(published.name).model
+    if not isinstance(model, BackboneSpec):
+        return None
+    if choice.without_weights(model.backbone):
+        return f"not measured: no weights of {published.weights}"
+    return "not measured: it has no quick form; --budget published runs it" if budget == "quick" else None
+
+
+def _data(published: Published, folder: str | Path | None) -> tuple[str | None, str | None]:
+    """Where the images are, or the reason why they cannot be had."""
+    if folder is None:
+        if published.dataset == "cifar10":
+            return "cifar10", None
+        return None, f"not measured: --data DIR must hold {published.dataset}"
+    place = Path(folder) / published.dataset
+    return (str(place), None) if place.exists() else (None, f"not measured: there is no {place}")
+
+
+def _announce(plan: Sequence[Planned], budget: str, seeds: int, console: Console) -> None:
+    runnable = [planned for planned in plan if planned.recipe]
+    other = "published" if budget == "quick" else "quick"
+    console.say(
+        f"{len(runnable)} of {len(plan)} experiments can be run, {seeds} {'seed' if seeds == 1 else 'seeds'} each, "
+        f"budget {budget} (the other: --budget {other}). What is finished is read, not run again."
+    )
+    for planned in plan:
+        if planned.why:
+            console.say(f"{planned.published.name}: {planned.why}")
+
+
+def _row(planned: Planned, seeds: int, output: Path, device: str, console: Console, images: dict[str, Hashed]) -> Row:
+    """`images`: of each data set, what it holds now; it is looked at once, for the first of its experiments."""
+    if planned.recipe is None:
+        return _unmeasured(planned, planned.why)
+    assert planned.data is not None
+    if planned.data not in images:
+        table = open_table(planned.data, console=Console(quiet=True))
+        images[planned.data] = table, content_hashes(table, console)
+    runs = []
+    for seed in range(seeds):
+        name = f"{planned.recipe.name}-seed{seed}"
+        console.say(f"\n{name}, in {output}")
+        recipe = planned.recipe.model_copy(update={"seed": seed})
+        runs.append(
+            sweep.finished(
+                planned.data,
+                recipe,
+                name=name,
+                output=output,
+                device=device,
+                quiet=console.quiet,
+                images=images[planned.data],
+            )
+        )
+    measured = _measured(planned, runs)
+    accuracy, published = measured["accuracy"]["value"], planned.published.accuracy
+    verdict = None if published is None else "reached" if accuracy >= published else "missed"
+    return {**_unmeasured(planned, None), "measured": measured, "verdict": verdict}
+
+
+def _unmeasured(planned: Planned, why: str | None) -> Row:
+    return {
+        "name": planned.published.name,
+        "recipe": planned.recipe.name if planned.recipe else None,
+        "published": planned.published.to_json(),
+        "why": why,
+        "measured": None,
+        "verdict": None,
+    }
+
+
+def _measured(planned: Planned, runs: Sequence[Run]) -> dict[str, Any]:
+    """The mean over the seeds, and their spread; the interval of a mean accuracy is Wilson's over the images."""
+    results = [run.results for run in runs]
+    blocks = [result[planned.published.judged_on] for result in results]
+    assert planned.recipe is not None
+    hashes = {result["split_hash"] for result in results if result["split_hash"]}
+    return {
+        "runs": [run.directory.name for run in runs],
+        "seeds": [result["seed"] for result in results],
+        "judged_on": planned.published.judged_on,
+        "images": blocks[0]["images"],
+        "accuracy": accuracy_over_seeds(blocks),
+        **{key: over_seeds([block[key] for block in blocks]) for key in SPREAD},
+        "parameters": results[0]["parameters"],
+        "epochs": statistics.fmean(result["epochs"] for result in results),
+        "seconds_per_epoch": statistics.median(result["seconds"]["epoch_mean"] for result in results),
+        "seconds": statistics.fmean(result["seconds"]["total"] for result in results),
+        "split_hashes": sorted(hashes),
+        "test_looks": 0,
+        "settings": wording.training(planned.recipe),
+        "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
+    }
+
+
+def _count_looks(rows: Sequence[Row], output: Path) -> None:
+    """A look that one experiment takes is a look for every row with the same test split, also for those before it."""
+    for measured in (row["measured"] for row in rows if row["measured"]):
+        measured["test_looks"] = sum(rundir.count_looks(output, identity) for identity in measured["split_hashes"])
+
+
+def _write(content: Mapping[str, Any], output: Path) -> None:
+    """The table in its four forms; each file is replaced whole."""
+    output.mkdir(parents=True, exist_ok=True)
+    name = f"experiments-{content['budget']}"
+    write_atomic(output / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_atomic(output / f"{name}.md", experiments_tables.markdown(content))
+    write_atomic(output / f"{name}.csv", experiments_tables.csv_table(content))
+    page.write_page(output / f"{name}.html", content)

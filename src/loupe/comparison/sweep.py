@@ -1,0 +1,196 @@
+"""Many runs: each is trained once, resumed where it was interrupted, and read where it is finished."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from loupe import provenance
+from loupe.config import overrides as keys
+from loupe.config.recipe import Recipe
+from loupe.data.hashing import content_hashes
+from loupe.data.sources.open import open_table
+from loupe.data.splits import split as splits
+from loupe.data.splits.folds import fold
+from loupe.data.table import ImageTable
+from loupe.errors import LoupeError
+from loupe.log import Console
+from loupe.recipes.resolve import resolve
+from loupe.rundir import RunDirectory
+from loupe.runs import train as runner
+from loupe.runs.run import Run
+
+Hashed = tuple[ImageTable, Sequence[str]]  # images, and the hash of each one's content
+HEADLINES = ("accuracy", "macro_f1", "roc_auc", "log_loss")
+
+
+def found(
+    data: Any, recipe: Recipe, *, name: str, output: Path, device: str = "auto", images: Hashed | None = None
+) -> Run | None:
+    """The run of that name and recipe in the folder `output` where it is finished; else None.
+
+    Args:
+        images: what the data hold now; a run of other images is not used then.
+
+    Raises:
+        LoupeError: a run of that name has another recipe, other data or other images.
+    """
+    directory = RunDirectory(output / name)
+    if not directory.file("recipe.yaml").is_file():
+        return None
+    _check_same(directory, recipe, data, images)
+    return None if directory.read_json("results.json") is None else Run(directory, device=device)
+
+
+def finished(
+    data: Any,
+    recipe: Recipe,
+    *,
+    name: str,
+    output: Path,
+    device: str = "auto",
+    split: runner.Splitter = splits.assign,
+    skip_damaged: bool = False,
+    open_test: bool = True,
+    quiet: bool = False,
+    images: Hashed | None = None,
+) -> Run:
+    """The finished run of that name and recipe in the folder `output`; whatever is missing of it is done now.
+
+    Args:
+        split, skip_damaged, open_test: as for `loupe.train`, where the run is begun now.
+        images: as for `found`.
+
+    Raises:
+        LoupeError: a run of that name has another recipe, other data or other images, and is left as it is.
+        InterruptedRunError: stopped; the same call goes on.
+    """
+    directory = RunDirectory(output / name)
+    if not directory.path.exists():
+        return runner.train(
+            data,
+            recipe=recipe,
+            split=split,
+            device=device,
+            output=output,
+            name=name,
+            skip_damaged=skip_damaged,
+            open_test=open_test,
+            quiet=quiet,
+        )
+    if not directory.file("recipe.yaml").is_file():
+        raise LoupeError(
+            f"{directory.path} exists and is not a run: it has no recipe.yaml. Delete it, or choose another --output."
+        )
+    _check_same(directory, recipe, data, images)
+    if directory.read_json("results.json") is not None:
+        return Run(directory, device=device, quiet=quiet)
+    again = None if runner.source_of(data) else data
+    return runner.resume(directory.path, again, device=device, open_test=open_test, quiet=quiet)
+
+
+def _check_same(directory: RunDirectory, wanted: Recipe, data: Any, images: Hashed | None) -> None:
+    """A run is used again only for what it was made for. One that is not finished checks its images as it goes on."""
+    other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
+    source, stored = runner.source_of(data), directory.data
+    what = f"another recipe ({', '.join(other[:3])})" if other else "other data" if source != stored else None
+    if not what and images and directory.file("results.json").is_file() and not provenance.made_of(directory, *images):
+        what = "other images than there are now"
+    if what:
+        raise LoupeError(
+            f"{directory.path} was made with {what}, so that it cannot be used here. Choose another --output, or move "
+            "that run away."
+        )
+
+
+def _as_asked(stored: Recipe, wanted: Recipe) -> Recipe:
+    """The stored recipe with what its run settled left open again, where the wanted one leaves it open."""
+    fields = ("size_px", "load_px", "resize", "interpolation", "normalise", "mean", "std")
+    unsettled = {field: None for field in fields if getattr(wanted.input, field) is None}
+    changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
+    if len(stored.stages) == len(wanted.stages):
+        pairs = zip(stored.stages, wanted.stages, strict=True)
+        changes["stages"] = tuple(
+            mine.model_copy(update={"views": "auto"}) if asked.views == "auto" else mine for mine, asked in pairs
+        )
+    changes |= {field: "auto" for field in ("precision", "frozen_precision") if getattr(wanted, field) == "auto"}
+    return stored.model_copy(update=changes)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """K runs, each validated on the images that the others trained on.
+
+    Attributes:
+        runs: one for each fold.
+        metrics: for each headline metric, its value in each fold.
+    """
+
+    runs: tuple[Run, ...]
+    metrics: Mapping[str, tuple[float, ...]]
+
+    def mean(self, metric: str = "accuracy") -> float:
+        return statistics.fmean(self.metrics[metric])
+
+    def deviation(self, metric: str = "accuracy") -> float:
+        """The standard deviation over the folds. Folds share training images, so that it is no standard error."""
+        return statistics.stdev(self.metrics[metric])
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name:<10} {self.mean(name):.4f} ± {self.deviation(name):.4f}   "
+            f"({min(values):.4f} to {max(values):.4f} over {len(values)} folds)"
+            for name, values in self.metrics.items()
+        )
+
+
+def cross_validate(
+    data: Any,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    folds: int = 5,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    device: str = "auto",
+    output: str | Path = "runs",
+    name: str | None = None,
+    quiet: bool = False,
+) -> CrossValidation:
+    """Trains a recipe on each choice of all folds but one, and validates it on that one.
+
+    Folds are stratified by class; copies and groups stay together. A test split is left out and never looked at. The
+    same call again reads the folds that are finished and goes on with the others.
+
+    Args:
+        data, recipe, settings, device, output: as for `loupe.train`.
+        folds: how many.
+        name: of the runs, which become NAME-fold1 and so on; None takes the data's and the recipe's.
+
+    Raises:
+        LoupeError: as for `loupe.train`, or too few images of a class.
+        InterruptedRunError: stopped; the same call goes on.
+    """
+    table = open_table(data, console=Console(quiet=True))
+    dataset = data if isinstance(data, str) else None
+    chosen = resolve(recipe, table, dataset=dataset, model=None, flags={}, extra=settings, console=Console(quiet=quiet))
+    stem = name or f"{table.name}-{chosen.name}"
+    images = table, content_hashes(table, Console(quiet=quiet))
+    runs = tuple(
+        finished(
+            data,
+            chosen,
+            name=f"{stem}-fold{number}of{folds}",
+            output=Path(output),
+            device=device,
+            split=partial(fold, number=number, folds=folds),
+            quiet=quiet,
+            images=images,
+        )
+        for number in range(1, folds + 1)
+    )
+    blocks = [run.results["validation"] for run in runs]
+    measured = {key: [block[key]["value"] for block in blocks] for key in HEADLINES}
+    return CrossValidation(
+        runs, {key: tuple(values) for key, values in measured.items() if all(value is not None for value in values)}
+    )

@@ -1,0 +1,299 @@
+"""What is wrong with the images of a set, and what is in it: counts, sizes, damage, copies, leaks, contradictions.
+
+Every image is decoded whole, since a header says nothing of what follows it (a JPEG at an eighth of its size: that
+reads all of its data and computes little of it). Copies are files with the same bytes.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console as RichConsole
+from rich.table import Table
+from rich.text import Text
+
+from loupe.data.parallel import File, in_parallel
+from loupe.data.pixels.decode import finish, open_header
+from loupe.data.table import ImageTable, counted
+from loupe.errors import ImageError
+from loupe.log import Console, printable
+
+_CHUNK_IMAGES = 64
+_LOOK_PX = 32
+_SHOWN = 10
+_NO_SPLIT = "no split"
+_NO_LABEL = "no label"
+SMALL_FRACTION = 0.25
+"""An image counts as small when its shorter side is below this fraction of the median one."""
+LONG_ASPECT = 3.0
+"""An image counts as long when its longer side is above this many times the shorter: a crop keeps a third of it or
+less."""
+IMBALANCE = 3.0
+"""Classes count as unbalanced when the largest has more than this many times the images of the smallest."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images that are one and the same: their paths, and the split and the label of each (None: not given)."""
+
+    paths: tuple[str, ...]
+    splits: tuple[str | None, ...]
+    labels: tuple[str | None, ...]
+
+    @property
+    def leaks(self) -> bool:
+        """Whether two of the given splits hold the image, so that one tests what the other taught."""
+        return len(set(self.splits) - {None}) > 1
+
+    @property
+    def conflicts(self) -> bool:
+        """Whether the image has two different labels."""
+        return len(set(self.labels) - {None}) > 1
+
+    def to_json(self) -> list[dict[str, Any]]:
+        rows = zip(self.paths, self.splits, self.labels, strict=True)
+        return [{"path": path, "split": split, "label": label} for path, split, label in rows]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The findings. `counts`: split -> class -> images. Sizes: min, median, max; None where no image can be read."""
+
+    name: str
+    images: int
+    counts: dict[str, dict[str, int]]
+    width_px: dict[str, float] | None
+    height_px: dict[str, float] | None
+    formats: dict[str, int]
+    modes: dict[str, int]
+    damaged: tuple[ImageError, ...]
+    copies: tuple[Copies, ...]
+    split_groups: tuple[str, ...]
+    small: tuple[str, ...]
+    long: tuple[str, ...]
+
+    @property
+    def leaks(self) -> tuple[Copies, ...]:
+        return tuple(copies for copies in self.copies if copies.leaks)
+
+    @property
+    def conflicts(self) -> tuple[Copies, ...]:
+        return tuple(copies for copies in self.copies if copies.conflicts)
+
+    @property
+    def ok(self) -> bool:
+        """False where a result could not be trusted: damage, a copy or a group in two given splits, a copy with two
+        labels.
+
+        Copies within one split, imbalance and unusual sizes are told, and allowed.
+        """
+        return not (self.damaged or self.leaks or self.conflicts or self.split_groups)
+
+    @property
+    def class_sizes(self) -> dict[str, int]:
+        """The images of each class: of the train split where one is given, else of all splits."""
+        parts = [self.counts["train"]] if "train" in self.counts else list(self.counts.values())
+        names = dict.fromkeys(chain.from_iterable(self.counts.values()))
+        names.pop(_NO_LABEL, None)
+        return {name: sum(part.get(name, 0) for part in parts) for name in names}
+
+    @property
+    def imbalance(self) -> float | None:
+        """Images of the largest class for each of the smallest; None where there are no two classes, or one is
+        empty."""
+        sizes = self.class_sizes.values()
+        return max(sizes) / min(sizes) if len(sizes) > 1 and min(sizes) > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "name": self.name,
+            "ok": self.ok,
+            "images": self.images,
+            "counts": self.counts,
+            "width_px": self.width_px,
+            "height_px": self.height_px,
+            "formats": self.formats,
+            "modes": self.modes,
+            "damaged": [{"path": error.path, "reason": error.reason} for error in self.damaged],
+            "duplicates": [copies.to_json() for copies in self.copies],
+            "across_splits": [copies.to_json() for copies in self.leaks],
+            "conflicting_labels": [copies.to_json() for copies in self.conflicts],
+            "groups_across_splits": list(self.split_groups),
+            "imbalance": self.imbalance,
+            "small": list(self.small),
+            "long": list(self.long),
+        }
+
+    def render(self, console: RichConsole, also: Iterable[tuple[str, list[str]]] = ()) -> None:
+        """Prints what the set is, then the findings; `also` are more of them, which do not enter the verdict."""
+        console.print(_counts_table(self))
+        for line in _facts(self):
+            console.print(printable(line), markup=False, highlight=False)
+        for title, lines in [*findings(self), *also]:
+            console.print(Text(title, style="bold"))
+            for line in [*lines[:_SHOWN], *([f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else [])]:
+                console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
+        verdict = (
+            "Nothing stands in the way of training." if self.ok else "A result on these images could not be trusted."
+        )
+        console.print(Text(verdict, style="green" if self.ok else "red"))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one image turned out to be; `error` and nothing else where it is damaged."""
+
+    error: ImageError | None = None
+    format: str = ""
+    mode: str = ""
+    width_px: int = 0
+    height_px: int = 0
+
+
+def check(table: ImageTable, content: Sequence[str], console: Console) -> CheckReport:
+    """Looks at every image of a table, whose digests are `content`. Damage is a finding, not an error."""
+    if len(content) != len(table):
+        raise ValueError(f"{len(content)} digests for {len(table)} images")
+    parts = in_parallel(table, _look, chunk=_CHUNK_IMAGES, console=console, description="checking images")
+    seen = [image for part in parts for image in part]
+    whole = [i for i, image in enumerate(seen) if image.error is None]
+    sides_N2 = np.array([(seen[i].width_px, seen[i].height_px) for i in whole], dtype=np.int64).reshape(-1, 2)
+    shorter_N, longer_N = sides_N2.min(axis=1), sides_N2.max(axis=1)
+    is_small_N = shorter_N < SMALL_FRACTION * (np.median(shorter_N) if whole else 0)
+    is_long_N = longer_N > LONG_ASPECT * shorter_N
+    return CheckReport(
+        name=table.name,
+        images=len(table),
+        counts=_counts(table),
+        width_px=_extent(sides_N2[:, 0]),
+        height_px=_extent(sides_N2[:, 1]),
+        formats=dict(Counter(seen[i].format for i in whole).most_common()),
+        modes=dict(Counter(seen[i].mode for i in whole).most_common()),
+        damaged=tuple(image.error for image in seen if image.error is not None),
+        copies=_copies(table, content, whole),
+        split_groups=_split_groups(table),
+        small=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_small_N)),
+        long=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_long_N)),
+    )
+
+
+def _look(files: Sequence[File]) -> list[_Seen]:
+    return [_look_at(file) for file in files]
+
+
+def _look_at(file: File) -> _Seen:
+    if isinstance(file.data, ImageError):
+        return _Seen(file.data)
+    try:
+        header = open_header(file.data, file.path)
+        seen = _Seen(None, header.format or "", header.mode, header.width, header.height)
+        finish(header, file.data, file.path, at_least_px=_LOOK_PX)
+    except ImageError as error:
+        return _Seen(error)
+    return seen
+
+
+def _counts(table: ImageTable) -> dict[str, dict[str, int]]:
+    """Split -> class -> images, splits and classes in their own order, those without last."""
+    found = Counter(zip(table.splits, table.labels.tolist(), strict=True))
+    splits = [split for split in ("train", "val", "test", None) if any(key[0] == split for key in found)]
+    counts = {}
+    for split in splits:
+        row = {name: found[split, label] for label, name in enumerate(table.classes)}
+        if found[split, -1]:
+            row[_NO_LABEL] = found[split, -1]
+        counts[split or _NO_SPLIT] = row
+    return counts
+
+
+def _copies(table: ImageTable, content: Sequence[str], whole: Iterable[int]) -> tuple[Copies, ...]:
+    by_digest: dict[str, list[int]] = defaultdict(list)
+    for i in whole:
+        by_digest[content[i]].append(i)
+    names = (*table.classes, None)  # label -1 is the last
+    return tuple(
+        Copies(
+            tuple(table.paths[i] for i in same),
+            tuple(table.splits[i] for i in same),
+            tuple(names[table.labels[i]] for i in same),
+        )
+        for same in by_digest.values()
+        if len(same) > 1
+    )
+
+
+def _split_groups(table: ImageTable) -> tuple[str, ...]:
+    """The groups that lie in more than one of the given splits."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(table.groups, table.splits, strict=True):
+        if group is not None and split is not None:
+            splits[group].add(split)
+    return tuple(group for group, given in splits.items() if len(given) > 1)
+
+
+def _extent(values_N: NDArray[np.int64]) -> dict[str, float] | None:
+    if len(values_N) == 0:
+        return None
+    return {"min": int(values_N.min()), "median": float(np.median(values_N)), "max": int(values_N.max())}
+
+
+def _counts_table(report: CheckReport) -> Table:
+    table = Table(title=Text(f"{printable(report.name)}: {counted(report.images, 'image')}"), title_justify="left")
+    table.add_column("class")
+    for split in report.counts:
+        table.add_column(split, justify="right")
+    for name in dict.fromkeys(chain.from_iterable(report.counts.values())):
+        table.add_row(Text(printable(name)), *(f"{row.get(name, 0):,}" for row in report.counts.values()))
+    if len(table.rows) > 1:
+        table.add_section()
+        table.add_row("all", *(f"{sum(row.values()):,}" for row in report.counts.values()))
+    return table
+
+
+def _facts(report: CheckReport) -> list[str]:
+    facts = []
+    for side, extent in (("width", report.width_px), ("height", report.height_px)):
+        if extent is not None:
+            facts.append(f"{side}: {extent['min']} to {extent['max']} px, median {extent['median']:g}")
+    for title, found in (("formats", report.formats), ("colour modes", report.modes)):
+        facts.append(f"{title}: " + (", ".join(f"{name} {count:,}" for name, count in found.items()) or "none"))
+    return facts
+
+
+def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
+    """Each kind of finding that there is: a title with its remedy, and one line for each case."""
+    copied = [_describe(copies) for copies in report.copies if not (copies.leaks or copies.conflicts)]
+    leaking = [_describe(copies) for copies in report.leaks]
+    conflicting = [_describe(copies) for copies in report.conflicts]
+    found = [
+        ("damaged: repair or remove them, or train with --skip-damaged", [str(error) for error in report.damaged]),
+        ("the same image in more than one split: remove it from all but one", leaking),
+        ("the same image with different labels: correct or remove it", conflicting),
+        ("the same group in more than one split: keep it on one side", list(report.split_groups)),
+        ("copies within a split: training counts them as often as they are there", copied),
+        (f"small: the shorter side is below {SMALL_FRACTION:g} times the median", list(report.small)),
+        (
+            f"long: one side is more than {LONG_ASPECT:g} times the other; resize mode pad keeps all of it",
+            list(report.long),
+        ),
+        (f"unbalanced by more than {IMBALANCE:g} to 1: consider class_weights balanced", _unbalanced(report)),
+    ]
+    return [(f"{len(lines):,} {title}", lines) for title, lines in found if lines]
+
+
+def _describe(copies: Copies) -> str:
+    rows = zip(copies.paths, copies.splits, copies.labels, strict=True)
+    return " = ".join(f"{path} ({', '.join(filter(None, (split, label)))})" for path, split, label in rows)
+
+
+def _unbalanced(report: CheckReport) -> list[str]:
+    sizes = report.class_sizes
+    if len(sizes) < 2 or max(sizes.values()) <= IMBALANCE * min(sizes.values()):
+        return []
+    least, most = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
+    return [f"{most} has {counted(sizes[most], 'image')}, {least} has {sizes[least]:,}"]

@@ -1,0 +1,176 @@
+"""The python archives of CIFAR-10 and CIFAR-100, packed or not, read without extracting or running what they hold.
+
+Format: https://www.cs.toronto.edu/~kriz/cifar.html. A batch is a pickled dictionary with `data` (uint8 [N, 3072]:
+1024 red, then green, then blue values, row by row) and `labels` or `fine_labels`; the class names stand in a `meta`
+file of their own.
+"""
+
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from loupe.data.sources.arrays import array_rows
+from loupe.data.table import ImageTable, describe
+from loupe.errors import LoupeError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which files an archive has, and under which keys they hold labels and class names."""
+
+    name: str
+    meta: str
+    names: bytes
+    labels: bytes
+    train: tuple[str, ...]
+    test: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.meta, *self.train, self.test)
+
+
+LAYOUTS = (
+    Layout(
+        "cifar10",
+        "batches.meta",
+        b"label_names",
+        b"labels",
+        tuple(f"data_batch_{i}" for i in range(1, 6)),
+        "test_batch",
+    ),
+    Layout("cifar100", "meta", b"fine_label_names", b"fine_labels", ("train",), "test"),
+)
+FILES = frozenset(name for layout in LAYOUTS for name in layout.files)
+MAX_FILE_BYTES = 2**30  # the largest real one has 155 MB; a forged header shall not fill the memory
+
+
+def is_archive_name(path: Path) -> bool:
+    return path.name.lower().endswith((".tar.gz", ".tgz", ".tar"))
+
+
+def find_folder(folder: Path) -> Path | None:
+    """The unpacked archive: this folder, or one of its published name within it; None where there is none."""
+    for here in (folder, folder / "cifar-10-batches-py", folder / "cifar-100-python"):
+        if any(all((here / name).is_file() for name in (layout.meta, layout.test)) for layout in LAYOUTS):
+            return here
+    return None
+
+
+def open_folder(folder: Path) -> ImageTable:
+    """An unpacked archive. LoupeError names the files that are missing or damaged."""
+    try:
+        files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    except OSError as error:
+        raise LoupeError(f"{error.filename}: cannot be read: {error.strerror}.") from None
+    return _table(files, folder)
+
+
+def open_archive(path: Path) -> ImageTable:
+    """A packed archive, read from front to back; nothing is written to disk."""
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                if member.isfile() and name in FILES and member.size <= MAX_FILE_BYTES:
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    files[name] = stream.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise LoupeError(f"{path}: damaged or cut off: {error}. Download it again.") from None
+    return _table(files, path)
+
+
+def _table(files: Mapping[str, bytes], path: Path) -> ImageTable:
+    layout = next((layout for layout in LAYOUTS if layout.meta in files), None)
+    if layout is None:
+        raise LoupeError(
+            f"{path}: not a python archive of CIFAR-10 or CIFAR-100 (no batches.meta or meta inside). "
+            "For other archives, unpack them and give the folder."
+        )
+    if missing := [name for name in layout.files if name not in files]:
+        raise LoupeError(f"{path}: {', '.join(missing)} missing. Unpack or download the archive again.")
+    try:
+        classes = tuple(name.decode() for name in _load(files[layout.meta])[layout.names])
+        parts = [(name, "train") for name in layout.train] + [(layout.test, "test")]
+        rows = pa.concat_tables(
+            [array_rows(*_batch(_load(files[name]), layout.labels), prefix=name, split=split) for name, split in parts]
+        )
+    except (pickle.UnpicklingError, KeyError, TypeError, ValueError, IndexError, EOFError, AttributeError) as error:
+        raise LoupeError(f"{path}: not a CIFAR archive as published: {error}. Download it again.") from None
+    return ImageTable(rows, classes, layout.name, notes=(describe(rows, classes),))
+
+
+def _batch(batch: Mapping[bytes, Any], labels_key: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels [N,32,32,3] and labels [N]."""
+    data, labels = batch[b"data"].array(), np.asarray(batch[labels_key], dtype=np.int64)
+    if data.shape != (len(labels), 3072):
+        raise ValueError(f"{len(labels)} labels with data of shape {list(data.shape)}")
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+class _Dtype:
+    """Stands in for `numpy.dtype`: only uint8 is admitted."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if code not in (b"u1", "u1"):
+            raise pickle.UnpicklingError(f"an array of {code!r}; only uint8 is expected")
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like, which uint8 does not need."""
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`: keeps the pickled state, so that the file does not steer NumPy's unpickling."""
+
+    state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def array(self) -> NDArray[np.uint8]:
+        _, shape, dtype, fortran, data = self.state
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("an array without plain uint8 data")
+        return np.frombuffer(data, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds dictionaries, lists, bytes, numbers and uint8 arrays; any other global is refused before its import."""
+
+    ADMITTED: ClassVar[Mapping[tuple[str, str], Callable[..., Any]]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        try:
+            return self.ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which such a file does not need") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to an object outside the file")
+
+
+def _load(data: bytes) -> dict[bytes, Any]:
+    value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    if not isinstance(value, dict):
+        raise pickle.UnpicklingError("a batch that is no dictionary")
+    return value

@@ -1,0 +1,75 @@
+"""Data sets by name. To add one, write a function that returns its ImageTable and name it in DATASETS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from loupe.cache import cache_folder
+from loupe.data.sources import archives
+from loupe.data.sources.arrays import from_arrays
+from loupe.data.sources.download import Source, download
+from loupe.data.table import ImageTable
+from loupe.errors import unknown_name
+from loupe.log import Console
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """How a named set is loaded, what it is, and the recipe that suits it (None: the one for its image size)."""
+
+    load: Callable[[Console], ImageTable]
+    description: str
+    default_recipe: str | None = None
+
+
+CIFAR10 = Source(
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    md5="c58f30108f718f92721af3b95e74349a",
+    remedy="Fetch cifar-10-python.tar.gz by other means and give the file itself: loupe train cifar-10-python.tar.gz",
+)
+CIFAR100 = Source(
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    md5="eb9058c3a382ffc7106e4002c42a8d85",
+    remedy="Fetch cifar-100-python.tar.gz by other means and give the file itself: loupe train cifar-100-python.tar.gz",
+)
+
+
+def digits(console: Console) -> ImageTable:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 px; their 17 grey levels are spread over 0 to 255. No network."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    return from_arrays(pixels, bunch.target, name="digits")
+
+
+def cifar10(console: Console) -> ImageTable:
+    """60,000 photographs of 32 x 32 px in 10 classes (Krizhevsky, 2009); 50,000 train, 10,000 test."""
+    return _cifar(CIFAR10, console)
+
+
+def cifar100(console: Console) -> ImageTable:
+    """60,000 photographs of 32 x 32 px in 100 classes (Krizhevsky, 2009); 50,000 train, 10,000 test."""
+    return _cifar(CIFAR100, console)
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(
+        digits, "1,797 handwritten digits, 8 x 8 px, 10 classes; comes with scikit-learn", default_recipe="digits"
+    ),
+    "cifar10": Dataset(cifar10, "60,000 photographs, 32 x 32 px, 10 classes; 170 MB to download"),
+    "cifar100": Dataset(cifar100, "60,000 photographs, 32 x 32 px, 100 classes; 169 MB to download"),
+}
+
+
+def load(name: str, console: Console) -> ImageTable:
+    """The named set; LoupeError with the nearest names for one that is not in the catalog."""
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS)
+    return DATASETS[name].load(console)
+
+
+def _cifar(source: Source, console: Console) -> ImageTable:
+    target = cache_folder() / "datasets" / source.url.rpartition("/")[2]
+    return archives.open_archive(download(source, target, console=console))

@@ -1,0 +1,99 @@
+"""The front door for images: whatever holds them, an ImageTable comes out."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from loupe.data.sources import archives, datasets
+from loupe.data.sources.arrays import from_arrays, open_arrays, open_npz
+from loupe.data.sources.csv_file import open_csv
+from loupe.data.sources.folders import from_paths, open_folder, scan
+from loupe.data.sources.parquet import open_parquet
+from loupe.data.table import IMAGE_SUFFIXES, ImageTable, os_name, text_name
+from loupe.errors import LoupeError
+from loupe.log import Console
+
+__all__ = ["Data", "ImageTable", "from_arrays", "from_paths", "open_table"]
+
+Data = str | Path | Mapping[Any, Any] | tuple[Any, ...] | ImageTable
+KINDS = (
+    "a folder of class folders, a CSV file, a Parquet file or folder of shards, a CIFAR python archive, an .npz file, "
+    "or one of the named sets " + ", ".join(datasets.DATASETS)
+)
+
+
+def open_table(data: Data, *, console: Console) -> ImageTable:
+    """The images and labels that `data` names or holds. The caller shows the table's notes.
+
+    A string is first a named set (`digits`), then a path; `./digits` and a `Path` are always paths. Arrays come as
+    `(x, y)`, as `((x_train, y_train), (x_test, y_test))`, or as a mapping. LoupeError, saying what is allowed, where
+    nothing fits.
+    """
+    if isinstance(data, ImageTable):
+        table = data
+    elif isinstance(data, str) and data in datasets.DATASETS:
+        table = _with_note(datasets.load(data, console), data)
+    elif isinstance(data, str | os.PathLike):
+        table = _open_path(data, console)
+    elif isinstance(data, Mapping | tuple):
+        table = open_arrays(data)
+    else:
+        raise LoupeError(f"data of type {type(data).__name__} is not understood; give {KINDS}, or arrays as (x, y).")
+    if len(table) == 0:
+        raise LoupeError(f"{table.name}: there are no images in it.")
+    return table
+
+
+def _open_path(data: str | os.PathLike[str], console: Console) -> ImageTable:
+    # pathlib's own raise for a user that is not known, and for a name that is too long.
+    path = Path(os.path.expanduser(data))  # noqa: PTH111
+    if os.path.isdir(path):  # noqa: PTH112
+        return _open_folder(path, console)
+    if not os.path.exists(path):  # noqa: PTH110
+        raise LoupeError(_missing(str(data)))
+    if archives.is_archive_name(path):
+        return archives.open_archive(path)
+    match path.suffix.lower():
+        case ".csv":
+            return open_csv(path)
+        case ".parquet" | ".pq":
+            return open_parquet([path], path.parent, path.stem, console)
+        case ".npz":
+            return open_npz(path)
+        case ".zip" | ".rar" | ".7z":
+            raise LoupeError(f"{path}: unpack this archive and give the folder.")
+        case suffix if suffix in IMAGE_SUFFIXES:
+            raise LoupeError(f"{path}: one image has no label; give {KINDS}.")
+        case _:
+            raise LoupeError(f"{path}: this kind of file is not understood; give {KINDS}.")
+
+
+def _open_folder(folder: Path, console: Console) -> ImageTable:
+    if cifar := archives.find_folder(folder):
+        return archives.open_folder(cifar)
+    tree = scan(folder)
+    if not tree.shards:
+        return open_folder(folder, tree)
+    if tree.images and all("/" in name for name in tree.shards):
+        raise LoupeError(f"{folder}: there are both images and Parquet files below it; give the folder of one of them.")
+    shards = [folder / os_name(name) for name in tree.shards]
+    return open_parquet(shards, folder, text_name(folder.resolve().name), console)
+
+
+def _missing(text: str) -> str:
+    near = get_close_matches(text, datasets.DATASETS, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    if "://" in text:
+        hint = " Loupe does not fetch addresses: download it and give the file or folder."
+    return f"{text}: no such file or folder.{hint} Give {KINDS}."
+
+
+def _with_note(table: ImageTable, name: str) -> ImageTable:
+    """Says so where a path of the same name was passed over."""
+    if not Path(name).exists():
+        return table
+    note = f"{name} is the named data set; write ./{name} for the path of that name."
+    return replace(table, notes=(*table.notes, note))

@@ -1,0 +1,276 @@
+"""Parquet files in the Hugging Face image layout: one file, or a folder of shards. Rows never leave Arrow.
+
+They are held in memory where the files take no more than half of what is free there, and else mapped (arrow_file.py).
+
+The layout: a column `image` (or `img`), a struct of `bytes` and `path`; a column `label`, whole numbers whose names
+stand in the schema's `huggingface` metadata (ClassLabel), or text; the split in the name of the file or its folder.
+https://huggingface.co/docs/datasets/image_dataset
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from loupe.cache import cache_folder
+from loupe.data.memory import default_budget
+from loupe.data.sources import arrow_cache
+from loupe.data.table import (
+    IMAGE,
+    SCHEMA,
+    SPLIT_NAMES,
+    ImageTable,
+    counted,
+    describe,
+    numbered,
+    shown,
+    sorted_classes,
+    split_of,
+    text_name,
+)
+from loupe.errors import LoupeError
+from loupe.log import Console, size_text
+
+IMAGE_COLUMNS = ("image", "img")
+BATCH_ROWS = 1024  # are read at once, or fewer where they hold more than:
+BATCH_BYTES = 256 * 2**20  # far below the 2 GiB above which Arrow reads no column of structs
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+LAYOUT = "an image column ('image' or 'img': a struct of bytes and path) and a label column ('label')"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a file hold what, whether labels are text, and the class names that the schema gives."""
+
+    image: str
+    label: str
+    split: str | None
+    group: str | None
+    is_text: bool
+    classes: tuple[str, ...] | None
+
+
+def open_parquet(files: Sequence[Path], root: Path, name: str, console: Console) -> ImageTable:
+    """The images in one file, or in all the shards of a set, which lie under `root`.
+
+    Raises:
+        LoupeError: another layout, or more than the memory holds and no disk for what can be mapped.
+    """
+    columns = [_columns(file) for file in files]
+    for file, found in zip(files, columns, strict=True):
+        if (found.is_text, found.classes) != (columns[0].is_text, columns[0].classes):
+            raise LoupeError(
+                f"{file}: its class names, or its kind of labels, differ from those of {files[0]}. "
+                "Give the two as separate data sets."
+            )
+    size, budget = sum(file.stat().st_size for file in files), default_budget()
+    if size > budget:
+        folder = cache_folder() / "rows"
+        console.say(
+            f"{name} takes {size_text(size)}, above the budget of {size_text(budget)} of memory: it is read from a "
+            f"copy that can be mapped, under {folder}."
+        )
+        pieces = _mapped(files, columns, root, folder, console)
+    else:
+        pieces = [pa.concat_tables(_read(*each, root)) for each in zip(files, columns, strict=True)]
+    pieces = _distinct_paths(pieces, files, root)
+    rows, classes = _class_indices(pa.concat_tables(pieces), columns[0].classes, name)
+    if rows.num_rows == 0:
+        raise LoupeError(f"{root / name}: there are no rows in it.")
+    return ImageTable(rows, classes, name, root.resolve(), (describe(rows, classes), *_notes(rows, files)))
+
+
+def _columns(file: Path) -> Columns:
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise LoupeError(f"{file}: cannot be read as Parquet: {error}") from None
+    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
+    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    if image is None or label is None:
+        raise LoupeError(f"{file}: its columns are {shown(schema.names, 10)}; expected {LAYOUT}.")
+    if not _is_image(schema.field(image).type):
+        raise LoupeError(f"{file}: column {image!r} is {schema.field(image).type}; expected {LAYOUT}.")
+    kind = schema.field(label).type
+    if not (pa.types.is_integer(kind) or _is_text(kind)):
+        raise LoupeError(f"{file}: column {label!r} is {kind}; labels are whole numbers or text.")
+    features = _features(schema, file)
+    names = features.get(label, {}).get("names")
+    return Columns(
+        image=image,
+        label=label,
+        split="split" if "split" in schema.names else None,
+        group="group" if "group" in schema.names else None,
+        is_text=_is_text(kind),
+        classes=tuple(map(str, names)) if names and pa.types.is_integer(kind) else None,
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
+    """The `huggingface` metadata of a schema; empty where it has none."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"]
+        return {str(name): feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoupeError(f"{file}: its 'huggingface' metadata cannot be understood: {error!r}.") from None
+
+
+def _mapped(
+    files: Sequence[Path], columns: Sequence[Columns], root: Path, folder: Path, console: Console
+) -> list[pa.Table]:
+    """The rows of each file, from copies that are made now where they are not there."""
+    pieces = []
+    with console.progress() as progress:
+        bar = progress.add_task("copying rows", total=len(files), note="")
+        for file, found in zip(files, columns, strict=True):
+            how = [asdict(found), _split_of(file, root)]
+            pieces.append(arrow_cache.mapped(file, how, folder, partial(_read, file, found, root)))
+            progress.advance(bar)
+    return pieces
+
+
+def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
+    """The file's rows, a few at a time, as `SCHEMA` has them but for the label, which stays what it is."""
+    names = [name for name in (columns.image, columns.label, columns.split, columns.group) if name is not None]
+    try:
+        with pq.ParquetFile(file) as source:
+            empty = source.schema_arrow.empty_table().select(names)
+            yield _rows(empty, columns, file, root)
+            for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
+                yield _rows(pa.Table.from_batches([batch]), columns, file, root)
+    except (pa.ArrowException, OSError) as error:
+        raise LoupeError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    """How many rows are read at once, by the heaviest of the groups that the file keeps them in."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    heaviest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
+
+
+def _rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
+    label = table[columns.label]
+    if pa.types.is_dictionary(label.type):
+        label = label.cast(pa.string())
+    n = table.num_rows
+    split = (
+        _splits(table[columns.split], file)
+        if columns.split
+        else pa.repeat(pa.scalar(_split_of(file, root), pa.string()), n)
+    )
+    group = _filled(table[columns.group].cast(pa.string())) if columns.group else pa.nulls(n, pa.string())
+    image = pa.chunked_array([_image(chunk) for chunk in table[columns.image].chunks], IMAGE)
+    label = label.cast(pa.int64()) if pa.types.is_integer(label.type) else _filled(label.cast(pa.string()))
+    return pa.table({"image": image, "label": label, "split": split, "group": group})
+
+
+def _filled(words: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The words, with null for an empty one: it names no class, no split and no group, as an empty cell of a CSV."""
+    return pc.if_else(pc.equal(words, ""), None, words)
+
+
+def _image(chunk: pa.Array) -> pa.Array:
+    """A chunk of images as the struct of `SCHEMA`, without copying the bytes."""
+    fields = {}
+    for name, kind in (("bytes", pa.binary()), ("path", pa.string())):
+        if not pa.types.is_struct(chunk.type):
+            fields[name] = chunk.cast(kind) if name == "bytes" else pa.nulls(len(chunk), kind)
+        elif chunk.type.get_field_index(name) >= 0:
+            fields[name] = pc.struct_field(chunk, name).cast(kind)
+        else:
+            fields[name] = pa.nulls(len(chunk), kind)
+    return pa.StructArray.from_arrays([fields["bytes"], fields["path"]], fields=list(IMAGE))
+
+
+def _split_of(file: Path, root: Path) -> str | None:
+    """The split that a shard's name begins with (`train-00000-of-00001.parquet`), or that its folder is called."""
+    word = re.split(r"[-_.]", file.name, maxsplit=1)[0]
+    return split_of(word) or (split_of(file.parent.name) if file.parent != root else None)
+
+
+def _splits(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
+    """A column of splits in our words; an empty cell is a split that is not given."""
+    words = column.cast(pa.string())
+    known = {word: split_of(word) for word in words.unique().to_pylist() if word}
+    if wrong := [word for word, split in known.items() if split is None]:
+        raise LoupeError(f"{file}: split {wrong[0]!r} is not known; splits are {', '.join(SPLIT_NAMES)}.")
+    result = _filled(words)
+    for word, split in known.items():
+        result = pc.if_else(pc.equal(result, word), split, result)
+    return result
+
+
+def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -> tuple[pa.Table, tuple[str, ...]]:
+    """The rows with class indices for labels, and the classes. Labels of -1 are not labels, as Hugging Face has it."""
+    label = rows["label"]
+    if pa.types.is_integer(label.type):
+        label = pc.if_else(pc.equal(label, -1), None, label)
+    if classes is None:
+        values = [value for value in label.unique().to_pylist() if value is not None]
+        classes = sorted_classes(values)
+        by_name = {str(value): value for value in values}
+        label = pc.index_in(label, pa.array([by_name[name] for name in classes], label.type)).cast(pa.int64())
+    extent = pc.min_max(label).as_py()
+    if wrong := [v for v in extent.values() if v is not None and not 0 <= v < len(classes)]:
+        raise LoupeError(
+            f"{name}: label {wrong[0]} is out of range; its schema names {len(classes)} classes, so labels run "
+            f"from 0 to {len(classes) - 1} (or -1: not labelled)."
+        )
+    return rows.set_column(1, "label", label).cast(SCHEMA), classes
+
+
+def _notes(rows: pa.Table, files: Sequence[Path]) -> list[str]:
+    notes = []
+    if unlabelled := rows["label"].null_count:
+        notes.append(f"{counted(unlabelled, 'row')} without a label (null, -1 or empty).")
+    counts = {
+        match[1]: int(match[2]) for file in files if (match := re.search(r"(.*)-\d+-of-(\d+)\.parquet$", str(file)))
+    }
+    for stem, expected in counts.items():
+        present = sum(str(file).startswith(f"{stem}-") for file in files)
+        if len(files) > 1 and present < expected:
+            notes.append(f"{Path(stem).name}: only {present:,} of {expected:,} shards are here.")
+    return notes
+
+
+def _distinct_paths(pieces: list[pa.Table], files: Sequence[Path], root: Path) -> list[pa.Table]:
+    """Paths that tell the images apart: their own where those do, else `shard#row`, but for images without bytes."""
+    own = pa.chunked_array(
+        [pc.struct_field(chunk, "path") for piece in pieces for chunk in piece["image"].chunks], pa.string()
+    )
+    if own.null_count == 0 and pc.count_distinct(own).as_py() == len(own):
+        return pieces
+    names = [text_name(file.relative_to(root).as_posix()) for file in files]
+    return [_numbered(piece, name) for piece, name in zip(pieces, names, strict=True)]
+
+
+def _numbered(piece: pa.Table, prefix: str) -> pa.Table:
+    chunks, start = [], 0
+    for chunk in piece["image"].chunks:
+        data, own = pc.struct_field(chunk, "bytes"), pc.struct_field(chunk, "path")
+        path = pc.if_else(pc.is_valid(data), numbered(prefix, start, start + len(chunk)), own)
+        chunks.append(pa.StructArray.from_arrays([data, path], fields=list(IMAGE)))
+        start += len(chunk)
+    return piece.set_column(0, "image", pa.chunked_array(chunks, IMAGE))

@@ -1,0 +1,140 @@
+"""What is written about labels that look wrong: lists to correct and to train on, and the page that shows them.
+
+labels.csv     every labelled image, the suspects first, in the columns that Loupe trains on, and what was found
+kept.csv       the same without the suspects of the training images: `loupe train kept.csv`
+labels.html    the suspects as pictures, and what leaving them out is worth
+"""
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loupe.data.pixels import decode
+from loupe.data.table import ImageTable, text_name
+from loupe.errors import LoupeError
+from loupe.files import write_atomic
+from loupe.labels.find import LabelReport
+from loupe.report import labels_page
+from loupe.report.gallery import LARGEST_PX, encode
+from loupe.report.pictures import data_uri
+
+TRAINED_ON = ("path", "label", "split", "group")
+FOUND = ("suggested", "score", "score_of_suggested")
+OF_EVERY_LABEL = ("score",)  # that was examined
+MOST_PICTURES = 200
+MOST_DOUBTFUL = 24
+
+
+def check_new(folder: Path) -> None:
+    """LoupeError where the folder is there: labels may have been corrected in what an earlier call wrote."""
+    if folder.exists():
+        raise LoupeError(
+            f"{folder}: it exists, and may hold labels that were corrected. Name another folder with --to."
+        )
+
+
+def free_name(dataset: str) -> Path:
+    """`photos-labels`, or `photos-labels-2` and so on where that is taken."""
+    numbers = chain([""], (f"-{number}" for number in count(2)))
+    return next(path for path in (Path(f"{dataset}-labels{number}") for number in numbers) if not path.exists())
+
+
+def write(report: LabelReport, folder: Path) -> dict[str, str]:
+    """Writes the files into a new folder and returns their paths by name.
+
+    `kept.csv` is among them only where the images are files: a list can name nothing else.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise LoupeError(f"{folder}: cannot be made: {error.strerror}. Name another folder with --to.") from None
+    places = _places(report.table, folder)
+    written = {"labels": folder / "labels.csv", "page": folder / "labels.html"}
+    write_atomic(written["labels"], _labels(report, places or report.table.paths))
+    if places is not None:
+        written["kept"] = folder / "kept.csv"
+        write_atomic(written["kept"], _kept(report, places))
+    files = {name: str(path) for name, path in written.items()}
+    content = {**report.to_json(), "images": len(report.rows_N), "confused": report.confused, "files": files}
+    rows = [int(report.rows_N[i]) for i in report.doubtful[:MOST_DOUBTFUL]]
+    content["doubted"] = [report.row(i) for i in report.doubtful[:MOST_DOUBTFUL]]
+    pictures = [[_picture(report.table, row) for row in part] for part in (report.suspect_rows[:MOST_PICTURES], rows)]
+    labels_page.write_page(written["page"], content, *pictures)
+    return files
+
+
+def _places(table: ImageTable, folder: Path) -> tuple[str, ...] | None:
+    """Each image's file as seen from the folder; None where an image is not a file."""
+    files = [table.file(row) for row in range(len(table))]
+    base = folder.resolve()
+    return None if None in files else tuple(_relative(file, base) for file in files if file is not None)
+
+
+def _relative(file: Path, base: Path) -> str:
+    """The whole path where the two are on different drives."""
+    whole = os.path.abspath(file)  # noqa: PTH100 - resolve() would follow links to names that nobody knows
+    try:
+        return text_name(Path(os.path.relpath(whole, base)).as_posix())
+    except ValueError:
+        return text_name(Path(whole).as_posix())
+
+
+def _labels(report: LabelReport, places: tuple[str, ...]) -> str:
+    """The suspects, then the other images that were examined, each by rank; then the rest, as the table has them."""
+    suspects, examined = set(report.order), {int(row) for row in report.rows_N}
+    rows = []
+    for i in np.lexsort((report.quality_N, ~report.suspect_N)).tolist():
+        found = _part(report.row(i), FOUND if i in suspects else OF_EVERY_LABEL)
+        rows.append({**_trained_on(report, int(report.rows_N[i]), places), **found})
+    rows += [_trained_on(report, row, places) for row in _labelled(report) if row not in examined]
+    return _csv((*_columns(report), *FOUND), rows)
+
+
+def _part(item: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: item[name] for name in names}
+
+
+def _kept(report: LabelReport, places: tuple[str, ...]) -> str:
+    """Suspects of validation and test stay: a model that is not judged by its errors looks better than it is."""
+    left_out = {row for row in report.suspect_rows if report.splits[row] == "train"}
+    rows = [_trained_on(report, row, places) for row in _labelled(report) if row not in left_out]
+    return _csv(_columns(report), rows)
+
+
+def _labelled(report: LabelReport) -> list[int]:
+    return np.flatnonzero(report.table.labels >= 0).tolist()
+
+
+def _columns(report: LabelReport) -> tuple[str, ...]:
+    return TRAINED_ON if any(report.table.groups) else TRAINED_ON[:-1]
+
+
+def _trained_on(report: LabelReport, row: int, places: tuple[str, ...]) -> dict[str, Any]:
+    table = report.table
+    return {
+        "path": places[row],
+        "label": table.classes[table.labels[row]],
+        "split": report.splits[row] or "",
+        "group": table.groups[row] or "",
+    }
+
+
+def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.4f}" if isinstance(value, float) else value for name, value in row.items()})
+    return text.getvalue()
+
+
+def _picture(table: ImageTable, row: int) -> str:
+    """One image, whole and as it was before any crop, as the source of an image in a page."""
+    image = decode.decode(table.encoded(row), table.paths[row], at_least_px=LARGEST_PX)
+    return data_uri(encode(np.asarray(image)))

@@ -1,0 +1,271 @@
+"""Labels that look wrong: from images to the suspects, and what leaving them out is worth."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from loupe.cache import cache_folder
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Preprocessing, Recipe, SplitSpec
+from loupe.data.pixels.prepare import Images, load_images
+from loupe.data.sources.open import open_table
+from loupe.data.splits import folds
+from loupe.data.splits.split import PARTS, Split, assign
+from loupe.data.table import ImageTable
+from loupe.devices import choose_device, keep_freed_memory
+from loupe.errors import LoupeError, unknown_name
+from loupe.labels import confident
+from loupe.labels.confident import Bools, Floats, Ints
+from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
+from loupe.log import Console
+from loupe.recipes.resolve import preprocessing_of, resolve
+from loupe.training.features import features
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What was found about the labels of `rows_N` of a table.
+
+    Attributes:
+        splits: of every image of the table, as training on it would have them; None without a label.
+        given_N: the label of each examined image, an index into `classes`, which are those that they have.
+        suspect_N: which of them look wrong; quality_N: their scores, see `label_errors.quality`.
+        fit: what heads that had not seen an image say of it.
+    """
+
+    table: ImageTable
+    splits: tuple[str | None, ...]
+    rows_N: Ints
+    classes: tuple[str, ...]
+    given_N: Ints
+    suspect_N: Bools
+    quality_N: Floats
+    fit: CrossFit
+    network: str
+    size_px: int
+    seed: int
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The suspects among the examined images, the least likely label first."""
+        found = np.flatnonzero(self.suspect_N)
+        return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
+
+    @cached_property
+    def doubtful(self) -> list[int]:
+        """No suspects, but another class than their own is the most likely one: the least likely label first."""
+        found = np.flatnonzero(~self.suspect_N & (self.fit.probability_NK.argmax(axis=1) != self.given_N))
+        return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
+
+    @property
+    def suspect_rows(self) -> list[int]:
+        """Their rows of the table, in that order."""
+        return [int(self.rows_N[i]) for i in self.order]
+
+    @cached_property
+    def ranked(self) -> list[dict[str, Any]]:
+        """What was found about them, in that order."""
+        return [self.row(i) for i in self.order]
+
+    def row(self, i: int) -> dict[str, Any]:
+        """What was found about one examined image; suggested is the most likely class but its own."""
+        row, given, said_K = int(self.rows_N[i]), int(self.given_N[i]), self.fit.probability_NK[i]
+        suggested = int(np.where(np.arange(len(said_K)) == given, -1.0, said_K).argmax())
+        return {
+            "path": self.table.paths[row],
+            "split": self.splits[row],
+            "label": self.classes[given],
+            "suggested": self.classes[suggested],
+            "score": float(self.quality_N[i]),
+            "score_of_suggested": float(said_K[suggested]),
+        }
+
+    @cached_property
+    def effect(self) -> dict[str, Any]:
+        """Of leaving the suspects out of what a head learns from: see `label_errors.effect`."""
+        return confident.effect(self.given_N, self.fit.probability_NK, self.fit.without_NK, self.suspect_N)
+
+    @property
+    def confused(self) -> list[tuple[str, str, int]]:
+        """How many suspects have which label, and which is suggested; most first."""
+        pairs = Counter((item["label"], item["suggested"]) for item in self.ranked)
+        return [(label, suggested, number) for (label, suggested), number in pairs.most_common()]
+
+    def counts(self, rows: Sequence[int]) -> dict[str, int]:
+        """How many of these rows of the table each split has."""
+        found = Counter(self.splits[row] for row in rows)
+        return {part: found[part] for part in PARTS if found[part]}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "dataset": self.table.name,
+            "network": self.network,
+            "size_px": self.size_px,
+            "seed": self.seed,
+            "folds": len(self.fit.strength_F),
+            "strengths": list(self.fit.strength_F),
+            "left_out": list(self.fit.left_out_F),
+            "classes": list(self.classes),
+            "examined": self.counts(self.rows_N.tolist()),
+            "suspected": self.counts(self.suspect_rows),
+            "doubtful": len(self.doubtful),
+            "effect": self.effect,
+            "suspects": self.ranked,
+        }
+
+
+def check_labels(
+    data: Any,
+    *,
+    model: str | None = None,
+    weights: str | None = None,
+    size_px: int | None = None,
+    splits: Sequence[str] = ("train", "val"),
+    number_of_folds: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    skip_damaged: bool = False,
+    quiet: bool = False,
+) -> LabelReport:
+    """Compares the labels of images with what heads on a frozen backbone say that have not learned from them.
+
+    Args:
+        data, model, weights, device, skip_damaged: as for `loupe.train` with the recipe `features`.
+        size_px: of the images as the backbone gets them; None: as it was trained.
+        splits: whose labels are examined. The splits are those that training with this seed would have.
+        number_of_folds: at least 3. Copies of an image, and images of one group, are in one fold.
+
+    Raises:
+        LoupeError: something that the caller can put right; it says what and how.
+    """
+    confident.check_installed()
+    _check_asked(splits, number_of_folds)
+    if "test" in splits:
+        Console(quiet=quiet).warn(
+            "test labels are examined: that is a look at them, which no runs folder counts. Do not choose by it."
+        )
+    console, place = Console(quiet=quiet), choose_device(device)
+    keep_freed_memory()
+    table = open_table(data, console=console)
+    for note in table.notes:
+        console.say(note)
+    recipe, network = recipe_for(data, table, model, weights, size_px, seed, console)
+    preprocessing = preprocessing_for(recipe)
+    images = images_for(table, preprocessing, skip_damaged, console)
+    split = assign(images.table, images.content, SplitSpec(), seed)
+    for note in split.notes:
+        console.say(note)
+    rows_N = np.sort(np.concatenate([split.part(part) for part in PARTS if part in splits]))
+    given_N, fold_N, classes = _folds(images, rows_N, splits, number_of_folds, seed)
+    features_NC = features(
+        network,
+        preprocessing,
+        images,
+        device=place,
+        folder=cache_folder() / "frozen",
+        console=console,
+    )
+    console.say(
+        f"{len(rows_N):,} labels are compared with what heads on {network.name}, at {preprocessing.size_px} px, say of "
+        f"images in {number_of_folds} folds that they have not seen."
+    )
+    fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects, console=console)
+    return LabelReport(
+        table=images.table,
+        splits=_split_names(split, len(images.table)),
+        rows_N=rows_N,
+        classes=classes,
+        given_N=given_N,
+        suspect_N=confident.suspects(given_N, fit.probability_NK),
+        quality_N=confident.quality(given_N, fit.probability_NK),
+        fit=fit,
+        network=network.name,
+        size_px=preprocessing.size_px,
+        seed=seed,
+    )
+
+
+def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
+    for part in splits:
+        if part not in PARTS:
+            raise unknown_name("split", part, PARTS)
+    if number_of_folds < LEAST_FOLDS:
+        raise LoupeError(f"there must be at least {LEAST_FOLDS} folds; got {number_of_folds}.")
+
+
+def recipe_for(
+    data: Any,
+    table: ImageTable,
+    model: str | None,
+    weights: str | None,
+    size_px: int | None,
+    seed: int,
+    console: Console,
+) -> tuple[Recipe, BackboneSpec]:
+    """The recipe `features` for these images, and its backbone."""
+    recipe = resolve(
+        "features",
+        table,
+        dataset=data if isinstance(data, str) else None,
+        model=model,
+        weights=weights,
+        flags={"seed": seed},
+        extra={} if size_px is None else {"input.size_px": size_px},
+        console=console,
+    )
+    if not isinstance(recipe.model, BackboneSpec):
+        raise LoupeError(f"--model {model}: its features come with training. Name a backbone of timm: loupe models")
+    if recipe.model.weights == "none":
+        console.warn(
+            f"the features of {recipe.model.name} have random weights: they say little of what an image shows."
+        )
+    return recipe, recipe.model
+
+
+def preprocessing_for(recipe: Recipe) -> Preprocessing:
+    """With the mean and deviation that the backbone was trained with."""
+    mean, std = recipe.input.mean, recipe.input.std
+    assert mean is not None
+    assert std is not None
+    return preprocessing_of(recipe).model_copy(update={"mean": mean, "std": std})
+
+
+def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool, console: Console) -> Images:
+    """Their pixels, kept in the cache folder."""
+    return load_images(table, preprocessing, cache=cache_folder(), console=console, skip_damaged=skip_damaged)
+
+
+def _folds(
+    images: Images, rows_N: Ints, splits: Sequence[str], number_of_folds: int, seed: int
+) -> tuple[Ints, Ints, tuple[str, ...]]:
+    """The labels of these rows as numbers without gaps, their folds, and the classes that the numbers stand for."""
+    table = images.table
+    if not len(rows_N):
+        raise LoupeError(f"{table.name}: there are no labelled images in {' and '.join(splits)}.")
+    present_K, given_N = np.unique(table.labels[rows_N], return_inverse=True)
+    classes = tuple(table.classes[label] for label in present_K)
+    if len(classes) < 2:
+        raise LoupeError(f"{table.name}: all labels of {' and '.join(splits)} are {classes[0]!r}; there must be two.")
+    fold_N = folds.numbers(table, images.content, rows_N, folds=number_of_folds, seed=seed)
+    scarce = [name for name, count in zip(classes, fold_counts(given_N, fold_N), strict=True) if count < LEAST_FOLDS]
+    if scarce:
+        raise LoupeError(
+            f"{table.name}: the images of {scarce[0]!r} are in groups so large that they fill fewer than {LEAST_FOLDS} "
+            "folds. Make the groups smaller, or leave this class out."
+        )
+    return given_N, fold_N, classes
+
+
+def _split_names(split: Split, images: int) -> tuple[str | None, ...]:
+    names: list[str | None] = [None] * images
+    for part in PARTS:
+        for row in split.part(part).tolist():
+            names[row] = part
+    return tuple(names)

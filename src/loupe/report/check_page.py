@@ -1,0 +1,90 @@
+"""The page of `loupe check --near --report`: near duplicates side by side, and what else was found, in one file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loupe.data.audit.check import CheckReport, findings
+from loupe.data.audit.near_duplicates import DISTANCE, NearPair, NearReport
+from loupe.data.pixels.decode import decode
+from loupe.data.table import ImageTable
+from loupe.files import write_atomic
+from loupe.report.gallery import LARGEST_PX, encode
+from loupe.report.pictures import data_uri
+from loupe.report.template import render
+
+MOST_SHOWN = 100
+"""So many pairs of each kind are on the page: those of the smallest distance."""
+FIRST_SHOWN = 24  # pairs of a kind that stand open; the others are one click away
+MOST_LINES = 10
+
+
+@dataclass(frozen=True)
+class Side:
+    """One image of a pair; `source` is a data URI."""
+
+    source: str
+    path: str
+    split: str | None
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair as the page shows it."""
+
+    sides: tuple[Side, Side]
+    distance: float
+    mirrored: bool
+    same_label: bool | None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The pairs of one kind: how many there are, and those that are shown."""
+
+    name: str
+    count: Mapping[str, int]
+    across: bool
+    pairs: list[Shown]
+
+
+def write_page(path: Path, table: ImageTable, report: CheckReport, near: NearReport) -> None:
+    """Writes the page of what was found in `table`. ImageError where an image has become unreadable meanwhile."""
+    counts = near.counts()
+    kinds = [
+        _kind(name, counts[name], list(pairs), table) for name, pairs in groupby(near.pairs, key=lambda pair: pair.kind)
+    ]
+    shown: dict[str, Any] = {
+        "name": report.name,
+        "report": report,
+        "near": near,
+        "limit": DISTANCE,
+        "kinds": kinds,
+        "across": sum(pair.across for pair in near.pairs),
+        "findings": [(title, lines[:MOST_LINES], len(lines)) for title, lines in findings(report)],
+        "most_shown": MOST_SHOWN,
+        "first_shown": FIRST_SHOWN,
+    }
+    write_atomic(path, render("checked.html", shown))
+
+
+def _kind(name: str, count: Mapping[str, int], pairs: list[NearPair], table: ImageTable) -> Kind:
+    return Kind(name, count, pairs[0].across, [_shown(pair, table) for pair in pairs[:MOST_SHOWN]])
+
+
+def _shown(pair: NearPair, table: ImageTable) -> Shown:
+    first, second = (
+        Side(_picture(table, row), path, split, label)
+        for row, path, split, label in zip((pair.first, pair.second), pair.paths, pair.splits, pair.labels, strict=True)
+    )
+    return Shown((first, second), pair.distance, pair.mirrored, pair.same_label)
+
+
+def _picture(table: ImageTable, row: int) -> str:
+    image = decode(table.encoded(row), table.paths[row], at_least_px=LARGEST_PX)
+    return data_uri(encode(np.asarray(image)))

@@ -1,0 +1,151 @@
+"""The pages of `loupe explain`: class activation maps over their images, and what filters respond to.
+
+Each is one HTML file that needs no network, no script and no server.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from loupe.explain.explanations import Explanation
+from loupe.explain.filters import REGULARISATIONS, Ascent, Response
+from loupe.files import write_atomic
+from loupe.report import texts
+from loupe.report.gallery import LARGEST_PX, LOSSLESS_PX, encode
+from loupe.report.pictures import data_uri
+from loupe.report.template import render
+
+COLORS = "plasma"  # from dark to bright, in order for any eyes and in print
+STRENGTH = 0.8  # how much of the picture the strongest evidence covers
+DIMMED = 0.75  # how bright the picture is beneath, so that light parts of it are not taken for evidence
+NO_EVIDENCE = "nothing here speaks for it"
+LONG_NAMES = {"none": "no regularisation", "L2": "L2", "Gaussian blur": "Gaussian blur"}
+SHORT_NAMES = {"none": "none", "L2": "L2", "Gaussian blur": "blur"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of a page. `source` is a data URI; texts are hostile until escaped."""
+
+    source: str
+    alt: str
+    caption: str
+    note: str = ""
+    small: bool = False  # so small that its pixels are to be seen
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image with its maps."""
+
+    path: str
+    truth: str | None
+    predicted: str
+    probability: float
+    missed: bool
+    pictures: Sequence[Shown]
+
+
+def write_maps(path: Path, explanations: Iterable[Explanation], facts: Mapping[str, str], run: str) -> None:
+    """The page of class activation maps. `facts` are what stands beside the headline, such as the layer."""
+    cards = [_card(explanation) for explanation in explanations]
+    missed = [card for card in cards if card.missed]
+    right = [card for card in cards if not card.missed and card.truth is not None]
+    unknown = [card for card in cards if card.truth is None]
+    groups = (
+        ("missed", "Missed", missed),
+        ("right", "Right", right),
+        ("images", "Images", unknown),
+    )
+    shown = {
+        "run": run,
+        "version": version("loupe"),
+        "images": len(cards),
+        "facts": facts,
+        "groups": [group for group in groups if group[2]],
+        "ramp": [matplotlib.colors.to_hex(color / 255) for color in _colored(np.full(9, 128.0), np.linspace(0, 1, 9))],
+    }
+    write_atomic(path, render("explain.html", shown))
+
+
+def overlay(pixels: np.ndarray, map_HW: np.ndarray) -> np.ndarray:
+    """The picture in grey, under the map's colours where there is evidence; uint8 [H, W, 3].
+
+    Small pictures are enlarged, so that the map is not coarser than it is.
+    """
+    factor = max(1, LARGEST_PX // max(pixels.shape[:2]))
+    size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
+    grey_HW = np.asarray(Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.NEAREST), np.float32)
+    fine_HW = np.asarray(Image.fromarray(map_HW.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    return _colored(grey_HW, fine_HW).round().astype(np.uint8)
+
+
+def _colored(grey: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Grey levels, and evidence from 0 to 1, both of any shape [...]: colours from 0 to 255, [..., 3]."""
+    color = matplotlib.colormaps[COLORS](evidence)[..., :3] * 255
+    cover = STRENGTH * evidence.clip(0, 1)[..., None] ** 0.7
+    mixed: np.ndarray = (1 - cover) * DIMMED * grey[..., None] + cover * color
+    return mixed
+
+
+def write_filters(
+    path: Path, responses: Iterable[Response], ascent: Ascent, shapes: Mapping[str, Sequence[int]], run: str
+) -> None:
+    """The page of what filters respond to; `shapes` has the [C, H, W] of each layer's map."""
+    layers: list[dict[str, Any]] = []
+    for name, several in groupby(responses, key=lambda response: response.layer):
+        filters = [_filter(response) for response in several]
+        anchor, channels = f"layer{len(layers) + 1}", shapes[name][0]
+        layers.append({"name": name, "anchor": anchor, "channels": channels, "shown": len(filters), "filters": filters})
+    shown = {"run": run, "version": version("loupe"), "layers": layers, "ascent": ascent, "facts": _settings(ascent)}
+    write_atomic(path, render("filters.html", shown))
+
+
+def _card(explanation: Explanation) -> Card:
+    seen = _shown(explanation.pixels, explanation.label or "the image", "as seen")
+    maps = [_map(explanation, name) for name in explanation.maps]
+    return Card(
+        explanation.path,
+        explanation.label,
+        explanation.predicted,
+        explanation.probability,
+        explanation.missed,
+        [seen, *maps],
+    )
+
+
+def _map(explanation: Explanation, name: str) -> Shown:
+    found = explanation.evidence[name]
+    where = f"strongest {found.place}; half of it in {texts.percent(found.half, 0)}" if found else NO_EVIDENCE
+    alt = f"evidence for {name}: {where} of the picture" if found else f"{name}: {where}"
+    return _shown(overlay(explanation.pixels, explanation.maps[name]), alt, name, where)
+
+
+def _filter(response: Response) -> dict[str, Any]:
+    pictures = [
+        _shown(pixels, f"filter {response.filter}, {LONG_NAMES[kind]}", SHORT_NAMES[kind], f"{activation:.3g}")
+        for kind, pixels, activation in zip(REGULARISATIONS, response.pixels_RHWC, response.activation_R, strict=True)
+    ]
+    return {"number": response.filter, "noise": f"{response.noise_activation:.3g}", "pictures": pictures}
+
+
+def _settings(ascent: Ascent) -> dict[str, str]:
+    return {
+        "Steps": f"{ascent.steps}",
+        "Rate": f"{ascent.rate:g}",
+        "L2 decay": f"{ascent.l2_decay:g}",
+        "Blur": f"{ascent.blur_px:g} px, every {ascent.blur_steps} steps",
+        "Start": f"grey, noise {ascent.noise:g}",
+        "Seed": f"{ascent.seed}",
+    }
+
+
+def _shown(pixels: np.ndarray, alt: str, caption: str, note: str = "") -> Shown:
+    return Shown(data_uri(encode(pixels)), alt, caption, note, small=max(pixels.shape) <= LOSSLESS_PX)

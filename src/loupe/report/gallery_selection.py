@@ -1,0 +1,125 @@
+"""Which images a report shows: samples, one image under augmentation, some of each cell of the confusion matrix."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from loupe.augment import random
+from loupe.augment.pipeline import Augmenter
+from loupe.config.recipe import AugmentSpec, Preprocessing
+from loupe.data.pixels.prepare import Images
+from loupe.evaluate.groups import losses, ranked
+from loupe.evaluate.predictions import Predictions
+from loupe.report.gallery import Exhibit
+
+SAMPLES = 40
+VIEWS = 11
+HARDEST = 200  # the misses of the highest loss, which come before everything else
+HITS = 24  # of each class: the least sure, and the surest
+TOP = 3  # classes named with their probabilities
+CHUNK_IMAGES = 64
+
+
+def exhibits(
+    images: Images, train_N: np.ndarray, augmenter: Augmenter, predictions: Predictions, split: str
+) -> Iterator[Exhibit]:
+    """The gallery of a run, what matters most first; `predictions` are those of `split`, whose cells are shown.
+
+    Probabilities and losses are at the temperature of the predictions.
+    """
+    yield from _samples(images, train_N, augmenter)
+    yield from _views(images, train_N, augmenter)
+    yield from _cells(images, predictions, split, augmenter.preprocessing)
+
+
+def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
+    """Training images, the classes taking turns."""
+    label_N = images.table.labels[train_N]
+    order_N = random.permutation(augmenter.seed, 0, np.arange(len(train_N)))
+    turn_N = np.empty(len(train_N), np.int64)
+    for label in np.unique(label_N):
+        mine = order_N[label_N[order_N] == label]
+        turn_N[mine] = np.arange(len(mine))
+    chosen = train_N[np.lexsort((label_N, turn_N))[:SAMPLES]]
+    for row, pixels in zip(chosen, _view(images.store.read(chosen), augmenter.preprocessing), strict=True):
+        label = images.table.classes[images.table.labels[row]]
+        yield Exhibit(pixels, "sample", images.table.paths[row], split="train", label=label)
+
+
+def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
+    """One training image, and what it looks like in the first epochs; nothing without augmentation."""
+    if augmenter.spec == AugmentSpec():
+        return
+    row_B = random.permutation(augmenter.seed, 0, train_N)[:1]
+    pixels_BHWC = images.store.read(row_B)
+    path, label = images.table.paths[row_B[0]], images.table.classes[images.table.labels[row_B[0]]]
+    yield Exhibit(_view(pixels_BHWC, augmenter.preprocessing)[0], "original", path, split="train", label=label)
+    x_BCHW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2)
+    mean_C, std_C = torch.tensor(augmenter.preprocessing.mean), torch.tensor(augmenter.preprocessing.std)
+    for epoch in range(VIEWS):
+        normal_HWC = augmenter.train(x_BCHW, row_B, epoch)[0].permute(1, 2, 0)
+        view_HWC = ((normal_HWC * std_C + mean_C) * 255).round().clamp(0, 255).to(torch.uint8)
+        yield Exhibit(view_HWC.numpy(), "augmented", path, split="train", label=label)
+
+
+def _cells(images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing) -> Iterator[Exhibit]:
+    """Images of every cell of the confusion matrix. They are read as they are asked for: who asks may have no room."""
+    order_M = by_interest(predictions)
+    probability_NK, loss_N = predictions.probabilities_NK, losses(predictions)
+    where = {path: row for row, path in enumerate(images.table.paths)}
+    for start in range(0, len(order_M), CHUNK_IMAGES):
+        chunk = order_M[start : start + CHUNK_IMAGES]
+        rows_B = np.array([where[predictions.path[i]] for i in chunk], np.int64)
+        for i, pixels in zip(chunk, _view(images.store.read(rows_B), preprocessing), strict=True):
+            truth, guess = int(predictions.label[i]), int(predictions.predicted[i])
+            yield Exhibit(
+                pixels,
+                "hit" if truth == guess else "missed",
+                predictions.path[i],
+                split=split,
+                label=predictions.classes[truth],
+                predicted=predictions.classes[guess],
+                probability=float(probability_NK[i, guess]),
+                loss=float(loss_N[i]),
+                top=_top(probability_NK[i], truth, predictions.classes),
+            )
+
+
+def by_interest(predictions: Predictions) -> np.ndarray:
+    """Positions of the images worth showing, the most interesting first.
+
+    First the `HARDEST` misses of the highest loss. Then the cells of the
+    confusion matrix take turns: each gives its next miss from the highest loss down, or of the images it has right, of
+    which it gives `HITS`, the least sure and the surest by turns.
+    """
+    rows_M = np.flatnonzero(predictions.label >= 0)
+    truth_M, guess_M = predictions.label[rows_M], predictions.predicted[rows_M]
+    loss_M = losses(predictions)[rows_M]
+    cell_M = truth_M * len(predictions.classes) + guess_M
+    by_cell_M = np.lexsort((-loss_M, cell_M))
+    first_M, end_M = (np.searchsorted(cell_M[by_cell_M], cell_M[by_cell_M], side) for side in ("left", "right"))
+    turn_M = np.empty(len(rows_M), np.int64)
+    turn_M[by_cell_M] = np.arange(len(rows_M)) - first_M
+    from_end_M = np.empty_like(turn_M)
+    from_end_M[by_cell_M] = end_M - 1 - np.arange(len(rows_M))
+    hit_M = truth_M == guess_M
+    turn_M[hit_M] = np.minimum(2 * turn_M, 2 * from_end_M + 1)[hit_M]
+    turn_M[np.isin(rows_M, ranked(predictions)[:HARDEST])] = -1
+    order_M = np.lexsort((-loss_M, turn_M))
+    chosen: np.ndarray = rows_M[order_M[~hit_M[order_M] | (turn_M[order_M] < HITS)]]
+    return chosen
+
+
+def _top(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """The most probable classes, and the true one where it is not among them."""
+    order_K = np.argsort(-probability_K, kind="stable")
+    named = [*order_K[:TOP], *(index for index in order_K[TOP:] if index == truth)]
+    return [(classes[index], float(probability_K[index])) for index in named]
+
+
+def _view(pixels_BHWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The part of stored pixels that evaluation sees."""
+    border = (preprocessing.load_px - preprocessing.size_px) // 2
+    side = slice(border, border + preprocessing.size_px)
+    return pixels_BHWC[:, side, side]

@@ -1,0 +1,216 @@
+"""The run directory: what is written where, and reading it back. It never imports torch.
+
+Files are written beside their place, synced and renamed, so that a reader (or a killed process) never sees half of one.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from loupe.config import overrides
+from loupe.config.recipe import Recipe
+from loupe.errors import LoupeError, of_disk, unknown_name
+from loupe.files import write_atomic
+from loupe.log import command_line
+
+SCHEMA = 1
+METRICS = (
+    "epoch",
+    "stage",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_macro_f1",
+    "val_objective",
+    "seconds",
+    "images_per_second",
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's files. `path.name` is the run's name, `path.parent` the runs folder."""
+
+    path: Path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def data(self) -> str | None:
+        """What names the images that it was trained on; None for arrays, which are not stored."""
+        named: str | None = (self.read_json("environment.json") or {}).get("data")
+        return named
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with the run where it was interrupted."""
+        return command_line(["loupe", "train", "--resume", str(self.path)])
+
+    def write_recipe(self, value: Recipe) -> None:
+        write_atomic(self.file("recipe.yaml"), value.to_yaml())
+
+    def read_recipe(self) -> Recipe:
+        return overrides.load(self.file("recipe.yaml"))
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        write_atomic(self.file(name), json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The file's content; None where the run has none yet."""
+        path = self.file(name)
+        if not path.is_file():
+            return None
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise LoupeError(f"{path}: not JSON ({error}). Restore it, or train again under another --name.") from None
+        return content
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, METRICS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_atomic(self.file("metrics.csv"), text.getvalue())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held while a process writes to the run, so that no second one does.
+
+        Raises:
+            LoupeError: another process holds it, or the disk is full or may not be written.
+        """
+        lock = FileLock(self.file(".lock"))
+        try:
+            self._acquire(lock)
+            yield
+        except OSError as error:
+            if told := of_disk(error, self.path, self._then()):
+                raise told from error
+            raise
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: BaseFileLock) -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise LoupeError(
+                f"{self.path} is being written by another process. Wait for it, or stop it first."
+            ) from None
+
+    def _then(self) -> str:
+        """What a process that could not write does when it can."""
+        if not self.file("recipe.yaml").is_file():
+            return f"delete {self.path} and train again"
+        if self.file("results.json").is_file():
+            return "give the same command again"
+        return f"go on with: {self.resume_command}"
+
+
+def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
+    """A new, empty run directory; an existing one is never used again.
+
+    Raises:
+        LoupeError: `name` is taken, or cannot be a folder's name, or the runs folder cannot be written.
+    """
+    wanted = name or default
+    if Path(wanted).name != wanted or wanted in {".", ".."}:
+        raise LoupeError(
+            f"--name {wanted!r} must be a plain folder name. Use --output for the folder that holds the runs."
+        )
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 100_000):
+            path = runs / (wanted if attempt == 1 else f"{wanted}-{attempt}")
+            try:
+                path.mkdir()
+                return RunDirectory(path)
+            except FileExistsError:
+                if name:
+                    raise LoupeError(
+                        f"{path} exists, and a run is never overwritten. Choose another --name, or go on with it: "
+                        f"{RunDirectory(path).resume_command}"
+                    ) from None
+    except OSError as error:
+        raise LoupeError(
+            f"{runs}: the run directory cannot be made: {error.strerror}. Choose another folder with --output."
+        ) from None
+    raise LoupeError(f"{runs}: too many runs named {wanted}. Choose a --name.")
+
+
+def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
+    """The run at a path, or of a name in the runs folder; LoupeError with the nearest names where there is none."""
+    for path in (Path(run), runs / run):
+        if (path / "recipe.yaml").is_file():
+            return RunDirectory(path if path.name not in ("", "..") else path.resolve())
+    if Path(run).is_dir():
+        raise LoupeError(f"{run} is not a run: it has no recipe.yaml.")
+    names = [found.name for found in list_runs(runs)]
+    if not names:
+        raise LoupeError(f"no run {str(run)!r}: there are no runs in {runs}. Make one with: loupe train DATA")
+    raise unknown_name("run", str(run), names)
+
+
+def list_runs(runs: Path) -> list[RunDirectory]:
+    """The runs in a folder, oldest first."""
+    found = [path.parent for path in runs.glob("*/recipe.yaml")] if runs.is_dir() else []
+    return [
+        RunDirectory(path)
+        for path in sorted(found, key=lambda path: ((path / "recipe.yaml").stat().st_mtime_ns, path.name))
+    ]
+
+
+def record_look(runs: Path, split_hash: str, run: str) -> int:
+    """Notes one look at a test split; returns how many there have been in this runs folder, this one included.
+
+    Raises:
+        LoupeError: it cannot be noted there, so that there must be no look.
+    """
+    line = json.dumps({"split_hash": split_hash, "run": run, "date": now()})
+    try:
+        with FileLock(runs / ".looks.lock"), (runs / "test_looks.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        then = "ask again: looks at test images are counted there. Or copy the run into a folder that can be written"
+        if told := of_disk(error, runs, then):
+            raise told from error
+        raise
+    return count_looks(runs, split_hash)
+
+
+def count_looks(runs: Path, split_hash: str) -> int:
+    path = runs / "test_looks.jsonl"
+    if not path.is_file():
+        return 0
+    return sum(f'"split_hash": "{split_hash}"' in line for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,210 @@
+"""What a run leaves when its training is over: evaluation, model, predictions, pictures, results and report."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loupe import rundir
+from loupe.augment.pipeline import Augmenter
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Preprocessing, Recipe
+from loupe.data.pixels.prepare import Images
+from loupe.data.splits import split as splits
+from loupe.data.splits.split import Split
+from loupe.errors import LoupeError
+from loupe.evaluate import calibration, inference, selective
+from loupe.evaluate.calibration import Temperature
+from loupe.evaluate.learning_curves import Diagnosis, diagnose
+from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
+from loupe.log import command_line
+from loupe.models import bundle
+from loupe.models.classifier import Classifier
+from loupe.report import gallery, run_page
+from loupe.report.gallery_selection import exhibits
+from loupe.rundir import RunDirectory, record_look
+from loupe.runs import results
+from loupe.runs.run import Run
+from loupe.training.stage_data import StageDataBuilder
+from loupe.training.train_state import TrainState
+
+SPLITS = {"validation": "val", "test": "test"}  # as results.json calls them, and as predictions.csv does
+
+
+@dataclass
+class RunFinalizer:
+    """Evaluates what a run has trained, and writes it; the test split only where it may be opened."""
+
+    directory: RunDirectory
+    recipe: Recipe
+    images: Images
+    split: Split
+    open_test: bool
+
+    def write(
+        self, model: Classifier, preparation: StageDataBuilder, position: TrainState, load_seconds: float
+    ) -> None:
+        """Everything but recipe, split and environment, which were there before.
+
+        Args:
+            model: with the weights that the run ends with; it is given its temperature.
+            preparation: of the last stage, whose activations may serve once more.
+            load_seconds: what came before the training.
+        """
+        began = time.perf_counter()
+        self.directory.write_metrics(position.history)
+        parts = self._predictions(model, preparation)
+        temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else Temperature()
+        model.temperature = temperature.value
+        test_hash = self._test_hash()
+        looks = self._looks(test_hash, looked="test" in parts)
+        bundle.save(self.directory.model, model, self.recipe.model, preparation.arithmetic.precision)
+        if parts:
+            self._write_predictions(parts, model)
+        blocks = {name: self._measured(parts, split) for name, split in SPLITS.items()}
+        diagnosis = self._diagnose(position, blocks["validation"], len(model.trunk))
+        content = results.assemble(
+            name=self.directory.name,
+            recipe=self.recipe,
+            images=self.images,
+            split=self.split,
+            model=model,
+            preparation=preparation,
+            position=position,
+            split_hash=test_hash,
+            blocks=blocks,
+            confidence={
+                "calibration": calibration.report(temperature, parts),
+                "selective": selective.report(temperature.value, parts),
+            },
+            test_looks=looks,
+            load_seconds=load_seconds,
+            evaluate_seconds=time.perf_counter() - began,
+            diagnosis=diagnosis,
+            next_command=self._next_command(diagnosis, model.preprocessing),
+        )
+        self.directory.write_json("results.json", content)
+        run_page.write_page(self.directory.path)
+
+    def _predictions(self, model: Classifier, preparation: StageDataBuilder) -> dict[str, Predictions]:
+        """Of each split that may be looked at and is not empty."""
+        source, first = preparation.evaluation()
+        return {
+            name: inference.predictions(model, source, self.images, rows_N, preparation.arithmetic, first)
+            for name, rows_N in self._rows().items()
+            if len(rows_N)
+        }
+
+    def _rows(self) -> dict[str, np.ndarray]:
+        return {"val": self.split.val, "test": self.split.test if self.open_test else self.split.test[:0]}
+
+    def _measured(self, parts: Mapping[str, Predictions], split: str) -> results.Block | None:
+        if split not in parts:
+            return None
+        groups = self.images.table.groups
+        return results.measured(parts[split], [groups[row] for row in self._rows()[split]])
+
+    def _write_predictions(self, parts: Mapping[str, Predictions], model: Classifier) -> None:
+        """predictions.csv, and the pictures of the report, both with calibrated probabilities."""
+        calibrated = {name: part.calibrated(model.temperature) for name, part in parts.items()}
+        write_splits(self.directory.file("predictions.csv"), calibrated)
+        shown = "test" if "test" in calibrated else "val"
+        last = Augmenter(self.recipe.stages[-1].augment, model.preprocessing, self.recipe.seed)
+        pictures = exhibits(self.images, self.split.train, last, calibrated[shown], shown)
+        gallery.write(self.directory.file("gallery.parquet"), pictures, model.temperature)
+
+    def _test_hash(self) -> str | None:
+        """Identifies the test images, also while they are locked."""
+        if not len(self.split.test):
+            return None
+        table = self.images.table
+        images = ((self.images.content[row], table.classes[table.labels[row]]) for row in self.split.test)
+        return splits.digest(images)
+
+    def _looks(self, test_hash: str | None, *, looked: bool) -> int:
+        """How often the test images have been looked at in this runs folder, with this time if it is one."""
+        runs = self.directory.path.parent
+        if test_hash is None:
+            return 0
+        return (
+            rundir.record_look(runs, test_hash, self.directory.name) if looked else rundir.count_looks(runs, test_hash)
+        )
+
+    def _diagnose(self, position: TrainState, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
+        supports = [row["support"] for row in validation["per_class"]] if validation else []
+        commonest = max(supports) / sum(supports) if supports else None
+        return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
+
+    def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
+        """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
+        data = self.directory.data or "DATA"
+        changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
+        if changes:
+            return command_line(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])
+        network = self.recipe.model
+        if diagnosis.recipe is None or not isinstance(network, BackboneSpec):
+            return None
+        pixels = [part for text in _pixels(network, preprocessing) for part in ("--set", text)]
+        start = ["--model", network.backbone, "--weights", network.weights]
+        return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])
+
+
+def _pixels(network: BackboneSpec, preprocessing: Preprocessing) -> list[str]:
+    """Settings that prepare pixels as they were, where the backbone alone would not say so."""
+    from loupe.models.timm import backbones
+
+    mine, own = preprocessing.model_dump(mode="json"), dict[str, Any]()
+    with suppress(LoupeError):  # what lies beside the weights may be gone by now: then all is said
+        own = backbones.preprocessing(network).model_dump(mode="json")
+    other = {name for name, value in mine.items() if name not in own or value != own[name]}
+    if "size_px" in other:
+        other.add("load_px")  # which otherwise grows with it
+    return [f"input.{name}={str(value).replace(' ', '')}" for name, value in mine.items() if name in other]
+
+
+def open_test(run: Run, data: Any = None) -> Run:
+    """The run with its test images evaluated: in results.json, in predictions.csv and in the report.
+
+    A run that has looked at them already is returned as it is.
+
+    Args:
+        data: the images again, where the run was trained on arrays.
+
+    Raises:
+        LoupeError: the run has no test images, or they cannot be found; or another process is writing the run.
+    """
+    if run.results["test"] is not None:
+        return run
+    with run.directory.locked():
+        run.results = run.directory.read_json("results.json") or run.results  # another process may have opened it
+        return run if run.results["test"] is not None else _opened(run, data)
+
+
+def _opened(run: Run, data: Any) -> Run:
+    """The run, which is locked for other processes, with its test images evaluated now."""
+    if not run.results["images"]["test"]:
+        raise LoupeError(f"{run.path} has no test images to open.")
+    images, split = run.own_images(data)
+    test = run.predictions_for(images, split.test)
+    file = run.directory.file("predictions.csv")
+    parts = {**(read_splits(file) if file.is_file() else {}), "test": test}
+    temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
+    if run.temperature != temperature.value:  # a run of before there were temperatures stays as it predicts
+        temperature = calibration.Temperature(run.temperature, why="the run was made without one")
+    found = {
+        "test": results.measured(test, [images.table.groups[row] for row in split.test]),
+        "calibration": calibration.report(temperature, parts),
+        "selective": selective.report(temperature.value, parts),
+        "test_looks": record_look(run.path.parent, split_hash(test), run.directory.name),
+    }
+    write_splits(file, {name: part.calibrated(temperature.value) for name, part in parts.items()})
+    augmenter = Augmenter(run.recipe.stages[-1].augment, run.model.preprocessing, run.recipe.seed)
+    pictures = exhibits(images, split.train, augmenter, test.calibrated(temperature.value), "test")
+    gallery.write(run.directory.file("gallery.parquet"), pictures, temperature.value)
+    run.results = {**run.results, **found}
+    run.directory.write_json("results.json", run.results)
+    run_page.write_page(run.path)
+    return run

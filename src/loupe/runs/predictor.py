@@ -1,0 +1,108 @@
+"""A stored classifier that predicts from raw images: they pass the decoder and the preprocessing that it has stored."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from loupe.cache import cache_folder
+from loupe.data.pixels.batches import BatchLoader, ProgressLoader
+from loupe.data.pixels.prepare import Images, all_damaged, load_images
+from loupe.data.pixels.store import StreamedStore
+from loupe.data.sources.inference_inputs import Pictures, table_of
+from loupe.data.table import ImageTable
+from loupe.devices import Compute, choose_device, keep_freed_memory
+from loupe.errors import enough_memory
+from loupe.evaluate import calibration, inference
+from loupe.evaluate.predictions import Predictions
+from loupe.log import Console
+from loupe.models import bundle
+from loupe.models.classifier import Classifier
+
+
+class Predictor:
+    """A classifier that lies in a folder; it is loaded when it is first asked."""
+
+    def __init__(self, folder: Path, *, device: str = "auto", quiet: bool = True) -> None:
+        self.console = Console(quiet=quiet)
+        self._folder = folder
+        self._device = choose_device(device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.model.classes
+
+    @cached_property
+    def _loaded(self) -> tuple[Classifier, Compute]:
+        keep_freed_memory()
+        model, precision = bundle.load(self._folder, self._device)
+        return model, Compute(self._device, precision)
+
+    @property
+    def model(self) -> Classifier:
+        """The network, in evaluation mode on its device."""
+        return self._loaded[0]
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        return self.model.temperature
+
+    def predict(self, images: Pictures) -> list[str]:
+        """The class of each image.
+
+        Args:
+            images: one or many of: paths (files, folders, globs), uint8 arrays [H, W, 3] or [H, W], PIL images.
+
+        Raises:
+            DamagedImages: images that cannot be decoded; LoupeError: a path that matches nothing.
+        """
+        return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
+
+    def predict_proba(self, images: Pictures) -> np.ndarray:
+        """The probability of each class, float64 [N, classes], columns in the order of `classes`.
+
+        Calibrated: the softmax of the logits divided by `temperature`.
+        """
+        return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
+
+    def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
+        """The logits of every image of a table, in its order; as the network gives them, not calibrated.
+
+        Images whose pixels take more than memory should hold are decoded as they are classified, and not before.
+
+        Raises:
+            DamagedImages: images that cannot be decoded, and `skip_damaged` is off; of images that are decoded as they
+                are classified, those that were found until then.
+        """
+        images = self._open(table, skip_damaged, keep=False, once=True)
+        said = self._predict(images, np.arange(len(images.table)), images.table.labels)
+        store = images.store
+        return self._undamaged(said, store) if isinstance(store, StreamedStore) and store.damaged else said
+
+    def _undamaged(self, said: Predictions, store: StreamedStore) -> Predictions:
+        """The predictions without those of black squares in the place of damaged images."""
+        kept_N = np.setdiff1d(np.arange(len(said)), [damage.index for damage in store.damaged])
+        if not len(kept_N):
+            raise all_damaged(store.images.table)
+        self.console.warn(f"{len(store.damaged):,} damaged images are left out.")
+        return said.select(kept_N)
+
+    def images_per_second(self) -> float:
+        """How fast it predicts here, from decoded pixels."""
+        return inference.images_per_second(*self._loaded)
+
+    def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True, once: bool = False) -> Images:
+        cache = cache_folder() if keep else None
+        return load_images(
+            table, self.model.preprocessing, cache=cache, console=self.console, skip_damaged=skip_damaged, once=once
+        )
+
+    def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
+        model, arithmetic = self._loaded
+        remedy = "End other programs that hold it, or take another --device."
+        with enough_memory(remedy), self.console.progress() as progress:
+            feed = BatchLoader(images.store, label_N, arithmetic.device)
+            bar = progress.add_task("predicting", total=len(rows_N), note="")
+            watched = ProgressLoader(feed, lambda images: progress.advance(bar, images))
+            return inference.predictions(model, watched, images, rows_N, arithmetic)

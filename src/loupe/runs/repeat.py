@@ -1,0 +1,112 @@
+"""`loupe train --against RUN`: what a repetition takes over from the run it repeats, and the comparison afterwards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loupe import rundir
+from loupe.data.sources.datasets import DATASETS
+from loupe.devices import choose_device, cores, use_threads
+from loupe.errors import InterruptedRunError, LoupeError
+from loupe.log import Console, command_line
+from loupe.rundir import RunDirectory
+from loupe.runs import diff
+from loupe.runs.finalize import open_test
+from loupe.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for on the command line, as far as an earlier run can stand in for it; None where nothing was."""
+
+    data: str | None
+    recipe: str | None
+    device: str | None
+    skip_damaged: bool
+    open_test: bool = True
+
+
+def earlier_run(run: str, output: Path) -> RunDirectory:
+    """The run to repeat; LoupeError where there is none, or where it is not finished."""
+    directory = rundir.open_run(run, output)
+    diff.finished(directory)
+    return directory
+
+
+def as_before(asked: Asked, earlier: RunDirectory, console: Console) -> Asked:
+    """Fills in from the earlier run what was not asked for otherwise, says so, and takes as many threads.
+
+    Raises:
+        LoupeError: the images of the earlier run were not stored, or are no longer where they were.
+    """
+    environment = earlier.read_json("environment.json") or {}
+    results = earlier.read_json("results.json") or {}
+    changes: dict[str, Any] = {
+        "skip_damaged": asked.skip_damaged or bool(environment.get("skip_damaged")),
+        "open_test": results.get("test") is not None and environment.get("open_test", True),
+    }
+    if asked.data is None:
+        changes["data"] = _data(environment.get("data"), earlier)
+        console.say(f"data: {changes['data']}, as in {earlier.path}.")
+    if asked.recipe is None:
+        changes["recipe"] = str(earlier.file("recipe.yaml"))
+        console.say(f"recipe: {changes['recipe']}.")
+    if asked.device is None:
+        changes["device"] = _device(environment.get("device", "auto"), earlier, console)
+    same = replace(asked, **changes)
+    threads = environment.get("threads")
+    if threads and choose_device(same.device or "auto").type == "cpu":
+        _use_threads(threads, console)
+    return same
+
+
+def _data(own: str | None, earlier: RunDirectory) -> str:
+    if own is None:
+        raise LoupeError(f"{earlier.path} was trained on arrays, which are not stored: name DATA to repeat it on.")
+    if own not in DATASETS and not Path(own).exists():
+        raise LoupeError(f"the images of {earlier.path} are no longer at {own}: name DATA, where they are now.")
+    return own
+
+
+def _device(device: str, earlier: RunDirectory, console: Console) -> str:
+    try:
+        choose_device(device)
+    except LoupeError:
+        console.say(f"{earlier.path} ran on {device}, which is not here: the device is auto.")
+        return "auto"
+    return device
+
+
+def _use_threads(threads: int, console: Console) -> None:
+    if threads <= cores():
+        use_threads(threads, console)
+    else:
+        console.say(f"the run to repeat had {threads} threads, and here are {cores()} cores: last digits may differ.")
+
+
+@contextmanager
+def told_when_stopped(earlier: RunDirectory | None) -> Iterator[None]:
+    """An interrupted repetition says how to go on to the comparison."""
+    try:
+        yield
+    except InterruptedRunError as stopped:
+        if earlier is None:
+            raise
+        raise InterruptedRunError(f"{stopped} --against {command_line([str(earlier.path)])}") from None
+
+
+def opened_as(run: Run, earlier: RunDirectory) -> Run:
+    """The run with its test images opened afterwards, where those of the earlier run were."""
+    results, environment = (earlier.read_json(name) or {} for name in ("results.json", "environment.json"))
+    if results.get("test") is not None and not environment.get("open_test", True):
+        return open_test(run)
+    return run
+
+
+def compare(run: RunDirectory, earlier: RunDirectory) -> dict[str, Any]:
+    """What differs from the earlier run; it is written into the new one as against.json."""
+    report = diff.differences(earlier, run)
+    run.write_json("against.json", report)
+    return report

@@ -1,0 +1,181 @@
+"""The front door: train, resume, load. What was asked for is resolved here; `session.py` carries it out."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loupe import provenance, rundir
+from loupe.cache import cache_folder
+from loupe.config.optimizer import Logistic, Plateau
+from loupe.config.recipe import Recipe, SplitSpec
+from loupe.data.pixels.prepare import Images, load_images
+from loupe.data.sources import datasets
+from loupe.data.sources.open import open_table
+from loupe.data.splits import split as splits
+from loupe.data.splits.split import Split
+from loupe.data.table import ImageTable
+from loupe.devices import choose_device, gpu_name, use_threads
+from loupe.errors import InterruptedRunError, LoupeError
+from loupe.log import Console
+from loupe.recipes.resolve import preprocessing_of, resolve
+from loupe.recipes.validate import check_buildable, check_weights
+from loupe.runs.run import Run
+from loupe.runs.session import Session
+
+Splitter = Callable[[ImageTable, Sequence[str], SplitSpec, int], Split]
+
+__all__ = ["InterruptedRunError", "Run", "load", "resume", "train"]
+
+
+def train(
+    data: Any,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    device: str = "auto",
+    output: str | Path = "runs",
+    name: str | None = None,
+    split: Splitter = splits.assign,
+    skip_damaged: bool = False,
+    open_test: bool = True,
+    quiet: bool = False,
+) -> Run:
+    """Trains a classifier on labelled images and evaluates it; everything is written into a new run directory.
+
+    Args:
+        data: a folder, CSV, Parquet, CIFAR archive or .npz file; the name of a data set; or arrays (x, y).
+        recipe: a name, a YAML file or a Recipe; None chooses by the images.
+        model, weights, epochs, batch_size, lr, seed, precision: in place of what the recipe says. A model is one of
+            ours or of timm; weights are `timm` (its hub), `none`, a file, or an `hf-hub:` or `local-dir:` name. Where a
+            head is solved, its epochs are the penalties tried; batch size and learning rate are of other stages.
+        settings: other keys of the recipe: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        output: the folder that holds the runs; name: of this run in it.
+        split: what divides the images, from their table, hashes, the recipe's split and its seed.
+        skip_damaged: leave damaged images out (and count them) in place of stopping.
+        open_test: evaluate the test images too; if not, they stay locked until `loupe.runs.finalize.open_test`.
+
+    Raises:
+        LoupeError: something that the caller can put right; it says what and how.
+        InterruptedRunError: stopped by Ctrl-C or SIGTERM, saved, ready for `resume`.
+    """
+    console, began, place = Console(quiet=quiet), time.perf_counter(), choose_device(device)
+    table = _open(data, console)
+    flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
+    dataset = data if isinstance(data, str) else None
+    chosen = resolve(
+        recipe, table, dataset=dataset, model=model, weights=weights, flags=flags, extra=settings, console=console
+    )
+    check_buildable(chosen, table.classes)
+    check_weights(chosen)
+    if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
+        console.warn(
+            f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
+        )
+    images = _load(chosen, table, skip_damaged, console)
+    parts = split(images.table, images.content, chosen.split, chosen.split_seed)
+    _check_split(chosen, parts, console)
+    for note in parts.notes:
+        console.say(note)
+    default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
+    directory = rundir.create_run(Path(output), name, default)
+    with directory.locked():
+        environment = provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
+        environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
+        environment["hashes"] = provenance.hashes(images.table, images.content, parts)
+        splits.write(directory.file("split.csv"), images.table, images.content, parts)
+        directory.write_json("environment.json", environment)
+        directory.write_recipe(chosen)
+        return Session(directory, chosen, images, parts, place, console, began, open_test).run()
+
+
+def resume(
+    run: str | Path,
+    data: Any = None,
+    *,
+    output: str | Path = "runs",
+    device: str | None = None,
+    open_test: bool = True,
+    quiet: bool = False,
+) -> Run:
+    """Goes on with a run that was interrupted, to the same end as if it had not been.
+
+    Args:
+        run: its directory, or its name in the folder `output`.
+        data: the images again, where the run was trained on arrays or the data has moved.
+        device: None takes the run's own.
+        open_test: off keeps the test images locked, also where the run was begun to open them.
+
+    Raises:
+        LoupeError: no such run, its data cannot be found or has changed, or its checkpoints are damaged.
+    """
+    console, began = Console(quiet=quiet), time.perf_counter()
+    directory = rundir.open_run(run, Path(output))
+    with directory.locked():
+        if directory.read_json("results.json") is not None:
+            console.say(f"{directory.path} is already finished.")
+            return Run(directory, device=device or "auto", quiet=quiet)
+        environment = directory.read_json("environment.json") or {}
+        source = data if data is not None else environment.get("data")
+        if source is None:
+            raise LoupeError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
+        place = choose_device(device or environment["device"])
+        use_threads(environment["threads"], console)
+        recipe = directory.read_recipe()
+        images = _load(recipe, _open(source, console), bool(environment.get("skip_damaged")), console)
+        split = splits.read(directory.file("split.csv"), images.table, images.content)
+        console.say(f"going on with {directory.path}")
+        return Session(
+            directory, recipe, images, split, place, console, began, open_test and environment.get("open_test", True)
+        ).run()
+
+
+def load(run: str | Path, *, device: str = "auto") -> Run:
+    """A finished run, ready to predict and to evaluate; `run` is its directory, or its name in ./runs."""
+    return Run(rundir.open_run(run), device=device)
+
+
+def _open(data: Any, console: Console) -> ImageTable:
+    table = open_table(data, console=console)
+    for note in table.notes:
+        console.say(note)
+    return table
+
+
+def source_of(data: Any) -> str | None:
+    """How to find the data again: the name of a data set, or an absolute path; None for arrays."""
+    if isinstance(data, str) and data in datasets.DATASETS:
+        return data
+    return str(Path(data).resolve()) if isinstance(data, str | Path) else None
+
+
+def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool, console: Console) -> Images:
+    preprocessing, cache = preprocessing_of(recipe), cache_folder()
+    return load_images(table, preprocessing, cache=cache, console=console, skip_damaged=skip_damaged)
+
+
+def _check_split(recipe: Recipe, split: Split, console: Console) -> None:
+    """A rule that looks at validation images needs some."""
+    watchful = any(
+        stage.patience_epochs
+        or isinstance(stage.schedule, Plateau)
+        or (isinstance(stage.optimizer, Logistic) and stage.epochs > 1)
+        for stage in recipe.stages
+    )
+    if not watchful and not len(split.val):
+        console.say("there are no validation images: the weights of the last epoch are kept.")
+    if watchful and not len(split.val):
+        raise LoupeError(
+            "early stopping, the plateau schedule and the choice of a penalty need validation images. Set "
+            "split.validation above 0."
+        )

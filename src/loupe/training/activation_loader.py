@@ -1,0 +1,87 @@
+"""What stands in the place of images and of their augmentation where the blocks before are frozen."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loupe.augment.pipeline import Augmenter
+from loupe.data.pixels.batches import Batch, cut
+from loupe.training.activations import Array
+
+
+@dataclass(frozen=True)
+class ActivationLoader:
+    """Activations as batches, in the place of images.
+
+    Attributes:
+        views: one array for each view of the images, [N, ...]; `turn` says which of them the epoch gets.
+        place_N: where an image's row of the table lies in them; -1 where it does not.
+        first_epoch: the epoch that gets the first view.
+    """
+
+    views: tuple[Tensor, ...]
+    place_N: np.ndarray
+    labels_N: Tensor
+    device: torch.device
+    first_epoch: int = 0
+    turn: int = 0
+
+    def at(self, epoch: int) -> Self:
+        """The feed of that epoch's view: the views take turns."""
+        return replace(self, turn=(epoch - self.first_epoch) % len(self.views))
+
+    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
+        """The activations of the images of `order`, in batches, from batch number `first` on."""
+        rows = self.views[self.turn]
+        for index_B in cut(order, batch_size)[first:]:
+            where_B = torch.from_numpy(self.place_N[index_B]).to(rows.device)
+            x = rows.index_select(0, where_B).to(self.device).float()
+            y_B = self.labels_N.index_select(0, torch.from_numpy(index_B).to(self.device))
+            yield Batch(x.permute(0, 3, 1, 2) if x.ndim == 4 else x, y_B, index_B)
+
+
+@dataclass(frozen=True)
+class IdentityAugment:
+    """Stands where an augmenter does, for activations, which have been augmented as images."""
+
+    seed: int
+
+    def train(self, x: Tensor, index_B: np.ndarray, epoch: int) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class CyclicAugment:
+    """An augmenter whose views take turns from epoch to epoch, as those that are kept do."""
+
+    augmenter: Augmenter
+    first_epoch: int
+    views: int
+
+    @property
+    def seed(self) -> int:
+        return self.augmenter.seed
+
+    def train(self, x_BCHW: Tensor, index_B: np.ndarray, epoch: int) -> Tensor:
+        turn = (epoch - self.first_epoch) % self.views
+        return self.augmenter.train(x_BCHW, index_B, self.first_epoch + turn)
+
+
+def placed(views: Sequence[Array], device: torch.device, room_bytes: int) -> tuple[Tensor, ...]:
+    """The views that fit into the room, in their order, copied to the device; the others where they are.
+
+    One budget for all of them: the network that trains on them, and its gradients, need the rest of a GPU.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that the memory is not to be written to, and nobody does
+        rows = [torch.from_numpy(view) for view in views]
+    for number, view in enumerate(views):
+        if view.nbytes <= room_bytes:
+            rows[number] = rows[number].to(device)
+            room_bytes -= view.nbytes
+    return tuple(rows)

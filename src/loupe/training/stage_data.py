@@ -1,0 +1,145 @@
+"""What a stage learns from: images, or the activations of the blocks before it, which are computed once."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loupe.augment.pipeline import Augmenter
+from loupe.config.recipe import AugmentSpec, Stage
+from loupe.data.pixels.batches import BatchLoader
+from loupe.devices import Compute, StopSignal
+from loupe.log import Console
+from loupe.models.classifier import Classifier
+from loupe.models.engine import Engines, digest_of
+from loupe.training.activation_loader import ActivationLoader, CyclicAugment, IdentityAugment
+from loupe.training.frozen import FrozenPass
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What one stage learns from and is validated on: images, or what the blocks before number `first` make of them.
+
+    `validation_first` is that number for the validation; `views` how many of each training image take turns.
+    """
+
+    feed: BatchLoader | ActivationLoader
+    validation: BatchLoader | ActivationLoader
+    augmenter: Augmenter | IdentityAugment | CyclicAugment
+    first: int = 0
+    validation_first: int = 0
+    views: int = 1
+
+
+@dataclass
+class StageDataBuilder:
+    """Prepares the work of each stage of a run.
+
+    Attributes:
+        network: its name and settings, without its weights.
+        feed: the images; content: their hashes, in the order of the table.
+        train_N: rows to train on; test_N: those that are looked at when training has come to its end.
+        folder: where activations are kept; frozen_arithmetic: what they are computed with.
+        seconds: spent so far on computing what is frozen, or on finding it.
+        alone_seconds: what this takes where nothing of it is found; None where that is not known.
+    """
+
+    model: Classifier
+    network: str
+    feed: BatchLoader
+    content: tuple[str, ...]
+    train_N: np.ndarray
+    test_N: np.ndarray
+    seed: int
+    folder: Path
+    arithmetic: Compute
+    frozen_arithmetic: Compute
+    console: Console
+    stop: StopSignal
+    engines: Engines
+    seconds: float = 0.0
+    alone_seconds: float | None = 0.0
+    _kept: tuple[str, StageData] | None = None
+
+    def of(self, stage: Stage, first_epoch: int, last: bool) -> StageData:
+        """The work of a stage that begins with the weights that the model has now.
+
+        Args:
+            first_epoch: of the stage, over all stages; last: whether it is the last of them.
+
+        Raises:
+            StoppedError: asked to stop while what is frozen was computed.
+        """
+        self.model.learn(stage.part, batch_statistics=stage.batch_statistics)
+        self._kept = None
+        augmenter = Augmenter(stage.augment, self.model.preprocessing, self.seed)
+        work = None
+        if self.model.frozen:
+            began, frozen = time.perf_counter(), self._frozen_pass()
+            work = self._on_activations(frozen, stage, augmenter, first_epoch, last)
+            taken = time.perf_counter() - began
+            self.seconds += taken
+            if self.alone_seconds is not None:
+                self.alone_seconds = None if frozen.spent is None else self.alone_seconds + max(taken, frozen.spent)
+        return work or StageData(self.feed, self.feed, augmenter, views=views_of(stage))
+
+    def _frozen_pass(self) -> FrozenPass:
+        return FrozenPass(
+            self.model,
+            self.network,
+            self.feed,
+            self.content,
+            self.folder,
+            self.frozen_arithmetic,
+            self.console,
+            self.stop,
+            self.engines,
+        )
+
+    def _on_activations(
+        self, frozen: FrozenPass, stage: Stage, augmenter: Augmenter, first_epoch: int, last: bool
+    ) -> StageData | None:
+        """None where nothing can be kept; what cannot be is computed in every epoch, and gives the same."""
+        rows_N, views, number = np.arange(len(self.feed.labels_N)), views_of(stage), self.model.frozen
+        if stage.augment != AugmentSpec():  # then nobody looks at training images as evaluation sees them
+            rows_N = np.setdiff1d(rows_N, self.train_N)
+        if not last:
+            rows_N = np.setdiff1d(rows_N, self.test_N)
+        kept = frozen.evaluation(rows_N)
+        in_turn = CyclicAugment(augmenter, first_epoch, views)
+        if kept is None:
+            return None if stage.augment.mixes else StageData(self.feed, self.feed, in_turn, views=views)
+        if stage.augment == AugmentSpec():
+            work = StageData(kept, kept, IdentityAugment(self.seed), first=number, validation_first=number)
+        elif reason := _why_not_kept(stage):
+            self.console.say(f"{reason}: what is frozen is computed anew in every epoch.")
+            work = StageData(self.feed, kept, augmenter, validation_first=number, views=views)
+        elif feed := frozen.augmented(augmenter, range(first_epoch, first_epoch + views), self.train_N):
+            work = StageData(feed, kept, IdentityAugment(self.seed), first=number, validation_first=number, views=views)
+        else:
+            work = StageData(self.feed, kept, in_turn, validation_first=number, views=views)
+        self._kept = (frozen.digest, work)
+        return work
+
+    def evaluation(self) -> tuple[BatchLoader | ActivationLoader, int]:
+        """What the model can be evaluated on now, and the block at which that enters.
+
+        Activations only while they are those of the model's own frozen blocks: the best weights may be of a stage
+        before.
+        """
+        if self._kept and self._kept[0] == digest_of(self.model.trunk[: self.model.frozen]):
+            return self._kept[1].validation, self._kept[1].validation_first
+        return self.feed, 0
+
+
+def _why_not_kept(stage: Stage) -> str | None:
+    if stage.augment.mixes:
+        return "mixing images makes each input another one"
+    return "fresh views, as asked for" if stage.settled_views == "fresh" else None
+
+
+def views_of(stage: Stage) -> int:
+    """How many views of each training image a stage has."""
+    views = stage.settled_views
+    return stage.epochs if views == "fresh" else min(views, stage.epochs)

@@ -1,0 +1,95 @@
+"""Where training stands, and how it is told."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loupe.config.optimizer import Logistic
+from loupe.config.recipe import Stage
+from loupe.log import duration
+from loupe.training.solver import strength
+
+Row = dict[str, Any]
+LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
+
+
+@dataclass
+class TrainState:
+    """Where training stands. With weights, averaged weights and optimizer, it is all that a resumed run needs."""
+
+    stage: int = 0
+    epoch: int = 0  # epochs of the stage that are over
+    step: int = 0  # steps of the epoch that are over
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss and hits over the epoch's images so far
+    seconds: float = 0.0  # spent on the epoch so far
+    history: list[Row] = field(default_factory=list)
+    best_epoch: int = 0  # from 1, over all stages; 0: none yet
+    stopped: str | None = None  # why the last stage ended before its time
+
+    def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
+        """The monitored metric after each epoch (of one stage), turned so that higher is better."""
+        sign = -1.0 if monitor in LOWER_IS_BETTER else 1.0
+        return [sign * row[monitor] for row in self._rows(stage) if row[monitor] is not None]
+
+    def best(self, monitor: str, stage: int | None = None) -> int:
+        """The best epoch so far (of one stage), from 0; the last where nothing was measured.
+
+        Of equally good ones, which accuracy on few images often has, the one with the lowest validation loss.
+        """
+        rows, sign = self._rows(stage), -1.0 if monitor in LOWER_IS_BETTER else 1.0
+        measured = [number for number, row in enumerate(rows) if row[monitor] is not None]
+        if not measured:
+            return len(rows) - 1
+        return max(measured, key=lambda number: (sign * rows[number][monitor], -rows[number]["val_loss"], -number))
+
+    def _rows(self, stage: int | None) -> list[Row]:
+        return [row for row in self.history if stage is None or row["stage"] == stage + 1]
+
+
+class Clock:
+    """The seconds that an epoch takes, over interruptions, and when the next save within it is due."""
+
+    def __init__(self, before: float) -> None:
+        self.before = before
+        self.began = self.saved = time.perf_counter()
+
+    def total(self) -> float:
+        return self.before + time.perf_counter() - self.began
+
+    def due(self, every_seconds: float) -> bool:
+        if time.perf_counter() - self.saved < every_seconds:
+            return False
+        self.saved = time.perf_counter()
+        return True
+
+
+def title(position: TrainState, stage: Stage) -> str:
+    return f"epoch {position.epoch + 1}/{stage.epochs}"
+
+
+def note(position: TrainState, stage: Stage, monitor: str, images: int, train_images: int, clock: Clock) -> str:
+    """Beside the bar: loss so far, the last validation metric, and the time that the stage will still take."""
+    parts = [f"loss {position.sums[0] / images:.3f}"]
+    if position.history and position.history[-1][monitor] is not None:
+        parts.append(f"{monitor} {position.history[-1][monitor]:.4f}")
+    epochs_left = stage.epochs - position.epoch - images / train_images
+    parts.append(f"{duration(epochs_left * clock.total() * train_images / images)} left")
+    return ", ".join(parts)
+
+
+def epoch_line(position: TrainState, stages: Sequence[Stage]) -> str:
+    """What an epoch gave, in one line."""
+    row = position.history[-1]
+    where = f"epoch {position.epoch:>3}/{stages[position.stage].epochs}"
+    if len(stages) > 1:
+        where = f"stage {position.stage + 1}, {where}"
+    stage = stages[position.stage]
+    if isinstance(stage.optimizer, Logistic):
+        where += f"   penalty {strength(stage, position.epoch - 1):.3g}"
+    parts = [f"{where}   loss {row['train_loss']:.4f}   accuracy {row['train_accuracy']:.4f}"]
+    if row["val_loss"] is not None:
+        parts.append(f"val loss {row['val_loss']:.4f}   val accuracy {row['val_accuracy']:.4f}")
+    parts.append(f"{row['seconds']:.1f} s   {row['images_per_second']:,.0f} images/s")
+    is_best = row["val_loss"] is not None and position.best_epoch == len(position.history)
+    return "   ".join(parts) + ("   best" if is_best else "")

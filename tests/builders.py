@@ -1,0 +1,134 @@
+"""Builders that several tests share: predictions, run directories, archives."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from loupe.evaluate import metrics
+from loupe.evaluate.predictions import Predictions
+
+
+def predictions(label, logits_NK, classes=None) -> Predictions:
+    images, count = logits_NK.shape
+    names = tuple(str(i) for i in range(images))
+    return Predictions(
+        names,
+        names,
+        np.asarray(label, np.int64),
+        logits_NK.astype(np.float32),
+        classes or tuple(f"c{i}" for i in range(count)),
+    )
+
+
+def simulated(random, images: int, classes: int, skill: float = 1.5, share=None) -> Predictions:
+    label = random.choice(classes, size=images, p=share)
+    logits = random.normal(size=(images, classes))
+    logits[np.arange(images), label] += skill
+    return predictions(label, logits)
+
+
+def picture(color: int = 0, kind: str = "PNG", side: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (color, 90, 160)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def gallery(path: Path, classes, missed: int = 30) -> None:
+    row = {"label": classes[0], "predicted": None, "probability": None, "split": "train", "path": f"{classes[0]}/1.png"}
+    rows = [{**row, "image": {"bytes": picture(i), "path": None}, "role": "sample"} for i in range(3)]
+    rows += [{**row, "image": {"bytes": picture(9, "WEBP"), "path": None}, "role": "original"}]
+    rows += [{**row, "image": {"bytes": picture(i, "JPEG"), "path": None}, "role": "augmented"} for i in range(4)]
+    wrong = {"role": "missed", "split": "test", "predicted": classes[-1], "probability": 0.987}
+    rows += [
+        {**row, **wrong, "path": f"{classes[0]}/miss-{i}.png", "image": {"bytes": picture(i), "path": None}}
+        for i in range(missed)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def make_run(folder: Path, classes=("cat", "dog", "frog"), *, missed: int = 30, **changes) -> Path:
+    """A run directory as `loupe train` leaves it."""
+    folder.mkdir()
+    random, count = np.random.default_rng(0), len(classes)
+    label = np.arange(20 * count) % count
+    logits = random.normal(size=(len(label), count)) + 2 * np.eye(count)[label]
+    names = tuple(str(i) for i in range(len(label)))
+    block = metrics.evaluate(Predictions(names, names, label, logits.astype(np.float32), tuple(classes)))
+    results = {
+        "schema": 1,
+        "version": "0.1.0",
+        "name": folder.name,
+        "dataset": "pets",
+        "recipe": "small",
+        "seed": 3,
+        "split_hash": "ab" * 32,
+        "classes": list(classes),
+        "images": {"train": 1234, "val": len(label), "test": len(label)},
+        "validation": block,
+        "test": block,
+        "test_looks": 2,
+        "parameters": {"total": 101_898, "trainable": 101_002, "non_trainable": 896},
+        "layers": [{"name": "head", "type": "Linear", "output": [count], "parameters": 650, "trainable": True}],
+        "epochs": 4,
+        "best_epoch": 3,
+        "seconds": {"load": 1.5, "train": 247.0, "epoch_mean": 61.7, "evaluate": 0.05, "total": 250.0},
+        "images_per_second": 1282.4,
+        "precision": "bf16",
+        "device": "cpu",
+        "damaged": 0,
+        "diagnosis": None,
+        "stopped": None,
+    } | changes
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "environment.json").write_text(
+        json.dumps({"python": "3.11.9", "gpu": None, "command": ["loupe", "train", "my pets", "--epochs", "4"]})
+    )
+    (folder / "recipe.yaml").write_text("name: small\ndescription: a <b>bold</b> one\n")
+    (folder / "metrics.csv").write_text(
+        "epoch,stage,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_macro_f1,seconds,images_per_second\n"
+        "1,0,0.1,1.5,0.4,1.4,0.41,0.4,61,1200\n2,0,0.1,1.0,0.6,,,,62,1200\n3,1,0.01,0.7,0.7,0.8,0.69,0.6,62,1200\n"
+        "4,1,0.01,nan,0.8,0.9,0.68,0.6,62,1200\n"
+    )
+    gallery(folder / "gallery.parquet", classes, missed)
+    return folder
+
+
+def python2_array(data: np.ndarray) -> bytes:
+    """A uint8 array as Python 2 and NumPy 1 pickled it (protocol 2), whatever writes pickles here: str, not bytes."""
+    raw = data.tobytes()
+    head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01bt"
+    dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    shape = b"".join(b"J" + n.to_bytes(4, "little") for n in data.shape)
+    return head + b"R(K\x01" + shape + b"\x86" + dtype + b"\x89T" + len(raw).to_bytes(4, "little") + raw + b"tb"
+
+
+def python2_batch(data: np.ndarray, key: str, labels: list[int]) -> bytes:
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(U\x04data" + python2_array(data) + b"U" + bytes([len(key)]) + key.encode() + numbers + b"u."
+
+
+def cifar_files(kind: int) -> tuple[dict[str, bytes], np.ndarray, list[int]]:
+    parts = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+    parts = parts if kind == 10 else ["train", "test"]
+    data = np.random.default_rng(kind).integers(0, 256, (len(parts), 2, 3072), dtype=np.uint8)
+    labels = [k % kind for k in range(2 * len(parts))]
+    key = "labels" if kind == 10 else "fine_labels"
+    files = {p: python2_batch(data[k], key, labels[2 * k : 2 * k + 2]) for k, p in enumerate(parts)}
+    names = [b"class %d" % k for k in range(kind)]
+    meta = {b"label_names": names} if kind == 10 else {b"fine_label_names": names}
+    listed = b"](" + b"".join(b"U" + bytes([len(name)]) + name for name in names) + b"e"
+    key = next(iter(meta))
+    files["batches.meta" if kind == 10 else "meta"] = b"\x80\x02}(U" + bytes([len(key)]) + key + listed + b"u."
+    return files, data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+def pack(path: Path, files: dict[str, bytes], folder: str = "cifar-10-batches-py") -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in {**files, "readme.html": b"<html>"}.items():
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path

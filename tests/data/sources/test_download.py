@@ -1,0 +1,203 @@
+"""Downloads against a server of our own: whole, cut off, resumed, refused, wrong."""
+
+import hashlib
+import io
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console as RichConsole
+
+from loupe.data.sources.download import Source, download, md5_of
+from loupe.errors import LoupeError
+from loupe.log import Console
+
+DATA = np.random.default_rng(0).bytes(1_000_000)
+MD5 = hashlib.md5(DATA).hexdigest()
+REMEDY = "Give the file itself."
+QUIET = Console(quiet=True)
+
+
+class Server(ThreadingHTTPServer):
+    """Sends DATA. `cuts` holds, for each request in turn, after how many bytes the connection is cut (None: never)."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.cuts: list[int | None] = []
+        self.status: list[int] = []  # answers in place of the file, in turn
+        self.knows_ranges = True
+        self.data = DATA
+        self.asked: list[int] = []  # the first byte that each request asked for
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/data.tar.gz"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(match[1]) if match else 0
+        server.asked.append(start)
+        if server.status and (status := server.status.pop(0)):
+            self.send_error(status)
+            return
+        if not server.knows_ranges:
+            start = 0
+        if start >= len(server.data):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.data) - 1}/{len(server.data)}")
+        self.send_header("Content-Length", str(len(server.data) - start))
+        self.end_headers()
+        cut = server.cuts.pop(0) if server.cuts else None
+        self.wfile.write(server.data[start:] if cut is None else server.data[start : start + cut])
+        if cut is not None:
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silence."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def fetch(url: str, target: Path, md5: str = MD5) -> Path:
+    return download(Source(url, md5, REMEDY), target, console=QUIET, pause_seconds=0.0, timeout_seconds=5.0)
+
+
+def test_a_file_comes_whole_and_is_not_fetched_again(server, tmp_path):
+    target = tmp_path / "deep" / "data.tar.gz"
+    assert fetch(server.url, target) == target
+    assert target.read_bytes() == DATA
+    os.utime(target, (0, 0))
+    assert fetch(server.url, target) == target
+    assert server.asked == [0]
+    assert target.stat().st_mtime > 0, "when it was last used"
+    assert not list(target.parent.glob("*.part"))
+
+
+def test_a_cut_connection_is_resumed_where_it_ended(server, tmp_path):
+    server.cuts = [300_000, 200_000, 1]
+    assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
+    assert server.asked == [0, 300_000, 500_000, 500_001]
+
+
+def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
+    server.knows_ranges = False
+    server.cuts = [300_000]
+    assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
+    assert server.asked == [0, 300_000]
+
+
+def test_a_later_run_goes_on_from_what_an_earlier_one_left(server, tmp_path):
+    (tmp_path / "data.part").write_bytes(DATA[:400_000])
+    assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
+    assert server.asked == [400_000]
+
+
+def test_a_part_that_is_already_whole_needs_no_byte(server, tmp_path):
+    (tmp_path / "data.part").write_bytes(DATA)
+    assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
+    assert server.asked == [1_000_000]
+
+
+@pytest.mark.parametrize("old", [b"something else", b"x" * 2_000_000])
+def test_a_part_that_does_not_fit_is_fetched_anew(server, tmp_path, old, capsys):
+    (tmp_path / "data.part").write_bytes(old)
+    assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
+    assert server.asked == [len(old), 0]
+    assert "starting again" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_wrong_checksum_leaves_nothing_behind(server, tmp_path):
+    with pytest.raises(LoupeError, match=f"wrong checksum: expected {'0' * 32}, got {MD5}.*{REMEDY}"):
+        fetch(server.url, tmp_path / "data", md5="0" * 32)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("status", [404, 403, 410])
+def test_a_refusal_is_an_error_at_once(server, tmp_path, status):
+    server.status = [status]
+    with pytest.raises(LoupeError, match=f"the server answers {status} .*{REMEDY}"):
+        fetch(server.url, tmp_path / "data")
+    assert len(server.asked) == 1
+
+
+def test_a_server_in_trouble_is_asked_again(server, tmp_path):
+    server.status = [503, 429]
+    assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
+    server.status = [500] * 9
+    server.asked.clear()
+    with pytest.raises(LoupeError, match=f"cannot be fetched: the server answers 500 .*{REMEDY}"):
+        fetch(server.url, tmp_path / "other")
+    assert len(server.asked) == 3
+
+
+def test_a_server_that_always_cuts_off_is_given_up_and_the_part_kept(server, tmp_path):
+    server.cuts = [100_000] + [0] * 9
+    with pytest.raises(LoupeError, match=f"the connection ended at 100,000 of 1,000,000 bytes.*{REMEDY}"):
+        fetch(server.url, tmp_path / "data")
+    assert (tmp_path / "data.part").read_bytes() == DATA[:100_000]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "no-such-host.invalid"])
+def test_no_network_is_an_error_with_a_remedy(tmp_path, host):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(LoupeError, match=f"cannot be fetched: .*{REMEDY}"):
+        fetch(f"http://{host.format(port=port)}/data.tar.gz", tmp_path / "data")
+
+
+def test_a_place_that_cannot_be_written_is_an_error(server, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LoupeError, match=r"cannot be written.*LOUPE_CACHE"):
+        fetch(server.url, tmp_path / "file" / "data")
+
+
+def test_two_at_once_fetch_it_once(server, tmp_path):
+    results: list[Path] = []
+    threads = [threading.Thread(target=lambda: results.append(fetch(server.url, tmp_path / "data"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [tmp_path / "data"] * 4
+    assert server.asked == [0]
+
+
+def test_progress_is_shown_and_said(server, tmp_path):
+    console, screen = Console(log=tmp_path / "log"), io.StringIO()
+    console.rich = RichConsole(file=screen, force_terminal=True, width=200)
+    server.cuts = [10]
+    download(Source(server.url, MD5, REMEDY), tmp_path / "data", console=console, pause_seconds=0.0)
+    assert f"Downloading {server.url}" in (tmp_path / "log").read_text()
+    assert "data.tar.gz" in screen.getvalue()
+    assert "1/1" in screen.getvalue() and "MB" in screen.getvalue()
+
+
+def test_md5_of_a_known_text(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert md5_of(tmp_path / "abc") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, A.5

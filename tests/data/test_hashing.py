@@ -1,0 +1,156 @@
+"""Digests of content: what hashlib says, remembered while a file is as it was, and never a minute longer."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from loupe.data import hashing
+from loupe.data.hashing import content_hashes
+from loupe.data.sources.open import open_table
+from loupe.data.table import ImageTable
+from loupe.log import Console
+
+CONSOLE = Console(quiet=True)
+OLD_NS = time.time_ns() - 60 * 10**9
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of files with some bytes; content is all that is asked of them. Last changed a minute ago."""
+    root = tmp_path / "set"
+    for k in range(150):
+        file = root / ("cat", "dog")[k % 2] / f"{k}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"image %d" % (k // 2))
+        os.utime(file, ns=(OLD_NS, OLD_NS))
+    return root
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The rows whose bytes were asked for."""
+    asked = []
+    encoded = ImageTable.encoded
+    monkeypatch.setattr(ImageTable, "encoded", lambda table, i: (asked.append(i), encoded(table, i))[1])
+    return asked
+
+
+def table_of(folder):
+    return open_table(folder, console=CONSOLE)
+
+
+def expected(table):
+    return tuple(hashlib.sha256(table.encoded(i)).hexdigest() for i in range(len(table)))
+
+
+def test_digests_are_sha256_of_the_bytes_in_order(folder, cache):
+    table = table_of(folder)
+    assert content_hashes(table, CONSOLE, cache=cache) == expected(table)
+
+
+def test_images_that_the_table_holds(cache):
+    table = open_table((np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8), [0, 1, 0, 1]), console=CONSOLE)
+    assert content_hashes(table, CONSOLE, cache=cache) == expected(table)
+    assert not cache.exists()
+
+
+def test_a_second_run_reads_nothing(folder, cache, reads):
+    table = table_of(folder)
+    first = content_hashes(table, CONSOLE, cache=cache)
+    assert sorted(reads) == list(range(150))
+    reads.clear()
+    assert content_hashes(table_of(folder), CONSOLE, cache=cache) == first
+    assert content_hashes(table.select([3, 1]), CONSOLE, cache=cache) == (first[3], first[1])
+    assert not reads
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_a_changed_file_is_read_again(folder, cache, reads, change):
+    table = table_of(folder)
+    first = content_hashes(table, CONSOLE, cache=cache)
+    file = table.file(7)
+    file.write_bytes(b"another, longer" if change == "size" else b"IMAGE " + file.read_bytes()[6:])
+    if change == "size":
+        os.utime(file, ns=(OLD_NS, OLD_NS))
+    reads.clear()
+    second = content_hashes(table, CONSOLE, cache=cache)
+    assert reads == [7]
+    assert [i for i in range(150) if first[i] != second[i]] == [7]
+    assert second == expected(table)
+
+
+def test_what_was_changed_just_now_is_not_remembered(folder, cache, reads):
+    table = table_of(folder)
+    os.utime(table.file(5))
+    content_hashes(table, CONSOLE, cache=cache)
+    reads.clear()
+    content_hashes(table, CONSOLE, cache=cache)
+    assert reads == [5]
+
+
+def test_a_file_that_cannot_be_read_has_a_digest_of_its_own(folder, cache):
+    table = table_of(folder)
+    before = content_hashes(table, CONSOLE, cache=cache)
+    for i in (2, 9):
+        table.file(i).unlink()
+    digests = content_hashes(table, CONSOLE, cache=cache)
+    assert digests[2] != digests[9]
+    assert {digests[2], digests[9]}.isdisjoint({*before, hashlib.sha256(b"").hexdigest()})
+    assert [digests[i] for i in range(150) if i not in (2, 9)] == [before[i] for i in range(150) if i not in (2, 9)]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no Arrow file", None])
+def test_a_damaged_memory_is_made_again(folder, cache, damage):
+    table = table_of(folder)
+    first = content_hashes(table, CONSOLE, cache=cache)
+    (memory,) = (cache / "content").glob("*.arrow")
+    memory.write_bytes(memory.read_bytes()[:-500] if damage is None else damage)
+    assert content_hashes(table, CONSOLE, cache=cache) == first
+
+
+def test_a_cache_that_cannot_be_written_is_announced_and_does_no_harm(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    table = table_of(folder)
+    assert content_hashes(table, Console(), cache=tmp_path / "file") == expected(table)
+    assert "not remembered" in capsys.readouterr().err
+
+
+def test_a_write_that_fails_leaves_the_memory_as_it_was(folder, cache, monkeypatch):
+    table = table_of(folder)
+    content_hashes(table.select(range(100)), CONSOLE, cache=cache)
+    (memory,) = (cache / "content").glob("*.arrow")
+    before = memory.read_bytes()
+
+    def fail(table, file, **options):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(hashing.feather, "write_feather", fail)
+    assert content_hashes(table, CONSOLE, cache=cache) == expected(table)
+    assert memory.read_bytes() == before
+    assert list((cache / "content").iterdir()) == [memory]
+
+
+def test_processes_at_once_agree(folder, cache):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from loupe.log import Console; from loupe.data.sources.open import open_table\n"
+        "from loupe.data.hashing import content_hashes\n"
+        "c = Console(quiet=True); t = open_table(Path(sys.argv[1]), console=c)\n"
+        "print('\\n'.join(content_hashes(t, c, cache=Path(sys.argv[2]))))\n"
+    )
+    command = [sys.executable, "-c", script, str(folder), str(cache)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = {child.communicate(timeout=60)[0] for child in children}
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert [tuple(output.split()) for output in outputs] == [expected(table_of(folder))]

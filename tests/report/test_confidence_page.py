@@ -1,0 +1,118 @@
+"""The part of a run's page about confidence: what it says is what results.json holds."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from builders import predictions, simulated
+from loupe.evaluate import calibration, selective
+from loupe.evaluate.groups import by_group
+from loupe.report import confidence, texts
+from loupe.report.template import render
+
+
+class Partial(HTMLParser):
+    """What a browser would find in the part."""
+
+    def __init__(self, results, calibrated=False) -> None:
+        super().__init__()
+        self.text, self.ids, self.labels, self.tags = "", [], [], set()
+        shown = {"confidence": confidence.shown(results), "calibrated": calibrated}
+        self.source = render("confidence.html", shown)
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.add(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.labels += [found["aria-label"]] if tag == "svg" and "aria-label" in found else []
+
+    def handle_data(self, data):
+        self.text += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.replace("\xa0", " ").split())
+
+
+def results(parts):
+    fitted = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
+    return {"calibration": calibration.report(fitted, parts), "selective": selective.report(fitted.value, parts)}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    random = np.random.default_rng(0)
+    parts = [simulated(random, 1200, 3, skill=3.0) for _ in range(2)]
+    parts = [predictions(part.label, 9 * part.logits_NK) for part in parts]
+    return results({"val": parts[0], "test": parts[1]})
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Drawing takes most of the time, and these tests look at the words."""
+    monkeypatch.setattr("loupe.report.figures.chart", lambda draw, *, label, width_px, height_px: "<svg></svg>")
+
+
+def test_it_says_and_draws_what_the_results_hold(whole):
+    page, compared = Partial(whole), whole["calibration"]["test"]
+    assert len(page.labels) == 4 and len(page.ids) == len(set(page.ids))
+    assert "surer than its accuracy warrants" in page.words and "an improvement" in page.words
+    assert f"from {texts.number(compared['ece']['before'])} to {texts.number(compared['ece']['after'])}" in page.words
+    assert "1,200 test images in 15 bins" in page.words
+    for row in compared["bins"]["after"]:
+        assert not row["images"] or f"{row['confidence']:.2f}: {row['accuracy']:.2f}" in page.labels[0]
+    assert f"{whole['selective']['test']['points'][-1]['risk']:.3f} at 1.00" in page.labels[2]
+    for row in whole["selective"]["thresholds"]:
+        shown = "cannot be promised" if row["threshold"] is None else f"{row['threshold']:.4f}"
+        assert shown in page.words
+    assert "var(--first)" in page.source and not re.search(r"#0a0b0\d", page.source)
+
+
+def test_points_of_the_diagram_lie_at_their_confidence_and_accuracy(whole):
+    """The line's corners are the bins, by one scale for each axis."""
+    svg = confidence.reliability(whole["calibration"], "test").wide
+    paths = [np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), float) for path in re.findall(r' d="([^"]*)"', svg)]
+    rows = [row for row in whole["calibration"]["test"]["bins"]["after"] if row["images"] >= confidence.FEWEST_IN_LINE]
+    wanted = np.array([(row["confidence"], row["accuracy"]) for row in rows])
+    lines = [path for path in paths if len(path) == len(rows)]
+    assert len(rows) > 3
+    assert any(all(abs(np.corrcoef(wanted.T, line.T)[axis, 2 + axis]) > 1 - 1e-9 for axis in (0, 1)) for line in lines)
+
+
+def test_without_validation_there_is_no_threshold_and_no_temperature(undrawn):
+    part = simulated(np.random.default_rng(1), 300, 3)
+    words = Partial(results({"test": part})).words
+    assert "No temperature was fitted: there are no validation images" in words
+    assert "No threshold can be chosen: there are no validation images" in words
+    assert "as the network gives it" in words and "By group" not in words
+    assert "of loupe predict are as the network gives them" in words and "are calibrated" not in words
+
+
+def test_without_test_images_validation_stands_in_by_its_name(undrawn):
+    page = Partial(results({"val": predictions(np.arange(60) % 3, 5 * np.eye(3)[np.arange(60) % 3])}))
+    assert "60 validation images in 15 bins" in page.words and "no validation image is missed" in page.words
+    assert "Classified of test" not in page.words
+
+
+def test_a_run_without_these_figures_has_no_such_part(whole):
+    for old in ({}, {"calibration": None, "selective": None}, results({})):
+        assert confidence.shown(old) is None
+    assert not render("confidence.html", {"confidence": None}).strip()
+
+
+def test_pictures_are_said_to_be_calibrated_where_they_are(whole, undrawn):
+    said = "of pictures on this page and of loupe predict are calibrated"
+    assert said in Partial(whole, calibrated=True).words and said not in Partial(whole).words
+
+
+def test_groups_are_shown_lowest_first_with_hostile_names_as_text(whole, undrawn):
+    part = simulated(np.random.default_rng(3), 90, 3)
+    named = by_group(part, ["<script>b</script>"] * 40 + ["a"] * 46 + ["few"] * 4)
+    page = Partial(whole | {"test": {"per_group": named}})
+    rows = sorted(named["rows"], key=lambda row: row["accuracy"]["value"])
+    places = [page.words.index(row["group"]) for row in rows]
+    assert places == sorted(places) and "script" not in page.tags
+    assert "1 group of fewer than five images is left out" in page.words

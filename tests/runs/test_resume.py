@@ -1,0 +1,247 @@
+"""A run that is killed and resumed ends, to the bit, where the undisturbed run ends."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import loupe
+from loupe.log import Console
+from loupe.rundir import RunDirectory
+from loupe.runs.diff import differences
+from loupe.training import checkpoint, loop
+from loupe.training.checkpoint import Checkpoints
+from loupe.training.loop import Trainer
+from loupe.training.train_step import TrainStep
+
+pytestmark = pytest.mark.usefixtures("bare")
+# Dropout, mixup, cutmix, averaged weights, two stages, two optimizers: everything that could lose its place.
+SETTINGS = {
+    "stages": [
+        {
+            **{"epochs": 2, "batch_size": 64, "lr": 0.005, "ema_decay": 0.9, "weight_decay": 0.01},
+            "schedule": "one-cycle",
+            "augment": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "rotation_degrees": 10, "cutout_px": 2},
+        },
+        {
+            **{"epochs": 2, "batch_size": 128, "lr": 0.01, "optimizer": "sgd"},
+            "schedule": {"name": "plateau", "patience_epochs": 1},
+        },
+    ],
+    "split.validation": 0.1,
+    "split.test": 0.6,
+}
+QUIET = Console(quiet=True)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def begin(folder: Path, name: str) -> loupe.Run:
+    return loupe.train(
+        "digits", settings=SETTINGS, precision="fp32", output=folder, name=name, device="cpu", seed=7, quiet=True
+    )
+
+
+def outcome(run: Path) -> dict:
+    """All that must be equal, times apart."""
+    last = Checkpoints(run / "checkpoints").load_last(QUIET)
+    history = [
+        {key: value for key, value in row.items() if key not in {"seconds", "images_per_second"}}
+        for row in last.values["position"]["history"]
+    ]
+    model = safetensors.torch.load_file(run / "model" / "weights.safetensors")
+    predictions = (run / "predictions.csv").read_text()
+    return {"tensors": {**last.tensors, "model": model}, "history": history, "predictions": predictions}
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    mine, theirs = outcome(run), outcome(reference)
+    assert mine["history"] == theirs["history"]
+    assert mine["tensors"].keys() == theirs["tensors"].keys()
+    for group, tensors in theirs["tensors"].items():
+        assert tensors.keys() == mine["tensors"][group].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(mine["tensors"][group][name], tensor), f"{group}/{name}"
+    assert mine["predictions"] == theirs["predictions"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    return begin(tmp_path_factory.mktemp("undisturbed"), "run").path
+
+
+def die_at(monkeypatch, steps: int) -> None:
+    """The process dies in the middle of that optimizer step, counted from now."""
+    left = [steps]
+    real = TrainStep.train_step
+
+    def step(self, *args, **kwargs):
+        left[0] -= 1
+        result = real(self, *args, **kwargs)
+        if left[0] < 0:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(TrainStep, "train_step", step)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "save_every_seconds"),
+    [([3], 600.0), ([3], 0.0), ([25], 0.0), ([2, 5, 1, 9, 6], 0.0), ([11, 11, 3], 600.0)],
+)
+def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, undisturbed, deaths, save_every_seconds):
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", save_every_seconds)
+    run = tmp_path / "run"
+    for death in deaths:
+        with monkeypatch.context() as patch:
+            die_at(patch, death)
+            try:
+                loupe.resume(run, quiet=True) if run.exists() else begin(tmp_path, "run")
+            except Killed:
+                continue
+    loupe.resume(run, quiet=True)
+    assert_same(run, undisturbed)
+    report = differences(RunDirectory(undisturbed), RunDirectory(run))
+    assert report["same"]
+    assert report["circumstances"] == [], "hashes and all else that was recorded stay through every resumption"
+
+
+def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, monkeypatch, undisturbed):
+    real = TrainStep.train_step
+
+    def step(self, *args, **kwargs):
+        if kwargs["epoch"] == 1 and kwargs["step"] == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "train_step", step)
+        with pytest.raises(loupe.LoupeError, match="--resume"):
+            begin(tmp_path, "run")
+    position = Checkpoints(tmp_path / "run" / "checkpoints").load_last(QUIET).values["position"]
+    assert (position["epoch"], position["step"]) == (1, 5)
+    load, train, read, held = Checkpoints.load_last, Trainer._train_epoch, [], []
+    with monkeypatch.context() as patch:
+
+        def watched(*args):
+            read.append(weakref.ref(snapshot := load(*args)))
+            return snapshot
+
+        patch.setattr(Checkpoints, "load_last", watched)
+        patch.setattr(Trainer, "_train_epoch", lambda *args: (held.append(read[0]()), train(*args))[1])
+        loupe.resume(tmp_path / "run", quiet=True)
+    assert held == [None] * 3, "what was saved takes no memory once it is restored"
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    loupe.resume(undisturbed)
+    assert "already finished" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+
+
+def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path, monkeypatch, undisturbed):
+    from loupe.runs import results
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results.metrics, "evaluate", die)
+        with pytest.raises(Killed):
+            begin(tmp_path, "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "train_step", die)
+        loupe.resume(tmp_path / "run", quiet=True)
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_a_process_killed_by_sigkill_at_a_random_moment(tmp_path, undisturbed):
+    """The real thing: another process, the real signal, at a moment that nobody chose."""
+    code = (
+        "import sys, loupe\nfrom pathlib import Path\nfrom loupe.training import loop\nloop.SAVE_EVERY_SECONDS = 0.0\n"
+        "sys.path.insert(0, sys.argv[2])\nimport test_resume\nfolder = Path(sys.argv[1])\nprint('ready', flush=True)\n"
+        "run = folder / 'run'\n"
+        "loupe.resume(run, quiet=True) if (run / 'recipe.yaml').exists() else test_resume.begin(folder, 'run')\n"
+    )
+    rng = random.Random(time.time_ns())
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    killed_after_seconds = rng.uniform(0.3, 2.5)
+    time.sleep(killed_after_seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    run = tmp_path / "run"
+    if run.exists() and not (run / "recipe.yaml").exists():
+        pytest.skip("killed each time before the run had begun")
+    loupe.resume(run, quiet=True) if run.exists() else begin(tmp_path, "run")
+    print(f"killed after {killed_after_seconds:.3f} s")
+    assert_same(run, undisturbed)
+
+
+def test_memory_and_then_disk_that_run_out_lose_nothing(tmp_path, monkeypatch, undisturbed):
+    real, written = TrainStep.train_step, checkpoint.write_synced
+
+    def greedy(self, *args, **kwargs):
+        if kwargs["epoch"] == 1 and kwargs["step"] == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return real(self, *args, **kwargs)
+
+    def full(path, data):
+        if "save-00000003" in str(path) and path.name == "optimizer.safetensors":
+            path.write_bytes(data[:10])
+            raise OSError(28, "No space left on device")
+        written(path, data)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "train_step", greedy)
+        with pytest.raises(loupe.LoupeError, match=rf"allocate 2.00 GiB.*--batch-size 64.*--resume {run}"):
+            begin(tmp_path, "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_synced", full)
+        with pytest.raises(loupe.LoupeError, match=rf"No space left.*Free space.*loupe train --resume {run}"):
+            loupe.resume(run, quiet=True)
+    kept = sorted(path.name for path in (run / "checkpoints" / "last").iterdir())
+    assert kept == ["save-00000001", "save-00000002"], "what was half written is gone"
+    loupe.resume(run, quiet=True)
+    assert_same(run, undisturbed)
+
+
+def test_a_run_in_use_is_not_written_by_a_second_process(undisturbed):
+    from loupe.rundir import RunDirectory
+
+    with (
+        RunDirectory(undisturbed).locked(),
+        pytest.raises(loupe.LoupeError, match="another process"),
+        RunDirectory(undisturbed).locked(),
+    ):
+        pass
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    real = TrainStep.train_step
+
+    def step(self, *args, **kwargs):
+        result = real(self, *args, **kwargs)
+        return result * torch.nan if kwargs["epoch"] == 1 else result
+
+    monkeypatch.setattr(TrainStep, "train_step", step)
+    with pytest.raises(loop.DivergedError, match="--lr"):
+        begin(tmp_path, "run")
+    last = Checkpoints(tmp_path / "run" / "checkpoints").load_last(QUIET)
+    assert len(last.values["position"]["history"]) == 1
