@@ -6,6 +6,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "loupe"
-ORDER = """
-errors log files cache devices config rundir data provenance augment models recipes evaluate training explain report runs
-comparison labels doctor cli __main__
-""".split()
+ROOMS = """
+errors log files records cache devices config rundir data provenance augment models recipes evaluate training explain report
+runs comparison labels doctor cli __main__
+"""
+ORDER = ROOMS.split()
 
 
 def modules() -> list[str]:

@@ -58,7 +58,7 @@ def decodes(monkeypatch):
 
 def test_images_beyond_the_budget_are_decoded_once_and_predicted_to_the_same_bits(folder, stored, decodes, monkeypatch):
     table, stores = from_paths([str(folder)]), []
-    monkeypatch.setattr(module, "Watched", lambda feed, given: stores.append(feed.store) or feed)
+    monkeypatch.setattr(module, "ProgressLoader", lambda feed, given: stores.append(feed.store) or feed)
     held = stored.predictions(table)
     decodes.clear()
     monkeypatch.setattr(prepare, "default_budget", lambda: 0)
