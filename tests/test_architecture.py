@@ -10,8 +10,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "loupe"
 ROOMS = """
-errors log files records cache devices config rundir data provenance augment models recipes evaluate training explain report
-runs comparison labels doctor cli __main__
+errors log files records cache devices config rundir data provenance augment models recipes evaluate training explain
+report runs comparison labels doctor cli __main__
 """
 ORDER = ROOMS.split()
 
