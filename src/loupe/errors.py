@@ -1,7 +1,7 @@
 """What a person can put right. The command line prints these without a traceback; anything else is a defect of ours."""
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,6 +36,35 @@ class StoppedError(LoupeError):
 
 class InterruptedRunError(LoupeError):
     """Training was asked to stop; it has been saved and can go on."""
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Number with its noun in the right form: `1 epoch`, `1,234 images`, `2 classes`, `3 data sets`.
+
+    Args:
+        count: number of things.
+        noun: noun in the singular.
+        plural: noun in the plural; by default `noun` with `s`, or with `es` where it ends in s, x, ch or sh.
+    """
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {plural or noun + ('es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's')}"
+
+
+def enumerated(items: Sequence[str], conjunction: str = "and", most: int | None = None) -> str:
+    """Items as a phrase: `a`, `a and b`, `a, b and c`, or `a, b and 3 more` where there are more than `most`."""
+    shown = list(items)
+    if most is not None and len(shown) > most:
+        return f"{', '.join(shown[:most])} and {len(shown) - most:,} more"
+    if len(shown) < 2:
+        return "".join(shown)
+    return f"{', '.join(shown[:-1])} {conjunction} {shown[-1]}"
+
+
+def sentences(*parts: str) -> str:
+    """Sentences put together into one text, each with one full stop at its end; empty ones are left out."""
+    texts = (part.strip() for part in parts)
+    return " ".join(text if text.endswith((".", "!", "?", ":")) else f"{text}." for text in texts if text)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> LoupeError:
