@@ -45,6 +45,7 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
 
     With `near`, near duplicates are looked for too; `report` is the page that then shows them, with a CSV beside it.
     """
+    from loupe.cli.check_table import print_check
     from loupe.data.audit.check import check as examine
     from loupe.data.audit.near_duplicates import find_near, write_csv
     from loupe.data.hashing import content_hashes
@@ -67,7 +68,7 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
         print_json(found.to_json() | {"near_duplicates": alike.to_json() if alike else None})
         return 0 if found.ok else 1
     screen = RichConsole(highlight=False)
-    found.render(screen, alike.findings() if alike else ())
+    print_check(found, screen, alike.findings() if alike else ())
     if alike is not None:
         _conclude(screen, alike, report)
     return 0 if found.ok else 1

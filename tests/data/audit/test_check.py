@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console as RichConsole
 
+from loupe.cli.check_table import print_check
 from loupe.data.audit.check import check
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
@@ -40,7 +41,7 @@ def report_on(data, tmp_path):
 
 def text_of(report, width=200):
     buffer = io.StringIO()
-    report.render(RichConsole(file=buffer, width=width))
+    print_check(report, RichConsole(file=buffer, width=width))
     return buffer.getvalue()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 from scipy.ndimage import gaussian_filter
 
 from loupe.cli import main
+from loupe.cli.check_table import print_check
 from loupe.data.audit import neighbours
 from loupe.data.audit.check import check
 from loupe.data.audit.near_duplicates import DISTANCE, LAYOUT, find_near, write_csv
@@ -357,7 +358,7 @@ def test_the_page_shows_pairs_and_escapes_names(tmp_path, monkeypatch):
 def test_the_terminal_shows_ten_of_each_kind(folder):
     _, report, found = found_in(folder)
     buffer = io.StringIO()
-    report.render(RichConsole(file=buffer, width=200), found.findings())
+    print_check(report, RichConsole(file=buffer, width=200), found.findings())
     text = buffer.getvalue()
     assert "train/cat/2.png (train, cat) ~ test/cat/leak.jpg (test, cat)" in text
     assert text.index("near-duplicate") < text.index("could not be trusted")

@@ -12,19 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console as RichConsole
-from rich.table import Table
-from rich.text import Text
 
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import finish, open_header
 from loupe.data.table import ImageTable, counted
 from loupe.errors import ImageError
-from loupe.log import Console, printable
+from loupe.log import Console
 
 _CHUNK_IMAGES = 64
 _LOOK_PX = 32
-_SHOWN = 10
 _NO_SPLIT = "no split"
 _NO_LABEL = "no label"
 SMALL_FRACTION = 0.25
@@ -129,20 +125,6 @@ class CheckReport:
             "long": list(self.long),
         }
 
-    def render(self, console: RichConsole, also: Iterable[tuple[str, list[str]]] = ()) -> None:
-        """Prints what the set is, then the findings; `also` are more of them, which do not enter the verdict."""
-        console.print(_counts_table(self))
-        for line in _facts(self):
-            console.print(printable(line), markup=False, highlight=False)
-        for title, lines in [*findings(self), *also]:
-            console.print(Text(title, style="bold"))
-            for line in [*lines[:_SHOWN], *([f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else [])]:
-                console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
-        verdict = (
-            "Nothing stands in the way of training." if self.ok else "A result on these images could not be trusted."
-        )
-        console.print(Text(verdict, style="green" if self.ok else "red"))
-
 
 @dataclass(frozen=True)
 class _Seen:
@@ -240,29 +222,6 @@ def _extent(values_N: NDArray[np.int64]) -> dict[str, float] | None:
     if len(values_N) == 0:
         return None
     return {"min": int(values_N.min()), "median": float(np.median(values_N)), "max": int(values_N.max())}
-
-
-def _counts_table(report: CheckReport) -> Table:
-    table = Table(title=Text(f"{printable(report.name)}: {counted(report.images, 'image')}"), title_justify="left")
-    table.add_column("class")
-    for split in report.counts:
-        table.add_column(split, justify="right")
-    for name in dict.fromkeys(chain.from_iterable(report.counts.values())):
-        table.add_row(Text(printable(name)), *(f"{row.get(name, 0):,}" for row in report.counts.values()))
-    if len(table.rows) > 1:
-        table.add_section()
-        table.add_row("all", *(f"{sum(row.values()):,}" for row in report.counts.values()))
-    return table
-
-
-def _facts(report: CheckReport) -> list[str]:
-    facts = []
-    for side, extent in (("width", report.width_px), ("height", report.height_px)):
-        if extent is not None:
-            facts.append(f"{side}: {extent['min']} to {extent['max']} px, median {extent['median']:g}")
-    for title, found in (("formats", report.formats), ("colour modes", report.modes)):
-        facts.append(f"{title}: " + (", ".join(f"{name} {count:,}" for name, count in found.items()) or "none"))
-    return facts
 
 
 def findings(report: CheckReport) -> list[tuple[str, list[str]]]:

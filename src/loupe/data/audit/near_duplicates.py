@@ -124,7 +124,7 @@ class NearReport:
         }
 
     def findings(self) -> list[tuple[str, list[str]]]:
-        """For each kind a title with its remedy, and a line for each pair: the form of `CheckReport.render`."""
+        """For each kind a title with its remedy, and a line for each pair: the form of `findings`."""
         found = []
         for kind, count in self.counts().items():
             pairs = [pair for pair in self.pairs if pair.kind == kind]

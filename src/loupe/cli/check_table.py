@@ -1,0 +1,53 @@
+"""The findings of `loupe check` in the terminal: a table of counts, then each kind of finding with its cases."""
+
+from collections.abc import Iterable
+from itertools import chain
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loupe.data.audit.check import CheckReport, findings
+from loupe.errors import counted
+from loupe.log import printable
+
+MOST_LINES = 10  # of one kind of finding
+
+
+def print_check(report: CheckReport, console: Console, also: Iterable[tuple[str, list[str]]] = ()) -> None:
+    """Print what the set is, then the findings; `also` are more of them, which do not enter the verdict."""
+    console.print(_counts_table(report))
+    for line in _facts(report):
+        console.print(printable(line), markup=False, highlight=False)
+    for title, lines in [*findings(report), *also]:
+        console.print(Text(title, style="bold"))
+        more = [f"... and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
+        for line in [*lines[:MOST_LINES], *more]:
+            console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
+    verdict = (
+        "Nothing stands in the way of training." if report.ok else "A result on these images could not be trusted."
+    )
+    console.print(Text(verdict, style="green" if report.ok else "red"))
+
+
+def _counts_table(report: CheckReport) -> Table:
+    table = Table(title=Text(f"{printable(report.name)}: {counted(report.images, 'image')}"), title_justify="left")
+    table.add_column("class")
+    for split in report.counts:
+        table.add_column(split, justify="right")
+    for name in dict.fromkeys(chain.from_iterable(report.counts.values())):
+        table.add_row(Text(printable(name)), *(f"{row.get(name, 0):,}" for row in report.counts.values()))
+    if len(table.rows) > 1:
+        table.add_section()
+        table.add_row("all", *(f"{sum(row.values()):,}" for row in report.counts.values()))
+    return table
+
+
+def _facts(report: CheckReport) -> list[str]:
+    facts = []
+    for side, extent in (("width", report.width_px), ("height", report.height_px)):
+        if extent is not None:
+            facts.append(f"{side}: {extent['min']} to {extent['max']} px, median {extent['median']:g}")
+    for title, found in (("formats", report.formats), ("colour modes", report.modes)):
+        facts.append(f"{title}: " + (", ".join(f"{name} {count:,}" for name, count in found.items()) or "none"))
+    return facts
