@@ -8,7 +8,7 @@ else
 BIN := $(VENV)/bin
 endif
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint dist clean
 
 demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
@@ -29,5 +29,11 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[cpu,explain,labels,dev]"
 	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.ready').touch()"
 
+# The wheel and the source distribution. `twine check` reads them as PyPI would.
+dist: $(VENV)/.ready
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache

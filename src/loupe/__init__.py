@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.errors import ImageError, LoupeError
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from loupe.comparison.compare import compare
     from loupe.comparison.sweep import cross_validate
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume, train
 
-__all__ = ["ImageError", "LoupeError", "Run", "compare", "cross_validate", "load", "resume", "train"]
+__all__ = ["ImageError", "LoupeError", "Run", "__version__", "compare", "cross_validate", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

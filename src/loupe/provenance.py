@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from loupe import __version__
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import PARTS, Split
 from loupe.data.table import ImageTable
@@ -93,7 +94,7 @@ def of_sources(folder: Path) -> str:
 def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
     """What the run was made with and on, without the names of the computer and of its user."""
     return {
-        "loupe": version("loupe"),
+        "loupe": __version__,
         "python": platform.python_version(),
         **{name: installed(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -4,13 +4,13 @@ import csv
 import json
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from loupe import __version__
 from loupe.cli import main
 from loupe.errors import LoupeError
 
@@ -64,7 +64,7 @@ def test_the_bare_command_lists_what_it_can_do_in_whole_sentences(terminal):
 
 
 def test_the_version_is_that_of_the_package(terminal):
-    assert terminal("--version") == (0, f"loupe {version('loupe')}\n", "")
+    assert terminal("--version") == (0, f"loupe {__version__}\n", "")
 
 
 def test_training_writes_the_whole_run_directory(trained):

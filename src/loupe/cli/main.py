@@ -2,13 +2,14 @@
 
 import os
 import sys
-from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
+from loupe import __version__
 from loupe.cli import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
+from loupe.doctor import installation
 from loupe.errors import LoupeError, of_disk, of_memory
 from loupe.log import printable
 
@@ -45,7 +46,7 @@ WRONG_USAGE = 2
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"loupe {version('loupe')}")
+        print(f"loupe {__version__}")
         raise typer.Exit
 
 
@@ -63,6 +64,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a class name or a bar that the terminal's encoding lacks is no error
             stream.reconfigure(errors="replace")
+    if (version := installation.other_project()) is not None:
+        print(f"warning: {installation.warning(version)}", file=sys.stderr)
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

@@ -6,13 +6,12 @@ is opened for the chosen one alone, or for all with `open_test`. Every look is c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from loupe import provenance, rundir
+from loupe import __version__, provenance, rundir
 from loupe.comparison import candidates, files, plan
 from loupe.comparison.candidates import Entry
 from loupe.data.hashing import content_hashes
@@ -74,7 +73,7 @@ def compare(
     entries = plan.resolved(table, data, recipes, model, weights, settings, console)
     content: dict[str, Any] = {
         "schema": SCHEMA,
-        "version": version("loupe"),
+        "version": __version__,
         "name": name or f"comparison-{table.name}",
         "dataset": table.name,
         "seeds": seeds,
@@ -134,7 +133,7 @@ def compare_runs(
         raise LoupeError("these are runs of one recipe: name two recipes' runs, or DATA to train others.")
     content: dict[str, Any] = {
         "schema": SCHEMA,
-        "version": version("loupe"),
+        "version": __version__,
         "name": name or "comparison",
         "dataset": found[0].results["dataset"],
         "seeds": max(len(entry.runs) for entry in entries),

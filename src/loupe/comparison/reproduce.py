@@ -4,13 +4,12 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from loupe import provenance, rundir
+from loupe import __version__, provenance, rundir
 from loupe.comparison import sweep
 from loupe.comparison.sweep import Hashed
 from loupe.config import overrides as settings
@@ -81,7 +80,7 @@ def reproduce(
     plan = [_plan(name, data, budget, changes, named=bool(names)) for name in names or EXPERIMENTS]
     content: dict[str, Any] = {
         "schema": SCHEMA,
-        "version": version("loupe"),
+        "version": __version__,
         "budget": budget,
         "seeds": seeds,
         "settings": changes,

@@ -15,9 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from loupe import provenance
+from loupe import __version__, provenance
 from loupe.cache import cache_folder
 from loupe.data.memory import free_bytes, total_bytes
+from loupe.doctor import installation
 from loupe.log import size_text
 
 State = Literal["ok", "warning", "broken"]
@@ -84,7 +85,7 @@ def nameless(text: str) -> str:
 
 def versions() -> Iterator[Finding]:
     """What is installed; openvino is an extra, and missing any other is a broken installation."""
-    found = {"loupe": provenance.installed("loupe"), "python": platform.python_version()}
+    found: dict[str, str | None] = {"loupe": __version__, "python": platform.python_version()}
     found |= {name: provenance.installed(name) for name in provenance.PACKAGES}
     openvino = found.pop("openvino")
     missing = [name for name, number in found.items() if number is None]
@@ -93,6 +94,9 @@ def versions() -> Iterator[Finding]:
     yield Finding(
         "versions", said, "broken" if missing else "ok", remedy, {"versions": {**found, "openvino": openvino}}
     )
+    if (other := installation.other_project()) is not None:
+        remedy = f"Both install a package named loupe: {installation.REMEDY}."
+        yield Finding("other loupe", f"another project named loupe ({other}) is installed", "broken", remedy)
     yield Finding("system", platform.platform())
     gives = "It computes frozen networks faster on a CPU: pip install openvino"
     yield Finding("openvino", openvino or "not installed (an extra)", remedy="" if openvino else gives)

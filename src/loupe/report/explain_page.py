@@ -5,7 +5,6 @@ Each is one HTML file that needs no network, no script and no server.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from loupe import __version__
 from loupe.explain.explanations import Explanation
 from loupe.explain.filters import REGULARISATIONS, Ascent, Response
 from loupe.files import write_atomic
@@ -66,7 +66,7 @@ def write_maps(path: Path, explanations: Iterable[Explanation], facts: Mapping[s
     )
     shown = {
         "run": run,
-        "version": version("loupe"),
+        "version": __version__,
         "images": len(cards),
         "facts": facts,
         "groups": [group for group in groups if group[2]],
@@ -104,7 +104,7 @@ def write_filters(
         filters = [_filter(response) for response in several]
         anchor, channels = f"layer{len(layers) + 1}", shapes[name][0]
         layers.append({"name": name, "anchor": anchor, "channels": channels, "shown": len(filters), "filters": filters})
-    shown = {"run": run, "version": version("loupe"), "layers": layers, "ascent": ascent, "facts": _settings(ascent)}
+    shown = {"run": run, "version": __version__, "layers": layers, "ascent": ascent, "facts": _settings(ascent)}
     write_atomic(path, render("filters.html", shown))
 
 

@@ -1,10 +1,10 @@
 """The page of `loupe labels`: the images whose labels look wrong, and what leaving them out is worth."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from loupe import __version__
 from loupe.files import write_atomic
 from loupe.report import texts
 from loupe.report.template import render
@@ -23,7 +23,7 @@ def write_page(path: Path, content: Mapping[str, Any], pictures: Sequence[str], 
     """
     shown = {
         **content,
-        "version": version("loupe"),
+        "version": __version__,
         "items": list(zip(content["suspects"], pictures, strict=False)),
         "others": list(zip(content["doubted"], doubtful, strict=True)),
         "first_shown": FIRST_SHOWN,

@@ -1,10 +1,10 @@
 """What a run found out, as the content of results.json."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from statistics import fmean
 from typing import Any
 
+from loupe import __version__
 from loupe.config.recipe import Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits.split import Split
@@ -55,7 +55,7 @@ def assemble(
     history = position.history
     return {
         "schema": SCHEMA,
-        "version": version("loupe"),
+        "version": __version__,
         "name": name,
         "dataset": images.table.name,
         "recipe": recipe.name,

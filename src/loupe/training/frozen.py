@@ -20,6 +20,7 @@ import numpy as np
 import PIL
 from torch import Tensor, nn
 
+from loupe import __version__
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.data.pixels import decode
 from loupe.data.pixels.batches import Batch, BatchLoader, room_bytes
@@ -188,7 +189,7 @@ class FrozenPass:
     def _key(self, kind: dict[str, Any], dtype: type[np.floating[Any]]) -> str:
         made = {
             "format": FORMAT,
-            "made_by": [version("loupe"), engine_name(self.arithmetic), version("timm")],
+            "made_by": [__version__, engine_name(self.arithmetic), version("timm")],
             "decoded_by": [decode.DECODER_VERSION, PIL.__version__],
             "content": self._content,
             "network": self.network,
