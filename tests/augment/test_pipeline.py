@@ -223,7 +223,7 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
         evaluation_view(images(2, 20).float(), preprocessing(16, 20))
     with pytest.raises(ValueError, match="as many indices"):
         augmenter.train(images(2, 20), np.arange(3), 0)
-    with pytest.raises(ValueError, match="mixes nothing"):
+    with pytest.raises(ValueError, match="mixup_alpha and cutmix_alpha"):
         augmenter.mix(images(2, 16).float(), images(2, 16).float(), np.arange(2), 0)
     with pytest.raises(LoupeError, match="seed"):
         Augmenter(AugmentSpec(), preprocessing(16, 20), -1)

@@ -1,12 +1,13 @@
-"""One affine warp for each image, all of them in one batched operation on the images' device.
+"""Batched affine warps: one map for each image, sampled once on the device of the images.
 
-A *map* leads from where a pixel of the result lies to where its value is read: `source = A @ result + t`, in pixels,
-(row, column), pixel centres on whole numbers. Maps are float64 arrays [B, 2, 3] made with NumPy on the CPU, so that
-they are the same whatever the device; composed before any pixel is touched, they cost one sampling however many.
+A *map* takes a pixel position in the result to the position in the source from which its value is read:
+`source = A @ result + t`, in pixels, (row, column), with pixel centres at integers. Maps are float64 arrays [B, 2, 3].
+NumPy computes them on the CPU, so they are the same on every device. Several maps are composed before pixels are read,
+and then cost a single sampling.
 
-Angles, shifts and zooms mean what they mean in Keras's `ImageDataGenerator`
-(keras_preprocessing.image.apply_affine_transform), which gives the same matrix to `scipy.ndimage.affine_transform`
-with order 1; the four ways to fill are SciPy's, its peculiarities included.
+Angles, shifts and zooms have the meaning of Keras's `ImageDataGenerator`
+(keras_preprocessing.image.apply_affine_transform), which passes the same matrix to `scipy.ndimage.affine_transform`
+with order 1. The four fill modes are those of SciPy, including its edge cases.
 """
 
 from typing import Literal
@@ -31,10 +32,10 @@ def keras_map(
     row_zoom_B: Floats,
     column_zoom_B: Floats,
 ) -> Floats:
-    """The map of Keras's rotation @ shift @ shear @ zoom about the centre of a square image, [B, 2, 3].
+    """Maps of Keras's rotation @ shift @ shear @ zoom about the centre of a square image, [B, 2, 3].
 
-    With rotation a and shear s that product is [[zr cos a, -zc sin(a+s)], [zr sin a, zc cos(a+s)]], and the shift is
-    turned by a. What Keras calls `tx` goes along rows, and is drawn from `height_shift_range`.
+    With rotation a and shear s the product is [[zr cos a, -zc sin(a+s)], [zr sin a, zc cos(a+s)]], and the shift is
+    rotated by a. Keras's `tx` is the row shift, drawn from `height_shift_range`.
     """
     angle, sheared = np.deg2rad(rotation_degrees_B), np.deg2rad(rotation_degrees_B + shear_degrees_B)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -51,27 +52,24 @@ def keras_map(
 
 
 def flip_map(side_px: int, *, vertical_B: npt.NDArray[np.bool_], horizontal_B: npt.NDArray[np.bool_]) -> Floats:
-    """The map that turns the marked images upside down, or left to right, [B, 2, 3]."""
+    """Maps that flip the marked images vertically, horizontally or both, [B, 2, 3]."""
     flipped_B2 = np.stack([vertical_B, horizontal_B], axis=1)
     return box_map(np.where(flipped_B2, -1.0, 1.0), np.where(flipped_B2, side_px - 1.0, 0.0))
 
 
 def box_map(step_B2: Floats, start_B2: Floats) -> Floats:
-    """The map of boxes whose sides follow the axes.
-
-    Pixel 0 is read at `start`, the following ones `step` apart, [B, 2, 3].
-    """
+    """Maps that read an axis-aligned box, [B, 2, 3]: pixel 0 at `start`, the following ones `step` apart."""
     map_B23 = np.zeros((len(step_B2), 2, 3))
     map_B23[:, 0, 0], map_B23[:, 1, 1] = step_B2.T
     map_B23[:, :, 2] = start_B2
     return map_B23
 
 
-def compose(first: Floats, then: Floats) -> Floats:
-    """One map for warping by `first` and the result by `then`, with nothing lost at the edges between, [B, 2, 3]."""
-    composed = first[:, :, :2] @ then
-    composed[:, :, 2] += first[:, :, 2]
-    return composed
+def compose(inner_B23: Floats, outer_B23: Floats) -> Floats:
+    """One map [B, 2, 3] for a warp by `inner` followed by a warp by `outer`, without an intermediate crop."""
+    composed_B23 = inner_B23[:, :, :2] @ outer_B23
+    composed_B23[:, :, 2] += inner_B23[:, :, 2]
+    return composed_B23
 
 
 def warp(
@@ -84,18 +82,22 @@ def warp(
     whole_pixels: bool = False,
     samples: int = 1,
 ) -> Tensor:
-    """The images read through their maps: float32 [B, C, *size_px], in the source's units, not rounded.
+    """Images sampled through their maps, with linear interpolation.
 
-    `size_px` is (height, width) of the result; without it, that of the source.
+    Args:
+        x_BCHW: images.
+        map_B23: one map for each image.
+        size_px: (height, width) of the result; by default that of the source.
+        fill: values outside the image, as in SciPy. `nearest` repeats the edge pixel. `reflect` mirrors at the outer
+            side of the edge pixel. `constant` gives `fill_value` beyond the outermost pixel centres. `wrap` repeats
+            with a period of one pixel less than the side.
+        fill_value: value for `constant`, in the units of the source.
+        whole_pixels: read one source pixel instead of interpolating four. Valid only for maps to integer positions
+            (flips, shifts, crops); gives the same grey levels without the rounding of the interpolation.
+        samples: average n x n positions within each pixel of the result, against aliasing in maps that shrink.
 
-    Values between pixels are interpolated linearly. `whole_pixels` promises that the maps lead to whole pixels
-    (flips, shifts, crops) and reads one pixel where four would be read: the same grey levels, without the
-    interpolation's rounding. `samples` n averages n x n positions within each pixel of the result, which maps that
-    shrink need so as not to alias.
-
-    Outside the image `nearest` repeats the edge, `reflect` mirrors at the edge's outer side, `constant` is
-    `fill_value` wherever the position is beyond the outermost pixel centres, and `wrap` repeats with a period of one
-    pixel less than the side: as SciPy does.
+    Returns:
+        Float32 [B, C, *size_px] in the units of the source, not rounded.
     """
     height_px, width_px = x_BCHW.shape[2], x_BCHW.shape[3]
     sides_px = (width_px, height_px)
@@ -104,7 +106,7 @@ def warp(
         maps = _normalised(map_B23, (height_px, width_px))
         position_B2HW = _positions(maps, size_px or (height_px, width_px), samples, x_BCHW.device)
     else:
-        # Both jump at the edge, so positions are computed in pixels, in which whole numbers are exact.
+        # Both modes are discontinuous at the edge, so positions are computed in pixels: integers are exact there.
         position_B2HW = _positions(map_B23, size_px or (height_px, width_px), samples, x_BCHW.device)
         planes = position_B2HW.unbind(1)
         if fill == "wrap":
@@ -116,7 +118,7 @@ def warp(
         position_B2HW = torch.stack(scaled, dim=1)
     padding = "reflection" if fill == "reflect" else "border"
     if padding == "border" and x_BCHW.device.type == "mps":
-        position_B2HW, padding = _to_the_edge(position_B2HW, sides_px), "zeros"
+        position_B2HW, padding = _clamp_to_edge(position_B2HW, sides_px), "zeros"
     sampled = F.grid_sample(
         x_BCHW.to(torch.float32),
         position_B2HW.permute(0, 2, 3, 1),
@@ -130,7 +132,7 @@ def warp(
 
 
 def _normalised(map_B23: Floats, source_px: tuple[int, int]) -> Floats:
-    """The map to grid_sample's units instead of pixels: -1 and 1 are the outer sides of the outermost pixels."""
+    """Maps in grid_sample's units: -1 and 1 are the outer sides of the outermost pixels."""
     sides = np.array(source_px, np.float64)[:, None]
     normalised = map_B23 * (2 / sides)
     normalised[:, :, 2:] += 1 / sides - 1
@@ -138,10 +140,10 @@ def _normalised(map_B23: Floats, source_px: tuple[int, int]) -> Floats:
 
 
 def _positions(map_B23: Floats, size_px: tuple[int, int], samples: int, device: torch.device) -> Tensor:
-    """Where each sample of the result is read, [B, 2, height, width], columns before rows as grid_sample wants them.
+    """Source position of each sample, [B, 2, height, width], columns before rows as grid_sample expects.
 
-    Only products and sums, each rounded by itself: nothing here depends on the size of the batch or the number of
-    threads. A plane for each axis makes both the arithmetic and the sampling faster than pairs would be.
+    Products and sums are rounded one by one, so that the result does not depend on the batch size or the number of
+    threads. One plane for each axis is faster than interleaved pairs, in the arithmetic and in the sampling.
     """
     maps = torch.from_numpy(map_B23[:, ::-1].astype(np.float32)).to(device)
     rows, columns = (_sample_centres(side, samples, device) for side in size_px)
@@ -150,11 +152,11 @@ def _positions(map_B23: Floats, size_px: tuple[int, int], samples: int, device: 
     return along_rows[:, :, :, None] + along_columns[:, :, None, :]
 
 
-def _to_the_edge(position_B2HW: Tensor, sides_px: tuple[int, int]) -> Tensor:
-    """Positions that lie beyond the outermost pixel centres moved onto them, so that nothing outside is read.
+def _clamp_to_edge(position_B2HW: Tensor, sides_px: tuple[int, int]) -> Tensor:
+    """Positions clamped to the outermost pixel centres.
 
-    That is what the padding `border` does, which PyTorch 2.9 refuses on Metal (pytorch/pytorch#125098). Elsewhere it is
-    left to `grid_sample`, which clamps after its own rounding: the bits of the pixels stay as they were.
+    Equivalent to the padding mode `border`, which PyTorch 2.9 does not support on Metal (pytorch/pytorch#125098). On
+    other devices `grid_sample` clamps after its own rounding, which keeps the pixels' bits.
     """
     planes = zip(position_B2HW.unbind(1), sides_px, strict=True)
     return torch.stack([plane.clamp(1 / side - 1, 1 - 1 / side) for plane, side in planes], dim=1)
@@ -166,10 +168,7 @@ def _sample_centres(side_px: int, samples: int, device: torch.device) -> Tensor:
 
 
 def _wrapped(position: Tensor, side_px: int) -> Tensor:
-    """Positions folded into [0, side - 1] as SciPy's `wrap` folds them.
-
-    At a seam that is reached from below, the last pixel wins.
-    """
+    """Positions folded into [0, side - 1] as by SciPy's `wrap`; a seam reached from below gives the last pixel."""
     period = side_px - 1
     if period == 0:
         return torch.zeros_like(position)

@@ -1,23 +1,21 @@
-"""From an `AugmentSpec` to one function: uint8 batch to normalised float batch, channels-last.
+"""Augmentation pipeline of an `AugmentSpec`: uint8 batch to normalised float batch, channels-last.
 
-The order, for each image:
+Steps, for each image:
 
-1. the centre square of `size_px`; with random-resized-crop the whole `load_px` instead, out of which the crop comes;
-2. in one sampling: random-resized-crop, rotation @ shift @ shear @ zoom, flips, crop with padding;
-3. brightness, in grey levels;
-4. normalisation, as in evaluation;
-5. cutout, which puts the mean;
-6. `mix`, on what `train` returned for an image and for its partner: mixup or cutmix.
+1. Centre square of `size_px`; with random-resized-crop the whole image of `load_px`.
+2. Geometry in one sampling: random-resized-crop, rotation @ shift @ shear @ zoom, flips, crop with padding.
+3. Brightness, in grey levels.
+4. Normalisation, as in evaluation.
+5. Cutout, which fills with the mean.
+6. `mix`: mixup or cutmix of the views that `train` returned for an image and for its partner.
 
-Because step 2 reads the pixels once, it blurs once, and `fill` stands only for what lies beyond the image as it was
-before the step.
+Step 2 reads the pixels once. So it blurs once, and `fill` applies only beyond the image as it was before the step.
 
-Random numbers are drawn on the CPU and depend on (seed, epoch, image) alone; pixels are made on the device that holds
-them. What the specification leaves off is neither drawn nor computed.
+Random numbers are drawn on the CPU and depend only on (seed, epoch, image). Pixels are computed on the device that
+holds them. Transforms that are off are neither drawn nor computed.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property, reduce
 
 import numpy as np
@@ -26,49 +24,21 @@ import torch
 from torch import Tensor
 
 from loupe.augment import geometry, pixels, random
+from loupe.augment.draws import Draw, Draws
 from loupe.config.recipe import AugmentSpec, Preprocessing
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, counted
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-class Draw(IntEnum):
-    """The number of each draw, for ever.
-
-    An augmentation that is added takes the next, so that the others keep theirs.
-    """
-
-    ROTATION = 0
-    ROW_SHIFT = 1
-    COLUMN_SHIFT = 2
-    HORIZONTAL_FLIP = 3
-    VERTICAL_FLIP = 4
-    SHEAR = 5
-    ROW_ZOOM = 6
-    COLUMN_ZOOM = 7
-    CROP_ROW = 8
-    CROP_COLUMN = 9
-    RESIZED_ROW = 10
-    RESIZED_COLUMN = 11
-    RESIZED_AREA = 12
-    RESIZED_RATIO = 13
-    CUTOUT_ROW = 14
-    CUTOUT_COLUMN = 15
-    BRIGHTNESS = 16
-    PARTNER = 17
-    MIX_WEIGHT = 18
-    MIX_CHOICE = 19
-    CUTMIX_ROW = 20
-    CUTMIX_COLUMN = 21
-
-
-Draws = dict[Draw, Floats]
-
-
 @dataclass(frozen=True)
 class Augmenter:
-    """The random changes of one stage. LoupeError where they cannot be made of images of this size."""
+    """Random augmentation of the training images of one stage.
+
+    Raises:
+        LoupeError: a setting does not fit the image size, or the seed is out of range.
+    """
 
     spec: AugmentSpec
     preprocessing: Preprocessing
@@ -78,25 +48,31 @@ class Augmenter:
         spec, size_px = self.spec, self.preprocessing.size_px
         if spec.cutout_px > size_px:
             raise LoupeError(
-                f"cutout_px is {spec.cutout_px}, but images are {size_px} px on a side; give at most {size_px}."
+                f"cutout_px is {spec.cutout_px}, but images are {size_px} px on a side. Set it to at most {size_px}."
             )
         if spec.crop_padding_px >= size_px:
             raise LoupeError(
                 f"crop_padding_px is {spec.crop_padding_px}, but images are {size_px} px on a side: "
-                f"a crop could miss the image. Give at most {size_px - 1}."
+                f"a crop could miss the image. Set it to at most {size_px - 1}."
             )
         if spec.fill_value and spec.fill != "constant":
             raise LoupeError(
-                f"fill_value {spec.fill_value:g} has no effect with fill {spec.fill!r}; "
-                "set fill to 'constant', or leave fill_value out."
+                f"fill_value {spec.fill_value:g} has no effect with fill {spec.fill!r}. "
+                "Set fill to 'constant', or leave fill_value out."
             )
         if not 0 <= self.seed < 2**64:
-            raise LoupeError(f"a seed is from 0 to 2**64 - 1; got {self.seed}.")
+            raise LoupeError(f"seed must be from 0 to 2**64 - 1; got {self.seed}.")
 
     def train(self, x_BCHW: Tensor, index_B: Ints, epoch: int) -> Tensor:
-        """The images' views of this epoch.
+        """Augmented, normalised views of a batch for one epoch.
 
-        Uint8 [B, 3, load_px, load_px] to normalised float32 [B, 3, size_px, size_px], channels-last.
+        Args:
+            x_BCHW: uint8 [B, 3, load_px, load_px].
+            index_B: index of each image in the data set.
+            epoch: epoch number, from 0.
+
+        Returns:
+            Float32 [B, 3, size_px, size_px], channels-last.
         """
         spec, size_px = self.spec, self.preprocessing.size_px
         _check(x_BCHW, index_B, self.preprocessing)
@@ -122,25 +98,40 @@ class Augmenter:
         return normal_BCHW
 
     def partners(self, index_B: Ints, epoch: int, population: Ints) -> Ints:
-        """The training image that each image is mixed with, drawn from the whole `population` [N] (row indices), [B].
+        """Training image that each image is mixed with, [B], drawn from `population` [N] (row indices).
 
-        It depends on the epoch, the image and the population, in the order given; not on the batch. An image may draw
-        itself.
+        The draw depends on the epoch, the image and the population in its order, but not on the batch. An image may
+        draw itself.
+
+        Raises:
+            ValueError: the population is empty.
         """
         if len(population) == 0:
-            raise ValueError("partners are drawn from a population of at least one image")
+            raise ValueError("partners need a population of at least one image; got none")
         u_B = random.uniform(self.seed, epoch, index_B, Draw.PARTNER)
         chosen: Ints = np.asarray(population, np.int64)[(u_B * len(population)).astype(np.int64)]
         return chosen
 
     def mix(self, x_BCHW: Tensor, partner_x_BCHW: Tensor, index_B: Ints, epoch: int) -> tuple[Tensor, Tensor]:
-        """The images mixed with their partners, and each image's own share, float32 [B]; its partner has the rest.
+        """Images mixed with their partners, and the weight of each image in its mix.
 
-        Both batches are what `train` returns. With mixup and cutmix each image gets one of them, with even chances.
+        Where mixup and cutmix are both on, each image gets one of them, with equal probability.
+
+        Args:
+            x_BCHW: views of the images, from `train`.
+            partner_x_BCHW: views of their partners, from `train`.
+            index_B: index of each image in the data set.
+            epoch: epoch number, from 0.
+
+        Returns:
+            Mixed images, as `x_BCHW`, and weights, float32 [B]. The partner has the weight 1 - weight.
+
+        Raises:
+            ValueError: neither mixup nor cutmix is on.
         """
         spec = self.spec
         if not spec.mixes:
-            raise ValueError("this specification mixes nothing: mixup_alpha and cutmix_alpha are 0")
+            raise ValueError("nothing to mix: mixup_alpha and cutmix_alpha are 0")
         draws = self._draw(index_B, epoch, self._mix_draws)
         cut_B = (
             draws[Draw.MIX_CHOICE] < 0.5 if Draw.MIX_CHOICE in draws else np.full(len(index_B), spec.cutmix_alpha > 0)
@@ -179,7 +170,7 @@ class Augmenter:
 
     @cached_property
     def _train_draws(self) -> tuple[Draw, ...]:
-        """The draws that the specification needs, and no others."""
+        """Draws that the specification needs."""
         spec = self.spec
         wanted: dict[Draw, bool] = {
             Draw.ROTATION: spec.rotation_degrees > 0,
@@ -204,13 +195,13 @@ class Augmenter:
         return (Draw.MIX_WEIGHT, *choice, *cut)
 
     def _draw(self, index_B: Ints, epoch: int, draws: tuple[Draw, ...]) -> Draws:
-        """All the random numbers of a batch in one call."""
+        """Random numbers of a batch, all in one call."""
         if not draws:
             return {}
         return dict(zip(draws, random.uniform(self.seed, epoch, index_B, draws).T, strict=True))
 
     def _map(self, draws: Draws) -> Floats:
-        """Everything that moves pixels, as one map: source = crop(affine(flip(shift(result))))."""
+        """Composed map of all geometric transforms: source = crop(affine(flip(shift(result))))."""
         spec, sizes = self.spec, self.preprocessing
         maps: list[Floats] = []
         if spec.random_resized_crop:
@@ -239,7 +230,7 @@ class Augmenter:
 
     def _affine_map(self, draws: Draws) -> Floats:
         spec, size_px = self.spec, self.preprocessing.size_px
-        # A part that is off has no draw; the middle of its range, 0 or 1, is what it then means.
+        # A transform that is off has no draw; the middle of its range is its identity, 0 or 1.
         middle_B = np.full(len(next(iter(draws.values()))), 0.5)
 
         def between(low: float, high: float, draw: Draw) -> Floats:
@@ -265,9 +256,14 @@ class Augmenter:
 
 
 def evaluation_view(x_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """The view without chance.
+    """Deterministic view for evaluation: the normalised centre crop.
 
-    Uint8 [B, 3, load_px, load_px] to its centre, normalised, float32 [B, 3, size_px, size_px], channels-last.
+    Args:
+        x_BCHW: uint8 [B, 3, load_px, load_px].
+        preprocessing: sizes, mean and deviation.
+
+    Returns:
+        Float32 [B, 3, size_px, size_px], channels-last.
     """
     _check(x_BCHW, None, preprocessing)
     return pixels.normalise(pixels.centre_crop(x_BCHW, preprocessing.size_px), preprocessing.mean, preprocessing.std)
@@ -281,8 +277,8 @@ def _check(x_BCHW: Tensor, index_B: Ints | None, preprocessing: Preprocessing) -
     side_px = preprocessing.load_px
     if x_BCHW.dtype != torch.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != (3, side_px, side_px):
         raise ValueError(
-            f"images come as uint8 [B, 3, {side_px}, {side_px}]; got {x_BCHW.dtype} {list(x_BCHW.shape)}. "
-            "Read them with the preprocessing that they were stored with."
+            f"images must be uint8 [B, 3, {side_px}, {side_px}]; got {x_BCHW.dtype} {list(x_BCHW.shape)}. "
+            "Read them with the preprocessing with which they were stored."
         )
     if index_B is not None and np.shape(index_B) != (len(x_BCHW),):
-        raise ValueError(f"{len(x_BCHW)} images need as many indices; got the shape {np.shape(index_B)}")
+        raise ValueError(f"{counted(len(x_BCHW), 'image')} must have as many indices; got shape {np.shape(index_B)}")

@@ -1,7 +1,7 @@
-"""What is done to pixels beside the warp: crops, normalisation, brightness, cutout, mixup, cutmix.
+"""Pixel operations other than the warp: crops, normalisation, brightness, cutout, mixup, cutmix.
 
-An augmentation takes its random numbers, uniform in [0, 1), as arguments [B] and draws none. To add one, write it
-here, give it its draws and its place in `pipeline.py`, and its switch in `AugmentSpec`.
+An augmentation receives its random numbers, uniform in [0, 1), as arguments [B]; it draws none itself. To add one,
+write it here, add its draws and its step to `pipeline.py`, and its setting to `AugmentSpec`.
 """
 
 import math
@@ -23,24 +23,21 @@ _RATIO = (3 / 4, 4 / 3)
 
 
 def centre_crop(x_BCHW: Tensor, size_px: int) -> Tensor:
-    """The centre square, as a view.
-
-    Where the margin is odd, the extra pixel is left out at the bottom and the right.
-    """
+    """Centre square, as a view. An odd margin loses its extra pixel at the bottom and at the right."""
     top, left = (x_BCHW.shape[2] - size_px) // 2, (x_BCHW.shape[3] - size_px) // 2
     return x_BCHW[:, :, top : top + size_px, left : left + size_px]
 
 
 def normalise(x_BCHW: Tensor, mean: RGB, std: RGB) -> Tensor:
-    """Grey levels (0 to 255) / 255, minus the mean, over the deviation, as a new float32 channels-last tensor."""
+    """Normalised images, (x / 255 - mean) / std, as a new float32 channels-last tensor; `x` has levels 0 to 255."""
     scale_1CHW, offset_1CHW = _scale_and_offset(mean, std, x_BCHW.shape[2], x_BCHW.device)
     normal_BCHW = torch.empty(x_BCHW.shape, device=x_BCHW.device, memory_format=torch.channels_last)
-    # A product, then a sum, each rounded: a fused one may give other bits in a vector loop than in its remainder.
+    # Multiply, then add, each rounded: a fused operation may round differently in a vector loop and in its remainder.
     return normal_BCHW.copy_(x_BCHW).mul_(scale_1CHW).add_(offset_1CHW)
 
 
 def padded_crop_map(padding_px: int, *, row_B: Floats, column_B: Floats) -> Floats:
-    """The map of a random crop of the old size out of the padded image: a shift by whole pixels, [B, 2, 3]."""
+    """Maps of a random crop of the original size from the padded image, [B, 2, 3]: shifts by whole pixels."""
     shift_B2 = np.floor(np.stack([row_B, column_B], axis=1) * (2 * padding_px + 1)) - padding_px
     return box_map(np.ones_like(shift_B2), shift_B2)
 
@@ -55,12 +52,12 @@ def resized_crop_map(
     row_B: Floats,
     column_B: Floats,
 ) -> Floats:
-    """The map of a random crop that covers a fraction of the image's area, resized to `size_px` on a side, [B, 2, 3].
+    """Maps of a random crop of a fraction of the image's area, resized to `size_px` on a side, [B, 2, 3].
 
     As in Szegedy et al., "Going deeper with convolutions" (2015), section 6, and torchvision's RandomResizedCrop: the
-    area is uniform, width over height log-uniform in [3/4, 4/3]. Where such a crop might not fit, torchvision tries
-    again and at last gives up; here the ratios that do not fit are left out of the range, so the area is always the
-    one that was drawn. Crops do not snap to whole pixels.
+    area is uniform, and width / height is log-uniform in [3/4, 4/3]. For crops that do not fit, torchvision draws
+    again and takes a central crop after ten attempts. Here the range is limited to the ratios that fit, so the area
+    is always the one drawn. Crops are not rounded to whole pixels.
     """
     share = area[0] + (area[1] - area[0]) * area_B
     low, high = np.log(np.maximum(_RATIO[0], share)), np.log(np.minimum(_RATIO[1], 1 / share))
@@ -72,28 +69,28 @@ def resized_crop_map(
 
 
 def resized_crop_samples(load_px: int, size_px: int, area: tuple[float, float]) -> int:
-    """How many samples on a side of a pixel put them at most 1.5 source pixels apart in the largest crop.
+    """Number of samples along a pixel's side that puts them at most 1.5 source pixels apart in the largest crop.
 
-    Up to a reduction of 1.5 times linear interpolation alone skips next to nothing. Beyond, the mean of n x n samples
-    is taken, close to the area average; it is one number for all crops so that no shape depends on a draw.
+    Linear interpolation alone skips almost nothing up to a reduction by 1.5. Beyond, the mean of n x n samples is
+    close to the area average. The number is the same for all crops, so that no shape depends on a draw.
     """
     longest_px = load_px * min(1.0, math.sqrt(area[1] * _RATIO[1]))
     return max(1, math.ceil(longest_px / size_px / 1.5))
 
 
 def brighten(x_BCHW: Tensor, factor_B: Floats) -> Tensor:
-    """Grey levels times a factor for each image, clipped at 255.
+    """Grey levels multiplied by one factor for each image, clipped at 255.
 
-    Keras does this with Pillow, which also cuts off fractions; here none are.
+    Keras uses Pillow, which also truncates to integers; this function does not.
     """
     factors = torch.from_numpy(factor_B.astype(np.float32)).to(x_BCHW.device)
     return torch.mul(x_BCHW, factors[:, None, None, None]).clamp_(max=255.0)
 
 
 def cut_out(x_BCHW: Tensor, side_px: int, *, row_B: Floats, column_B: Floats) -> Tensor:
-    """Cutout (DeVries and Taylor 2017), in place: a square about a uniform pixel, cut off at the edges, becomes 0.
+    """Cutout (DeVries and Taylor 2017), in place: a square around a uniformly drawn pixel, clipped at the edges, is 0.
 
-    On normalised pixels 0 is the mean, which is what the authors put there. `x` is channels-last.
+    On normalised pixels 0 is the mean, the fill of the paper. `x` is channels-last.
     """
     edges_B4 = _box_edges(x_BCHW.shape[2], np.full(len(row_B), side_px), row_B, column_B)
     rows = _rows(x_BCHW)
@@ -102,15 +99,16 @@ def cut_out(x_BCHW: Tensor, side_px: int, *, row_B: Floats, column_B: Floats) ->
 
 
 def beta_quantile(u_B: Floats, alpha: float) -> Floats:
-    """Draws of Beta(alpha, alpha) from uniform ones by its inverse distribution function: one each, none rejected."""
+    """Draws of Beta(alpha, alpha) from uniform draws, by the inverse distribution function."""
     quantile: Floats = u_B if alpha == 1 else betaincinv(alpha, alpha, u_B)
     return quantile
 
 
 def cutmix_boxes(side_px: int, weight_B: Floats, *, row_B: Floats, column_B: Floats) -> tuple[Ints, Floats]:
-    """Cutmix's boxes, [B, 4] (top, bottom, left, right), and the share of each image that is exactly left, [B].
+    """CutMix boxes [B, 4] (top, bottom, left, right) and the fraction of each image outside its box [B].
 
-    As Yun et al. 2019, appendix A: sides of sqrt(1 - weight) of the image's, centre uniform, cut off at the edges.
+    As in Yun et al. 2019, appendix A: sides of sqrt(1 - weight) times the image's, a uniform centre, clipped at the
+    edges.
     """
     box_B4 = _box_edges(side_px, np.floor(side_px * np.sqrt(1 - weight_B)).astype(np.int64), row_B, column_B)
     covered = (box_B4[:, 1] - box_B4[:, 0]) * (box_B4[:, 3] - box_B4[:, 2])
@@ -118,32 +116,28 @@ def cutmix_boxes(side_px: int, weight_B: Floats, *, row_B: Floats, column_B: Flo
 
 
 def blend(x_BCHW: Tensor, partner_x_BCHW: Tensor, weight_B: Floats) -> Tensor:
-    """Mixup (Zhang et al. 2018): `weight` of the image and the rest of its partner.
-
-    A weight of 1 gives the image back, bit by bit.
-    """
+    """Mixup (Zhang et al. 2018): weight * image + (1 - weight) * partner. A weight of 1 keeps the image's bits."""
     weights = torch.from_numpy(weight_B.astype(np.float32)).to(x_BCHW.device)
     return torch.lerp(partner_x_BCHW, x_BCHW, weights[:, None, None, None])
 
 
 def paste(x_BCHW: Tensor, partner_x_BCHW: Tensor, box_B4: Ints) -> Tensor:
-    """The images with a box of their partners', both channels-last; an empty box leaves its image as it is."""
+    """Images with a box replaced by their partners' pixels, both channels-last; an empty box changes nothing."""
     pasted = torch.lerp(_rows(x_BCHW), _rows(partner_x_BCHW), _boxes(box_B4, x_BCHW))
     return pasted.view(x_BCHW.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
 
 
 def _box_edges(side_px: int, box_px_B: Ints, row_B: Floats, column_B: Floats) -> Ints:
-    """Top, bottom, left and right of boxes about a random pixel, cut off at the edges, [B, 4]; ends are excluded."""
+    """Top, bottom, left and right of boxes around a random pixel, clipped at the edges, [B, 4]; ends are exclusive."""
     start_B2 = np.floor(np.stack([row_B, column_B], axis=1) * side_px).astype(np.int64) - box_px_B[:, None] // 2
     edges_B22 = np.stack([start_B2, start_B2 + box_px_B[:, None]], axis=2).clip(0, side_px)
     return edges_B22.reshape(-1, 4)
 
 
 def _boxes(box_B4: Ints, x_BCHW: Tensor) -> Tensor:
-    """1 in the boxes and 0 elsewhere, for every value of channels-last images, float32 [B, H, W * C].
+    """Mask of the boxes, 1 inside and 0 outside, for every value of channels-last images, float32 [B, H, W * C].
 
-    Numbers and long rows, because PyTorch's CPU kernels are several times slower on bools and on an innermost side of
-    three.
+    Floats in long rows: PyTorch's CPU kernels are several times slower on bools, and on an innermost dimension of 3.
     """
     channels, height_px, width_px = x_BCHW.shape[1:]
     edges = torch.from_numpy(box_B4).to(x_BCHW.device)[:, :, None]
@@ -155,17 +149,18 @@ def _boxes(box_B4: Ints, x_BCHW: Tensor) -> Tensor:
 
 
 def _rows(x_BCHW: Tensor) -> Tensor:
-    """Channels-last images as a view [B, H, W * C]; an error where they are not channels-last."""
+    """Channels-last images as a view [B, H, W * C].
+
+    Raises:
+        RuntimeError: the images are not channels-last.
+    """
     batch, channels, height_px, width_px = x_BCHW.shape
     return x_BCHW.permute(0, 2, 3, 1).view(batch, height_px, width_px * channels)
 
 
 @lru_cache(maxsize=16)
 def _scale_and_offset(mean: RGB, std: RGB, side_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """1 / (255 std) and -mean / std for every value of one image.
-
-    Full size, because broadcasting over 3 channels is five times slower.
-    """
+    """1 / (255 std) and -mean / std for every value of one image; broadcasting 3 channels is five times slower."""
     per_channel = np.array([[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)])
     values = torch.from_numpy(per_channel.astype(np.float32)).to(device)
     full = values.T[:, None, :, None, None].expand(2, 1, len(mean), side_px, side_px)

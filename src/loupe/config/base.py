@@ -1,4 +1,4 @@
-"""What every part of a recipe is built on: a frozen value that knows its keys, and numbers with their bounds."""
+"""Base class of all values in a recipe, and numbers with bounds."""
 
 from typing import Annotated
 
@@ -10,5 +10,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Frozen(BaseModel):
+class RecipeValue(BaseModel):
+    """Immutable value of a recipe; unknown keys, infinity and NaN are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,18 +1,18 @@
-"""Networks as data: small convolutional ones, layer by layer, and pretrained backbones with a new head."""
+"""Network specifications: small convolutional networks, layer by layer, and pretrained backbones with a new head."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from loupe.config.base import Count, Fraction, Frozen, Positive
+from loupe.config.base import Count, Fraction, Positive, RecipeValue
 
 
-class ConvBlock(Frozen):
+class ConvBlock(RecipeValue):
     """Convolutions, one for each entry of `filters`, then normalisation, max-pooling and dropout, in that order.
 
-    `norm`: `each` puts batch normalisation after every convolution's activation, `block` once, before the pool.
-    `pool_px` 1: no pool.
+    `norm`: `each` puts batch normalisation after the activation of every convolution, `block` once before the pooling.
+    `pool_px`: 1 for no pooling.
     """
 
     filters: tuple[Count, ...]
@@ -24,18 +24,18 @@ class ConvBlock(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class Dense(Frozen):
-    """A hidden fully connected layer with ReLU, then dropout."""
+class Dense(RecipeValue):
+    """Hidden fully connected layer with ReLU, then dropout."""
 
     units: Count
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class CnnSpec(Frozen):
-    """A small convolutional network: blocks, then hidden layers, then one output for each class.
+class CnnSpec(RecipeValue):
+    """Small convolutional network: blocks, then hidden layers, then one output for each class.
 
-    Batch normalisation has Keras's epsilon; `norm_momentum` is PyTorch's (1 minus Keras's). `init`: `glorot` is Keras's
-    default for weights (uniform, biases 0), `uniform` its RandomUniform(-0.05, 0.05), `he` is Kaiming-normal for ReLU.
+    `norm_momentum` is PyTorch's (1 minus Keras's); `norm_epsilon` is Keras's by default. `init`: `glorot` is Keras's
+    default (uniform weights, biases 0), `uniform` is RandomUniform(-0.05, 0.05), `he` is Kaiming-normal for ReLU.
     """
 
     name: str
@@ -47,13 +47,13 @@ class CnnSpec(Frozen):
     init: Literal["glorot", "uniform", "he"] = "glorot"
 
 
-class BackboneSpec(Frozen):
-    """A network of timm with a new head: pooling, hidden layers, one output for each class.
+class BackboneSpec(RecipeValue):
+    """timm backbone with a new head: pooling, hidden layers, one output for each class.
 
-    `backbone` is its timm name (`resnet50.a1_in1k`), or `mobilenetv1_075` and its like, widths that timm has not.
-    `weights`: `timm` for those of timm's hub, which stay on this machine after the first time; `none` for random ones;
-    else a file, an `hf-hub:` name or a `local-dir:` one. `pooling`: `own` ends as the backbone's own classifier begins,
-    `average` and `flatten` take its last feature map, as Keras's `include_top=False` does.
+    `backbone`: timm name (`resnet50.a1_in1k`), or a width that timm lacks, such as `mobilenetv1_075`. `weights`: `timm`
+    downloads pretrained weights once from timm's hub, `none` initialises at random; else a file, an `hf-hub:` name or
+    a `local-dir:` name. `pooling`: `own` keeps the backbone's pooling; `average` and `flatten` pool its last feature
+    map, as Keras's `include_top=False` does.
     """
 
     backbone: str
@@ -67,7 +67,7 @@ class BackboneSpec(Frozen):
 
 
 def _kind(value: Any) -> str:
-    keys = value if isinstance(value, Mapping) else type(value).model_fields if isinstance(value, Frozen) else ()
+    keys = value if isinstance(value, Mapping) else type(value).model_fields if isinstance(value, RecipeValue) else ()
     return "backbone" if "backbone" in keys else "cnn"
 
 

@@ -1,13 +1,15 @@
-"""Optimizers and schedules of the learning rate, as data."""
+"""Specifications of optimizers and learning rate schedules."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from loupe.config.base import Count, Fraction, Frozen, NonNegative, Positive
+from loupe.config.base import Count, Fraction, NonNegative, Positive, RecipeValue
 
 
-class Sgd(Frozen):
+class Sgd(RecipeValue):
+    """Stochastic gradient descent with momentum."""
+
     name: Literal["sgd"] = "sgd"
     momentum: Fraction = 0.9
     nesterov: bool = True
@@ -19,8 +21,8 @@ class Sgd(Frozen):
         return self
 
 
-class Adam(Frozen):
-    """Adam; with `weight_decay` in the stage, the decay is decoupled (AdamW)."""
+class Adam(RecipeValue):
+    """Adam. The stage's `weight_decay` is decoupled (AdamW)."""
 
     name: Literal["adam", "adamw"] = "adam"
     beta1: Fraction = 0.9
@@ -28,8 +30,8 @@ class Adam(Frozen):
     epsilon: Positive = 1e-8
 
 
-class Muon(Frozen):
-    """Orthogonalised momentum for every kernel but the output layer's; Adam at the same rate for that and the rest."""
+class Muon(RecipeValue):
+    """Muon, orthogonalised momentum, for all kernels except the output layer's; Adam at the same rate for the rest."""
 
     name: Literal["muon"] = "muon"
     momentum: Fraction = 0.95
@@ -38,12 +40,12 @@ class Muon(Frozen):
     epsilon: Positive = 1e-8
 
 
-class Logistic(Frozen):
-    """Logistic regression, solved to convergence, in the place of steps of a gradient: for a linear head alone.
+class Logistic(RecipeValue):
+    """Logistic regression of a linear head, solved to convergence instead of trained in gradient steps.
 
-    Each epoch of the stage is one strength of the L2 penalty, from `strongest` to `weakest` in equal ratios, and the
-    validation images choose among them. The objective is strength · ‖W‖² / 2 + Σ cross-entropy, biases left out of the
-    penalty: scikit-learn's, with C = 1 / strength.
+    Each epoch of the stage is one L2 strength, from `strongest` to `weakest` in equal ratios. The validation images
+    select one. The objective is strength · ‖W‖² / 2 + Σ cross-entropy, without a penalty on the biases: that of
+    scikit-learn with C = 1 / strength.
     """
 
     name: Literal["logistic"] = "logistic"
@@ -51,8 +53,8 @@ class Logistic(Frozen):
     weakest: Positive = 1e-1
 
 
-class RmsProp(Frozen):
-    """PyTorch's RMSprop by default. Keras's has `rho` 0.9 and `epsilon` 1e-7, and adds it inside the root."""
+class RmsProp(RecipeValue):
+    """RMSprop with PyTorch's defaults. Keras has `rho` 0.9, `epsilon` 1e-7 and `epsilon_in_root` true."""
 
     name: Literal["rmsprop"] = "rmsprop"
     rho: Fraction = 0.99
@@ -61,13 +63,15 @@ class RmsProp(Frozen):
     momentum: Fraction = 0.0
 
 
-class Constant(Frozen):
+class Constant(RecipeValue):
+    """Constant learning rate, after an optional linear warmup."""
+
     name: Literal["constant"] = "constant"
     warmup_epochs: NonNegative = 0.0
 
 
-class Step(Frozen):
-    """The rate is multiplied by `factor` after every `every_epochs`."""
+class Step(RecipeValue):
+    """Multiplication of the rate by `factor` after every `every_epochs`."""
 
     name: Literal["step"] = "step"
     every_epochs: Positive = 30.0
@@ -75,18 +79,19 @@ class Step(Frozen):
     warmup_epochs: NonNegative = 0.0
 
 
-class Cosine(Frozen):
-    """Half a cosine from the rate down to `final_fraction` of it, reached when the stage ends."""
+class Cosine(RecipeValue):
+    """Half a cosine from the rate down to `final_fraction` of it at the end of the stage."""
 
     name: Literal["cosine"] = "cosine"
     final_fraction: Fraction = 0.0
     warmup_epochs: NonNegative = 0.0
 
 
-class OneCycle(Frozen):
-    """From `start_fraction` of the rate up to the rate at `peak` of all steps, then down to `final_fraction`.
+class OneCycle(RecipeValue):
+    """One cycle (Smith and Topin 2018) along cosines, as PyTorch's OneCycleLR.
 
-    Both ways along a cosine (Smith and Topin 2018, as in PyTorch's OneCycleLR).
+    The rate rises from `start_fraction` of the rate to the whole rate at the fraction `peak` of all steps, then falls
+    to `final_fraction`.
     """
 
     name: Literal["one-cycle"] = "one-cycle"
@@ -95,8 +100,8 @@ class OneCycle(Frozen):
     final_fraction: Fraction = 0.0
 
 
-class Plateau(Frozen):
-    """The rate is multiplied by `factor` when the monitored value has not improved for `patience_epochs`."""
+class Plateau(RecipeValue):
+    """Multiplication of the rate by `factor` when the monitored value has not improved for `patience_epochs`."""
 
     name: Literal["plateau"] = "plateau"
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1

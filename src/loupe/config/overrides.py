@@ -1,4 +1,4 @@
-"""Recipes from YAML files and from `--set KEY=VALUE`; what is wrong with one is said in a sentence."""
+"""Recipes from YAML files and `--set KEY=VALUE`, with one-line messages for invalid ones."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from loupe.config.base import Frozen
+from loupe.config.base import RecipeValue
 from loupe.config.network import BackboneSpec, CnnSpec, ConvBlock, Dense
 from loupe.config.optimizer import Adam, Constant, Cosine, Logistic, Muon, OneCycle, Plateau, RmsProp, Sgd, Step
 from loupe.config.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
 from loupe.errors import LoupeError, unknown_name
 
-# What an error's location names, and the part of a recipe that it is.
-PARTS: dict[str, type[Frozen]] = {
+# Section of a recipe for each name in the location of a validation error.
+SECTIONS: dict[str, type[RecipeValue]] = {
     "input": InputSpec,
     "split": SplitSpec,
     "cnn": CnnSpec,
@@ -36,15 +36,22 @@ PARTS: dict[str, type[Frozen]] = {
     "plateau": Plateau,
 }
 
-
-# Names in a location that stand for a kind of network and not for a key.
-KINDS = {"cnn"}
+# Names in a location that are pydantic's tags of a union and not keys.
+NETWORK_TAGS = {"cnn"}
 
 
 def parse(data: Any, source: str) -> Recipe:
-    """A recipe from plain data; LoupeError, naming `source`, says which keys are wrong and what is allowed."""
+    """Recipe from plain data.
+
+    Args:
+        data: mapping of keys to values.
+        source: file or option that the data came from, for messages.
+
+    Raises:
+        LoupeError: keys or values are invalid; the message names them and the allowed ones.
+    """
     if not isinstance(data, Mapping):
-        raise LoupeError(f"{source}: a recipe is a mapping of keys to values, not {type(data).__name__}.")
+        raise LoupeError(f"{source}: a recipe must be a mapping of keys to values; got {type(data).__name__}.")
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -52,7 +59,11 @@ def parse(data: Any, source: str) -> Recipe:
 
 
 def load(path: Path) -> Recipe:
-    """The recipe in a YAML file; LoupeError where it cannot be read or is not one."""
+    """Recipe from a YAML file.
+
+    Raises:
+        LoupeError: the file cannot be read, or is not a valid recipe.
+    """
     try:
         return parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -60,24 +71,29 @@ def load(path: Path) -> Recipe:
 
 
 def override(recipe: Recipe, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
-    """The recipe with settings applied in order; after each it must be a recipe again.
+    """Recipe with settings applied in order; it must be valid after each one.
 
-    `settings` are texts such as `stages.0.lr=3e-4`, or a mapping of keys to values.
+    Args:
+        recipe: recipe to change.
+        settings: texts such as `stages.0.lr=3e-4`, or a mapping of keys to values.
+
+    Raises:
+        LoupeError: a key is unknown, or a value is invalid.
     """
     pairs = settings.items() if isinstance(settings, Mapping) else map(_parse_setting, settings)
     for path, value in pairs:
         data = recipe.model_dump(mode="json")
-        _place(data, path.split("."), value, path)
+        _assign(data, path.split("."), value, path)
         recipe = parse(data, "--set")
     return recipe
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """The keys, as `--set` takes them, in which two recipes differ."""
-    return list(_differing(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
+    """Keys in which two recipes differ, in the form of `--set`."""
+    return list(_different_paths(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
 
 
-def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
+def _different_paths(one: Any, other: Any, path: str) -> Iterator[str]:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         pairs = {key: (one[key], other[key]) for key in one}
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
@@ -86,33 +102,34 @@ def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
         if one != other:
             yield path
         return
-    for key, (mine, theirs) in pairs.items():
-        yield from _differing(mine, theirs, f"{path}.{key}".lstrip("."))
+    for key, (value, other_value) in pairs.items():
+        yield from _different_paths(value, other_value, f"{path}.{key}".lstrip("."))
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:
     path, sign, text = setting.partition("=")
     if not sign or not path:
-        raise LoupeError(f"--set takes KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
+        raise LoupeError(f"--set needs KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
     try:
         return path, yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise LoupeError(f"--set {path}: the value {text!r} is not YAML: {_one_line(error)}") from None
 
 
-def _place(data: Any, keys: list[str], value: Any, path: str) -> None:
+def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
+    """Assign a value at a path of keys and list positions, in place."""
     for depth, key in enumerate(keys):
-        here = ".".join(keys[:depth]) or "the recipe"
+        parent = ".".join(keys[:depth]) or "the recipe"
         if isinstance(data, list):
             if not key.isdigit() or int(key) >= len(data):
-                raise LoupeError(f"--set {path}: {here} has entries 0 to {len(data) - 1}; got {key!r}.")
+                raise LoupeError(f"--set {path}: {parent} has entries 0 to {len(data) - 1}; got {key!r}.")
             index: Any = int(key)
         elif isinstance(data, dict):
             if key not in data:
-                raise unknown_name(f"key in --set {path}: {here} has no", key, data)
+                raise unknown_name(f"key in --set {path}: {parent} has no", key, data)
             index = key
         else:
-            raise LoupeError(f"--set {path}: {here} is the single value {data!r}; it has no {key!r}.")
+            raise LoupeError(f"--set {path}: {parent} is the single value {data!r}; it has no key {key!r}.")
         if depth == len(keys) - 1:
             data[index] = value
         else:
@@ -120,21 +137,21 @@ def _place(data: Any, keys: list[str], value: Any, path: str) -> None:
 
 
 def _explain(data: Any, item: dict[str, Any]) -> str:
-    """One of pydantic's errors as a sentence: where, what was given, what is allowed."""
-    where = ".".join(str(part) for part in item["loc"] if part not in KINDS) or "recipe"
+    """One validation error of pydantic as a sentence: the key, the allowed values, the value that was given."""
+    where = ".".join(str(key) for key in item["loc"] if key not in NETWORK_TAGS) or "recipe"
     if item["type"] == "extra_forbidden":
-        parent = ".".join(str(part) for part in item["loc"][:-1] if part not in KINDS) or "recipe"
+        parent = ".".join(str(key) for key in item["loc"][:-1] if key not in NETWORK_TAGS) or "recipe"
         known = _fields_at(item["loc"][:-1])
         return str(unknown_name(f"key in {parent}:", str(item["loc"][-1]), known)) if known else f"unknown key {where}"
-    given = item.get("input")
-    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}{shown}"
+    value = item.get("input")
+    got = "" if isinstance(value, Mapping) else f" (got {value!r})"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    """The known keys of the part of a recipe that an error's location names."""
-    names = [part for part in location if isinstance(part, str)]
-    owner = PARTS.get(names[-1]) if names else Recipe
+    """Known keys of the section of a recipe at an error's location."""
+    names = [key for key in location if isinstance(key, str)]
+    owner = SECTIONS.get(names[-1]) if names else Recipe
     return list(owner.model_fields) if owner else []
 
 

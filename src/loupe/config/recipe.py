@@ -1,7 +1,7 @@
-"""What one run is, as frozen, typed values that read from and write to YAML.
+"""Recipe of a run: immutable, typed values that are read from and written to YAML.
 
-A recipe is data: images to pixels, augmentation, network, and a tuple of stages. Everything that changes the result of
-a run stands here; what only changes how fast it is reached (device, threads, cache) does not.
+A recipe holds preprocessing, augmentation, network and a tuple of stages: all settings that change the result of a
+run. Settings that change only its speed (device, threads, cache) are not part of it.
 """
 
 from collections.abc import Mapping
@@ -10,22 +10,23 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from loupe.config.base import Count, Fraction, Frozen, NonNegative, Positive
+from loupe.config.base import Count, Fraction, NonNegative, Positive, RecipeValue
 from loupe.config.network import Network
 from loupe.config.optimizer import Adam, Constant, Logistic, Optimizer, Schedule
+from loupe.errors import enumerated
 
 RGB = tuple[float, float, float]
 Resize = Literal["crop", "pad", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-AUTOMATIC_VIEWS = 4  # augmented views of each image, where something is frozen
+AUTOMATIC_VIEWS = 4  # augmented views of each image, where blocks are frozen
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-class Preprocessing(Frozen):
-    """From a decoded RGB image to the network's input. It is stored with the weights and travels with them.
+class Preprocessing(RecipeValue):
+    """Steps from a decoded RGB image to the network's input, stored with the weights.
 
-    An image is resized to `load_px` on a side; evaluation takes its centre `size_px` square. Pixels are scaled to [0,
-    1], then `mean` (per channel) is subtracted and the result divided by `std`.
+    An image is resized to `load_px` on a side; evaluation takes its centre square of `size_px`. Pixels are scaled to
+    [0, 1]; then `mean` is subtracted and the result is divided by `std`, for each channel.
     """
 
     size_px: Count
@@ -44,17 +45,16 @@ class Preprocessing(Frozen):
         return self
 
 
-class InputSpec(Frozen):
-    """How pixels are prepared, before the images are known.
+class InputSpec(RecipeValue):
+    """Preprocessing as requested, before the images are known; null values are chosen later.
 
-    A backbone brings its own preprocessing: what is null here is the backbone's. Without one, `size_px` null is the
-    typical size of the images, at most 64 px; `load_px` null is `size_px`, or 1.15 times as much where
-    random-resized-crop needs room; `resize` is crop, `interpolation` bilinear, `normalise` channels.
+    With a backbone, null means the backbone's own value. Without one, `size_px` is the typical size of the images, at
+    most 64 px. `load_px` is `size_px`, or 1.15 times as much for random-resized-crop. `resize` is crop,
+    `interpolation` bilinear and `normalise` channels.
 
-    `normalise`: `unit` scales to [0, 1]; `dataset` subtracts the mean of the training pixels and divides by their
-    deviation, one number each over all pixels and channels; `channels` does so for each channel; `given` takes `mean`
-    and `std`, on the scale of [0, 1], as they stand here or come with the backbone. A run records what was settled,
-    and a resumed or repeated one takes it from there.
+    `normalise`: `unit` scales to [0, 1]. `dataset` standardises by one mean and one deviation over all training pixels,
+    `channels` by one of each for every channel. `given` uses `mean` and `std` from here or from the backbone, on the
+    scale [0, 1]. A run records the chosen values; a resumed or repeated run takes them from the record.
     """
 
     size_px: Count | None = None
@@ -66,12 +66,12 @@ class InputSpec(Frozen):
     std: RGB | None = None
 
 
-class SplitSpec(Frozen):
-    """Sizes of the splits that the data does not give: a fraction below 1, or a number of images.
+class SplitSpec(RecipeValue):
+    """Sizes of splits that the data lacks: a fraction below 1, or a number of images.
 
-    `choose` says which training images become validation: `stratified` draws them by class and seed, `first` and `last`
-    take them in the order of the data, as Keras's `validation_split` and many notebooks do. `seed` null is the
-    recipe's: with one of its own, trainings with other seeds have the same splits.
+    `choose`: selection of validation images from the training images. `stratified` draws them by class and seed;
+    `first` and `last` take them in the order of the data, as Keras's `validation_split` does. `seed`: null for the
+    recipe's seed; with a value, trainings with other seeds have the same splits.
     """
 
     validation: NonNegative = 0.1
@@ -80,16 +80,16 @@ class SplitSpec(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
-class AugmentSpec(Frozen):
-    """Random changes to each training image, drawn anew in every epoch.
+class AugmentSpec(RecipeValue):
+    """Random augmentation of training images, drawn anew in every epoch.
 
     Rotation, shifts, shear, zoom and flips have the meaning of Keras's `ImageDataGenerator`: `rotation_degrees` r draws
-    from [-r, r], shifts draw from that fraction of the side in both directions, `shear_degrees` s from [-s, s], `zoom`
-    is the range from which the two axes' factors are drawn (above 1 shows more, smaller). `fill` says what lies beyond
-    the edge, in SciPy's terms. `crop_padding_px` pads by that much (by `fill`) and takes a random crop of the old size.
-    `random_resized_crop` is the range of area that a random crop covers before it is resized. `cutout_px` blanks one
-    square. `brightness` is a range of factors. `mixup_alpha` and `cutmix_alpha` are the parameters of their Beta
-    distributions; with both, each image gets one of the two.
+    from [-r, r], shifts from that fraction of the side in both directions, `shear_degrees` s from [-s, s]. `zoom` is
+    the range of the two axes' factors (above 1 the content becomes smaller). `fill` is SciPy's fill mode beyond the
+    edge. `crop_padding_px` pads by `fill` and takes a random crop of the original size. `random_resized_crop` is the
+    range of the crop's area as a fraction of the image. `cutout_px` is the side of one blank square. `brightness` is a
+    range of factors. `mixup_alpha` and `cutmix_alpha` are the parameters of the Beta distributions; with both, each
+    image gets one of the two.
     """
 
     rotation_degrees: NonNegative = 0.0
@@ -113,33 +113,34 @@ class AugmentSpec(Frozen):
         for name in ("zoom", "brightness", "random_resized_crop"):
             pair = getattr(self, name)
             if pair is not None and pair[0] > pair[1]:
-                raise ValueError(f"{name} is a range, low before high; got {list(pair)}")
+                raise ValueError(f"{name} must be a range, low before high; got {list(pair)}")
         if self.random_resized_crop and self.random_resized_crop[1] > 1:
-            raise ValueError("random_resized_crop is a range of area fractions, at most 1")
+            high = self.random_resized_crop[1]
+            raise ValueError(f"random_resized_crop must be a range of area fractions, at most 1; got {high:g}")
         return self
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed with partners, so that targets are no longer one class."""
+        """True with mixup or cutmix, so that a target is no longer a single class."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
-class Stage(Frozen):
-    """A stretch of training with one optimizer and one schedule.
+class Stage(RecipeValue):
+    """Stage of training with one optimizer and one schedule.
 
-    `part` is what learns: the `head`, the `last-block` of the trunk with it, its `last-N` blocks, or `all`. What lies
-    before keeps its weights, and its batch normalisation its statistics. With `batch_statistics` off so does all of the
-    trunk's, which then normalises as it will in use (its scales and offsets learn): from pretrained weights a stage
-    begins with what the network gave before, whatever the batch. `layer_decay` below 1 gives the head the whole
-    rate, and each block of the trunk that share of the rate of the block after it (Bao et al. 2022). `l2` adds that
-    many times the sum of squares of the kernels (`l2_on` convolutions: of theirs alone) to the loss, as Keras's
-    `regularizers.l2` does; `weight_decay` is decoupled from the gradient (AdamW). Neither touches biases and norms
-    unless `decay_all`. `ema_decay` above 0 evaluates and keeps an exponential average of the weights.
-    `patience_epochs` stops the stage when the monitored value has not improved for so long.
+    `part`: trainable part of the network: the `head`, the head with the `last-block` of the trunk or its `last-N`
+    blocks, or `all`. The blocks before it are frozen: their weights and batch-norm statistics stay fixed.
+    `batch_statistics`: false also fixes the batch-norm statistics of trainable blocks; their scales and offsets learn.
+    Pretrained weights then begin with the outputs that they have in evaluation, whatever the batch.
+    `layer_decay`: ratio of a block's rate to that of the next block; the head has the whole rate (Bao et al. 2022).
+    `l2`: factor of the sum of squared kernels in the loss, as Keras's `regularizers.l2`; `l2_on: convolutions` limits
+    it to kernels of convolutions. `weight_decay`: decay decoupled from the gradient (AdamW). Both spare biases and
+    norms unless `decay_all`. `ema_decay`: above 0, an exponential moving average of the weights is evaluated and kept.
+    `patience_epochs`: epochs without an improvement of the monitored value after which the stage ends.
 
-    With something frozen, what lies before the part that learns is computed once for each image and view, and kept.
-    `views`: how many augmented views each image has, which take turns from epoch to epoch; `auto` is 4, or one for
-    each epoch where these are fewer; `fresh` draws and computes a new one in every epoch, and keeps none.
+    The outputs of frozen blocks are computed once for each image and view, and cached. `views`: number of augmented
+    views of each image, used in turn from epoch to epoch. `auto` is 4, or the number of epochs if that is less.
+    `fresh` computes a new view in every epoch and caches none.
     """
 
     epochs: Count
@@ -163,7 +164,7 @@ class Stage(Frozen):
 
     @property
     def settled_views(self) -> int | Literal["fresh"]:
-        """`views`, with `auto` as what it means in this stage."""
+        """`views`, with `auto` resolved for this stage."""
         if self.views != "auto":
             return self.views
         if self.augment == AugmentSpec():
@@ -176,33 +177,33 @@ class Stage(Frozen):
             others = ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay")
             if self.part != "head" or self.augment.mixes or any(getattr(self, name) for name in others):
                 raise ValueError(
-                    f"optimizer logistic is for part head, without mixing and without {', '.join(others)}: its own "
-                    "penalty takes their place"
+                    f"optimizer logistic needs part head, without mixup, cutmix, {enumerated(others)}; its own L2 "
+                    "penalty replaces them"
                 )
             rates = ("lr", "layer_decay", "schedule")
             if any(getattr(self, name) != Stage.model_fields[name].default for name in rates):
-                raise ValueError(f"optimizer logistic has no learning rate: leave {', '.join(rates)} out")
+                raise ValueError(f"optimizer logistic has no learning rate: leave out {enumerated(rates)}")
         return self
 
     @model_validator(mode="before")
     @classmethod
     def _names_alone(cls, data: Any) -> Any:
-        """`optimizer: sgd` is short for `optimizer: {name: sgd}`; the same for the schedule."""
+        """Expansion of `optimizer: sgd` to `optimizer: {name: sgd}`; the same for the schedule."""
         if not isinstance(data, Mapping):
             return data
         short = {key: {"name": data[key]} for key in ("optimizer", "schedule") if isinstance(data.get(key), str)}
         return {**data, **short}
 
 
-class Recipe(Frozen):
-    """One run, whole: data preparation, network, stages, seed.
+class Recipe(RecipeValue):
+    """Settings of one run: preprocessing, splits, network, stages, seed.
 
-    `monitor` is the validation metric that picks the best epoch, drives patience and plateaus; `val_objective` is the
-    validation loss plus the L2 term, which is what Keras calls `val_loss`. `keep` says which weights the run ends
-    with: those of the `best` epoch (of equally good ones, that of the lowest validation loss), or of the `last`.
-    `experiment` names the published one whose figures stand beside the result. `precision` is that of the training,
-    `frozen_precision` that of what is frozen and computed once: `auto` there is a `precision` that was named, else the
-    fastest in which the features stay the same (on a GPU that of the training).
+    `monitor`: validation metric for the best epoch, for patience and for plateaus. `val_objective` is the validation
+    loss plus the L2 term, Keras's `val_loss`. `keep`: weights at the end of the run, those of the `best` epoch (in a
+    tie, the one with the lowest validation loss) or of the `last`. `experiment`: published experiment whose figures
+    are shown beside the result. `precision`: precision of training. `frozen_precision`: precision of frozen blocks.
+    `auto` there means `precision` if that is named; else the fastest that keeps the features (on a GPU, the precision
+    of training).
     """
 
     name: str
