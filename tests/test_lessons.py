@@ -29,7 +29,7 @@ def test_no_image_is_validated_on_that_was_trained_on_in_any_stage_or_after_resu
     """A lecture drew a new validation split for each continued training, and so validated on trained images."""
     trained: set[int] = set()
     validated: set[int] = set()
-    train_step, logits = TrainStep.train_step, session.inference.logits
+    train_step, logits = TrainStep.step, session.inference.logits
 
     def step(self, batch, partner, **where):
         if where["epoch"] == 1 and where["step"] == 2 and not trained_twice:
@@ -43,7 +43,7 @@ def test_no_image_is_validated_on_that_was_trained_on_in_any_stage_or_after_resu
         return logits(model, feed, rows_N, *rest)
 
     trained_twice: list[bool] = []
-    monkeypatch.setattr(TrainStep, "train_step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     monkeypatch.setattr(session.inference, "logits", seen)
     with pytest.raises(Stopped):
         loupe.train(

@@ -319,15 +319,15 @@ def test_a_run_stopped_while_a_frozen_stage_trains_goes_on_bit_for_bit(tmp_path,
 
     stage = {"epochs": 3, "part": "last-block", "batch_size": 32, "augment": SHIFTS, "views": 2}
     whole = trained(tmp_path, "whole", stage)
-    train_step = loop.TrainStep.train_step
+    train_step = loop.TrainStep.step
 
     def stopping(self, *batches, **where):
         if where["epoch"] == 3 and where["step"] == 2:
-            monkeypatch.setattr(loop.TrainStep, "train_step", train_step)
+            monkeypatch.setattr(loop.TrainStep, "step", train_step)
             raise KeyboardInterrupt
         return train_step(self, *batches, **where)
 
-    monkeypatch.setattr(loop.TrainStep, "train_step", stopping)
+    monkeypatch.setattr(loop.TrainStep, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, "cut", stage)
     resumed = loupe.runs.train.resume(tmp_path / "cut", digits(), quiet=True)

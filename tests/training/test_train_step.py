@@ -36,7 +36,7 @@ def batch(seed: int = 0, images: int = 6) -> Batch:
 
 
 def step(made: TrainStep, given: Batch, partner: Batch | None = None, lr: float = 0.1) -> torch.Tensor:
-    return made.train_step(given, partner, epoch=0, step=0, steps=0, lr=lr)
+    return made.step(given, partner, epoch=0, step=0, steps=0, lr=lr)
 
 
 PLAIN = Sgd(momentum=0.0, nesterov=False)
@@ -86,7 +86,7 @@ def test_what_an_optimizer_remembers_in_subnormal_numbers_is_forgotten_every_hun
     step(made, batch())
     buffers = [state["momentum_buffer"].fill_(1e-40) for state in made.optimizer.state.values()]
     monkeypatch.setattr(made.scaler, "step", lambda _: None)  # which would fill them anew
-    made.train_step(batch(), None, epoch=0, step=0, steps=steps, lr=0.1)
+    made.step(batch(), None, epoch=0, step=0, steps=steps, lr=0.1)
     assert buffers
     assert all(bool(buffer.any()) == left for buffer in buffers)
 
@@ -95,7 +95,7 @@ def test_the_average_follows_its_formula():
     made = learner(Stage(epochs=1, optimizer=PLAIN, ema_decay=0.9))
     expected = [parameter.detach().clone() for parameter in made.model.parameters()]
     for updates in range(12):
-        made.train_step(batch(updates), None, epoch=0, step=updates, steps=updates, lr=0.1)
+        made.step(batch(updates), None, epoch=0, step=updates, steps=updates, lr=0.1)
         d = min(0.9, (1 + updates) / (10 + updates))
         expected = [d * e + (1 - d) * p.detach() for e, p in zip(expected, made.model.parameters(), strict=True)]
     assert isinstance(made.average, WeightAverage)

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from loupe.config.base import RecipeValue
+from loupe.config.loss import CrossEntropy, Focal
 from loupe.config.network import BackboneSpec, CnnSpec, ConvBlock, Dense
 from loupe.config.optimizer import Adam, Constant, Cosine, Logistic, Muon, OneCycle, Plateau, RmsProp, Sgd, Step
 from loupe.config.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
@@ -23,6 +24,8 @@ SECTIONS: dict[str, type[RecipeValue]] = {
     "hidden": Dense,
     "stages": Stage,
     "augment": AugmentSpec,
+    "cross-entropy": CrossEntropy,
+    "focal": Focal,
     "sgd": Sgd,
     "adam": Adam,
     "adamw": Adam,
@@ -143,6 +146,9 @@ def _explain(data: Any, item: dict[str, Any]) -> str:
         parent = ".".join(str(key) for key in item["loc"][:-1] if key not in NETWORK_TAGS) or "recipe"
         known = _fields_at(item["loc"][:-1])
         return str(unknown_name(f"key in {parent}:", str(item["loc"][-1]), known)) if known else f"unknown key {where}"
+    if item["type"] == "union_tag_invalid":
+        known = [tag.strip("'") for tag in item["ctx"]["expected_tags"].split(", ")]
+        return f"{where}: {unknown_name('name', item['ctx']['tag'], known)}"
     value = item.get("input")
     got = "" if isinstance(value, Mapping) else f" (got {value!r})"
     return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"

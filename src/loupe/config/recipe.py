@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from loupe.config.base import Count, Fraction, NonNegative, Positive, RecipeValue
+from loupe.config.loss import CrossEntropy, Loss
 from loupe.config.network import Network
 from loupe.config.optimizer import Adam, Constant, Logistic, Optimizer, Schedule
 from loupe.errors import enumerated
@@ -135,8 +136,10 @@ class Stage(RecipeValue):
     `layer_decay`: ratio of a block's rate to that of the next block; the head has the whole rate (Bao et al. 2022).
     `l2`: factor of the sum of squared kernels in the loss, as Keras's `regularizers.l2`; `l2_on: convolutions` limits
     it to kernels of convolutions. `weight_decay`: decay decoupled from the gradient (AdamW). Both spare biases and
-    norms unless `decay_all`. `ema_decay`: above 0, an exponential moving average of the weights is evaluated and kept.
-    `patience_epochs`: epochs without an improvement of the monitored value after which the stage ends.
+    norms unless `decay_all`. `loss`: `cross-entropy`, to which `label_smoothing` belongs, or `focal`, short for
+    `{name: focal, gamma: 2}`; both take class weights and mixed images. The validation loss is always cross-entropy.
+    `ema_decay`: above 0, an exponential moving average of the weights is evaluated and kept. `patience_epochs`: epochs
+    without an improvement of the monitored value after which the stage ends.
 
     The outputs of frozen blocks are computed once for each image and view, and cached. `views`: number of augmented
     views of each image, used in turn from epoch to epoch. `auto` is 4, or the number of epochs if that is less.
@@ -146,6 +149,7 @@ class Stage(RecipeValue):
     epochs: Count
     part: Annotated[str, Field(pattern=r"^(head|last-block|last-[1-9][0-9]*|all)$")] = "all"
     batch_size: Count = 128
+    loss: Loss = CrossEntropy()
     optimizer: Optimizer = Adam()
     lr: Positive = 1e-3
     batch_statistics: bool = True
@@ -175,6 +179,8 @@ class Stage(RecipeValue):
     def _check(self) -> Self:
         if isinstance(self.optimizer, Logistic):
             others = ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay")
+            if self.loss != CrossEntropy():
+                raise ValueError(f"optimizer logistic minimises cross-entropy; it cannot take loss {self.loss.name}")
             if self.part != "head" or self.augment.mixes or any(getattr(self, name) for name in others):
                 raise ValueError(
                     f"optimizer logistic needs part head, without mixup, cutmix, {enumerated(others)}; its own L2 "
@@ -183,15 +189,18 @@ class Stage(RecipeValue):
             rates = ("lr", "layer_decay", "schedule")
             if any(getattr(self, name) != Stage.model_fields[name].default for name in rates):
                 raise ValueError(f"optimizer logistic has no learning rate: leave out {enumerated(rates)}")
+        if self.label_smoothing and not isinstance(self.loss, CrossEntropy):
+            raise ValueError(f"label_smoothing needs loss cross-entropy; set it to 0 with loss {self.loss.name}")
         return self
 
     @model_validator(mode="before")
     @classmethod
     def _names_alone(cls, data: Any) -> Any:
-        """Expansion of `optimizer: sgd` to `optimizer: {name: sgd}`; the same for the schedule."""
+        """Expansion of `optimizer: sgd` to `optimizer: {name: sgd}`; the same for the loss and the schedule."""
         if not isinstance(data, Mapping):
             return data
-        short = {key: {"name": data[key]} for key in ("optimizer", "schedule") if isinstance(data.get(key), str)}
+        keys = ("loss", "optimizer", "schedule")
+        short = {key: {"name": data[key]} for key in keys if isinstance(data.get(key), str)}
         return {**data, **short}
 
 

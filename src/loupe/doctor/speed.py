@@ -97,7 +97,7 @@ def training() -> Iterator[Finding]:
     batch = Batch(x_BHWC.permute(0, 3, 1, 2).to(device), y_B.to(device), np.arange(BATCH))
 
     def step() -> None:
-        learner.train_step(batch, None, epoch=0, step=0, steps=0, lr=1e-3)
+        learner.step(batch, None, epoch=0, step=0, steps=0, lr=1e-3)
         arithmetic.synchronize()
 
     images = BATCH * rate(step)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from loupe.config.loss import Focal
 from loupe.config.network import CnnSpec
 from loupe.config.optimizer import Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.config.recipe import AugmentSpec, Recipe, Stage
@@ -24,6 +25,8 @@ def _stage(stage: Stage) -> Iterator[str]:
         yield f"{stage.epochs} epochs of {_optimizer(stage)} at {stage.lr:g}{part}"
         yield stage.schedule.name
         yield f"batch {stage.batch_size}"
+    if isinstance(stage.loss, Focal):
+        yield f"focal loss with gamma {stage.loss.gamma:g}"
     for name in ("l2", "weight_decay", "label_smoothing", "clip_norm", "ema_decay", "patience_epochs"):
         if value := getattr(stage, name):
             yield f"{name.removesuffix('_epochs').replace('_', ' ')} {value:g}"

@@ -166,7 +166,7 @@ class Trainer:
                     return False
                 before = position.epoch * steps_per_epoch + position.step
                 lr = schedules.rate(stage, before, steps_per_epoch, monitored)
-                sums += learner.train_step(batch, partner, epoch=epoch, step=position.step, steps=before, lr=lr)
+                sums += learner.step(batch, partner, epoch=epoch, step=position.step, steps=before, lr=lr)
                 position.step += 1
                 if position.step % LOOK_EVERY_STEPS and position.step != steps_per_epoch and feed.device.type != "cpu":
                     continue

@@ -192,7 +192,7 @@ class TimedSteps:
         return learner
 
     def _step(self, learner: TrainStep, batch: Batch, step: int) -> None:
-        learner.train_step(batch, None, epoch=0, step=step, steps=step, lr=self._stage.lr)
+        learner.step(batch, None, epoch=0, step=step, steps=step, lr=self._stage.lr)
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """One step of training, and what it changes: weights, optimizer, averaged weights."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loupe.augment import random
@@ -10,7 +9,7 @@ from loupe.config.recipe import Stage
 from loupe.data.pixels.batches import Batch
 from loupe.devices import Compute
 from loupe.models.classifier import Classifier
-from loupe.training import optimizers
+from loupe.training import losses, optimizers
 from loupe.training.activation_loader import CyclicAugment, IdentityAugment
 from loupe.training.averaging import WeightAverage
 from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optimizer
@@ -36,6 +35,7 @@ class TrainStep:
         self.arithmetic = arithmetic
         self.class_weights_K = class_weights_K
         self.first = first
+        self.loss = losses.build(stage, class_weights_K)
         self.optimizer = optimizers.build(stage, model)
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
         self.penalised = optimizers.penalised(model, stage)
@@ -53,9 +53,7 @@ class TrainStep:
         pairs = zip(self.model.parameters(), self.result.parameters(), strict=True)
         return optimizers.l2_penalty([kept for mine, kept in pairs if id(mine) in chosen], self.stage.l2)
 
-    def train_step(
-        self, batch: Batch, partner: Batch | None, *, epoch: int, step: int, steps: int, lr: float
-    ) -> Tensor:
+    def step(self, batch: Batch, partner: Batch | None, *, epoch: int, step: int, steps: int, lr: float) -> Tensor:
         """One step of the optimizer; returns the sum of the loss and the number of hits over the batch, on the device.
 
         Args:
@@ -68,9 +66,7 @@ class TrainStep:
         x_BCHW, target = self._inputs(batch, partner, epoch)
         with self.arithmetic.autocast():
             logits_BK = self.model(x_BCHW, self.first)
-        losses_B = F.cross_entropy(
-            logits_BK.float(), target, self.class_weights_K, reduction="none", label_smoothing=stage.label_smoothing
-        )
+        losses_B = self.loss(logits_BK.float(), target)
         self.scaler.scale(losses_B.mean()).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         if stage.l2:
@@ -87,21 +83,19 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model, steps)
-        answer_B = target if target.ndim == 1 else target.argmax(dim=1)
-        hits = (logits_BK.detach().argmax(dim=1) == answer_B).sum()
+        hits = losses.hits(logits_BK.detach(), target)
         return torch.stack([losses_B.detach().sum(), hits.to(losses_B.dtype)])
 
     def _inputs(self, batch: Batch, partner: Batch | None, epoch: int) -> tuple[Tensor, Tensor]:
-        """Augmented pixels, and the target: classes [B], or shares of classes [B, K] where images are mixed."""
+        """Augmented pixels and their target, mixed with those of the partner where there is one."""
+        classes = len(self.model.classes)
         x_BCHW = self.augmenter.train(batch.x_BCHW, batch.index_B, epoch)
         if partner is None:
-            return x_BCHW, batch.y_B
+            return x_BCHW, losses.target(batch.y_B, None, None, classes)
         assert isinstance(self.augmenter, Augmenter), "images are mixed as images"
         other_BCHW = self.augmenter.train(partner.x_BCHW, partner.index_B, epoch)
-        x_BCHW, weight_B = self.augmenter.mix(x_BCHW, other_BCHW, batch.index_B, epoch)
-        classes = len(self.model.classes)
-        mine_BK, other_BK = F.one_hot(batch.y_B, classes), F.one_hot(partner.y_B, classes)
-        return x_BCHW, torch.lerp(other_BK.float(), mine_BK.float(), weight_B[:, None])
+        x_BCHW, share_B = self.augmenter.mix(x_BCHW, other_BCHW, batch.index_B, epoch)
+        return x_BCHW, losses.target(batch.y_B, partner.y_B, share_B, classes)
 
     def state(self) -> Snapshot:
         """Everything here that training changes."""
