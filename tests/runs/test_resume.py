@@ -1,10 +1,6 @@
 """A run that is killed and resumed ends, to the bit, where the undisturbed run ends."""
 
-import random
 import signal
-import subprocess
-import sys
-import time
 import weakref
 from pathlib import Path
 
@@ -13,6 +9,7 @@ import safetensors.torch
 import torch
 
 import loupe
+from child_processes import start, was_killed
 from loupe.log import Console
 from loupe.rundir import RunDirectory
 from loupe.runs.diff import differences
@@ -166,31 +163,33 @@ def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path,
     assert_same(tmp_path / "run", undisturbed)
 
 
-def test_a_process_killed_by_sigkill_at_a_random_moment(tmp_path, undisturbed):
-    """The real thing: another process, the real signal, at a moment that nobody chose."""
-    code = (
-        "import sys, loupe\nfrom pathlib import Path\nfrom loupe.training import loop\nloop.SAVE_EVERY_SECONDS = 0.0\n"
-        "sys.path.insert(0, sys.argv[2])\nimport test_resume\nfolder = Path(sys.argv[1])\nprint('ready', flush=True)\n"
-        "run = folder / 'run'\n"
-        "loupe.resume(run, quiet=True) if (run / 'recipe.yaml').exists() else test_resume.begin(folder, 'run')\n"
-    )
-    rng = random.Random(time.time_ns())
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    killed_after_seconds = rng.uniform(0.3, 2.5)
-    time.sleep(killed_after_seconds)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    run = tmp_path / "run"
-    if run.exists() and not (run / "recipe.yaml").exists():
-        pytest.skip("killed each time before the run had begun")
-    loupe.resume(run, quiet=True) if run.exists() else begin(tmp_path, "run")
-    print(f"killed after {killed_after_seconds:.3f} s")
-    assert_same(run, undisturbed)
+TRAIN = """
+import sys
+from pathlib import Path
+import test_resume
+from child_processes import kill_at_call
+from loupe.runs import results
+from loupe.training import checkpoint, loop
+from loupe.training.train_step import TrainStep
+loop.SAVE_EVERY_SECONDS = 0.0
+point, number = sys.argv[2:]
+points = {
+    "step": (TrainStep, "train_step"),
+    "write": (checkpoint, "write_synced"),
+    "sync": (checkpoint, "sync_folder"),
+    "evaluate": (results.metrics, "evaluate"),
+}
+kill_at_call([points[point]], int(number))
+test_resume.begin(Path(sys.argv[1]), "run")
+"""
+
+
+@pytest.mark.parametrize(("point", "number"), [("step", 12), ("write", 8), ("sync", 5), ("evaluate", 1)])
+def test_a_process_killed_by_the_signal(tmp_path, undisturbed, point, number):
+    """The real thing: another process, which no handler can tidy up after."""
+    assert was_killed(start(TRAIN, tmp_path, point, number, beside=Path(__file__)))
+    loupe.resume(tmp_path / "run", quiet=True)
+    assert_same(tmp_path / "run", undisturbed)
 
 
 def test_memory_and_then_disk_that_run_out_lose_nothing(tmp_path, monkeypatch, undisturbed):

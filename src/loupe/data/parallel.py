@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _SMALL_FILE_BYTES = 6 * 1024
 """Below this, on the average, decoding an image takes less than the threads' handing over of Python's lock."""
-_PROCESSES_PAY_IMAGES = 8_000
+PROCESSES_PAY_IMAGES = 8_000
 """As many small images take about as long to decode as two processes take to start, several times over."""
 _PROBED_IMAGES = 32
 
@@ -44,7 +44,7 @@ def in_parallel(
         return [_file(table, i) for i in part]
 
     workers, small = worker_count(), _small_files(table)
-    many = len(table) >= _PROCESSES_PAY_IMAGES
+    many = len(table) >= PROCESSES_PAY_IMAGES
     children = workers if small and many and workers > 1 and not hasattr(sys, "frozen") else 0
     with Processes(children) as processes:
         yield from in_chunks(

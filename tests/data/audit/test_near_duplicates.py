@@ -191,8 +191,8 @@ def every_pair(layout, least, identity):
 
 
 def test_the_search_finds_exactly_what_comparing_all_finds(monkeypatch):
-    monkeypatch.setattr(neighbours, "_ROWS", 17)
-    monkeypatch.setattr(neighbours, "_COLUMNS", 23)
+    monkeypatch.setattr(neighbours, "BLOCK_ROWS", 17)
+    monkeypatch.setattr(neighbours, "BLOCK_COLUMNS", 23)
     layout, identity = random_layouts(300), np.arange(300)
     identity[200:210] = 200
     expected = every_pair(layout, 0.6, identity)
@@ -205,8 +205,8 @@ def test_the_search_finds_exactly_what_comparing_all_finds(monkeypatch):
 
 
 def test_too_many_alike_leave_the_most_alike(monkeypatch):
-    monkeypatch.setattr(neighbours, "_ROWS", 17)
-    monkeypatch.setattr(neighbours, "_COLUMNS", 23)
+    monkeypatch.setattr(neighbours, "BLOCK_ROWS", 17)
+    monkeypatch.setattr(neighbours, "BLOCK_COLUMNS", 23)
     layout, identity = random_layouts(300), np.arange(300)
     scores = sorted((score for score, _ in every_pair(layout, 0.6, identity).values()), reverse=True)
     found = alike(layout, identity, least=0.6, most=100, console=CONSOLE)

@@ -2,8 +2,6 @@
 
 import io
 import os
-import signal
-import subprocess
 import sys
 import time
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from child_processes import start, was_killed
 from loupe.cache import entries
 from loupe.data import parallel
 from loupe.data.hashing import content_hashes
@@ -55,7 +54,7 @@ def cache(tmp_path):
 @pytest.fixture
 def in_files(monkeypatch):
     """Sets of any size are kept in files."""
-    monkeypatch.setattr(store, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(store, "SMALL_BYTES", 0)
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def builds(cache):
 def test_every_store_gives_the_same_pixels(folder, cache, monkeypatch, resize):
     table = table_of(folder)
     stores = [opened(table, cache, resize=resize), opened(table, cache, budget_bytes=0, resize=resize)]
-    monkeypatch.setattr(store, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(store, "SMALL_BYTES", 0)
     stores += [opened(table, cache, resize=resize), opened(table, cache, resize=resize)]
     assert [type(each) for each in stores] == [RawStore, EncodedStore, RawStore, RawStore]
     indices = np.array([5, 0, 59, 5, 17, 3])
@@ -169,7 +168,7 @@ def damage(table, rows):
 @pytest.mark.parametrize("files", [False, True])
 def test_all_damaged_images_are_listed(folder, cache, monkeypatch, files):
     if files:
-        monkeypatch.setattr(store, "_SMALL_BYTES", 0)
+        monkeypatch.setattr(store, "SMALL_BYTES", 0)
     table = table_of(folder)
     damage(table, [3, 40])
     table.file(11).unlink()
@@ -326,49 +325,41 @@ def test_what_killed_builds_left_is_removed_after_a_day(folder, cache, in_files)
     assert [path.name for path in (cache / "pixels").glob(".building-*")] == [".building-new"]
 
 
-SCRIPT = """
-import sys, time
+BUILD = """
+import sys
 from pathlib import Path
+from child_processes import hold_at_first_call, kill_at_call
 from loupe.log import Console
 from loupe.data.pixels import decoding, store
-from loupe.data.sources.arrays import from_arrays
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
-store._SMALL_BYTES = 0
-decoding._CHUNK_IMAGES = 1
-slow = float(sys.argv[3])
-load = decoding.load
-decoding.load = lambda *given, **how: (time.sleep(slow), load(*given, **how))[1]
+store.SMALL_BYTES = 0
+decoding.CHUNK_IMAGES = 1
+if int(sys.argv[3]):
+    kill_at_call([(decoding, "load")], int(sys.argv[3]))
+else:
+    hold_at_first_call(decoding, "load")
 console = Console(quiet=True)
 table = open_table(Path(sys.argv[1]), console=console)
 content = content_hashes(table, console, cache=Path(sys.argv[2]))
-print("begun", flush=True)
 how = dict(load_px=24, resize="crop", interpolation="bilinear", budget_bytes=2**30)
 print(int(store.open_store(table, content, cache=Path(sys.argv[2]), console=console, **how).pixels.sum()))
 """
 
 
-def build_elsewhere(folder, cache, slow_seconds):
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(cache), str(slow_seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize("delay_seconds", [0.0, 0.1, 0.25])
-def test_a_killed_build_is_never_taken_for_a_whole_one(folder, cache, in_files, delay_seconds):
-    table = table_of(folder)
-    child = build_elsewhere(folder, cache, 0.02)
-    assert child.stdout.readline() == "begun\n"
-    time.sleep(delay_seconds)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+@pytest.mark.parametrize("image", [1, COUNT // 2, COUNT])
+def test_a_killed_build_is_never_taken_for_a_whole_one(folder, cache, in_files, image):
+    assert was_killed(start(BUILD, folder, cache, image))
     assert builds(cache) == []
+    table = table_of(folder)
     np.testing.assert_array_equal(opened(table, cache).pixels, expected(table))
 
 
-def test_two_builds_at_once_both_succeed(folder, cache):
-    children = [build_elsewhere(folder, cache, 0.005) for _ in range(3)]
-    outputs = [child.communicate(timeout=60)[0].split() for child in children]
-    assert outputs == [["begun", str(int(expected(table_of(folder)).sum()))]] * 3
+def test_builds_at_once_all_succeed(folder, cache):
+    children = [start(BUILD, folder, cache, 0) for _ in range(3)]
+    assert [child.stdout.readline() for child in children] == ["held\n"] * 3, "each has begun to build"
+    outputs = [child.communicate("go\n", timeout=60)[0] for child in children]
+    assert outputs == [f"{expected(table_of(folder)).sum()}\n"] * 3
     assert len(builds(cache)) == 1
     assert list((cache / "pixels").glob(".building-*")) == []
 
@@ -382,7 +373,7 @@ def small_table(count):
 
 
 def test_many_small_images_are_decoded_by_processes_to_the_same_pixels(cache, monkeypatch, decodes):
-    monkeypatch.setattr(parallel, "_PROCESSES_PAY_IMAGES", 500)
+    monkeypatch.setattr(parallel, "PROCESSES_PAY_IMAGES", 500)
     monkeypatch.setattr(parallel, "worker_count", lambda: 2)
     table = small_table(600)
     kept = opened(table, cache)
@@ -391,7 +382,7 @@ def test_many_small_images_are_decoded_by_processes_to_the_same_pixels(cache, mo
 
 
 def test_damage_is_found_by_processes_too(cache, monkeypatch):
-    monkeypatch.setattr(parallel, "_PROCESSES_PAY_IMAGES", 100)
+    monkeypatch.setattr(parallel, "PROCESSES_PAY_IMAGES", 100)
     monkeypatch.setattr(parallel, "worker_count", lambda: 2)
     table = small_table(200)
     encoded = type(table).encoded
@@ -403,7 +394,7 @@ def test_damage_is_found_by_processes_too(cache, monkeypatch):
 
 @pytest.mark.parametrize("executable", ["/nonexistent/python", "false"])
 def test_where_processes_do_not_start_the_work_is_done_here(cache, monkeypatch, executable):
-    monkeypatch.setattr(parallel, "_PROCESSES_PAY_IMAGES", 100)
+    monkeypatch.setattr(parallel, "PROCESSES_PAY_IMAGES", 100)
     monkeypatch.setattr(parallel, "worker_count", lambda: 2)
     monkeypatch.setattr(sys, "executable", executable)
     table = small_table(200)
@@ -420,7 +411,7 @@ def test_ctrl_c_leaves_no_build_and_no_thread_behind(folder, cache, in_files, mo
         return load(data, path, **how)
 
     monkeypatch.setattr(decoding, "load", interrupted)
-    monkeypatch.setattr(decoding, "_CHUNK_IMAGES", 1)
+    monkeypatch.setattr(decoding, "CHUNK_IMAGES", 1)
     with pytest.raises(KeyboardInterrupt):
         opened(table_of(folder), cache)
     assert list((cache / "pixels").iterdir()) == []

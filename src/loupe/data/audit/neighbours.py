@@ -14,7 +14,7 @@ from loupe.data.audit.similarity import Float32Array
 from loupe.data.parallel import in_chunks, worker_count
 from loupe.log import Console
 
-_ROWS, _COLUMNS = 128, 1024  # two blocks of float32 of this size lie in the cache of a core
+BLOCK_ROWS, BLOCK_COLUMNS = 128, 1024  # two blocks of float32 of this size lie in the cache of a core
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def alike(
     blocks = in_chunks(
         lambda rows: _below(rows, layout_N2K, identity_N, _Best(best.least, most)),
         len(layout_N2K),
-        chunk=_ROWS,
+        chunk=BLOCK_ROWS,
         workers=worker_count(),
         console=console,
         description="comparing images",
@@ -84,8 +84,8 @@ class _Best:
 def _below(rows: range, layout_N2K: Float32Array, identity_N: NDArray[np.int64], best: _Best) -> Candidates:
     """The pairs of these rows with themselves and all rows that follow."""
     even_RK, odd_RK = layout_N2K[rows.start : rows.stop, 0], layout_N2K[rows.start : rows.stop, 1]
-    for start in range(rows.start, len(layout_N2K), _COLUMNS):
-        columns = layout_N2K[start : start + _COLUMNS]
+    for start in range(rows.start, len(layout_N2K), BLOCK_COLUMNS):
+        columns = layout_N2K[start : start + BLOCK_COLUMNS]
         likeness_RC, odd_RC = even_RK @ columns[:, 0].T, odd_RK @ columns[:, 1].T
         np.add(likeness_RC, np.abs(odd_RC), out=likeness_RC)
         r, c = np.divmod(np.flatnonzero(likeness_RC >= best.least), len(columns))  # nonzero takes far longer

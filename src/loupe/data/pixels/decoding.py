@@ -16,17 +16,17 @@ from loupe.data.table import ImageTable
 from loupe.errors import ImageError, LoupeError
 from loupe.log import Console
 
-_CHUNK_BYTES = 4 * 2**20
-_CHUNK_IMAGES = 256
-_SHOWN_ERRORS = 20
+CHUNK_BYTES = 4 * 2**20
+CHUNK_IMAGES = 256
+SHOWN_ERRORS = 20
 
 
 class DamagedImages(LoupeError):  # noqa: N818 - it names the images
     """Images of a set that cannot be used: `indices` into its table, ascending, and one ImageError for each."""
 
     def __init__(self, errors: Sequence[ImageError], indices: Sequence[int]) -> None:
-        shown = "".join(f"\n  {error}" for error in errors[:_SHOWN_ERRORS])
-        rest = f"\n  ... and {len(errors) - _SHOWN_ERRORS:,} more" if len(errors) > _SHOWN_ERRORS else ""
+        shown = "".join(f"\n  {error}" for error in errors[:SHOWN_ERRORS])
+        rest = f"\n  ... and {len(errors) - SHOWN_ERRORS:,} more" if len(errors) > SHOWN_ERRORS else ""
         count = "1 image is" if len(errors) == 1 else f"{len(errors):,} images are"
         super().__init__(
             f"{count} damaged:{shown}{rest}\nRepair or remove them, or leave them out with --skip-damaged."
@@ -63,7 +63,7 @@ class Images:
 
     def decode_all(self, console: Console) -> Generator["Decoded", None, None]:
         """All images in order, a few at a time, in parallel."""
-        chunk = min(_CHUNK_IMAGES, max(1, _CHUNK_BYTES // self.image_bytes))
+        chunk = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // self.image_bytes))
         work = partial(decode_files, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation)
         return in_parallel(self.table, work, chunk=chunk, console=console, description="decoding images")
 

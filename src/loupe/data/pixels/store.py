@@ -29,7 +29,7 @@ __all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "StreamedS
 
 Indices = npt.NDArray[np.int64]
 
-_SMALL_BYTES = 4 * 2**20
+SMALL_BYTES = 4 * 2**20
 """Sets below this are decoded anew each time: a fraction of a second, and it leaves nothing behind."""
 
 
@@ -152,7 +152,7 @@ def open_store(
         )
         pixel_cache.verify(images, content, cache / "pixels" if cache else None, console)
         return EncodedStore(images, worker_count())
-    if images.total_bytes < _SMALL_BYTES or cache is None:
+    if images.total_bytes < SMALL_BYTES or cache is None:
         return _in_memory(images, console)
     folder = cache / "pixels"
     kept = pixel_cache.reopen(folder / images.key(content), images, console)

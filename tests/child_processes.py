@@ -1,0 +1,65 @@
+"""Child processes of tests, which are killed or held at a call that the test chooses: the same each time."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+# Windows has no SIGKILL: there os.kill ends a process at once, whichever signal it is given.
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+Function = tuple[Any, str]  # an owner and the name of its attribute
+
+
+def start(code: str, *arguments: object, beside: Path = Path(__file__)) -> subprocess.Popen[str]:
+    """A Python process that runs the code, which may import this module and those in the folder of `beside`."""
+    folders = [str(Path(__file__).parent), str(beside.parent), os.environ.get("PYTHONPATH")]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def was_killed(child: subprocess.Popen[str]) -> bool:
+    """Wait for a child, and tell whether its end was the kill."""
+    child.communicate(timeout=120)
+    return child.returncode in (-KILL, KILL)
+
+
+def kill_at_call(functions: Sequence[Function], number: int) -> None:
+    """In a child: the process is killed as one of these functions is called, at that call, counted from 1 over all."""
+    calls = count(1)
+
+    def killing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            if next(calls) == number:
+                os.kill(os.getpid(), KILL)
+                threading.Event().wait()  # of several threads, the others may take the signal a little later
+            return original(*given, **named)
+
+        return call
+
+    for owner, name in functions:
+        setattr(owner, name, killing(getattr(owner, name)))
+
+
+def hold_at_first_call(owner: Any, name: str) -> None:
+    """In a child: the first call of a function prints `held` and goes on when the parent has written a line."""
+    original, gate, held = getattr(owner, name), threading.Lock(), []
+
+    def call(*given: Any, **named: Any) -> Any:
+        with gate:
+            if not held:
+                held.append(True)
+                print("held", flush=True)
+                sys.stdin.readline()
+        return original(*given, **named)
+
+    setattr(owner, name, call)
