@@ -8,7 +8,7 @@ else
 BIN := $(VENV)/bin
 endif
 
-.PHONY: demo test test-slow lint dist clean
+.PHONY: demo test test-slow lint dist architecture clean
 
 demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
@@ -23,6 +23,9 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+architecture: $(VENV)/.ready  # docs/architecture.md, from the docstrings
+	$(BIN)/python tests/test_architecture.py
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

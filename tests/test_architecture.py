@@ -1,4 +1,8 @@
-"""The order of the packages: each imports only from those above it, and none is missing from the list."""
+"""The order of the packages, and the generated page that lists their files.
+
+A package imports only from those above it, and none is missing from the list. `docs/architecture.md` is written anew
+by `python tests/test_architecture.py` (`make architecture`).
+"""
 
 import ast
 import subprocess
@@ -8,12 +12,39 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "loupe"
+PROJECT = Path(__file__).parents[1]
+SOURCE = PROJECT / "src" / "loupe"
+PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors log files records cache devices config rundir data provenance augment models recipes evaluate training explain
 report runs comparison labels doctor cli __main__
 """
 ORDER = ROOMS.split()
+
+# One sentence for each package, here and in README.md: their `__init__.py` files are empty.
+ROOT = "errors, atomic files, JSON records, the cache, devices, logging, the run folder, provenance."
+PACKAGES = {
+    "config": "recipes as frozen, typed values: network, optimizer, stages; YAML and `--set`.",
+    "data": "one image table from every source, and everything that happens to images before training.",
+    "data/sources": "readers of folders, CSV, Parquet, archives, arrays and named data sets.",
+    "data/pixels": "decoding, the pixel cache, and batches on the device.",
+    "data/splits": "train, validation and test splits, and folds.",
+    "data/audit": "damaged, duplicated and leaking images; near duplicates.",
+    "augment": "random changes to images, in batches, from counter-based random numbers.",
+    "models": "networks, their layers and heads, the stored model, and the engines that run frozen blocks.",
+    "models/timm": "networks of timm, cut at the blocks at which they can be frozen.",
+    "recipes": "recipes by name, the automatic choice, and what resolves and validates them.",
+    "recipes/published": "the experiments of course notes and project reports, and their quick forms.",
+    "evaluate": "predictions, metrics, intervals, calibration, thresholds, paired tests.",
+    "training": "the training loop, optimizers, schedules, checkpoints, frozen features, solved heads.",
+    "explain": "class activation maps, and pictures of what filters respond to.",
+    "report": "pages, tables and figures, from the files of runs alone.",
+    "runs": "one run from data to results: train, resume, repeat, evaluate, predict.",
+    "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",
+    "labels": "the search for wrong labels.",
+    "doctor": "checks of the installation, and short measurements of the machine.",
+    "cli": "the command line: one module for each command, and the tables that they print.",
+}
 
 
 def modules() -> list[str]:
@@ -42,6 +73,34 @@ def room(module: str) -> str:
     return module.split(".")[0]
 
 
+def summary(path: Path) -> str:
+    """The first paragraph of a file's docstring, on one line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert text, f"{path} has no docstring"
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def listed(folder: Path, names: list[str]) -> list[str]:
+    rows = [f"| `{name}.py` | {summary(folder / f'{name}.py')} |" for name in names]
+    return ["| file | |", "|---|---|", *rows, ""]
+
+
+def architecture() -> str:
+    """The content of docs/architecture.md: each package in order, with one line for each of its files."""
+    root = ["__init__", *(name for name in ORDER if (SOURCE / f"{name}.py").is_file())]
+    lines = [
+        *("# Architecture", ""),
+        "Every source file under `src/loupe/`, with the first sentence of its docstring. Packages are in the order in",
+        "which data flows: each imports only from those above it. This page is generated: `make architecture`.",
+        *("", "## `loupe/`", "", f"The root: {ROOT}", ""),
+        *listed(SOURCE, root),
+    ]
+    for name, sentence in PACKAGES.items():
+        files = sorted(path.stem for path in (SOURCE / name).glob("*.py") if path.name != "__init__.py")
+        lines += [f"## `loupe/{name}/`", "", sentence[0].upper() + sentence[1:], "", *listed(SOURCE / name, files)]
+    return "\n".join(lines)
+
+
 def test_every_package_and_every_module_of_the_root_has_its_place():
     assert sorted({room(module) for module in MODULES}) == sorted(ORDER)
 
@@ -50,6 +109,18 @@ def test_every_package_and_every_module_of_the_root_has_its_place():
 def test_a_module_imports_only_from_packages_above_its_own(module):
     above = set(ORDER[: ORDER.index(room(module))])
     assert {room(name) for name in imports(module)} - {room(module)} <= above
+
+
+def test_each_package_has_a_sentence_in_the_order_of_the_packages():
+    folders = {path.parent.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*/__init__.py")}
+    assert set(PACKAGES) == folders
+    assert [name for name in PACKAGES if "/" not in name] == [name for name in ORDER if (SOURCE / name).is_dir()]
+
+
+def test_the_readme_lists_each_package_with_its_sentence():
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    lines = [f"- `{name}/`: {sentence}" for name, sentence in PACKAGES.items() if "/" not in name]
+    assert "\n".join([f"- root: {ROOT}", *lines]) in text
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -86,3 +157,7 @@ def test_only_devices_knows_of_ranks():
         module for module in MODULES if "torch.distributed" in (SOURCE / (module.replace(".", "/") + ".py")).read_text()
     ]
     assert set(users) <= {"devices"}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(architecture(), encoding="utf-8")
