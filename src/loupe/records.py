@@ -5,13 +5,28 @@ A file that cannot be read back as its model (cut off, of another shape or schem
 """
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Annotated, Any, ClassVar, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from loupe.errors import LoupeError
 from loupe.files import write_atomic
+
+MOST_LEVELS = 50  # of nesting; no file of ours has more than ten
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("input should be a valid string")
+    return value
+
+
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+OsText = Annotated[str, PlainValidator(_text)]  # a name in a file system: bytes that are not UTF-8 are surrogates in it
 
 
 class RecordError(LoupeError):
@@ -24,9 +39,16 @@ class RecordError(LoupeError):
 
 
 class Part(BaseModel):
-    """A value inside a record. Keys that a later version added are kept as they are."""
+    """A value inside a record. Keys that a later version added are kept as they are.
+
+    A default stands for a key that older files do not have. Keys left out stay out when a record is written again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as plain data: the keys that it was made with."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Record(Part):
@@ -41,7 +63,7 @@ class Record(Part):
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data, the schema number first."""
-        return {"schema": self.SCHEMA, **self.model_dump(mode="json", by_alias=True)}
+        return {"schema": self.SCHEMA, **super().to_json()}
 
     def write(self, path: Path) -> None:
         """Replaces the file at `path` whole."""
@@ -59,10 +81,19 @@ class Record(Part):
         except (OSError, UnicodeDecodeError) as error:
             raise RecordError(path, f"cannot be read ({_reason(error)})", cls.REMEDY) from None
         try:
-            content = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
+            content = parse(text)
+        except ValueError as error:
             raise RecordError(path, f"not JSON ({_reason(error)})", cls.REMEDY) from None
         return cls.of(content, path)
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> Self | None:
+        """The record in a file; None where there is no such file.
+
+        Raises:
+            RecordError: it cannot be read as a record of this kind.
+        """
+        return cls.read(path) if path.is_file() else None
 
     @classmethod
     def of(cls, content: Any, path: Path) -> Self:
@@ -82,8 +113,37 @@ class Record(Part):
             raise RecordError(path, f"incomplete or damaged ({_reason(error)})", cls.REMEDY) from None
 
 
+def parse(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: the text is not JSON, or holds NaN or infinity, or is nested deeper than any file of ours.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [content]
+    for _ in range(MOST_LEVELS):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return content
+    raise ValueError("nested too deeply")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
 
 
 def _reason(error: Exception) -> str:

@@ -39,6 +39,9 @@ SECTIONS: dict[str, type[RecipeValue]] = {
     "plateau": Plateau,
 }
 
+MOST_VALUES = 10_000  # of a recipe's file; the largest of ours has some hundred
+MOST_ERRORS, MOST_SHOWN = 10, 200  # errors named at once, and characters of a value that is named
+
 # Names in a location that are pydantic's tags of a union and not keys.
 NETWORK_TAGS = {"cnn"}
 
@@ -58,7 +61,8 @@ def parse(data: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise LoupeError(f"{source}: " + "; ".join(_explain(data, dict(item)) for item in error.errors())) from None
+        found = "; ".join(_explain(data, dict(item)) for item in error.errors()[:MOST_ERRORS])
+        raise LoupeError(f"{source}: {found}") from None
 
 
 def load(path: Path) -> Recipe:
@@ -68,9 +72,45 @@ def load(path: Path) -> Recipe:
         LoupeError: the file cannot be read, or is not a valid recipe.
     """
     try:
-        return parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise LoupeError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from None
+    try:
+        return parse(_yaml(text), str(path))
+    except yaml.YAMLError as error:
+        raise LoupeError(f"{path}: not YAML: {_one_line(error)}") from None
+
+
+def _yaml(text: str) -> Any:
+    """The value of a YAML text; YAMLError for whatever is wrong with it, and for more than a recipe can hold."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values")
+        return loader.construct_document(node)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except Exception as error:  # dates and numbers that are none raise whatever Python's own types raise
+        raise yaml.YAMLError(f"a value that cannot be read ({_one_line(error)})") from None
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """The number of values in a node, with every alias counted as often as it is used."""
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    else:
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+    if node not in known:
+        known[node] = MOST_VALUES  # for an alias inside itself
+        known[node] = 1 + sum(_size(part, known) for part in inner)
+    return known[node]
 
 
 def override(recipe: Recipe, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
@@ -114,7 +154,7 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     if not sign or not path:
         raise LoupeError(f"--set needs KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
     try:
-        return path, yaml.safe_load(text)
+        return path, _yaml(text)
     except yaml.YAMLError as error:
         raise LoupeError(f"--set {path}: the value {text!r} is not YAML: {_one_line(error)}") from None
 
@@ -150,7 +190,7 @@ def _explain(data: Any, item: dict[str, Any]) -> str:
         known = [tag.strip("'") for tag in item["ctx"]["expected_tags"].split(", ")]
         return f"{where}: {unknown_name('name', item['ctx']['tag'], known)}"
     value = item.get("input")
-    got = "" if isinstance(value, Mapping) else f" (got {value!r})"
+    got = "" if isinstance(value, Mapping) else f" (got {_cut(repr(value))})"
     return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
 
 
@@ -159,6 +199,10 @@ def _fields_at(location: tuple[Any, ...]) -> list[str]:
     names = [key for key in location if isinstance(key, str)]
     owner = SECTIONS.get(names[-1]) if names else Recipe
     return list(owner.model_fields) if owner else []
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
 
 
 def _one_line(error: Exception) -> str:

@@ -94,10 +94,11 @@ def _memory_path(root: Path | None, files: list[Path | None], cache: Path) -> Pa
 def _recall(memory: Path) -> dict[str, _Known]:
     try:
         table = feather.read_table(memory, memory_map=False)
-        if not table.schema.equals(_COLUMNS):
+        if not table.schema.equals(_COLUMNS) or any(column.null_count for column in table.columns):
             return {}
+        table.validate(full=True)
         columns = [table[name].to_pylist() for name in _COLUMNS.names]
-    except (OSError, pa.ArrowException):  # absent, or damaged: the digests are made again
+    except (OSError, ValueError, KeyError, pa.ArrowException):  # absent, or damaged: the digests are made again
         return {}
     with suppress(OSError):  # a read-only cache is as good
         os.utime(memory)  # when it was last used

@@ -1,15 +1,15 @@
 """The self-describing bundle: weights.safetensors and config.json, all that prediction needs."""
 
 import hashlib
-import json
-import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field
+from torch import Tensor
 
+from loupe.config.base import Positive
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.recipe import Preprocessing
 from loupe.devices import Resolved
@@ -17,26 +17,43 @@ from loupe.errors import LoupeError
 from loupe.files import write_atomic
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
+from loupe.records import Record
 
-SCHEMA = 1
-NETWORK: TypeAdapter[Network] = TypeAdapter(Network)
+
+class BundleConfig(Record):
+    """The content of config.json.
+
+    Attributes:
+        precision: the one that the network was trained and evaluated in.
+        temperature: of the calibrated probabilities; bundles made before it was fitted have none.
+        weights_blake2b: hash of weights.safetensors.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "Restore the model folder, or train again. A newer bundle takes a newer Loupe."
+
+    network: Network
+    preprocessing: Preprocessing
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    precision: Resolved
+    temperature: Positive = 1.0
+    weights_blake2b: str
 
 
 def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) -> None:
     """Writes the bundle; `precision` is the one that the network was trained and evaluated in."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
-    config = {
-        "schema": SCHEMA,
-        "network": spec.model_dump(mode="json"),
-        "preprocessing": model.preprocessing.model_dump(mode="json"),
-        "classes": model.classes,
-        "precision": precision,
-        "temperature": model.temperature,
-        "weights_blake2b": _digest(weights),
-    }
+    config = BundleConfig(
+        network=spec,
+        preprocessing=model.preprocessing,
+        classes=model.classes,
+        precision=precision,
+        temperature=model.temperature,
+        weights_blake2b=_digest(weights),
+    )
     write_atomic(folder / "weights.safetensors", weights)
-    write_atomic(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    config.write(folder / "config.json")
 
 
 def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
@@ -46,43 +63,60 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         LoupeError: there is no bundle, it is of a newer kind, its files do not belong together, or its network is
             put together in another way here.
     """
+    config = BundleConfig.read(folder / "config.json")
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = (folder / "weights.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
-        raise LoupeError(f"{folder}: no model can be read there: {error}. Was the training finished?") from None
-    if config.get("schema") != SCHEMA:
-        raise LoupeError(
-            f"{folder}: a bundle of schema {config.get('schema')}; this Loupe reads {SCHEMA}. Update Loupe."
-        )
-    if _digest(weights) != config["weights_blake2b"]:
+    except OSError as error:
+        raise LoupeError(f"{error.filename}: cannot be read ({error.strerror}). Was the training finished?") from None
+    if _digest(weights) != config.weights_blake2b:
         raise LoupeError(
             f"{folder}: weights.safetensors is damaged or not the one that config.json describes. Restore both."
         )
-    temperature = float(config.get("temperature", 1.0))  # bundles made before it was fitted have none
-    if not 0 < temperature < math.inf:
-        raise LoupeError(f"{folder}: config.json has the temperature {temperature}, which is none. Restore it.")
-    preprocessing = Preprocessing.model_validate(config["preprocessing"])
-    network = NETWORK.validate_python(config["network"])
-    model = _empty(network, preprocessing, tuple(config["classes"]))
-    model.temperature = temperature
+    model = _empty(folder, config)
+    model.temperature = config.temperature
+    _fill(model, _tensors(folder / "weights.safetensors", weights), folder, config.network.name)
+    return model.to(device).to(memory_format=torch.channels_last).eval(), config.precision
+
+
+def _tensors(path: Path, weights: bytes) -> dict[str, Tensor]:
     try:
-        model.load_state_dict(safetensors.torch.load(weights), assign=True)
+        return safetensors.torch.load(weights)
+    except Exception as error:  # a file of another kind raises whatever its reader raises
+        raise LoupeError(f"{path}: not a file of weights ({_one_line(error)}). {BundleConfig.REMEDY}") from None
+
+
+def _fill(model: Classifier, tensors: dict[str, Tensor], folder: Path, name: str) -> None:
+    """Gives the network its weights: the same names, shapes and types, and no others."""
+    wanted = {name: value.dtype for name, value in model.state_dict().items()}
+    try:
+        if {name: value.dtype for name, value in tensors.items()} != wanted:
+            raise RuntimeError
+        model.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise LoupeError(
-            f"{folder}: its weights do not fit {network.name} as this Loupe and this timm build it. Use "
+            f"{folder}: its weights do not fit {name} as this Loupe and this timm build it. Use "
             "the versions that the run was trained with (environment.json has them), or train again."
         ) from None
-    return model.to(device).to(memory_format=torch.channels_last).eval(), config["precision"]
 
 
-def _empty(network: Network, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
+def _empty(folder: Path, config: BundleConfig) -> Classifier:
     """The network, to be given its weights; with memory where it has buffers that it computes and does not store."""
-    model = skeleton(network, preprocessing, classes)
-    if {name for name, _ in model.named_buffers()} <= model.state_dict().keys():
-        return model
-    assert isinstance(network, BackboneSpec)
-    return build(network.model_copy(update={"weights": "none"}), preprocessing, classes, seed=0)
+    network, preprocessing, classes = config.network, config.preprocessing, config.classes
+    try:
+        model = skeleton(network, preprocessing, classes)
+        if {name for name, _ in model.named_buffers()} <= model.state_dict().keys():
+            return model
+        assert isinstance(network, BackboneSpec)
+        return build(network.model_copy(update={"weights": "none"}), preprocessing, classes, seed=0)
+    except Exception as error:  # sizes that no network has raise whatever PyTorch or timm raises
+        reason = _one_line(error)
+        raise LoupeError(
+            f"{folder / 'config.json'}: the network cannot be built ({reason}). {BundleConfig.REMEDY}"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def _digest(data: bytes) -> str:

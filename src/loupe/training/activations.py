@@ -8,6 +8,7 @@ A process that is killed loses what it wrote since `done`; the next one goes on 
 name under which it is looked for. Two processes that want the same wait for each other.
 """
 
+import math
 import os
 import shutil
 import time
@@ -19,12 +20,16 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
+from loupe.data import array_file
 from loupe.files import sync_folder, write_atomic
 
 # What is written between two marks of progress; a killed process repeats no more than that.
 SAFE_EVERY_BYTES = 64 * 2**20
 SAFE_EVERY_SECONDS = 30.0
 FEWEST_TIMED = 0.1  # of the rows; from fewer nothing is said of the time of all
+
+# Half precision is tried first; what does not fit it is kept whole.
+DTYPES: tuple[type[np.floating[Any]], ...] = (np.float16, np.float32)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -50,7 +55,7 @@ def kept(
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f".{key}.lock", waiting):
         found = opened(folder / key)
-        if found is not None:
+        if found is not None and found.shape == shape and found.dtype == dtype:
             return found
         shutil.rmtree(folder / key, ignore_errors=True)  # there, but damaged
         try:
@@ -85,9 +90,10 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 def seconds_of(place: Path) -> float | None:
     """What computing them took; None where that is not known: an older Loupe, or one that was killed, noted no time."""
     try:
-        return float((place / "seconds").read_text(encoding="ascii"))
+        seconds = float((place / "seconds").read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def begun_bytes(folder: Path, key: str) -> int:
@@ -101,12 +107,14 @@ def begun_bytes(folder: Path, key: str) -> int:
 def opened(place: Path) -> Array | None:
     """What is kept there, mapped for reading; None where nothing is."""
     try:
-        rows: Array = np.load(place / "activations.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        rows: Array = array_file.mapped(place / "activations.npy")
+    except (OSError, ValueError):
+        return None
+    if rows.ndim < 2 or rows.dtype not in DTYPES:
         return None
     with suppress(OSError):  # a read-only cache is as good
         os.utime(place)  # when it was last used
-    return rows.view(np.ndarray)
+    return rows
 
 
 def _write(
@@ -114,7 +122,7 @@ def _write(
 ) -> None:
     """Writes the rows that are missing, and marks every so often how many are safe on the disk."""
     place.mkdir(exist_ok=True)
-    file, done = place / "activations.npy", _safe_rows(place)
+    file, done = place / "activations.npy", _safe_rows(place, shape, dtype)
     if not done:
         with file.open("wb") as out:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
@@ -151,9 +159,11 @@ def _mark(place: Path, out: BinaryIO, done: int) -> None:
     write_atomic(place / "done", str(done))
 
 
-def _safe_rows(place: Path) -> int:
+def _safe_rows(place: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> int:
+    """The rows that a process that did not come to its end has left; 0 where they are not of this shape."""
     try:
         done = int((place / "done").read_text(encoding="ascii"))
-        return done if (place / "activations.npy").exists() else 0
+        found = array_file.header(place / "activations.npy")
     except (OSError, ValueError):
         return 0
+    return done if 0 < done <= shape[0] and found == (shape, np.dtype(dtype)) else 0

@@ -15,15 +15,18 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from loupe import records
 from loupe.errors import LoupeError
 from loupe.files import sync_folder, write_synced
 from loupe.log import Console
+from loupe.records import Record
 
 Tensors = dict[str, Tensor]
 
@@ -34,6 +37,21 @@ class Snapshot:
 
     tensors: Mapping[str, Tensors]
     values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckpointState(Record):
+    """The content of state.json, beside its own hash.
+
+    Attributes:
+        values: the plain values of the snapshot.
+        files: the hash of each file of tensors, by its name without the suffix.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "Train again under another --name."
+
+    values: dict[str, Any]
+    files: dict[Annotated[str, Field(pattern=r"^\w+$")], str]
 
 
 class DamagedError(Exception):
@@ -133,7 +151,7 @@ def _fill(folder: Path, snapshot: Snapshot) -> None:
         data = safetensors.torch.save({key: _plain(tensor) for key, tensor in tensors.items()})
         write_synced(folder / f"{name}.safetensors", data)
         hashes[name] = _digest(data)
-    body = json.dumps({"values": snapshot.values, "files": hashes}, allow_nan=False)
+    body = json.dumps(CheckpointState(values=dict(snapshot.values), files=hashes).to_json(), allow_nan=False)
     write_synced(folder / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
     sync_folder(folder)
 
@@ -141,19 +159,19 @@ def _fill(folder: Path, snapshot: Snapshot) -> None:
 def read(path: Path) -> Snapshot:
     """The snapshot in a folder; DamagedError where anything is not as it was written."""
     try:
-        outer = json.loads((path / "state.json").read_bytes())
+        outer = records.parse((path / "state.json").read_bytes())
         if _digest(outer["body"].encode()) != outer["digest"]:
             raise DamagedError("state.json has changed")
-        body = json.loads(outer["body"])
+        state = CheckpointState.of(records.parse(outer["body"]), path / "state.json")
         tensors = {}
-        for name, digest in body["files"].items():
+        for name, digest in state.files.items():
             data = (path / f"{name}.safetensors").read_bytes()
             if _digest(data) != digest:
                 raise DamagedError(f"{name}.safetensors has changed")
             tensors[name] = safetensors.torch.load(data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
-    return Snapshot(tensors, body["values"])
+    return Snapshot(tensors, state.values)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

@@ -31,15 +31,12 @@ from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, Engines, digest_of, engine_name
 from loupe.training import activations
 from loupe.training.activation_loader import ActivationLoader, placed
-from loupe.training.activations import Array
+from loupe.training.activations import DTYPES, Array
 
 SPARE_DISK_BYTES = 2**30
 PASS_BATCH = 32
 FORMAT = 1  # of what is kept; a change of what is computed takes the next number
 View = Callable[[Batch], Tensor]
-
-# Half precision is tried first; what does not fit it is kept whole.
-DTYPES: tuple[type[np.floating[Any]], ...] = (np.float16, np.float32)
 
 
 class HalfPrecisionError(ArithmeticError):

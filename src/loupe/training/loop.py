@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -16,7 +17,7 @@ from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Stage
 from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
 from loupe.devices import Compute, StopSignal
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, of_memory
 from loupe.log import Console
 from loupe.models.classifier import Classifier
 from loupe.training import schedules
@@ -78,7 +79,8 @@ class Trainer:
         """
         self._saved = self.checkpoints.load_last(self.console)
         if self._saved:
-            self.position = TrainState(**self._saved.values["position"])
+            with self._fitting():
+                self.position = TrainState.of(self._saved.values["position"])
         self.checkpoints.forget_bests_after(self.position.best_epoch)
         while self.position.stage < len(self.stages):
             if not self._train_stage():
@@ -86,6 +88,19 @@ class Trainer:
         if self.keep_best:
             self.model.load_state_dict(self.checkpoints.load_best(self.position.best_epoch))
         return self.position
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """A checkpoint that is whole, and is not of these stages and this network, is a LoupeError."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, LoupeError) or of_memory(error, ""):
+                raise
+            raise LoupeError(
+                f"{self.checkpoints.last}: the checkpoint does not fit recipe.yaml, or another version of Loupe wrote "
+                f"it ({' '.join(str(error).split())[:200]}). Restore recipe.yaml, or train again under another --name."
+            ) from None
 
     @property
     def stage(self) -> Stage:
@@ -96,7 +111,8 @@ class Trainer:
         position, stage = self.position, self.stage
         snapshot, self._saved = self._saved, None
         if snapshot:  # before what is frozen is computed with these weights
-            self.model.load_state_dict(snapshot.tensors["weights"])
+            with self._fitting():
+                self.model.load_state_dict(snapshot.tensors["weights"])
         first_epoch = len(position.history) - position.epoch
         solved = isinstance(stage.optimizer, Logistic)
         if solved:
@@ -104,7 +120,8 @@ class Trainer:
         work = self.prepare(stage, first_epoch, position.stage == len(self.stages) - 1)
         learner = TrainStep(self.model, stage, work.augmenter, self.arithmetic, self.class_weights_K, work.first)
         if snapshot:
-            learner.restore(snapshot)
+            with self._fitting():
+                learner.restore(snapshot)
         del snapshot  # as large as the weights, the optimizer and the averaged weights together
         solver = Solver(learner, work, self.train_N, first_epoch, self.console, self.stop) if solved else None
         whole = self._train_epochs(learner, work, solver)

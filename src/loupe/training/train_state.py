@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Stage
 from loupe.log import duration
@@ -26,6 +28,11 @@ class TrainState:
     history: list[Row] = field(default_factory=list)
     best_epoch: int = 0  # from 1, over all stages; 0: none yet
     stopped: str | None = None  # why the last stage ended before its time
+
+    @classmethod
+    def of(cls, values: Any) -> "TrainState":
+        """The state in plain values, as a checkpoint holds it; ValueError where they are not of one."""
+        return TypeAdapter(cls).validate_python(values)
 
     def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
         """The monitored metric after each epoch (of one stage), turned so that higher is better."""

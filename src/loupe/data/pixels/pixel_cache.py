@@ -1,14 +1,13 @@
 """Pixels of a set in one memory-mapped file, built once and found again under the key of all that decides them.
 
     <cache>/pixels/<key>/pixels.npy      uint8 [N, S, S, 3]
-    <cache>/pixels/<key>/damaged.json    in its place, where images of the set are damaged: [[index, reason], ...]
+    <cache>/pixels/<key>/damaged.json    in its place, where images of the set are damaged: which, and why
     <cache>/pixels/<key>/whole           empty: all images were decoded, and none is damaged
 
 A build writes beside, syncs, and renames its folder: one that was cut off never bears the name of a whole one, and of
 two at once the first to finish is used by both.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -16,18 +15,36 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
+from loupe.data import array_file
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, DamagedImages, Images, damaged_images
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
 from loupe.log import Console, size_text
+from loupe.records import OsText, Part, Record, RecordError, Whole
 
 _SPARE_DISK_BYTES = 256 * 2**20
 _ABANDONED_SECONDS = 24 * 3600
+
+
+class DamagedImage(Part):
+    """One image of the set that cannot be decoded: its row, and why."""
+
+    index: Whole
+    reason: OsText
+
+
+class KnownDamage(Record):
+    """The content of damaged.json."""
+
+    SCHEMA: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "The images are looked at again."
+
+    damaged: tuple[DamagedImage, ...]
 
 
 def build(images: Images, content: Sequence[str], folder: Path, console: Console) -> UInt8Array:
@@ -119,14 +136,14 @@ def reopen(place: Path, images: Images, console: Console) -> UInt8Array | None:
     file = place / "pixels.npy"
     shape = (len(images.table), images.load_px, images.load_px, 3)
     try:
-        pixels: UInt8Array = np.load(file, mmap_mode="r")
+        pixels: UInt8Array = array_file.mapped(file)
         if pixels.shape == shape and pixels.dtype == np.uint8:
             _touch(place)
-            return pixels.view(np.ndarray)
+            return pixels
         reason = f"it holds {pixels.dtype} {list(pixels.shape)} in place of uint8 {list(shape)}"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
+    except ValueError as error:
         reason = str(error)
     console.say(f"The kept pixels in {file} cannot be used ({reason}): they are made again.")
     shutil.rmtree(place, ignore_errors=True)
@@ -135,17 +152,18 @@ def reopen(place: Path, images: Images, console: Console) -> UInt8Array | None:
 
 def _raise_known_damage(file: Path, table: ImageTable) -> None:
     try:
-        entries = [(int(index), str(reason)) for index, reason in json.loads(file.read_text(encoding="utf-8"))]
-        errors = [ImageError(table.paths[index], reason) for index, reason in entries]
-    except (OSError, ValueError, TypeError, IndexError):  # absent, or no list of ours: the images are looked at again
+        entries = KnownDamage.read(file).damaged
+        errors = [ImageError(table.paths[entry.index], entry.reason) for entry in entries]
+    except (RecordError, IndexError):  # absent, or not written here: the images are looked at again
         return
-    raise DamagedImages(errors, [index for index, _ in entries])
+    if errors:
+        raise DamagedImages(errors, [entry.index for entry in entries])
 
 
 def _write_damaged(damaged: list[Damage], folder: Path, place: Path) -> None:
+    entries = [DamagedImage(index=damage.index, reason=damage.error.reason) for damage in damaged]
     with suppress(OSError), _beside(folder) as building:
-        file = building / "damaged.json"
-        file.write_text(json.dumps([[damage.index, damage.error.reason] for damage in damaged]), encoding="utf-8")
+        KnownDamage(damaged=tuple(entries)).write(building / "damaged.json")
         _publish(building, place)
 
 
