@@ -14,6 +14,7 @@ from loupe.models.catalog import NETWORKS, network
 from loupe.models.cnn import cnn, skeleton
 from loupe.models.layers import Dropout
 from loupe.models.summary import count_parameters, layer_table
+from loupe.records import RecordError
 
 TEN = tuple("abcdefghij")
 
@@ -174,8 +175,9 @@ def test_a_damaged_bundle_is_refused(tmp_path):
     with pytest.raises(LoupeError, match="damaged"):
         bundle.load(tmp_path, torch.device("cpu"))
     (tmp_path / "config.json").unlink()
-    with pytest.raises(LoupeError, match="no model"):
+    with pytest.raises(RecordError) as told:
         bundle.load(tmp_path, torch.device("cpu"))
+    assert told.value.path == tmp_path / "config.json"
 
 
 def test_a_bundle_without_a_temperature_has_one_and_a_strange_one_is_refused(tmp_path):
