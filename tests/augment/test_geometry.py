@@ -210,7 +210,7 @@ def test_positions_at_the_edge_need_no_padding_that_metal_lacks(mode: str) -> No
         grid = position.permute(0, 2, 3, 1)
         return torch.nn.functional.grid_sample(x, grid, mode=mode, padding_mode=padding, align_corners=False)
 
-    ours = sampled(geometry._clamp_to_edge(position_B2HW, (width, height)), "zeros")
+    ours = sampled(geometry.clamp_to_edge(position_B2HW, (width, height)), "zeros")
     wanted = sampled(position_B2HW, "border")
     assert (sampled(position_B2HW, "zeros") - wanted).abs().max() > 100, "the positions do lie outside"
     np.testing.assert_allclose(ours, wanted, atol=0 if mode == "nearest" else 1e-3)

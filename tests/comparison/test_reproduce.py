@@ -164,9 +164,9 @@ def test_one_that_fails_does_not_keep_the_others_from_running(folder, tmp_path, 
 
 def test_all_of_them_are_planned_and_what_cannot_be_run_says_why(folder, tmp_path, monkeypatch):
     def unneeded(planned, *args):
-        return module._unmeasured(planned, planned.why or "not run by this test")
+        return module.unmeasured_row(planned, planned.why or "not run by this test")
 
-    monkeypatch.setattr(module, "_row", unneeded)
+    monkeypatch.setattr(module, "experiment_row", unneeded)
     monkeypatch.setattr(module.page, "write_page", lambda path, content: None)  # after each of nineteen rows
     rows = reproduce(data=folder, output=tmp_path, quiet=True)["rows"]
     assert [row["name"] for row in rows] == list(EXPERIMENTS)

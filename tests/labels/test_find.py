@@ -73,7 +73,7 @@ def test_a_label_that_is_the_likeliest_is_no_suspect_and_every_class_keeps_one()
     assert found_N.any()
     assert not (found_N & (probability_NK.argmax(axis=1) == label_N)).any()
     all_of_one_N = label_N == 2
-    confident._keep_one_of_each(all_of_one_N, label_N, confident.quality(label_N, probability_NK))
+    confident.keep_one_of_each(all_of_one_N, label_N, confident.quality(label_N, probability_NK))
     [kept] = np.flatnonzero((label_N == 2) & ~all_of_one_N)
     assert probability_NK[kept, 2] == probability_NK[label_N == 2, 2].max()
 

@@ -52,9 +52,9 @@ def test_the_hardest_come_first_and_then_every_cell_in_turn(images, classes, har
 
 def test_the_true_class_is_always_among_those_with_their_probability():
     odds = np.array([0.4, 0.1, 0.3, 0.05, 0.15])
-    assert gallery_selection._top(odds, 2, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15)]
-    assert gallery_selection._top(odds, 3, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15), ("d", 0.05)]
-    assert gallery_selection._top(odds[:2], 1, "ab") == [("a", 0.4), ("b", 0.1)]
+    assert gallery_selection.top_classes(odds, 2, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15)]
+    assert gallery_selection.top_classes(odds, 3, "abcde") == [("a", 0.4), ("c", 0.3), ("e", 0.15), ("d", 0.05)]
+    assert gallery_selection.top_classes(odds[:2], 1, "ab") == [("a", 0.4), ("b", 0.1)]
 
 
 class Store:
@@ -69,7 +69,7 @@ def test_what_is_said_of_a_picture_is_at_the_temperature_of_the_predictions(temp
     found = predictions(30, 4)
     table = SimpleNamespace(paths=list(found.path))
     images, sizes = SimpleNamespace(store=Store(), table=table), Preprocessing(size_px=8, load_px=8)
-    shown = list(gallery_selection._cells(images, found.calibrated(temperature), "val", sizes))
+    shown = list(gallery_selection.confusion_cells(images, found.calibrated(temperature), "val", sizes))
     assert len(shown) > 20
     for exhibit in shown:
         i = int(exhibit.path)

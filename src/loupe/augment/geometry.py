@@ -118,7 +118,7 @@ def warp(
         position_B2HW = torch.stack(scaled, dim=1)
     padding = "reflection" if fill == "reflect" else "border"
     if padding == "border" and x_BCHW.device.type == "mps":
-        position_B2HW, padding = _clamp_to_edge(position_B2HW, sides_px), "zeros"
+        position_B2HW, padding = clamp_to_edge(position_B2HW, sides_px), "zeros"
     sampled = F.grid_sample(
         x_BCHW.to(torch.float32),
         position_B2HW.permute(0, 2, 3, 1),
@@ -152,7 +152,7 @@ def _positions(map_B23: Floats, size_px: tuple[int, int], samples: int, device: 
     return along_rows[:, :, :, None] + along_columns[:, :, None, :]
 
 
-def _clamp_to_edge(position_B2HW: Tensor, sides_px: tuple[int, int]) -> Tensor:
+def clamp_to_edge(position_B2HW: Tensor, sides_px: tuple[int, int]) -> Tensor:
     """Positions clamped to the outermost pixel centres.
 
     Equivalent to the padding mode `border`, which PyTorch 2.9 does not support on Metal (pytorch/pytorch#125098). On

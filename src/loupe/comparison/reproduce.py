@@ -95,12 +95,12 @@ def reproduce(
     failed: list[str] = []
     for planned in plan:
         try:
-            row = _row(planned, seeds, output, device, console, images)
+            row = experiment_row(planned, seeds, output, device, console, images)
         except InterruptedRunError:
             raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
         except LoupeError as error:
             failed.append(f"{planned.published.name}: {error}")
-            row = _unmeasured(planned, f"failed: {error}")
+            row = unmeasured_row(planned, f"failed: {error}")
         content["rows"].append(row)
         _count_looks(content["rows"], output)
         _write(content, output)
@@ -163,10 +163,12 @@ def _announce(plan: Sequence[Planned], budget: str, seeds: int, console: Console
             console.say(f"{planned.published.name}: {planned.why}")
 
 
-def _row(planned: Planned, seeds: int, output: Path, device: str, console: Console, images: dict[str, Hashed]) -> Row:
+def experiment_row(
+    planned: Planned, seeds: int, output: Path, device: str, console: Console, images: dict[str, Hashed]
+) -> Row:
     """`images`: of each data set, what it holds now; it is looked at once, for the first of its experiments."""
     if planned.recipe is None:
-        return _unmeasured(planned, planned.why)
+        return unmeasured_row(planned, planned.why)
     assert planned.data is not None
     if planned.data not in images:
         table = open_table(planned.data, console=Console(quiet=True))
@@ -190,10 +192,10 @@ def _row(planned: Planned, seeds: int, output: Path, device: str, console: Conso
     measured = _measured(planned, runs)
     accuracy, published = measured["accuracy"]["value"], planned.published.accuracy
     verdict = None if published is None else "reached" if accuracy >= published else "missed"
-    return {**_unmeasured(planned, None), "measured": measured, "verdict": verdict}
+    return {**unmeasured_row(planned, None), "measured": measured, "verdict": verdict}
 
 
-def _unmeasured(planned: Planned, why: str | None) -> Row:
+def unmeasured_row(planned: Planned, why: str | None) -> Row:
     return {
         "name": planned.published.name,
         "recipe": planned.recipe.name if planned.recipe else None,

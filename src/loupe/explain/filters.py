@@ -104,15 +104,15 @@ def _climb(
     was_training = model.training
     model.eval()
     try:
-        noise_B = _mean_response(model, layer, pixels_BCHW, filter_B).detach()
+        noise_B = mean_response(model, layer, pixels_BCHW, filter_B).detach()
         for step in range(1, ascent.steps + 1):
             pixels_BCHW.requires_grad_()
-            response = _mean_response(model, layer, pixels_BCHW, filter_B).sum()
+            response = mean_response(model, layer, pixels_BCHW, filter_B).sum()
             (gradient_BCHW,) = torch.autograd.grad(response, pixels_BCHW)
             pixels_BCHW = _step(pixels_BCHW.detach(), gradient_BCHW, ascent, blur=step % ascent.blur_steps == 0)
             for _ in filters:
                 stepped()
-        reached_B = _mean_response(model, layer, pixels_BCHW, filter_B).detach()
+        reached_B = mean_response(model, layer, pixels_BCHW, filter_B).detach()
     finally:
         model.train(was_training)
     pixels_FRCHW = pixels_BCHW.view(len(filters), kinds, *pixels_BCHW.shape[1:])
@@ -148,7 +148,7 @@ class _Reached(Exception):  # noqa: N818 (it is no error)
         self.output = output
 
 
-def _mean_response(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filter_B: Tensor) -> Tensor:
+def mean_response(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filter_B: Tensor) -> Tensor:
     """The mean over all places of each image's filter, [B]; layers after it are not computed."""
 
     def stop(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -156,7 +156,7 @@ def _mean_response(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filt
 
     hook = model.get_submodule(layer.name).register_forward_hook(stop)
     try:
-        model(_normal(pixels_BCHW, model.preprocessing))
+        model(normalised(pixels_BCHW, model.preprocessing))
     except _Reached as reached:
         return layer.as_map(reached.output)[torch.arange(len(filter_B)), filter_B].mean(dim=(1, 2))
     finally:
@@ -164,7 +164,7 @@ def _mean_response(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filt
     raise AssertionError(f"{layer.name} is not part of the forward pass")
 
 
-def _normal(pixels_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalised(pixels_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
     """As `augment.pixels.normalise`, for pixels from 0 to 1, and so that gradients come back."""
     mean_C11, std_C11 = (
         torch.tensor(channels, device=pixels_BCHW.device)[:, None, None]

@@ -40,11 +40,11 @@ def suspects(label_N: Ints, probability_NK: Floats) -> Bools:
 
     found_N: Bools = find_label_issues(label_N, probability_NK, filter_by="low_self_confidence", n_jobs=1)
     found_N = found_N & (probability_NK.argmax(axis=1) != label_N)
-    _keep_one_of_each(found_N, label_N, quality(label_N, probability_NK))
+    keep_one_of_each(found_N, label_N, quality(label_N, probability_NK))
     return found_N
 
 
-def _keep_one_of_each(found_N: Bools, label_N: Ints, quality_N: Floats) -> None:
+def keep_one_of_each(found_N: Bools, label_N: Ints, quality_N: Floats) -> None:
     """A class all of whose labels look wrong keeps the likeliest: without any it could not be learned."""
     for label in np.setdiff1d(label_N, label_N[~found_N]):
         mine = np.flatnonzero(label_N == label)

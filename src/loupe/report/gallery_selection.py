@@ -30,7 +30,7 @@ def exhibits(
     """
     yield from _samples(images, train_N, augmenter)
     yield from _views(images, train_N, augmenter)
-    yield from _cells(images, predictions, split, augmenter.preprocessing)
+    yield from confusion_cells(images, predictions, split, augmenter.preprocessing)
 
 
 def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
@@ -63,7 +63,9 @@ def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterato
         yield Exhibit(view_HWC.numpy(), "augmented", path, split="train", label=label)
 
 
-def _cells(images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing) -> Iterator[Exhibit]:
+def confusion_cells(
+    images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing
+) -> Iterator[Exhibit]:
     """Images of every cell of the confusion matrix. They are read as they are asked for: who asks may have no room."""
     order_M = by_interest(predictions)
     probability_NK, loss_N = predictions.probabilities_NK, losses(predictions)
@@ -82,7 +84,7 @@ def _cells(images: Images, predictions: Predictions, split: str, preprocessing: 
                 predicted=predictions.classes[guess],
                 probability=float(probability_NK[i, guess]),
                 loss=float(loss_N[i]),
-                top=_top(probability_NK[i], truth, predictions.classes),
+                top=top_classes(probability_NK[i], truth, predictions.classes),
             )
 
 
@@ -111,7 +113,7 @@ def by_interest(predictions: Predictions) -> np.ndarray:
     return chosen
 
 
-def _top(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -> list[tuple[str, float]]:
+def top_classes(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -> list[tuple[str, float]]:
     """The most probable classes, and the true one where it is not among them."""
     order_K = np.argsort(-probability_K, kind="stable")
     named = [*order_K[:TOP], *(index for index in order_K[TOP:] if index == truth)]

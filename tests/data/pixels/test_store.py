@@ -270,7 +270,7 @@ def test_a_full_disk_is_announced_and_the_pixels_stay_in_memory(folder, cache, i
 
 def test_too_little_free_disk_is_seen_before_decoding(folder, cache, in_files, monkeypatch, capsys, decodes):
     table = table_of(folder)
-    monkeypatch.setattr(pixel_cache, "_SPARE_DISK_BYTES", 2**60)
+    monkeypatch.setattr(pixel_cache, "SPARE_DISK_BYTES", 2**60)
     assert len(opened(table, cache, console=Console())) == COUNT
     assert "free" in capsys.readouterr().err
     assert len(decodes) == COUNT

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from builders import cifar_files, pack, python2_batch
-from loupe.data.sources.archives import _load
+from loupe.data.sources.archives import unpickle
 from loupe.data.sources.inference_inputs import table_of
 from loupe.data.sources.open import from_arrays, from_paths, open_table
 from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, split_of, text_name
@@ -376,7 +376,7 @@ def test_parquet_larger_than_memory_is_mapped_from_a_copy(tmp_path, monkeypatch,
     assert [less.encoded(i) for i in (2, 3, 698, 997)] == [data[2], data[4], data[199], data[499]]
     copies = {file: file.stat().st_ino for file in rows.iterdir()}
     assert len(copies) == 2
-    monkeypatch.setattr("loupe.data.sources.parquet._rows", None)
+    monkeypatch.setattr("loupe.data.sources.parquet.image_rows", None)
     assert open_(tmp_path / "set").rows.equals(before.rows), "found again"
     assert {file: file.stat().st_ino for file in rows.iterdir()} == copies
 
@@ -408,7 +408,7 @@ def test_a_damaged_copy_of_parquet_is_made_again(tmp_path, little_memory, kept):
 
 def test_a_copy_of_parquet_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path, little_memory, monkeypatch):
     path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
-    monkeypatch.setattr("loupe.data.sources.arrow_cache._SPARE_DISK_BYTES", 2**62)
+    monkeypatch.setattr("loupe.data.sources.arrow_cache.SPARE_DISK_BYTES", 2**62)
     with pytest.raises(LoupeError, match=r"do not fit in memory.* larger disk"):
         open_(path)
     monkeypatch.undo()
@@ -673,7 +673,7 @@ def test_the_hand_written_pickles_are_what_pickle_reads():
 )
 def test_the_unpickler_admits_nothing_else(attack):
     with pytest.raises((pickle.UnpicklingError, ValueError)):
-        _load(attack)
+        unpickle(attack)
 
 
 def test_cifar_archives_that_cannot_be_used(tmp_path):

@@ -80,13 +80,13 @@ def sized(size_px: int) -> Preprocessing:
 def assembled(name: str, size_px: int, **options: object):
     """A network of random weights, and the same taken apart."""
     torch.manual_seed(0)
-    whole = backbones._build(name).eval()
+    whole = backbones.create_network(name).eval()
     for module in whole.modules():
         if isinstance(module, nn.BatchNorm2d):  # statistics that make a difference
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     spec = BackboneSpec(backbone=name, weights="none", **options)
-    return whole, backbones._assemble(spec, copy.deepcopy(whole), sized(size_px), TEN).eval()
+    return whole, backbones.assemble(spec, copy.deepcopy(whole), sized(size_px), TEN).eval()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -27,7 +27,7 @@ from loupe.errors import ImageError
 from loupe.log import Console, size_text
 from loupe.records import OsText, Part, Record, RecordError, Whole
 
-_SPARE_DISK_BYTES = 256 * 2**20
+SPARE_DISK_BYTES = 256 * 2**20
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -51,8 +51,8 @@ def build(images: Images, content: Sequence[str], folder: Path, console: Console
     """Builds the file and opens it: uint8 [N, S, S, 3], read-only. Only writing it raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
-    if shutil.disk_usage(folder).free < images.total_bytes + _SPARE_DISK_BYTES:
-        raise OSError(f"the disk has less than {size_text(images.total_bytes + _SPARE_DISK_BYTES)} free")
+    if shutil.disk_usage(folder).free < images.total_bytes + SPARE_DISK_BYTES:
+        raise OSError(f"the disk has less than {size_text(images.total_bytes + SPARE_DISK_BYTES)} free")
     with _beside(folder) as building:
         damaged = _write_pixels(building / "pixels.npy", images, console)
         bad = {damage.index for damage in damaged}

@@ -101,10 +101,13 @@ def _table(files: Mapping[str, bytes], path: Path) -> ImageTable:
     if missing := [name for name in layout.files if name not in files]:
         raise LoupeError(f"{path}: {', '.join(missing)} missing. Unpack or download the archive again.")
     try:
-        classes = tuple(name.decode() for name in _load(files[layout.meta])[layout.names])
+        classes = tuple(name.decode() for name in unpickle(files[layout.meta])[layout.names])
         parts = [(name, "train") for name in layout.train] + [(layout.test, "test")]
         rows = pa.concat_tables(
-            [array_rows(*_batch(_load(files[name]), layout.labels), prefix=name, split=split) for name, split in parts]
+            [
+                array_rows(*_batch(unpickle(files[name]), layout.labels), prefix=name, split=split)
+                for name, split in parts
+            ]
         )
     except (pickle.UnpicklingError, KeyError, TypeError, ValueError, IndexError, EOFError, AttributeError) as error:
         raise LoupeError(f"{path}: not a CIFAR archive as published: {error}. Download it again.") from None
@@ -169,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to an object outside the file")
 
 
-def _load(data: bytes) -> dict[bytes, Any]:
+def unpickle(data: bytes) -> dict[bytes, Any]:
     value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     if not isinstance(value, dict):
         raise pickle.UnpicklingError("a batch that is no dictionary")

@@ -22,7 +22,7 @@ from loupe.files import replacing
 from loupe.log import size_text
 
 _FORMAT = 2  # of the rows; a change of what is made of a Parquet file takes the next number
-_SPARE_DISK_BYTES = 256 * 2**20
+SPARE_DISK_BYTES = 256 * 2**20
 
 
 def mapped(file: Path, how: Any, folder: Path, pieces: Callable[[], Iterable[pa.Table]]) -> pa.Table:
@@ -67,8 +67,8 @@ def _opened(place: Path) -> pa.Table | None:
 
 def _write(place: Path, pieces: Iterable[pa.Table], expected_bytes: int) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(place.parent).free < expected_bytes + _SPARE_DISK_BYTES:
-        raise OSError(f"less than {size_text(expected_bytes + _SPARE_DISK_BYTES)} are free")
+    if shutil.disk_usage(place.parent).free < expected_bytes + SPARE_DISK_BYTES:
+        raise OSError(f"less than {size_text(expected_bytes + SPARE_DISK_BYTES)} are free")
     rows = iter(pieces)
     first = next(rows)
     with replacing(place) as out, pa.ipc.new_file(out, first.schema) as writer:

@@ -156,9 +156,9 @@ def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
-            yield _rows(empty, columns, file, root)
+            yield image_rows(empty, columns, file, root)
             for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
-                yield _rows(pa.Table.from_batches([batch]), columns, file, root)
+                yield image_rows(pa.Table.from_batches([batch]), columns, file, root)
     except (pa.ArrowException, OSError) as error:
         raise LoupeError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
 
@@ -170,7 +170,7 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 
-def _rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
+def image_rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
     label = table[columns.label]
     if pa.types.is_dictionary(label.type):
         label = label.cast(pa.string())

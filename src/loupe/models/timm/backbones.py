@@ -117,7 +117,7 @@ def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
     with torch.random.fork_rng(devices=[]):  # what has no pretrained weights depends on the seed too
         torch.manual_seed(seed % 2**63)
         network = _load(spec)
-    model = _assemble(spec, network, preprocessing, classes)
+    model = assemble(spec, network, preprocessing, classes)
     generator = torch.Generator().manual_seed(seed % 2**63)
     model.head.to_empty(device="cpu")
     for layer in model.head.modules():
@@ -130,10 +130,10 @@ def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
 def skeleton(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
     """The classifier without memory for its weights (PyTorch's meta device)."""
     with torch.device("meta"):
-        return _assemble(spec, _build(spec.backbone), preprocessing, classes)
+        return assemble(spec, create_network(spec.backbone), preprocessing, classes)
 
 
-def _assemble(
+def assemble(
     spec: BackboneSpec, network: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
 ) -> Classifier:
     """Takes the network apart into a trunk, and puts a head without memory on it."""
@@ -181,7 +181,7 @@ def check_name(name: str, also: Iterable[str] = ()) -> None:
         raise unknown_name("model", name, [*also, *timm.list_models(), *timm.list_pretrained(), *KERAS_WIDTHS])
 
 
-def _build(name: str, **options: Any) -> nn.Module:
+def create_network(name: str, **options: Any) -> nn.Module:
     """The network without a classifier; weights are random unless `options` ask timm for others."""
     check_name(name)
     if name in KERAS_WIDTHS:
@@ -228,7 +228,7 @@ def _download(repository: str, file: str, revision: str | None = None) -> Path:
 def _load(spec: BackboneSpec) -> nn.Module:
     """The network with the weights that the spec names."""
     if spec.weights == "none":
-        return _build(spec.backbone)
+        return create_network(spec.backbone)
     if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
         return _from_hub(spec)
     return _from_file(spec, _named_file(spec))
@@ -274,7 +274,7 @@ def check_weights(spec: BackboneSpec) -> None:
             _from_hub(spec)
         return
     with torch.device("meta"):
-        network = _build(spec.backbone)
+        network = create_network(spec.backbone)
     _fitting(spec, _named_file(spec), network)
 
 
@@ -283,7 +283,7 @@ def _from_hub(spec: BackboneSpec) -> nn.Module:
         raise LoupeError(f"timm has no weights of {spec.backbone}: give a file with --weights, or --weights none.")
     overlay = {} if spec.weights == "timm" else {"hf_hub_id": spec.weights.removeprefix("hf-hub:")}
     try:
-        return _build(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
+        return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
     except (OSError, RuntimeError, ValueError) as error:
         raise _out_of_reach(spec.backbone, error) from None
 
@@ -298,7 +298,7 @@ def _out_of_reach(name: str, error: Exception) -> LoupeError:
 
 
 def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
-    network = _build(spec.backbone)
+    network = create_network(spec.backbone)
     network.load_state_dict(_fitting(spec, path, network))
     return network
 
