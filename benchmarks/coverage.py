@@ -1,4 +1,4 @@
-"""Do the intervals hold the truth, and do the tests keep their word? Simulated test sets of known populations.
+"""Coverage of intervals and error rates of tests, on simulated test sets of known populations.
 
 A population is a set of predictions; its own figures are the truth, and test sets are drawn from it, image by image,
 with replacement. The populations are made of normal logits; predictions of real runs are added with --population.
@@ -63,7 +63,7 @@ def page(given: argparse.Namespace, sections: list[Lines], seconds: float) -> st
     words += [f"--simulations {given.simulations}"] if given.simulations != 1000 else []
     by_chance = 196 * (0.95 * 0.05 / given.simulations) ** 0.5
     head = [
-        "# Intervals that hold the truth, and tests that keep their word",
+        "# Coverage of intervals and error rates of tests, in simulations",
         "",
         f"`{' '.join(['python benchmarks/coverage.py', *words])}`, commit {commit()}, {place['processor']}, "
         f"{place['cores']} cores, {seconds / 60:.0f} minutes. {given.simulations:,} simulated test sets in each row: "
@@ -114,7 +114,7 @@ def metric_intervals(random: Generator, simulations: int, real: list[Path]) -> L
     cases = populations(random)
     cases += [(f"{path.parent.name}, test images", Predictions.read(path, "test"), 1000) for path in real]
     lines = [
-        "## Macro-F1, weighted F1, ROC AUC, log loss: by what leaving out each image changes",
+        "## Macro-F1, weighted F1, ROC AUC, log loss: jackknife over images",
         "",
         "In brackets the true value. Logits are normal where nothing else is said. A real population is the whole test "
         "split of a run.",
@@ -143,11 +143,11 @@ def metric_intervals(random: Generator, simulations: int, real: list[Path]) -> L
 
 def difference_intervals(random: Generator, simulations: int) -> Lines:
     lines = [
-        "## The difference of two candidates: paired bootstrap with two pseudo-images",
+        "## Difference of two candidates: paired bootstrap with two pseudo-images",
         "",
         "Discordant: the images that only one has right, on average. Plain: without the pseudo-images.",
         "",
-        "| true accuracies | images | seeds | discordant | holds the truth | plain |",
+        "| true accuracies | images | seeds | discordant | coverage | plain |",
         "|---|---|---|---|---|---|",
     ]
     cases = [(0.9, 0.9), (0.9, 0.92), (0.98, 0.98), (0.98, 0.99), (0.5, 0.55)]
@@ -169,7 +169,7 @@ def difference_intervals(random: Generator, simulations: int) -> Lines:
 
 def family(random: Generator, simulations: int) -> Lines:
     lines = [
-        "## Equal candidates: how often any pair is called different",
+        "## Equal candidates: rate of false differences",
         "",
         "The share of test sets in which a true null is rejected after Holm's correction over all pairs; in brackets "
         "without it. McNemar's exact test with one seed, the exact sign-flip test with three.",
@@ -193,7 +193,7 @@ def family(random: Generator, simulations: int) -> Lines:
 def power(random: Generator, simulations: int) -> Lines:
     """Information: how often a true difference is found."""
     lines = [
-        "## How often a true difference is found",
+        "## Power: rate at which a true difference is found",
         "",
         "One candidate is better by so much than an accuracy of 90 %; the others are equal. The share of test sets in "
         "which it is called different from the cheapest, after correction.",
@@ -214,15 +214,15 @@ def power(random: Generator, simulations: int) -> Lines:
 
 def selection(random: Generator, simulations: int) -> Lines:
     lines = [
-        "## What choosing does to the figures of the best",
+        "## Selection bias of the best candidate",
         "",
         "Candidates whose true accuracy is 90 %, one seed. The best on 1,000 images: how much too high its accuracy is "
-        "there on average, and how often its interval and that of its difference to the first candidate hold the "
-        "truth; then on 1,000 new images. No method is at fault where the former fall below 95 %: they are the "
+        "there on average, and how often its interval and that of its difference to the first candidate contain "
+        "the true value; then on 1,000 new images. No method is at fault where the former fall below 95 %: they are the "
         "figures of a winner.",
         "",
-        "| candidates | too high by | interval holds | of the difference | on new images: too high by | interval holds "
-        "| of the difference |",
+        "| candidates | bias | coverage | coverage of the difference | on new images: bias | coverage "
+        "| coverage of the difference |",
         "|---|---|---|---|---|---|---|",
     ]
     images = 1000
@@ -242,7 +242,7 @@ def selection(random: Generator, simulations: int) -> Lines:
 
 
 def winner(hits: dict[str, np.ndarray], best: str, trial: int) -> tuple[float, float, float]:
-    """How far the best is above its true 0.9, and whether its interval and that of its difference hold the truth."""
+    """Excess of the best over its true 0.9, and whether its interval and that of its difference are right."""
     right, images = int(hits[best].sum()), hits[best].shape[1]
     low, high = intervals.wilson(right, images)
     if best == "0":
@@ -254,7 +254,7 @@ def winner(hits: dict[str, np.ndarray], best: str, trial: int) -> tuple[float, f
 def other_seeds(random: Generator, simulations: int) -> Lines:
     """Information: the tests are about networks; what happens where they are read as being about recipes."""
     lines = [
-        "## What the tests do not promise: another seed",
+        "## Not covered by the tests: another seed",
         "",
         "Two recipes that are equally good on average at 90 %, while each training comes out better or worse by a "
         "standard deviation of so many points. How often the networks at hand are called different, which they are: "
