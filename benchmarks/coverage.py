@@ -218,8 +218,8 @@ def selection(random: Generator, simulations: int) -> Lines:
         "",
         "Candidates whose true accuracy is 90 %, one seed. The best on 1,000 images: how much too high its accuracy is "
         "there on average, and how often its interval and that of its difference to the first candidate contain "
-        "the true value; then on 1,000 new images. No method is at fault where the former fall below 95 %: they are the "
-        "figures of a winner.",
+        "the true value; then on 1,000 new images. No method is at fault where the former fall below 95 %: they are "
+        "the figures of a winner.",
         "",
         "| candidates | bias | coverage | coverage of the difference | on new images: bias | coverage "
         "| coverage of the difference |",
