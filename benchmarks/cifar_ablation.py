@@ -52,11 +52,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder that holds cifar10 and weights")
     parser.add_argument("--work", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--models", nargs="+", choices=WEIGHTS, default=tuple(WEIGHTS))
     given = parser.parse_args()
     subset = cifar_subset(given.data / "cifar10", given.work / "cifar10", train=TRAIN, test=TEST)
     rows = []
-    for model, file in WEIGHTS.items():
-        weights = given.data / "weights" / file
+    for model in given.models:
+        weights = given.data / "weights" / WEIGHTS[model]
         for recipe, settings in (("features", FROZEN), ("finetune", WHOLE)):
             for title, pixels_of_it in settings.items():
                 name = f"{model}-{recipe}-{'-'.join(str(value) for value in pixels_of_it.values())}"

@@ -19,7 +19,6 @@ from torchvision.transforms.functional import gaussian_blur
 
 import loupe
 from loupe.augment.pixels import centre_crop, normalise
-from loupe.evaluate.predictions import Predictions
 from loupe.explain.cam import METHODS, class_maps
 from loupe.explain.feature_maps import choose_layer
 from loupe.explain.filters import REGULARISATIONS
@@ -42,10 +41,10 @@ def deletion(run: loupe.Run, count: int) -> dict[str, np.ndarray]:
 
 def correct_images(run: loupe.Run, count: int) -> tuple[Tensor, Tensor]:
     """Validation images that the run classifies correctly, drawn by a fixed seed: pixels as seen, and classes."""
-    said = Predictions.read(run.path / "predictions.csv", "val")
+    images, split = run.own_images()
+    said = run.predictions_for(images, split.val)
     right = np.random.default_rng(0).permutation(np.flatnonzero(said.predicted == said.label))[:count]
-    images = run._open(run._own_rows(said.select(right)), skip_damaged=False, keep=False)
-    x_NCHW = torch.from_numpy(images.store.read(np.arange(len(right)))).permute(0, 3, 1, 2)
+    x_NCHW = torch.from_numpy(images.store.read(split.val[right])).permute(0, 3, 1, 2)
     return centre_crop(x_NCHW, run.model.preprocessing.size_px).float(), torch.from_numpy(said.label[right])
 
 

@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder that holds cats_vs_dogs and weights")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", type=Path, default=RESULTS, metavar="FOLDER", help="write features.{json,md} here")
     given = parser.parse_args()
     photographs = given.data / "cats_vs_dogs"
     weights = given.data / "weights" / "tf_efficientnet_lite0.in1k.safetensors"
@@ -41,7 +42,7 @@ def main() -> None:
         for name, command in contenders.items():
             rows[name].append(timed(name, command))
             print(name, rows[name][-1], flush=True)
-    write(rows, given.rounds)
+    write(rows, given.rounds, given.write)
 
 
 def timed(name: str, command: list[str]) -> dict[str, float]:
@@ -58,7 +59,7 @@ def timed(name: str, command: list[str]) -> dict[str, float]:
     return {"seconds": seconds, "val": found["val"], "test": found["test"]}
 
 
-def write(rows: dict[str, list[dict[str, float]]], rounds: int) -> None:
+def write(rows: dict[str, list[dict[str, float]]], rounds: int, folder: Path) -> None:
     median = {name: statistics.median(row["seconds"] for row in found) for name, found in rows.items()}
     content = {
         "commit": commit(),
@@ -68,7 +69,7 @@ def write(rows: dict[str, list[dict[str, float]]], rounds: int) -> None:
         "ratio_to": {name: median["loupe"] / seconds for name, seconds in median.items() if name != "loupe"},
         "runs": rows,
     }
-    (RESULTS / "features.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "features.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     place = content["machine"]
     lines = [
         "# From 4,000 photographs to a trained head and its evaluation",
@@ -86,7 +87,7 @@ def write(rows: dict[str, list[dict[str, float]]], rounds: int) -> None:
         lines.append(f"| {name} | {median[name]:.1f} ({every}) | {accuracy} |")
     ratios = "; ".join(f"{value:.2f} times {name}" for name, value in content["ratio_to"].items())
     lines += ["", f"Loupe takes {ratios}."]
-    (RESULTS / "features.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "features.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ from loupe.training.solver import strength
 from setting import commit, machine
 
 PENALTIES = [strength(SOLVED, number) for number in range(SOLVED.epochs)]
-HELD_OUT = 5_000
 Heads = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -43,11 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder that holds cifar10 and weights")
     parser.add_argument("--images", type=int, nargs="+", default=[500, 1000], help="of each class to learn from")
+    parser.add_argument("--held-out", type=int, default=5_000, help="images to judge by")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     features_NC, label_N = of_cifar(given.data)
     order_N = np.random.default_rng(0).permutation(len(label_N))
-    held, rest = order_N[:HELD_OUT], order_N[HELD_OUT:]
+    held, rest = order_N[: given.held_out], order_N[given.held_out :]
     print(commit(), machine(torch.get_num_threads()))
     for count in given.images:
         chosen = np.concatenate([rest[label_N[rest] == label][:count] for label in range(10)])

@@ -77,7 +77,7 @@ def prepare(data: str, folder: Path) -> Path:
     console = Console(quiet=True)
     table = open_table(data, console=console)
     images = load_images(table, Preprocessing(size_px=32, load_px=32), cache=cache_folder(), console=console)
-    rows = np.arange(TRAINING_IMAGES)
+    rows = np.flatnonzero(np.array(table.splits) == "train")[:TRAINING_IMAGES]
     path = folder / "pixels.npz"
     np.savez(path, x=images.store.read(rows), y=table.labels[rows])
     return path

@@ -29,6 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from loupe import __version__
 from setting import commit, machine
 
 HERE = Path(__file__).resolve().parent
@@ -86,7 +87,7 @@ def loupe_outcome(results: dict[str, Any]) -> Outcome:
         "train_seconds": seconds["total"] - seconds["evaluate"],
         "val": results["validation"]["accuracy"]["value"],
         "test": results["test"]["accuracy"]["value"],
-        "versions": {name: version(name) for name in ("loupe", "torch", "openvino") if find_spec(name)},
+        "versions": {name: version(name) for name in ("torch", "openvino") if find_spec(name)} | {"loupe": __version__},
     }
 
 

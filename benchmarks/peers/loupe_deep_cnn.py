@@ -69,7 +69,7 @@ def main() -> None:
         Trainer(
             model,
             stages=[stage],
-            prepare=lambda stage, first_epoch: StageData(feed, feed, augmenter),
+            prepare=lambda stage, first_epoch, last: StageData(feed, feed, augmenter),
             train_N=train_N,
             validate=lambda network, work: NOT_MEASURED,
             checkpoints=Checkpoints(Path(folder)),
@@ -90,4 +90,5 @@ def main() -> None:
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Every benchmark runs at a toy size, on images and weights made here, so that none rots unnoticed.
+
+Their figures mean nothing at this size: what is tested is that each runs to its end and reports what it measured.
+"""
+
+import importlib.util
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+
+import loupe
+from loupe.models.timm.backbones import create_network
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SHARED = {"setting", "simulated", "subsets", "peers/measure"}  # imported by the others, run by nobody
+SCRIPTS = sorted(
+    name
+    for path in BENCHMARKS.rglob("*.py")
+    if (name := path.relative_to(BENCHMARKS).with_suffix("").as_posix()) not in SHARED
+)
+OTHER_ENVIRONMENTS = {
+    "peers/keras_deep_cnn": "keras",
+    "peers/keras_transfer": "keras",
+    "peers/fastai_transfer": "fastai",
+}
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SMALL, PHOTOGRAPH = (32, 32), (48, 40)
+
+
+def encoded(random: np.random.Generator, label: int, size: tuple[int, int], kind: str) -> bytes:
+    """A noisy picture whose brightness tells its class."""
+    buffer = io.BytesIO()
+    pixels = random.integers(20 * label, 20 * label + 60, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory) -> Path:
+    """The folder of data as the benchmarks expect it, with a few images and random weights."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    (folder / "cifar10").mkdir()
+    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": NAMES}}
+    for split, each in (("train", 60), ("test", 4)):
+        labels = np.arange(10 * each) % 10
+        rows = [{"bytes": encoded(random, label, SMALL, "PNG"), "path": None} for label in labels]
+        table = pa.table({"img": rows, "label": labels})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pq.write_table(table, folder / "cifar10" / f"{split}-00000-of-00001.parquet")
+    for split, each in (("train", 12), ("val", 6), ("test", 6)):
+        for label, name in ((1, "cat"), (8, "dog")):
+            place = folder / "cats_vs_dogs" / split / name
+            place.mkdir(parents=True)
+            for number in range(each):
+                (place / f"{number}.jpg").write_bytes(encoded(random, label, PHOTOGRAPH, "JPEG"))
+    torch.manual_seed(0)
+    networks = {
+        "tf_efficientnet_lite0.in1k": timm.create_model("tf_efficientnet_lite0"),
+        "mobilenetv1_075.keras_in1k": create_network("mobilenetv1_075"),
+    }
+    (folder / "weights").mkdir()
+    for name, network in networks.items():
+        safetensors.torch.save_file(network.state_dict(), folder / "weights" / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("runs")
+    return loupe.train("digits", epochs=1, precision="fp32", output=output, name="toy", device="cpu", quiet=True).path
+
+
+@pytest.fixture(scope="session")
+def toy_pixels(tmp_path_factory) -> Path:
+    """What the peers of train_throughput read."""
+    path = tmp_path_factory.mktemp("pixels") / "pixels.npz"
+    x = np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), dtype=np.uint8)
+    np.savez(path, x=x, y=np.arange(512) % 10)
+    return path
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Runs the `main` of a benchmark with arguments, in this process."""
+
+    def start(name: str, *arguments: object) -> None:
+        if (package := OTHER_ENVIRONMENTS.get(name)) and not importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed: it has an environment of its own")
+        path = BENCHMARKS / f"{name}.py"
+        for folder in (BENCHMARKS, BENCHMARKS / "peers"):
+            monkeypatch.syspath_prepend(folder)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        module_name = f"benchmark_{path.stem}"
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, module_name, module)  # dataclasses look themselves up there
+        spec.loader.exec_module(module)
+        module.main()
+
+    return start
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_benchmark_can_be_imported_and_says_how_it_is_run(name, started, capsys):
+    with pytest.raises(SystemExit) as end:
+        started(name, "--help")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+def last_row(text: str) -> dict:
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def test_augmentation(started, capsys):
+    started("augmentation", "--side", 8, "--batch", 4, "--rounds", 1, "--threads", 1)
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) >= 7 and all(float(row.split()[-1].replace(",", "")) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("script", ["peers/loupe_deep_cnn", "peers/torch_deep_cnn", "peers/keras_deep_cnn"])
+def test_peers_train_the_same_network(started, toy_pixels, capsys, script):
+    precision = [] if "keras" in script else ["--precision=fp32"]
+    started(script, toy_pixels, "--warmup", 1, "--steps", 2, "--threads", 1, *precision)
+    outcome = last_row(capsys.readouterr().out)
+    assert outcome["parameters"] == 309_290
+    assert 0 < outcome["median_step"] <= outcome["best_step"]
+
+
+def test_confidence(started, toy_run, capsys):
+    started("confidence", toy_run, "--draws", 2)
+    assert capsys.readouterr().out.count("| toy |") > 4
+
+
+def test_coverage(started, tmp_path):
+    started("coverage", "--simulations", 4, "--section", "power", "--output", tmp_path / "statistics.md")
+    assert "coverage.py --section power --simulations 4" in (tmp_path / "statistics.md").read_text()
+
+
+def test_explanations(started, toy_run, capsys):
+    started("explanations", toy_run, "--images", 6)
+    said = capsys.readouterr().out
+    assert "toy: 6 images" in said and "hires-cam minus grad-cam: " in said
+
+
+def test_pages(started, tmp_path, capsys):
+    pytest.importorskip("playwright")
+    if not shutil.which("chromium"):
+        pytest.skip("there is no chromium")
+    page = tmp_path / "page.html"
+    page.write_text("<!doctype html><title>Toy</title><p>Toy</p>")
+    started("pages", page, "--rounds", 1)
+    assert f"| {page} |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_attention_pooling(started, toy_data, tmp_path):
+    started("attention_pooling", toy_data, "--work", tmp_path)
+    found = json.loads((tmp_path / "attention_pooling.json").read_text())
+    assert set(found) == {"average", "attention", "validation losses", "gain"}
+
+
+@pytest.mark.slow
+def test_cifar_ablation(started, toy_data, tmp_path):
+    started("cifar_ablation", toy_data, "--work", tmp_path, "--models", "mobilenetv1_075")
+    rows = json.loads((tmp_path / "cifar_ablation.json").read_text())
+    assert len(rows) == 8 and all(0 <= row["test"]["value"] <= 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_engines(started, toy_data, capsys):
+    started("engines", toy_data, "--images", 8, "--rounds", 1)
+    assert "fp32 eager" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_features(started, toy_data, tmp_path):
+    started("features", toy_data, "--rounds", 1, "--write", tmp_path)
+    assert json.loads((tmp_path / "features.json").read_text())["ratio_to"].keys() == {"plain fp32", "plain bf16"}
+
+
+@pytest.mark.slow
+def test_heads(started, toy_data, capsys):
+    started("heads", toy_data, "--images", 5, "--held-out", 100, "--rounds", 1)
+    assert capsys.readouterr().out.count("50 images") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["photographs", "CIFAR-10"])
+def test_label_errors(started, toy_data, tmp_path, name):
+    pytest.importorskip("cleanlab")
+    started("label_errors", toy_data, "--work", tmp_path, "--sets", name, "--rates", 0.2, "--seeds", 1)
+    [row] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert row["wrong"] > 0
+
+
+@pytest.mark.slow
+def test_train_throughput(started, toy_data, tmp_path):
+    arguments = ["--rounds", 1, "--steps", 1, "--warmup", 1, "--threads", 1, "--write", tmp_path]
+    started("train_throughput", toy_data / "cifar10", *arguments)
+    result = json.loads((tmp_path / "train_throughput.json").read_text())
+    assert all(row["images_per_second"] > 0 for mode in ("augmented", "plain") for row in result[mode].values())
+    assert set(result["plain"]) == {"Loupe", "PyTorch bf16", "PyTorch fp32"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["features-augment", "last-block"])
+def test_transfer(started, toy_data, tmp_path, job):
+    chosen = ["--jobs", job, "--only", "loupe", "timm-fp32"]
+    started("transfer", toy_data, "--small", "--rounds", 1, "--epochs", 1, *chosen, "--threads", 1, "--write", tmp_path)
+    found = json.loads((tmp_path / "transfer_speed.json").read_text())["jobs"][job]["contenders"]
+    assert set(found) == {"loupe", "timm-fp32"} and all(row["seconds"] > 0 for row in found.values())
+
+
+@pytest.mark.slow
+def test_transfer_accuracy(started, toy_data, tmp_path):
+    started("transfer_accuracy", toy_data, "stages", "--work", tmp_path)
+    rows = json.loads((tmp_path / "stages.json").read_text())
+    assert [row["recipe"] for row in rows] == 2 * ["features", "features-augment", "last-block", "finetune"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_timm_features(started, toy_data, capsys, precision):
+    options = ["--weights", toy_data / "weights" / WEIGHTS, "--precision", precision, "--workers", 0]
+    started("peers/timm_features", toy_data / "cats_vs_dogs", *options)
+    assert set(last_row(capsys.readouterr().out)) == {"seconds", "val", "test"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["timm", "fastai", "keras"])
+def test_transfer_peers(started, toy_data, capsys, script):
+    weights = (
+        [] if script == "keras" else ["--weights", toy_data / "weights" / "tf_efficientnet_lite0.in1k.safetensors"]
+    )
+    options = ["--job", "last-block", "--epochs", 1, "--threads", 1, *weights]
+    started(f"peers/{script}_transfer", toy_data / "cats_vs_dogs", *options, *(["--workers", 0] * (script == "timm")))
+    assert last_row(capsys.readouterr().out)["train_seconds"] > 0
+
+
+def test_every_benchmark_has_a_test_of_its_own():
+    source = Path(__file__).read_text(encoding="utf-8")
+    tested = {name for name in SCRIPTS if f'"{name}"' in source.split("def last_row")[1]}
+    assert tested | {"peers/timm_transfer", "peers/fastai_transfer", "peers/keras_transfer"} == set(SCRIPTS)
