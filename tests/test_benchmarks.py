@@ -34,6 +34,7 @@ OTHER_ENVIRONMENTS = {
     "peers/keras_transfer": "keras",
     "peers/fastai_transfer": "fastai",
 }
+WEIGHTS = "tf_efficientnet_lite0.in1k.safetensors"
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SMALL, PHOTOGRAPH = (32, 32), (48, 40)
 
