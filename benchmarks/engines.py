@@ -26,7 +26,6 @@ from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
 from loupe.devices import Compute, keep_freed_memory
-from loupe.log import Console
 from loupe.models.engine import Engine, OpenVinoEngine, TorchEngine
 from loupe.models.timm import backbones
 
@@ -96,8 +95,7 @@ def compare(
 
 
 def photographs(folder: Path, sizes: Preprocessing) -> tuple[BatchLoader, np.ndarray]:
-    console = Console(quiet=True)
-    images = load_images(open_table(folder, console=console), sizes, cache=cache_folder(), console=console)
+    images = load_images(open_table(folder), sizes, cache=cache_folder())
     return BatchLoader(images.store, images.table.labels, CPU), np.arange(len(images.table))
 
 

@@ -26,7 +26,6 @@ from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
 from loupe.devices import Compute
 from loupe.labels.find import preprocessing_for
-from loupe.log import Console
 from loupe.recipes.resolve import resolve
 from loupe.recipes.transfer import SOLVED
 from loupe.training.features import features
@@ -76,8 +75,7 @@ def main() -> None:
 
 def of_cifar(data: Path) -> tuple[np.ndarray, np.ndarray]:
     """Features of the training images, float32 [N, C], and their labels; kept in the cache folder."""
-    console = Console()
-    table = open_table(data / "cifar10", console=console)
+    table = open_table(data / "cifar10")
     recipe = resolve(
         "features",
         table,
@@ -86,13 +84,12 @@ def of_cifar(data: Path) -> tuple[np.ndarray, np.ndarray]:
         weights=str(data / "weights" / "tf_efficientnet_lite0.in1k.safetensors"),
         flags={},
         extra=["input.size_px=96", "input.load_px=96"],
-        console=console,
     )
     preprocessing = preprocessing_for(recipe)
-    images = load_images(table, preprocessing, cache=cache_folder(), console=console)
+    images = load_images(table, preprocessing, cache=cache_folder())
     arithmetic = Compute(torch.device("cpu"), "fp32")
     folder = cache_folder() / "frozen"
-    found = features(recipe.model, preprocessing, images, arithmetic=arithmetic, folder=folder, console=console)
+    found = features(recipe.model, preprocessing, images, arithmetic=arithmetic, folder=folder)
     train_N = np.array([split == "train" for split in table.splits])
     return found[train_N], table.labels[train_N]
 

@@ -34,13 +34,11 @@ from loupe.labels import find
 from loupe.labels.confident import compared
 from loupe.labels.cross_fit import STRENGTHS
 from loupe.labels.find import LabelReport, check_labels
-from loupe.log import Console
 from loupe.training.features import features
 from setting import commit, machine
 from subsets import cifar_subset
 
 FILE = "tf_efficientnet_lite0.in1k.safetensors"
-QUIET = Console(quiet=True)
 Row = dict[str, Any]
 
 
@@ -63,7 +61,7 @@ def main() -> None:
             else given.data / "cats_vs_dogs"
         )
         done = []
-        for row in rows(open_table(source, console=QUIET), weights, 96 if cifar else None, given.rates, given.seeds):
+        for row in rows(open_table(source), weights, 96 if cifar else None, given.rates, given.seeds):
             done.append({"data": name, **row})
             print(line(done[-1]), flush=True)
             (given.work / f"{name}.json").write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
@@ -129,12 +127,12 @@ def solved(features_NC: np.ndarray, label_N: np.ndarray, rows_N: np.ndarray, spl
 
 
 def _features(table: ImageTable, weights: str, size_px: int | None) -> np.ndarray:
-    recipe, network = find.recipe_for(None, table, None, weights, size_px, 0, QUIET)
+    recipe, network = find.recipe_for(None, table, None, weights, size_px, 0)
     preprocessing = find.preprocessing_for(recipe)
-    images = find.images_for(table, preprocessing, False, QUIET)
+    images = find.images_for(table, preprocessing, False)
     arithmetic = Compute(choose_device("cpu"), "fp32")
     folder = cache_folder() / "frozen"
-    return features(network, preprocessing, images, arithmetic=arithmetic, folder=folder, console=QUIET)
+    return features(network, preprocessing, images, arithmetic=arithmetic, folder=folder)
 
 
 def _with_splits(table: ImageTable, split: Split) -> pa.Table:

@@ -27,7 +27,6 @@ from loupe.cache import cache_folder
 from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
-from loupe.log import Console
 from setting import commit, machine
 
 HERE = Path(__file__).resolve().parent
@@ -74,9 +73,8 @@ def peers(keras_python: str | None) -> list[Peer]:
 
 def prepare(data: str, folder: Path) -> Path:
     """The training pixels, decoded by Loupe, as a file that every peer reads."""
-    console = Console(quiet=True)
-    table = open_table(data, console=console)
-    images = load_images(table, Preprocessing(size_px=32, load_px=32), cache=cache_folder(), console=console)
+    table = open_table(data)
+    images = load_images(table, Preprocessing(size_px=32, load_px=32), cache=cache_folder())
     rows = np.flatnonzero(np.array(table.splits) == "train")[:TRAINING_IMAGES]
     path = folder / "pixels.npz"
     np.savez(path, x=images.store.read(rows), y=table.labels[rows])

@@ -18,7 +18,6 @@ from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
 from loupe.devices import Compute
 from loupe.errors import LoupeError
-from loupe.log import Console
 from loupe.models.build import build
 from loupe.recipes import catalog
 from loupe.runs import predictor
@@ -111,11 +110,9 @@ def taken(monkeypatch) -> list[int]:
 
 def timed(train_N, images=None, batch_size=32, part="all"):
     recipe = catalog.recipe("digits-plain")
-    table = open_table("digits", console=Console(quiet=True))
+    table = open_table("digits")
     preprocessing = Preprocessing(size_px=8, load_px=8)
-    images_20 = load_images(
-        table.select(np.arange(20)), preprocessing, cache=None, console=Console(quiet=True), skip_damaged=False
-    )
+    images_20 = load_images(table.select(np.arange(20)), preprocessing, cache=None, skip_damaged=False)
     stage = recipe.stages[0].model_copy(update={"batch_size": batch_size, "part": part})
     return TimedSteps(
         build(recipe.model, preprocessing, table.classes, 0),
@@ -155,11 +152,11 @@ def test_a_plan_whose_whole_step_finds_no_memory_names_the_recipe_and_a_remedy(t
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(plan.Planner, "cost", none_left)
-    table = open_table("digits", console=Console(quiet=True))
+    table = open_table("digits")
     entries = [Entry("digits-plain", catalog.recipe("digits-plain"))]
     content = [str(row) for row in range(len(table))]
     with pytest.raises(LoupeError, match=r"not enough memory .*digits-plain needs it: take a smaller batch"):
-        plan.plan(entries, "digits", table, content, 1, 0, tmp_path, "cpu", Console(quiet=True))
+        plan.plan(entries, "digits", table, content, 1, 0, tmp_path, "cpu")
 
 
 def test_elsewhere_nothing_is_switched(tf32):

@@ -20,7 +20,6 @@ from loupe.data.pixels.batches import Batch, BatchLoader
 from loupe.data.pixels.prepare import pixel_statistics
 from loupe.data.pixels.store import RawStore
 from loupe.devices import Compute, StopSignal, keep_freed_memory
-from loupe.log import Console
 from loupe.models.cnn import cnn
 from loupe.models.summary import count_parameters
 from loupe.recipes import catalog
@@ -78,7 +77,6 @@ def main() -> None:
             class_weights_K=None,
             monitor=recipe.monitor,
             keep_best=False,
-            console=Console(quiet=True),
             stop=StopSignal(),
         ).fit()
     measure.report(

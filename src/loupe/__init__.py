@@ -9,6 +9,7 @@
 Importing this package does not load PyTorch; whatever needs it does when it is first used.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from loupe.errors import ImageError, LoupeError
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from loupe.runs.train import load, resume, train
 
 __all__ = ["ImageError", "LoupeError", "Run", "__version__", "compare", "cross_validate", "load", "resume", "train"]
+
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Literal, Self
 import torch
 
 from loupe.errors import LoupeError
-from loupe.log import Console
+from loupe.log import logger
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Resolved = Literal["fp32", "bf16", "fp16"]
@@ -78,10 +78,10 @@ def multiplies_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and "amx_bf16" in processor_flags()
 
 
-def use_threads(threads: int, console: Console) -> None:
+def use_threads(threads: int) -> None:
     """Sums are split among threads, so that another number of them gives other last bits."""
     if torch.get_num_threads() != threads:
-        console.say(
+        logger.info(
             f"{threads} threads, as the run began with, for the same bits ({torch.get_num_threads()} by default)."
         )
         torch.set_num_threads(threads)

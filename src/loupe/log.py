@@ -1,17 +1,25 @@
-"""What a person sees while work goes on: announcements, progress bars, and the same words in a log file.
+"""Log records, what a terminal shows of them, progress bars and train.log; and text for terminals.
 
-Everything here goes to standard error, so that standard output holds results alone.
+Library code calls `logger.info` and `logger.warning`. Only the functions that a user calls open a `terminal()`, which
+shows these records on standard error: standard output holds results alone.
 """
 
+import logging
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-from rich.console import Console as RichConsole
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+NOTHING = logging.CRITICAL + 1  # a level above all records
 
 
 def printable(text: str) -> str:
@@ -41,49 +49,149 @@ def size_text(count: int) -> str:
     return f"{count / 1024**power:,.4g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
 
 
-class Console:
-    """Announces. A quiet one shows nothing but warnings, and still writes the log."""
+class Logger(logging.LoggerAdapter[logging.Logger]):
+    """The logger `loupe`, which also feeds the open terminals and train.log files.
 
-    def __init__(self, *, quiet: bool = False, log: Path | None = None) -> None:
-        self.quiet = quiet
-        self.log = log
-        self._unlogged: list[str] = []
-        self.rich = RichConsole(stderr=True, highlight=False)
+    These do not depend on the levels and handlers that a user of the library has configured, and do not change them.
+    """
 
-    def log_to(self, path: Path) -> None:
-        """From now on everything is written to this file too, beginning with what was said so far."""
-        self.log = path
-        for text in self._unlogged:
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        record = self.logger.makeRecord(self.logger.name, level, "", 0, msg, args, None)
+        for handler in (*_open(Terminal)[-1:], *_open(RunLog)):
+            if level >= handler.level:
+                handler.handle(record)
+        super().log(level, msg, *args, **{"stacklevel": 2, **kwargs})
+
+
+logger = Logger(logging.getLogger("loupe"))
+
+
+class RunLog(logging.Handler):
+    """The train.log of a run: records are kept until the file is named by `write_to`, then written at once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.thread = threading.get_ident()
+        self._path: Path | None = None
+        self._early: list[str] = []
+
+    def write_to(self, path: Path) -> None:
+        """Write the records so far to this file, and all later ones."""
+        self._path = path
+        for text in self._early:
             self._write(text)
-        self._unlogged.clear()
+        self._early.clear()
 
-    def say(self, text: str) -> None:
-        """One announcement: what was understood, chosen or done, with the reason."""
-        self._write(text)
-        if not self.quiet:
-            self.rich.print(escape(printable(text)), soft_wrap=True)
-
-    def warn(self, text: str) -> None:
-        """What a person must know even when everything else is silenced."""
-        self._write(f"warning: {text}")
-        self.rich.print(f"[yellow]warning:[/] {escape(printable(text))}", soft_wrap=True)
-
-    def progress(self) -> Progress:
-        """A transient progress bar of the house's looks, hidden when quiet."""
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
-            console=self.rich,
-            transient=True,
-            disable=self.quiet or not self.rich.is_terminal,
-        )
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raises OSError where the file cannot be written."""
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        self._write(warning + record.getMessage())
 
     def _write(self, text: str) -> None:
-        if self.log is None:
-            self._unlogged.append(text)
+        if self._path is None:
+            self._early.append(text)
         else:
-            with self.log.open("a", encoding="utf-8") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
+
+
+class Terminal(logging.Handler):
+    """Records as lines on standard error, above the progress bar where there is one.
+
+    A record that a handler of the user's writes to the same terminal is left to that handler.
+    """
+
+    def __init__(self, level: int, outer: "Terminal | None" = None) -> None:
+        super().__init__(level)
+        self.thread = threading.get_ident()
+        self.screen: Console = outer.screen if outer else Console(stderr=True, highlight=False)
+        self._streams: tuple[object, ...] = outer._streams if outer else (sys.stdout, sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.is_left_to_user(record.levelno):
+            text = escape(printable(record.getMessage()))
+            warning = "[yellow]warning:[/] " if record.levelno >= logging.WARNING else ""
+            self.screen.print(warning + text, soft_wrap=True)
+
+    @property
+    def shows_bars(self) -> bool:
+        return self.level <= logging.INFO and self.screen.is_terminal and not self.is_left_to_user(logging.INFO)
+
+    def is_left_to_user(self, level: int) -> bool:
+        """Whether logging is configured to write records of this level to standard output or standard error."""
+        source: logging.Logger | None = logger.logger if logger.isEnabledFor(level) else None
+        while source:
+            if any(level >= handler.level and _stream(handler) in self._streams for handler in source.handlers):
+                return True
+            source = source.parent if source.propagate else None
+        return False
+
+
+def _stream(handler: logging.Handler) -> object:
+    """The stream that a handler of logging or of rich writes to."""
+    return getattr(handler, "stream", None) or getattr(getattr(handler, "console", None), "file", handler)
+
+
+Listener = TypeVar("Listener", Terminal, RunLog)
+_listeners: list[Terminal | RunLog] = []
+_with_bar: set[Console] = set()
+
+
+def _open(kind: type[Listener]) -> list[Listener]:
+    """Those that this thread has opened, the innermost last; in a thread that has opened none, those of all threads."""
+    every = [one for one in _listeners if isinstance(one, kind)]
+    return [one for one in every if one.thread == threading.get_ident()] or every
+
+
+@contextmanager
+def _listening(handler: Listener) -> Iterator[Listener]:
+    _listeners.append(handler)
+    try:
+        yield handler
+    finally:
+        _listeners.remove(handler)
+        handler.close()
+
+
+@contextmanager
+def terminal(*, quiet: bool = False) -> Iterator[None]:
+    """Show records and progress bars on standard error while the block runs.
+
+    The outermost one decides: where it is `quiet`, nothing is shown. `quiet` within another one hides announcements and
+    bars, and leaves warnings as they are. Nothing is shown twice.
+    """
+    outer = next((one for one in reversed(_open(Terminal)) if one.thread == threading.get_ident()), None)
+    level = (logging.WARNING if outer else NOTHING) if quiet else logging.INFO
+    with _listening(Terminal(max(level, outer.level if outer else level), outer)):
+        yield
+
+
+@contextmanager
+def run_log() -> Iterator[RunLog]:
+    """Collect the records of a run, for the file that `write_to` names."""
+    with _listening(RunLog()) as handler:
+        yield handler
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A transient progress bar; hidden where no terminal is shown, or it is quiet, or another bar is shown."""
+    shown = next(iter(_open(Terminal)[-1:]), None)
+    screen = shown.screen if shown else Console(stderr=True)
+    hidden = not shown or not shown.shows_bars or screen in _with_bar
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=screen, transient=True, disable=hidden) as progress:
+        if hidden:
+            yield progress
+            return
+        _with_bar.add(screen)
+        try:
+            yield progress
+        finally:
+            _with_bar.discard(screen)

@@ -17,7 +17,6 @@ from loupe.config.recipe import Preprocessing
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
 from loupe.evaluate.predictions import Predictions, write_splits
-from loupe.log import Console
 from loupe.models import bundle, cnn
 
 SIDE = 16
@@ -48,9 +47,9 @@ def made(photos, tmp_path_factory) -> Path:
     (path / "recipe.yaml").write_text("name: small\n")
     (path / "results.json").write_text(json.dumps({"classes": CLASSES, "damaged": 0}))
     (path / "environment.json").write_text(json.dumps({"data": str(photos)}))
-    table = open_table(photos, console=Console(quiet=True))
+    table = open_table(photos)
     said = loupe.load(path).predictions(table)
-    labelled = Predictions(said.path, content_hashes(table, Console(quiet=True)), table.labels, said.logits_NK, CLASSES)
+    labelled = Predictions(said.path, content_hashes(table), table.labels, said.logits_NK, CLASSES)
     write_splits(path / "predictions.csv", {"val": labelled, "test": labelled})
     return path
 

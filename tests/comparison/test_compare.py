@@ -21,7 +21,6 @@ from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import read_splits
-from loupe.log import Console
 from loupe.recipes import catalog
 from loupe.recipes.ladder import PRETRAINED, ladder
 from loupe.report import charts
@@ -213,11 +212,10 @@ def test_runs_of_other_images_are_not_used_again(compared, digits):
     folder, content = compared
     row = content["rows"][0]["measured"]
     wanted = Run(compare.rundir.open_run(row["runs"][0], folder)).recipe
-    quiet = Console(quiet=True)
 
     def use(again, x):
-        table = open_table((x, digits[1]), console=quiet)
-        hashed = (table, content_hashes(table, quiet))
+        table = open_table((x, digits[1]))
+        hashed = (table, content_hashes(table))
         return again((x, digits[1]), wanted, name=row["runs"][0], output=folder, images=hashed)
 
     for again in (sweep.found, sweep.finished):

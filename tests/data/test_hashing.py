@@ -13,9 +13,7 @@ from loupe.data import hashing
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
 from loupe.data.table import ImageTable
-from loupe.log import Console
 
-CONSOLE = Console(quiet=True)
 OLD_NS = time.time_ns() - 60 * 10**9
 
 
@@ -46,7 +44,7 @@ def reads(monkeypatch):
 
 
 def table_of(folder):
-    return open_table(folder, console=CONSOLE)
+    return open_table(folder)
 
 
 def expected(table):
@@ -55,35 +53,35 @@ def expected(table):
 
 def test_digests_are_sha256_of_the_bytes_in_order(folder, cache):
     table = table_of(folder)
-    assert content_hashes(table, CONSOLE, cache=cache) == expected(table)
+    assert content_hashes(table, cache=cache) == expected(table)
 
 
 def test_images_that_the_table_holds(cache):
-    table = open_table((np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8), [0, 1, 0, 1]), console=CONSOLE)
-    assert content_hashes(table, CONSOLE, cache=cache) == expected(table)
+    table = open_table((np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8), [0, 1, 0, 1]))
+    assert content_hashes(table, cache=cache) == expected(table)
     assert not cache.exists()
 
 
 def test_a_second_run_reads_nothing(folder, cache, reads):
     table = table_of(folder)
-    first = content_hashes(table, CONSOLE, cache=cache)
+    first = content_hashes(table, cache=cache)
     assert sorted(reads) == list(range(150))
     reads.clear()
-    assert content_hashes(table_of(folder), CONSOLE, cache=cache) == first
-    assert content_hashes(table.select([3, 1]), CONSOLE, cache=cache) == (first[3], first[1])
+    assert content_hashes(table_of(folder), cache=cache) == first
+    assert content_hashes(table.select([3, 1]), cache=cache) == (first[3], first[1])
     assert not reads
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
 def test_a_changed_file_is_read_again(folder, cache, reads, change):
     table = table_of(folder)
-    first = content_hashes(table, CONSOLE, cache=cache)
+    first = content_hashes(table, cache=cache)
     file = table.file(7)
     file.write_bytes(b"another, longer" if change == "size" else b"IMAGE " + file.read_bytes()[6:])
     if change == "size":
         os.utime(file, ns=(OLD_NS, OLD_NS))
     reads.clear()
-    second = content_hashes(table, CONSOLE, cache=cache)
+    second = content_hashes(table, cache=cache)
     assert reads == [7]
     assert [i for i in range(150) if first[i] != second[i]] == [7]
     assert second == expected(table)
@@ -92,18 +90,18 @@ def test_a_changed_file_is_read_again(folder, cache, reads, change):
 def test_what_was_changed_just_now_is_not_remembered(folder, cache, reads):
     table = table_of(folder)
     os.utime(table.file(5))
-    content_hashes(table, CONSOLE, cache=cache)
+    content_hashes(table, cache=cache)
     reads.clear()
-    content_hashes(table, CONSOLE, cache=cache)
+    content_hashes(table, cache=cache)
     assert reads == [5]
 
 
 def test_a_file_that_cannot_be_read_has_a_digest_of_its_own(folder, cache):
     table = table_of(folder)
-    before = content_hashes(table, CONSOLE, cache=cache)
+    before = content_hashes(table, cache=cache)
     for i in (2, 9):
         table.file(i).unlink()
-    digests = content_hashes(table, CONSOLE, cache=cache)
+    digests = content_hashes(table, cache=cache)
     assert digests[2] != digests[9]
     assert {digests[2], digests[9]}.isdisjoint({*before, hashlib.sha256(b"").hexdigest()})
     assert [digests[i] for i in range(150) if i not in (2, 9)] == [before[i] for i in range(150) if i not in (2, 9)]
@@ -112,22 +110,23 @@ def test_a_file_that_cannot_be_read_has_a_digest_of_its_own(folder, cache):
 @pytest.mark.parametrize("damage", [b"", b"no Arrow file", None])
 def test_a_damaged_memory_is_made_again(folder, cache, damage):
     table = table_of(folder)
-    first = content_hashes(table, CONSOLE, cache=cache)
+    first = content_hashes(table, cache=cache)
     (memory,) = (cache / "content").glob("*.arrow")
     memory.write_bytes(memory.read_bytes()[:-500] if damage is None else damage)
-    assert content_hashes(table, CONSOLE, cache=cache) == first
+    assert content_hashes(table, cache=cache) == first
 
 
-def test_a_cache_that_cannot_be_written_is_announced_and_does_no_harm(folder, tmp_path, capsys):
+def test_a_cache_that_cannot_be_written_is_announced_and_does_no_harm(folder, tmp_path, caplog):
+    caplog.set_level("INFO", "loupe")
     (tmp_path / "file").write_text("no folder")
     table = table_of(folder)
-    assert content_hashes(table, Console(), cache=tmp_path / "file") == expected(table)
-    assert "not remembered" in capsys.readouterr().err
+    assert content_hashes(table, cache=tmp_path / "file") == expected(table)
+    assert "not remembered" in caplog.text
 
 
 def test_a_write_that_fails_leaves_the_memory_as_it_was(folder, cache, monkeypatch):
     table = table_of(folder)
-    content_hashes(table.select(range(100)), CONSOLE, cache=cache)
+    content_hashes(table.select(range(100)), cache=cache)
     (memory,) = (cache / "content").glob("*.arrow")
     before = memory.read_bytes()
 
@@ -136,7 +135,7 @@ def test_a_write_that_fails_leaves_the_memory_as_it_was(folder, cache, monkeypat
         raise OSError("disk full")
 
     monkeypatch.setattr(hashing.feather, "write_feather", fail)
-    assert content_hashes(table, CONSOLE, cache=cache) == expected(table)
+    assert content_hashes(table, cache=cache) == expected(table)
     assert memory.read_bytes() == before
     assert list((cache / "content").iterdir()) == [memory]
 
@@ -144,10 +143,10 @@ def test_a_write_that_fails_leaves_the_memory_as_it_was(folder, cache, monkeypat
 def test_processes_at_once_agree(folder, cache):
     script = (
         "import sys; from pathlib import Path\n"
-        "from loupe.log import Console; from loupe.data.sources.open import open_table\n"
+        "from loupe.data.sources.open import open_table\n"
         "from loupe.data.hashing import content_hashes\n"
-        "c = Console(quiet=True); t = open_table(Path(sys.argv[1]), console=c)\n"
-        "print('\\n'.join(content_hashes(t, c, cache=Path(sys.argv[2]))))\n"
+        "t = open_table(Path(sys.argv[1]))\n"
+        "print('\\n'.join(content_hashes(t, cache=Path(sys.argv[2]))))\n"
     )
     command = [sys.executable, "-c", script, str(folder), str(cache)]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -21,10 +21,7 @@ from loupe.labels import cross_fit as fitting
 from loupe.labels.confident import compared, effect, paired_interval
 from loupe.labels.cross_fit import CrossFit, cross_fit, fold_counts
 from loupe.labels.find import LabelReport, check_labels
-from loupe.log import Console
 from loupe.report import labels_page
-
-QUIET = Console(quiet=True)
 
 
 def blobs(flipped: int, each: int = 60, classes: int = 3, spread: float = 1.0):
@@ -44,13 +41,13 @@ def unlikely(label_N, probability_NK):
 
 
 def fitted(features_NC, label_N, fold_N) -> CrossFit:
-    return cross_fit(features_NC, label_N, fold_N, suspects=unlikely, console=QUIET)
+    return cross_fit(features_NC, label_N, fold_N, suspects=unlikely)
 
 
 def test_wrong_labels_of_blobs_are_found():
     pytest.importorskip("cleanlab")
     features_NC, label_N, fold_N, wrong_N = blobs(flipped=18)
-    fit = cross_fit(features_NC, label_N, fold_N, suspects=confident.suspects, console=QUIET)
+    fit = cross_fit(features_NC, label_N, fold_N, suspects=confident.suspects)
     found_N = confident.suspects(label_N, fit.probability_NK)
     assert (found_N & wrong_N).sum() >= 17, "recall"
     assert (found_N & wrong_N).sum() >= 0.9 * found_N.sum(), "precision"
@@ -212,7 +209,7 @@ def listed(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def written(photos, tmp_path):
     """Files about three suspects: two of train, one of val."""
-    table = open_table(photos, console=QUIET)
+    table = open_table(photos)
     suspects = {
         table.paths.index("train/light/a, first.png"): 0.02,
         table.paths.index("train/light/1.png"): 0.01,
@@ -233,18 +230,18 @@ def test_the_list_of_labels_is_trained_on_as_it_stands_and_as_it_is_corrected(wr
     assert all(row["suggested"] == "" for row in rows[3:])
     assert all((row["score"] == "") == (row["split"] == "test") for row in rows)
     assert (rows[0]["score"], rows[0]["score_of_suggested"]) == ("0.0100", "0.9900")
-    again = open_table(files["labels"], console=QUIET)
+    again = open_table(files["labels"])
     assert again.classes == table.classes
     assert sorted(zip(again.labels, again.splits, strict=True)) == sorted(zip(table.labels, table.splits, strict=True))
     text = Path(files["labels"]).read_text()
     Path(files["labels"]).write_text(text.replace("1.png,light,train,dark", "1.png,dark,train,dark", 1))
-    corrected = open_table(files["labels"], console=QUIET)
+    corrected = open_table(files["labels"])
     assert corrected.classes[corrected.labels[0]] == "dark"
 
 
 def test_suspects_of_training_are_left_out_and_those_of_validation_stay(written):
     table, files = written
-    kept = open_table(files["kept"], console=QUIET)
+    kept = open_table(files["kept"])
     names = {Path(name).as_posix().removeprefix("../../photos/") for name in kept.paths}
     assert set(table.paths) - names == {"train/light/1.png", "train/light/a, first.png"}
     assert names <= set(table.paths)
@@ -265,9 +262,9 @@ def test_groups_stand_in_the_lists_and_images_without_a_label_do_not(photos, tmp
     names = [f"train/{label}/{i}.png" for label in ("dark", "light") for i in range(2, 6)]
     lines = [f"{name},{name.split('/')[1]},train,g{i % 4}" for i, name in enumerate(names)]
     source.write_text("path,label,split,group\n" + "\n".join(lines) + "\n")
-    files = export.write(report_on(open_table(source, console=QUIET), {0: 0.1}), tmp_path / "found")
+    files = export.write(report_on(open_table(source), {0: 0.1}), tmp_path / "found")
     assert {row["group"] for row in listed(Path(files["kept"]))} == {"g0", "g1", "g2", "g3"}
-    again = open_table(files["labels"], console=QUIET)
+    again = open_table(files["labels"])
     assert again.groups[0] == "g0"
 
 

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 from loupe.cli import diff_table, main
 from loupe.errors import InterruptedRunError, LoupeError
 from loupe.evaluate.predictions import Predictions, read_splits, write_splits
-from loupe.log import Console
 from loupe.recipes.from_scratch import digits
 from loupe.rundir import RunDirectory
 from loupe.runs import repeat
@@ -325,7 +324,7 @@ def test_the_exit_code_is_1_where_a_figure_differs(command, pair):
 def test_what_is_not_asked_for_is_taken_from_the_run(command, pair, monkeypatch):
     edit(pair[0], "environment.json", lambda made: made.update(data="digits", skip_damaged=True, device="cuda:99"))
     threads = []
-    monkeypatch.setattr(repeat, "use_threads", lambda number, console: threads.append(number))
+    monkeypatch.setattr(repeat, "use_threads", lambda number: threads.append(number))
     monkeypatch.setattr(repeat, "cores", lambda: 4)
     _, _, asked = command()
     assert (asked["data"], asked["device"], asked["skip_damaged"]) == ("digits", "auto", True)
@@ -341,10 +340,10 @@ def test_what_is_not_asked_for_is_taken_from_the_run(command, pair, monkeypatch)
 def test_images_that_cannot_be_found_again_are_asked_for(pair):
     nothing = repeat.Asked(None, None, "cpu", False)
     with pytest.raises(LoupeError, match="no longer at /one/pets"):
-        repeat.as_before(nothing, pair[0], Console(quiet=True))
+        repeat.as_before(nothing, pair[0])
     edit(pair[0], "environment.json", lambda made: made.update(data=None))
     with pytest.raises(LoupeError, match="arrays"):
-        repeat.as_before(nothing, pair[0], Console(quiet=True))
+        repeat.as_before(nothing, pair[0])
 
 
 def test_only_a_finished_run_can_be_repeated(pair):

@@ -78,7 +78,7 @@ def test_the_damage_that_is_met_is_listed(folder, stored, beyond):
     assert caught.value.indices.tolist() == [5, 6], "of the batch that had some, in order; not of what comes after"
 
 
-def test_damaged_images_are_left_out_of_what_is_predicted(folder, stored, beyond, capsys):
+def test_damaged_images_are_left_out_of_what_is_predicted(folder, stored, beyond, caplog):
     whole = stored.predictions(from_paths([str(folder)]))
     for k in (1, 6):
         (folder / f"{k:02}.png").write_bytes(b"no image")
@@ -89,7 +89,7 @@ def test_damaged_images_are_left_out_of_what_is_predicted(folder, stored, beyond
     assert said.path == tuple(whole.path[row] for row in kept)
     assert said.content == tuple(whole.content[row] for row in kept)
     np.testing.assert_allclose(said.logits_NK, whole.logits_NK[kept], rtol=1e-5, atol=1e-6)
-    assert "3 damaged images are left out" in " ".join(capsys.readouterr().err.split())
+    assert "3 damaged images are left out" in caplog.text
 
 
 def test_nothing_but_damage_is_an_error_whoever_leaves_it_out(folder, stored, beyond):

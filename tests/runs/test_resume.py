@@ -10,7 +10,6 @@ import torch
 
 import loupe
 from child_processes import start, was_killed
-from loupe.log import Console
 from loupe.rundir import RunDirectory
 from loupe.runs.diff import differences
 from loupe.training import checkpoint, loop
@@ -35,7 +34,6 @@ SETTINGS = {
     "split.validation": 0.1,
     "split.test": 0.6,
 }
-QUIET = Console(quiet=True)
 
 
 class Killed(BaseException):
@@ -50,7 +48,7 @@ def begin(folder: Path, name: str) -> loupe.Run:
 
 def outcome(run: Path) -> dict:
     """All that must be equal, times apart."""
-    last = Checkpoints(run / "checkpoints").load_last(QUIET)
+    last = Checkpoints(run / "checkpoints").load_last()
     history = [
         {key: value for key, value in row.items() if key not in {"seconds", "images_per_second"}}
         for row in last.values["position"]["history"]
@@ -124,7 +122,7 @@ def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, m
         patch.setattr(TrainStep, "train_step", step)
         with pytest.raises(loupe.LoupeError, match="--resume"):
             begin(tmp_path, "run")
-    position = Checkpoints(tmp_path / "run" / "checkpoints").load_last(QUIET).values["position"]
+    position = Checkpoints(tmp_path / "run" / "checkpoints").load_last().values["position"]
     assert (position["epoch"], position["step"]) == (1, 5)
     load, train, read, held = Checkpoints.load_last, Trainer._train_epoch, [], []
     with monkeypatch.context() as patch:
@@ -242,5 +240,5 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     monkeypatch.setattr(TrainStep, "train_step", step)
     with pytest.raises(loop.DivergedError, match="--lr"):
         begin(tmp_path, "run")
-    last = Checkpoints(tmp_path / "run" / "checkpoints").load_last(QUIET)
+    last = Checkpoints(tmp_path / "run" / "checkpoints").load_last()
     assert len(last.values["position"]["history"]) == 1

@@ -10,11 +10,8 @@ import torch
 
 from child_processes import start
 from loupe.errors import LoupeError
-from loupe.log import Console
 from loupe.training import checkpoint
 from loupe.training.checkpoint import Checkpoints, DamagedError, Snapshot, read, write
-
-QUIET = Console(quiet=True)
 
 
 def snapshot(step: int) -> Snapshot:
@@ -41,7 +38,7 @@ def test_only_safetensors_and_json_are_written(tmp_path):
 
 @pytest.mark.parametrize("victim", ["state.json", "weights.safetensors", "optimizer.safetensors"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove", "empty"])
-def test_a_damaged_last_one_falls_back_to_the_one_before(tmp_path, victim, damage, capsys):
+def test_a_damaged_last_one_falls_back_to_the_one_before(tmp_path, victim, damage, caplog):
     saved = Checkpoints(tmp_path)
     for step in (1, 2, 3):
         saved.save_last(snapshot(step))
@@ -52,10 +49,10 @@ def test_a_damaged_last_one_falls_back_to_the_one_before(tmp_path, victim, damag
     else:
         data[len(data) // 2] ^= 1
         path.write_bytes({"cut": data[: len(data) // 2], "flip": data, "empty": b""}[damage])
-    found = saved.load_last(QUIET)
+    found = saved.load_last()
     assert found is not None
     assert found.values["step"] == 2
-    assert "going back" in capsys.readouterr().err
+    assert "going back" in caplog.text
     saved.save_last(snapshot(4))
     kept = sorted(path.name for path in (tmp_path / "last").iterdir())
     assert kept == ["save-00000002", "save-00000003"], "the damaged one is gone and the good one before is kept"
@@ -66,12 +63,12 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     saved.save_last(snapshot(1))
     (tmp_path / "last" / "save-00000001" / "state.json").write_text("{}")
     with pytest.raises(LoupeError, match="every checkpoint is damaged"):
-        saved.load_last(QUIET)
+        saved.load_last()
 
 
 def test_the_newest_two_are_kept_and_cut_off_writes_are_cleared(tmp_path):
     saved = Checkpoints(tmp_path)
-    assert saved.load_last(QUIET) is None
+    assert saved.load_last() is None
     (tmp_path / "last" / ".save-00000001.99.part").mkdir(parents=True)
     for step in (1, 2, 3):
         saved.save_last(snapshot(step))
@@ -112,7 +109,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "write_synced", full)
     with pytest.raises(OSError, match="No space"):
         saved.save_last(snapshot(2))
-    found = saved.load_last(QUIET)
+    found = saved.load_last()
     assert found is not None
     assert found.values["step"] == 1
 
@@ -156,12 +153,12 @@ def test_killed_at_every_boundary_of_a_save_there_is_a_whole_checkpoint(tmp_path
             monkeypatch.undo()
             if done:
                 break
-            found = saved.load_last(QUIET)
+            found = saved.load_last()
             assert found is not None
             assert found.values["step"] in (2, 3)
             assert found.tensors["weights"]["n"].item() == found.values["step"]
             saved.save_last(snapshot(3))
-            assert saved.load_last(QUIET).values["step"] == 3
+            assert saved.load_last().values["step"] == 3
             boundaries += 1
     assert boundaries >= 20, "the faults must really have hit the save"
 
@@ -203,7 +200,7 @@ def test_killed_by_the_signal_at_any_call_of_a_save_there_is_a_whole_checkpoint(
     steps = []
     for number in range(1, len(list(tmp_path.iterdir())) + 1):
         saved = Checkpoints(tmp_path / str(number))
-        found = saved.load_last(QUIET)
+        found = saved.load_last()
         steps.append(found.values["step"])
         assert found.tensors["weights"]["n"].item() == steps[-1]
         assert saved.load_best(steps[-1])["w"].tolist() == [float(steps[-1])] * 64

@@ -23,7 +23,6 @@ from loupe.config.optimizer import Logistic
 from loupe.config.overrides import override
 from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe, Stage
 from loupe.errors import InterruptedRunError, LoupeError, StoppedError
-from loupe.log import Console
 from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
 from loupe.models.timm import backbones
@@ -239,7 +238,7 @@ def assert_same_bits(resumed, whole):
     model, predictions = "model/weights.safetensors", "predictions.csv"
     for name in (model, predictions):
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes(), name
-    mine, theirs = (Checkpoints(run.path / "checkpoints").load_last(Console(quiet=True)) for run in (resumed, whole))
+    mine, theirs = (Checkpoints(run.path / "checkpoints").load_last() for run in (resumed, whole))
     for group, tensors in theirs.tensors.items():
         assert all(torch.equal(mine.tensors[group][name], value) for name, value in tensors.items()), group
 

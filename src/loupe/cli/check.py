@@ -10,7 +10,7 @@ from rich.text import Text
 from loupe.cache import cache_folder
 from loupe.cli.options import Data, Json, Quiet, print_json
 from loupe.errors import LoupeError
-from loupe.log import Console, printable
+from loupe.log import logger, printable, terminal
 
 if TYPE_CHECKING:
     from loupe.data.audit.near_duplicates import NearReport
@@ -54,13 +54,13 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
 
     if report is not None:
         _make_room(report)
-    console = Console(quiet=quiet or as_json)
-    table = open_table(data, console=console)
-    for note in table.notes:
-        console.say(note)
-    content = content_hashes(table, console)
-    found = examine(table, content, console)
-    alike = find_near(table, content, cache=cache_folder(), console=console) if near else None
+    with terminal(quiet=quiet or as_json):
+        table = open_table(data)
+        for note in table.notes:
+            logger.info(note)
+        content = content_hashes(table)
+        found = examine(table, content)
+        alike = find_near(table, content, cache=cache_folder()) if near else None
     if report is not None and alike is not None:
         write_page(report, table, found, alike)
         write_csv(_rows_file(report), alike)

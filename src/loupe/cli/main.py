@@ -11,7 +11,7 @@ from loupe import __version__
 from loupe.cli import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
 from loupe.doctor import installation
 from loupe.errors import LoupeError, of_disk, of_memory
-from loupe.log import printable
+from loupe.log import printable, terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +67,8 @@ def main() -> None:
     if (version := installation.other_project()) is not None:
         print(f"warning: {installation.warning(version)}", file=sys.stderr)
     try:
-        code = app(standalone_mode=False)
+        with terminal():  # the outermost one: the commands that are quiet still show warnings
+            code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         print("stopped.", file=sys.stderr)
         code = INTERRUPTED

@@ -7,6 +7,7 @@ import typer
 
 from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
 from loupe.errors import LoupeError
+from loupe.log import logger, terminal
 
 
 def evaluate(
@@ -73,12 +74,13 @@ def predict(
     check_place(to)
     done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
     check_top(top, done.classes)
-    if done.temperature != 1:
-        done.console.say(f"probabilities are calibrated by temperature {done.temperature:.3g}")
-    if wanted_precision is not None:
-        chosen = done.threshold_for(wanted_precision)
-        threshold = chosen.value
-        done.console.say(str(chosen))
+    with terminal(quiet=done.quiet):
+        if done.temperature != 1:
+            logger.info(f"probabilities are calibrated by temperature {done.temperature:.3g}")
+        if wanted_precision is not None:
+            chosen = done.threshold_for(wanted_precision)
+            threshold = chosen.value
+            logger.info(str(chosen))
     check_threshold(threshold or 0.0, done.classes)
     predictions = done.predictions(from_paths(paths), skip_damaged=skip_damaged)
     labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=done.temperature)

@@ -7,7 +7,7 @@ import typer
 
 from loupe.cli.options import Data, Json, Output, Quiet, SkipDamaged, print_json
 from loupe.errors import LoupeError
-from loupe.log import Console
+from loupe.log import terminal
 
 
 def train(
@@ -58,7 +58,8 @@ def train(
         else:
             asked = repeat.Asked(data, recipe, device, skip_damaged)
             if earlier is not None:
-                asked = repeat.as_before(asked, earlier, Console(quiet=quiet or as_json))
+                with terminal(quiet=quiet or as_json):
+                    asked = repeat.as_before(asked, earlier)
             done = runner.train(
                 asked.data,
                 recipe=asked.recipe,

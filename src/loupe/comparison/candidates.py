@@ -116,7 +116,6 @@ def runs_of(
     output: Path,
     device: str,
     skip_damaged: bool,
-    quiet: bool,
 ) -> list[Run]:
     """The finished runs of a candidate on these images, whose hashes are `content`, with the test locked."""
     return [
@@ -129,7 +128,6 @@ def runs_of(
             device=device,
             skip_damaged=skip_damaged,
             open_test=False,
-            quiet=quiet,
             images=(table, content),
         )
         for one in trainings(entry, table, seeds, folds)

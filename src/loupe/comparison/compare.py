@@ -19,7 +19,7 @@ from loupe.data.sources.open import open_table
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import InterruptedRunError, LoupeError
 from loupe.evaluate.selection import Judgement, judge
-from loupe.log import Console, command_line
+from loupe.log import command_line, logger, terminal
 from loupe.runs.finalize import open_test as opened
 from loupe.runs.run import Run
 
@@ -67,45 +67,44 @@ def compare(
             has; a candidate that failed, after the others.
         InterruptedRunError: stopped and saved; the same call goes on.
     """
-    console, output = Console(quiet=quiet), Path(output)
-    _check(recipes, seeds, folds, open_test, name)
-    table = open_table(data, console=console)
-    entries = plan.resolved(table, data, recipes, model, weights, settings, console)
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "name": name or f"comparison-{table.name}",
-        "dataset": table.name,
-        "seeds": seeds,
-        "folds": folds,
-        "settings": list(settings),
-        "command": _command(entries, model, weights, seeds, folds, settings, open_test, skip_damaged),
-        "environment": _environment(device),
-    }
-    content["name"], before = files.name_of(content, name, output)
-    hashed = content_hashes(table, console)
-    plan.plan(entries, data, table, hashed, seeds, folds, output, device, console)
-    if plan_only:
-        return content | {"rows": [candidates.row(entry, [], output) for entry in entries]}
-    for number, entry in enumerate(entries, 1):
-        console.say(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
-        try:
-            entry.runs = candidates.runs_of(
-                entry, data, table, hashed, seeds, folds, output, device, skip_damaged, quiet
-            )
-        except InterruptedRunError:
-            raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
-        except LoupeError as error:
-            entry.why = str(error)
-            console.warn(f"{entry.name}: {error}")
-    failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
-    # While a candidate is missing, another may yet be chosen: the test waits for it.
-    opening = "none" if folds or failed else "all" if open_test else "chosen"
-    content = _with_judgement(content, before, entries, opening, data, output)
-    files.write(content, output)
-    if failed:
-        raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
-    return content
+    output = Path(output)
+    with terminal(quiet=quiet):
+        _check(recipes, seeds, folds, open_test, name)
+        table = open_table(data)
+        entries = plan.resolved(table, data, recipes, model, weights, settings)
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "version": __version__,
+            "name": name or f"comparison-{table.name}",
+            "dataset": table.name,
+            "seeds": seeds,
+            "folds": folds,
+            "settings": list(settings),
+            "command": _command(entries, model, weights, seeds, folds, settings, open_test, skip_damaged),
+            "environment": _environment(device),
+        }
+        content["name"], before = files.name_of(content, name, output)
+        hashed = content_hashes(table)
+        plan.plan(entries, data, table, hashed, seeds, folds, output, device)
+        if plan_only:
+            return content | {"rows": [candidates.row(entry, [], output) for entry in entries]}
+        for number, entry in enumerate(entries, 1):
+            logger.info(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
+            try:
+                entry.runs = candidates.runs_of(entry, data, table, hashed, seeds, folds, output, device, skip_damaged)
+            except InterruptedRunError:
+                raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
+            except LoupeError as error:
+                entry.why = str(error)
+                logger.warning(f"{entry.name}: {error}")
+        failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
+        # While a candidate is missing, another may yet be chosen: the test waits for it.
+        opening = "none" if folds or failed else "all" if open_test else "chosen"
+        content = _with_judgement(content, before, entries, opening, data, output)
+        files.write(content, output)
+        if failed:
+            raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
+        return content
 
 
 def compare_runs(

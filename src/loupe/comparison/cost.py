@@ -21,7 +21,7 @@ from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import Compute, multiplies_bf16, precisions
-from loupe.log import Console
+from loupe.log import terminal
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines
@@ -114,8 +114,9 @@ class Planner:
         """Training images, evenly spread."""
         train_N = self.split.train
         rows = np.unique(np.linspace(0, len(train_N) - 1, min(SAMPLED_IMAGES, len(train_N)), dtype=np.int64))
-        chosen, console = self.table.select(train_N[rows]), Console(quiet=True)
-        return load_images(chosen, preprocessing_of(recipe), cache=None, console=console, skip_damaged=True)
+        chosen = self.table.select(train_N[rows])
+        with terminal(quiet=True):
+            return load_images(chosen, preprocessing_of(recipe), cache=None, skip_damaged=True)
 
     def _frozen(
         self, recipe: Recipe, stage: Stage, model: Classifier, feed: BatchLoader, engines: Engines

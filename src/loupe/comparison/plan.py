@@ -17,7 +17,7 @@ from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, keep_freed_memory
 from loupe.errors import LoupeError, enough_memory
-from loupe.log import Console, duration, size_text
+from loupe.log import duration, logger, progress_bar, size_text, terminal
 from loupe.recipes import catalog
 from loupe.recipes.choice import without_weights
 from loupe.recipes.ladder import ladder
@@ -33,31 +33,30 @@ def resolved(
     model: str | None,
     weights: str | None,
     changes: Sequence[str],
-    console: Console,
 ) -> list[Entry]:
     """The candidates, each resolved for these images, all with one and the same split."""
     dataset = data if isinstance(data, str) and data in datasets.DATASETS else None
     if not names:
         own = datasets.DATASETS[dataset].default_recipe if dataset else None
         names, reason = ladder(dataset_recipe=own, typical_px=typical_px(table), model=model, weights=weights)
-        console.say(f"Candidates {reason}. Others: --recipes")
+        logger.info(f"Candidates {reason}. Others: --recipes")
     split = SplitSpec(seed=0)
     entries: list[Entry] = []
     for name in names:
         wanted = overrides.load(Path(name)) if Path(name).suffix in {".yaml", ".yml"} else catalog.recipe(name)
         pretrained = _pretrained(wanted)
-        recipe = resolve(
-            wanted.model_copy(update={"split": split}),
-            table,
-            dataset=dataset,
-            model=model if pretrained else None,
-            weights=weights if pretrained else None,
-            flags={},
-            extra=changes,
-            console=Console(quiet=True),
-        )
+        with terminal(quiet=True):
+            recipe = resolve(
+                wanted.model_copy(update={"split": split}),
+                table,
+                dataset=dataset,
+                model=model if pretrained else None,
+                weights=weights if pretrained else None,
+                flags={},
+                extra=changes,
+            )
         if wanted.split != SplitSpec():
-            console.say(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
+            logger.info(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
         if recipe.name in {entry.name for entry in entries}:
             raise LoupeError(f"two recipes are called {recipe.name}: give one of them another name.")
         check_buildable(recipe, table.classes)
@@ -95,7 +94,6 @@ def plan(
     folds: int,
     output: Path,
     device: str,
-    console: Console,
 ) -> None:
     """Says what all will take, and puts them in order of cost: from the runs that are finished, or a few batches.
 
@@ -105,7 +103,7 @@ def plan(
     recipe = entries[0].recipe
     parts = splits.assign(table, content, recipe.split, recipe.split_seed)
     for note in parts.notes:
-        console.say(note)
+        logger.info(note)
     if not len(parts.val):
         raise LoupeError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
     keep_freed_memory()  # as every training does: time and memory are other ones without it
@@ -118,7 +116,7 @@ def plan(
             entry.cost = None if seconds is None else Cost(seconds, 0, None)
             planner.leaves(entry.recipe)
     untimed = [entry for entry in entries if entry.missing]
-    with console.progress() as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("timing a few batches", total=len(untimed), note="")
         for entry in untimed:
             with enough_memory(f"{entry.name} needs it: take a smaller batch or input.size_px, or another --device."):
@@ -126,9 +124,9 @@ def plan(
             progress.update(bar, advance=1)
     give_back_memory()
     entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else math.inf)
-    console.say(f"\nThe plan, in order of cost; {_in_all(entries, seeds * max(1, folds))}:")
+    logger.info(f"\nThe plan, in order of cost; {_in_all(entries, seeds * max(1, folds))}:")
     for entry in entries:
-        console.say(f"  {entry.name:<24}{entry.expected}")
+        logger.info(f"  {entry.name:<24}{entry.expected}")
 
 
 def _done(data: Any, images: sweep.Hashed, wanted: Sequence[Training], output: Path) -> list[Run]:

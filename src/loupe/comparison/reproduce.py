@@ -21,7 +21,7 @@ from loupe.devices import choose_device, gpu_name
 from loupe.errors import InterruptedRunError, LoupeError, unknown_name
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.files import write_atomic
-from loupe.log import Console, command_line
+from loupe.log import command_line, logger, terminal
 from loupe.recipes import catalog, choice, wording
 from loupe.recipes.published.experiments import EXPERIMENTS
 from loupe.recipes.published.publication import Published
@@ -74,7 +74,7 @@ def reproduce(
         LoupeError: an unknown name, or a named experiment that cannot be run; a run that failed, after the others.
         InterruptedRunError: stopped and saved; the same call goes on.
     """
-    console, changes, output = Console(quiet=quiet), list(changes), Path(output)
+    changes, output = list(changes), Path(output)
     if budget not in BUDGETS:
         raise LoupeError(f"--budget is quick or published; got {budget!r}.")
     plan = [_plan(name, data, budget, changes, named=bool(names)) for name in names or EXPERIMENTS]
@@ -90,20 +90,21 @@ def reproduce(
         ),
         "rows": [],
     }
-    _announce(plan, budget, seeds, console)
-    images: dict[str, Hashed] = {}
-    failed: list[str] = []
-    for planned in plan:
-        try:
-            row = experiment_row(planned, seeds, output, device, console, images)
-        except InterruptedRunError:
-            raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
-        except LoupeError as error:
-            failed.append(f"{planned.published.name}: {error}")
-            row = unmeasured_row(planned, f"failed: {error}")
-        content["rows"].append(row)
-        _count_looks(content["rows"], output)
-        _write(content, output)
+    with terminal(quiet=quiet):
+        _announce(plan, budget, seeds)
+        images: dict[str, Hashed] = {}
+        failed: list[str] = []
+        for planned in plan:
+            try:
+                row = experiment_row(planned, seeds, output, device, images)
+            except InterruptedRunError:
+                raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
+            except LoupeError as error:
+                failed.append(f"{planned.published.name}: {error}")
+                row = unmeasured_row(planned, f"failed: {error}")
+            content["rows"].append(row)
+            _count_looks(content["rows"], output)
+            _write(content, output)
     if failed:
         raise LoupeError(f"{len(failed)} of {len(plan)} experiments failed; the others are done. {failed[0]}")
     return content
@@ -151,32 +152,31 @@ def _data(published: Published, folder: str | Path | None) -> tuple[str | None, 
     return (str(place), None) if place.exists() else (None, f"not measured: there is no {place}")
 
 
-def _announce(plan: Sequence[Planned], budget: str, seeds: int, console: Console) -> None:
+def _announce(plan: Sequence[Planned], budget: str, seeds: int) -> None:
     runnable = [planned for planned in plan if planned.recipe]
     other = "published" if budget == "quick" else "quick"
-    console.say(
+    logger.info(
         f"{len(runnable)} of {len(plan)} experiments can be run, {seeds} {'seed' if seeds == 1 else 'seeds'} each, "
         f"budget {budget} (the other: --budget {other}). What is finished is read, not run again."
     )
     for planned in plan:
         if planned.why:
-            console.say(f"{planned.published.name}: {planned.why}")
+            logger.info(f"{planned.published.name}: {planned.why}")
 
 
-def experiment_row(
-    planned: Planned, seeds: int, output: Path, device: str, console: Console, images: dict[str, Hashed]
-) -> Row:
+def experiment_row(planned: Planned, seeds: int, output: Path, device: str, images: dict[str, Hashed]) -> Row:
     """`images`: of each data set, what it holds now; it is looked at once, for the first of its experiments."""
     if planned.recipe is None:
         return unmeasured_row(planned, planned.why)
     assert planned.data is not None
     if planned.data not in images:
-        table = open_table(planned.data, console=Console(quiet=True))
-        images[planned.data] = table, content_hashes(table, console)
+        with terminal(quiet=True):
+            table = open_table(planned.data)
+        images[planned.data] = table, content_hashes(table)
     runs = []
     for seed in range(seeds):
         name = f"{planned.recipe.name}-seed{seed}"
-        console.say(f"\n{name}, in {output}")
+        logger.info(f"\n{name}, in {output}")
         recipe = planned.recipe.model_copy(update={"seed": seed})
         runs.append(
             sweep.finished(
@@ -185,7 +185,6 @@ def experiment_row(
                 name=name,
                 output=output,
                 device=device,
-                quiet=console.quiet,
                 images=images[planned.data],
             )
         )

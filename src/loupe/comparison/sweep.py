@@ -16,7 +16,7 @@ from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
-from loupe.log import Console
+from loupe.log import terminal
 from loupe.recipes.resolve import resolve
 from loupe.rundir import RunDirectory
 from loupe.runs import train as runner
@@ -171,26 +171,28 @@ def cross_validate(
         LoupeError: as for `loupe.train`, or too few images of a class.
         InterruptedRunError: stopped; the same call goes on.
     """
-    table = open_table(data, console=Console(quiet=True))
-    dataset = data if isinstance(data, str) else None
-    chosen = resolve(recipe, table, dataset=dataset, model=None, flags={}, extra=settings, console=Console(quiet=quiet))
-    stem = name or f"{table.name}-{chosen.name}"
-    images = table, content_hashes(table, Console(quiet=quiet))
-    runs = tuple(
-        finished(
-            data,
-            chosen,
-            name=f"{stem}-fold{number}of{folds}",
-            output=Path(output),
-            device=device,
-            split=partial(fold, number=number, folds=folds),
-            quiet=quiet,
-            images=images,
+    with terminal(quiet=quiet):
+        dataset = data if isinstance(data, str) else None
+        with terminal(quiet=True):
+            table = open_table(data)
+        chosen = resolve(recipe, table, dataset=dataset, model=None, flags={}, extra=settings)
+        stem = name or f"{table.name}-{chosen.name}"
+        images = table, content_hashes(table)
+        runs = tuple(
+            finished(
+                data,
+                chosen,
+                name=f"{stem}-fold{number}of{folds}",
+                output=Path(output),
+                device=device,
+                split=partial(fold, number=number, folds=folds),
+                quiet=quiet,
+                images=images,
+            )
+            for number in range(1, folds + 1)
         )
-        for number in range(1, folds + 1)
-    )
-    blocks = [run.results["validation"] for run in runs]
-    measured = {key: [block[key]["value"] for block in blocks] for key in HEADLINES}
-    return CrossValidation(
-        runs, {key: tuple(values) for key, values in measured.items() if all(value is not None for value in values)}
-    )
+        blocks = [run.results["validation"] for run in runs]
+        measured = {key: [block[key]["value"] for block in blocks] for key in HEADLINES}
+        return CrossValidation(
+            runs, {key: tuple(values) for key, values in measured.items() if all(value is not None for value in values)}
+        )

@@ -22,7 +22,7 @@ from loupe.cache import cache_folder
 from loupe.data.parallel import in_chunks, worker_count
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
-from loupe.log import Console
+from loupe.log import logger
 
 _CHUNK_IMAGES = 64
 _SETTLED_NS = 2_000_000_000
@@ -38,7 +38,7 @@ class _Known:
     digest: bytes
 
 
-def content_hashes(table: ImageTable, console: Console, *, cache: Path | None = None) -> tuple[str, ...]:
+def content_hashes(table: ImageTable, *, cache: Path | None = None) -> tuple[str, ...]:
     """The SHA-256 of every image's bytes in hexadecimal, in the order of the table.
 
     An image that cannot be read gets the digest of its own name, equal to no other's: reading it again, which the
@@ -54,12 +54,10 @@ def content_hashes(table: ImageTable, console: Console, *, cache: Path | None = 
 
     # Hashing what is in memory already takes less than waking a thread.
     workers = 1 if memory is None else max(4, worker_count())
-    parts = in_chunks(
-        hash_range, len(table), chunk=_CHUNK_IMAGES, workers=workers, console=console, description="reading images"
-    )
+    parts = in_chunks(hash_range, len(table), chunk=_CHUNK_IMAGES, workers=workers, description="reading images")
     digests = tuple(digest for part in parts for digest in part)
     if memory and news:
-        _remember(memory, {**known, **news}, console)
+        _remember(memory, {**known, **news})
     return digests
 
 
@@ -105,7 +103,7 @@ def _recall(memory: Path) -> dict[str, _Known]:
     return {path: _Known(size, mtime_ns, digest) for path, size, mtime_ns, digest in zip(*columns, strict=True)}
 
 
-def _remember(memory: Path, known: Mapping[str, _Known], console: Console) -> None:
+def _remember(memory: Path, known: Mapping[str, _Known]) -> None:
     entries = {path: entry for path, entry in known.items() if _is_text(path)}
     columns = [
         list(entries),
@@ -127,7 +125,7 @@ def _remember(memory: Path, known: Mapping[str, _Known], console: Console) -> No
             Path(name).unlink(missing_ok=True)
             raise
     except (OSError, pa.ArrowException) as error:
-        console.say(f"The images' digests are not remembered, so the next run reads every image again: {error}")
+        logger.info(f"The images' digests are not remembered, so the next run reads every image again: {error}")
 
 
 def _is_text(path: str) -> bool:

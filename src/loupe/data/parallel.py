@@ -11,7 +11,7 @@ from typing import TypeVar
 from loupe.data.processes import Processes
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
-from loupe.log import Console
+from loupe.log import progress_bar
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class File:
 
 
 def in_parallel(
-    table: ImageTable, work: Callable[[list[File]], T], *, chunk: int, console: Console, description: str
+    table: ImageTable, work: Callable[[list[File]], T], *, chunk: int, description: str
 ) -> Generator[T, None, None]:
     """`work` on the image files of consecutive ranges of at most `chunk` rows, in order of the rows.
 
@@ -52,7 +52,6 @@ def in_parallel(
             len(table),
             chunk=chunk,
             workers=1 if small and not children else workers,
-            console=console,
             description=description,
         )
 
@@ -65,7 +64,7 @@ def worker_count() -> int:
 
 
 def in_chunks(
-    function: Callable[[range], T], images: int, *, chunk: int, workers: int, console: Console, description: str
+    function: Callable[[range], T], images: int, *, chunk: int, workers: int, description: str
 ) -> Generator[T, None, None]:
     """`function(range)` for consecutive ranges of at most `chunk` images, in order of the ranges.
 
@@ -73,7 +72,7 @@ def in_chunks(
     images; closing the generator (an error, Ctrl-C) drops what has not begun.
     """
     ranges = [range(start, min(start + chunk, images)) for start in range(0, images, chunk)]
-    with console.progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task(description, total=images, note="")
         for part, result in zip(ranges, _results(function, ranges, workers), strict=True):
             progress.advance(task, len(part))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from loupe.config.optimizer import Logistic
-from loupe.log import Console
+from loupe.log import progress_bar
 from loupe.training.logistic import Regression, Solution, axes
 
 Ints = npt.NDArray[np.int64]
@@ -70,7 +70,6 @@ def cross_fit(
     fold_N: Ints,
     *,
     suspects: Callable[[Ints, Floats], Bools],
-    console: Console,
 ) -> CrossFit:
     """Judges every image by heads that have not learned from its fold.
 
@@ -83,7 +82,7 @@ def cross_fit(
     pairs = list(combinations(range(folds), 2))
     feature_NC, place_N, classes = torch.from_numpy(features_NC), torch.from_numpy(label_N), int(label_N.max()) + 1
     principal = axes(feature_NC)  # they know no label, and no solution depends on them
-    with console.progress() as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("heads", total=len(STRENGTHS) * len(pairs) + 2 * folds, note="")
 
         def solve(

@@ -21,7 +21,7 @@ from loupe.errors import LoupeError, unknown_name
 from loupe.labels import confident
 from loupe.labels.confident import Bools, Floats, Ints
 from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
-from loupe.log import Console
+from loupe.log import logger, terminal
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.training.features import features
 
@@ -145,51 +145,51 @@ def check_labels(
     Raises:
         LoupeError: something that the caller can put right; it says what and how.
     """
-    confident.check_installed()
-    _check_asked(splits, number_of_folds)
-    if "test" in splits:
-        Console(quiet=quiet).warn(
-            "test labels are examined: that is a look at them, which no runs folder counts. Do not choose by it."
+    with terminal(quiet=quiet):
+        confident.check_installed()
+        _check_asked(splits, number_of_folds)
+        if "test" in splits:
+            logger.warning(
+                "test labels are examined: that is a look at them, which no runs folder counts. Do not choose by it."
+            )
+        place = choose_device(device)
+        keep_freed_memory()
+        table = open_table(data)
+        for note in table.notes:
+            logger.info(note)
+        recipe, network = recipe_for(data, table, model, weights, size_px, seed)
+        preprocessing = preprocessing_for(recipe)
+        images = images_for(table, preprocessing, skip_damaged)
+        split = assign(images.table, images.content, SplitSpec(), seed)
+        for note in split.notes:
+            logger.info(note)
+        rows_N = np.sort(np.concatenate([split.part(part) for part in PARTS if part in splits]))
+        given_N, fold_N, classes = _folds(images, rows_N, splits, number_of_folds, seed)
+        features_NC = features(
+            network,
+            preprocessing,
+            images,
+            device=place,
+            folder=cache_folder() / "frozen",
         )
-    console, place = Console(quiet=quiet), choose_device(device)
-    keep_freed_memory()
-    table = open_table(data, console=console)
-    for note in table.notes:
-        console.say(note)
-    recipe, network = recipe_for(data, table, model, weights, size_px, seed, console)
-    preprocessing = preprocessing_for(recipe)
-    images = images_for(table, preprocessing, skip_damaged, console)
-    split = assign(images.table, images.content, SplitSpec(), seed)
-    for note in split.notes:
-        console.say(note)
-    rows_N = np.sort(np.concatenate([split.part(part) for part in PARTS if part in splits]))
-    given_N, fold_N, classes = _folds(images, rows_N, splits, number_of_folds, seed)
-    features_NC = features(
-        network,
-        preprocessing,
-        images,
-        device=place,
-        folder=cache_folder() / "frozen",
-        console=console,
-    )
-    console.say(
-        f"{len(rows_N):,} labels are compared with what heads on {network.name}, at {preprocessing.size_px} px, say of "
-        f"images in {number_of_folds} folds that they have not seen."
-    )
-    fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects, console=console)
-    return LabelReport(
-        table=images.table,
-        splits=_split_names(split, len(images.table)),
-        rows_N=rows_N,
-        classes=classes,
-        given_N=given_N,
-        suspect_N=confident.suspects(given_N, fit.probability_NK),
-        quality_N=confident.quality(given_N, fit.probability_NK),
-        fit=fit,
-        network=network.name,
-        size_px=preprocessing.size_px,
-        seed=seed,
-    )
+        logger.info(
+            f"{len(rows_N):,} labels are compared with what heads on {network.name}, at {preprocessing.size_px} px, "
+            f"say of images in {number_of_folds} folds that they have not seen."
+        )
+        fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects)
+        return LabelReport(
+            table=images.table,
+            splits=_split_names(split, len(images.table)),
+            rows_N=rows_N,
+            classes=classes,
+            given_N=given_N,
+            suspect_N=confident.suspects(given_N, fit.probability_NK),
+            quality_N=confident.quality(given_N, fit.probability_NK),
+            fit=fit,
+            network=network.name,
+            size_px=preprocessing.size_px,
+            seed=seed,
+        )
 
 
 def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
@@ -207,7 +207,6 @@ def recipe_for(
     weights: str | None,
     size_px: int | None,
     seed: int,
-    console: Console,
 ) -> tuple[Recipe, BackboneSpec]:
     """The recipe `features` for these images, and its backbone."""
     recipe = resolve(
@@ -218,12 +217,11 @@ def recipe_for(
         weights=weights,
         flags={"seed": seed},
         extra={} if size_px is None else {"input.size_px": size_px},
-        console=console,
     )
     if not isinstance(recipe.model, BackboneSpec):
         raise LoupeError(f"--model {model}: its features come with training. Name a backbone of timm: loupe models")
     if recipe.model.weights == "none":
-        console.warn(
+        logger.warning(
             f"the features of {recipe.model.name} have random weights: they say little of what an image shows."
         )
     return recipe, recipe.model
@@ -237,9 +235,9 @@ def preprocessing_for(recipe: Recipe) -> Preprocessing:
     return preprocessing_of(recipe).model_copy(update={"mean": mean, "std": std})
 
 
-def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool, console: Console) -> Images:
+def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool) -> Images:
     """Their pixels, kept in the cache folder."""
-    return load_images(table, preprocessing, cache=cache_folder(), console=console, skip_damaged=skip_damaged)
+    return load_images(table, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
 
 
 def _folds(

@@ -14,7 +14,7 @@ from loupe.data.pixels.prepare import typical_px
 from loupe.data.sources import datasets
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
-from loupe.log import Console
+from loupe.log import logger
 from loupe.models.catalog import network, weights_name
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
@@ -38,7 +38,6 @@ def resolve(
     weights: str | None = None,
     flags: Mapping[str, Any],
     extra: Settings,
-    console: Console,
 ) -> Recipe:
     """The recipe to run, with nothing left open but the precision.
 
@@ -52,7 +51,7 @@ def resolve(
     Raises:
         LoupeError: an unknown name or key, or a flag that nothing in the recipe takes.
     """
-    recipe = _choose(wanted, table, dataset, model, weights, console)
+    recipe = _choose(wanted, table, dataset, model, weights)
     if model is not None or weights is not None:
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = overrides.override(recipe, extra)  # which optimizer a stage has says which flags it takes
@@ -60,7 +59,7 @@ def resolve(
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # refused now, and not after the training
     stages = tuple(stage.model_copy(update={"views": stage.settled_views}) for stage in recipe.stages)
-    return _with_input(recipe.model_copy(update={"stages": stages}), table, console)
+    return _with_input(recipe.model_copy(update={"stages": stages}), table)
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -83,7 +82,6 @@ def _choose(
     dataset: str | None,
     model: str | None,
     weights: str | None,
-    console: Console,
 ) -> Recipe:
     if isinstance(wanted, Recipe):
         return wanted
@@ -96,7 +94,7 @@ def _choose(
             images_per_class=np.count_nonzero(table.labels >= 0) / max(1, len(table.classes)),
             typical_px=lambda: typical_px(table),
         )
-        console.say(f"{reason}. Others: loupe recipes")
+        logger.info(f"{reason}. Others: loupe recipes")
         return recipe
     if Path(wanted).suffix in {".yaml", ".yml"}:
         return overrides.load(Path(wanted))
@@ -146,12 +144,12 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
     return stages | {name: given[name] for name in given if name not in of_stage}
 
 
-def _with_input(recipe: Recipe, table: ImageTable, console: Console) -> Recipe:
+def _with_input(recipe: Recipe, table: ImageTable) -> Recipe:
     """Whatever of the input the recipe leaves to the backbone or to the images."""
     if isinstance(recipe.model, BackboneSpec):
         settled = _input_of_backbone(recipe.input, recipe.model)
     else:
-        settled = _input_of_images(recipe, table, console)
+        settled = _input_of_images(recipe, table)
     return recipe.model_copy(update={"input": settled})
 
 
@@ -172,13 +170,13 @@ def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> InputSpec:
     return given.model_copy(update=changes)
 
 
-def _input_of_images(recipe: Recipe, table: ImageTable, console: Console) -> InputSpec:
+def _input_of_images(recipe: Recipe, table: ImageTable) -> InputSpec:
     given = recipe.input
     size_px, load_px = given.size_px, given.load_px
     if size_px is None:
         typical = typical_px(table)
         size_px = min(typical, SMALL_PX)
-        console.say(
+        logger.info(
             f"images are resized to {size_px} px on a side (typically {typical}): --set input.size_px=... for another"
         )
     if load_px is None:

@@ -43,7 +43,7 @@ def interval(metric: Mapping[str, Any], *, as_percent: bool = False) -> str | No
 
 
 def duration(seconds: float | None) -> str:
-    """Two units at most, as `console.duration`."""
+    """Two units at most, as `log.duration`."""
     return UNDEFINED if seconds is None else log.duration(seconds)
 
 

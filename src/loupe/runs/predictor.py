@@ -15,7 +15,7 @@ from loupe.devices import Compute, choose_device, keep_freed_memory
 from loupe.errors import enough_memory
 from loupe.evaluate import calibration, inference
 from loupe.evaluate.predictions import Predictions
-from loupe.log import Console
+from loupe.log import logger, progress_bar, terminal
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
 
@@ -24,7 +24,7 @@ class Predictor:
     """A classifier that lies in a folder; it is loaded when it is first asked."""
 
     def __init__(self, folder: Path, *, device: str = "auto", quiet: bool = True) -> None:
-        self.console = Console(quiet=quiet)
+        self.quiet = quiet
         self._folder = folder
         self._device = choose_device(device)
 
@@ -85,7 +85,8 @@ class Predictor:
         kept_N = np.setdiff1d(np.arange(len(said)), [damage.index for damage in store.damaged])
         if not len(kept_N):
             raise all_damaged(store.images.table)
-        self.console.warn(f"{len(store.damaged):,} damaged images are left out.")
+        with terminal(quiet=self.quiet):
+            logger.warning(f"{len(store.damaged):,} damaged images are left out.")
         return said.select(kept_N)
 
     def images_per_second(self) -> float:
@@ -94,14 +95,13 @@ class Predictor:
 
     def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True, once: bool = False) -> Images:
         cache = cache_folder() if keep else None
-        return load_images(
-            table, self.model.preprocessing, cache=cache, console=self.console, skip_damaged=skip_damaged, once=once
-        )
+        with terminal(quiet=self.quiet):
+            return load_images(table, self.model.preprocessing, cache=cache, skip_damaged=skip_damaged, once=once)
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, arithmetic = self._loaded
         remedy = "End other programs that hold it, or take another --device."
-        with enough_memory(remedy), self.console.progress() as progress:
+        with terminal(quiet=self.quiet), enough_memory(remedy), progress_bar() as progress:
             feed = BatchLoader(images.store, label_N, arithmetic.device)
             bar = progress.add_task("predicting", total=len(rows_N), note="")
             watched = ProgressLoader(feed, lambda images: progress.advance(bar, images))

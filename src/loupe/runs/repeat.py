@@ -10,7 +10,7 @@ from loupe import rundir
 from loupe.data.sources.datasets import DATASETS
 from loupe.devices import choose_device, cores, use_threads
 from loupe.errors import InterruptedRunError, LoupeError
-from loupe.log import Console, command_line
+from loupe.log import command_line, logger
 from loupe.rundir import RunDirectory
 from loupe.runs import diff
 from loupe.runs.finalize import open_test
@@ -35,7 +35,7 @@ def earlier_run(run: str, output: Path) -> RunDirectory:
     return directory
 
 
-def as_before(asked: Asked, earlier: RunDirectory, console: Console) -> Asked:
+def as_before(asked: Asked, earlier: RunDirectory) -> Asked:
     """Fills in from the earlier run what was not asked for otherwise, says so, and takes as many threads.
 
     Raises:
@@ -49,16 +49,16 @@ def as_before(asked: Asked, earlier: RunDirectory, console: Console) -> Asked:
     }
     if asked.data is None:
         changes["data"] = _data(environment.get("data"), earlier)
-        console.say(f"data: {changes['data']}, as in {earlier.path}.")
+        logger.info(f"data: {changes['data']}, as in {earlier.path}.")
     if asked.recipe is None:
         changes["recipe"] = str(earlier.file("recipe.yaml"))
-        console.say(f"recipe: {changes['recipe']}.")
+        logger.info(f"recipe: {changes['recipe']}.")
     if asked.device is None:
-        changes["device"] = _device(environment.get("device", "auto"), earlier, console)
+        changes["device"] = _device(environment.get("device", "auto"), earlier)
     same = replace(asked, **changes)
     threads = environment.get("threads")
     if threads and choose_device(same.device or "auto").type == "cpu":
-        _use_threads(threads, console)
+        _use_threads(threads)
     return same
 
 
@@ -70,20 +70,20 @@ def _data(own: str | None, earlier: RunDirectory) -> str:
     return own
 
 
-def _device(device: str, earlier: RunDirectory, console: Console) -> str:
+def _device(device: str, earlier: RunDirectory) -> str:
     try:
         choose_device(device)
     except LoupeError:
-        console.say(f"{earlier.path} ran on {device}, which is not here: the device is auto.")
+        logger.info(f"{earlier.path} ran on {device}, which is not here: the device is auto.")
         return "auto"
     return device
 
 
-def _use_threads(threads: int, console: Console) -> None:
+def _use_threads(threads: int) -> None:
     if threads <= cores():
-        use_threads(threads, console)
+        use_threads(threads)
     else:
-        console.say(f"the run to repeat had {threads} threads, and here are {cores()} cores: last digits may differ.")
+        logger.info(f"the run to repeat had {threads} threads, and here are {cores()} cores: last digits may differ.")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.explain import cam, feature_maps, filters
 from loupe.explain.explanations import Explanation, explain, telling
+from loupe.log import logger, progress_bar, terminal
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import Predictor
 
@@ -116,7 +117,9 @@ class Run(Predictor):
         if data is None:
             images, own = self.own_images()
             return _some(self.predictions_for(images, own.part(split)), split)
-        images = self._open(open_table(data, console=self.console), skip_damaged)
+        with terminal(quiet=self.quiet):
+            table = open_table(data)
+        images = self._open(table, skip_damaged)
         rows_N, remark = self._asked_of(images, split)
         label_N = match_classes(images.table, self.classes)
         return _some(self._predict(images, rows_N, label_N), split, remark)
@@ -177,7 +180,7 @@ class Run(Predictor):
         said = self._predict(opened, np.arange(len(opened.table)), match_classes(opened.table, self.classes))
         said = said.calibrated(self.temperature)
         found = []
-        with self.console.progress() as progress:
+        with terminal(quiet=self.quiet), progress_bar() as progress:
             task = progress.add_task("explaining", total=len(said), note="")
             for explanation in explain(self.model, opened, said, chosen, way, number):
                 found.append(explanation)
@@ -197,7 +200,7 @@ class Run(Predictor):
         layers = [feature_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
         numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
         settings = ascent or filters.Ascent()
-        with self.console.progress() as progress:
+        with terminal(quiet=self.quiet), progress_bar() as progress:
             steps = settings.steps * sum(map(len, numbers.values()))
             task = progress.add_task("climbing", total=steps, note="")
             return [
@@ -211,7 +214,8 @@ class Run(Predictor):
         said = Predictions.read(self.directory.file("predictions.csv"), split).calibrated(self.temperature)
         if split == "test":
             looks = record_look(self.path.parent, split_hash(said), self.directory.name)
-            self.console.say(f"Looks at this test split so far, in this runs folder: {looks}.")
+            with terminal(quiet=self.quiet):
+                logger.info(f"Looks at this test split so far, in this runs folder: {looks}.")
         return said.select(telling(said, count))
 
     def _own_table(self, data: Any = None) -> ImageTable:
@@ -220,7 +224,8 @@ class Run(Predictor):
         source = data if named is None else named
         if source is None:
             raise LoupeError("this run was trained on arrays, which are not stored. Give the images again.")
-        return open_table(source, console=self.console)
+        with terminal(quiet=self.quiet):
+            return open_table(source)
 
     def _own_rows(self, said: Predictions) -> ImageTable:
         """The images, of the run's own data, that these predictions are of, in their order."""
@@ -254,11 +259,12 @@ class Run(Predictor):
             f"them ({listed})"
         )
         other_N = (known_N == "") & (images.table.labels >= 0)
-        if not other_N.any():
-            self.console.say(f"{remark}.")
-        else:
-            own, others = np.count_nonzero(known_N[rows_N] != ""), np.count_nonzero(other_N[rows_N])
-            self.console.warn(f"{remark}. Evaluated: {own:,} of them, and {others:,} others.")
+        own, others = np.count_nonzero(known_N[rows_N] != ""), np.count_nonzero(other_N[rows_N])
+        with terminal(quiet=self.quiet):
+            if not other_N.any():
+                logger.info(f"{remark}.")
+            else:
+                logger.warning(f"{remark}. Evaluated: {own:,} of them, and {others:,} others.")
         return rows_N, remark
 
     def _identity(self, predictions: Predictions, split: str) -> str:

@@ -21,14 +21,13 @@ from loupe.data.splits.split import Split
 from loupe.devices import Compute, StopSignal, give_back_memory, keep_freed_memory
 from loupe.errors import InterruptedRunError, LoupeError, StoppedError, enough_memory
 from loupe.evaluate import inference
-from loupe.log import Console
+from loupe.log import logger
 from loupe.models.build import build
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines
 from loupe.recipes.resolve import preprocessing_of
 from loupe.rundir import RunDirectory
 from loupe.runs.finalize import RunFinalizer
-from loupe.runs.run import Run
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.loop import Trainer
 from loupe.training.precision import resolve as resolve_precision
@@ -58,11 +57,10 @@ class Session:
     images: Images
     split: Split
     device: torch.device
-    console: Console
     began: float
     open_test: bool = True
 
-    def run(self) -> Run:
+    def run(self) -> None:
         """Trains, from the last checkpoint on, evaluates, and writes the outcome.
 
         Raises:
@@ -71,7 +69,7 @@ class Session:
         """
         with enough_memory(self._with_less_memory()):
             try:
-                return self._run()
+                self._run()
             finally:
                 give_back_memory()
 
@@ -84,10 +82,9 @@ class Session:
             f"go on with: {self.directory.resume_command}"
         )
 
-    def _run(self) -> Run:
+    def _run(self) -> None:
         keep_freed_memory()
         recipe, labels_N = self.recipe, self.images.table.labels
-        self.console.log_to(self.directory.file("train.log"))
         preprocessing = self._preprocessing()
         checkpoints = Checkpoints(self.directory.checkpoints)
         network = _without_weights(recipe.model) if checkpoints.begun else recipe.model  # a checkpoint has them all
@@ -118,7 +115,6 @@ class Session:
                 folder=cache_folder() / "frozen",
                 arithmetic=arithmetic,
                 frozen_arithmetic=frozen_arithmetic,
-                console=self.console,
                 stop=stop,
                 engines=engines,
             )
@@ -135,7 +131,6 @@ class Session:
                     class_weights_K=class_weights_K,
                     monitor=recipe.monitor,
                     keep_best=recipe.keep == "best",
-                    console=self.console,
                     stop=stop,
                 ).fit()
             except StoppedError:
@@ -144,7 +139,6 @@ class Session:
             raise self._interrupted()
         outcome = RunFinalizer(self.directory, self.recipe, self.images, self.split, self.open_test)
         outcome.write(model, preparation, position, load_seconds)
-        return Run(self.directory, device=str(self.device), quiet=self.console.quiet)
 
     def _interrupted(self) -> InterruptedRunError:
         return InterruptedRunError(f"stopped and saved. Go on with: {self.directory.resume_command}")
@@ -173,7 +167,7 @@ class Session:
         try:
             self.directory.write_metrics(history)
         except OSError as error:
-            self.console.warn(f"metrics.csv cannot be written now: {error.strerror or error}. Is it open elsewhere?")
+            logger.warning(f"metrics.csv cannot be written now: {error.strerror or error}. Is it open elsewhere?")
 
     def _class_weights(self) -> torch.Tensor | None:
         """For `balanced`, N / (K · N_k) over the K classes that training has: each weighs the same in all."""
@@ -196,7 +190,7 @@ class Session:
             class_weights_K=class_weights_K,
         )
         if self.recipe.precision == "auto":
-            self.console.say(reason)
+            logger.info(reason)
             self._record({"precision": precision})
         return Compute(self.device, precision)
 
@@ -216,7 +210,7 @@ class Session:
                 engines=engines,
             )
             if reason:
-                self.console.say(reason)
+                logger.info(reason)
         if self.recipe.frozen_precision == "auto":
             self._record({"frozen_precision": precision})
         return Compute(self.device, precision)

@@ -19,7 +19,7 @@ from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, gpu_name, use_threads
 from loupe.errors import InterruptedRunError, LoupeError
-from loupe.log import Console
+from loupe.log import logger, run_log, terminal
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.recipes.validate import check_buildable, check_weights
 from loupe.runs.run import Run
@@ -69,34 +69,35 @@ def train(
         LoupeError: something that the caller can put right; it says what and how.
         InterruptedRunError: stopped by Ctrl-C or SIGTERM, saved, ready for `resume`.
     """
-    console, began, place = Console(quiet=quiet), time.perf_counter(), choose_device(device)
-    table = _open(data, console)
-    flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
-    dataset = data if isinstance(data, str) else None
-    chosen = resolve(
-        recipe, table, dataset=dataset, model=model, weights=weights, flags=flags, extra=settings, console=console
-    )
-    check_buildable(chosen, table.classes)
-    check_weights(chosen)
-    if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
-        console.warn(
-            f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
-        )
-    images = _load(chosen, table, skip_damaged, console)
-    parts = split(images.table, images.content, chosen.split, chosen.split_seed)
-    _check_split(chosen, parts, console)
-    for note in parts.notes:
-        console.say(note)
-    default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
-    directory = rundir.create_run(Path(output), name, default)
-    with directory.locked():
-        environment = provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
-        environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
-        environment["hashes"] = provenance.hashes(images.table, images.content, parts)
-        splits.write(directory.file("split.csv"), images.table, images.content, parts)
-        directory.write_json("environment.json", environment)
-        directory.write_recipe(chosen)
-        return Session(directory, chosen, images, parts, place, console, began, open_test).run()
+    began, place = time.perf_counter(), choose_device(device)
+    with terminal(quiet=quiet), run_log() as log:
+        table = _open(data)
+        flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
+        dataset = data if isinstance(data, str) else None
+        chosen = resolve(recipe, table, dataset=dataset, model=model, weights=weights, flags=flags, extra=settings)
+        check_buildable(chosen, table.classes)
+        check_weights(chosen)
+        if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
+            logger.warning(
+                f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
+            )
+        images = _load(chosen, table, skip_damaged)
+        parts = split(images.table, images.content, chosen.split, chosen.split_seed)
+        _check_split(chosen, parts)
+        for note in parts.notes:
+            logger.info(note)
+        default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
+        directory = rundir.create_run(Path(output), name, default)
+        with directory.locked():
+            environment = provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
+            environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
+            environment["hashes"] = provenance.hashes(images.table, images.content, parts)
+            splits.write(directory.file("split.csv"), images.table, images.content, parts)
+            directory.write_json("environment.json", environment)
+            directory.write_recipe(chosen)
+            log.write_to(directory.file("train.log"))
+            Session(directory, chosen, images, parts, place, began, open_test).run()
+    return Run(directory, device=str(place), quiet=quiet)
 
 
 def resume(
@@ -119,25 +120,27 @@ def resume(
     Raises:
         LoupeError: no such run, its data cannot be found or has changed, or its checkpoints are damaged.
     """
-    console, began = Console(quiet=quiet), time.perf_counter()
-    directory = rundir.open_run(run, Path(output))
-    with directory.locked():
-        if directory.read_json("results.json") is not None:
-            console.say(f"{directory.path} is already finished.")
-            return Run(directory, device=device or "auto", quiet=quiet)
-        environment = directory.read_json("environment.json") or {}
-        source = data if data is not None else environment.get("data")
-        if source is None:
-            raise LoupeError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
-        place = choose_device(device or environment["device"])
-        use_threads(environment["threads"], console)
-        recipe = directory.read_recipe()
-        images = _load(recipe, _open(source, console), bool(environment.get("skip_damaged")), console)
-        split = splits.read(directory.file("split.csv"), images.table, images.content)
-        console.say(f"going on with {directory.path}")
-        return Session(
-            directory, recipe, images, split, place, console, began, open_test and environment.get("open_test", True)
-        ).run()
+    began = time.perf_counter()
+    with terminal(quiet=quiet), run_log() as log:
+        directory = rundir.open_run(run, Path(output))
+        with directory.locked():
+            if directory.read_json("results.json") is not None:
+                logger.info(f"{directory.path} is already finished.")
+                return Run(directory, device=device or "auto", quiet=quiet)
+            environment = directory.read_json("environment.json") or {}
+            source = data if data is not None else environment.get("data")
+            if source is None:
+                raise LoupeError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
+            place = choose_device(device or environment["device"])
+            use_threads(environment["threads"])
+            recipe = directory.read_recipe()
+            images = _load(recipe, _open(source), bool(environment.get("skip_damaged")))
+            split = splits.read(directory.file("split.csv"), images.table, images.content)
+            logger.info(f"going on with {directory.path}")
+            log.write_to(directory.file("train.log"))
+            open_test = open_test and environment.get("open_test", True)
+            Session(directory, recipe, images, split, place, began, open_test).run()
+    return Run(directory, device=str(place), quiet=quiet)
 
 
 def load(run: str | Path, *, device: str = "auto") -> Run:
@@ -145,10 +148,10 @@ def load(run: str | Path, *, device: str = "auto") -> Run:
     return Run(rundir.open_run(run), device=device)
 
 
-def _open(data: Any, console: Console) -> ImageTable:
-    table = open_table(data, console=console)
+def _open(data: Any) -> ImageTable:
+    table = open_table(data)
     for note in table.notes:
-        console.say(note)
+        logger.info(note)
     return table
 
 
@@ -159,12 +162,12 @@ def source_of(data: Any) -> str | None:
     return str(Path(data).resolve()) if isinstance(data, str | Path) else None
 
 
-def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool, console: Console) -> Images:
+def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool) -> Images:
     preprocessing, cache = preprocessing_of(recipe), cache_folder()
-    return load_images(table, preprocessing, cache=cache, console=console, skip_damaged=skip_damaged)
+    return load_images(table, preprocessing, cache=cache, skip_damaged=skip_damaged)
 
 
-def _check_split(recipe: Recipe, split: Split, console: Console) -> None:
+def _check_split(recipe: Recipe, split: Split) -> None:
     """A rule that looks at validation images needs some."""
     watchful = any(
         stage.patience_epochs
@@ -173,7 +176,7 @@ def _check_split(recipe: Recipe, split: Split, console: Console) -> None:
         for stage in recipe.stages
     )
     if not watchful and not len(split.val):
-        console.say("there are no validation images: the weights of the last epoch are kept.")
+        logger.info("there are no validation images: the weights of the last epoch are kept.")
     if watchful and not len(split.val):
         raise LoupeError(
             "early stopping, the plateau schedule and the choice of a penalty need validation images. Set "

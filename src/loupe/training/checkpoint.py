@@ -25,7 +25,7 @@ from torch import Tensor
 from loupe import records
 from loupe.errors import LoupeError
 from loupe.files import sync_folder, write_synced
-from loupe.log import Console
+from loupe.log import logger
 from loupe.records import Record
 
 Tensors = dict[str, Tensor]
@@ -97,7 +97,7 @@ class Checkpoints:
         if self.best.is_dir():
             _keep(self.best, [name for name in _newest(self.best) if name <= f"epoch-{epoch:08d}"])
 
-    def load_last(self, console: Console) -> Snapshot | None:
+    def load_last(self) -> Snapshot | None:
         """The newest whole checkpoint, None where none was ever saved; a damaged one is passed over with a warning.
 
         Raises:
@@ -108,7 +108,7 @@ class Checkpoints:
             try:
                 snapshot = read(self.last / name)
             except DamagedError as damage:
-                console.warn(f"checkpoint {name} is damaged ({damage}); going back to the one before it.")
+                logger.warning(f"checkpoint {name} is damaged ({damage}); going back to the one before it.")
                 continue
             _keep(self.last, found[place:])
             return snapshot

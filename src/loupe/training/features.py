@@ -16,7 +16,7 @@ from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import Images
 from loupe.devices import Compute, StopSignal
 from loupe.errors import LoupeError
-from loupe.log import Console
+from loupe.log import logger
 from loupe.models.build import build
 from loupe.models.engine import Engines
 from loupe.training.frozen import PASS_BATCH, FrozenPass
@@ -31,7 +31,6 @@ def features(
     *,
     device: torch.device,
     folder: Path,
-    console: Console,
 ) -> npt.NDArray[np.float32]:
     """float32 [N, C], a row for each image of the table, as evaluation sees it.
 
@@ -51,7 +50,7 @@ def features(
         "auto", asked="auto", run="fp32", model=model, feed=feed, rows_N=rows_N, engines=engines
     )
     if reason:
-        console.say(reason)
+        logger.info(reason)
     frozen = FrozenPass(
         model,
         network.model_dump_json(exclude={"weights", "hidden"}),
@@ -59,7 +58,6 @@ def features(
         images.content,
         folder,
         Compute(device, precision),
-        console,
         StopSignal(),  # not entered: Ctrl-C ends the command at once
         engines,
     )

@@ -26,7 +26,7 @@ from loupe.data.pixels import decode
 from loupe.data.pixels.batches import Batch, BatchLoader, room_bytes
 from loupe.devices import Compute, StopSignal
 from loupe.errors import StoppedError
-from loupe.log import Console, duration, size_text
+from loupe.log import duration, logger, progress_bar, size_text
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, Engines, digest_of, engine_name
 from loupe.training import activations
@@ -60,7 +60,6 @@ class FrozenPass:
     content: tuple[str, ...]
     folder: Path
     arithmetic: Compute
-    console: Console
     stop: StopSignal
     engines: Engines = field(default_factory=Engines)
     said: set[str] = field(default_factory=set)
@@ -130,7 +129,7 @@ class FrozenPass:
         remark = self.engine[1]  # built now: what it takes is not the images' time
         if remark and remark not in self.said:
             self.said.add(remark)
-            self.console.say(f"what is frozen runs in {self.engine[0].name}: {remark}.")
+            logger.info(f"what is frozen runs in {self.engine[0].name}: {remark}.")
         self.tried = self.tried or self._try(rows_N[:PASS_BATCH], view)
         each, seconds = self.tried[0], self.tried[1] * len(rows_N)
         # Vectors are small: nothing is gained by rounding them.
@@ -148,7 +147,7 @@ class FrozenPass:
             except HalfPrecisionError:
                 continue
             except OSError as error:
-                self.console.say(
+                logger.info(
                     f"what is frozen cannot be kept under {self.folder} ({error.strerror or error}): it is computed "
                     "anew in every epoch."
                 )
@@ -181,7 +180,7 @@ class FrozenPass:
             raise StoppedError("stopped; nothing was lost.")
         if "waiting" not in self.said:
             self.said.add("waiting")
-            self.console.say("another run is computing the same frozen blocks: this one waits for them.")
+            logger.info("another run is computing the same frozen blocks: this one waits for them.")
 
     def _key(self, kind: dict[str, Any], dtype: type[np.floating[Any]]) -> str:
         made = {
@@ -208,7 +207,7 @@ class FrozenPass:
         free = shutil.disk_usage(self.folder).free - SPARE_DISK_BYTES
         if size <= free:
             return True
-        self.console.say(
+        logger.info(
             f"the activations of what is frozen would take {size_text(size)}, and {self.folder} has "
             f"{size_text(max(0, free))} to spare: they are computed anew in every epoch. Set LOUPE_CACHE to a larger "
             "disk, or fewer views."
@@ -223,14 +222,14 @@ class FrozenPass:
         views = "an augmented view" if copies == 1 else f"{copies} augmented views"
         what = f"{images:,} images" if evaluation else f"{images:,} training images in {views}"
         blocks = f"{self.model.frozen} of {len(self.model.trunk)} blocks"
-        self.console.say(
+        logger.info(
             f"what is frozen ({blocks}) is computed once, for {what}: {size_text(size * copies)} under "
             f"{self.folder}, about {duration(seconds * copies)}."
         )
 
     def _rows(self, rows_N: np.ndarray, view: View, dtype: type[np.floating[Any]], first: int) -> Iterator[Array]:
         """The activations of the rows from number `first` on, batch by batch."""
-        with self.console.progress() as progress, np.errstate(over="ignore"):
+        with progress_bar() as progress, np.errstate(over="ignore"):
             bar = progress.add_task("frozen blocks", total=len(rows_N), completed=first, note="")
             for made in self._computed(rows_N[first:], view):
                 if self.stop.received:

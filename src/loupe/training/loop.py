@@ -18,7 +18,7 @@ from loupe.config.recipe import Stage
 from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import LoupeError, of_memory
-from loupe.log import Console
+from loupe.log import logger, progress_bar
 from loupe.models.classifier import Classifier
 from loupe.training import schedules
 from loupe.training.activation_loader import ActivationLoader
@@ -66,7 +66,6 @@ class Trainer:
     class_weights_K: Tensor | None
     monitor: str
     keep_best: bool
-    console: Console
     stop: StopSignal
     position: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in goes on
@@ -77,7 +76,7 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite; the last good checkpoint stays.
         """
-        self._saved = self.checkpoints.load_last(self.console)
+        self._saved = self.checkpoints.load_last()
         if self._saved:
             with self._fitting():
                 self.position = TrainState.of(self._saved.values["position"])
@@ -123,7 +122,7 @@ class Trainer:
             with self._fitting():
                 learner.restore(snapshot)
         del snapshot  # as large as the weights, the optimizer and the averaged weights together
-        solver = Solver(learner, work, self.train_N, first_epoch, self.console, self.stop) if solved else None
+        solver = Solver(learner, work, self.train_N, first_epoch, self.stop) if solved else None
         whole = self._train_epochs(learner, work, solver)
         if whole and solver:
             whole = self._settle(learner, solver, first_epoch)
@@ -151,12 +150,12 @@ class Trainer:
             if not solver:
                 self._save(learner)
             self.on_epoch(position.history)
-            self.console.say(epoch_line(position, self.stages))
+            logger.info(epoch_line(position, self.stages))
         position.stopped = None
         if position.epoch < stage.epochs:
             tried = f"{stage.patience_epochs} {'penalties' if solver else 'epochs'}"
             position.stopped = f"stage {position.stage + 1}: no better {self.monitor} for {tried}"
-            self.console.say(f"stopped early: {position.stopped}.")
+            logger.info(f"stopped early: {position.stopped}.")
         return True
 
     def _train_epoch(self, learner: TrainStep, feed: BatchLoader | ActivationLoader) -> bool:
@@ -174,7 +173,7 @@ class Trainer:
             partners = feed.batches(partner_N, stage.batch_size, first=position.step)
         sums = torch.tensor(position.sums, dtype=_widest(feed.device), device=feed.device)
         clock = Clock(position.seconds)
-        with self.console.progress() as progress:
+        with progress_bar() as progress:
             bar = progress.add_task(title(position, stage), total=steps_per_epoch, completed=position.step, note="")
             for batch, partner in zip(batches, partners, strict=False):
                 if self.stop.received:

@@ -11,7 +11,7 @@ from loupe.data.pixels.batches import room_bytes
 from loupe.devices import StopSignal
 from loupe.errors import LoupeError, StoppedError
 from loupe.evaluate.inference import batch_size
-from loupe.log import Console, size_text
+from loupe.log import logger, progress_bar, size_text
 from loupe.models.classifier import Classifier
 from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds
 from loupe.training.stage_data import StageData, views_of
@@ -84,13 +84,11 @@ class Solver:
         work: StageData,
         train_N: np.ndarray,
         first_epoch: int,
-        console: Console,
         stop: StopSignal,
     ) -> None:
         """Raises StoppedError when asked to stop while the features are made."""
         self.logits = _logits(learner.model)
         self.learner = learner
-        self.console = console
         self.stop = stop
         features_NC, label_N = self._features(work, train_N, first_epoch)
         self.classes = np.unique(label_N)
@@ -108,7 +106,7 @@ class Solver:
         label_N = np.empty(len(features_NC), np.int64)
         done = 0
         model.eval()
-        with self.console.progress() as progress:
+        with progress_bar() as progress:
             bar = progress.add_task("features", total=len(features_NC), note="")
             for epoch in range(first_epoch, first_epoch + work.views):
                 for given in work.feed.at(epoch).batches(train_N, batch):
@@ -136,14 +134,14 @@ class Solver:
     def solve(self, number: int) -> tuple[float, float]:
         """Gives the head the weights of the stage's epoch `number`, from 0; returns the mean loss and the accuracy."""
         penalties = self.learner.stage.epochs
-        with self.console.progress() as progress:
+        with progress_bar() as progress:
             bar = progress.add_task("penalties", total=penalties, completed=len(self.found), note="")
             while len(self.found) <= number:
                 penalty = strength(self.learner.stage, len(self.found))
                 self.found.append(self.regression.solve(penalty, self.found[-1] if self.found else None))
                 progress.update(bar, completed=len(self.found))
                 if not self.found[-1].converged:
-                    self.console.say(f"penalty {penalty:.3g}: not converged after {MOST_STEPS:,} steps.")
+                    logger.info(f"penalty {penalty:.3g}: not converged after {MOST_STEPS:,} steps.")
         found = self.found[number]
         with torch.no_grad():
             self.logits.weight.zero_()

@@ -10,7 +10,7 @@ from loupe.augment.pipeline import Augmenter
 from loupe.config.recipe import AugmentSpec, Stage
 from loupe.data.pixels.batches import BatchLoader
 from loupe.devices import Compute, StopSignal
-from loupe.log import Console
+from loupe.log import logger
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, digest_of
 from loupe.training.activation_loader import ActivationLoader, CyclicAugment, IdentityAugment
@@ -55,7 +55,6 @@ class StageDataBuilder:
     folder: Path
     arithmetic: Compute
     frozen_arithmetic: Compute
-    console: Console
     stop: StopSignal
     engines: Engines
     seconds: float = 0.0
@@ -92,7 +91,6 @@ class StageDataBuilder:
             self.content,
             self.folder,
             self.frozen_arithmetic,
-            self.console,
             self.stop,
             self.engines,
         )
@@ -113,7 +111,7 @@ class StageDataBuilder:
         if stage.augment == AugmentSpec():
             work = StageData(kept, kept, IdentityAugment(self.seed), first=number, validation_first=number)
         elif reason := _why_not_kept(stage):
-            self.console.say(f"{reason}: what is frozen is computed anew in every epoch.")
+            logger.info(f"{reason}: what is frozen is computed anew in every epoch.")
             work = StageData(self.feed, kept, augmenter, validation_first=number, views=views)
         elif feed := frozen.augmented(augmenter, range(first_epoch, first_epoch + views), self.train_N):
             work = StageData(feed, kept, IdentityAugment(self.seed), first=number, validation_first=number, views=views)

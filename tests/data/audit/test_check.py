@@ -12,9 +12,7 @@ from loupe.cli.check_table import print_check
 from loupe.data.audit.check import check
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
-from loupe.log import Console, printable
-
-CONSOLE = Console(quiet=True)
+from loupe.log import printable
 
 
 def save(file, seed, size=(20, 16), mode="RGB"):
@@ -35,8 +33,8 @@ def folder(tmp_path):
 
 
 def report_on(data, tmp_path):
-    table = open_table(data, console=CONSOLE)
-    return check(table, content_hashes(table, CONSOLE, cache=tmp_path / "cache"), CONSOLE)
+    table = open_table(data)
+    return check(table, content_hashes(table, cache=tmp_path / "cache"))
 
 
 def text_of(report, width=200):

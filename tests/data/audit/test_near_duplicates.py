@@ -21,10 +21,8 @@ from loupe.data.audit.neighbours import alike
 from loupe.data.audit.similarity import FREQUENCIES, SHIFT_PX, SIDE_PX, layouts, likeness
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
-from loupe.log import Console
 from loupe.report import check_page
 
-CONSOLE = Console(quiet=True)
 PX, MARGIN_PX = 96, 12
 
 
@@ -196,7 +194,7 @@ def test_the_search_finds_exactly_what_comparing_all_finds(monkeypatch):
     layout, identity = random_layouts(300), np.arange(300)
     identity[200:210] = 200
     expected = every_pair(layout, 0.6, identity)
-    found = alike(layout, identity, least=0.6, most=10**6, console=CONSOLE)
+    found = alike(layout, identity, least=0.6, most=10**6)
     assert 500 < len(expected) == len(found) < 40_000
     for k in range(len(found)):
         score, mirrored = expected[int(found.first[k]), int(found.second[k])]
@@ -209,7 +207,7 @@ def test_too_many_alike_leave_the_most_alike(monkeypatch):
     monkeypatch.setattr(neighbours, "BLOCK_COLUMNS", 23)
     layout, identity = random_layouts(300), np.arange(300)
     scores = sorted((score for score, _ in every_pair(layout, 0.6, identity).values()), reverse=True)
-    found = alike(layout, identity, least=0.6, most=100, console=CONSOLE)
+    found = alike(layout, identity, least=0.6, most=100)
     np.testing.assert_allclose(found.likeness, scores[:100], atol=1e-5)
     assert found.least == pytest.approx(scores[99], abs=1e-5)
 
@@ -217,7 +215,7 @@ def test_too_many_alike_leave_the_most_alike(monkeypatch):
 def test_the_search_needs_memory_for_what_it_keeps_only():
     layout = random_layouts(4000, spread=0.02)  # a seventh of all 8 million pairs, and their mirror images
     tracemalloc.start()
-    found = alike(layout, np.arange(4000), least=0.85, most=20_000, console=CONSOLE)
+    found = alike(layout, np.arange(4000), least=0.85, most=20_000)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == 20_000
@@ -255,9 +253,9 @@ def folder(tmp_path):
 
 
 def found_in(folder):
-    table = open_table(folder, console=CONSOLE)
-    content = content_hashes(table, CONSOLE)
-    return table, check(table, content, CONSOLE), find_near(table, content, cache=None, console=CONSOLE)
+    table = open_table(folder)
+    content = content_hashes(table)
+    return table, check(table, content), find_near(table, content, cache=None)
 
 
 def test_what_is_planted_is_found_and_nothing_else(folder):
@@ -403,7 +401,7 @@ def test_a_report_needs_near_and_a_name_of_a_page(terminal, folder, tmp_path):
 @pytest.mark.slow
 def test_the_known_near_duplicates_of_cifar10(real_data):
     """Barz and Denzler (2020) list 286 test images; results/near_duplicates.md has the recall."""
-    table = open_table(real_data / "cifar10", console=CONSOLE)
-    found = find_near(table, content_hashes(table, CONSOLE), cache=None, console=CONSOLE)
+    table = open_table(real_data / "cifar10")
+    found = find_near(table, content_hashes(table), cache=None)
     assert 450 < found.leaked()["test"] < 600
     assert found.counts()["between train and test"]["other_label"] < 10

@@ -22,9 +22,7 @@ from loupe.data.sources.arrays import from_arrays
 from loupe.data.sources.open import open_table
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import ImageError
-from loupe.log import Console
 
-CONSOLE = Console(quiet=True)
 SIDE = 24
 COUNT = 60
 
@@ -65,8 +63,8 @@ def decodes(monkeypatch):
     return seen
 
 
-def opened(table, cache, *, budget_bytes=2**30, console=CONSOLE, resize="crop"):
-    content = content_hashes(table, CONSOLE, cache=cache)
+def opened(table, cache, *, budget_bytes=2**30, resize="crop"):
+    content = content_hashes(table, cache=cache)
     return open_store(
         table,
         content,
@@ -75,12 +73,11 @@ def opened(table, cache, *, budget_bytes=2**30, console=CONSOLE, resize="crop"):
         interpolation="bilinear",
         budget_bytes=budget_bytes,
         cache=cache,
-        console=console,
     )
 
 
 def table_of(folder):
-    return open_table(folder, console=CONSOLE)
+    return open_table(folder)
 
 
 def expected(table, resize="crop"):
@@ -145,12 +142,13 @@ def test_the_key_holds_all_that_decides_the_pixels(folder, cache, in_files, monk
     assert len(builds(cache)) == 5
 
 
-def test_images_beyond_the_budget_are_announced(folder, cache, capsys):
+def test_images_beyond_the_budget_are_announced(folder, cache, caplog):
+    caplog.set_level("INFO", "loupe")
     table = table_of(folder)
     exactly = COUNT * SIDE * SIDE * 3
     assert isinstance(opened(table, cache, budget_bytes=exactly), RawStore)
-    assert isinstance(opened(table, cache, budget_bytes=exactly - 1, console=Console()), EncodedStore)
-    assert "above the budget" in " ".join(capsys.readouterr().err.split())
+    assert isinstance(opened(table, cache, budget_bytes=exactly - 1), EncodedStore)
+    assert "above the budget" in caplog.text
 
 
 def test_the_budget_is_less_than_the_memory():
@@ -209,13 +207,13 @@ def test_a_repaired_image_is_looked_at_again(folder, cache, in_files):
 def test_a_missing_image_that_is_back_is_looked_at_again(folder, cache, in_files):
     table = table_of(folder)
     data, file = table.encoded(3), table.file(3)
-    content = content_hashes(table, CONSOLE, cache=cache)
+    content = content_hashes(table, cache=cache)
     how = {"load_px": SIDE, "resize": "crop", "interpolation": "bilinear", "budget_bytes": 2**30, "cache": cache}
     file.unlink()  # after its content was read: the key is that of the whole set
     with pytest.raises(DamagedImages):
-        open_store(table, content, **how, console=CONSOLE)
+        open_store(table, content, **how)
     file.write_bytes(data)
-    assert len(open_store(table, content, **how, console=CONSOLE)) == COUNT
+    assert len(open_store(table, content, **how)) == COUNT
 
 
 def test_a_set_of_nothing_but_damage(folder, cache, in_files):
@@ -241,7 +239,8 @@ def test_an_encoded_store_names_an_image_that_is_damaged_after_it_was_opened(fol
 
 
 @pytest.mark.parametrize("how", ["short", "empty", "garbage", "shape"])
-def test_a_kept_file_that_is_not_whole_is_made_again(folder, cache, in_files, capsys, how):
+def test_a_kept_file_that_is_not_whole_is_made_again(folder, cache, in_files, caplog, how):
+    caplog.set_level("INFO", "loupe")
     table = table_of(folder)
     opened(table, cache)
     (file,) = (cache / "pixels").glob("*/pixels.npy")
@@ -250,37 +249,40 @@ def test_a_kept_file_that_is_not_whole_is_made_again(folder, cache, in_files, ca
         np.save(file, np.zeros((COUNT, 3, 3, 3), dtype=np.uint8))
     else:
         file.write_bytes({"short": data[:-1], "empty": b"", "garbage": b"x" * 5000}[how])
-    np.testing.assert_array_equal(opened(table, cache, console=Console()).pixels, expected(table))
-    assert "made again" in " ".join(capsys.readouterr().err.split())
+    np.testing.assert_array_equal(opened(table, cache).pixels, expected(table))
+    assert "made again" in caplog.text
     assert file.read_bytes() == data
 
 
-def test_a_full_disk_is_announced_and_the_pixels_stay_in_memory(folder, cache, in_files, monkeypatch, capsys):
+def test_a_full_disk_is_announced_and_the_pixels_stay_in_memory(folder, cache, in_files, monkeypatch, caplog):
+    caplog.set_level("INFO", "loupe")
     table = table_of(folder)
 
     def fail(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pixel_cache.os, "fsync", fail)
-    kept = opened(table, cache, console=Console())
+    kept = opened(table, cache)
     np.testing.assert_array_equal(kept.pixels, expected(table))
-    assert "No space left on device" in " ".join(capsys.readouterr().err.split())
+    assert "No space left on device" in caplog.text
     assert list((cache / "pixels").iterdir()) == []
 
 
-def test_too_little_free_disk_is_seen_before_decoding(folder, cache, in_files, monkeypatch, capsys, decodes):
+def test_too_little_free_disk_is_seen_before_decoding(folder, cache, in_files, monkeypatch, caplog, decodes):
+    caplog.set_level("INFO", "loupe")
     table = table_of(folder)
     monkeypatch.setattr(pixel_cache, "SPARE_DISK_BYTES", 2**60)
-    assert len(opened(table, cache, console=Console())) == COUNT
-    assert "free" in capsys.readouterr().err
+    assert len(opened(table, cache)) == COUNT
+    assert "free" in caplog.text
     assert len(decodes) == COUNT
 
 
-def test_a_cache_that_cannot_be_written(folder, tmp_path, in_files, capsys):
+def test_a_cache_that_cannot_be_written(folder, tmp_path, in_files, caplog):
+    caplog.set_level("INFO", "loupe")
     table = table_of(folder)
     (tmp_path / "file").write_text("no folder")
-    np.testing.assert_array_equal(opened(table, tmp_path / "file", console=Console()).pixels, expected(table))
-    assert "cannot be kept" in " ".join(capsys.readouterr().err.split())
+    np.testing.assert_array_equal(opened(table, tmp_path / "file").pixels, expected(table))
+    assert "cannot be kept" in caplog.text
 
 
 def test_images_beyond_the_budget_need_no_cache_that_can_be_written(folder, tmp_path, in_files):
@@ -329,7 +331,6 @@ BUILD = """
 import sys
 from pathlib import Path
 from child_processes import hold_at_first_call, kill_at_call
-from loupe.log import Console
 from loupe.data.pixels import decoding, store
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
@@ -339,11 +340,10 @@ if int(sys.argv[3]):
     kill_at_call([(decoding, "load")], int(sys.argv[3]))
 else:
     hold_at_first_call(decoding, "load")
-console = Console(quiet=True)
-table = open_table(Path(sys.argv[1]), console=console)
-content = content_hashes(table, console, cache=Path(sys.argv[2]))
+table = open_table(Path(sys.argv[1]))
+content = content_hashes(table, cache=Path(sys.argv[2]))
 how = dict(load_px=24, resize="crop", interpolation="bilinear", budget_bytes=2**30)
-print(int(store.open_store(table, content, cache=Path(sys.argv[2]), console=console, **how).pixels.sum()))
+print(int(store.open_store(table, content, cache=Path(sys.argv[2]), **how).pixels.sum()))
 """
 
 
@@ -369,7 +369,7 @@ def test_builds_at_once_all_succeed(folder, cache):
 
 def small_table(count):
     images = np.random.default_rng(0).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
-    return open_table((images, np.arange(count) % 2), console=CONSOLE)
+    return open_table((images, np.arange(count) % 2))
 
 
 def test_many_small_images_are_decoded_by_processes_to_the_same_pixels(cache, monkeypatch, decodes):
@@ -431,13 +431,11 @@ def test_damage_beyond_the_budget_is_found_before_training_and_remembered(tmp_pa
     cache = tmp_path if cached else None
     for _ in range(2):
         with pytest.raises(DamagedImages) as caught:
-            open_store(table, content, **settings, cache=cache, console=Console(quiet=True))
+            open_store(table, content, **settings, cache=cache)
         assert caught.value.indices.tolist() == [2]
     kept = np.array([0, 1, 3, 4])
     if cached:  # what remains was seen to be whole: it is not decoded again
         monkeypatch.setattr(Images, "decode_all", None)
-    store = open_store(
-        table.select(kept), tuple(content[i] for i in kept), **settings, cache=cache, console=Console(quiet=True)
-    )
+    store = open_store(table.select(kept), tuple(content[i] for i in kept), **settings, cache=cache)
     assert isinstance(store, EncodedStore)
     assert np.array_equal(store.read(np.arange(4)), made[kept])

@@ -16,9 +16,6 @@ from loupe.data.sources import datasets
 from loupe.data.sources.download import Source
 from loupe.data.sources.open import open_table
 from loupe.errors import LoupeError
-from loupe.log import Console
-
-QUIET = Console(quiet=True)
 
 
 class Silent(SimpleHTTPRequestHandler):
@@ -50,7 +47,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.mark.parametrize("name", datasets.DATASETS)
 def test_the_contract_of_every_data_set(name, published):
-    table = open_table(name, console=QUIET)
+    table = open_table(name)
     assert table.name == name
     assert len(set(table.paths)) == len(table)
     assert set(table.labels) == set(range(len(table.classes))) or name == "cifar100", "every class has images"
@@ -58,14 +55,14 @@ def test_the_contract_of_every_data_set(name, published):
     image = Image.open(io.BytesIO(table.encoded(len(table) - 1)))
     assert image.mode == "RGB"
     assert table.notes and datasets.DATASETS[name].description
-    again = open_table(name, console=QUIET)
+    again = open_table(name)
     assert again.rows.equals(table.rows)
 
 
 def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
-    table = open_table("digits", console=QUIET)
+    table = open_table("digits")
     bunch = load_digits()
     assert (len(table), table.classes) == (1797, tuple("0123456789"))
     assert np.array_equal(table.labels, bunch.target)
@@ -78,10 +75,10 @@ def test_digits_are_those_of_scikit_learn():
 
 def test_an_archive_is_fetched_once_and_its_pixels_are_right(published, tmp_path):
     _, images, labels = cifar_files(10)
-    table = open_table("cifar10", console=QUIET)
+    table = open_table("cifar10")
     for file in published.iterdir():
         file.unlink()
-    again = open_table("cifar10", console=QUIET)
+    again = open_table("cifar10")
     assert table.labels.tolist() == again.labels.tolist() == labels
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(again.encoded(3)))), images[3])
     assert (tmp_path / "cache" / "datasets" / "cifar-10-python.tar.gz").is_file()
@@ -90,10 +87,10 @@ def test_an_archive_is_fetched_once_and_its_pixels_are_right(published, tmp_path
 def test_what_cannot_be_had_says_how_to_give_the_file(published):
     (published / "cifar-10-python.tar.gz").unlink()
     with pytest.raises(LoupeError, match=r"the server answers 404 .*Give the file itself"):
-        open_table("cifar10", console=QUIET)
+        open_table("cifar10")
     (published / "cifar-100-python.tar.gz").write_bytes(b"something else")
     with pytest.raises(LoupeError, match="wrong checksum"):
-        open_table("cifar100", console=QUIET)
+        open_table("cifar100")
 
 
 def test_the_published_sources_are_the_ones_of_the_university_of_toronto():
@@ -106,4 +103,4 @@ def test_the_published_sources_are_the_ones_of_the_university_of_toronto():
 
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(LoupeError, match=r"unknown data set 'cifar_10'. Did you mean cifar10"):
-        datasets.load("cifar_10", QUIET)
+        datasets.load("cifar_10")

@@ -19,14 +19,12 @@ from loupe.data.sources.inference_inputs import table_of
 from loupe.data.sources.open import from_arrays, from_paths, open_table
 from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, split_of, text_name
 from loupe.errors import ImageError, LoupeError
-from loupe.log import Console
 
-QUIET = Console(quiet=True)
 PNG = b"\x89PNG"  # sources look at names and bytes, never at pixels
 
 
 def open_(data) -> ImageTable:
-    return open_table(data, console=QUIET)
+    return open_table(data)
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -15,7 +15,6 @@ from loupe.data.splits.split import PARTS, assign, digest, known, read, write
 from loupe.data.splits.stratify import units
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import LoupeError
-from loupe.log import Console
 
 KNOWN = ([10, 21, 26, 35], [0, 1, 11, 14])  # validation and test of forty images, seed 7
 
@@ -326,7 +325,7 @@ def test_a_digest_names_the_same_images_in_any_order():
 
 
 def test_cats_vs_dogs_keeps_its_splits(real_data: Path):
-    table = open_table(real_data / "cats_vs_dogs", console=Console(quiet=True))
+    table = open_table(real_data / "cats_vs_dogs")
     content = [sha256(name.encode()).hexdigest() for name in table.paths]
     split = assign(table, content, SplitSpec(), seed=0)
     assert sizes(split) == (2000, 800, 1200)
@@ -335,7 +334,7 @@ def test_cats_vs_dogs_keeps_its_splits(real_data: Path):
 
 
 def test_cifar10_gets_its_validation_from_train(real_data: Path):
-    table = open_table(real_data / "cifar10", console=Console(quiet=True))
+    table = open_table(real_data / "cifar10")
     content = [sha256(table.encoded(i)).hexdigest() for i in range(len(table))]
     split = assign(table, content, SplitSpec(), seed=0)
     assert sizes(split) == (45_000, 5_000, 10_000)

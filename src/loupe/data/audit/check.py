@@ -17,7 +17,6 @@ from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import finish, open_header
 from loupe.data.table import ImageTable, counted
 from loupe.errors import ImageError
-from loupe.log import Console
 
 _CHUNK_IMAGES = 64
 _LOOK_PX = 32
@@ -137,11 +136,11 @@ class _Seen:
     height_px: int = 0
 
 
-def check(table: ImageTable, content: Sequence[str], console: Console) -> CheckReport:
+def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
     """Looks at every image of a table, whose digests are `content`. Damage is a finding, not an error."""
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
-    parts = in_parallel(table, _look, chunk=_CHUNK_IMAGES, console=console, description="checking images")
+    parts = in_parallel(table, _look, chunk=_CHUNK_IMAGES, description="checking images")
     seen = [image for part in parts for image in part]
     whole = [i for i, image in enumerate(seen) if image.error is None]
     sides_N2 = np.array([(seen[i].width_px, seen[i].height_px) for i in whole], dtype=np.int64).reshape(-1, 2)

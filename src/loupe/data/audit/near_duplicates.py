@@ -25,7 +25,7 @@ from loupe.data.parallel import in_chunks, worker_count
 from loupe.data.pixels.store import DamagedImages, PixelStore, default_budget, open_store
 from loupe.data.table import ImageTable, counted
 from loupe.files import write_atomic
-from loupe.log import Console
+from loupe.log import terminal
 
 DISTANCE = 0.4
 """Pairs up to this distance are told: 1 less their likeness in detail. results/near_duplicates.md compares others."""
@@ -144,18 +144,19 @@ class NearReport:
         return [*nothing, *leaks, *self.cautions]
 
 
-def find_near(table: ImageTable, content: Sequence[str], *, cache: Path | None, console: Console) -> NearReport:
+def find_near(table: ImageTable, content: Sequence[str], *, cache: Path | None) -> NearReport:
     """Compares every image of a table, whose digests are `content`, with every other; damaged ones are left out.
 
     `cache` is the folder that keeps the small images this looks at; None keeps nothing.
     """
-    store, kept = _open(table, content, cache)
+    with terminal(quiet=True):
+        store, kept = _open(table, content, cache)
     if not len(kept):
         return NearReport(0, ())
     _, identity_N = np.unique(np.array(content)[kept], return_inverse=True)
     most = max(MOST_CANDIDATES, MOST_CANDIDATES_EACH * len(kept))
-    candidates = alike(_layouts(store), identity_N, least=LAYOUT, most=most, console=console)
-    distance_P = 1 - _judged(store, candidates, console)
+    candidates = alike(_layouts(store), identity_N, least=LAYOUT, most=most)
+    distance_P = 1 - _judged(store, candidates)
     near = np.flatnonzero(distance_P <= DISTANCE)
     ends_P2 = kept[np.stack([candidates.first, candidates.second], axis=1)[near]]
     pairs = _pairs(table, ends_P2, distance_P[near], candidates.mirrored[near])
@@ -171,7 +172,6 @@ def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tupl
         interpolation="bilinear",
         budget_bytes=default_budget(),
         cache=cache,
-        console=Console(quiet=True),
     )
     kept = np.arange(len(table))
     try:
@@ -186,7 +186,7 @@ def _layouts(store: PixelStore) -> NDArray[np.float32]:
     return np.concatenate([layouts(store.read(part)) for part in rows])
 
 
-def _judged(store: PixelStore, candidates: Candidates, console: Console) -> NDArray[np.float32]:
+def _judged(store: PixelStore, candidates: Candidates) -> NDArray[np.float32]:
     """The likeness of every candidate in detail."""
 
     def judge(part: range) -> NDArray[np.float32]:
@@ -199,7 +199,6 @@ def _judged(store: PixelStore, candidates: Candidates, console: Console) -> NDAr
         len(candidates),
         chunk=_CHUNK_PAIRS,
         workers=worker_count(),
-        console=console,
         description="looking at alike images",
     )
     return np.concatenate([np.empty(0, np.float32), *parts])

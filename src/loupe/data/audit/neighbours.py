@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from loupe.data.audit.similarity import Float32Array
 from loupe.data.parallel import in_chunks, worker_count
-from loupe.log import Console
 
 BLOCK_ROWS, BLOCK_COLUMNS = 128, 1024  # two blocks of float32 of this size lie in the cache of a core
 
@@ -34,9 +33,7 @@ class Candidates:
         return len(self.first)
 
 
-def alike(
-    layout_N2K: Float32Array, identity_N: NDArray[np.int64], *, least: float, most: int, console: Console
-) -> Candidates:
+def alike(layout_N2K: Float32Array, identity_N: NDArray[np.int64], *, least: float, most: int) -> Candidates:
     """The pairs of at least the likeness `least` whose `identity_N` differs: the `most` most alike, if there are more.
 
     `layout_N2K` holds even and odd parts, as `likeness.layouts` makes them.
@@ -47,7 +44,6 @@ def alike(
         len(layout_N2K),
         chunk=BLOCK_ROWS,
         workers=worker_count(),
-        console=console,
         description="comparing images",
     )
     for block in blocks:

@@ -14,7 +14,6 @@ from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError, LoupeError
-from loupe.log import Console
 
 CHUNK_BYTES = 4 * 2**20
 CHUNK_IMAGES = 256
@@ -61,11 +60,11 @@ class Images:
         data = self.table.encoded(i)
         return load(data, path, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation)
 
-    def decode_all(self, console: Console) -> Generator["Decoded", None, None]:
+    def decode_all(self) -> Generator["Decoded", None, None]:
         """All images in order, a few at a time, in parallel."""
         chunk = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // self.image_bytes))
         work = partial(decode_files, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation)
-        return in_parallel(self.table, work, chunk=chunk, console=console, description="decoding images")
+        return in_parallel(self.table, work, chunk=chunk, description="decoding images")
 
     def key(self, content: Sequence[str]) -> str:
         """A digest of all that decides the pixels of the images with these digests of their content."""

@@ -24,7 +24,7 @@ from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, DamagedImages, Images, damaged_images
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
-from loupe.log import Console, size_text
+from loupe.log import logger, size_text
 from loupe.records import OsText, Part, Record, RecordError, Whole
 
 SPARE_DISK_BYTES = 256 * 2**20
@@ -47,14 +47,14 @@ class KnownDamage(Record):
     damaged: tuple[DamagedImage, ...]
 
 
-def build(images: Images, content: Sequence[str], folder: Path, console: Console) -> UInt8Array:
+def build(images: Images, content: Sequence[str], folder: Path) -> UInt8Array:
     """Builds the file and opens it: uint8 [N, S, S, 3], read-only. Only writing it raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     if shutil.disk_usage(folder).free < images.total_bytes + SPARE_DISK_BYTES:
         raise OSError(f"the disk has less than {size_text(images.total_bytes + SPARE_DISK_BYTES)} free")
     with _beside(folder) as building:
-        damaged = _write_pixels(building / "pixels.npy", images, console)
+        damaged = _write_pixels(building / "pixels.npy", images)
         bad = {damage.index for damage in damaged}
         rest = [digest for i, digest in enumerate(content) if i not in bad]
         # What is whole bears the key of the images that remain, so that --skip-damaged decodes nothing twice.
@@ -65,19 +65,19 @@ def build(images: Images, content: Sequence[str], folder: Path, console: Console
         if all(damage.lasts for damage in damaged):
             _write_damaged(damaged, folder, folder / images.key(content))
         raise damaged_images(damaged)
-    pixels = reopen(place, images, console)
+    pixels = reopen(place, images)
     if pixels is None:
         raise OSError("the file that was written is gone")
     return pixels
 
 
-def _write_pixels(file: Path, images: Images, console: Console) -> list[Damage]:
+def _write_pixels(file: Path, images: Images) -> list[Damage]:
     """Writes every image that can be decoded, in order, and returns the others. Synced to the disk."""
     damaged: list[Damage] = []
     with file.open("wb") as out:
         _write_header(out, len(images.table), images.load_px)
         start = out.tell()
-        with closing(images.decode_all(console)) as parts:
+        with closing(images.decode_all()) as parts:
             for part in parts:
                 # Not stored through a memory map: there a full disk is a signal that ends the process; here, an
                 # error.
@@ -97,7 +97,7 @@ def _write_header(out: BinaryIO, images: int, side_px: int) -> None:
     np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def verify(images: Images, content: Sequence[str], folder: Path | None, console: Console) -> None:
+def verify(images: Images, content: Sequence[str], folder: Path | None) -> None:
     """Decodes every image once, keeping none, and raises DamagedImages for those that cannot be.
 
     What was found is remembered beside the pixels of other sets, if there is a folder, so that the next time nothing is
@@ -110,7 +110,7 @@ def verify(images: Images, content: Sequence[str], folder: Path | None, console:
             _touch(place)
             return
     damaged: list[Damage] = []
-    with closing(images.decode_all(console)) as parts:
+    with closing(images.decode_all()) as parts:
         for part in parts:
             damaged += part.damaged
     if folder is not None and all(damage.lasts for damage in damaged):
@@ -130,7 +130,7 @@ def _write_whole(folder: Path, place: Path) -> None:
         _publish(building, place)
 
 
-def reopen(place: Path, images: Images, console: Console) -> UInt8Array | None:
+def reopen(place: Path, images: Images) -> UInt8Array | None:
     """The pixels built before, or None. Raises DamagedImages where it was found then that some are."""
     _raise_known_damage(place / "damaged.json", images.table)
     file = place / "pixels.npy"
@@ -145,7 +145,7 @@ def reopen(place: Path, images: Images, console: Console) -> UInt8Array | None:
         return None
     except ValueError as error:
         reason = str(error)
-    console.say(f"The kept pixels in {file} cannot be used ({reason}): they are made again.")
+    logger.info(f"The kept pixels in {file} cannot be used ({reason}): they are made again.")
     shutil.rmtree(place, ignore_errors=True)
     return None
 

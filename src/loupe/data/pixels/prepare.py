@@ -12,7 +12,7 @@ from loupe.data.pixels import decode
 from loupe.data.pixels.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError, LoupeError
-from loupe.log import Console
+from loupe.log import logger
 
 SAMPLED_HEADERS = 101
 SAMPLED_IMAGES = 20_000
@@ -34,7 +34,6 @@ def load_images(
     preprocessing: Preprocessing,
     *,
     cache: Path | None,
-    console: Console,
     skip_damaged: bool = False,
     once: bool = False,
 ) -> Images:
@@ -47,7 +46,7 @@ def load_images(
         DamagedImages: some images cannot be used, and `skip_damaged` is off.
         LoupeError: no image is left.
     """
-    content = content_hashes(table, console)
+    content = content_hashes(table)
     opened = partial(
         open_store,
         load_px=preprocessing.load_px,
@@ -55,7 +54,6 @@ def load_images(
         interpolation=preprocessing.interpolation,
         budget_bytes=default_budget(),
         cache=cache,
-        console=console,
         once=once,
         skip_damaged=skip_damaged,
     )
@@ -68,7 +66,7 @@ def load_images(
     if not len(kept):
         raise all_damaged(table)
     dropped = len(table) - len(kept)
-    console.warn(f"{dropped:,} damaged images are left out.")
+    logger.warning(f"{dropped:,} damaged images are left out.")
     table, content = table.select(kept), tuple(content[i] for i in kept)
     return Images(table, content, opened(table, content), damaged=dropped)
 

@@ -23,7 +23,7 @@ from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, DamagedImages, Images, damaged_images
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
-from loupe.log import Console, size_text
+from loupe.log import logger, size_text
 
 __all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "StreamedStore", "default_budget", "open_store"]
 
@@ -129,7 +129,6 @@ def open_store(
     interpolation: Interpolation,
     budget_bytes: int,
     cache: Path | None,
-    console: Console,
     once: bool = False,
     skip_damaged: bool = False,
 ) -> PixelStore:
@@ -146,32 +145,32 @@ def open_store(
     if once and images.total_bytes > budget_bytes:
         return StreamedStore(images, worker_count(), skip_damaged)
     if images.total_bytes > budget_bytes:
-        console.say(
+        logger.info(
             f"The pixels of {len(table):,} images take {size_text(images.total_bytes)} at {load_px} px, above the "
             f"budget of {size_text(budget_bytes)}: the images are decoded anew in every epoch."
         )
-        pixel_cache.verify(images, content, cache / "pixels" if cache else None, console)
+        pixel_cache.verify(images, content, cache / "pixels" if cache else None)
         return EncodedStore(images, worker_count())
     if images.total_bytes < SMALL_BYTES or cache is None:
-        return _in_memory(images, console)
+        return _in_memory(images)
     folder = cache / "pixels"
-    kept = pixel_cache.reopen(folder / images.key(content), images, console)
+    kept = pixel_cache.reopen(folder / images.key(content), images)
     if kept is not None:
         return RawStore(kept)
     try:
-        return RawStore(pixel_cache.build(images, content, folder, console))
+        return RawStore(pixel_cache.build(images, content, folder))
     except OSError as error:
-        console.say(
+        logger.info(
             f"Pixels cannot be kept under {folder} ({error.strerror or error}): they stay in memory for this run."
         )
-    return _in_memory(images, console)
+    return _in_memory(images)
 
 
-def _in_memory(images: Images, console: Console) -> RawStore:
+def _in_memory(images: Images) -> RawStore:
     pixels = np.empty((len(images.table), images.load_px, images.load_px, 3), dtype=np.uint8)
     damaged: list[Damage] = []
     done = 0
-    with closing(images.decode_all(console)) as parts:
+    with closing(images.decode_all()) as parts:
         for part in parts:
             pixels[done : done + len(part.pixels)] = part.pixels
             done += len(part.pixels)

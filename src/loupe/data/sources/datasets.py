@@ -11,14 +11,13 @@ from loupe.data.sources.arrays import from_arrays
 from loupe.data.sources.download import Source, download
 from loupe.data.table import ImageTable
 from loupe.errors import unknown_name
-from loupe.log import Console
 
 
 @dataclass(frozen=True)
 class Dataset:
     """How a named set is loaded, what it is, and the recipe that suits it (None: the one for its image size)."""
 
-    load: Callable[[Console], ImageTable]
+    load: Callable[[], ImageTable]
     description: str
     default_recipe: str | None = None
 
@@ -35,7 +34,7 @@ CIFAR100 = Source(
 )
 
 
-def digits(console: Console) -> ImageTable:
+def digits() -> ImageTable:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 px; their 17 grey levels are spread over 0 to 255. No network."""
     from sklearn.datasets import load_digits
 
@@ -44,14 +43,14 @@ def digits(console: Console) -> ImageTable:
     return from_arrays(pixels, bunch.target, name="digits")
 
 
-def cifar10(console: Console) -> ImageTable:
+def cifar10() -> ImageTable:
     """60,000 photographs of 32 x 32 px in 10 classes (Krizhevsky, 2009); 50,000 train, 10,000 test."""
-    return _cifar(CIFAR10, console)
+    return _cifar(CIFAR10)
 
 
-def cifar100(console: Console) -> ImageTable:
+def cifar100() -> ImageTable:
     """60,000 photographs of 32 x 32 px in 100 classes (Krizhevsky, 2009); 50,000 train, 10,000 test."""
-    return _cifar(CIFAR100, console)
+    return _cifar(CIFAR100)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -63,13 +62,13 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def load(name: str, console: Console) -> ImageTable:
+def load(name: str) -> ImageTable:
     """The named set; LoupeError with the nearest names for one that is not in the catalog."""
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
-    return DATASETS[name].load(console)
+    return DATASETS[name].load()
 
 
-def _cifar(source: Source, console: Console) -> ImageTable:
+def _cifar(source: Source) -> ImageTable:
     target = cache_folder() / "datasets" / source.url.rpartition("/")[2]
-    return archives.open_archive(download(source, target, console=console))
+    return archives.open_archive(download(source, target))

@@ -16,7 +16,7 @@ from filelock import FileLock
 from rich.progress import Progress, TaskID
 
 from loupe.errors import LoupeError
-from loupe.log import Console
+from loupe.log import logger, progress_bar
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 30.0
@@ -36,7 +36,6 @@ def download(
     source: Source,
     target: Path,
     *,
-    console: Console,
     pause_seconds: float = 2.0,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Path:
@@ -55,7 +54,7 @@ def download(
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{part}.lock"):
             if not target.is_file():
-                _fetch_verified(source, part, console, pause_seconds, timeout_seconds)
+                _fetch_verified(source, part, pause_seconds, timeout_seconds)
                 part.replace(target)
     except OSError as error:
         raise LoupeError(
@@ -74,15 +73,15 @@ def _md5() -> "hashlib._Hash":
     return hashlib.md5(usedforsecurity=False)
 
 
-def _fetch_verified(source: Source, part: Path, console: Console, pause: float, timeout: float) -> None:
+def _fetch_verified(source: Source, part: Path, pause: float, timeout: float) -> None:
     """Fetches and checks; starts anew once where a resumed file is wrong, as the bytes of old may be to blame."""
     resumed = part.is_file() and part.stat().st_size > 0
-    _fetch(source, part, console, pause, timeout)
+    _fetch(source, part, pause, timeout)
     found = md5_of(part)
     if found != source.md5 and resumed:
-        console.warn(f"{source.url}: the part fetched earlier does not fit; starting again.")
+        logger.warning(f"{source.url}: the part fetched earlier does not fit; starting again.")
         part.unlink()
-        _fetch(source, part, console, pause, timeout)
+        _fetch(source, part, pause, timeout)
         found = md5_of(part)
     if found != source.md5:
         part.unlink()
@@ -92,12 +91,12 @@ def _fetch_verified(source: Source, part: Path, console: Console, pause: float, 
         )
 
 
-def _fetch(source: Source, part: Path, console: Console, pause: float, timeout: float) -> None:
+def _fetch(source: Source, part: Path, pause: float, timeout: float) -> None:
     """Attempts until the whole file is there; gives up after `MAX_STALLS` attempts without a new byte."""
     name = source.url.rpartition("/")[2]
-    console.say(f"Downloading {source.url}.")
+    logger.info(f"Downloading {source.url}.")
     stalls = 0
-    with console.progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task(name, total=None, note="")
         while True:
             before = _size(part)

@@ -14,7 +14,6 @@ from loupe.data.sources.folders import from_paths, open_folder, scan
 from loupe.data.sources.parquet import open_parquet
 from loupe.data.table import IMAGE_SUFFIXES, ImageTable, os_name, text_name
 from loupe.errors import LoupeError
-from loupe.log import Console
 
 __all__ = ["Data", "ImageTable", "from_arrays", "from_paths", "open_table"]
 
@@ -25,7 +24,7 @@ KINDS = (
 )
 
 
-def open_table(data: Data, *, console: Console) -> ImageTable:
+def open_table(data: Data) -> ImageTable:
     """The images and labels that `data` names or holds. The caller shows the table's notes.
 
     A string is first a named set (`digits`), then a path; `./digits` and a `Path` are always paths. Arrays come as
@@ -35,9 +34,9 @@ def open_table(data: Data, *, console: Console) -> ImageTable:
     if isinstance(data, ImageTable):
         table = data
     elif isinstance(data, str) and data in datasets.DATASETS:
-        table = _with_note(datasets.load(data, console), data)
+        table = _with_note(datasets.load(data), data)
     elif isinstance(data, str | os.PathLike):
-        table = _open_path(data, console)
+        table = _open_path(data)
     elif isinstance(data, Mapping | tuple):
         table = open_arrays(data)
     else:
@@ -47,11 +46,11 @@ def open_table(data: Data, *, console: Console) -> ImageTable:
     return table
 
 
-def _open_path(data: str | os.PathLike[str], console: Console) -> ImageTable:
+def _open_path(data: str | os.PathLike[str]) -> ImageTable:
     # pathlib's own raise for a user that is not known, and for a name that is too long.
     path = Path(os.path.expanduser(data))  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
-        return _open_folder(path, console)
+        return _open_folder(path)
     if not os.path.exists(path):  # noqa: PTH110
         raise LoupeError(_missing(str(data)))
     if archives.is_archive_name(path):
@@ -60,7 +59,7 @@ def _open_path(data: str | os.PathLike[str], console: Console) -> ImageTable:
         case ".csv":
             return open_csv(path)
         case ".parquet" | ".pq":
-            return open_parquet([path], path.parent, path.stem, console)
+            return open_parquet([path], path.parent, path.stem)
         case ".npz":
             return open_npz(path)
         case ".zip" | ".rar" | ".7z":
@@ -71,7 +70,7 @@ def _open_path(data: str | os.PathLike[str], console: Console) -> ImageTable:
             raise LoupeError(f"{path}: this kind of file is not understood; give {KINDS}.")
 
 
-def _open_folder(folder: Path, console: Console) -> ImageTable:
+def _open_folder(folder: Path) -> ImageTable:
     if cifar := archives.find_folder(folder):
         return archives.open_folder(cifar)
     tree = scan(folder)
@@ -80,7 +79,7 @@ def _open_folder(folder: Path, console: Console) -> ImageTable:
     if tree.images and all("/" in name for name in tree.shards):
         raise LoupeError(f"{folder}: there are both images and Parquet files below it; give the folder of one of them.")
     shards = [folder / os_name(name) for name in tree.shards]
-    return open_parquet(shards, folder, text_name(folder.resolve().name), console)
+    return open_parquet(shards, folder, text_name(folder.resolve().name))
 
 
 def _missing(text: str) -> str:

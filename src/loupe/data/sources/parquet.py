@@ -36,7 +36,7 @@ from loupe.data.table import (
     text_name,
 )
 from loupe.errors import LoupeError
-from loupe.log import Console, size_text
+from loupe.log import logger, progress_bar, size_text
 
 IMAGE_COLUMNS = ("image", "img")
 BATCH_ROWS = 1024  # are read at once, or fewer where they hold more than:
@@ -57,7 +57,7 @@ class Columns:
     classes: tuple[str, ...] | None
 
 
-def open_parquet(files: Sequence[Path], root: Path, name: str, console: Console) -> ImageTable:
+def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
     """The images in one file, or in all the shards of a set, which lie under `root`.
 
     Raises:
@@ -73,11 +73,11 @@ def open_parquet(files: Sequence[Path], root: Path, name: str, console: Console)
     size, budget = sum(file.stat().st_size for file in files), default_budget()
     if size > budget:
         folder = cache_folder() / "rows"
-        console.say(
+        logger.info(
             f"{name} takes {size_text(size)}, above the budget of {size_text(budget)} of memory: it is read from a "
             f"copy that can be mapped, under {folder}."
         )
-        pieces = _mapped(files, columns, root, folder, console)
+        pieces = _mapped(files, columns, root, folder)
     else:
         pieces = [pa.concat_tables(_read(*each, root)) for each in zip(files, columns, strict=True)]
     pieces = _distinct_paths(pieces, files, root)
@@ -136,12 +136,10 @@ def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
         raise LoupeError(f"{file}: its 'huggingface' metadata cannot be understood: {error!r}.") from None
 
 
-def _mapped(
-    files: Sequence[Path], columns: Sequence[Columns], root: Path, folder: Path, console: Console
-) -> list[pa.Table]:
+def _mapped(files: Sequence[Path], columns: Sequence[Columns], root: Path, folder: Path) -> list[pa.Table]:
     """The rows of each file, from copies that are made now where they are not there."""
     pieces = []
-    with console.progress() as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("copying rows", total=len(files), note="")
         for file, found in zip(files, columns, strict=True):
             how = [asdict(found), _split_of(file, root)]
