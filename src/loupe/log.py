@@ -160,9 +160,9 @@ def terminal(*, quiet: bool = False) -> Iterator[None]:
     The outermost one decides: where it is `quiet`, nothing is shown. `quiet` within another one hides announcements and
     bars, and leaves warnings as they are. Nothing is shown twice.
     """
-    outer = next((one for one in reversed(_open(Terminal)) if one.thread == threading.get_ident()), None)
+    outer = next((one for one in _open(Terminal)[-1:] if one.thread == threading.get_ident()), None)
     level = (logging.WARNING if outer else NOTHING) if quiet else logging.INFO
-    with _listening(Terminal(max(level, outer.level if outer else level), outer)):
+    with _listening(Terminal(max(level, outer.level) if outer else level, outer)):
         yield
 
 
