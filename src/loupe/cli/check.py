@@ -1,4 +1,4 @@
-"""`loupe check`: what is wrong with the images of a set."""
+"""`loupe check`: problems in the images of a data set."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,31 +19,29 @@ if TYPE_CHECKING:
 def check(
     data: Data,
     near: Annotated[
-        bool, typer.Option("--near", help="Look for near duplicates as well: re-encoded, cropped, mirrored copies.")
+        bool, typer.Option("--near", help="Also find near duplicates: re-encoded, cropped or mirrored copies.")
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.html", help="With --near: a page with the pairs, and FILE.pairs.csv with all of them."
-        ),
+        typer.Option(metavar="FILE.html", help="With --near: page of the pairs. FILE.pairs.csv lists all of them."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look for damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage.
+    """Find damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage.
 
-    Near duplicates (--near) are for your eye to judge, and do not change the exit code.
+    Near duplicates (--near) have to be judged by a person, and do not change the exit code.
     """
     if report is not None and not near:
-        raise LoupeError("--report shows near duplicates: give --near too.")
+        raise LoupeError("--report shows near duplicates: add --near.")
     code = _check(data, near=near, report=report, as_json=as_json, quiet=quiet)
     raise typer.Exit(code)
 
 
 def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: bool) -> int:
-    """Looks at the images that `data` names, and returns the exit code: 1 on damage or leakage of whole files.
+    """Check the images of `data` and return the exit code: 1 on damage or leakage of whole files.
 
-    With `near`, near duplicates are looked for too; `report` is the page that then shows them, with a CSV beside it.
+    With `near`, near duplicates are searched too; `report` is the page that shows them, with a CSV beside it.
     """
     from loupe.cli.check_table import print_check
     from loupe.data.audit.check import check as examine
@@ -75,25 +73,25 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
 
 
 def _conclude(screen: RichConsole, alike: "NearReport", report: Path | None) -> None:
-    """What follows from the near duplicates, and where they can be seen."""
+    """Print the conclusions about near duplicates, and where they are shown."""
     for sentence in alike.conclusions():
         screen.print(Text(sentence, style="yellow" if alike.pairs else "green"), soft_wrap=True)
     if report is not None:
         page, rows = printable(str(report)), printable(str(_rows_file(report)))
-        screen.print(Text(f"Side by side: {page}; every pair as a row: {rows}"), soft_wrap=True)
+        screen.print(Text(f"Page: {page}; all pairs as CSV: {rows}"), soft_wrap=True)
     elif alike.pairs:
         screen.print("To see them side by side: loupe check DATA --near --report check.html", markup=False)
 
 
 def _make_room(report: Path) -> None:
-    """Refuses before the long look what could not be written after it."""
+    """Raise a LoupeError now if the page could not be written after the search."""
     if report.suffix.lower() not in {".html", ".htm"}:
-        raise LoupeError(f"--report is the page to write, as check.html; got {str(report)!r}.")
+        raise LoupeError(f"--report is an HTML file, for example check.html; got {str(report)!r}.")
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
         _rows_file(report).touch()
     except OSError as error:
-        raise LoupeError(f"{report} cannot be written ({error.strerror or error}). Name another place.") from None
+        raise LoupeError(f"{report} cannot be written ({error.strerror or error}). Choose another file.") from None
 
 
 def _rows_file(report: Path) -> Path:

@@ -15,7 +15,7 @@ MOST_LINES = 10  # of one kind of finding
 
 
 def print_check(report: CheckReport, console: Console, also: Iterable[tuple[str, list[str]]] = ()) -> None:
-    """Print what the set is, then the findings; `also` are more of them, which do not enter the verdict."""
+    """Print the counts of the data set, then the findings; those in `also` do not enter the verdict."""
     console.print(_counts_table(report))
     for line in _facts(report):
         console.print(printable(line), markup=False, highlight=False)
@@ -24,9 +24,7 @@ def print_check(report: CheckReport, console: Console, also: Iterable[tuple[str,
         more = [f"... and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
         for line in [*lines[:MOST_LINES], *more]:
             console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
-    verdict = (
-        "Nothing stands in the way of training." if report.ok else "A result on these images could not be trusted."
-    )
+    verdict = "No problem that prevents training." if report.ok else "Results on these images would not be reliable."
     console.print(Text(verdict, style="green" if report.ok else "red"))
 
 

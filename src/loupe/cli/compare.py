@@ -1,4 +1,4 @@
-"""`loupe compare`: recipes on the same images, or runs that are there."""
+"""`loupe compare`: recipes on the same images, or finished runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,28 +10,27 @@ from loupe.errors import LoupeError
 
 
 def compare(
-    what: Annotated[list[str], typer.Argument(help="DATA to train on, as for train; or two or more runs.")],
+    what: Annotated[list[str], typer.Argument(help="DATA to train on, as for loupe train; or at least two runs.")],
     recipes: Annotated[
-        str | None, typer.Option(help="Names or YAML files, separated by commas. Default: the ladder.")
+        str | None, typer.Option(help="Recipe names or YAML files, separated by commas. Default: a ladder of recipes.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The network of the pretrained recipes.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network of the pretrained recipes.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of it: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
+        str | None,
+        typer.Option(help="Pretrained weights: timm (download), none, a file, hf-hub:NAME or local-dir:DIR."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each, on one and the same split.")] = 1,
-    folds: Annotated[int, typer.Option(min=0, help="Cross-validate each instead, in so many folds.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each recipe, on the same split.")] = 1,
+    folds: Annotated[int, typer.Option(min=0, help="Cross-validation folds; 0 trains on one split.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key, in every recipe.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Value of any recipe key, in every recipe.")
     ] = None,
     open_test: Annotated[
-        bool, typer.Option("--open-test", help="Open the test images for every candidate, not for the chosen one.")
+        bool, typer.Option("--open-test", help="Evaluate every recipe on test images, not only the chosen one.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Time a few batches, say what it will take, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the expected time, disk and memory, and stop.")] = False,
     name: Annotated[
         str | None,
-        typer.Option(
-            help="Of the files that are written. Default: comparison-DATA, with a number where another has it."
-        ),
+        typer.Option(help="Name of the files. Default: comparison-DATA. A numeric suffix is added if the name exists."),
     ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
@@ -39,13 +38,15 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare recipes on the same images. Plan, train in order of cost, judge on validation, open the test once."""
+    """Compare recipes on the same images. Plan, train in order of cost, judge on validation images."""
     from loupe.cli import tables
     from loupe.comparison import compare
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
         if recipes or model or weights or settings or folds or seeds > 1 or plan or skip_damaged:
-            raise LoupeError("runs are compared as they are: leave out what changes a training, or give DATA.")
+            raise LoupeError(
+                "finished runs are compared without training. Leave out the training options, or give DATA."
+            )
         content = compare.compare_runs(what, output=output, name=name, open_test=open_test, device=device)
     else:
         content = compare.compare(

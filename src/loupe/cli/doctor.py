@@ -1,4 +1,4 @@
-"""`loupe doctor`: the findings in the terminal, or as JSON."""
+"""`loupe doctor`: findings about this machine, in the terminal or as JSON."""
 
 import textwrap
 from collections.abc import Mapping
@@ -20,10 +20,12 @@ SCHEMA = 1
 
 def doctor(
     output: Output = Path("runs"),
-    network: Annotated[bool, typer.Option("--network", help="Also ask whether timm's weights can be reached.")] = False,
+    network: Annotated[
+        bool, typer.Option("--network", help="Also test whether weights of timm can be downloaded.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what is here, how fast it is, and what is wrong with it. Exit code 1 where something is broken."""
+    """Check the installation, and measure this machine. Exit code 1 if something is broken."""
     from loupe.doctor.checks import checks
 
     findings = _found(checks(output, network=network), silent=as_json)
@@ -40,7 +42,7 @@ def doctor(
 
 
 def _found(checks: "Mapping[str, Check]", *, silent: bool) -> "list[Finding]":
-    """All findings of some checks, printed as soon as they are there."""
+    """Findings of some checks, printed as they arrive."""
     from loupe.doctor.checks import guarded
 
     findings = []
@@ -53,7 +55,7 @@ def _found(checks: "Mapping[str, Check]", *, silent: bool) -> "list[Finding]":
 
 
 def lines(finding: "Finding") -> str:
-    """A finding beside its name, the remedy below it."""
+    """Finding beside its name, with the suggested fix below it."""
     start = f"{MARKS[finding.state]:<9}{finding.name:<15}"
     said = _wrapped(finding.value, start)
     return f"{said}\n{_wrapped(finding.remedy, ' ' * len(start) + '→ ')}" if finding.remedy else said

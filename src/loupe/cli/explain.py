@@ -1,4 +1,4 @@
-"""The command `loupe explain`: pages of what a network looks at, and of what its filters respond to."""
+"""`loupe explain`: pages of class activation maps, and of pictures that filters respond to."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, counted
 from loupe.log import printable
 
 MOST_IMAGES = 500
@@ -22,42 +22,47 @@ if TYPE_CHECKING:
 
 
 def explain(
-    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
+    run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
     images: Annotated[
-        list[str] | None, typer.Argument(help="Images, folders or globs. Default: some of the run's own, missed first.")
+        list[str] | None,
+        typer.Argument(help="Images, folders or globs. Default: images of the run, misclassified ones first."),
     ] = None,
     filters: Annotated[
-        bool, typer.Option("--filters", help="Show what filters respond to, in place of images.")
+        bool, typer.Option("--filters", help="Show pictures that filters respond to, instead of images.")
     ] = False,
     layer: Annotated[
         str | None,
         typer.Option(
-            help="A layer, as report.html lists them, or a block of a vision transformer, such as trunk.block3. "
-            "Default: the last that holds places; of filters, up to three convolutions."
+            help="Layer as listed in report.html, or block of a vision transformer, for example trunk.block3. "
+            "Default: the last layer with spatial positions; with --filters, up to three convolutions."
         ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--class", help="Explain this class. Default: the predicted, and where missed the true."),
+        typer.Option(
+            "--class", help="Class to explain. Default: the predicted one, and the true one where they differ."
+        ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="hires-cam (the default) or grad-cam.")] = None,
-    split: Annotated[str, typer.Option(help="Whose images, where none are given. A look at test is counted.")] = "val",
-    count: Annotated[int, typer.Option(min=1, help="How many images of the run, or filters of a layer.")] = 12,
-    to: Annotated[Path | None, typer.Option(help="The page to write. Default: explain.html, or filters.html.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method: hires-cam or grad-cam. Default: hires-cam.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Split of the images, if none are given: val or test. Test-set evaluations are counted.")
+    ] = "val",
+    count: Annotated[int, typer.Option(min=1, help="Number of images of the run, or of filters of a layer.")] = 12,
+    to: Annotated[Path | None, typer.Option(help="HTML file to write. Default: explain.html, or filters.html.")] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Show where in images the evidence for a class lies. Or what filters respond to; write a page."""
+    """Show where in an image the evidence for a class is. Or what filters respond to."""
     if filters and (images or target or method):
-        raise LoupeError("--filters takes no images, --class or --method: pictures are made for the filters.")
+        raise LoupeError("--filters cannot be combined with images, --class or --method.")
     if split not in {"val", "test"}:
         raise LoupeError(f"--split is val or test; got {split!r}.")
     to = to or Path("filters.html" if filters else "explain.html")
     if not to.absolute().parent.is_dir():  # before the work, not after
-        raise LoupeError(f"--to {to}: there is no such folder. Make it, or choose another.")
+        raise LoupeError(f"--to {to}: the folder does not exist. Create it, or choose another.")
     from loupe.data.sources.folders import from_paths
     from loupe.explain.cam import DEFAULT
     from loupe.rundir import open_run
@@ -69,7 +74,7 @@ def explain(
     else:
         way = method or DEFAULT
         if images and (several := len(from_paths(images))) > MOST_IMAGES:
-            raise LoupeError(f"{several:,} images are too many for one page: name at most {MOST_IMAGES}.")
+            raise LoupeError(f"{several:,} images are too many for one page. Give at most {MOST_IMAGES}.")
         found = done.explain(
             images or None, split=split, count=count, layer=layer, target=target, method=way, skip_damaged=skip_damaged
         )
@@ -87,15 +92,15 @@ def _maps(
 
     chosen = choose_layer(done.model, layer)
     side = chosen.shape[1:]
-    facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Its map": f"{side[0]} × {side[1]}"}
+    facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Feature map": f"{side[0]} × {side[1]}"}
     if done.temperature != 1:
         facts["Calibrated by"] = f"temperature {done.temperature:.3g}"
     if any(one.label is not None for one in found):
-        facts["Missed"] = f"{sum(one.missed for one in found):,}"
+        facts["Misclassified"] = f"{sum(one.missed for one in found):,}"
     _write(to, lambda: page.write_maps(to, found, facts, done.directory.name))
     if show:
         for one in found:
-            verdict = f"{one.label} taken for {one.predicted}" if one.missed else one.predicted
+            verdict = f"{one.label} predicted as {one.predicted}" if one.missed else one.predicted
             print(printable(f"{one.path}  {verdict} {one.probability:.1%}  {'; '.join(_places(one))}"))
         print(printable(f"Page: {to}"))
     return {"page": str(to), "layer": chosen.name, "map": side, "images": [_image(one) for one in found]}
@@ -103,7 +108,9 @@ def _maps(
 
 def _places(one: "Explanation") -> list[str]:
     return [
-        f"{name}: strongest {found.place}, half in {found.half:.0%}" if found else f"{name}: no evidence"
+        f"{name}: strongest {found.place}, half of it in {found.half:.0%} of the image"
+        if found
+        else f"{name}: no evidence"
         for name, found in one.evidence.items()
     ]
 
@@ -132,7 +139,7 @@ def _filters(done: "Run", layer: str | None, count: int, to: Path, *, show: bool
     layers = {name: [one for one in found if one.layer == name] for name in dict.fromkeys(one.layer for one in found)}
     if show:
         for name, several in layers.items():
-            print(printable(f"{name}: {len(several)} filters; {_medians(several)}"))
+            print(printable(f"{name}: {counted(len(several), 'filter')}; {_medians(several)}"))
         print(printable(f"Page: {to}"))
     return {
         "page": str(to),

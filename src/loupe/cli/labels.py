@@ -1,4 +1,4 @@
-"""The command that looks for wrong labels. It imports what it needs when it runs."""
+"""`loupe labels`: labels that look wrong, in the terminal and as files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loupe.cli.options import Data, Device, Json, Quiet, SkipDamaged, print_json
+from loupe.errors import counted
 
 if TYPE_CHECKING:
     from loupe.labels.find import LabelReport
@@ -16,25 +17,28 @@ FIRST_SHOWN = 20
 
 def labels(
     data: Data,
-    model: Annotated[str | None, typer.Option(help="The backbone. Default: that of the recipe features.")] = None,
+    model: Annotated[str | None, typer.Option(help="Pretrained network. Default: that of the recipe features.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of the backbone: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
+        str | None,
+        typer.Option(help="Pretrained weights: timm (download), none, a file, hf-hub:NAME or local-dir:DIR."),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels on a side. Default: the backbone's own.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Input size in pixels. Default: that of the network.")] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Whose labels to examine; may be repeated. Default: train and val.")
+        list[str] | None, typer.Option(help="Split to examine; can be repeated. Default: train and val.")
     ] = None,
-    folds: Annotated[int, typer.Option(min=3, help="How many parts take turns in being judged by the others.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds, and of splits that are not given.")] = 0,
+    folds: Annotated[int, typer.Option(min=3, help="Cross-validation folds.")] = 5,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed for the folds, and for splits that the data does not give.")
+    ] = 0,
     to: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: the data's, -labels.")
+        Path | None, typer.Option(metavar="FOLDER", help="New folder to write. Default: DATA-labels.")
     ] = None,
     device: Device = "auto",
     skip_damaged: SkipDamaged = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Find labels that look wrong. Show the images, and measure what leaving them out is worth."""
+    """Find labels that look wrong. Show the images, and measure the effect of leaving them out."""
     from loupe.labels import export
     from loupe.labels.find import check_labels
 
@@ -69,7 +73,7 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
     from loupe.report.texts import percent
 
     out = Console(highlight=False)
-    table = Table("image", "split", "label", "", "suggested", "", box=None)
+    table = Table("image", "split", "label", "probability", "suggested", "probability", box=None)
     table.columns[0].overflow = "fold"
     for item in report.ranked[:FIRST_SHOWN]:
         names = (escape(printable(item[key])) for key in ("path", "split", "label", "suggested"))
@@ -81,14 +85,15 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
     if report.ranked:
         out.print(table)
     if len(report.ranked) > FIRST_SHOWN:
-        out.print(f"and {len(report.ranked) - FIRST_SHOWN:,} more.")
+        out.print(f"and {len(report.ranked) - FIRST_SHOWN:,} more")
     found = report.counts(report.suspect_rows)
     parts = ", ".join(
         f"{part} {found.get(part, 0):,} of {number:,}" for part, number in report.counts(report.rows_N.tolist()).items()
     )
-    out.print(f"{len(report.ranked):,} of {len(report.rows_N):,} labels look wrong: {parts}.", soft_wrap=True)
+    out.print(f"{len(report.ranked):,} of {counted(len(report.rows_N), 'label')} look wrong: {parts}.", soft_wrap=True)
     if report.doubtful:
-        out.print(f"{len(report.doubtful):,} more are in doubt: another class is likelier, but not surely so.")
+        doubtful = counted(len(report.doubtful), "more label is", "more labels are")
+        out.print(f"{doubtful} in doubt: another class is more likely, but not clearly.", soft_wrap=True)
     for sentence in in_words(report.effect) if report.ranked else []:
         out.print(sentence, soft_wrap=True)
     for line in _next(report, files):
@@ -96,25 +101,24 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
 
 
 def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
-    """What a person can do with what was found."""
+    """Next steps, as lines."""
     from loupe.log import command_line
 
     if not report.ranked:
-        return [f"Nothing is to be left out. What was examined: {files['page']}"]
-    lines = [f"Look at them: {files['page']}"]
+        return [f"No label has to be left out. Examined images: {files['page']}"]
+    lines = [f"Page: {files['page']}"]
     if "kept" not in files:
         return [
             *lines,
-            "These images are not files, so that no list of them can be trained on: correct the labels where the data "
-            f"are made. {files['labels']} names the rows, the suspects first.",
+            "These images are not files, so no list of them can be trained on. Correct the labels in the source of the "
+            f"data: {files['labels']} lists the rows, suspects first.",
         ]
     command = {name: command_line(["loupe", "train", files[name]]) for name in ("labels", "kept")}
     found = report.counts(report.suspect_rows)
     stay = " and ".join(f"{number:,} of {part}" for part, number in found.items() if part != "train")
-    staying = f" ({stay}: kept, or the model would be judged without its errors)" if stay else ""
+    staying = f" (kept, since they test the model: {stay})" if stay else ""
     return [
         *lines,
-        f"Correct the column label in {files['labels']} (the suspects come first), or delete rows, then: "
-        + command["labels"],
-        f"Or leave out all suspects of the training images{staying}: {command['kept']}",
+        f"To correct labels: edit the column label in {files['labels']} (suspects first), then: {command['labels']}",
+        f"To leave out all suspects of the training images{staying}: {command['kept']}",
     ]

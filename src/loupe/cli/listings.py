@@ -1,4 +1,4 @@
-"""The commands that list what there is: runs, recipes, models. Each imports what it needs when it runs."""
+"""`loupe runs`, `recipes`, `models` and `cache`: the listing commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from loupe.cli.options import Json, Output, print_json
 
 
 def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
-    """List what has been run, with its results."""
+    """List runs with their results."""
     from loupe.cli import tables
     from loupe.rundir import list_runs
 
@@ -21,9 +21,9 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None, as_json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Recipe to print as YAML.")] = None, as_json: Json = False
 ) -> None:
-    """List the recipes, or show one whole."""
+    """List recipes, or print one as YAML."""
     from loupe.cli import tables
     from loupe.recipes.catalog import RECIPES, recipe
     from loupe.recipes.described import described
@@ -39,13 +39,13 @@ def recipes(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A model to show whole, or a part of the names to list.")] = None,
-    part: Annotated[str, typer.Option(help="What learns: head, last-block, last-N or all.")] = "all",
-    classes: Annotated[int, typer.Option(min=2, help="The number of outputs.")] = 10,
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels on a side. Default: the model's own.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Model to show, or part of the names to list.")] = None,
+    part: Annotated[str, typer.Option(help="Part that is trained: head, last-block, last-N or all.")] = "all",
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    size: Annotated[int | None, typer.Option(min=1, help="Input size in pixels. Default: that of the model.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the models, ours and timm's, or show one. Layers, what of them learns, parameters."""
+    """List models of Loupe and timm, or show one. With layers, parameters and what is trained."""
     from loupe.cli import tables
     from loupe.models import overview
 
@@ -65,12 +65,14 @@ def models(
 
 def cache(
     clear: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Remove pixels, rows, frozen, datasets, content, or all of it.")
+        str | None, typer.Option(metavar="KIND", help="Kind to remove: pixels, rows, frozen, datasets, content or all.")
     ] = None,
-    unused_days: Annotated[float, typer.Option(min=0, help="With --clear: only what was not used for so long.")] = 0.0,
+    unused_days: Annotated[
+        float, typer.Option(min=0, help="With --clear: remove only entries not used for this many days.")
+    ] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Show what is kept between runs, or remove it. All of it (LOUPE_CACHE) can be made again."""
+    """Show or remove cached data. All of it can be computed again. Folder: LOUPE_CACHE."""
     from loupe import cache as kept
     from loupe.cache import cache_folder
     from loupe.cli import tables

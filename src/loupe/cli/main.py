@@ -1,4 +1,4 @@
-"""The command line: thin. The commands parse, call and show; each imports what it needs when it runs."""
+"""Entry point of the command line. Commands parse, call and print; each imports what it needs when it runs."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and how a result is printed for scripts."""
+"""Options that commands share, and printing a result as JSON."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,15 @@ import typer
 
 Data = Annotated[
     str,
-    typer.Argument(help="A folder of class folders, CSV, Parquet, .npz, CIFAR archive, or a name such as digits."),
+    typer.Argument(help="Folder of class folders, CSV, Parquet, .npz, CIFAR archive, or the name of a data set."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show only the result, and warnings.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Output = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
-SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out, and count them.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result, warnings and errors.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
+Output = Annotated[Path, typer.Option(help="Folder of the runs.")]
+SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out damaged images, and count them.")]
 
 
 def print_json(value: Any) -> None:
-    """The result, and nothing else, on standard output."""
+    """Print the result, and nothing else, on standard output."""
     print(json.dumps(value, indent=1, allow_nan=False))

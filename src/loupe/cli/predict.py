@@ -1,4 +1,4 @@
-"""`loupe evaluate` and `loupe predict`: what a trained classifier says of images."""
+"""`loupe evaluate` and `loupe predict`: a trained classifier on labelled or new images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +11,11 @@ from loupe.log import logger, terminal
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
-    split: Annotated[str, typer.Option(help="val or test. Each look at test is counted.")] = "val",
+    run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
+    split: Annotated[str, typer.Option(help="Split: val, test or train. Test-set evaluations are counted.")] = "val",
     data: Annotated[
         str | None,
-        typer.Option(help="Other labelled images. Those that are the run's own stay in the part that they were in."),
+        typer.Option(help="Other labelled images. Images of the run stay in their split."),
     ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
@@ -23,9 +23,9 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained classifier on a split. Or on other labelled images, with --data."""
+    """Measure a trained classifier on a split. With --data, on other labelled images."""
     if split not in {"train", "val", "test"}:
-        raise LoupeError(f"--split is val or test (or train); got {split!r}.")
+        raise LoupeError(f"--split is val, test or train; got {split!r}.")
     from loupe.cli import tables
     from loupe.rundir import open_run
     from loupe.runs.run import Run
@@ -39,12 +39,12 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
-    paths: Annotated[list[str], typer.Argument(help="Images, folders or globs.")],
-    to: Annotated[Path, typer.Option(help="The file to write.")] = Path("predictions.csv"),
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
+    run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
+    paths: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
+    to: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
+    top: Annotated[int, typer.Option(min=1, help="Number of classes listed for each image.")] = 1,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Below this probability an image stays unclassified.")
+        float | None, typer.Option(min=0, max=1, help="Lowest probability of a classified image, 0 to 1.")
     ] = None,
     wanted_precision: Annotated[
         float | None,
@@ -52,8 +52,8 @@ def predict(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Leaves so many images unclassified that, of the others, this share is right, as 0.99; the threshold "
-            "is chosen by the run's validation images.",
+            help="Guaranteed share of correct images among those classified, for example 0.99. The threshold is "
+            "chosen on validation images.",
         ),
     ] = None,
     device: Device = "auto",
@@ -62,9 +62,9 @@ def predict(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Classify images, and write a CSV. Shows how many fell into each class."""
+    """Classify images and write a CSV. Print the number of images of each class."""
     if threshold is not None and wanted_precision is not None:
-        raise LoupeError("--threshold and --wanted-precision both say what stays unclassified. Give one of them.")
+        raise LoupeError("--threshold and --wanted-precision exclude each other. Give one of them.")
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.rundir import open_run

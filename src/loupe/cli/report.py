@@ -1,4 +1,4 @@
-"""`loupe report`: the pages of runs and of comparisons, drawn again from the files that they left."""
+"""`loupe report`: pages of runs and comparisons, written again from their files."""
 
 import json
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from loupe.errors import LoupeError
 
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs, or their names; or the JSON files of comparisons.")
+        list[str], typer.Argument(metavar="RUN...", help="Runs (folders or names), or JSON files of comparisons.")
     ],
     output: Output = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Draw the pages of runs or comparisons again. From their files, as after an update of Loupe."""
+    """Write the pages of runs or comparisons again. From their files, for example after an update."""
     found = [_drawer(name, output) for name in runs]  # all of them, before the first is drawn
     pages = []
     for page, draw in found:
@@ -47,7 +47,7 @@ def _drawer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
         return run.file("report.html"), lambda: page.write_page(run.path)
     path = next((place for place in (Path(name), output / name) if place.is_file()), None)
     if path is None:
-        raise LoupeError(f"there is no file {name}. `loupe compare` writes one of that kind beside its runs.")
+        raise LoupeError(f"{name}: no such file. Give a JSON file that `loupe compare` wrote, or a run.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

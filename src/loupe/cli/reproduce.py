@@ -9,22 +9,24 @@ from loupe.cli.options import Device, Json, Output, Quiet, print_json
 
 
 def reproduce(
-    names: Annotated[list[str] | None, typer.Argument(help="Experiments; all of them where none is named.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments. Default: all.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(envvar="LOUPE_DATA", help="The folder that holds cifar10 and cats_vs_dogs. Default: download."),
+        typer.Option(
+            envvar="LOUPE_DATA", help="Folder with cifar10 and cats_vs_dogs. Default: CIFAR-10 is downloaded."
+        ),
     ] = None,
-    budget: Annotated[str, typer.Option(help="quick: far fewer epochs. published: as the documents did.")] = "quick",
-    seeds: Annotated[int, typer.Option(min=1, help="How often each is trained.")] = 1,
+    budget: Annotated[str, typer.Option(help="quick: far fewer epochs. published: as in the documents.")] = "quick",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each experiment.")] = 1,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key, in every recipe.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Value of any recipe key, in every recipe.")
     ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Set published experiments beside measured ones. The same command goes on after a stop."""
+    """Train published experiments and compare the figures. The same command continues after a stop."""
     from loupe.cli import tables
     from loupe.comparison import reproduce as experiments
 

@@ -1,4 +1,4 @@
-"""`loupe train`: a run, begun, resumed, or repeated against another."""
+"""`loupe train`: a new run, a resumed run, or a run repeated against another."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,38 +13,42 @@ from loupe.log import terminal
 def train(
     data: Annotated[str | None, Data.__metadata__[0]] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name, a YAML file, or auto (the default): chosen by the images.")
+        str | None, typer.Option(help="Recipe: a name, a YAML file, or auto. Default: auto, chosen from the images.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A network in place of the recipe's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network in place of the recipe's. List: loupe models.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of the backbone: timm (its hub), none, a file, hf-hub:NAME or local-dir:DIR.")
+        str | None,
+        typer.Option(help="Pretrained weights: timm (download), none, a file, hf-hub:NAME or local-dir:DIR."),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="How often each training image is seen; of a solved head: how many penalties to try."),
+        typer.Option(min=1, help="Number of epochs; with optimizer logistic: number of L2 strengths."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step of training.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The (highest) learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is drawn: split, weights, order, views.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per training step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed for the split, weights, shuffling and augmentation.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Precision: auto, fp32, bf16 or fp16.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, as stages.0.lr=3e-4.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Value of any recipe key, for example stages.0.lr=3e-4."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")] = None,
     output: Output = Path("runs"),
-    name: Annotated[str | None, typer.Option(help="The run's name. Default: the data's and the recipe's.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run. Default: DATA-RECIPE.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Interrupted run to continue.")] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Repeat this run, and report every figure that differs (then exit code 1)."),
+        typer.Option(metavar="RUN", help="Run to repeat. Lists every figure that differs; then the exit code is 1."),
     ] = None,
     skip_damaged: SkipDamaged = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier on labelled images. Evaluate it, and write a report."""
+    """Train a classifier on labelled images. Evaluate it and write a report."""
     if data is None and resume is None and against is None:
-        raise LoupeError("give DATA to train on, or --resume RUN to go on with a run.")
+        raise LoupeError("DATA is missing. Give the images to train on, or --resume RUN to continue a run.")
     from loupe.runs import repeat
     from loupe.runs import train as runner
 

@@ -1,4 +1,4 @@
-"""How fast this machine decodes, multiplies and trains: short measurements through the code that a run uses."""
+"""Speed of decoding, matrix products and training: short measurements with the code that a run uses."""
 
 import io
 import time
@@ -26,7 +26,7 @@ BATCH, SIZE_PX = 64, 32
 
 
 def rate(work: Callable[[], object]) -> float:
-    """How often in a second something can be done, after once that does not count."""
+    """Executions per second, after one that is not counted."""
     work()
     began, times = time.perf_counter(), 0
     while (passed := time.perf_counter() - began) < MEASURED_SECONDS:
@@ -36,7 +36,7 @@ def rate(work: Callable[[], object]) -> float:
 
 
 def photograph() -> bytes:
-    """A JPEG with about as much detail as a photograph: blurred noise, and a little sharp noise over it."""
+    """JPEG with about as much detail as a photograph: blurred noise, and a little sharp noise over it."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
         PHOTO, Image.Resampling.BICUBIC
@@ -48,7 +48,7 @@ def photograph() -> bytes:
 
 
 def decoding() -> Iterator[Finding]:
-    """Images in a second, in one thread."""
+    """Images decoded per second, in one thread."""
     data = photograph()
     images = rate(lambda: decode.load(data, "generated", load_px=DECODED_PX, resize="crop", interpolation="bilinear"))
     said = f"{images:,.0f} JPEGs/s in one thread ({PHOTO[0]} x {PHOTO[1]} to {DECODED_PX} px)"
@@ -56,7 +56,7 @@ def decoding() -> Iterator[Finding]:
 
 
 def products() -> Iterator[Finding]:
-    """Matrix products on the CPU and on the GPU, in each precision that a run may be trained in."""
+    """Speed of matrix products on the CPU and the GPU, in each precision of training."""
     for device in dict.fromkeys(("cpu", choose_device("auto").type)):
         speeds = {}
         for precision in precisions(torch.device(device)):
@@ -71,7 +71,7 @@ def products() -> Iterator[Finding]:
 
 
 def _product(arithmetic: Compute) -> float:
-    """Floating-point operations in a second."""
+    """Floating-point operations per second."""
     side = SIDE[arithmetic.device.type]
     factor = torch.ones(side, side, device=arithmetic.device, dtype=DTYPES[arithmetic.precision])
 
@@ -83,7 +83,7 @@ def _product(arithmetic: Compute) -> float:
 
 
 def training() -> Iterator[Finding]:
-    """Training steps of a small network, augmentation included, on the device that `auto` takes."""
+    """Training speed of a small network with augmentation, on the device that `auto` chooses."""
     recipe, device = small_images(), choose_device("auto")
     classes = tuple("0123456789")
     preprocessing = Preprocessing(size_px=SIZE_PX, load_px=SIZE_PX)

@@ -1,7 +1,7 @@
-"""Which labels look wrong, by confident learning, and what a head is worth that does not learn from them.
+"""Labels that look wrong, by confident learning, and the effect of training a head without them.
 
-Confident learning (Northcutt, Jiang and Chuang 2021) is cleanlab's. It compares each label with what was said of the
-image by a model that has not seen it, and counts how many labels of each class are likely to be another's.
+Confident learning (Northcutt, Jiang and Chuang 2021) is that of cleanlab. It compares each label with the prediction of
+a model that has not seen the image, and estimates how many labels of each class belong to another class.
 """
 
 from importlib.util import find_spec
@@ -20,16 +20,18 @@ Floats = npt.NDArray[np.float64]
 
 
 def check_installed() -> None:
-    """LoupeError, with the remedy, where cleanlab is not installed."""
+    """Raise a LoupeError, with the fix, if cleanlab is not installed."""
     if find_spec("cleanlab") is None:
-        raise LoupeError("label errors are found with cleanlab, which is not installed: pip install cleanlab")
+        raise LoupeError(
+            "cleanlab is not installed, and is needed to find wrong labels. Install it: pip install cleanlab"
+        )
 
 
 def suspects(label_N: Ints, probability_NK: Floats) -> Bools:
-    """Which labels look wrong: as many of the least likely as confident learning counts, and none that is likeliest.
+    """Mask of the labels that look wrong: the least likely ones, as many as confident learning estimates.
 
-    Taking the least likely found more of the wrong labels in fewer suspects than cleanlab's default, which takes so
-    many of each pair of classes (results/label_errors.md).
+    A label that is the most likely class is never a suspect. This order found more wrong labels in fewer suspects than
+    cleanlab's default, which takes a number for each pair of classes (results/label_errors.md).
 
     Args:
         label_N: from 0 to K - 1, all of them present.
@@ -45,21 +47,21 @@ def suspects(label_N: Ints, probability_NK: Floats) -> Bools:
 
 
 def keep_one_of_each(found_N: Bools, label_N: Ints, quality_N: Floats) -> None:
-    """A class all of whose labels look wrong keeps the likeliest: without any it could not be learned."""
+    """Keep the most likely label of a class whose labels all look wrong: without any it could not be learned."""
     for label in np.setdiff1d(label_N, label_N[~found_N]):
         mine = np.flatnonzero(label_N == label)
         found_N[mine[quality_N[mine].argmax()]] = False
 
 
 def quality(label_N: Ints, probability_NK: Floats) -> Floats:
-    """How well each label fits, from 0 to 1: its probability, which cleanlab calls self-confidence."""
+    """Probability of each label, from 0 to 1, which cleanlab calls self-confidence."""
     return np.asarray(probability_NK[np.arange(len(label_N)), label_N])
 
 
 def effect(label_N: Ints, with_NK: Floats, without_NK: Floats, suspect_N: Bools) -> dict[str, Any]:
-    """Accuracy of heads with and without the suspects among what they learned from, on the same unseen images.
+    """Accuracy of heads trained with and without the suspects, on the same held-out images.
 
-    `all` judges by every image with the label that it has; `unsuspected` leaves the suspects out of the judged ones.
+    `all` evaluates on every image with its given label; `unsuspected` leaves the suspects out of the evaluation.
     """
     hit_N, hit_without_N = with_NK.argmax(axis=1) == label_N, without_NK.argmax(axis=1) == label_N
     return {
@@ -69,7 +71,7 @@ def effect(label_N: Ints, with_NK: Floats, without_NK: Floats, suspect_N: Bools)
 
 
 def compared(hit_N: Bools, hit_without_N: Bools) -> dict[str, Any]:
-    """Two accuracies on the same images, their difference (`without` minus `with`), and the intervals of all three."""
+    """Two accuracies on the same images and their difference (`without` minus `with`), each with its interval."""
     images, gained, lost = len(hit_N), int((hit_without_N & ~hit_N).sum()), int((hit_N & ~hit_without_N).sum())
     low, high = paired_interval(gained, lost, images)
     return {
@@ -85,8 +87,8 @@ def compared(hit_N: Bools, hit_without_N: Bools) -> dict[str, Any]:
 def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
     """95 % interval of (gained - lost) / images, where both were counted on the same images.
 
-    Wald's interval after adding one image to each of `gained` and `lost` (Bonett and Price 2012): it
-    covers well for few images, and has a width where nothing differed.
+    Wald's interval after adding one image to each of `gained` and `lost` (Bonett and Price 2012): its coverage is good
+    for few images, and its width is not 0 if nothing differed.
     """
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     up, down = (gained + 1) / (images + 2), (lost + 1) / (images + 2)

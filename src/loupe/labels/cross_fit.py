@@ -1,10 +1,9 @@
-"""What a linear head says of images whose labels it has not learned from: with all other labels, and without those that
-look wrong.
+"""Out-of-fold predictions of linear heads, trained with all other labels and without those that look wrong.
 
-Every image is in one fold, and is judged by a head that learned from the other folds. The strength of that head's
-penalty, and which labels it is to leave out, are settled within these other folds too: by heads that learned from all
-of them but one, and judge that one. A head without the folds A and B serves in both places, for A and for B, so that F
-folds need F(F - 1)/2 of them for each strength. No label has any say in what is said of its own image.
+Every image is in one fold, and is predicted by a head that was trained on the other folds. The L2 strength of that head
+and the labels that it leaves out are chosen within these other folds too: by heads trained on all of them but one, and
+evaluated on that one. A head without the folds A and B serves for A and for B, so that F folds need F(F - 1)/2 heads
+for each strength. No label influences the prediction of its own image.
 """
 
 from collections.abc import Callable
@@ -32,13 +31,13 @@ LEAST_FOLDS = 3  # two are left out at a time
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What heads say of images that they have not seen.
+    """Predictions of heads for images that they were not trained on.
 
     Attributes:
-        probability_NK: of each class, by a head that learned from the labels of all other folds.
-        without_NK: the same, by one that learned from those of them that do not look wrong.
-        strength_F: the penalty of the two heads that judge a fold.
-        left_out_F: how many labels the second of them was not given.
+        probability_NK: of each class, by a head trained on the labels of all other folds.
+        without_NK: the same, by a head trained without those that look wrong.
+        strength_F: the L2 strength of the two heads of a fold.
+        left_out_F: the number of labels left out of the training of the second.
     """
 
     probability_NK: Floats
@@ -49,7 +48,7 @@ class CrossFit:
 
 @dataclass
 class _Inner:
-    """What is settled without one fold: `probability_NK` says nothing of that fold's own images."""
+    """Choices made without one fold; `probability_NK` is undefined for the images of that fold."""
 
     loss: float = np.inf
     strength: float = STRENGTHS[0]
@@ -58,7 +57,7 @@ class _Inner:
 
 
 def fold_counts(label_N: Ints, fold_N: Ints) -> Ints:
-    """In how many folds each class has images, [K]; with fewer than three, some head would not learn the class."""
+    """Number of folds in which each class has images, [K]; with fewer than three, some head would lack the class."""
     found_KF = np.zeros((label_N.max() + 1, fold_N.max() + 1), np.int64)
     found_KF[label_N, fold_N] = 1
     return np.asarray(found_KF.sum(axis=1))
@@ -71,17 +70,17 @@ def cross_fit(
     *,
     suspects: Callable[[Ints, Floats], Bools],
 ) -> CrossFit:
-    """Judges every image by heads that have not learned from its fold.
+    """Predict every image by heads that were not trained on its fold.
 
     Args:
         label_N: from 0 to K - 1; each class has images in at least three folds.
         fold_N: the fold of each image, from 0.
-        suspects: which labels look wrong, from labels [N] and out-of-fold probabilities [N, K].
+        suspects: function from labels [N] and out-of-fold probabilities [N, K] to the mask of labels that look wrong.
     """
     folds = int(fold_N.max()) + 1
     pairs = list(combinations(range(folds), 2))
     feature_NC, place_N, classes = torch.from_numpy(features_NC), torch.from_numpy(label_N), int(label_N.max()) + 1
-    principal = axes(feature_NC)  # they know no label, and no solution depends on them
+    principal = axes(feature_NC)  # independent of labels, and no solution depends on them
     with progress_bar() as progress:
         bar = progress.add_task("heads", total=len(STRENGTHS) * len(pairs) + 2 * folds, note="")
 
@@ -112,7 +111,7 @@ def cross_fit(
 def _settle(
     label_N: Ints, fold_N: Ints, pairs: list[tuple[int, int]], solve: Callable[..., tuple[Floats, Solution]]
 ) -> list[_Inner]:
-    """For each fold the strength of least log loss on the other folds, and what was said of these at that strength."""
+    """L2 strength of each fold with the lowest log loss on the other folds, and their predictions at that strength."""
     inner_F = [_Inner() for _ in range(int(fold_N.max()) + 1)]
     heads: dict[tuple[int, int], Solution | None] = dict.fromkeys(pairs)  # of the strength before
     for penalty in STRENGTHS:
@@ -132,7 +131,7 @@ def _settle(
 
 
 def _weigh(inner: _Inner, penalty: float, said_NK: Floats, label_N: Ints, rest_N: Bools) -> None:
-    """Takes the strength where it is better than those before."""
+    """Keep the strength if its loss is lower than those before."""
     chosen_M = said_NK[rest_N, label_N[rest_N]]
     loss = float(-np.log(np.maximum(chosen_M, 1e-15)).mean())
     if loss < inner.loss:

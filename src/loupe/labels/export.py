@@ -1,8 +1,8 @@
-"""What is written about labels that look wrong: lists to correct and to train on, and the page that shows them.
+"""Files about labels that look wrong: lists to correct and to train on, and a page that shows them.
 
-labels.csv     every labelled image, the suspects first, in the columns that Loupe trains on, and what was found
-kept.csv       the same without the suspects of the training images: `loupe train kept.csv`
-labels.html    the suspects as pictures, and what leaving them out is worth
+labels.csv     every labelled image, suspects first, with the columns that Loupe trains on and the findings
+kept.csv       the same images without the suspects of the training split: `loupe train kept.csv`
+labels.html    the suspects as pictures, and the effect of leaving them out
 """
 
 import csv
@@ -32,28 +32,26 @@ MOST_DOUBTFUL = 24
 
 
 def check_new(folder: Path) -> None:
-    """LoupeError where the folder is there: labels may have been corrected in what an earlier call wrote."""
+    """Raise a LoupeError if the folder exists: it may hold labels that were corrected."""
     if folder.exists():
-        raise LoupeError(
-            f"{folder}: it exists, and may hold labels that were corrected. Name another folder with --to."
-        )
+        raise LoupeError(f"{folder} exists and may hold corrected labels. Choose another folder with --to.")
 
 
 def free_name(dataset: str) -> Path:
-    """`photos-labels`, or `photos-labels-2` and so on where that is taken."""
+    """`photos-labels`, or `photos-labels-2` and so on if that exists."""
     numbers = chain([""], (f"-{number}" for number in count(2)))
     return next(path for path in (Path(f"{dataset}-labels{number}") for number in numbers) if not path.exists())
 
 
 def write(report: LabelReport, folder: Path) -> dict[str, str]:
-    """Writes the files into a new folder and returns their paths by name.
+    """Write the files into a new folder and return their paths by name.
 
-    `kept.csv` is among them only where the images are files: a list can name nothing else.
+    `kept.csv` is among them only if the images are files: a list can name nothing else.
     """
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise LoupeError(f"{folder}: cannot be made: {error.strerror}. Name another folder with --to.") from None
+        raise LoupeError(f"{folder} cannot be created: {error.strerror}. Choose another folder with --to.") from None
     places = _places(report.table, folder)
     written = {"labels": folder / "labels.csv", "page": folder / "labels.html"}
     write_atomic(written["labels"], _labels(report, places or report.table.paths))
@@ -70,14 +68,14 @@ def write(report: LabelReport, folder: Path) -> dict[str, str]:
 
 
 def _places(table: ImageTable, folder: Path) -> tuple[str, ...] | None:
-    """Each image's file as seen from the folder; None where an image is not a file."""
+    """Path of each image relative to the folder; None if an image is not a file."""
     files = [table.file(row) for row in range(len(table))]
     base = folder.resolve()
     return None if None in files else tuple(_relative(file, base) for file in files if file is not None)
 
 
 def _relative(file: Path, base: Path) -> str:
-    """The whole path where the two are on different drives."""
+    """Relative path; the absolute one if the two are on different drives."""
     whole = os.path.abspath(file)  # noqa: PTH100 - resolve() would follow links to names that nobody knows
     try:
         return text_name(Path(os.path.relpath(whole, base)).as_posix())
@@ -86,7 +84,7 @@ def _relative(file: Path, base: Path) -> str:
 
 
 def _labels(report: LabelReport, places: tuple[str, ...]) -> str:
-    """The suspects, then the other images that were examined, each by rank; then the rest, as the table has them."""
+    """CSV text: suspects, then the other examined images, each by rank; then the rest in the order of the table."""
     suspects, examined = set(report.order), {int(row) for row in report.rows_N}
     rows = []
     for i in np.lexsort((report.quality_N, ~report.suspect_N)).tolist():
@@ -101,7 +99,7 @@ def _part(item: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _kept(report: LabelReport, places: tuple[str, ...]) -> str:
-    """Suspects of validation and test stay: a model that is not judged by its errors looks better than it is."""
+    """CSV text without the suspects of train. Those of validation and test stay: without them accuracy is too high."""
     left_out = {row for row in report.suspect_rows if report.splits[row] == "train"}
     rows = [_trained_on(report, row, places) for row in _labelled(report) if row not in left_out]
     return _csv(_columns(report), rows)
@@ -135,6 +133,6 @@ def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _picture(table: ImageTable, row: int) -> str:
-    """One image, whole and as it was before any crop, as the source of an image in a page."""
+    """Uncropped image as the source of an `img` element."""
     image = decode.decode(table.encoded(row), table.paths[row], at_least_px=LARGEST_PX)
     return data_uri(encode(np.asarray(image)))
