@@ -44,7 +44,7 @@ def predict(
     to: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
     top: Annotated[int, typer.Option(min=1, help="Number of classes listed for each image.")] = 1,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest probability of a classified image, 0 to 1.")
+        float | None, typer.Option(min=0, max=1, help="Probability below which an image stays unclassified.")
     ] = None,
     wanted_precision: Annotated[
         float | None,
