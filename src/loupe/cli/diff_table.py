@@ -1,4 +1,4 @@
-"""Whether a run repeats another, in the terminal."""
+"""Differences between a run and the run that it repeats, in the terminal."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,28 +7,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loupe.errors import counted
 from loupe.log import printable
 from loupe.report import texts
 
 MOST_ROWS = 25  # of one kind; against.json has all of them
-HASHES = {"hashes.data": "the images", "hashes.weights": "pretrained weights", "hashes.code": "Loupe's sources"}
+HASHES = {"hashes.data": "images", "hashes.weights": "pretrained weights", "hashes.code": "sources of Loupe"}
 Row = Mapping[str, Any]
 Cells = tuple[str, str, str]
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """The verdict; and, where figures differ, a table of them with the values of both runs."""
+    """Print the verdict and, if figures differ, a table with the values of both runs."""
     out = Console(highlight=False)
     first = _plain(report["first"])
     if report["same"]:
-        out.print(f"Repeats {first}: every figure is the same ({_compared(report['compared'])}).", soft_wrap=True)
+        out.print(f"Same as {first}: every figure is the same ({_compared(report['compared'])}).", soft_wrap=True)
         if report["circumstances"]:
-            out.print(f"All the same, it was made with something else: {_circumstances(report)}.", soft_wrap=True)
+            out.print(f"The circumstances differ, without effect: {_circumstances(report)}.", soft_wrap=True)
         return
-    out.print(f"Does not repeat {first}. What differs (against.json has all of it):", soft_wrap=True)
+    out.print(f"Differs from {first}. All differences are in against.json; the first are:", soft_wrap=True)
     table = Table(box=None)
     table.add_column("", overflow="fold")
-    for name in ("there", "here"):
+    for name in ("earlier run", "this run"):
         table.add_column(name, overflow="fold")
     for cells in _rows(report["differences"]):
         table.add_row(*map(_plain, cells))
@@ -47,7 +48,7 @@ def _rows(differences: Mapping[str, Sequence[Row]]) -> Iterator[Cells]:
 
 
 def _first(rows: Sequence[Row], text: Callable[[Row], Cells], part: str) -> Iterator[Cells]:
-    """The first rows of one kind, and how many more there are."""
+    """First rows of one kind, and the number of the others."""
     yield from map(text, rows[:MOST_ROWS])
     if len(rows) > MOST_ROWS:
         yield f"and {len(rows) - MOST_ROWS:,} more of {part}", "", ""
@@ -61,7 +62,7 @@ def _curve(row: Row) -> Cells:
     key, first, second = _value(row)
     if "epoch" not in row:
         return key, first, second
-    others = f"; {row['epochs']:,} epochs differ" if row["epochs"] > 1 else ""
+    others = f"; {counted(row['epochs'], 'epoch')} differ" if row["epochs"] > 1 else ""
     return f"{key} of epoch {row['epoch']}{others}", first, second
 
 
@@ -74,39 +75,39 @@ def _prediction(row: Row) -> Cells:
         key, first, second = _value(row)
         return f"predictions: {key}", first, second
     alone = row["images_of_one_run_alone"]
-    only = f"; {alone:,} images that only one run has" if alone else ""
+    only = f"; {counted(alone, 'image')} in one run only" if alone else ""
     return (
-        f"predictions of {row['key']}: {row['of_another_class']:,} of {row['images']:,} images get another class, "
-        f"logits differ by up to {row['largest_difference']:.2g}{only}",
+        f"predictions of {row['key']}: another class for {row['of_another_class']:,} of "
+        f"{counted(row['images'], 'image')}, logits differ by up to {row['largest_difference']:.2g}{only}",
         "",
         "",
     )
 
 
 def _reason(report: Mapping[str, Any]) -> str:
-    """What may be why; where nothing is, whose fault it is."""
+    """Possible causes; without any, where to report the difference."""
     if report["circumstances"]:
-        return f"They were made with something else, which may be why: {_circumstances(report)}."
+        return f"Possible causes: {_circumstances(report)}."
     if report["differences"]["split"]:
         return (
-            "The same recipe has split the same images otherwise. A fold of a cross-validation is a run of that kind: "
+            "The same recipe and images have another split. A fold of a cross-validation is such a run: "
             "loupe.cross_validate repeats it."
         )
     if report["device"] == "cpu":
         return (
-            "Nothing that is recorded of their making differs: versions, device, threads, recipe, data. On a CPU that "
-            "is a defect of Loupe's. Please report it, with both folders."
+            "No recorded circumstance differs: versions, device, threads, recipe, data. On a CPU this is a bug of "
+            "Loupe. Please report it, with both folders."
         )
     return (
-        f"Nothing that is recorded of their making differs. On {report['device']}, sums are made in an order that "
-        "varies from run to run, so that last digits do, and what follows from them."
+        f"No recorded circumstance differs. On {report['device']} the order of additions varies from run to run, so "
+        "last digits do too, and everything computed from them."
     )
 
 
 def _circumstances(report: Mapping[str, Any]) -> str:
     rows = report["circumstances"]
     said = [
-        f"{HASHES.get(row['key'], row['key'])} {_said(row, 'first')} there, {_said(row, 'second')} here"
+        f"{HASHES.get(row['key'], row['key'])} {_said(row, 'first')} → {_said(row, 'second')}"
         for row in rows[:MOST_ROWS]
     ]
     more = [f"and {len(rows) - MOST_ROWS:,} more"] if len(rows) > MOST_ROWS else []
@@ -127,5 +128,5 @@ def _said(row: Row, side: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names of runs and classes as they are, never as markup or as commands to the terminal."""
+    """Escape names of runs and classes, so that they are neither markup nor terminal commands."""
     return escape(printable(text))
