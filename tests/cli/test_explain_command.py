@@ -194,7 +194,7 @@ def test_a_run_explains_arrays(made):
         (["RUN", "--filters", "--layer", "head.logits"], "unknown layer"),
         (["RUN", "--class", "cut"], "Did you mean cat"),
         (["RUN", "--split", "train"], "--split is val or test"),
-        (["RUN", "--filters", "x.png"], "--filters takes no images"),
+        (["RUN", "--filters", "x.png"], "--filters cannot be combined with images"),
         (["RUN", "--to", "no-such-folder/page.html"], "no such folder"),
         (["RUN", "--method", "guided"], "grad-cam"),
         (["no-such-run"], "no-such-run"),

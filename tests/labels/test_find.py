@@ -249,7 +249,7 @@ def test_suspects_of_training_are_left_out_and_those_of_validation_stay(written)
 
 def test_what_was_written_is_never_overwritten(written, monkeypatch):
     folder = Path(written[1]["page"]).parent
-    with pytest.raises(LoupeError, match="may hold labels that were corrected"):
+    with pytest.raises(LoupeError, match="corrected labels"):
         export.check_new(folder)
     monkeypatch.chdir(folder.parent)
     for name in ("photos-labels", "photos-labels-2", "photos-labels-3"):
