@@ -195,7 +195,7 @@ def test_a_run_explains_arrays(made):
         (["RUN", "--class", "cut"], "Did you mean cat"),
         (["RUN", "--split", "train"], "--split is val or test"),
         (["RUN", "--filters", "x.png"], "--filters cannot be combined with images"),
-        (["RUN", "--to", "no-such-folder/page.html"], "no such folder"),
+        (["RUN", "--to", "no-such-folder/page.html"], "does not exist"),
         (["RUN", "--method", "guided"], "grad-cam"),
         (["no-such-run"], "no-such-run"),
         (["RUN", "damaged.png"], "damaged.png"),
