@@ -81,7 +81,7 @@ def test_what_is_not_installed(monkeypatch):
     found = {finding.name: finding for finding in checks.versions()}
     assert (found["versions"].state, found["versions"].remedy) == (
         "broken",
-        "Install what is missing: pip install timm",
+        "Install the missing packages: pip install timm",
     )
     assert "timm missing" in found["versions"].value
     assert found["openvino"].state == "ok", "an extra"
