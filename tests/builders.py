@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
+from loupe.recipes.published.experiments import EXPERIMENTS
 
 
 def predictions(label, logits_NK, classes=None) -> Predictions:
@@ -135,3 +137,129 @@ def pack(path: Path, files: dict[str, bytes], folder: str = "cifar-10-batches-py
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return path
+
+
+def spread_over_seeds(value, ends=None):
+    return {"value": value, "low": None, "high": None, "lowest": value, "highest": value} | (ends or {})
+
+
+def experiment_figures(name: str, accuracy: float, judged_on: str = "test") -> dict:
+    spread = {"low": accuracy - 0.01, "high": accuracy + 0.01, "lowest": accuracy - 0.02, "highest": accuracy + 0.02}
+    return {
+        "runs": [f"{name}-quick-seed{seed}" for seed in range(3)],
+        "seeds": [0, 1, 2],
+        "judged_on": judged_on,
+        "images": 800 if judged_on == "validation" else 10_000,
+        "accuracy": spread_over_seeds(accuracy, spread),
+        "micro_f1": spread_over_seeds(0.8531),
+        "macro_f1": spread_over_seeds(0.8523),
+        "roc_auc": spread_over_seeds(0.9876),
+        "log_loss": spread_over_seeds(0.4321),
+        "parameters": {"total": 309_291, "trainable": 308_395, "non_trainable": 896},
+        "epochs": 44 / 3,
+        "seconds_per_epoch": 205.1,
+        "seconds": 3080.0,
+        "test_looks": 0 if judged_on == "validation" else 7,
+        "settings": "AdamW 0.01, one-cycle, batch 128",
+        "diagnosis": "still improving at the end",
+    }
+
+
+def experiments_content() -> dict:
+    """Nineteen experiments: three measured, of which two reach the published accuracy; one stopped; no weights else."""
+    rows = [
+        {
+            "name": name,
+            "recipe": None,
+            "published": asdict(published),
+            "why": "not measured: no weights",
+            "measured": None,
+            "verdict": None,
+        }
+        for name, published in EXPERIMENTS.items()
+    ]
+    by_name = {row["name"]: row for row in rows}
+    for name, accuracy, verdict in (
+        ("deep-cnn", 0.8534, "reached"),
+        ("lecture-cnn", 0.7012, "missed"),
+        ("catsdogs-cnn", 0.8125, "reached"),
+    ):
+        judged_on = EXPERIMENTS[name].judged_on
+        by_name[name] |= {
+            "recipe": f"{name}-quick",
+            "why": None,
+            "measured": experiment_figures(name, accuracy, judged_on),
+            "verdict": verdict,
+        }
+    by_name["simple-cnn"]["why"] = "stopped in epoch 3 of 15: the loss is not finite"
+    return {
+        "schema": 1,
+        "version": "0.1.0",
+        "budget": "quick",
+        "seeds": 3,
+        "command": "loupe reproduce --budget quick --seeds 3 --data 'my data'",
+        "environment": {"python": "3.11.9", "cores": 2, "gpu": None},
+        "rows": rows,
+    }
+
+
+def comparison_content() -> dict:
+    """Three candidates, two seeds each, of which one failed; the test is open for the chosen one."""
+    accuracy = {"value": 0.9, "low": 0.85, "high": 0.94, "lowest": 0.89, "highest": 0.91}
+    metrics_of_split = {
+        "images": 200,
+        "accuracy": accuracy,
+        "macro_f1": spread_over_seeds(0.9),
+        "roc_auc": spread_over_seeds(0.98),
+        "log_loss": spread_over_seeds(0.3),
+        "ece": spread_over_seeds(None),
+    }
+    figures = {
+        "runs": ["small-seed0", "small-seed1"],
+        "seeds": [0, 1],
+        "network": "small",
+        "validation": metrics_of_split,
+        "test": metrics_of_split,
+        "parameters": {"total": 1000, "trainable": 900, "non_trainable": 100},
+        "epochs": 10.0,
+        "seconds_per_epoch": 0.5,
+        "seconds": 6.0,
+        "images_per_second": 4000.0,
+        "bytes": 4400,
+        "diagnosis": "still improving at the end",
+    }
+    small = {
+        "name": "small",
+        "settings": "AdamW 0.01",
+        "expected": {"seconds": 5.0, "disk_bytes": 0, "memory_bytes": None},
+        "why": None,
+        "measured": figures,
+    }
+    large = small | {"name": "large", "expected": None, "measured": figures | {"test": None, "seconds": 60.0}}
+    failed = small | {"name": "failed", "why": "the loss is not finite", "measured": None}
+    difference = {
+        **{"first": "small", "second": "large", "value": 0.01, "low": -0.02, "high": 0.04, "p": 0.4},
+        **{"p_corrected": 0.4, "images": 200, "only_first": 3.0, "only_second": 5.0},
+    }
+    return {
+        "schema": 1,
+        "version": "0.1.0",
+        "name": "comparison-pets",
+        "dataset": "pets",
+        "seeds": 2,
+        "folds": 0,
+        "settings": [],
+        "command": "loupe compare DATA --seeds 2",
+        "environment": {"processor": "a processor", "cores": 2, "threads": 2, "gpu": None, "device": "cpu"},
+        "images": {"train": 700, "val": 200, "test": 100},
+        "rows": [small, large, failed],
+        "judgement": {
+            "best": "large",
+            "chosen": "small",
+            "differences": [difference],
+            "verdicts": {"small": "small: the cheapest; take it", "large": "large: +1.0 points: a tie; take small"},
+            "conclusion": "Take small.",
+        },
+        "next": None,
+        "test": {"opened": ["small"], "opened_before": [], "looks": 2, "judgement": None},
+    }

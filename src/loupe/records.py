@@ -25,7 +25,9 @@ def _text(value: Any) -> str:
 
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
-Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Quantity = Annotated[float, Field(ge=0, lt=1e12)]  # finite, and no more than a figure can be drawn of
+Seconds = Quantity
 OsText = Annotated[str, PlainValidator(_text)]  # a name in a file system: bytes that are not UTF-8 are surrogates in it
 
 
@@ -111,6 +113,19 @@ class Record(Part):
             return cls.model_validate({key: value for key, value in content.items() if key != "schema"})
         except (ValidationError, RecursionError) as error:
             raise RecordError(path, f"incomplete or damaged ({_reason(error)})", cls.REMEDY) from None
+
+
+class TextRecord(Record):
+    """A record that is shown to people: each text in its file can be written as UTF-8."""
+
+    @classmethod
+    def of(cls, content: Any, path: Path) -> Self:
+        """As for any record; half of a pair of surrogates is refused too."""
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError) as error:
+            raise RecordError(path, f"incomplete or damaged ({_reason(error)})", cls.REMEDY) from None
+        return super().of(content, path)
 
 
 def parse(text: str | bytes) -> Any:

@@ -20,9 +20,11 @@ from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.evaluate import metrics
+from loupe.evaluate.comparison_results import ComparisonResults, TestOpening
 from loupe.evaluate.predictions import read_splits
 from loupe.recipes import catalog
 from loupe.recipes.ladder import PRETRAINED, ladder
+from loupe.records import RecordError
 from loupe.report import charts
 from loupe.report.comparison_page import write_page
 from loupe.rundir import count_looks
@@ -49,63 +51,63 @@ def compared(digits, tmp_path_factory):
 
 def test_every_candidate_and_seed_has_the_same_split(compared):
     folder, content = compared
-    runs = [name for row in content["rows"] for name in row["measured"]["runs"]]
+    runs = [name for row in content.rows for name in row.measured.runs]
     assert len(runs) == 4
     assert len({(folder / run / "split.csv").read_text() for run in runs}) == 1
 
 
 def test_the_test_is_opened_for_the_chosen_alone(compared):
     folder, content = compared
-    chosen = content["judgement"]["chosen"]
-    assert content["test"]["opened"] == [chosen]
-    for row in content["rows"]:
-        for name in row["measured"]["runs"]:
+    chosen = content.judgement.chosen
+    assert content.test.opened == (chosen,)
+    for row in content.rows:
+        for name in row.measured.runs:
             results = json.loads((folder / name / "results.json").read_text())
-            assert (results["test"] is not None) == (row["name"] == chosen)
+            assert (results["test"] is not None) == (row.name == chosen)
             assert set(read_splits(folder / name / "predictions.csv")) == (
-                {"val", "test"} if row["name"] == chosen else {"val"}
+                {"val", "test"} if row.name == chosen else {"val"}
             )
-    assert content["test"]["looks"] == count_looks(folder, results["split_hash"]) == 2  # one for each of its seeds
+    assert content.test.looks == count_looks(folder, results["split_hash"]) == 2  # one for each of its seeds
 
 
 def test_the_figures_are_the_means_of_the_runs(compared):
     folder, content = compared
-    for row in content["rows"]:
-        found = [json.loads((folder / run / "results.json").read_text()) for run in row["measured"]["runs"]]
+    for row in content.rows:
+        found = [json.loads((folder / run / "results.json").read_text()) for run in row.measured.runs]
         values = [result["validation"]["accuracy"]["value"] for result in found]
-        accuracy = row["measured"]["validation"]["accuracy"]
+        accuracy = row.measured.validation.accuracy
         assert accuracy["value"] == pytest.approx(np.mean(values))
         assert (accuracy["lowest"], accuracy["highest"]) == (min(values), max(values))
-        assert row["measured"]["bytes"] > 4 * row["measured"]["parameters"]["total"]
-        assert row["measured"]["images_per_second"] > 0
+        assert row.measured.bytes > 4 * row.measured.parameters.total
+        assert row.measured.images_per_second > 0
 
 
 def test_the_files_say_the_same(compared):
     folder, content = compared
-    assert json.loads((folder / "comparison-arrays.json").read_text()) == json.loads(json.dumps(content))
+    assert json.loads((folder / "comparison-arrays.json").read_text()) == content.to_json()
     rows = list(csv.DictReader((folder / "comparison-arrays.csv").open()))
     assert [(row["recipe"], row["split"]) for row in rows if row["split"] == "validation"] == [
-        (row["name"], "validation") for row in content["rows"]
+        (row.name, "validation") for row in content.rows
     ]
     markdown = (folder / "comparison-arrays.md").read_text()
-    assert content["judgement"]["conclusion"] in markdown
+    assert content.judgement.conclusion in markdown
     page = (folder / "comparison-arrays.html").read_text()
     assert "<script" not in page
-    assert all(row["name"] in page for row in content["rows"])
+    assert all(row.name in page for row in content.rows)
     assert 'class="series-2"' in page  # the curve that the page can hide
-    environment = json.loads((folder / content["rows"][0]["measured"]["runs"][0] / "environment.json").read_text())
+    environment = json.loads((folder / content.rows[0].measured.runs[0] / "environment.json").read_text())
     for what in ("data", "split", "code"):
         assert page.count(environment["hashes"][what]) == 1  # which all of these runs share
 
 
 def test_a_damaged_file_of_a_run_takes_nothing_from_the_page(compared, tmp_path):
     _, content = compared
-    for row in content["rows"]:
-        (tmp_path / row["measured"]["runs"][0]).mkdir()
-        (tmp_path / row["measured"]["runs"][0] / "results.json").write_text("{")
+    for row in content.rows:
+        (tmp_path / row.measured.runs[0]).mkdir()
+        (tmp_path / row.measured.runs[0] / "results.json").write_text("{")
     write_page(tmp_path / "page.html", content)
     page = (tmp_path / "page.html").read_text()
-    assert all(row["name"] in page for row in content["rows"])
+    assert all(row.name in page for row in content.rows)
 
 
 def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
@@ -117,9 +119,11 @@ def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
     assert page.read_bytes() == before
     assert capsys.readouterr().out.strip() == str(page)
     (folder / "other.json").write_text('{"schema": 1}')
-    for name, words in (("other.json", "not the JSON of a comparison"), ("none.json", "no file")):
-        with pytest.raises(loupe.LoupeError, match=words):
-            report([name], output=folder)
+    with pytest.raises(RecordError) as told:
+        report(["other.json"], output=folder)
+    assert told.value.path == folder / "other.json"
+    with pytest.raises(loupe.LoupeError, match="no file"):
+        report(["none.json"], output=folder)
 
 
 def test_the_same_call_reads_what_is_there_and_gives_the_same_files(compared, digits, monkeypatch):
@@ -132,33 +136,31 @@ def test_the_same_call_reads_what_is_there_and_gives_the_same_files(compared, di
         digits, recipes=["digits-plain", "digits"], seeds=2, settings=QUICK, output=folder, quiet=True
     )
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")} == before
-    assert json.dumps(again) == json.dumps(content), "the test opened after the choice, as before"
+    assert json.dumps(again.to_json()) == json.dumps(content.to_json()), "the test opened after the choice, as before"
     assert {path: path.read_bytes() for path in folder.glob("comparison*")} == pages
 
 
 def test_what_is_trained_is_planned_with_what_it_took_and_what_is_missing_with_batches(compared, digits, capfd):
     folder, content = compared
-    rows = {row["name"]: row for row in content["rows"]}
+    rows = {row.name: row for row in content.rows}
     chosen = {"recipes": ["digits-plain", "digits"], "settings": QUICK, "output": folder, "plan_only": True}
-    planned = compare.compare(digits, seeds=2, **chosen)["rows"]
-    assert [row["expected"]["seconds"] for row in planned] == [
-        rows[row["name"]]["measured"]["seconds"] for row in planned
-    ]
+    planned = compare.compare(digits, seeds=2, **chosen).rows
+    assert [row.expected.seconds for row in planned] == [rows[row.name].measured.seconds for row in planned]
     said = " ".join(capfd.readouterr().err.split())
     assert "all is trained" in said and said.count("trained before, in") == 2
-    planned = compare.compare(digits, seeds=3, **chosen)["rows"]
+    planned = compare.compare(digits, seeds=3, **chosen).rows
     said = " ".join(capfd.readouterr().err.split())
     assert "3 trainings of each, of which 4 are there, in all about" in said and "trained before" not in said
-    assert all(row["expected"]["seconds"] != rows[row["name"]]["measured"]["seconds"] for row in planned)
+    assert all(row.expected.seconds != rows[row.name].measured.seconds for row in planned)
 
 
 def test_runs_are_compared_as_they_are(compared):
     folder, content = compared
-    names = [name for row in content["rows"] for name in row["measured"]["runs"]]
+    names = [name for row in content.rows for name in row.measured.runs]
     again = compare.compare_runs(names, output=folder)
-    assert {row["name"] for row in again["rows"]} == {row["name"] for row in content["rows"]}
-    assert again["judgement"]["chosen"] == content["judgement"]["chosen"]
-    assert again["test"]["looks"] == content["test"]["looks"]
+    assert {row.name for row in again.rows} == {row.name for row in content.rows}
+    assert again.judgement.chosen == content.judgement.chosen
+    assert again.test.looks == content.test.looks
     with pytest.raises(loupe.LoupeError, match="one recipe"):
         compare.compare_runs(names[:2], output=folder)
     with pytest.raises(loupe.LoupeError, match="named twice"):
@@ -186,8 +188,8 @@ def test_where_a_candidate_fails_the_others_are_judged_and_the_test_stays_locked
 
 def test_a_locked_run_opens_once(compared):
     folder, content = compared
-    other = next(row for row in content["rows"] if row["name"] != content["judgement"]["chosen"])
-    locked = Run(compare.rundir.open_run(other["measured"]["runs"][0], folder))
+    other = next(row for row in content.rows if row.name != content.judgement.chosen)
+    locked = Run(compare.rundir.open_run(other.measured.runs[0], folder))
     assert locked.results["test"] is None
     assert locked.results["images"]["test"] == 40
     assert locked.results["split_hash"]
@@ -196,8 +198,8 @@ def test_a_locked_run_opens_once(compared):
 
 def test_a_test_is_opened_by_one_process_at_a_time_and_looked_at_once(compared, digits, tmp_path):
     folder, content = compared
-    other = next(row for row in content["rows"] if row["name"] != content["judgement"]["chosen"])
-    path = shutil.copytree(folder / other["measured"]["runs"][0], tmp_path / "run")
+    other = next(row for row in content.rows if row.name != content.judgement.chosen)
+    path = shutil.copytree(folder / other.measured.runs[0], tmp_path / "run")
     mine, theirs = (Run(compare.rundir.open_run(path)) for _ in range(2))
     before = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
     with mine.directory.locked(), pytest.raises(loupe.LoupeError, match="another process"):
@@ -210,16 +212,16 @@ def test_a_test_is_opened_by_one_process_at_a_time_and_looked_at_once(compared, 
 
 def test_runs_of_other_images_are_not_used_again(compared, digits):
     folder, content = compared
-    row = content["rows"][0]["measured"]
-    wanted = Run(compare.rundir.open_run(row["runs"][0], folder)).recipe
+    row = content.rows[0].measured
+    wanted = Run(compare.rundir.open_run(row.runs[0], folder)).recipe
 
     def use(again, x):
         table = open_table((x, digits[1]))
         hashed = (table, content_hashes(table))
-        return again((x, digits[1]), wanted, name=row["runs"][0], output=folder, images=hashed)
+        return again((x, digits[1]), wanted, name=row.runs[0], output=folder, images=hashed)
 
     for again in (sweep.found, sweep.finished):
-        assert use(again, digits[0]).path.name == row["runs"][0]
+        assert use(again, digits[0]).path.name == row.runs[0]
         with pytest.raises(loupe.LoupeError, match="made with other images"):
             use(again, 255 - digits[0])
 
@@ -254,39 +256,39 @@ def test_folds_judge_every_image_once_and_leave_the_test_locked(digits, tmp_path
         output=tmp_path,
         quiet=True,
     )
-    assert content["test"] == {"opened": [], "opened_before": [], "looks": 0, "judgement": None}
-    assert content["judgement"]["differences"][0]["images"] == 360  # 400 images without the 40 for the test
-    judged = content["rows"][0]["measured"]["validation"]
-    assert judged["images"] == 360
-    hits = round(360 * judged["accuracy"]["value"])
-    assert [judged["accuracy"]["low"], judged["accuracy"]["high"]] == pytest.approx(metrics.wilson(hits, 360))
+    assert content.test == TestOpening(opened=(), opened_before=(), looks=0, judgement=None)
+    assert content.judgement.differences[0].images == 360  # 400 images without the 40 for the test
+    judged = content.rows[0].measured.validation
+    assert judged.images == 360
+    hits = round(360 * judged.accuracy.value)
+    assert [judged.accuracy.low, judged.accuracy.high] == pytest.approx(metrics.wilson(hits, 360))
 
 
 def test_a_plan_trains_nothing(digits, tmp_path):
     content = compare.compare(
         digits, recipes=["digits-plain", "digits"], settings=QUICK, output=tmp_path, plan_only=True, quiet=True
     )
-    costs = [row["expected"]["seconds"] for row in content["rows"]]
+    costs = [row.expected.seconds for row in content.rows]
     assert costs == sorted(costs)
     assert all(cost > 0 for cost in costs)
     assert not list(tmp_path.iterdir())
 
 
-def test_another_comparison_never_takes_the_files_of_the_first(tmp_path):
-    first = {"schema": 1, "name": "comparison-pets", "dataset": "pets", "command": "loupe compare DATA --seeds 1"}
-    other = first | {"command": "loupe compare DATA --seeds 2"}
+def test_another_comparison_never_takes_the_files_of_the_first(compared, tmp_path):
+    named = {"name": "comparison-pets", "dataset": "pets", "command": "loupe compare DATA --seeds 1"}
+    first = compared[1].model_copy(update=named)
+    other = first.model_copy(update={"command": "loupe compare DATA --seeds 2"})
     assert files.name_of(first, None, tmp_path) == ("comparison-pets", None)
-    kept = first | {"rows": []}
-    (tmp_path / "comparison-pets.json").write_text(json.dumps(kept))
-    assert files.name_of(first, None, tmp_path) == ("comparison-pets", kept)
+    first.write(tmp_path / "comparison-pets.json")
+    assert files.name_of(first, None, tmp_path) == ("comparison-pets", first)
     assert files.name_of(other, None, tmp_path) == ("comparison-pets-2", None)
     (tmp_path / "comparison-pets-2.html").write_text("a page without its figures")
     (tmp_path / "comparison-pets-3.json").write_text('{"half of')
     assert files.name_of(other, None, tmp_path) == ("comparison-pets-4", None)
     with pytest.raises(loupe.LoupeError, match=r"of another comparison \(loupe compare DATA --seeds 1\)"):
-        files.name_of(other | {"name": "comparison-pets"}, "comparison-pets", tmp_path)
+        files.name_of(other, "comparison-pets", tmp_path)
     with pytest.raises(loupe.LoupeError, match=r"files of that name .* are there"):
-        files.name_of(other | {"name": "comparison-pets-3"}, "comparison-pets-3", tmp_path)
+        files.name_of(other.model_copy(update={"name": "comparison-pets-3"}), "comparison-pets-3", tmp_path)
 
 
 def entry(*seconds: dict[str, float | None]) -> Entry:
@@ -305,16 +307,15 @@ def test_the_time_by_itself_has_what_was_found_at_what_it_took_or_is_unknown():
 
 
 def test_an_unknown_time_is_shown_as_unknown(compared, tmp_path):
-    content = json.loads(json.dumps(compared[1]))
-    measured = content["rows"][0]["measured"]
-    measured["seconds"] = None
+    content = compared[1].to_json()
+    content["rows"][0]["measured"]["seconds"] = None
     name = content["rows"][0]["name"]
-    files.write(content, tmp_path)
+    files.write(ComparisonResults.of(content, tmp_path), tmp_path)
     page = " ".join((tmp_path / "comparison-arrays.html").read_text().split())
     assert f"Of {name} it is unknown" in page and ">unknown<" in page
     assert "| unknown |" in (tmp_path / "comparison-arrays.md").read_text()
     content["rows"][1]["measured"]["seconds"] = None
-    files.write(content, tmp_path)
+    files.write(ComparisonResults.of(content, tmp_path), tmp_path)
     assert "What it costs" in (tmp_path / "comparison-arrays.html").read_text()
 
 

@@ -51,39 +51,39 @@ def stored(output: Path, run: str) -> dict:
 
 def test_a_row_is_the_mean_over_the_seeds_and_their_spread(done):
     content, output = done
-    for row in content["rows"]:
-        measured, results = row["measured"], [stored(output, run) for run in row["measured"]["runs"]]
-        assert [result["seed"] for result in results] == measured["seeds"] == [0, 1]
+    for row in content.rows:
+        measured, results = row.measured, [stored(output, run) for run in row.measured.runs]
+        assert [result["seed"] for result in results] == list(measured.seeds) == [0, 1]
         values = [result["test"]["accuracy"]["value"] for result in results]
-        accuracy = measured["accuracy"]
-        assert accuracy["value"] == pytest.approx(statistics.fmean(values))
-        assert (accuracy["lowest"], accuracy["highest"]) == (min(values), max(values))
-        assert (accuracy["low"], accuracy["high"]) == wilson(round(statistics.fmean(values) * 50), 50)
+        accuracy = measured.accuracy
+        assert accuracy.value == pytest.approx(statistics.fmean(values))
+        assert (accuracy.lowest, accuracy.highest) == (min(values), max(values))
+        assert (accuracy.low, accuracy.high) == wilson(round(statistics.fmean(values) * 50), 50)
         losses = [result["test"]["log_loss"]["value"] for result in results]
-        assert measured["log_loss"]["value"] == pytest.approx(statistics.fmean(losses))
-        assert row["verdict"] == ("reached" if accuracy["value"] >= row["published"]["accuracy"] else "missed")
-        assert row["published"] == EXPERIMENTS[row["name"]].to_json()
+        assert measured.log_loss.value == pytest.approx(statistics.fmean(losses))
+        assert row.verdict == ("reached" if accuracy.value >= row.published.accuracy else "missed")
+        assert row.published == EXPERIMENTS[row.name]
 
 
 def test_every_look_at_the_test_set_is_counted(done):
     content, _ = done
-    assert [row["measured"]["test_looks"] for row in content["rows"]] == [4, 4]
+    assert [row.measured.test_looks for row in content.rows] == [4, 4]
 
 
 def test_json_csv_and_markdown_say_the_same(done):
     content, output = done
-    assert json.loads((output / "experiments-quick.json").read_text()) == content
+    assert json.loads((output / "experiments-quick.json").read_text()) == content.to_json()
     markdown = (output / "experiments-quick.md").read_text()
     with (output / "experiments-quick.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, flat in zip(content["rows"], rows, strict=True):
-        measured = row["measured"]
-        assert float(flat["accuracy_value"]) == measured["accuracy"]["value"]
-        assert float(flat["published_accuracy"]) == row["published"]["accuracy"]
-        assert int(flat["parameters"]) == measured["parameters"]["total"]
-        assert flat["settings"] == measured["settings"]
+    for row, flat in zip(content.rows, rows, strict=True):
+        measured = row.measured
+        assert float(flat["accuracy_value"]) == measured.accuracy.value
+        assert float(flat["published_accuracy"]) == row.published.accuracy
+        assert int(flat["parameters"]) == measured.parameters.total
+        assert flat["settings"] == measured.settings
         assert f"**{100 * measured['accuracy']['value']:.1f}\xa0%**" in markdown
-        assert measured["settings"] in markdown
+        assert measured.settings in markdown
     assert "loupe reproduce simple-cnn lecture-cnn --budget quick --seeds 2" in markdown
     assert "--set stages.0.epochs=1" in markdown, "what was changed is in the command that repeats the table"
     assert (output / "experiments-quick.html").is_file()
@@ -91,7 +91,7 @@ def test_json_csv_and_markdown_say_the_same(done):
 
 def test_results_carry_the_published_figures(done):
     content, output = done
-    result = stored(output, content["rows"][0]["measured"]["runs"][0])
+    result = stored(output, content.rows[0].measured.runs[0])
     assert result["published"] == json.loads(json.dumps(EXPERIMENTS["simple-cnn"].to_json()))
 
 
@@ -106,7 +106,7 @@ def test_the_same_call_again_trains_nothing(done, folder, monkeypatch):
     again = reproduce(
         ["simple-cnn", "lecture-cnn"], data=folder, seeds=2, changes=DEBUG, output=output, device="cpu", quiet=True
     )
-    assert again["rows"] == content["rows"]
+    assert again.rows == content.rows
 
 
 def test_a_run_of_another_recipe_is_not_taken_for_this_one(done, folder):
@@ -143,7 +143,7 @@ def test_what_was_stopped_goes_on_with_the_same_call(folder, tmp_path, monkeypat
     table = json.loads((tmp_path / "experiments-quick.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["simple-cnn"], "what is done is in the table already"
     monkeypatch.setattr(runner, "train", train)
-    assert [row["why"] for row in reproduce(names, **arguments)["rows"]] == [None, None]
+    assert [row.why for row in reproduce(names, **arguments).rows] == [None, None]
 
 
 def test_one_that_fails_does_not_keep_the_others_from_running(folder, tmp_path, monkeypatch):
@@ -167,10 +167,10 @@ def test_all_of_them_are_planned_and_what_cannot_be_run_says_why(folder, tmp_pat
         return module.unmeasured_row(planned, planned.why or "not run by this test")
 
     monkeypatch.setattr(module, "experiment_row", unneeded)
-    monkeypatch.setattr(module.page, "write_page", lambda path, content: None)  # after each of nineteen rows
-    rows = reproduce(data=folder, output=tmp_path, quiet=True)["rows"]
-    assert [row["name"] for row in rows] == list(EXPERIMENTS)
-    whys = {row["name"]: row["why"] for row in rows}
+    monkeypatch.setattr(module.page, "write_page", lambda path, results: None)  # after each of nineteen rows
+    rows = reproduce(data=folder, output=tmp_path, quiet=True).rows
+    assert [row.name for row in rows] == list(EXPERIMENTS)
+    whys = {row.name: row.why for row in rows}
     assert whys["deep-cnn"] == "not run by this test"
     assert whys["lecture-vgg16"] == "not measured: no weights of VGG16"
     assert whys["project-mobilenet-finetune"] == "not measured: no weights of MobileNet v1"

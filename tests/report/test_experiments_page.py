@@ -3,14 +3,14 @@
 import copy
 import json
 import re
-from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from loupe.errors import LoupeError
-from loupe.recipes.published.experiments import EXPERIMENTS
+from builders import experiments_content as content
+from loupe.evaluate.experiment_results import ExperimentResults
+from loupe.records import RecordError
 from loupe.report import figures
 from loupe.report.experiments_page import COLUMNS, write_page
 
@@ -70,73 +70,9 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def metric(value, spread=None):
-    return {"value": value, "low": None, "high": None, "lowest": value, "highest": value} | (spread or {})
-
-
-def measured(name: str, accuracy: float, judged_on: str = "test") -> dict:
-    spread = {"low": accuracy - 0.01, "high": accuracy + 0.01, "lowest": accuracy - 0.02, "highest": accuracy + 0.02}
-    return {
-        "runs": [f"{name}-quick-seed{seed}" for seed in range(3)],
-        "seeds": [0, 1, 2],
-        "judged_on": judged_on,
-        "images": 800 if judged_on == "validation" else 10_000,
-        "accuracy": metric(accuracy, spread),
-        "micro_f1": metric(0.8531),
-        "macro_f1": metric(0.8523),
-        "roc_auc": metric(0.9876),
-        "log_loss": metric(0.4321),
-        "parameters": {"total": 309_291, "trainable": 308_395, "non_trainable": 896},
-        "epochs": 44 / 3,
-        "seconds_per_epoch": 205.1,
-        "seconds": 3080.0,
-        "test_looks": 0 if judged_on == "validation" else 7,
-        "settings": "AdamW 0.01, one-cycle, batch 128",
-        "diagnosis": "still improving at the end",
-    }
-
-
-def content() -> dict:
-    """Nineteen experiments: three measured, of which two reach the published accuracy; one stopped; no weights else."""
-    rows = [
-        {
-            "name": name,
-            "recipe": None,
-            "published": asdict(published),
-            "why": "not measured: no weights",
-            "measured": None,
-            "verdict": None,
-        }
-        for name, published in EXPERIMENTS.items()
-    ]
-    by_name = {row["name"]: row for row in rows}
-    for name, accuracy, verdict in (
-        ("deep-cnn", 0.8534, "reached"),
-        ("lecture-cnn", 0.7012, "missed"),
-        ("catsdogs-cnn", 0.8125, "reached"),
-    ):
-        judged_on = EXPERIMENTS[name].judged_on
-        by_name[name] |= {
-            "recipe": f"{name}-quick",
-            "why": None,
-            "measured": measured(name, accuracy, judged_on),
-            "verdict": verdict,
-        }
-    by_name["simple-cnn"]["why"] = "stopped in epoch 3 of 15: the loss is not finite"
-    return {
-        "schema": 1,
-        "version": "0.1.0",
-        "budget": "quick",
-        "seeds": 3,
-        "command": "loupe reproduce --budget quick --seeds 3 --data 'my data'",
-        "environment": {"python": "3.11.9", "cores": 2, "gpu": None},
-        "rows": rows,
-    }
-
-
 def show(folder: Path, shown: dict) -> Page:
     path = folder / "experiments.html"
-    write_page(path, json.loads(json.dumps(shown)))
+    write_page(path, ExperimentResults.of(json.loads(json.dumps(shown)), folder))
     return Page(path)
 
 
@@ -278,7 +214,7 @@ def test_names_are_text_whatever_they_say(tmp_path):
     for shown, names in ((plain, tuple(f"name {i}" for i in range(len(HOSTILE)))), (hostile, HOSTILE)):
         first, second = shown["rows"][1], shown["rows"][0]
         first |= {"name": names[0], "verdict": "reached"}
-        first["published"] |= {"network": names[1], "remark": names[2], "dataset": names[1]}
+        first["published"] |= {"network": names[1], "remark": names[2]}
         first["measured"] |= {"runs": list(names), "settings": names[3], "diagnosis": names[2]}
         second |= {"name": names[4], "why": names[0]}
         shown["rows"][2]["name"] = names[7]
@@ -295,9 +231,9 @@ def test_names_are_text_whatever_they_say(tmp_path):
 
 @pytest.mark.parametrize("found", [{"schema": 2}, {}, [], {"schema": "1"}])
 def test_another_schema_is_refused(tmp_path, found):
-    with pytest.raises(LoupeError, match=r"experiments\.json.*is not the one this Loupe reads"):
-        write_page(tmp_path / "experiments.html", found)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(RecordError) as told:
+        ExperimentResults.of(found, tmp_path / "experiments.json")
+    assert told.value.path == tmp_path / "experiments.json"
 
 
 @pytest.mark.parametrize(
@@ -310,14 +246,16 @@ def test_another_schema_is_refused(tmp_path, found):
         lambda shown: shown["rows"][1]["measured"].pop("accuracy"),
         lambda shown: shown["rows"][1]["measured"]["accuracy"].update(value="high"),
         lambda shown: shown["rows"][1]["measured"].update(seconds=float("inf")),
+        lambda shown: shown["rows"][1]["published"].update(dataset="another"),
+        lambda shown: shown["rows"][1].update(verdict="perhaps"),
     ],
 )
 def test_damaged_content_is_refused(tmp_path, damage):
     shown = content()
     damage(shown)
-    with pytest.raises(LoupeError, match="incomplete or damaged"):
-        write_page(tmp_path / "experiments.html", shown)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(RecordError) as told:
+        ExperimentResults.of(shown, tmp_path / "experiments.json")
+    assert told.value.path == tmp_path / "experiments.json"
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):

@@ -41,15 +41,18 @@ def compare(
     """Compare recipes on the same images. Plan, train in order of cost, judge on validation images."""
     from loupe.cli import tables
     from loupe.comparison import compare
+    from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
         if recipes or model or weights or settings or folds or seeds > 1 or plan or skip_damaged:
             raise LoupeError(
                 "finished runs are compared without training. Leave out the training options, or give DATA."
             )
-        content = compare.compare_runs(what, output=output, name=name, open_test=open_test, device=device)
+        results: ComparisonResults | ComparisonPlan = compare.compare_runs(
+            what, output=output, name=name, open_test=open_test, device=device
+        )
     else:
-        content = compare.compare(
+        results = compare.compare(
             what[0],
             recipes=[word for word in (recipes or "").split(",") if word],
             model=model,
@@ -66,6 +69,6 @@ def compare(
             quiet=quiet or as_json,
         )
     if as_json:
-        print_json(content)
-    elif not plan:
-        tables.print_comparison(content, output)
+        print_json(results.to_json())
+    elif isinstance(results, ComparisonResults):
+        tables.print_comparison(results, output)

@@ -1,6 +1,5 @@
 """`loupe report`: pages of runs and comparisons, written again from their files."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +37,7 @@ def report(
 
 def _drawer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
     """The page of a run or a comparison, and what draws it."""
+    from loupe.evaluate.comparison_results import ComparisonResults
     from loupe.report import comparison_page
     from loupe.report import run_page as page
     from loupe.rundir import open_run
@@ -48,11 +48,6 @@ def _drawer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
     path = next((place for place in (Path(name), output / name) if place.is_file()), None)
     if path is None:
         raise LoupeError(f"{name}: no such file. Give a JSON file that `loupe compare` wrote, or a run.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LoupeError(f"{path}: not JSON ({error}). Run loupe compare again.") from None
-    if not isinstance(content, dict) or "judgement" not in content:
-        raise LoupeError(f"{path} is not the JSON of a comparison. Give that of `loupe compare`, or a run.")
+    results = ComparisonResults.read(path)
     where = path.with_suffix(".html")
-    return where, lambda: comparison_page.write_page(where, content)
+    return where, lambda: comparison_page.write_page(where, results)

@@ -30,7 +30,7 @@ def reproduce(
     from loupe.cli import tables
     from loupe.comparison import reproduce as experiments
 
-    content = experiments.reproduce(
+    results = experiments.reproduce(
         names or (),
         data=data,
         budget=budget,
@@ -41,6 +41,6 @@ def reproduce(
         quiet=quiet or as_json,
     )
     if as_json:
-        print_json(content)
+        print_json(results.to_json())
     else:
-        tables.print_experiments(content, output)
+        tables.print_experiments(results, output)

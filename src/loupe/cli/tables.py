@@ -11,6 +11,9 @@ from rich.table import Table
 
 from loupe.cache import KINDS, CacheEntry
 from loupe.config.recipe import Recipe
+from loupe.evaluate.comparison_results import ComparisonResults
+from loupe.evaluate.experiment_results import ExperimentResults
+from loupe.evaluate.spread import AccuracySpread
 from loupe.log import printable, size_text
 from loupe.models.catalog import NETWORKS
 from loupe.report import texts
@@ -185,7 +188,7 @@ def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -
         out.print("Remove what was not used for a month: loupe cache --clear all --unused-days 30")
 
 
-def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
+def print_experiments(results: ExperimentResults, folder: Path) -> None:
     """Published beside measured, as `loupe reproduce` found it."""
     out = Console(highlight=False)
     table = Table(box=None)
@@ -193,57 +196,54 @@ def print_experiments(content: Mapping[str, Any], folder: Path) -> None:
     for name in ("published", "measured, %", "epochs", "s/epoch"):
         table.add_column(name, no_wrap=True)
     table.add_column("")
-    for row in content["rows"]:
-        published, measured = row["published"], row["measured"]
-        given = "–" if published["accuracy"] is None else f"{100 * published['accuracy']:.2f}"
+    for row in results.rows:
+        published, measured = row.published, row.measured
+        given = "–" if published.accuracy is None else f"{100 * published.accuracy:.2f}"
         if measured is None:
-            table.add_row(row["name"], given, "–", str(published["epochs"]), "", _plain(row["why"]))
+            table.add_row(row.name, given, "–", str(published.epochs), "", _plain(row.why or ""))
             continue
-        on = "" if measured["judged_on"] == "test" else " (validation)"
-        epochs = f"{published['epochs']} → {measured['epochs']:g}"
-        accuracy = measured["accuracy"]
-        interval = f"{100 * accuracy['value']:.1f} ({100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f})"
-        cells = [interval, epochs, f"{measured['seconds_per_epoch']:.1f}"]
-        table.add_row(row["name"] + on, given, *cells, row["verdict"])
+        on = "" if measured.judged_on == "test" else " (validation)"
+        cells = [_in_percent(measured.accuracy), f"{published.epochs} → {measured.epochs:g}"]
+        table.add_row(row.name + on, given, *cells, f"{measured.seconds_per_epoch:.1f}", row.verdict)
     out.print(table)
-    looks = max((row["measured"]["test_looks"] for row in content["rows"] if row["measured"]), default=0)
+    looks = max((row.measured.test_looks for row in results.rows if row.measured), default=0)
     out.print(f"Looks at a test split in this folder so far: at most {looks} at one of them.")
-    name = f"experiments-{content['budget']}"
+    name = f"experiments-{results.budget}"
     out.print(
         f"Page: {_plain(str(folder / f'{name}.html'))}; the same as .md, .csv and .json beside it.", soft_wrap=True
     )
 
 
-def print_comparison(content: Mapping[str, Any], folder: Path) -> None:
+def print_comparison(results: ComparisonResults, folder: Path) -> None:
     """The table, the verdicts and the conclusion of `loupe compare`."""
     out = Console(highlight=False)
     table = Table(box=None)
     for column in ("recipe", "validation, %", "test, %"):
         table.add_column(column, no_wrap=True)
     table.add_column("time", no_wrap=True, justify="right")
-    for row in content["rows"]:
-        measured = row["measured"]
+    for row in results.rows:
+        measured = row.measured
         if measured is None:
-            table.add_row(_plain(row["name"]), "failed")
+            table.add_row(_plain(row.name), "failed")
             continue
-        test = _in_percent(measured["test"]) if measured["test"] else "locked"
-        table.add_row(_plain(row["name"]), _in_percent(measured["validation"]), test, texts.spent(measured["seconds"]))
+        test = _in_percent(measured.test.accuracy) if measured.test else "locked"
+        validation = _in_percent(measured.validation.accuracy)
+        table.add_row(_plain(row.name), validation, test, texts.spent(measured.seconds))
     out.print(table)
-    judgement, test = content["judgement"], content["test"]
-    for verdict in judgement["verdicts"].values():
+    judgement, test_set = results.judgement, results.test
+    for verdict in judgement.verdicts.values():
         out.print(_plain(verdict), soft_wrap=True)
-    out.print(f"\n{_plain(judgement['conclusion'])}", soft_wrap=True)
-    if content["next"]:
-        out.print(content["next"], soft_wrap=True)
-    opened = f"opened for {', '.join(test['opened'])}" if test["opened"] else "not opened"
-    looks = f"Judged on validation images. The test set was {opened}; looks at it so far: {test['looks']}."
+    out.print(f"\n{_plain(judgement.conclusion)}", soft_wrap=True)
+    if results.next:
+        out.print(results.next, soft_wrap=True)
+    opened = f"opened for {', '.join(test_set.opened)}" if test_set.opened else "not opened"
+    looks = f"Judged on validation images. The test set was {opened}; looks at it so far: {test_set.looks}."
     out.print(_plain(looks), soft_wrap=True)
-    out.print(f"Page: {_plain(str(folder / content['name']))}.html; the same as .md, .csv and .json.", soft_wrap=True)
+    out.print(f"Page: {_plain(str(folder / results.name))}.html; the same as .md, .csv and .json.", soft_wrap=True)
 
 
-def _in_percent(block: Mapping[str, Any]) -> str:
-    found = block["accuracy"]
-    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+def _in_percent(accuracy: AccuracySpread) -> str:
+    return f"{100 * accuracy.value:.1f} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
 
 
 def print_histogram(counts: Mapping[str, int], path: Path) -> None:

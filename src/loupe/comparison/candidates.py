@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from loupe.comparison import sweep
-from loupe.comparison.cost import Cost
 from loupe.config.recipe import Recipe
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.data.table import ImageTable
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics
+from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, Cost, Parameters, SplitFigures
 from loupe.evaluate.predictions import join, read_splits
 from loupe.evaluate.selection import Candidate
-from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
+from loupe.evaluate.spread import AccuracySpread, Spread, accuracy_over_seeds, over_seeds
 from loupe.log import duration, size_text
 from loupe.recipes import wording
 from loupe.runs.run import Run
@@ -169,54 +169,60 @@ def candidate(entry: Entry, split: str) -> Candidate:
     return Candidate(entry.name, tuple(predictions), entry.seconds)
 
 
-def row(entry: Entry, seen: Sequence[Entry], output: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a comparison says of a candidate; what was timed for `before`, its row of the same runs, is not timed again.
+def row(entry: Entry, seen: Sequence[Entry], output: Path, before: CandidateRow | None = None) -> CandidateRow:
+    """A candidate's row in the results; timings of `before`, its earlier row of the same runs, are kept.
 
     `seen` are the candidates whose test images are open.
     """
-    shown: dict[str, Any] = {
-        "name": entry.name,
-        "settings": wording.training(entry.recipe),
-        "expected": entry.cost.to_json() if entry.cost else None,
-        "why": entry.why,
-        "measured": None,
-    }
+    planned = CandidateRow(
+        name=entry.name,
+        settings=wording.training(entry.recipe),
+        expected=entry.cost,
+        why=entry.why,
+        measured=None,
+    )
     if not entry.runs:
-        return shown
+        return planned
+    figures = _measured(entry, seen, output, before.measured if before else None)
+    kept = before is not None and before.measured is not None and before.measured.runs == figures.runs
+    expected = before.expected if before and kept else entry.cost
+    return planned.model_copy(update={"expected": expected, "measured": figures})
+
+
+def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: CandidateFigures | None) -> CandidateFigures:
     results = [run.results for run in entry.runs]
-    runs = [_from(output, run.path) for run in entry.runs]
-    timed = before["measured"] if before and before["measured"] and before["measured"]["runs"] == runs else None
-    if before and timed:
-        shown["expected"] = before["expected"]
+    runs = tuple(_from(output, run.path) for run in entry.runs)
+    timed = before.images_per_second if before and before.runs == runs else None
     weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
-    return shown | {
-        "measured": {
-            "runs": runs,
-            "seeds": [result["seed"] for result in results],
-            "network": results[0]["network"],
-            "validation": _figures(entry, "val", [result["validation"] for result in results]),
-            "test": _figures(entry, "test", [result["test"] for result in results]) if entry in seen else None,
-            "parameters": results[0]["parameters"],
-            "epochs": float(np.mean([result["epochs"] for result in results])),
-            "seconds_per_epoch": float(np.median([result["seconds"]["epoch_mean"] for result in results])),
-            "seconds": entry.seconds,
-            "images_per_second": timed["images_per_second"] if timed else entry.runs[0].images_per_second(),
-            "bytes": weights[0].stat().st_size,
-            "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
-        }
-    }
+    return CandidateFigures(
+        runs=runs,
+        seeds=tuple(result["seed"] for result in results),
+        network=results[0]["network"],
+        validation=_figures(entry, "val", [result["validation"] for result in results]),
+        test=_figures(entry, "test", [result["test"] for result in results]) if entry in seen else None,
+        parameters=Parameters.model_validate(results[0]["parameters"]),
+        epochs=float(np.mean([result["epochs"] for result in results])),
+        seconds_per_epoch=float(np.median([result["seconds"]["epoch_mean"] for result in results])),
+        seconds=entry.seconds,
+        images_per_second=entry.runs[0].images_per_second() if timed is None else timed,
+        bytes=weights[0].stat().st_size,
+        diagnosis=(results[0]["diagnosis"] or {}).get("text"),
+    )
 
 
-def _figures(entry: Entry, split: str, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _figures(entry: Entry, split: str, blocks: Sequence[Mapping[str, Any]]) -> SplitFigures:
     """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
     spread = {key: over_seeds([block[key] for block in blocks]) for key in SPREAD}
+    accuracy = accuracy_over_seeds(blocks)
     if not entry.has_folds:
-        return {"images": blocks[0]["images"], "accuracy": accuracy_over_seeds(blocks), **spread}
+        return SplitFigures(images=blocks[0]["images"], accuracy=accuracy, **spread)
     [together] = candidate(entry, split).predictions
     joint = metrics.evaluate(together)
-    ends = over_seeds([block["accuracy"] for block in blocks])
-    accuracy = {**joint["accuracy"], "lowest": ends["lowest"], "highest": ends["highest"]}
-    return {"images": len(together), "accuracy": accuracy, **{key: {**spread[key], **joint[key]} for key in SPREAD}}
+    return SplitFigures(
+        images=len(together),
+        accuracy=AccuracySpread.model_validate({**accuracy.model_dump(), **joint["accuracy"]}),
+        **{key: Spread.model_validate({**spread[key].model_dump(), **joint[key]}) for key in SPREAD},
+    )
 
 
 def _from(output: Path, run: Path) -> str:

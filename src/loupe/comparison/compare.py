@@ -4,8 +4,7 @@ Candidates that are trained here never see the test images. The judgement is mad
 is opened for the chosen one alone, or for all with `open_test`. Every look is counted in the runs folder.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import InterruptedRunError, LoupeError
+from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
 from loupe.evaluate.selection import Judgement, judge
 from loupe.log import command_line, logger, terminal
 from loupe.runs.finalize import open_test as opened
 from loupe.runs.run import Run
-
-SCHEMA = 1
 
 
 def compare(
@@ -42,7 +40,7 @@ def compare(
     skip_damaged: bool = False,
     plan_only: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ComparisonResults | ComparisonPlan:
     """Trains recipes on the same split, judges them, and writes NAME as .json, .md, .csv and .html into `output`.
 
     Finished runs are read and interrupted ones go on, so that the same call again does what is missing, and gives the
@@ -60,7 +58,7 @@ def compare(
         plan_only: time a few batches, say what it will take, and stop.
 
     Returns:
-        the content of the JSON file.
+        the results, as the JSON file holds them; with `plan_only`, each candidate with its expected cost.
 
     Raises:
         LoupeError: nothing to compare, or something that the caller can put right, as a name that another comparison
@@ -72,22 +70,22 @@ def compare(
         _check(recipes, seeds, folds, open_test, name)
         table = open_table(data)
         entries = plan.resolved(table, data, recipes, model, weights, settings)
-        content: dict[str, Any] = {
-            "schema": SCHEMA,
-            "version": __version__,
-            "name": name or f"comparison-{table.name}",
-            "dataset": table.name,
-            "seeds": seeds,
-            "folds": folds,
-            "settings": list(settings),
-            "command": _command(entries, model, weights, seeds, folds, settings, open_test, skip_damaged),
-            "environment": _environment(device),
-        }
-        content["name"], before = files.name_of(content, name, output)
+        asked = Comparison(
+            version=__version__,
+            name=name or f"comparison-{table.name}",
+            dataset=table.name,
+            seeds=seeds,
+            folds=folds,
+            settings=tuple(settings),
+            command=_command(entries, model, weights, seeds, folds, settings, open_test, skip_damaged),
+            environment=_environment(device),
+        )
+        wanted, before = files.name_of(asked, name, output)
+        asked = asked.model_copy(update={"name": wanted})
         hashed = content_hashes(table)
         plan.plan(entries, data, table, hashed, seeds, folds, output, device)
         if plan_only:
-            return content | {"rows": [candidates.row(entry, [], output) for entry in entries]}
+            return ComparisonPlan(**dict(asked), rows=tuple(candidates.row(entry, [], output) for entry in entries))
         for number, entry in enumerate(entries, 1):
             logger.info(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
             try:
@@ -100,11 +98,11 @@ def compare(
         failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
         # While a candidate is missing, another may yet be chosen: the test waits for it.
         opening = "none" if folds or failed else "all" if open_test else "chosen"
-        content = _with_judgement(content, before, entries, opening, data, output)
-        files.write(content, output)
+        results = _results(asked, before, entries, opening, data, output)
+        files.write(results, output)
         if failed:
             raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
-        return content
+        return results
 
 
 def compare_runs(
@@ -115,7 +113,7 @@ def compare_runs(
     open_test: bool = False,
     device: str = "auto",
     quiet: bool = True,
-) -> dict[str, Any]:
+) -> ComparisonResults:
     """Judges finished runs that were validated on the same images; those of one recipe are seeds of one candidate.
 
     Raises:
@@ -130,23 +128,23 @@ def compare_runs(
     entries = candidates.grouped(found)
     if len(entries) < 2:
         raise LoupeError("these are runs of one recipe: name two recipes' runs, or DATA to train others.")
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "name": name or "comparison",
-        "dataset": found[0].results["dataset"],
-        "seeds": max(len(entry.runs) for entry in entries),
-        "folds": 0,
-        "settings": [],
-        "command": command_line(
+    asked = Comparison(
+        version=__version__,
+        name=name or "comparison",
+        dataset=found[0].results["dataset"],
+        seeds=max(len(entry.runs) for entry in entries),
+        folds=0,
+        settings=(),
+        command=command_line(
             ["loupe", "compare", *sorted(run.directory.name for run in found), *(["--open-test"] if open_test else [])]
         ),
-        "environment": _environment(device),
-    }
-    content["name"], before = files.name_of(content, name, output)
-    content = _with_judgement(content, before, entries, "all" if open_test else "none", None, output)
-    files.write(content, output)
-    return content
+        environment=_environment(device),
+    )
+    wanted, before = files.name_of(asked, name, output)
+    asked = asked.model_copy(update={"name": wanted})
+    results = _results(asked, before, entries, "all" if open_test else "none", None, output)
+    files.write(results, output)
+    return results
 
 
 def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name: str | None) -> None:
@@ -160,56 +158,58 @@ def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name
         raise LoupeError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
 
 
-def _with_judgement(
-    content: dict[str, Any],
-    before: dict[str, Any] | None,
+def _results(
+    asked: Comparison,
+    before: ComparisonResults | None,
     entries: Sequence[Entry],
     opening: str,
     data: Any,
     output: Path,
-) -> dict[str, Any]:
-    """The content with its judgement. What was timed `before` for the same runs stays, with where it was timed."""
-    rows = {row["name"]: row for row in before["rows"]} if before else {}
-    content |= _judged(entries, opening, data, output, rows)
-    if before and before["version"] == content["version"] and all(_same_runs(row, rows) for row in content["rows"]):
-        content["environment"] = before["environment"]
-    return content
+) -> ComparisonResults:
+    """The judgement on validation images, what opening the test then shows, and a row for each candidate, by cost.
 
-
-def _same_runs(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    mine, other = ((one or {}).get("measured") or {} for one in (row, before.get(row["name"])))
-    return mine.get("runs") == other.get("runs")
-
-
-def _judged(
-    entries: Sequence[Entry], opening: str, data: Any, output: Path, before: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The judgement on validation images, what opening the test then shows, and a row for each candidate, by cost."""
+    What was timed `before` for the same runs stays, with the environment in which it was timed.
+    """
     done = sorted((entry for entry in entries if entry.runs), key=lambda entry: entry.order)
     failed = [entry for entry in entries if not entry.runs]
     if not done:
         raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
     judgement = judge([candidates.candidate(entry, "val") for entry in done])
-    open_before = [entry.name for entry in done if any(_opened_itself(run) for run in entry.runs)]
+    open_before = tuple(entry.name for entry in done if any(_opened_itself(run) for run in entry.runs))
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
             entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
     seen = [entry for entry in done if all(run.results["test"] for run in entry.runs)]
-    on_test = judge([candidates.candidate(entry, "test") for entry in seen]) if len(seen) > 1 else None
+    rows_before = {row.name: row for row in before.rows} if before else {}
+    rows = tuple(candidates.row(entry, seen, output, rows_before.get(entry.name)) for entry in [*done, *failed])
+    results = ComparisonResults(
+        **dict(asked),
+        images=done[0].runs[0].results["images"],
+        rows=rows,
+        judgement=judgement,
+        next=_next(judgement, done),
+        test=TestOpening(
+            opened=tuple(entry.name for entry in seen),
+            opened_before=open_before,
+            looks=_looks(done),
+            judgement=judge([candidates.candidate(entry, "test") for entry in seen]) if len(seen) > 1 else None,
+        ),
+    )
+    if before and before.version == asked.version and all(_same_runs(row, rows_before.get(row.name)) for row in rows):
+        return results.model_copy(update={"environment": before.environment})
+    return results
+
+
+def _looks(done: Sequence[Entry]) -> int:
+    """Number of looks at the test splits of these candidates, each counted in its runs folder."""
     every = [run for entry in done for run in entry.runs]
     looked = {(run.path.parent.resolve(), run.results["split_hash"]) for run in every if run.results["split_hash"]}
-    return {
-        "images": done[0].runs[0].results["images"],
-        "rows": [candidates.row(entry, seen, output, before.get(entry.name)) for entry in [*done, *failed]],
-        "judgement": _to_json(judgement),
-        "next": _next(judgement, done),
-        "test": {
-            "opened": [entry.name for entry in seen],
-            "opened_before": open_before,
-            "looks": sum(rundir.count_looks(folder, identity) for folder, identity in looked),
-            "judgement": _to_json(on_test) if on_test else None,
-        },
-    }
+    return sum(rundir.count_looks(folder, identity) for folder, identity in looked)
+
+
+def _same_runs(row: CandidateRow, before: CandidateRow | None) -> bool:
+    other = before.measured if before else None
+    return (row.measured.runs if row.measured else None) == (other.runs if other else None)
 
 
 def _opened_itself(run: Run) -> bool:
@@ -223,10 +223,6 @@ def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
     if judgement.best == judgement.chosen or any(entry.has_folds for entry in done):
         return None
     return "More images tell more: loupe compare DATA --folds 5 validates once on each that is not locked away."
-
-
-def _to_json(judgement: Judgement) -> dict[str, Any]:
-    return asdict(replace(judgement, verdicts=dict(judgement.verdicts)))
 
 
 def _environment(device: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import Compute, multiplies_bf16, precisions
+from loupe.evaluate.comparison_results import Cost
 from loupe.log import terminal
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
@@ -33,25 +33,6 @@ from loupe.training.stage_data import views_of
 
 SAMPLED_IMAGES = 128
 FORWARD_SHARE = 1 / 3  # of a training step, which goes forward once and backward at twice that cost
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run is expected to take on this machine.
-
-    Attributes:
-        seconds: decoding, frozen blocks, training, with the solving of linear heads, and evaluation; not the report.
-        disk_bytes: of activations under the cache folder; what an earlier run of the plan keeps is not counted again.
-        memory_bytes: the most that this process has held by now, in a step of a whole batch among others; None where
-            the system does not say.
-    """
-
-    seconds: float
-    disk_bytes: int
-    memory_bytes: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "disk_bytes": self.disk_bytes, "memory_bytes": self.memory_bytes}
 
 
 @dataclass

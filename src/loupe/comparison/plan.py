@@ -7,7 +7,7 @@ from typing import Any
 
 from loupe.comparison import sweep
 from loupe.comparison.candidates import Entry, Training, trainings
-from loupe.comparison.cost import Cost, Planner, total
+from loupe.comparison.cost import Planner, total
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe, SplitSpec
@@ -17,6 +17,7 @@ from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, keep_freed_memory
 from loupe.errors import LoupeError, enough_memory
+from loupe.evaluate.comparison_results import Cost
 from loupe.log import duration, logger, progress_bar, size_text, terminal
 from loupe.recipes import catalog
 from loupe.recipes.choice import without_weights

@@ -1,11 +1,9 @@
 """The published experiments, run and set beside what the documents say: one table, written again after each row."""
 
-import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +17,8 @@ from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import InterruptedRunError, LoupeError, unknown_name
+from loupe.evaluate.comparison_results import Parameters
+from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.files import write_atomic
 from loupe.log import command_line, logger, terminal
@@ -29,8 +29,6 @@ from loupe.report import experiments_page as page
 from loupe.report import experiments_tables
 from loupe.runs.run import Run
 
-Row = dict[str, Any]
-SCHEMA = 1
 BUDGETS = ("quick", "published")
 SPREAD = ("macro_f1", "micro_f1", "roc_auc", "log_loss")
 
@@ -55,7 +53,7 @@ def reproduce(
     device: str = "auto",
     output: str | Path = "runs",
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ExperimentResults:
     """Runs the published experiments and writes `experiments-BUDGET` as .json, .md, .csv and .html into `output`.
 
     Finished runs are read, interrupted ones go on, so that the same call again does what is missing.
@@ -68,7 +66,7 @@ def reproduce(
         changes: settings, as KEY=VALUE, for every recipe; they are named beside the results.
 
     Returns:
-        the content of the JSON file: `rows`, one for each experiment, and what they were made with.
+        the results, as the JSON file holds them: a row for each experiment, and what they were made with.
 
     Raises:
         LoupeError: an unknown name, or a named experiment that cannot be run; a run that failed, after the others.
@@ -78,18 +76,17 @@ def reproduce(
     if budget not in BUDGETS:
         raise LoupeError(f"--budget is quick or published; got {budget!r}.")
     plan = [_plan(name, data, budget, changes, named=bool(names)) for name in names or EXPERIMENTS]
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "budget": budget,
-        "seeds": seeds,
-        "settings": changes,
-        "command": _command(names, data, budget, seeds, changes),
-        "environment": provenance.environment(
+    results = ExperimentResults(
+        version=__version__,
+        budget=budget,
+        seeds=seeds,
+        settings=tuple(changes),
+        command=_command(names, data, budget, seeds, changes),
+        environment=provenance.environment(
             str(choose_device(device)), gpu_name(choose_device(device)), torch.get_num_threads()
         ),
-        "rows": [],
-    }
+        rows=(),
+    )
     with terminal(quiet=quiet):
         _announce(plan, budget, seeds)
         images: dict[str, Hashed] = {}
@@ -102,12 +99,12 @@ def reproduce(
             except LoupeError as error:
                 failed.append(f"{planned.published.name}: {error}")
                 row = unmeasured_row(planned, f"failed: {error}")
-            content["rows"].append(row)
-            _count_looks(content["rows"], output)
-            _write(content, output)
+            rows = tuple(_with_looks(one, output) for one in (*results.rows, row))
+            results = results.model_copy(update={"rows": rows})
+            _write(results, output)
     if failed:
         raise LoupeError(f"{len(failed)} of {len(plan)} experiments failed; the others are done. {failed[0]}")
-    return content
+    return results
 
 
 def _command(names: Sequence[str], data: str | Path | None, budget: str, seeds: int, changes: Sequence[str]) -> str:
@@ -164,7 +161,7 @@ def _announce(plan: Sequence[Planned], budget: str, seeds: int) -> None:
             logger.info(f"{planned.published.name}: {planned.why}")
 
 
-def experiment_row(planned: Planned, seeds: int, output: Path, device: str, images: dict[str, Hashed]) -> Row:
+def experiment_row(planned: Planned, seeds: int, output: Path, device: str, images: dict[str, Hashed]) -> ExperimentRow:
     """`images`: of each data set, what it holds now; it is looked at once, for the first of its experiments."""
     if planned.recipe is None:
         return unmeasured_row(planned, planned.why)
@@ -189,57 +186,59 @@ def experiment_row(planned: Planned, seeds: int, output: Path, device: str, imag
             )
         )
     measured = _measured(planned, runs)
-    accuracy, published = measured["accuracy"]["value"], planned.published.accuracy
-    verdict = None if published is None else "reached" if accuracy >= published else "missed"
-    return {**unmeasured_row(planned, None), "measured": measured, "verdict": verdict}
+    published = planned.published.accuracy
+    verdict = None if published is None else "reached" if measured.accuracy.value >= published else "missed"
+    return unmeasured_row(planned, None).model_copy(update={"measured": measured, "verdict": verdict})
 
 
-def unmeasured_row(planned: Planned, why: str | None) -> Row:
-    return {
-        "name": planned.published.name,
-        "recipe": planned.recipe.name if planned.recipe else None,
-        "published": planned.published.to_json(),
-        "why": why,
-        "measured": None,
-        "verdict": None,
-    }
+def unmeasured_row(planned: Planned, why: str | None) -> ExperimentRow:
+    return ExperimentRow(
+        name=planned.published.name,
+        recipe=planned.recipe.name if planned.recipe else None,
+        published=planned.published,
+        why=why,
+        measured=None,
+        verdict=None,
+    )
 
 
-def _measured(planned: Planned, runs: Sequence[Run]) -> dict[str, Any]:
+def _measured(planned: Planned, runs: Sequence[Run]) -> ExperimentFigures:
     """The mean over the seeds, and their spread; the interval of a mean accuracy is Wilson's over the images."""
     results = [run.results for run in runs]
     blocks = [result[planned.published.judged_on] for result in results]
     assert planned.recipe is not None
     hashes = {result["split_hash"] for result in results if result["split_hash"]}
-    return {
-        "runs": [run.directory.name for run in runs],
-        "seeds": [result["seed"] for result in results],
-        "judged_on": planned.published.judged_on,
-        "images": blocks[0]["images"],
-        "accuracy": accuracy_over_seeds(blocks),
+    return ExperimentFigures(
+        runs=tuple(run.directory.name for run in runs),
+        seeds=tuple(result["seed"] for result in results),
+        judged_on=planned.published.judged_on,
+        images=blocks[0]["images"],
+        accuracy=accuracy_over_seeds(blocks),
         **{key: over_seeds([block[key] for block in blocks]) for key in SPREAD},
-        "parameters": results[0]["parameters"],
-        "epochs": statistics.fmean(result["epochs"] for result in results),
-        "seconds_per_epoch": statistics.median(result["seconds"]["epoch_mean"] for result in results),
-        "seconds": statistics.fmean(result["seconds"]["total"] for result in results),
-        "split_hashes": sorted(hashes),
-        "test_looks": 0,
-        "settings": wording.training(planned.recipe),
-        "diagnosis": (results[0]["diagnosis"] or {}).get("text"),
-    }
+        parameters=Parameters.model_validate(results[0]["parameters"]),
+        epochs=statistics.fmean(result["epochs"] for result in results),
+        seconds_per_epoch=statistics.median(result["seconds"]["epoch_mean"] for result in results),
+        seconds=statistics.fmean(result["seconds"]["total"] for result in results),
+        split_hashes=tuple(sorted(hashes)),
+        test_looks=0,
+        settings=wording.training(planned.recipe),
+        diagnosis=(results[0]["diagnosis"] or {}).get("text"),
+    )
 
 
-def _count_looks(rows: Sequence[Row], output: Path) -> None:
-    """A look that one experiment takes is a look for every row with the same test split, also for those before it."""
-    for measured in (row["measured"] for row in rows if row["measured"]):
-        measured["test_looks"] = sum(rundir.count_looks(output, identity) for identity in measured["split_hashes"])
+def _with_looks(row: ExperimentRow, output: Path) -> ExperimentRow:
+    """The row with the looks at its test splits until now: those that later experiments took count for it too."""
+    if row.measured is None:
+        return row
+    looks = sum(rundir.count_looks(output, identity) for identity in row.measured.split_hashes)
+    return row.model_copy(update={"measured": row.measured.model_copy(update={"test_looks": looks})})
 
 
-def _write(content: Mapping[str, Any], output: Path) -> None:
+def _write(results: ExperimentResults, output: Path) -> None:
     """The table in its four forms; each file is replaced whole."""
     output.mkdir(parents=True, exist_ok=True)
-    name = f"experiments-{content['budget']}"
-    write_atomic(output / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    write_atomic(output / f"{name}.md", experiments_tables.markdown(content))
-    write_atomic(output / f"{name}.csv", experiments_tables.csv_table(content))
-    page.write_page(output / f"{name}.html", content)
+    name = f"experiments-{results.budget}"
+    results.write(output / f"{name}.json")
+    write_atomic(output / f"{name}.md", experiments_tables.markdown(results))
+    write_atomic(output / f"{name}.csv", experiments_tables.csv_table(results))
+    page.write_page(output / f"{name}.html", results)

@@ -36,7 +36,11 @@ def estimate(metric: Mapping[str, Any], *, as_percent: bool = False) -> str:
 
 def interval(metric: Mapping[str, Any], *, as_percent: bool = False) -> str | None:
     """Its interval, such as `0.971–0.984` or `97.1–98.4 %`; None where it has none."""
-    low, high = metric.get("low"), metric.get("high")
+    return between(metric.get("low"), metric.get("high"), as_percent=as_percent)
+
+
+def between(low: float | None, high: float | None, *, as_percent: bool = False) -> str | None:
+    """Two ends, such as `0.971–0.984` or `97.1–98.4 %`; None where there is none."""
     if low is None or high is None:
         return None
     return f"{percent(low).removesuffix(UNIT)}–{percent(high)}" if as_percent else f"{number(low)}–{number(high)}"
@@ -69,11 +73,10 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
     return [first, ruled, *others]
 
 
-def made_on(content: Mapping[str, Any]) -> str:
-    """What many runs were made with and on, in a line: from the version and the environment of a JSON file."""
-    environment = content["environment"]
+def made_on(version: str, environment: Mapping[str, Any]) -> str:
+    """Version and environment of a JSON file, in a line."""
+    said = {name: environment.get(name) for name in ("processor", "cores", "threads", "torch", "date")}
     return (
-        f"Loupe {content['version']}, {environment['processor']}, {environment['cores']} cores, "
-        f"{environment['threads']} threads, {environment['gpu'] or environment['device']}, torch "
-        f"{environment['torch']}, {environment['date']}."
+        f"Loupe {version}, {said['processor']}, {said['cores']} cores, {said['threads']} threads, "
+        f"{environment.get('gpu') or environment.get('device')}, torch {said['torch']}, {said['date']}."
     )

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from loupe.records import Fraction, Quantity, Seconds, Whole
+
 
 @dataclass(frozen=True)
 class Published:
@@ -26,19 +28,19 @@ class Published:
     network: str
     pixels: str
     training: str
-    epochs: int
-    accuracy: float | None = None
-    accuracy_to: float | None = None
+    epochs: Whole
+    accuracy: Fraction | None = None
+    accuracy_to: Fraction | None = None
     judged_on: Literal["test", "validation"] = "test"
-    micro_f1: float | None = None
-    roc_auc: float | None = None
-    log_loss: float | None = None
-    seconds: float | None = None
-    seconds_per_epoch: float | None = None
-    parameters: int | None = None
-    non_trainable: int | None = 0
+    micro_f1: Fraction | None = None
+    roc_auc: Fraction | None = None
+    log_loss: Quantity | None = None
+    seconds: Seconds | None = None
+    seconds_per_epoch: Seconds | None = None
+    parameters: Whole | None = None
+    non_trainable: Whole | None = 0
     derived: bool = False
-    outputs: int = 10
+    outputs: Whole = 10
     weights: str | None = None
     remark: str = ""
 
