@@ -76,8 +76,8 @@ def test_the_figures_are_the_means_of_the_runs(compared):
         found = [json.loads((folder / run / "results.json").read_text()) for run in row.measured.runs]
         values = [result["validation"]["accuracy"]["value"] for result in found]
         accuracy = row.measured.validation.accuracy
-        assert accuracy["value"] == pytest.approx(np.mean(values))
-        assert (accuracy["lowest"], accuracy["highest"]) == (min(values), max(values))
+        assert accuracy.value == pytest.approx(np.mean(values))
+        assert (accuracy.lowest, accuracy.highest) == (min(values), max(values))
         assert row.measured.bytes > 4 * row.measured.parameters.total
         assert row.measured.images_per_second > 0
 

@@ -82,7 +82,7 @@ def test_json_csv_and_markdown_say_the_same(done):
         assert float(flat["published_accuracy"]) == row.published.accuracy
         assert int(flat["parameters"]) == measured.parameters.total
         assert flat["settings"] == measured.settings
-        assert f"**{100 * measured['accuracy']['value']:.1f}\xa0%**" in markdown
+        assert f"**{100 * measured.accuracy.value:.1f}\xa0%**" in markdown
         assert measured.settings in markdown
     assert "loupe reproduce simple-cnn lecture-cnn --budget quick --seeds 2" in markdown
     assert "--set stages.0.epochs=1" in markdown, "what was changed is in the command that repeats the table"

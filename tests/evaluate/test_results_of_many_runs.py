@@ -65,13 +65,7 @@ def test_what_is_read_is_written_key_for_key(kind, content, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(content()))
     results = kind.read(tmp_path / "results.json")
     results.write(tmp_path / "again.json")
-    again = json.loads((tmp_path / "again.json").read_text())
-    before = json.loads(json.dumps(content()))
-    if kind is ExperimentResults:  # written before a comparison of experiments named its settings
-        assert again.pop("settings") == []
-        for row in (row["measured"] for row in again["rows"] if row["measured"]):
-            assert row.pop("split_hashes") == []
-    assert again == before
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(json.dumps(content()))
     show(results, tmp_path)
 
 

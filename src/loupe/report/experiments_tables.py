@@ -29,6 +29,12 @@ OF_PUBLISHED = (
     *("epochs", "seconds_per_epoch", "seconds"),
 )
 OF_MEASURED = ("images", "epochs", "seconds_per_epoch", "seconds", "test_looks", "settings")
+COLUMNS = (
+    *("experiment", "recipe", "why", "verdict"),
+    *(f"published_{key}" for key in OF_PUBLISHED),
+    *(f"{key}_{figure}" for key in METRICS for figure in FIGURES),
+    *("parameters", "non_trainable", *OF_MEASURED, "seeds"),
+)
 
 
 def markdown(results: ExperimentResults) -> str:
@@ -97,10 +103,9 @@ def _notes(rows: Iterable[ExperimentRow]) -> Iterator[str]:
 def csv_table(results: ExperimentResults) -> str:
     """One row for each experiment: published and measured figures as numbers, fractions and seconds."""
     text = io.StringIO()
-    rows = [_flat(row) for row in results.rows]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(_flat, results.rows))
     return text.getvalue()
 
 
