@@ -122,7 +122,7 @@ def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
     with pytest.raises(RecordError) as told:
         report(["other.json"], output=folder)
     assert told.value.path == folder / "other.json"
-    with pytest.raises(loupe.LoupeError, match="no file"):
+    with pytest.raises(loupe.LoupeError, match="no such file"):
         report(["none.json"], output=folder)
 
 
