@@ -2,8 +2,8 @@
 
     python benchmarks/engines.py $LOUPE_DATA --images 320 --rounds 5
 
-tf_efficientnet_lite0 at 224 px on real photographs, batch 32; the contenders take turns, and medians count. `fp32
-eager` is PyTorch in channels-last, what the others are measured against. The agreement is that of the pooled features
+tf_efficientnet_lite0 at 224 px on real photographs, batch 32; the contenders take turns, and medians count. `PyTorch
+fp32`, in channels-last, is what the others are measured against. The agreement is that of the pooled features
 (the lowest cosine of any image) and of a linear head fitted on the fp32 features (top-1).
 """
 

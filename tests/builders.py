@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +10,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
 from loupe.recipes.published.experiments import EXPERIMENTS
+
+
+def without_slow_parts(patch: pytest.MonkeyPatch) -> None:
+    """Leave out report.html, OpenVINO and the timing of precisions, which take most of the time of a tiny run."""
+    patch.setattr("loupe.report.run_page.write_page", lambda run: None)
+    patch.setitem(sys.modules, "openvino", None)
+    patch.setattr("loupe.training.precision.fastest_precision", lambda *_: ("fp32", "precision fp32"))
+    patch.setattr("loupe.training.precision.multiplies_bf16", lambda device: False)
 
 
 def predictions(label, logits_NK, classes=None) -> Predictions:
@@ -39,6 +49,17 @@ def picture(color: int = 0, kind: str = "PNG", side: int = 8) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (side, side), (color, 90, 160)).save(buffer, kind)
     return buffer.getvalue()
+
+
+def save_photos(folder: Path, names, each: int, side: tuple[int, int] = (96, 80)) -> Path:
+    """Folders of JPEG files, one for each name; later ones are brighter, and no two pictures are alike."""
+    random = np.random.default_rng(0)
+    for level, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(1, each + 1):
+            coarse = random.integers(40 + 90 * level, 120 + 90 * level, (6, 8, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize(side).save(folder / name / f"{number}.jpg")
+    return folder
 
 
 def gallery(path: Path, classes, missed: int = 30) -> None:

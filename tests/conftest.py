@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from builders import without_slow_parts
+
 # Weights are never fetched in a test.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -42,10 +44,7 @@ def bare():
     their own.
     """
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("loupe.report.run_page.write_page", lambda run: None)
-        patched.setitem(sys.modules, "openvino", None)
-        patched.setattr("loupe.training.precision.fastest_precision", lambda *_: ("fp32", "precision fp32"))
-        patched.setattr("loupe.training.precision.multiplies_bf16", lambda device: False)
+        without_slow_parts(patched)
         yield
 
 
