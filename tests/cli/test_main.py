@@ -13,6 +13,7 @@ from PIL import Image
 from loupe import __version__
 from loupe.cli import main
 from loupe.errors import LoupeError
+from loupe.recipes.catalog import GROUPS, RECIPES
 
 
 @pytest.fixture
@@ -446,7 +447,11 @@ def test_runs_lists_results_and_unfinished_runs(terminal, trained, tmp_path):
 
 
 def test_recipes_can_be_listed_and_shown(terminal, tmp_path):
-    assert "deep-cnn" in terminal("recipes")[1]
+    lines = [line.strip() for line in terminal("recipes")[1].splitlines()]
+    starts = [line.split()[0] for line in lines if line]
+    assert [name for name in dict.fromkeys(starts) if name in RECIPES] == list(RECIPES)
+    for title, group in GROUPS.items():  # under a heading of its own: the names of the columns, then the first recipe
+        assert lines[lines.index(title) + 2].split()[0] == next(iter(group))
     _, out, _ = terminal("recipes", "deep-cnn", "--json")
     assert json.loads(out)["stages"][0]["l2"] == 1e-4
     _, out, _ = terminal("recipes", "deep-cnn")

@@ -25,13 +25,13 @@ def recipes(
 ) -> None:
     """List recipes, or print one as YAML."""
     from loupe.cli import tables
-    from loupe.recipes.catalog import RECIPES, recipe
+    from loupe.recipes.catalog import GROUPS, RECIPES, recipe
     from loupe.recipes.described import described
 
     if name is None and as_json:
         print_json({key: described(make()) for key, make in RECIPES.items()})
     elif name is None:
-        tables.print_recipes([make() for make in RECIPES.values()])
+        tables.print_recipes({title: [make() for make in group.values()] for title, group in GROUPS.items()})
     elif as_json:
         print_json(described(recipe(name)))
     else:

@@ -136,12 +136,15 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     out.print("Looks: how often this folder's runs have looked at the test split of the row.")
 
 
-def print_recipes(recipes: Sequence[Recipe]) -> None:
+def print_recipes(groups: Mapping[str, Sequence[Recipe]]) -> None:
+    """Print a table of recipes under the heading of each group."""
     out = Console(highlight=False)
-    table = Table("recipe", "network", "epochs", "", box=None)
-    for recipe in recipes:
-        table.add_row(recipe.name, recipe.model.name, str(recipe.epochs), recipe.description)
-    out.print(table)
+    for title, recipes in groups.items():
+        table = Table("recipe", "network", "epochs", "", box=None, title=title, title_justify="left")
+        table.columns[0].no_wrap = True
+        for recipe in recipes:
+            table.add_row(recipe.name, recipe.model.name, str(recipe.epochs), recipe.description)
+        out.print(table)
 
 
 def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:

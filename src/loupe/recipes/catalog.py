@@ -9,7 +9,9 @@ from loupe.recipes.published import from_scratch as published
 from loupe.recipes.published import quick
 from loupe.recipes.published import transfer as published_transfer
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+Recipes = dict[str, Callable[[], Recipe]]
+
+GENERAL: Recipes = {
     "digits-plain": from_scratch.digits_plain,
     "digits": from_scratch.digits,
     "small-images-plain": from_scratch.small_images_plain,
@@ -20,6 +22,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "features-augment": transfer.features_augment,
     "last-block": transfer.last_block,
     "finetune": transfer.finetune,
+}
+PUBLISHED: Recipes = {
     "simple-cnn": published.simple_cnn,
     "deep-cnn": published.deep_cnn,
     "lecture-cnn": published.lecture_cnn,
@@ -39,6 +43,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "project-mobilenet-finetune": published_transfer.project_mobilenet_finetune,
     "catsdogs-vgg16-bottleneck": published_transfer.catsdogs_vgg16_bottleneck,
     "catsdogs-vgg16-finetune": published_transfer.catsdogs_vgg16_finetune,
+}
+QUICK: Recipes = {
     "simple-cnn-quick": quick.simple_cnn,
     "deep-cnn-quick": quick.deep_cnn,
     "lecture-cnn-quick": quick.lecture_cnn,
@@ -49,6 +55,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "project-cnn-augment-quick": quick.project_cnn_augment,
     "catsdogs-cnn-quick": quick.catsdogs_cnn,
 }
+GROUPS: dict[str, Recipes] = {
+    "For your images": GENERAL,
+    "Published experiments": PUBLISHED,
+    "Published experiments in fewer epochs": QUICK,
+}
+RECIPES: Recipes = {**GENERAL, **PUBLISHED, **QUICK}
 
 
 def recipe(name: str) -> Recipe:
