@@ -483,7 +483,7 @@ def test_two_classes_are_solved_as_two_logits(tmp_path):
 
 
 def test_what_cannot_be_solved_is_refused(tmp_path):
-    with pytest.raises(LoupeError, match="for part head"):
+    with pytest.raises(LoupeError, match="part head"):
         trained(tmp_path, "all", {"epochs": 2, "optimizer": "logistic"})
     hidden = {"model.hidden": [{"units": 8}]}
     with pytest.raises(LoupeError, match="1 hidden layer"):

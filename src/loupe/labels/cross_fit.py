@@ -6,7 +6,7 @@ evaluated on that one. A head without the folds A and B serves for A and for B, 
 for each strength. No label influences the prediction of its own image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -16,7 +16,8 @@ import torch
 
 from loupe.config.optimizer import Logistic
 from loupe.log import progress_bar
-from loupe.training.logistic import Regression, Solution, axes
+from loupe.training.axes import axes
+from loupe.training.logistic import Regression, Solution
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -85,11 +86,11 @@ def cross_fit(
         bar = progress.add_task("heads", total=len(STRENGTHS) * len(pairs) + 2 * folds, note="")
 
         def solve(
-            penalty: float, learned_N: Bools, asked_N: Bools, start: Solution | None = None
+            penalty: float, learned_N: Bools, asked_N: Bools, path: Sequence[Solution] = ()
         ) -> tuple[Floats, Solution]:
             progress.update(bar, advance=1)
             regression = Regression(feature_NC[learned_N], place_N[learned_N], classes, principal=principal)
-            head = regression.solve(penalty, start)
+            head = regression.solve(penalty, path)
             logits_NK = feature_NC[asked_N] @ head.weight_KC.float().T + head.bias_K.float()
             return logits_NK.double().softmax(dim=1).numpy(), head
 
@@ -113,7 +114,7 @@ def _settle(
 ) -> list[_Inner]:
     """L2 strength of each fold with the lowest log loss on the other folds, and their predictions at that strength."""
     inner_F = [_Inner() for _ in range(int(fold_N.max()) + 1)]
-    heads: dict[tuple[int, int], Solution | None] = dict.fromkeys(pairs)  # of the strength before
+    heads: dict[tuple[int, int], list[Solution]] = {pair: [] for pair in pairs}  # of the last two strengths
     for penalty in STRENGTHS:
         said: list[Floats] = [np.zeros((len(label_N), int(label_N.max()) + 1)) for _ in inner_F]
         for pair in pairs:
@@ -121,7 +122,8 @@ def _settle(
                 continue
             asked_N = np.isin(fold_N, pair)
             both_NK = np.zeros_like(said[0])
-            both_NK[asked_N], heads[pair] = solve(penalty, ~asked_N, asked_N, heads[pair])
+            both_NK[asked_N], head = solve(penalty, ~asked_N, asked_N, heads[pair])
+            heads[pair] = [*heads[pair][-1:], head]
             for fold, other in (pair, pair[::-1]):
                 said[fold][fold_N == other] = both_NK[fold_N == other]
         for fold, inner in enumerate(inner_F):

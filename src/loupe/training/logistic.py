@@ -1,88 +1,123 @@
 """Multinomial logistic regression with an L2 penalty, solved to convergence in few passes over the features.
 
 Features of a network vary far more in some directions than in others, and L-BFGS takes hundreds of passes over them. In
-coordinates in which the curvature of the loss is about the same in every direction it takes tens: the principal axes of
-the features, scaled by the penalty and by how undecided the head still is. Only the way there is another; the
-objective, and with it the solution, is scikit-learn's.
+coordinates in which the curvature of the loss is about the same in every direction (`axes.py`) it takes tens. The
+objective, and with it the solution, is that of scikit-learn.
 """
 
+import math
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import LbfgsInvHessProduct, minimize
 from torch import Tensor
 
+from loupe.training.axes import LEAST_CURVATURE, Axes, Coordinates, Floats, axes, chunks
+
 MOST_STEPS = 1000
-TOLERANCE = 1e-4  # of the gradient's largest entry, in the coordinates of the search
-MEMORY = 20  # pairs of steps and gradients from which L-BFGS learns the curvature that is left
-AXES_ROWS = 20_000  # tell the principal axes well enough
-CHUNK_ROWS = 65_536
-LEAST_CURVATURE = 1e-6
-USUAL_PASSES = 20  # over the features, for a strength: 5 to 65, and the weakest, which take most, are seldom reached
+GAP = 1e-6  # of the objective to its minimum, relative to the objective
+SAFETY = 10.0  # the estimated gap may be too small by this factor, so that a search goes on to GAP / SAFETY
+OUTDATED = 0.3  # coordinates are renewed once the uncertainty has fallen to this share of the one they were made for
+MEMORY = 20  # pairs of steps and gradient changes that L-BFGS keeps
+LINE_PASSES = 8  # at most, in one line search; they take 1 to 3, and more only where rounding hides the descent
+USUAL_PASSES = 20  # over the features for one strength; measured: 5 to 31
 TIMED_ROWS = 8_192
+
+Objective = Callable[[Coordinates, Floats], tuple[float, Floats, float]]  # to its value, gradient and the uncertainty
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A head: `weight_KC` and `bias_K` in float64, and how it does on the images that it learned from.
+    """A head: `weight_KC` and `bias_K` in float64, and its scores on the images that it was fitted to.
 
     Attributes:
-        loss, accuracy: the means over these images; `loss` is without the penalty.
-        undecided: the mean of p (1 - p) over images and classes.
-        converged: False where it was given up after MOST_STEPS steps.
+        penalty: strength of the penalty that it was solved for.
+        passes: over the features, that solving took.
+        loss, accuracy: means over these images; `loss` is without the penalty.
+        uncertainty: mean of p (1 - p) over images and classes, to which the curvature of the loss is proportional.
+        converged: False if MOST_STEPS, or rounding, ended the search before the objective was within GAP.
     """
 
+    penalty: float
+    passes: int
     weight_KC: Tensor
     bias_K: Tensor
     loss: float
     accuracy: float
-    undecided: float
+    uncertainty: float
     converged: bool
 
 
-@dataclass(frozen=True)
-class Axes:
-    """The principal axes of features, as rows [R, C], their variances [R], and the mean that they go out from [C].
+class Search:
+    """One search by L-BFGS, in one set of coordinates, that ends once the objective is close to its minimum.
 
-    There are no more of them than features or images: where images are fewer, no solution leaves the span of these.
+    The gap to the minimum is estimated as half the squared Newton decrement, gᵀH⁻¹g / 2 (Boyd and Vandenberghe 2004,
+    Convex Optimization, section 9.5.1), with the inverse Hessian that L-BFGS builds from its last steps (Nocedal and
+    Wright 2006, Numerical Optimization, section 7.2).
+
+    Attributes:
+        point: the last accepted point, at first the start.
+        gap: estimated at this point, relative to the objective.
+        uncertainty: of the head there, see `Solution`; infinite at the start.
+        steps, passes: number of accepted points, and of evaluations.
     """
 
-    axis_RC: Tensor
-    variance_R: Tensor
-    mean_C: Tensor
+    def __init__(self, objective: Objective, coordinates: Coordinates, weight_KC: Tensor, bias_K: Tensor) -> None:
+        self.objective, self.coordinates = objective, coordinates
+        self.point = coordinates.point(weight_KC, bias_K)
+        self.gap, self.uncertainty = math.inf, math.inf
+        self.steps, self.passes = 0, 0
+        self._gradient: Floats | None = None
+        self._pairs: deque[tuple[Floats, Floats]] = deque(maxlen=MEMORY)
 
+    def run(self, most_steps: int, least_uncertainty: float) -> None:
+        """Take steps until the gap is at most GAP / SAFETY, or the uncertainty below `least_uncertainty`.
 
-def axes(features_NC: Tensor) -> Axes:
-    """Those of the features, float32 [N, C]; of many images, those of a part, evenly spread, where it spans them."""
-    images, columns = features_NC.shape
-    most = max(AXES_ROWS, 2 * columns)
-    step = -(-images // most)
-    # In parts: on a CPU PyTorch would first make float64 of all of them.
-    mean_C = torch.zeros(columns, dtype=torch.float64, device=features_NC.device)
-    for rows in _chunks(images):
-        mean_C += features_NC[rows].sum(dim=0, dtype=torch.float64) / images
-    centred_MC = features_NC[::step] - mean_C.float()
-    if len(centred_MC) < columns:
-        _, root_R, axis_RC = torch.linalg.svd(centred_MC, full_matrices=False)
-        variance_R = root_R.double().square() / len(centred_MC)
-    else:
-        covariance_CC = centred_MC.T @ centred_MC / len(centred_MC)
-        # Where most features are the same for every image, PyTorch finds no eigenvalues. No weight falls to these.
-        varying_C = covariance_CC.diagonal() > 0
-        variance_R, axis_VR = torch.linalg.eigh(covariance_CC[varying_C][:, varying_C])
-        axis_RC = torch.zeros(len(variance_R), columns, device=centred_MC.device)
-        axis_RC[:, varying_C] = axis_VR.T
-    return Axes(axis_RC.double(), variance_R.double().clamp(min=0), mean_C)
+        It ends sooner after `most_steps`, and where rounding hides any further descent.
+        """
+        options = {"maxiter": most_steps, "maxfun": 10 * most_steps, "gtol": 0.0, "ftol": 0.0}
+        options |= {"maxcor": MEMORY, "maxls": LINE_PASSES}
+
+        def accept(point: Floats) -> None:
+            self._accept(point)
+            if self.gap <= GAP / SAFETY or self.uncertainty < least_uncertainty:
+                raise StopIteration
+
+        minimize(self._evaluate, self.point, jac=True, method="L-BFGS-B", callback=accept, options=options)
+
+    def _evaluate(self, point: Floats) -> tuple[float, Floats]:
+        self._evaluated = self.objective(self.coordinates, point)
+        self.passes += 1
+        loss, gradient, _ = self._evaluated
+        if self._gradient is None:  # at the start, where the inverse Hessian is taken for the identity
+            self._gradient, self.gap = gradient, float(gradient @ gradient) / 2 / loss
+        return loss, gradient
+
+    def _accept(self, point: Floats) -> None:
+        """Estimate the gap at a point, the last one that was evaluated."""
+        assert self._gradient is not None
+        loss, gradient, uncertainty = self._evaluated
+        step, change = point - self.point, gradient - self._gradient
+        if step @ change > 0:
+            self._pairs.append((step, change))
+        self.point, self._gradient, self.uncertainty = point.copy(), gradient, uncertainty
+        self.steps += 1
+        if self._pairs:
+            steps, changes = (np.array(vectors) for vectors in zip(*self._pairs, strict=True))
+            decrement = float(gradient @ LbfgsInvHessProduct(steps, changes).matvec(gradient))
+            self.gap = decrement / 2 / loss
 
 
 class Regression:
-    """Images to learn from; `solve` gives the head for one strength of the penalty.
+    """Logistic regression on the features of images; `solve` gives the head for one strength of the penalty.
 
     The objective is penalty · ‖W‖² / 2 + Σ weight · cross-entropy, biases left out of the penalty. With two classes it
-    is that of one row of weights for the second class against the first, as scikit-learn has it, and the rows are the
+    is that of one row of weights for the second class against the first, as in scikit-learn, and the two rows are the
     halves of that one.
     """
 
@@ -95,10 +130,11 @@ class Regression:
         weight_N: Tensor | None = None,
         principal: Axes | None = None,
     ) -> None:
-        """Takes float32 features and int64 labels from 0 to `classes` - 1, each of which occurs, on one device.
+        """Take float32 features and int64 labels from 0 to `classes` - 1, each of which occurs, on one device.
 
         Args:
-            weight_N: of each image; None: 1. principal: the axes of these features, or of more that hold these.
+            weight_N: weight of each image; None: 1.
+            principal: axes of these features, or of a superset; None: computed.
         """
         self.features_NC, self.label_N, self.classes = features_NC, label_N, classes
         weight_N = torch.ones(len(label_N), device=label_N.device) if weight_N is None else weight_N
@@ -106,86 +142,98 @@ class Regression:
         self.share_N = (weight_N / self.total).float()
         self.axes = principal or axes(features_NC)
 
-    def solve(self, penalty: float, start: Solution | None = None) -> Solution:
-        """The head at that penalty; the search begins at `start`, which is best that of a penalty near by."""
+    def solve(self, penalty: float, path: Sequence[Solution] = ()) -> Solution:
+        """Solve for one strength of the penalty.
+
+        Args:
+            path: solutions for other strengths, the nearest last; the search starts from their extrapolation.
+        """
         ridge = penalty * (2 if self.classes == 2 else 1) / self.total
-        undecided = start.undecided if start else (self.classes - 1) / self.classes**2
-        curvature = max(undecided, LEAST_CURVATURE)
-        scale_R = (curvature * self.axes.variance_R + ridge).rsqrt()
-        scale = curvature**-0.5
-        found = minimize(
-            lambda point: self._objective(point, ridge, scale_R, scale),
-            self._point(start, scale_R, scale),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": MOST_STEPS, "gtol": TOLERANCE, "ftol": 0.0, "maxcor": MEMORY},
-        )
-        weight_KC, bias_K = self._head(found.x, scale_R, scale)
-        return self._solution(weight_KC, bias_K, converged=found.nit < MOST_STEPS)
+        weight_KC, bias_K, uncertainty = self._start(penalty, path)
+        steps, passes, least_gap = 0, 0, math.inf
+        while True:
+            coordinates = Coordinates.near(self.axes, ridge, uncertainty)
+            search = Search(partial(self._objective, ridge), coordinates, weight_KC, bias_K)
+            search.run(MOST_STEPS - steps, OUTDATED * uncertainty)
+            weight_KC, bias_K = coordinates.head(search.point)
+            outdated, uncertainty = search.uncertainty < OUTDATED * uncertainty, min(uncertainty, search.uncertainty)
+            converged = search.gap <= GAP and not outdated
+            steps, passes = steps + search.steps, passes + search.passes
+            stuck = not outdated and search.gap > least_gap / 2
+            if converged or stuck or steps >= MOST_STEPS:
+                return self._solution(penalty, passes, weight_KC, bias_K, converged=converged)
+            least_gap = min(least_gap, search.gap)
 
     def pass_over(self) -> None:
-        """What a step of the search costs: the objective and its gradient once."""
-        scale_R = torch.ones_like(self.axes.variance_R)
-        self._objective(self._point(None, scale_R, 1.0), 0.0, scale_R, 1.0)
+        """Evaluate the objective and its gradient once, which is what a step of the search costs."""
+        coordinates = Coordinates.near(self.axes, ridge=1.0, uncertainty=1.0)
+        self._objective(1.0, coordinates, coordinates.point(*self._zero()))
 
-    def _point(self, start: Solution | None, scale_R: Tensor, scale: float) -> npt.NDArray[np.float64]:
-        """Where the search begins, in its coordinates."""
-        if start is None:
-            return np.zeros(self.classes * (len(scale_R) + 1))
-        weight_KR = (start.weight_KC @ self.axes.axis_RC.T) / scale_R
-        bias_K = (start.bias_K + start.weight_KC @ self.axes.mean_C) / scale
-        return torch.cat([weight_KR.flatten(), bias_K]).cpu().numpy()
+    def _zero(self) -> tuple[Tensor, Tensor]:
+        weight_KC = torch.zeros(
+            self.classes, self.features_NC.shape[1], dtype=torch.float64, device=self.features_NC.device
+        )
+        return weight_KC, weight_KC[:, 0].clone()
 
-    def _head(self, point: npt.NDArray[np.float64], scale_R: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Weights and biases at a point of the search."""
-        where = torch.from_numpy(point).to(scale_R.device)
-        weight_KC = (where[: -self.classes].view(self.classes, -1) * scale_R) @ self.axes.axis_RC
-        return weight_KC, where[-self.classes :] * scale - weight_KC @ self.axes.mean_C
+    def _start(self, penalty: float, path: Sequence[Solution]) -> tuple[Tensor, Tensor, float]:
+        """Weights, biases and uncertainty where the search starts.
 
-    def _objective(
-        self, point: npt.NDArray[np.float64], ridge: float, scale_R: Tensor, scale: float
-    ) -> tuple[float, npt.NDArray[np.float64]]:
-        """The objective, divided by the sum of the weights, and its gradient there."""
-        weight_KC, bias_K = self._head(point, scale_R, scale)
+        The last two solutions, extrapolated linearly in the logarithm of the penalty; the uncertainty geometrically.
+        """
+        if not path:
+            return *self._zero(), (self.classes - 1) / self.classes**2
+        last, before = path[-1], path[-2 if len(path) > 1 else -1]
+        if last.penalty == before.penalty:
+            return last.weight_KC, last.bias_K, last.uncertainty
+        ahead = math.log(penalty / last.penalty) / math.log(last.penalty / before.penalty)
+        ratio = last.uncertainty / max(before.uncertainty, LEAST_CURVATURE)
+        return (
+            last.weight_KC + ahead * (last.weight_KC - before.weight_KC),
+            last.bias_K + ahead * (last.bias_K - before.bias_K),
+            last.uncertainty * ratio**ahead,
+        )
+
+    def _objective(self, ridge: float, coordinates: Coordinates, point: Floats) -> tuple[float, Floats, float]:
+        """Objective, divided by the sum of the weights, its gradient, and the uncertainty of the head at a point."""
+        weight_KC, bias_K = coordinates.head(point)
         loss = 0.5 * ridge * weight_KC.square().sum()
-        towards_KC, towards_K = ridge * weight_KC, torch.zeros_like(bias_K)
-        for rows in _chunks(len(self.label_N)):
+        by_weight_KC, by_bias_K = ridge * weight_KC, torch.zeros_like(bias_K)
+        uncertainty = torch.zeros_like(loss)
+        for rows in chunks(len(self.label_N)):
             x, y, share = self.features_NC[rows], self.label_N[rows, None], self.share_N[rows, None]
-            log_p = torch.addmm(bias_K.float(), x, weight_KC.float().T).log_softmax(dim=1)
-            loss -= (share * log_p.gather(1, y)).sum(dtype=torch.float64)
-            error = log_p.exp_().scatter_add_(1, y, -torch.ones_like(share)).mul_(share)
-            towards_KC += (error.T @ x).double()
-            towards_K += error.sum(dim=0, dtype=torch.float64)
-        towards_KC -= towards_K[:, None] * self.axes.mean_C  # the weights move the biases, see `_head`
-        gradient_KR = (towards_KC @ self.axes.axis_RC.T) * scale_R
-        return loss.item(), torch.cat([gradient_KR.flatten(), towards_K * scale]).cpu().numpy()
+            # Softmax in float64: in float32, rounding hides the last digits of a small loss from the line search.
+            log_p = torch.addmm(bias_K.float(), x, weight_KC.float().T).double().log_softmax(dim=1)
+            loss -= (share * log_p.gather(1, y)).sum()
+            p = log_p.exp_()
+            uncertainty += (p - p.square()).sum()
+            error = p.scatter_add_(1, y, -torch.ones_like(p[:, :1])).mul_(share).float()
+            by_weight_KC += (error.T @ x).double()
+            by_bias_K += error.sum(dim=0, dtype=torch.float64)
+        mean = uncertainty.item() / (len(self.label_N) * self.classes)
+        return loss.item(), coordinates.gradient(by_weight_KC, by_bias_K), mean
 
-    def _solution(self, weight_KC: Tensor, bias_K: Tensor, *, converged: bool) -> Solution:
-        loss = hits = undecided = 0.0
-        for rows in _chunks(len(self.label_N)):
+    def _solution(self, penalty: float, passes: int, weight_KC: Tensor, bias_K: Tensor, *, converged: bool) -> Solution:
+        loss = hits = uncertainty = 0.0
+        for rows in chunks(len(self.label_N)):
             logits = torch.addmm(bias_K.float(), self.features_NC[rows], weight_KC.float().T)
             log_p, y = logits.log_softmax(dim=1), self.label_N[rows]
             loss -= log_p.gather(1, y[:, None]).sum(dtype=torch.float64).item()
             hits += (logits.argmax(dim=1) == y).sum().item()
             p = log_p.exp_()
-            undecided += (p - p.square()).sum(dtype=torch.float64).item()
+            uncertainty += (p - p.square()).sum(dtype=torch.float64).item()
         images = len(self.label_N)
-        mean = undecided / (images * self.classes)
-        return Solution(weight_KC, bias_K, loss / images, hits / images, mean, converged)
+        mean = uncertainty / (images * self.classes)
+        return Solution(penalty, passes, weight_KC, bias_K, loss / images, hits / images, mean, converged)
 
 
 def expected_seconds(images: int, columns: int, classes: int, penalties: int, device: torch.device) -> float:
-    """What solving for that many penalties is likely to take, from axes and one pass for a part of so many images."""
+    """Estimate the time of solving for that many penalties, from axes and one pass over a part of so many images."""
     rows = min(images, TIMED_ROWS)
     features_NC = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).to(device)
     label_N = torch.arange(rows, device=device) % classes
     began = time.perf_counter()
-    one = Regression(features_NC, label_N, classes)
-    one.pass_over()  # the first is slower
+    regression = Regression(features_NC, label_N, classes)
+    regression.pass_over()  # the first one is slower
     ready = time.perf_counter()
-    one.pass_over()
+    regression.pass_over()
     return ready - began + (time.perf_counter() - ready) * images / rows * USUAL_PASSES * penalties
-
-
-def _chunks(images: int) -> list[slice]:
-    return [slice(start, start + CHUNK_ROWS) for start in range(0, images, CHUNK_ROWS)]

@@ -138,10 +138,10 @@ class Solver:
             bar = progress.add_task("penalties", total=penalties, completed=len(self.found), note="")
             while len(self.found) <= number:
                 penalty = strength(self.learner.stage, len(self.found))
-                self.found.append(self.regression.solve(penalty, self.found[-1] if self.found else None))
+                self.found.append(self.regression.solve(penalty, self.found))
                 progress.update(bar, completed=len(self.found))
                 if not self.found[-1].converged:
-                    logger.info(f"penalty {penalty:.3g}: not converged after {MOST_STEPS:,} steps.")
+                    logger.info(f"penalty {penalty:.3g}: not converged in {MOST_STEPS:,} steps at float32 precision.")
         found = self.found[number]
         with torch.no_grad():
             self.logits.weight.zero_()
