@@ -10,39 +10,65 @@ Importing this package does not load PyTorch; whatever needs it does when it is 
 """
 
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import (
+    ConfigError,
+    DataError,
+    DiskError,
+    DivergedError,
+    ImageError,
+    InterruptedRunError,
+    LoupeError,
+    NotEnoughMemoryError,
+    RunStateError,
+)
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from loupe.comparison.compare import compare
     from loupe.comparison.sweep import cross_validate
+    from loupe.data.pixels.decoding import DamagedImages
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume, train
 
-__all__ = ["ImageError", "LoupeError", "Run", "__version__", "compare", "cross_validate", "load", "resume", "train"]
+__all__ = [
+    "ConfigError",
+    "DamagedImages",
+    "DataError",
+    "DiskError",
+    "DivergedError",
+    "ImageError",
+    "InterruptedRunError",
+    "LoupeError",
+    "NotEnoughMemoryError",
+    "Run",
+    "RunStateError",
+    "__version__",
+    "compare",
+    "cross_validate",
+    "load",
+    "resume",
+    "train",
+]
 
+# Imported when they are first used.
+MODULES = {
+    "DamagedImages": "loupe.data.pixels.decoding",
+    "Run": "loupe.runs.run",
+    "compare": "loupe.comparison.compare",
+    "cross_validate": "loupe.comparison.sweep",
+    "load": "loupe.runs.train",
+    "resume": "loupe.runs.train",
+    "train": "loupe.runs.train",
+}
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"load", "resume", "train"}:
-        from loupe.runs import train
-
-        return getattr(train, name)
-    if name == "compare":
-        from loupe.comparison.compare import compare
-
-        return compare
-    if name == "cross_validate":
-        from loupe.comparison.sweep import cross_validate
-
-        return cross_validate
-    if name == "Run":
-        from loupe.runs.run import Run
-
-        return Run
-    raise AttributeError(f"module 'loupe' has no attribute {name!r}")
+    if name not in MODULES:
+        raise AttributeError(f"module 'loupe' has no attribute {name!r}")
+    return getattr(import_module(MODULES[name]), name)

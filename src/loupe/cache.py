@@ -13,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from loupe.errors import LoupeError, unknown_name
+from loupe.errors import DiskError, unknown_name
 
 KINDS = {
     "pixels": "images decoded once",
@@ -79,4 +79,4 @@ def _delete(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        raise LoupeError(f"{path} cannot be removed: {error.strerror or error}. Is a run using it?") from None
+        raise DiskError(f"{path} cannot be removed: {error.strerror or error}. Is a run using it?") from None

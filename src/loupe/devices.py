@@ -16,7 +16,7 @@ from typing import Literal, Self
 
 import torch
 
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.log import logger
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -38,17 +38,17 @@ def choose_device(name: str) -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     kind = name.partition(":")[0]
     if kind not in available:
-        raise LoupeError(f"unknown device {name!r}. Known: {', '.join(DEVICES)}, or one GPU such as cuda:0.")
+        raise ConfigError(f"unknown device {name!r}. Known: {', '.join(DEVICES)}, or one GPU such as cuda:0.")
     if not available[kind]:
-        raise LoupeError(f"--device {name}: PyTorch finds no such device here. Use --device auto.")
+        raise ConfigError(f"--device {name}: PyTorch finds no such device here. Use --device auto.")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise LoupeError(
+        raise ConfigError(
             f"--device {name}: not a device. Known: {', '.join(DEVICES)}, or one GPU such as cuda:0."
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise LoupeError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from 0.")
+        raise ConfigError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from 0.")
     return device
 
 

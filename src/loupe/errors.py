@@ -15,10 +15,30 @@ DISK_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class LoupeError(ValueError):
-    """Says what was given, what is allowed, and what to do."""
+    """Base of all errors that a user can correct: what was given, what is allowed, and what to do."""
 
 
-class ImageError(LoupeError):
+class DataError(LoupeError):
+    """Images, labels or splits that are absent, damaged, or do not fit what is asked of them."""
+
+
+class ConfigError(LoupeError):
+    """A recipe, setting, name or option that is unknown, or cannot be used here or with the others."""
+
+
+class DiskError(LoupeError):
+    """A disk that is full, or a file or folder that cannot be written."""
+
+
+class NotEnoughMemoryError(LoupeError):
+    """The memory of the machine or of the GPU does not suffice."""
+
+
+class RunStateError(LoupeError):
+    """A run, or another file that Loupe wrote, that is absent, unfinished, in use, damaged, or of other data."""
+
+
+class ImageError(DataError):
     """One image that cannot be used: `path` names it, `reason` says why."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
@@ -34,8 +54,12 @@ class StoppedError(LoupeError):
     """Asked to stop, before any of it was lost."""
 
 
-class InterruptedRunError(LoupeError):
+class InterruptedRunError(RunStateError):
     """Training was asked to stop; it has been saved and can go on."""
+
+
+class DivergedError(RunStateError):
+    """The loss or the output of a network is no longer a finite number."""
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -67,37 +91,37 @@ def sentences(*parts: str) -> str:
     return " ".join(text if text.endswith((".", "!", "?", ":")) else f"{text}." for text in texts if text)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> LoupeError:
+def unknown_name(kind: str, name: str, known: Iterable[str], error: type[LoupeError] = ConfigError) -> LoupeError:
     """The error for a name that nobody knows, with the nearest known ones first."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     all_of_them = f" Known: {', '.join(names)}." if len(names) <= MOST_NAMES else ""
-    return LoupeError(f"unknown {kind} {name!r}.{hint}{all_of_them}")
+    return error(f"unknown {kind} {name!r}.{hint}{all_of_them}")
 
 
-def of_memory(error: Exception, remedy: str) -> LoupeError | None:
+def of_memory(error: Exception, remedy: str) -> NotEnoughMemoryError | None:
     """An error of an allocator, of a GPU or of the machine, with the remedy; None where the error is another."""
     named = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
     if not named and not isinstance(error, MemoryError):
         return None
     said = ". ".join(str(error).split(". ")[:2]).strip(".")  # what follows is advice on PyTorch's settings
-    return LoupeError(f"there is not enough memory ({said or 'the machine has none left'}). {remedy}")
+    return NotEnoughMemoryError(f"there is not enough memory ({said or 'the machine has none left'}). {remedy}")
 
 
-def of_disk(error: OSError, place: str | Path, then: str) -> LoupeError | None:
+def of_disk(error: OSError, place: str | Path, then: str) -> DiskError | None:
     """A disk that is full, or may not be written, with what to do `then`; None where the error is another."""
     where = error.filename or place
     if error.errno in DISK_FULL:
-        return LoupeError(f"{where}: {error.strerror}. Free space on that disk, then {then}.")
+        return DiskError(f"{where}: {error.strerror}. Free space on that disk, then {then}.")
     if error.errno in DISK_CLOSED:
-        return LoupeError(f"{where}: {error.strerror}. Give access to it, then {then}.")
+        return DiskError(f"{where}: {error.strerror}. Give access to it, then {then}.")
     return None
 
 
 @contextmanager
 def enough_memory(remedy: str) -> Iterator[None]:
-    """Memory that runs out inside is a LoupeError with the remedy."""
+    """Memory that runs out inside is a NotEnoughMemoryError with the remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

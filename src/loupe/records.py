@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.files import write_atomic
 
 MOST_LEVELS = 50  # of nesting; no file of ours has more than ten
@@ -31,7 +31,7 @@ Seconds = Quantity
 OsText = Annotated[str, PlainValidator(_text)]  # a name in a file system: bytes that are not UTF-8 are surrogates in it
 
 
-class RecordError(LoupeError):
+class RecordError(RunStateError):
     """A file of ours that cannot be read back: `path` names it, `reason` says why."""
 
     def __init__(self, path: Path, reason: str, remedy: str) -> None:

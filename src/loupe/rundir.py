@@ -18,7 +18,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from loupe.config import overrides
 from loupe.config.recipe import Recipe
-from loupe.errors import LoupeError, of_disk, unknown_name
+from loupe.errors import ConfigError, DiskError, RunStateError, of_disk, unknown_name
 from loupe.files import write_atomic
 from loupe.log import command_line
 
@@ -87,7 +87,9 @@ class RunDirectory:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise LoupeError(f"{path}: not JSON ({error}). Restore it, or train again under another --name.") from None
+            raise RunStateError(
+                f"{path}: not JSON ({error}). Restore it, or train again under another --name."
+            ) from None
         return content
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
@@ -119,7 +121,7 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise LoupeError(
+            raise RunStateError(
                 f"{self.path} is being written by another process. Wait for it, or stop it first."
             ) from None
 
@@ -140,7 +142,7 @@ def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
     """
     wanted = name or default
     if Path(wanted).name != wanted or wanted in {".", ".."}:
-        raise LoupeError(
+        raise ConfigError(
             f"--name {wanted!r} must be a plain folder name. Use --output for the folder that holds the runs."
         )
     try:
@@ -152,15 +154,15 @@ def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
                 return RunDirectory(path)
             except FileExistsError:
                 if name:
-                    raise LoupeError(
+                    raise RunStateError(
                         f"{path} exists, and a run is never overwritten. Choose another --name, or go on with it: "
                         f"{RunDirectory(path).resume_command}"
                     ) from None
     except OSError as error:
-        raise LoupeError(
+        raise DiskError(
             f"{runs}: the run directory cannot be made: {error.strerror}. Choose another folder with --output."
         ) from None
-    raise LoupeError(f"{runs}: too many runs named {wanted}. Choose a --name.")
+    raise ConfigError(f"{runs}: too many runs named {wanted}. Choose a --name.")
 
 
 def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
@@ -169,11 +171,11 @@ def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
         if (path / "recipe.yaml").is_file():
             return RunDirectory(path if path.name not in ("", "..") else path.resolve())
     if Path(run).is_dir():
-        raise LoupeError(f"{run} is not a run: it has no recipe.yaml.")
+        raise RunStateError(f"{run} is not a run: it has no recipe.yaml.")
     names = [found.name for found in list_runs(runs)]
     if not names:
-        raise LoupeError(f"no run {str(run)!r}: there are no runs in {runs}. Make one with: loupe train DATA")
-    raise unknown_name("run", str(run), names)
+        raise RunStateError(f"no run {str(run)!r}: there are no runs in {runs}. Make one with: loupe train DATA")
+    raise unknown_name("run", str(run), names, RunStateError)
 
 
 def list_runs(runs: Path) -> list[RunDirectory]:

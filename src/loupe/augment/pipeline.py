@@ -26,7 +26,7 @@ from torch import Tensor
 from loupe.augment import geometry, pixels, random
 from loupe.augment.draws import Draw, Draws
 from loupe.config.recipe import AugmentSpec, Preprocessing
-from loupe.errors import LoupeError, counted
+from loupe.errors import ConfigError, counted
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -47,21 +47,21 @@ class Augmenter:
     def __post_init__(self) -> None:
         spec, size_px = self.spec, self.preprocessing.size_px
         if spec.cutout_px > size_px:
-            raise LoupeError(
+            raise ConfigError(
                 f"cutout_px is {spec.cutout_px}, but images are {size_px} px on a side. Set it to at most {size_px}."
             )
         if spec.crop_padding_px >= size_px:
-            raise LoupeError(
+            raise ConfigError(
                 f"crop_padding_px is {spec.crop_padding_px}, but images are {size_px} px on a side: "
                 f"a crop could miss the image. Set it to at most {size_px - 1}."
             )
         if spec.fill_value and spec.fill != "constant":
-            raise LoupeError(
+            raise ConfigError(
                 f"fill_value {spec.fill_value:g} has no effect with fill {spec.fill!r}. "
                 "Set fill to 'constant', or leave fill_value out."
             )
         if not 0 <= self.seed < 2**64:
-            raise LoupeError(f"seed must be from 0 to 2**64 - 1; got {self.seed}.")
+            raise ConfigError(f"seed must be from 0 to 2**64 - 1; got {self.seed}.")
 
     def train(self, x_BCHW: Tensor, index_B: Ints, epoch: int) -> Tensor:
         """Augmented, normalised views of a batch for one epoch.

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from loupe.cache import cache_folder
 from loupe.cli.options import Data, Json, Quiet, print_json
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, DiskError
 from loupe.log import logger, printable, terminal
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check(
     Near duplicates (--near) have to be judged by a person, and do not change the exit code.
     """
     if report is not None and not near:
-        raise LoupeError("--report shows near duplicates: add --near.")
+        raise ConfigError("--report shows near duplicates: add --near.")
     code = _check(data, near=near, report=report, as_json=as_json, quiet=quiet)
     raise typer.Exit(code)
 
@@ -86,12 +86,12 @@ def _conclude(screen: RichConsole, alike: "NearReport", report: Path | None) -> 
 def _make_room(report: Path) -> None:
     """Raise a LoupeError now if the page could not be written after the search."""
     if report.suffix.lower() not in {".html", ".htm"}:
-        raise LoupeError(f"--report is an HTML file, for example check.html; got {str(report)!r}.")
+        raise ConfigError(f"--report is an HTML file, for example check.html; got {str(report)!r}.")
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
         _rows_file(report).touch()
     except OSError as error:
-        raise LoupeError(f"{report} cannot be written ({error.strerror or error}). Choose another file.") from None
+        raise DiskError(f"{report} cannot be written ({error.strerror or error}). Choose another file.") from None
 
 
 def _rows_file(report: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 
 
 def compare(
@@ -45,7 +45,7 @@ def compare(
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
         if recipes or model or weights or settings or folds or seeds > 1 or plan or skip_damaged:
-            raise LoupeError(
+            raise ConfigError(
                 "finished runs are compared without training. Leave out the training options, or give DATA."
             )
         results: ComparisonResults | ComparisonPlan = compare.compare_runs(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
-from loupe.errors import LoupeError, counted
+from loupe.errors import ConfigError, DiskError, counted
 from loupe.log import printable
 
 MOST_IMAGES = 500
@@ -57,12 +57,12 @@ def explain(
 ) -> None:
     """Show where in an image the evidence for a class is. Or what filters respond to."""
     if filters and (images or target or method):
-        raise LoupeError("--filters cannot be combined with images, --class or --method.")
+        raise ConfigError("--filters cannot be combined with images, --class or --method.")
     if split not in {"val", "test"}:
-        raise LoupeError(f"--split is val or test; got {split!r}.")
+        raise ConfigError(f"--split is val or test; got {split!r}.")
     to = to or Path("filters.html" if filters else "explain.html")
     if not to.absolute().parent.is_dir():  # before the work, not after
-        raise LoupeError(f"--to {to}: the folder does not exist. Create it, or choose another.")
+        raise ConfigError(f"--to {to}: the folder does not exist. Create it, or choose another.")
     from loupe.data.sources.folders import from_paths
     from loupe.explain.cam import DEFAULT
     from loupe.rundir import open_run
@@ -74,7 +74,7 @@ def explain(
     else:
         way = method or DEFAULT
         if images and (several := len(from_paths(images))) > MOST_IMAGES:
-            raise LoupeError(f"{several:,} images are too many for one page. Give at most {MOST_IMAGES}.")
+            raise ConfigError(f"{several:,} images are too many for one page. Give at most {MOST_IMAGES}.")
         found = done.explain(
             images or None, split=split, count=count, layer=layer, target=target, method=way, skip_damaged=skip_damaged
         )
@@ -164,4 +164,4 @@ def _write(to: Path, write: Callable[[], None]) -> None:
     try:
         write()
     except OSError as error:
-        raise LoupeError(f"{to}: cannot be written: {error.strerror}. Choose another file with --to.") from None
+        raise DiskError(f"{to}: cannot be written: {error.strerror}. Choose another file with --to.") from None

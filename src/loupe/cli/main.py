@@ -10,11 +10,10 @@ import typer
 from loupe import __version__
 from loupe.cli import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
 from loupe.doctor import installation
-from loupe.errors import LoupeError, of_disk, of_memory
+from loupe.errors import InterruptedRunError, LoupeError, of_disk, of_memory
 from loupe.log import printable, terminal
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -50,13 +49,17 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _loupe(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
     """Train, compare and ship image classifiers."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(WRONG_USAGE)
 
 
 def main() -> None:
@@ -81,12 +84,9 @@ def _explain(error: Exception) -> int:
     """Prints an error that a person can put right and returns the exit code; raises any other again."""
     error = _of_the_machine(error) or error
     if isinstance(error, LoupeError) and not os.environ.get("LOUPE_DEBUG"):
-        interrupted = type(error).__name__ == "InterruptedRunError"  # by name, so that its module need not be loaded
+        interrupted = isinstance(error, InterruptedRunError)
         print(printable(str(error)) if interrupted else f"error: {printable(str(error))}", file=sys.stderr)
         return INTERRUPTED if interrupted else 1
-    if type(error).__name__ == "NoArgsIsHelpError":  # a command alone: what it takes
-        print(str(error))
-        return WRONG_USAGE
     if hasattr(error, "format_message"):  # wrong usage, in the parser's own words
         print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
         return WRONG_USAGE

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.log import logger, terminal
 
 
@@ -25,7 +25,7 @@ def evaluate(
 ) -> None:
     """Measure a trained classifier on a split. With --data, on other labelled images."""
     if split not in {"train", "val", "test"}:
-        raise LoupeError(f"--split is val, test or train; got {split!r}.")
+        raise ConfigError(f"--split is val, test or train; got {split!r}.")
     from loupe.cli import tables
     from loupe.rundir import open_run
     from loupe.runs.run import Run
@@ -64,7 +64,7 @@ def predict(
 ) -> None:
     """Classify images and write a CSV. Print the number of images of each class."""
     if threshold is not None and wanted_precision is not None:
-        raise LoupeError("--threshold and --wanted-precision exclude each other. Give one of them.")
+        raise ConfigError("--threshold and --wanted-precision exclude each other. Give one of them.")
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.rundir import open_run

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loupe.cli.options import Json, Output, print_json
-from loupe.errors import LoupeError
+from loupe.errors import DiskError, RunStateError
 
 
 def report(
@@ -24,7 +24,7 @@ def report(
         try:
             draw()
         except OSError as error:
-            raise LoupeError(
+            raise DiskError(
                 f"{page} cannot be written: {error.strerror or error}. Free space or give write permission, or copy "
                 "its folder to where you may write."
             ) from None
@@ -47,7 +47,7 @@ def _drawer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
         return run.file("report.html"), lambda: page.write_page(run.path)
     path = next((place for place in (Path(name), output / name) if place.is_file()), None)
     if path is None:
-        raise LoupeError(f"{name}: no such file. Give a JSON file that `loupe compare` wrote, or a run.")
+        raise RunStateError(f"{name}: no such file. Give a JSON file that `loupe compare` wrote, or a run.")
     results = ComparisonResults.read(path)
     where = path.with_suffix(".html")
     return where, lambda: comparison_page.write_page(where, results)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from loupe.cli.options import Data, Json, Output, Quiet, SkipDamaged, print_json
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.log import terminal
 
 
@@ -48,7 +48,7 @@ def train(
 ) -> None:
     """Train a classifier on labelled images. Evaluate it and write a report."""
     if data is None and resume is None and against is None:
-        raise LoupeError("DATA is missing. Give the images to train on, or --resume RUN to continue a run.")
+        raise ConfigError("DATA is missing. Give the images to train on, or --resume RUN to continue a run.")
     from loupe.runs import repeat
     from loupe.runs import train as runner
 
@@ -97,7 +97,7 @@ def train(
 
 def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
-        raise LoupeError(
+        raise ConfigError(
             "--resume goes on with the run as it was begun. Give it alone, or with --device, --output, --quiet, "
             "--json, --against, and DATA where the images have moved."
         )

@@ -16,7 +16,7 @@ from loupe.config.recipe import Recipe
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.data.table import ImageTable
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, Cost, Parameters, SplitFigures
 from loupe.evaluate.predictions import join, read_splits
@@ -163,7 +163,7 @@ def candidate(entry: Entry, split: str) -> Candidate:
     parts = [read_splits(run.directory.file("predictions.csv")).get(split) for run in entry.runs]
     predictions = [part for part in parts if part is not None]
     if len(predictions) < len(parts):
-        raise LoupeError(f"{entry.name}: a run has no {split} images to judge it by.")
+        raise RunStateError(f"{entry.name}: a run has no {split} images to judge it by.")
     if entry.has_folds:
         predictions = [join(predictions)]  # each image was validated on in one fold
     return Candidate(entry.name, tuple(predictions), entry.seconds)

@@ -16,7 +16,7 @@ from loupe.comparison.candidates import Entry
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
 from loupe.devices import choose_device, gpu_name
-from loupe.errors import InterruptedRunError, LoupeError
+from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
 from loupe.evaluate.selection import Judgement, judge
 from loupe.log import command_line, logger, terminal
@@ -101,7 +101,7 @@ def compare(
         results = _results(asked, before, entries, opening, data, output)
         files.write(results, output)
         if failed:
-            raise LoupeError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
+            raise RunStateError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
         return results
 
 
@@ -123,11 +123,11 @@ def compare_runs(
     files.check_name(name)
     output = Path(output)
     if len({str(run) for run in runs}) < len(runs):
-        raise LoupeError("a run is named twice: each counts as a training of its own.")
+        raise ConfigError("a run is named twice: each counts as a training of its own.")
     found = [Run(rundir.open_run(run, output), device=device, quiet=quiet) for run in runs]
     entries = candidates.grouped(found)
     if len(entries) < 2:
-        raise LoupeError("these are runs of one recipe: name two recipes' runs, or DATA to train others.")
+        raise ConfigError("these are runs of one recipe: name two recipes' runs, or DATA to train others.")
     asked = Comparison(
         version=__version__,
         name=name or "comparison",
@@ -151,11 +151,11 @@ def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name
     files.check_name(name)
     twice = sorted({one for one in recipes if recipes.count(one) > 1})
     if twice:
-        raise LoupeError(f"--recipes names {', '.join(twice)} twice.")
+        raise ConfigError(f"--recipes names {', '.join(twice)} twice.")
     if len(recipes) == 1:
-        raise LoupeError(f"--recipes {recipes[0]}: one recipe has nothing beside it. Name two, separated by commas.")
+        raise ConfigError(f"--recipes {recipes[0]}: one recipe has nothing beside it. Name two, separated by commas.")
     if folds and (folds < 2 or seeds > 1 or open_test):
-        raise LoupeError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
+        raise ConfigError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
 
 
 def _results(
@@ -173,7 +173,7 @@ def _results(
     done = sorted((entry for entry in entries if entry.runs), key=lambda entry: entry.order)
     failed = [entry for entry in entries if not entry.runs]
     if not done:
-        raise LoupeError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
+        raise RunStateError(f"no candidate came to its end. {entries[0].name}: {entries[0].why}")
     judgement = judge([candidates.candidate(entry, "val") for entry in done])
     open_before = tuple(entry.name for entry in done if any(_opened_itself(run) for run in entry.runs))
     for entry in done:

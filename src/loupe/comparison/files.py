@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 
 from loupe import files
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, DiskError
 from loupe.evaluate.comparison_results import Comparison, ComparisonResults
 from loupe.records import RecordError
 from loupe.report import comparison_page as page
@@ -17,7 +17,7 @@ KINDS = (".json", ".md", ".csv", ".html")
 def check_name(name: str | None) -> None:
     """LoupeError where a name is a path."""
     if name is not None and (Path(name).name != name or name in {".", ".."}):
-        raise LoupeError(f"--name {name!r} must be a plain file name. Use --output for the folder.")
+        raise ConfigError(f"--name {name!r} must be a plain file name. Use --output for the folder.")
 
 
 def name_of(asked: Comparison, name: str | None, output: Path) -> tuple[str, ComparisonResults | None]:
@@ -37,7 +37,7 @@ def name_of(asked: Comparison, name: str | None, output: Path) -> tuple[str, Com
             return wanted, None
         if name:
             what = f"of another comparison ({before.command})" if before else "there"
-            raise LoupeError(
+            raise ConfigError(
                 f"--name {name}: files of that name in {output} are {what}. Choose another, or delete them."
             )
     raise AssertionError("numbers do not end")
@@ -60,7 +60,7 @@ def write(results: ComparisonResults, output: Path) -> None:
         files.write_atomic(output / f"{name}.csv", comparison_tables.csv_table(results))
         page.write_page(output / f"{name}.html", results)
     except OSError as error:
-        raise LoupeError(
+        raise DiskError(
             f"{output / name}: the comparison cannot be written: {error.strerror or error}. The runs are there: free "
             "space or give write permission, and the same command writes it."
         ) from None

@@ -16,7 +16,7 @@ from loupe.data.sources import datasets
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, keep_freed_memory
-from loupe.errors import LoupeError, enough_memory
+from loupe.errors import ConfigError, LoupeError, enough_memory
 from loupe.evaluate.comparison_results import Cost
 from loupe.log import duration, logger, progress_bar, size_text, terminal
 from loupe.recipes import catalog
@@ -59,12 +59,12 @@ def resolved(
         if wanted.split != SplitSpec():
             logger.info(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
         if recipe.name in {entry.name for entry in entries}:
-            raise LoupeError(f"two recipes are called {recipe.name}: give one of them another name.")
+            raise ConfigError(f"two recipes are called {recipe.name}: give one of them another name.")
         check_buildable(recipe, table.classes)
         _check_weights(recipe)
         entries.append(Entry(recipe.name, recipe, asked=name))
     if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):
-        raise LoupeError(
+        raise ConfigError(
             f"{'--model' if model else '--weights'} is for recipes that start from a pretrained network, and none of "
             f"{', '.join(entry.name for entry in entries)} does. Leave it out, or name such recipes with --recipes."
         )
@@ -81,7 +81,7 @@ def _check_weights(recipe: Recipe) -> None:
         return
     named = recipe.model.weights
     if named == "timm" and (problem := without_weights(recipe.model.backbone)):
-        raise LoupeError(f"{recipe.name} cannot be compared: {problem}")
+        raise ConfigError(f"{recipe.name} cannot be compared: {problem}")
     if named not in {"none", "timm"}:
         check_weights(recipe)
 
@@ -106,7 +106,7 @@ def plan(
     for note in parts.notes:
         logger.info(note)
     if not len(parts.val):
-        raise LoupeError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
+        raise ConfigError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
     keep_freed_memory()  # as every training does: time and memory are other ones without it
     planner = Planner(table, parts, choose_device(device))
     for entry in entries:

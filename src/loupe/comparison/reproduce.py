@@ -16,7 +16,7 @@ from loupe.config.recipe import Recipe
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
 from loupe.devices import choose_device, gpu_name
-from loupe.errors import InterruptedRunError, LoupeError, unknown_name
+from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, unknown_name
 from loupe.evaluate.comparison_results import Parameters
 from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
@@ -74,7 +74,7 @@ def reproduce(
     """
     changes, output = list(changes), Path(output)
     if budget not in BUDGETS:
-        raise LoupeError(f"--budget is quick or published; got {budget!r}.")
+        raise ConfigError(f"--budget is quick or published; got {budget!r}.")
     plan = [_plan(name, data, budget, changes, named=bool(names)) for name in names or EXPERIMENTS]
     results = ExperimentResults(
         version=__version__,
@@ -103,7 +103,7 @@ def reproduce(
             results = results.model_copy(update={"rows": rows})
             _write(results, output)
     if failed:
-        raise LoupeError(f"{len(failed)} of {len(plan)} experiments failed; the others are done. {failed[0]}")
+        raise RunStateError(f"{len(failed)} of {len(plan)} experiments failed; the others are done. {failed[0]}")
     return results
 
 
@@ -122,7 +122,7 @@ def _plan(name: str, data: str | Path | None, budget: str, changes: Sequence[str
     source, missing = _data(published, data)
     why = missing or _without_weights(published, budget)
     if why and named:
-        raise LoupeError(f"{name} cannot be run: {why}.")
+        raise ConfigError(f"{name} cannot be run: {why}.")
     if why:
         return Planned(published, why=why)
     recipe = catalog.recipe(name if budget == "published" else f"{name}-quick")

@@ -15,7 +15,7 @@ from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.data.table import ImageTable
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.log import terminal
 from loupe.recipes.resolve import resolve
 from loupe.rundir import RunDirectory
@@ -81,7 +81,7 @@ def finished(
             quiet=quiet,
         )
     if not directory.file("recipe.yaml").is_file():
-        raise LoupeError(
+        raise RunStateError(
             f"{directory.path} exists and is not a run: it has no recipe.yaml. Delete it, or choose another --output."
         )
     _check_same(directory, recipe, data, images)
@@ -99,7 +99,7 @@ def _check_same(directory: RunDirectory, wanted: Recipe, data: Any, images: Hash
     if not what and images and directory.file("results.json").is_file() and not provenance.made_of(directory, *images):
         what = "other images than there are now"
     if what:
-        raise LoupeError(
+        raise RunStateError(
             f"{directory.path} was made with {what}, so that it cannot be used here. Choose another --output, or move "
             "that run away."
         )

@@ -12,7 +12,7 @@ from loupe.config.loss import CrossEntropy, Focal
 from loupe.config.network import BackboneSpec, CnnSpec, ConvBlock, Dense
 from loupe.config.optimizer import Adam, Constant, Cosine, Logistic, Muon, OneCycle, Plateau, RmsProp, Sgd, Step
 from loupe.config.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
-from loupe.errors import LoupeError, unknown_name
+from loupe.errors import ConfigError, unknown_name
 
 # Section of a recipe for each name in the location of a validation error.
 SECTIONS: dict[str, type[RecipeValue]] = {
@@ -57,12 +57,12 @@ def parse(data: Any, source: str) -> Recipe:
         LoupeError: keys or values are invalid; the message names them and the allowed ones.
     """
     if not isinstance(data, Mapping):
-        raise LoupeError(f"{source}: a recipe must be a mapping of keys to values; got {type(data).__name__}.")
+        raise ConfigError(f"{source}: a recipe must be a mapping of keys to values; got {type(data).__name__}.")
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
         found = "; ".join(_explain(data, dict(item)) for item in error.errors()[:MOST_ERRORS])
-        raise LoupeError(f"{source}: {found}") from None
+        raise ConfigError(f"{source}: {found}") from None
 
 
 def load(path: Path) -> Recipe:
@@ -74,11 +74,11 @@ def load(path: Path) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LoupeError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from None
     try:
         return parse(_yaml(text), str(path))
     except yaml.YAMLError as error:
-        raise LoupeError(f"{path}: not YAML: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: not YAML: {_one_line(error)}") from None
 
 
 def _yaml(text: str) -> Any:
@@ -152,11 +152,11 @@ def _different_paths(one: Any, other: Any, path: str) -> Iterator[str]:
 def _parse_setting(setting: str) -> tuple[str, Any]:
     path, sign, text = setting.partition("=")
     if not sign or not path:
-        raise LoupeError(f"--set needs KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
+        raise ConfigError(f"--set needs KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
     try:
         return path, _yaml(text)
     except yaml.YAMLError as error:
-        raise LoupeError(f"--set {path}: the value {text!r} is not YAML: {_one_line(error)}") from None
+        raise ConfigError(f"--set {path}: the value {text!r} is not YAML: {_one_line(error)}") from None
 
 
 def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
@@ -165,14 +165,14 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
         parent = ".".join(keys[:depth]) or "the recipe"
         if isinstance(data, list):
             if not key.isdigit() or int(key) >= len(data):
-                raise LoupeError(f"--set {path}: {parent} has entries 0 to {len(data) - 1}; got {key!r}.")
+                raise ConfigError(f"--set {path}: {parent} has entries 0 to {len(data) - 1}; got {key!r}.")
             index: Any = int(key)
         elif isinstance(data, dict):
             if key not in data:
                 raise unknown_name(f"key in --set {path}: {parent} has no", key, data)
             index = key
         else:
-            raise LoupeError(f"--set {path}: {parent} is the single value {data!r}; it has no key {key!r}.")
+            raise ConfigError(f"--set {path}: {parent} is the single value {data!r}; it has no key {key!r}.")
         if depth == len(keys) - 1:
             data[index] = value
         else:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import DataError, ImageError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64()), ("split", pa.string()), ("group", pa.string())])
@@ -53,11 +53,11 @@ class ImageTable:
             raise TypeError(f"an ImageTable has the columns {SCHEMA}; got {self.rows.schema}")
         self._check_labels()
         if repeated := [name for name, n in Counter(self.classes).items() if n > 1]:
-            raise LoupeError(
+            raise DataError(
                 f"{self.name}: class names must differ; {repeated[0]!r} is there more than once. Rename one of them."
             )
         if unknown := sorted(set(self.rows["split"].unique().to_pylist()) - {"train", "val", "test", None}):
-            raise LoupeError(f"{self.name}: split {unknown[0]!r} is not known; splits are train, val and test.")
+            raise DataError(f"{self.name}: split {unknown[0]!r} is not known; splits are train, val and test.")
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -137,7 +137,7 @@ class ImageTable:
         extent = pc.min_max(self.rows["label"]).as_py()
         wrong = [v for v in extent.values() if v is not None and not 0 <= v < len(self.classes)]
         if wrong:
-            raise LoupeError(
+            raise DataError(
                 f"{self.name}: label {wrong[0]} is out of range; there are {len(self.classes)} classes, so labels run "
                 f"from 0 to {len(self.classes) - 1}. Correct the labels, or name all the classes."
             )
@@ -260,7 +260,7 @@ def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:
     """The table's labels as indices into `classes`, by name; LoupeError where a labelled class is not among them."""
     unknown = sorted({table.classes[label] for label in np.unique(table.labels) if label >= 0} - set(classes))
     if unknown:
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: the model does not know the {'class' if len(unknown) == 1 else 'classes'} "
             f"{', '.join(unknown)}. It knows: {', '.join(classes)}. Classes are matched by name."
         )

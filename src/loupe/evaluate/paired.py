@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr
 
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, DataError, LoupeError
 from loupe.evaluate.intervals import CONFIDENCE
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
@@ -204,18 +204,18 @@ def _keys(part: Predictions) -> list[Key]:
 def _check(candidates: Sequence[Candidate]) -> None:
     """LoupeError where a candidate says nothing that could be compared."""
     if not candidates:
-        raise LoupeError("there is nothing to compare: give at least one candidate.")
+        raise ConfigError("there is nothing to compare: give at least one candidate.")
     twice = [name for name, count in Counter(one.name for one in candidates).items() if count > 1]
     if twice:
-        raise LoupeError(f"candidates are told apart by their names; given twice: {', '.join(twice)}.")
+        raise ConfigError(f"candidates are told apart by their names; given twice: {', '.join(twice)}.")
     for one in candidates:
         if one.seconds is not None and not (math.isfinite(one.seconds) and one.seconds >= 0):
-            raise LoupeError(f"{one.name}: its cost is {one.seconds} seconds; it has to be a number from 0 up.")
+            raise ConfigError(f"{one.name}: its cost is {one.seconds} seconds; it has to be a number from 0 up.")
         if not one.predictions or not all(len(part) for part in one.predictions):
-            raise LoupeError(f"{one.name}: has no predictions; give those of at least one seed, on at least one image.")
+            raise DataError(f"{one.name}: has no predictions; give those of at least one seed, on at least one image.")
         unknown = sum(int((part.label == UNKNOWN).sum()) for part in one.predictions)
         if unknown:
-            raise LoupeError(
+            raise DataError(
                 f"{one.name}: {unknown:,} of its predictions are of images without a label, which are neither right "
                 "nor wrong; leave these images out."
             )
@@ -227,12 +227,12 @@ def _not_the_same(first: str, reference: Predictions, second: str, part: Predict
     if set(reference.classes) != set(part.classes):
         other = sorted(set(reference.classes) ^ set(part.classes))
         shown = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
-        return LoupeError(f"{who}: only one of them has the classes {shown}. Train both on the same classes.")
+        return DataError(f"{who}: only one of them has the classes {shown}. Train both on the same classes.")
     ours, theirs = Counter(reference.content), Counter(part.content)
     if ours == theirs:
-        return LoupeError(f"{who}: they have the same {len(part):,} images, but other labels. Use one set of labels.")
+        return DataError(f"{who}: they have the same {len(part):,} images, but other labels. Use one set of labels.")
     shared = (ours & theirs).total()
-    return LoupeError(
+    return DataError(
         f"{who}: they predict other images. Of {len(reference):,} and {len(part):,} images {shared:,} are the same. "
         "Compare runs on one split of one data set: the same data, split seed and fractions."
     )

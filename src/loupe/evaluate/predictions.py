@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 
 from loupe import files
 from loupe.data.splits import split as splits
-from loupe.errors import LoupeError
+from loupe.errors import DataError, DivergedError, RunStateError
 
 UNKNOWN = -1  # the label of an image that has none
 COLUMNS = ("split", "path", "content", "label", "predicted", "probability")
@@ -50,27 +50,27 @@ class Predictions:
         images, classes = len(self.path), len(self.classes)
         shapes = (len(self.content), self.label.shape, self.logits_NK.shape)
         if shapes != (images, (images,), (images, classes)):
-            raise LoupeError(
+            raise DataError(
                 f"predictions of {images} images over {classes} classes need as many contents and labels and "
                 f"{images} x {classes} logits; got {shapes[0]} contents, labels of shape {shapes[1]}, logits of "
                 f"shape {shapes[2]}."
             )
         if self.label.dtype != np.int64 or self.logits_NK.dtype != np.float32:
-            raise LoupeError(
+            raise DataError(
                 f"predictions need int64 labels and float32 logits; got {self.label.dtype} and {self.logits_NK.dtype}."
             )
         twice = [name for name, count in Counter(self.classes).items() if count > 1]
         if not classes or twice:
-            raise LoupeError(f"predictions need class names, each once; given twice: {twice}.")
+            raise DataError(f"predictions need class names, each once; given twice: {twice}.")
         if images and not (self.label.min() >= UNKNOWN and self.label.max() < classes):
             low, high = self.label.min(), self.label.max()
-            raise LoupeError(f"labels are 0 to {classes - 1}, or -1 where unknown; got {low} to {high}.")
+            raise DataError(f"labels are 0 to {classes - 1}, or -1 where unknown; got {low} to {high}.")
         self._check_finite()
 
     def _check_finite(self) -> None:
         broken = np.flatnonzero(~np.isfinite(self.logits_NK).all(axis=1))
         if broken.size:
-            raise LoupeError(
+            raise DivergedError(
                 f"the network's output is not finite for {broken.size:,} of {len(self):,} images (the first: "
                 f"{self.path[broken[0]]}). The weights have diverged, or the precision is too low for them: try "
                 "--precision fp32, or train again with a lower learning rate."
@@ -121,14 +121,14 @@ class Predictions:
         parts = read_splits(path)
         if split not in parts:
             have = ", ".join(parts) or "none"
-            raise LoupeError(f"{path}: holds no predictions of the split {split!r}; it has: {have}.")
+            raise RunStateError(f"{path}: holds no predictions of the split {split!r}; it has: {have}.")
         return parts[split]
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
     """The images of several predictions by the same classes, one after the other."""
     if len({(part.classes, part.temperature) for part in parts}) != 1:
-        raise LoupeError("predictions of different classes or temperatures cannot be joined.")
+        raise DataError("predictions of different classes or temperatures cannot be joined.")
     return Predictions(
         path=tuple(path for part in parts for path in part.path),
         content=tuple(content for part in parts for content in part.content),
@@ -147,7 +147,7 @@ def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:
     Logits are written with the digits that give the same float32 back; the temperature is the model's, and is not.
     """
     if not parts or len({part.classes for part in parts.values()}) != 1:
-        raise LoupeError(
+        raise RunStateError(
             f"{path}: one file of predictions holds splits of one model; the classes differ, or there is no split."
         )
     tables = (_to_table(split, some) for split, part in parts.items() for some in _in_turn(part))
@@ -166,7 +166,7 @@ def read_splits(path: Path) -> dict[str, Predictions]:
         if tuple(header[: len(COLUMNS)]) != COLUMNS or not all(
             name.startswith(LOGIT) for name in header[len(COLUMNS) :]
         ):
-            raise LoupeError(
+            raise RunStateError(
                 f"{path}: not a file of predictions; its columns are {', '.join(COLUMNS)}, {LOGIT}<class>..."
             )
         types = {name: pa.string() for name in COLUMNS[:5]} | {name: pa.float32() for name in header[5:]}
@@ -178,7 +178,7 @@ def read_splits(path: Path) -> dict[str, Predictions]:
             ),
         )
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
-        raise LoupeError(f"{path}: cannot be read as predictions: {error}") from None
+        raise RunStateError(f"{path}: cannot be read as predictions: {error}") from None
     classes = tuple(name.removeprefix(LOGIT) for name in header[len(COLUMNS) :])
     splits = pc.unique(table["split"]).to_pylist()
     return {split: _from_table(table.filter(pc.equal(table["split"], split)), classes, path) for split in splits}
@@ -211,7 +211,7 @@ def _from_table(table: pa.Table, classes: tuple[str, ...], path: Path) -> Predic
     label = pc.index_in(table["label"], value_set=pa.array(classes, pa.string()))
     strange = table["label"].filter(pc.and_(label.is_null(), table["label"].is_valid()))
     if len(strange):
-        raise LoupeError(f"{path}: the label {strange[0].as_py()!r} is not one of the classes that have logits.")
+        raise RunStateError(f"{path}: the label {strange[0].as_py()!r} is not one of the classes that have logits.")
     logits_KN = [table[LOGIT + name].to_numpy() for name in classes]
     return Predictions(
         path=tuple(table["path"].to_pylist()),

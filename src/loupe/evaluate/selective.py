@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc
 
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.evaluate import calibration, intervals, metrics
 from loupe.evaluate.intervals import CONFIDENCE, Estimate, Floats, Ints
 from loupe.evaluate.predictions import UNKNOWN, Predictions
@@ -98,7 +98,7 @@ def threshold_for(predictions: Predictions, wanted: float, temperature: float = 
         LoupeError: `wanted` is not between 0 and 1.
     """
     if not 0 < wanted < 1:
-        raise LoupeError(f"a wanted precision is above 0 and below 1, such as 0.95; got {wanted:g}. None is ever sure.")
+        raise ConfigError(f"a wanted precision is above 0 and below 1, such as 0.95; got {wanted:g}.")
     return _lowest(_rank(predictions, temperature), wanted)
 
 

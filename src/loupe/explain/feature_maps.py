@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from loupe.errors import LoupeError, unknown_name
+from loupe.errors import ConfigError, unknown_name
 from loupe.models.classifier import Classifier
 from loupe.models.layers import TokenPool
 from loupe.models.summary import layer_table
@@ -72,7 +72,7 @@ def map_layers(model: Classifier) -> dict[str, MapLayer]:
     places = [number for number, layer in enumerate(found) if layer]
     last = places[-1] if places else -1
     if sum(_is_tokens(row["output"]) for row in rows[last + 1 :]) >= last + 1:
-        raise LoupeError(
+        raise ConfigError(
             "this network keeps no map of features up to its head, as convolutional networks and vision transformers "
             "do: those of Loupe and of timm's families efficientnet, mobilenet, resnet, vgg, convnext, swin, vit and "
             "their like can be explained; other networks that work on tokens cannot."

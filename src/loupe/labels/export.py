@@ -17,7 +17,7 @@ import numpy as np
 
 from loupe.data.pixels import decode
 from loupe.data.table import ImageTable, text_name
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, DiskError
 from loupe.files import write_atomic
 from loupe.labels.find import LabelReport
 from loupe.report import labels_page
@@ -34,7 +34,7 @@ MOST_DOUBTFUL = 24
 def check_new(folder: Path) -> None:
     """Raise a LoupeError if the folder exists: it may hold labels that were corrected."""
     if folder.exists():
-        raise LoupeError(f"{folder} exists and may hold corrected labels. Choose another folder with --to.")
+        raise ConfigError(f"{folder} exists and may hold corrected labels. Choose another folder with --to.")
 
 
 def free_name(dataset: str) -> Path:
@@ -51,7 +51,7 @@ def write(report: LabelReport, folder: Path) -> dict[str, str]:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise LoupeError(f"{folder} cannot be created: {error.strerror}. Choose another folder with --to.") from None
+        raise DiskError(f"{folder} cannot be created: {error.strerror}. Choose another folder with --to.") from None
     places = _places(report.table, folder)
     written = {"labels": folder / "labels.csv", "page": folder / "labels.html"}
     write_atomic(written["labels"], _labels(report, places or report.table.paths))

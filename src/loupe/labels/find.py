@@ -17,7 +17,7 @@ from loupe.data.splits import folds
 from loupe.data.splits.split import PARTS, Split, assign
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, keep_freed_memory
-from loupe.errors import LoupeError, unknown_name
+from loupe.errors import ConfigError, DataError, unknown_name
 from loupe.labels import confident
 from loupe.labels.confident import Bools, Floats, Ints
 from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
@@ -197,7 +197,7 @@ def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
         if part not in PARTS:
             raise unknown_name("split", part, PARTS)
     if number_of_folds < LEAST_FOLDS:
-        raise LoupeError(f"there must be at least {LEAST_FOLDS} folds; got {number_of_folds}.")
+        raise ConfigError(f"there must be at least {LEAST_FOLDS} folds; got {number_of_folds}.")
 
 
 def recipe_for(
@@ -219,7 +219,7 @@ def recipe_for(
         extra={} if size_px is None else {"input.size_px": size_px},
     )
     if not isinstance(recipe.model, BackboneSpec):
-        raise LoupeError(f"--model {model}: its features come with training. Name a backbone of timm: loupe models")
+        raise ConfigError(f"--model {model}: its features come with training. Name a backbone of timm: loupe models")
     if recipe.model.weights == "none":
         logger.warning(
             f"the features of {recipe.model.name} have random weights: they say little of what an image shows."
@@ -246,15 +246,15 @@ def _folds(
     """The labels of these rows as numbers without gaps, their folds, and the classes that the numbers stand for."""
     table = images.table
     if not len(rows_N):
-        raise LoupeError(f"{table.name}: there are no labelled images in {' and '.join(splits)}.")
+        raise DataError(f"{table.name}: there are no labelled images in {' and '.join(splits)}.")
     present_K, given_N = np.unique(table.labels[rows_N], return_inverse=True)
     classes = tuple(table.classes[label] for label in present_K)
     if len(classes) < 2:
-        raise LoupeError(f"{table.name}: all labels of {' and '.join(splits)} are {classes[0]!r}; there must be two.")
+        raise DataError(f"{table.name}: all labels of {' and '.join(splits)} are {classes[0]!r}; there must be two.")
     fold_N = folds.numbers(table, images.content, rows_N, folds=number_of_folds, seed=seed)
     scarce = [name for name, count in zip(classes, fold_counts(given_N, fold_N), strict=True) if count < LEAST_FOLDS]
     if scarce:
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: the images of {scarce[0]!r} are in groups so large that they fill fewer than {LEAST_FOLDS} "
             "folds. Make the groups smaller, or leave this class out."
         )

@@ -13,7 +13,7 @@ from loupe.config.base import Positive
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.recipe import Preprocessing
 from loupe.devices import Resolved
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.files import write_atomic
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
@@ -67,9 +67,11 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
     try:
         weights = (folder / "weights.safetensors").read_bytes()
     except OSError as error:
-        raise LoupeError(f"{error.filename}: cannot be read ({error.strerror}). Was the training finished?") from None
+        raise RunStateError(
+            f"{error.filename}: cannot be read ({error.strerror}). Was the training finished?"
+        ) from None
     if _digest(weights) != config.weights_blake2b:
-        raise LoupeError(
+        raise RunStateError(
             f"{folder}: weights.safetensors is damaged or not the one that config.json describes. Restore both."
         )
     model = _empty(folder, config)
@@ -82,7 +84,7 @@ def _tensors(path: Path, weights: bytes) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(weights)
     except Exception as error:  # a file of another kind raises whatever its reader raises
-        raise LoupeError(f"{path}: not a file of weights ({_one_line(error)}). {BundleConfig.REMEDY}") from None
+        raise RunStateError(f"{path}: not a file of weights ({_one_line(error)}). {BundleConfig.REMEDY}") from None
 
 
 def _fill(model: Classifier, tensors: dict[str, Tensor], folder: Path, name: str) -> None:
@@ -93,7 +95,7 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], folder: Path, name: str
             raise RuntimeError
         model.load_state_dict(tensors, assign=True)
     except RuntimeError:
-        raise LoupeError(
+        raise RunStateError(
             f"{folder}: its weights do not fit {name} as this Loupe and this timm build it. Use "
             "the versions that the run was trained with (environment.json has them), or train again."
         ) from None
@@ -110,7 +112,7 @@ def _empty(folder: Path, config: BundleConfig) -> Classifier:
         return build(network.model_copy(update={"weights": "none"}), preprocessing, classes, seed=0)
     except Exception as error:  # sizes that no network has raise whatever PyTorch or timm raises
         reason = _one_line(error)
-        raise LoupeError(
+        raise RunStateError(
             f"{folder / 'config.json'}: the network cannot be built ({reason}). {BundleConfig.REMEDY}"
         ) from None
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loupe.config.network import BackboneSpec, CnnSpec, Network
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.models import cnn
 
 NETWORKS: dict[str, Callable[[], CnnSpec]] = {
@@ -28,7 +28,7 @@ def network(name: str, weights: str | None = None) -> Network:
         LoupeError: there is none of that name (with the nearest known), or it takes no weights.
     """
     if name in NETWORKS and weights not in {None, "none"}:
-        raise LoupeError(f"{name} is trained from scratch: it takes no --weights.")
+        raise ConfigError(f"{name} is trained from scratch: it takes no --weights.")
     if name in NETWORKS:
         return NETWORKS[name]()
     from loupe.models.timm import backbones  # timm takes seconds to import

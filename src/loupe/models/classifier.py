@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from loupe.config.recipe import Preprocessing
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 
 
 class Classifier(nn.Module):
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
             return len(self.trunk) if part == "head" else 0
         learning = 1 if part == "last-block" else int(part.removeprefix("last-"))
         if learning >= len(self.trunk):
-            raise LoupeError(
+            raise ConfigError(
                 f"part {part!r}: this network can be cut into {len(self.trunk)} blocks, so that the last "
                 f"{len(self.trunk) - 1} can learn while the others are frozen, or all of them (part all)."
                 if len(self.trunk) > 1

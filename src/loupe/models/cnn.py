@@ -7,7 +7,7 @@ from torch import nn
 
 from loupe.config.network import CnnSpec, ConvBlock, Dense
 from loupe.config.recipe import Preprocessing
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
 from loupe.models.layers import Dropout
@@ -35,7 +35,7 @@ def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ..
             side = _side_after(block, side)
             channels = block.filters[-1] if block.filters else channels
             if side < 1:
-                raise LoupeError(
+                raise ConfigError(
                     f"{spec.name}: block {number} leaves nothing of an image of {preprocessing.size_px} px. "
                     "Use larger images (--set input.size_px=...) or a network with fewer blocks (--model)."
                 )

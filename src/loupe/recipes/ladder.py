@@ -1,6 +1,6 @@
 """The ladder that `loupe compare` climbs when no recipe is named: from the cheapest idea to the dearest."""
 
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.models.catalog import NETWORKS
 from loupe.recipes.choice import SMALL_PX, without_weights
 from loupe.recipes.transfer import BACKBONE
@@ -22,7 +22,7 @@ def ladder(
     from_scratch = [f"{scratch}-plain", scratch]
     kind = f"from scratch ({', '.join(from_scratch)}), as the images are typically {typical_px} px"
     if model in NETWORKS:
-        raise LoupeError(f"the ladder starts from a pretrained --model, and {model} is none. Name recipes: --recipes.")
+        raise ConfigError(f"the ladder starts from a pretrained --model, and {model} is none. Name recipes: --recipes.")
     if weights == "none":
         return from_scratch, f"{kind}; nothing pretrained, as nothing of it is asked for"
     problem = None if weights else without_weights(model or BACKBONE)

@@ -13,7 +13,7 @@ from loupe.config.recipe import InputSpec, Preprocessing, Recipe
 from loupe.data.pixels.prepare import typical_px
 from loupe.data.sources import datasets
 from loupe.data.table import ImageTable
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.log import logger
 from loupe.models.catalog import network, weights_name
 from loupe.recipes import catalog
@@ -70,7 +70,7 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     assert given.resize is not None
     assert given.interpolation is not None
     if given.load_px < given.size_px:
-        raise LoupeError(f"input.load_px ({given.load_px}) must be at least input.size_px ({given.size_px}).")
+        raise ConfigError(f"input.load_px ({given.load_px}) must be at least input.size_px ({given.size_px}).")
     return Preprocessing(
         size_px=given.size_px, load_px=given.load_px, resize=given.resize, interpolation=given.interpolation
     )
@@ -107,7 +107,7 @@ def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
         if weights == "none" and not isinstance(recipe.model, BackboneSpec):
             return recipe.model
         if not isinstance(recipe.model, BackboneSpec):
-            raise LoupeError(f"recipe {recipe.name} trains {recipe.model.name} from scratch: it takes no --weights.")
+            raise ConfigError(f"recipe {recipe.name} trains {recipe.model.name} from scratch: it takes no --weights.")
         return recipe.model.model_copy(update={"weights": weights_name(weights or recipe.model.weights)})
     chosen = network(model, weights)
     if isinstance(chosen, BackboneSpec) and isinstance(recipe.model, BackboneSpec):
@@ -122,7 +122,7 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if "epochs" in given and len(recipe.stages) > 1:
-        raise LoupeError(
+        raise ConfigError(
             f"recipe {recipe.name} has {len(recipe.stages)} stages: say which one, for example "
             f"--set stages.{len(recipe.stages) - 1}.epochs={given['epochs']}."
         )
@@ -130,7 +130,7 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
     in_steps = [i for i, stage in enumerate(recipe.stages) if not isinstance(stage.optimizer, Logistic)]
     vain = [OF_STEPS[name] for name in of_stage if name in OF_STEPS and not in_steps]
     if vain:
-        raise LoupeError(
+        raise ConfigError(
             f"{' and '.join(vain)}: recipe {recipe.name} solves its head to convergence, without learning rate and "
             f"batches. Leave {'it' if len(vain) == 1 else 'them'} out; penalties are set with "
             "--set stages.0.optimizer.strongest=... and weakest, their number with --epochs. To train the head in "

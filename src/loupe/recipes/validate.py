@@ -4,7 +4,7 @@ from loupe.augment.pipeline import Augmenter
 from loupe.config.network import BackboneSpec
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Recipe
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError
 from loupe.models.build import skeleton
 from loupe.recipes.resolve import preprocessing_of
 
@@ -20,7 +20,7 @@ def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
     for stage in recipe.stages:
         model.blocks_before(stage.part)
         if isinstance(stage.optimizer, Logistic) and recipe.model.hidden:
-            raise LoupeError(
+            raise ConfigError(
                 f"optimizer logistic solves a linear head, and this one has {len(recipe.model.hidden)} hidden layers. "
                 "Set model.hidden=[], or another optimizer."
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.report import figures, texts
 from loupe.report.pictures import Pile, Piles
 
@@ -59,7 +59,7 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
         with path.open(encoding="utf-8", newline="") as file:
             return [{name: _finite(text) for name, text in row.items()} for row in csv.DictReader(file)]
     except (ValueError, TypeError, csv.Error) as error:
-        raise LoupeError(f"{path}: cannot be read as the history of a run: {error}.") from None
+        raise RunStateError(f"{path}: cannot be read as the history of a run: {error}.") from None
 
 
 def _finite(text: str | None) -> float | None:

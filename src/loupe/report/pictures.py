@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 
 ROLES = ("sample", "original", "augmented", "missed", "hit")
 ALWAYS = ("path", "label", "predicted", "probability", "split")
@@ -72,7 +72,7 @@ def read_gallery(path: Path) -> dict[str, list[Picture]]:
         for row in pq.read_table(path).to_pylist():
             roles[row["role"]].append(_picture(row))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise LoupeError(f"{path}: cannot be read as the gallery of a run: {error}.") from None
+        raise RunStateError(f"{path}: cannot be read as the gallery of a run: {error}.") from None
     for role in ("missed", "hit"):
         roles[role].sort(key=_hardest_first)
     return roles

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.files import write_atomic
 from loupe.log import command_line
 from loupe.report import confidence, content, figures, gallery, pictures, texts
@@ -31,7 +31,7 @@ def write_page(run_dir: Path) -> Path:
     """
     run = RunDirectory(run_dir)
     if not run.file("recipe.yaml").is_file():
-        raise LoupeError(f"{run_dir} is not a run: it has no recipe.yaml. Runs are made by: loupe train DATA")
+        raise RunStateError(f"{run_dir} is not a run: it has no recipe.yaml. Runs are made by: loupe train DATA")
     path = run.file("report.html")
     write_atomic(path, render("report.html", _gather(run), styles=STYLES, scripts=SCRIPTS))
     return path
@@ -70,7 +70,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
     if results is None:
         return shown | {"receipt": receipt(None, environment)}
     if results.get("schema") != SCHEMA:
-        raise LoupeError(
+        raise RunStateError(
             f"{run.file('results.json')}: schema {results.get('schema')} is not the one this Loupe reads ({SCHEMA}); "
             "use the version that wrote it."
         )
@@ -78,7 +78,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         shown |= _from_results(results, shown["gallery"])
         return shown | {"receipt": receipt(results, environment)}
     except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise LoupeError(
+        raise RunStateError(
             f"{run.file('results.json')}: incomplete or damaged ({error!r}). Restore it, or train again."
         ) from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, DiskError
 from loupe.evaluate import calibration
 from loupe.evaluate.predictions import Predictions
 from loupe.files import write_atomic
@@ -77,13 +77,13 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, tem
 def check_top(top: int, classes: Sequence[str]) -> None:
     """LoupeError where there are fewer classes than are to be named."""
     if top > len(classes):
-        raise LoupeError(f"--top {top}: the model knows {len(classes)} classes.")
+        raise ConfigError(f"--top {top}: the model knows {len(classes)} classes.")
 
 
 def check_threshold(threshold: float, classes: Sequence[str]) -> None:
     """LoupeError where images below the threshold could not be told from those of a class."""
     if threshold > 0 and UNCLASSIFIED in classes:
-        raise LoupeError(
+        raise ConfigError(
             f"a class of this model is called {UNCLASSIFIED!r}, as are images below the threshold. Train with that "
             "class's folder or label renamed, or predict without a threshold: the file has every probability."
         )
@@ -97,18 +97,18 @@ def check_place(path: Path) -> None:
             predictions of its own there.
     """
     if path.is_dir():
-        raise LoupeError(f"--to {path} is a folder. Name the file to write, as {path / 'predictions.csv'}.")
+        raise ConfigError(f"--to {path} is a folder. Name the file to write, as {path / 'predictions.csv'}.")
     if not path.absolute().parent.is_dir():
-        raise LoupeError(f"--to {path}: there is no such folder. Make it, or choose another.")
+        raise ConfigError(f"--to {path}: there is no such folder. Make it, or choose another.")
     if path.name == "predictions.csv" and (path.parent / "recipe.yaml").is_file():
-        raise LoupeError(f"{path}: that is where a run keeps its own predictions. Choose another file with --to.")
+        raise ConfigError(f"{path}: that is where a run keeps its own predictions. Choose another file with --to.")
     if not path.is_file() or not path.stat().st_size:
         return
     header: list[str] = []
     with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):
         header = next(csv.reader(file), [])
     if tuple(header[: len(COLUMNS)]) != COLUMNS or not header[-1].startswith(PROBABILITY):
-        raise LoupeError(f"{path} is there, and is no list that `loupe predict` wrote. Choose another file with --to.")
+        raise ConfigError(f"{path} is there, and is no list that `loupe predict` wrote. Choose another file with --to.")
 
 
 def write_csv(path: Path, labels: Labels) -> None:
@@ -126,4 +126,4 @@ def write_csv(path: Path, labels: Labels) -> None:
     try:
         write_atomic(path, text.getvalue())
     except OSError as error:
-        raise LoupeError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
+        raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from loupe.data.splits import split as splits
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.evaluate.predictions import Predictions, read_splits
 from loupe.rundir import RunDirectory
 
@@ -72,7 +72,7 @@ def finished(run: RunDirectory) -> dict[str, Any]:
     """The results of a run; LoupeError where it has none yet."""
     results = run.read_json("results.json")
     if results is None:
-        raise LoupeError(
+        raise RunStateError(
             f"{run.path} is not finished, so that nothing can be compared with it. Go on with it first: "
             f"{run.resume_command}"
         )
@@ -183,7 +183,7 @@ def _weights(first: RunDirectory, second: RunDirectory, compared: dict[str, int]
         with safe_open(first.file(name), "np") as one, safe_open(second.file(name), "np") as other:
             return list(_unequal_tensors(one, other, compared))
     except (OSError, SafetensorError) as error:
-        raise LoupeError(f"the weights of {first.path} or {second.path} cannot be read: {error}") from None
+        raise RunStateError(f"the weights of {first.path} or {second.path} cannot be read: {error}") from None
 
 
 def _unequal_tensors(one: Any, other: Any, compared: dict[str, int]) -> Iterator[Row]:
@@ -260,7 +260,7 @@ def _history(path: Path) -> list[dict[str, str]]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LoupeError(f"{path}: cannot be read as learning curves: {error}") from None
+        raise RunStateError(f"{path}: cannot be read as learning curves: {error}") from None
 
 
 def _number(text: str | None) -> float | None:

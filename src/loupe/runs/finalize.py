@@ -15,7 +15,7 @@ from loupe.config.recipe import Preprocessing, Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, RunStateError
 from loupe.evaluate import calibration, inference, selective
 from loupe.evaluate.calibration import Temperature
 from loupe.evaluate.learning_curves import Diagnosis, diagnose
@@ -186,7 +186,7 @@ def open_test(run: Run, data: Any = None) -> Run:
 def _opened(run: Run, data: Any) -> Run:
     """The run, which is locked for other processes, with its test images evaluated now."""
     if not run.results["images"]["test"]:
-        raise LoupeError(f"{run.path} has no test images to open.")
+        raise RunStateError(f"{run.path} has no test images to open.")
     images, split = run.own_images(data)
     test = run.predictions_for(images, split.test)
     file = run.directory.file("predictions.csv")

@@ -9,7 +9,7 @@ from typing import Any
 from loupe import rundir
 from loupe.data.sources.datasets import DATASETS
 from loupe.devices import choose_device, cores, use_threads
-from loupe.errors import InterruptedRunError, LoupeError
+from loupe.errors import DataError, InterruptedRunError, LoupeError
 from loupe.log import command_line, logger
 from loupe.rundir import RunDirectory
 from loupe.runs import diff
@@ -64,9 +64,9 @@ def as_before(asked: Asked, earlier: RunDirectory) -> Asked:
 
 def _data(own: str | None, earlier: RunDirectory) -> str:
     if own is None:
-        raise LoupeError(f"{earlier.path} was trained on arrays, which are not stored: name DATA to repeat it on.")
+        raise DataError(f"{earlier.path} was trained on arrays, which are not stored: name DATA to repeat it on.")
     if own not in DATASETS and not Path(own).exists():
-        raise LoupeError(f"the images of {earlier.path} are no longer at {own}: name DATA, where they are now.")
+        raise DataError(f"the images of {earlier.path} are no longer at {own}: name DATA, where they are now.")
     return own
 
 

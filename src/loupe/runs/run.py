@@ -12,7 +12,7 @@ from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, match_classes
-from loupe.errors import LoupeError, unknown_name
+from loupe.errors import ConfigError, DataError, RunStateError, unknown_name
 from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.explain import cam, feature_maps, filters
@@ -33,7 +33,7 @@ class Run(Predictor):
     def __init__(self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True) -> None:
         results = directory.read_json("results.json")
         if results is None:
-            raise LoupeError(f"{directory.path} is not finished. Go on with: {directory.resume_command}")
+            raise RunStateError(f"{directory.path} is not finished. Go on with: {directory.resume_command}")
         super().__init__(directory.model, device=device, quiet=quiet)
         self.directory = directory
         self.results = results
@@ -70,13 +70,13 @@ class Run(Predictor):
         file = self.directory.file("predictions.csv")
         validation = (read_splits(file) if file.is_file() else {}).get("val")
         if validation is None:
-            raise LoupeError(
+            raise RunStateError(
                 f"{self.path} has no predictions of validation images to choose a threshold by. Give a --threshold."
             )
         found = selective.threshold_for(validation, precision, self.temperature)
         if found is None:
             highest = selective.highest_precision(validation, self.temperature)
-            raise LoupeError(
+            raise ConfigError(
                 f"a precision of {precision:g} cannot be promised: by its {len(validation):,} validation images the "
                 f"highest of this run is {highest:g}. Ask for that at most, validate on more images, or give a "
                 "--threshold."
@@ -176,7 +176,7 @@ class Run(Predictor):
             recorded, table = None, table_of(images)
         opened = self._open(table, skip_damaged, keep=False)
         if recorded is not None and opened.content != recorded.content:
-            raise LoupeError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")
+            raise DataError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")
         said = self._predict(opened, np.arange(len(opened.table)), match_classes(opened.table, self.classes))
         said = said.calibrated(self.temperature)
         found = []
@@ -223,7 +223,7 @@ class Run(Predictor):
         named = self.directory.data
         source = data if named is None else named
         if source is None:
-            raise LoupeError("this run was trained on arrays, which are not stored. Give the images again.")
+            raise DataError("this run was trained on arrays, which are not stored. Give the images again.")
         with terminal(quiet=self.quiet):
             return open_table(source)
 
@@ -233,7 +233,7 @@ class Run(Predictor):
         where = {path: row for row, path in enumerate(table.paths)}
         lost = [path for path in said.path if path not in where]
         if lost:
-            raise LoupeError(f"{table.name}: {lost[0]} is no longer there. Restore the data, or give images.")
+            raise DataError(f"{table.name}: {lost[0]} is no longer there. Restore the data, or give images.")
         return table.select([where[path] for path in said.path])
 
     def _calibrated(self, predictions: Predictions) -> dict[str, Any]:
@@ -281,4 +281,4 @@ def _some(predictions: Predictions, split: str, remark: str = "") -> Predictions
     if len(predictions):
         return predictions
     why = f": {remark}" if remark else ""
-    raise LoupeError(f"there are no {split} images to evaluate{why}. Choose another --split, or give other --data.")
+    raise DataError(f"there are no {split} images to evaluate{why}. Choose another --split, or give other --data.")

@@ -19,7 +19,7 @@ from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import Images, pixel_statistics
 from loupe.data.splits.split import Split
 from loupe.devices import Compute, StopSignal, give_back_memory, keep_freed_memory
-from loupe.errors import InterruptedRunError, LoupeError, StoppedError, enough_memory
+from loupe.errors import ConfigError, InterruptedRunError, StoppedError, enough_memory
 from loupe.evaluate import inference
 from loupe.log import logger
 from loupe.models.build import build
@@ -150,7 +150,7 @@ class Session:
             return preprocessing
         mean, std = given.mean, given.std
         if given.normalise == "given" and (mean is None or std is None):
-            raise LoupeError("input.normalise is given: set input.mean and input.std too, three numbers each.")
+            raise ConfigError("input.normalise is given: set input.mean and input.std too, three numbers each.")
         if mean is None or std is None:
             by_channel = given.normalise == "channels"
             mean, std = pixel_statistics(self.images.store, self.split.train, by_channel=by_channel)

@@ -18,7 +18,7 @@ from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, gpu_name, use_threads
-from loupe.errors import InterruptedRunError, LoupeError
+from loupe.errors import ConfigError, DataError, InterruptedRunError
 from loupe.log import logger, run_log, terminal
 from loupe.recipes.resolve import preprocessing_of, resolve
 from loupe.recipes.validate import check_buildable, check_weights
@@ -130,7 +130,7 @@ def resume(
             environment = directory.read_json("environment.json") or {}
             source = data if data is not None else environment.get("data")
             if source is None:
-                raise LoupeError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
+                raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
             place = choose_device(device or environment["device"])
             use_threads(environment["threads"])
             recipe = directory.read_recipe()
@@ -178,7 +178,7 @@ def _check_split(recipe: Recipe, split: Split) -> None:
     if not watchful and not len(split.val):
         logger.info("there are no validation images: the weights of the last epoch are kept.")
     if watchful and not len(split.val):
-        raise LoupeError(
+        raise ConfigError(
             "early stopping, the plateau schedule and the choice of a penalty need validation images. Set "
             "split.validation above 0."
         )

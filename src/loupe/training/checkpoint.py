@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from loupe import records
-from loupe.errors import LoupeError
+from loupe.errors import RunStateError
 from loupe.files import sync_folder, write_synced
 from loupe.log import logger
 from loupe.records import Record
@@ -113,7 +113,7 @@ class Checkpoints:
             _keep(self.last, found[place:])
             return snapshot
         if found:
-            raise LoupeError(f"{self.last}: every checkpoint is damaged. Train again under another --name.")
+            raise RunStateError(f"{self.last}: every checkpoint is damaged. Train again under another --name.")
         return None
 
     def load_best(self, epoch: int) -> Tensors:
@@ -122,7 +122,7 @@ class Checkpoints:
         try:
             return read(path).tensors["weights"]
         except DamagedError as damage:
-            raise LoupeError(
+            raise RunStateError(
                 f"{path}: the best weights are damaged ({damage}). Train again under another --name."
             ) from None
 

@@ -15,7 +15,7 @@ from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import Images
 from loupe.devices import Compute, StopSignal
-from loupe.errors import LoupeError
+from loupe.errors import DiskError
 from loupe.log import logger
 from loupe.models.build import build
 from loupe.models.engine import Engines
@@ -63,7 +63,7 @@ def features(
     )
     kept = frozen.evaluation(rows_N)
     if kept is None:
-        raise LoupeError(f"the features cannot be kept under {folder}. Set LOUPE_CACHE to a folder with more room.")
+        raise DiskError(f"the features cannot be kept under {folder}. Set LOUPE_CACHE to a folder with more room.")
     pool = model.head[:-1].eval()
     parts = [pool(batch.x_BCHW).float().cpu().numpy() for batch in kept.batches(rows_N, 8 * PASS_BATCH)]
     return np.concatenate(parts).astype(np.float32, copy=False)

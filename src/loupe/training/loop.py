@@ -17,7 +17,7 @@ from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Stage
 from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
 from loupe.devices import Compute, StopSignal
-from loupe.errors import LoupeError, of_memory
+from loupe.errors import DivergedError, LoupeError, RunStateError, of_memory
 from loupe.log import logger, progress_bar
 from loupe.models.classifier import Classifier
 from loupe.training import schedules
@@ -31,10 +31,6 @@ from loupe.training.train_step import TrainStep
 # Reading a number off a GPU makes the CPU wait for it, so the loss is looked at only so often.
 LOOK_EVERY_STEPS = 20
 SAVE_EVERY_SECONDS = 600.0
-
-
-class DivergedError(LoupeError):
-    """The loss is no longer a finite number."""
 
 
 @dataclass
@@ -96,7 +92,7 @@ class Trainer:
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, LoupeError) or of_memory(error, ""):
                 raise
-            raise LoupeError(
+            raise RunStateError(
                 f"{self.checkpoints.last}: the checkpoint does not fit recipe.yaml, or another version of Loupe wrote "
                 f"it ({' '.join(str(error).split())[:200]}). Restore recipe.yaml, or train again under another --name."
             ) from None

@@ -9,7 +9,7 @@ from loupe.config.recipe import Stage
 from loupe.data.memory import free_bytes
 from loupe.data.pixels.batches import room_bytes
 from loupe.devices import StopSignal
-from loupe.errors import LoupeError, StoppedError
+from loupe.errors import DataError, DivergedError, NotEnoughMemoryError, StoppedError
 from loupe.evaluate.inference import batch_size
 from loupe.log import logger, progress_bar, size_text
 from loupe.models.classifier import Classifier
@@ -33,7 +33,7 @@ def check_memory(model: Classifier, stage: Stage, number: int, images: int) -> N
         return
     fitting = free // view_bytes
     fewer = f"fewer views of each image (--set stages.{number}.views={fitting}), or " if fitting else ""
-    raise LoupeError(
+    raise NotEnoughMemoryError(
         f"optimizer logistic holds the features of all {images:,} training images in memory, in {views} views: about "
         f"{size_text(views * view_bytes)}, and {size_text(free)} are free. Set {fewer}an optimizer that takes steps, "
         f"and holds a batch at a time (--set stages.{number}.optimizer=adamw)."
@@ -59,7 +59,7 @@ def _logits(model: Classifier) -> nn.Linear:
 
 def _check_finite(features: torch.Tensor) -> None:
     if not features.isfinite().all():
-        raise LoupeError(
+        raise DivergedError(
             "what is frozen gives features that are not finite. Its weights are damaged, or the precision is too low "
             "for them: try --precision fp32."
         )
@@ -93,7 +93,7 @@ class Solver:
         features_NC, label_N = self._features(work, train_N, first_epoch)
         self.classes = np.unique(label_N)
         if len(self.classes) < 2:
-            raise LoupeError("the training images are all of one class: there is nothing to tell apart.")
+            raise DataError("the training images are all of one class: there is nothing to tell apart.")
         self.regression = self._regression(features_NC, np.searchsorted(self.classes, label_N))
         self.found: list[Solution] = []
 

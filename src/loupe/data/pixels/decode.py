@@ -39,7 +39,7 @@ from PIL import (
 )
 
 from loupe.config.recipe import Interpolation, Resize
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import ConfigError, ImageError
 
 DECODER_VERSION = 1
 """Part of the key of every stored pixel: raise it whenever the same bytes would give other pixels."""
@@ -123,7 +123,7 @@ def finish(image: ImageFile.ImageFile, data: bytes, path: str, *, at_least_px: i
 def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
     """The image with its header read and no pixel decoded: `.format`, `.mode`, `.size`. Raises ImageError."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise LoupeError(
+        raise ConfigError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so damaged images would pass as grey ones. "
             "Set it to False; --skip-damaged leaves damaged images out."
         )

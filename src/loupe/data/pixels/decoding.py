@@ -13,14 +13,14 @@ from loupe.config.recipe import Interpolation, Resize
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
 from loupe.data.table import ImageTable
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import DataError, ImageError
 
 CHUNK_BYTES = 4 * 2**20
 CHUNK_IMAGES = 256
 SHOWN_ERRORS = 20
 
 
-class DamagedImages(LoupeError):  # noqa: N818 - it names the images
+class DamagedImages(DataError):  # noqa: N818 - it names the images
     """Images of a set that cannot be used: `indices` into its table, ascending, and one ImageError for each."""
 
     def __init__(self, errors: Sequence[ImageError], indices: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from loupe.data.hashing import content_hashes
 from loupe.data.pixels import decode
 from loupe.data.pixels.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import DataError, ImageError, LoupeError
 from loupe.log import logger
 
 SAMPLED_HEADERS = 101
@@ -72,7 +72,7 @@ def load_images(
 
 
 def all_damaged(table: ImageTable) -> LoupeError:
-    return LoupeError(f"{table.name}: all {len(table):,} images are damaged. See: loupe check")
+    return DataError(f"{table.name}: all {len(table):,} images are damaged. See: loupe check")
 
 
 def typical_px(table: ImageTable) -> int:
@@ -84,7 +84,7 @@ def typical_px(table: ImageTable) -> int:
         except ImageError:
             continue  # damaged images are reported, all of them, when the store is built
     if not sides:
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: none of {min(SAMPLED_HEADERS, len(table))} sampled images can be read. See: loupe check"
         )
     return int(np.median(sides))

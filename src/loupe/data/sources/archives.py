@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from loupe.data.sources.arrays import array_rows
 from loupe.data.table import ImageTable, describe
-from loupe.errors import LoupeError
+from loupe.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def open_folder(folder: Path) -> ImageTable:
     try:
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     except OSError as error:
-        raise LoupeError(f"{error.filename}: cannot be read: {error.strerror}.") from None
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}.") from None
     return _table(files, folder)
 
 
@@ -87,19 +87,19 @@ def open_archive(path: Path) -> ImageTable:
                     assert stream is not None
                     files[name] = stream.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise LoupeError(f"{path}: damaged or cut off: {error}. Download it again.") from None
+        raise DataError(f"{path}: damaged or cut off: {error}. Download it again.") from None
     return _table(files, path)
 
 
 def _table(files: Mapping[str, bytes], path: Path) -> ImageTable:
     layout = next((layout for layout in LAYOUTS if layout.meta in files), None)
     if layout is None:
-        raise LoupeError(
+        raise DataError(
             f"{path}: not a python archive of CIFAR-10 or CIFAR-100 (no batches.meta or meta inside). "
             "For other archives, unpack them and give the folder."
         )
     if missing := [name for name in layout.files if name not in files]:
-        raise LoupeError(f"{path}: {', '.join(missing)} missing. Unpack or download the archive again.")
+        raise DataError(f"{path}: {', '.join(missing)} missing. Unpack or download the archive again.")
     try:
         classes = tuple(name.decode() for name in unpickle(files[layout.meta])[layout.names])
         parts = [(name, "train") for name in layout.train] + [(layout.test, "test")]
@@ -110,7 +110,7 @@ def _table(files: Mapping[str, bytes], path: Path) -> ImageTable:
             ]
         )
     except (pickle.UnpicklingError, KeyError, TypeError, ValueError, IndexError, EOFError, AttributeError) as error:
-        raise LoupeError(f"{path}: not a CIFAR archive as published: {error}. Download it again.") from None
+        raise DataError(f"{path}: not a CIFAR archive as published: {error}. Download it again.") from None
     return ImageTable(rows, classes, layout.name, notes=(describe(rows, classes),))
 
 

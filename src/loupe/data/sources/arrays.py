@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, numbered, shown, sorted_classes, split_of
-from loupe.errors import LoupeError
+from loupe.errors import DataError
 
 # (images, labels, split) by the names that Keras, MedMNIST, scikit-learn and plain use give them.
 LAYOUTS = (
@@ -55,7 +55,7 @@ def from_arrays(
     values = _labels(labels, len(pixels), name)
     known = tuple(classes) if classes is not None else sorted_classes(np.unique(values).tolist())
     if splits is not None and len(splits) != len(pixels):
-        raise LoupeError(f"{name}: {len(pixels):,} images but {len(splits):,} splits; give one for each image.")
+        raise DataError(f"{name}: {len(pixels):,} images but {len(splits):,} splits; give one for each image.")
     words = None if splits is None else [split and (split_of(split) or split) for split in splits]
     rows = array_rows(pixels, _indices(values, known, named=classes is None, name=name), name, words)
     return ImageTable(rows, known, name, notes=(describe(rows, known),))
@@ -88,10 +88,10 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
     for x, y, split in LAYOUTS:
         if split and (x in data) != (y in data):
             lacks, has = (y, x) if x in data else (x, y)
-            raise LoupeError(f"{name}: {has} is given without {lacks}. Give both, or neither.")
+            raise DataError(f"{name}: {has} is given without {lacks}. Give both, or neither.")
     parts = [(data[x], data[y], split, x) for x, y, split in LAYOUTS if x in data and y in data]
     if not parts:
-        raise LoupeError(
+        raise DataError(
             f"{name}: no images and labels among its arrays ({shown(list(map(str, data)))}). Name them {EXPECTED}."
         )
     parts = [part for part in parts if part[2]] or parts[:1]
@@ -125,9 +125,9 @@ def open_npz(path: Path) -> ImageTable:
             wanted = {key for x, y, _ in LAYOUTS for key in (x, y)}.union(CLASS_KEYS)
             arrays = {key: file[key] if key in wanted else None for key in file.files}
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
-        raise LoupeError(f"{path}: cannot be read as .npz: {error}. Write it anew with numpy.savez.") from None
+        raise DataError(f"{path}: cannot be read as .npz: {error}. Write it anew with numpy.savez.") from None
     except ValueError as error:
-        raise LoupeError(
+        raise DataError(
             f"{path}: {error}. Loupe reads plain arrays only: images as uint8, labels as whole numbers or text."
         ) from None
     return open_arrays(arrays, path.stem)
@@ -140,7 +140,7 @@ def _named(data: tuple[Any, ...]) -> dict[str, Any]:
         names = ("train", "test") if len(data) == 2 else ("train", "val", "test")
         pairs = zip(names, data, strict=True)
         return {f"{letter}_{part}": value for part, pair in pairs for letter, value in zip("xy", pair, strict=True)}
-    raise LoupeError(
+    raise DataError(
         "arrays are given as (x, y), as ((x_train, y_train), (x_test, y_test)), "
         f"or as a mapping with {EXPECTED}; got a tuple of {len(data)}."
     )
@@ -151,21 +151,21 @@ def _pixels(images: Any, name: str) -> NDArray[np.uint8]:
     channels = array.shape[3] if array.ndim == 4 else 1
     if array.ndim not in (3, 4) or channels not in (1, 3, 4):
         hint = " These look channels-first: move the channels last, x.transpose(0, 2, 3, 1)." if _is_bchw(array) else ""
-        raise LoupeError(
+        raise DataError(
             f"{name}: images are an array [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels; "
             f"got {list(array.shape)}.{hint}"
         )
     if 0 in array.shape:
-        raise LoupeError(f"{name}: there are no images in an array of shape {list(array.shape)}.")
+        raise DataError(f"{name}: there are no images in an array of shape {list(array.shape)}.")
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind not in "iu":
-        raise LoupeError(
+        raise DataError(
             f"{name}: images are whole numbers from 0 to 255 (uint8); got {array.dtype}. "
             "If they are scaled to [0, 1], give (x * 255).round().astype('uint8'); Loupe scales them itself."
         )
     if array.min() < 0 or array.max() > 255:
-        raise LoupeError(f"{name}: pixels run from 0 to 255; got {array.min()} to {array.max()}. Scale them to uint8.")
+        raise DataError(f"{name}: pixels run from 0 to 255; got {array.min()} to {array.max()}. Scale them to uint8.")
     return array.astype(np.uint8)
 
 
@@ -173,7 +173,7 @@ def _array(values: Any, name: str) -> NDArray[Any]:
     try:
         return np.asarray(values)
     except ValueError:
-        raise LoupeError(
+        raise DataError(
             f"{name} of different shapes are no array. Bring them to one shape, or save the images as files in a "
             "folder for each class: those may differ in size."
         ) from None
@@ -189,15 +189,15 @@ def _labels(labels: Any, n: int, name: str) -> NDArray[Any]:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2 and len(values) == n:
-        raise LoupeError(
+        raise DataError(
             f"{name}: one label for each image; got {list(values.shape)}. For one-hot labels give y.argmax(axis=1)."
         )
     if values.shape != (n,):
-        raise LoupeError(f"{name}: {n:,} images but labels of shape {list(values.shape)}; give one for each image.")
+        raise DataError(f"{name}: {n:,} images but labels of shape {list(values.shape)}; give one for each image.")
     if values.dtype == object and all(isinstance(value, str | int | np.integer) for value in values):
         values = values.astype(str)
     if values.dtype.kind not in "iuU":
-        raise LoupeError(
+        raise DataError(
             f"{name}: labels are whole numbers or names; got {values.dtype}. Leave out images without a label, and use "
             "y.astype(int) or y.astype(str)."
         )
@@ -209,7 +209,7 @@ def _indices(values: NDArray[Any], classes: tuple[str, ...], *, named: bool, nam
     if not named and values.dtype.kind in "iu":
         wrong = values[(values < 0) | (values >= len(classes))]
         if len(wrong):
-            raise LoupeError(
+            raise DataError(
                 f"{name}: label {wrong[0]} is out of range; with {len(classes)} classes, "
                 f"labels run from 0 to {len(classes) - 1}."
             )
@@ -217,7 +217,7 @@ def _indices(values: NDArray[Any], classes: tuple[str, ...], *, named: bool, nam
     position = {label: i for i, label in enumerate(classes)}
     distinct, inverse = np.unique(values, return_inverse=True)
     if unknown := [label for label in map(str, distinct.tolist()) if label not in position]:
-        raise LoupeError(f"{name}: label {unknown[0]!r} is not among the classes {shown(classes, 10)}.")
+        raise DataError(f"{name}: label {unknown[0]!r} is not among the classes {shown(classes, 10)}.")
     return np.array([position[str(label)] for label in distinct.tolist()], dtype=np.int64)[inverse]
 
 

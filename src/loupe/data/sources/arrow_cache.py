@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from loupe.errors import LoupeError
+from loupe.errors import DiskError
 from loupe.files import replacing
 from loupe.log import size_text
 
@@ -47,7 +47,7 @@ def mapped(file: Path, how: Any, folder: Path, pieces: Callable[[], Iterable[pa.
         if rows is None:
             raise OSError("what was written cannot be mapped")
     except OSError as error:
-        raise LoupeError(
+        raise DiskError(
             f"{file}: {size_text(status.st_size)} do not fit in memory, and a copy to read them from cannot be "
             f"written under {folder} ({error.strerror or error}). Set LOUPE_CACHE to a folder on a larger disk."
         ) from None

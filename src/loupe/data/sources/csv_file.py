@@ -16,7 +16,7 @@ from loupe.data.table import (
     split_of,
     text_name,
 )
-from loupe.errors import LoupeError
+from loupe.errors import DataError
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group")
@@ -29,13 +29,13 @@ def open_csv(path: Path) -> ImageTable:
     """The images that a CSV file lists. One LoupeError names every line that cannot be used, by its number."""
     numbered = list(_rows(path))
     if not numbered:
-        raise LoupeError(f"{path}: there are no rows below the header {','.join(REQUIRED)}.")
+        raise DataError(f"{path}: there are no rows below the header {','.join(REQUIRED)}.")
     root = path.resolve().parent
     problems = [(line, problem) for line, row in numbered for problem in _problems(row, root)]
     if problems:
         listed = "".join(f"\n  line {line}: {problem}" for line, problem in problems[:MOST_SHOWN])
         rest = f"\n  and {len(problems) - MOST_SHOWN:,} more" if len(problems) > MOST_SHOWN else ""
-        raise LoupeError(f"{path}: {counted(len(problems), 'problem')} in its {len(numbered):,} rows:{listed}{rest}")
+        raise DataError(f"{path}: {counted(len(problems), 'problem')} in its {len(numbered):,} rows:{listed}{rest}")
     found = [row for _, row in numbered]
     classes = sorted_classes(row["label"] for row in found)
     index = {label: i for i, label in enumerate(classes)}
@@ -61,22 +61,22 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
                     extra = {"": f"{len(cells)} cells"} if len(cells) != len(header) else {}
                     yield reader.line_num, {**dict(zip(header, map(str.strip, cells), strict=False)), **extra}
     except UnicodeDecodeError as error:
-        raise LoupeError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     except csv.Error as error:
-        raise LoupeError(f"{path}: line {reader.line_num}: not CSV: {error}.") from None
+        raise DataError(f"{path}: line {reader.line_num}: not CSV: {error}.") from None
     except OSError as error:
-        raise LoupeError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def _check_header(path: Path, header: list[str]) -> None:
     wanted = "path,label and optionally split,group"
     if missing := [name for name in REQUIRED if name not in header]:
         found = ",".join(header) or "nothing"
-        raise LoupeError(
+        raise DataError(
             f"{path}: line 1: the column {' and '.join(missing)} is missing. Expected {wanted}; found {found}."
         )
     if repeated := [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]:
-        raise LoupeError(f"{path}: line 1: the column {repeated[0]} is there more than once. Expected {wanted}.")
+        raise DataError(f"{path}: line 1: the column {repeated[0]} is there more than once. Expected {wanted}.")
 
 
 def _problems(row: Row, root: Path) -> Iterator[str]:

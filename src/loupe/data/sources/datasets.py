@@ -10,7 +10,7 @@ from loupe.data.sources import archives
 from loupe.data.sources.arrays import from_arrays
 from loupe.data.sources.download import Source, download
 from loupe.data.table import ImageTable
-from loupe.errors import unknown_name
+from loupe.errors import DataError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ DATASETS: dict[str, Dataset] = {
 def load(name: str) -> ImageTable:
     """The named set; LoupeError with the nearest names for one that is not in the catalog."""
     if name not in DATASETS:
-        raise unknown_name("data set", name, DATASETS)
+        raise unknown_name("data set", name, DATASETS, DataError)
     return DATASETS[name].load()
 
 

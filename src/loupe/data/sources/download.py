@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from rich.progress import Progress, TaskID
 
-from loupe.errors import LoupeError
+from loupe.errors import DataError, DiskError
 from loupe.log import logger, progress_bar
 
 CHUNK_BYTES = 1 << 18
@@ -57,7 +57,7 @@ def download(
                 _fetch_verified(source, part, pause_seconds, timeout_seconds)
                 part.replace(target)
     except OSError as error:
-        raise LoupeError(
+        raise DiskError(
             f"{target}: cannot be written: {error.strerror or error}. Make room, or set LOUPE_CACHE."
         ) from None
     return target
@@ -85,7 +85,7 @@ def _fetch_verified(source: Source, part: Path, pause: float, timeout: float) ->
         found = md5_of(part)
     if found != source.md5:
         part.unlink()
-        raise LoupeError(
+        raise DataError(
             f"{source.url}: wrong checksum: expected {source.md5}, got {found}; what was fetched is thrown away. "
             f"{source.remedy}"
         )
@@ -105,7 +105,7 @@ def _fetch(source: Source, part: Path, pause: float, timeout: float) -> None:
                 return
             stalls = stalls + 1 if _size(part) <= before else 0
             if stalls >= MAX_STALLS:
-                raise LoupeError(f"{source.url}: cannot be fetched: {reason}. {source.remedy}")
+                raise DataError(f"{source.url}: cannot be fetched: {reason}. {source.remedy}")
             progress.update(task, note=f"cut off ({reason}), going on")
             time.sleep(pause * stalls)
 
@@ -125,7 +125,7 @@ def _attempt(source: Source, part: Path, show: Callable[[int, int | None], None]
             return None
         if error.code in (408, 429) or error.code >= 500:
             return f"the server answers {error.code} {error.reason}"
-        raise LoupeError(f"{source.url}: the server answers {error.code} {error.reason}. {source.remedy}") from None
+        raise DataError(f"{source.url}: the server answers {error.code} {error.reason}. {source.remedy}") from None
     except URLError as error:
         return f"{error.reason}"
     except (HTTPException, ConnectionError, TimeoutError) as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loupe.data.table import IMAGE_SUFFIXES, ImageTable, counted, describe, make_rows, shown, split_of, text_name
-from loupe.errors import LoupeError
+from loupe.errors import DataError
 
 EXPECTED = """expected a folder for each class, with or without split folders above them:
     DATA/cat/1.jpg  DATA/dog/2.jpg
@@ -60,7 +60,7 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
     anything else.
     """
     if not tree.images:
-        raise LoupeError(f"{folder}: there are no images in it; {EXPECTED}")
+        raise DataError(f"{folder}: there are no images in it; {EXPECTED}")
     inner = _inner(tree.images)
     names = [name.removeprefix(inner).split("/") for name in tree.images]
     places, notes = _place(names, folder)
@@ -87,7 +87,7 @@ def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True)
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
-        raise LoupeError("no paths given; name image files, folders or globs such as 'photos/*.jpg'.")
+        raise DataError("no paths given; name image files, folders or globs such as 'photos/*.jpg'.")
     tree = Tree()
     names = [name for path in given for name in dict.fromkeys(_expand(path, tree))]
     names = list(dict.fromkeys(names)) if unique else names
@@ -132,7 +132,7 @@ def _entries(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
         with os.scandir(folder) as entries:
             return (identity.st_dev, identity.st_ino), list(entries)
     except OSError as error:
-        raise LoupeError(
+        raise DataError(
             f"{text_name(folder)}: this folder cannot be read: {error.strerror}. "
             "Give yourself the right to read it, or move it away."
         ) from None
@@ -170,16 +170,16 @@ def _place(names: Sequence[list[str]], folder: Path) -> tuple[list[Place | None]
         if len(parts) > 1:
             depths.setdefault(parts[0], set()).add(len(parts))
     if not depths:
-        raise LoupeError(f"{folder}: its {counted(len(names), 'image')} lie in no class folders; {EXPECTED}")
+        raise DataError(f"{folder}: its {counted(len(names), 'image')} lie in no class folders; {EXPECTED}")
     splits = {name: split for name in depths if (split := split_of(name))}
     with_classes = {name for name in splits if max(depths[name]) > 2}
     if len(splits) == len(depths) and not with_classes:
-        raise LoupeError(f"{folder}: the images in {shown(sorted(splits))} lie in no class folders; {EXPECTED}")
+        raise DataError(f"{folder}: the images in {shown(sorted(splits))} lie in no class folders; {EXPECTED}")
     plain = sorted(set(depths) - set(splits))
     if not with_classes:
         return _class_folders(names)
     if len(splits) == 1 and len(plain) > 1:
-        raise LoupeError(
+        raise DataError(
             f"{folder}: {next(iter(splits))!r} could be a split or a class beside {shown(plain)}. "
             "Move the others out of the way, or rename that folder; " + EXPECTED
         )
@@ -251,14 +251,14 @@ def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
         if not matches:
-            raise LoupeError(f"{text_name(text)}: no such file or folder, and nothing matches it as a glob.")
+            raise DataError(f"{text_name(text)}: no such file or folder, and nothing matches it as a glob.")
         complaint = f"{text_name(text)}: it matches {shown([text_name(m) for m in matches])}, but no image."
         yield from _found([name for match in matches for name in _matched(match, tree)], complaint)
 
 
 def _found(names: list[str], complaint: str) -> list[str]:
     if not names:
-        raise LoupeError(complaint)
+        raise DataError(complaint)
     return names
 
 

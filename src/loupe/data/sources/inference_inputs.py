@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from loupe.data.sources.folders import from_paths
 from loupe.data.table import ImageTable, make_rows
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import DataError, ImageError
 
 Pictures = str | Path | np.ndarray | Image.Image | Iterable[str | Path | np.ndarray | Image.Image]
 
@@ -39,19 +39,19 @@ def _encoded(item: Any) -> bytes:
             raise ImageError(item, f"cannot be read: {error.strerror or error}") from None
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or not _is_one(item) or not item.size:
-            raise LoupeError(f"an image is a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
+            raise DataError(f"an image is a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
         item = Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
     if not isinstance(item, Image.Image):
-        raise LoupeError(f"an image is a path, a uint8 array or a PIL image; got {type(item).__name__}.")
+        raise DataError(f"an image is a path, a uint8 array or a PIL image; got {type(item).__name__}.")
     buffer = BytesIO()
     try:
         item.load()
     except (OSError, SyntaxError) as error:  # the latter of a damaged PNG
-        raise LoupeError(f"a PIL image cannot be read: {error}.") from None
+        raise DataError(f"a PIL image cannot be read: {error}.") from None
     try:
         ImageOps.exif_transpose(item).save(buffer, "TIFF" if item.mode in {"CMYK", "YCbCr"} else "PNG")
     except OSError:
-        raise LoupeError(f"a PIL image of mode {item.mode} cannot be classified; convert it to RGB first.") from None
+        raise DataError(f"a PIL image of mode {item.mode} cannot be classified; convert it to RGB first.") from None
     return buffer.getvalue()
 
 

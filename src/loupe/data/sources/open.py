@@ -13,7 +13,7 @@ from loupe.data.sources.csv_file import open_csv
 from loupe.data.sources.folders import from_paths, open_folder, scan
 from loupe.data.sources.parquet import open_parquet
 from loupe.data.table import IMAGE_SUFFIXES, ImageTable, os_name, text_name
-from loupe.errors import LoupeError
+from loupe.errors import DataError
 
 __all__ = ["Data", "ImageTable", "from_arrays", "from_paths", "open_table"]
 
@@ -40,9 +40,9 @@ def open_table(data: Data) -> ImageTable:
     elif isinstance(data, Mapping | tuple):
         table = open_arrays(data)
     else:
-        raise LoupeError(f"data of type {type(data).__name__} is not understood; give {KINDS}, or arrays as (x, y).")
+        raise DataError(f"data of type {type(data).__name__} is not understood; give {KINDS}, or arrays as (x, y).")
     if len(table) == 0:
-        raise LoupeError(f"{table.name}: there are no images in it.")
+        raise DataError(f"{table.name}: there are no images in it.")
     return table
 
 
@@ -52,7 +52,7 @@ def _open_path(data: str | os.PathLike[str]) -> ImageTable:
     if os.path.isdir(path):  # noqa: PTH112
         return _open_folder(path)
     if not os.path.exists(path):  # noqa: PTH110
-        raise LoupeError(_missing(str(data)))
+        raise DataError(_missing(str(data)))
     if archives.is_archive_name(path):
         return archives.open_archive(path)
     match path.suffix.lower():
@@ -63,11 +63,11 @@ def _open_path(data: str | os.PathLike[str]) -> ImageTable:
         case ".npz":
             return open_npz(path)
         case ".zip" | ".rar" | ".7z":
-            raise LoupeError(f"{path}: unpack this archive and give the folder.")
+            raise DataError(f"{path}: unpack this archive and give the folder.")
         case suffix if suffix in IMAGE_SUFFIXES:
-            raise LoupeError(f"{path}: one image has no label; give {KINDS}.")
+            raise DataError(f"{path}: one image has no label; give {KINDS}.")
         case _:
-            raise LoupeError(f"{path}: this kind of file is not understood; give {KINDS}.")
+            raise DataError(f"{path}: this kind of file is not understood; give {KINDS}.")
 
 
 def _open_folder(folder: Path) -> ImageTable:
@@ -77,7 +77,7 @@ def _open_folder(folder: Path) -> ImageTable:
     if not tree.shards:
         return open_folder(folder, tree)
     if tree.images and all("/" in name for name in tree.shards):
-        raise LoupeError(f"{folder}: there are both images and Parquet files below it; give the folder of one of them.")
+        raise DataError(f"{folder}: there are both images and Parquet files below it; give the folder of one of them.")
     shards = [folder / os_name(name) for name in tree.shards]
     return open_parquet(shards, folder, text_name(folder.resolve().name))
 

@@ -35,7 +35,7 @@ from loupe.data.table import (
     split_of,
     text_name,
 )
-from loupe.errors import LoupeError
+from loupe.errors import DataError
 from loupe.log import logger, progress_bar, size_text
 
 IMAGE_COLUMNS = ("image", "img")
@@ -66,7 +66,7 @@ def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
     columns = [_columns(file) for file in files]
     for file, found in zip(files, columns, strict=True):
         if (found.is_text, found.classes) != (columns[0].is_text, columns[0].classes):
-            raise LoupeError(
+            raise DataError(
                 f"{file}: its class names, or its kind of labels, differ from those of {files[0]}. "
                 "Give the two as separate data sets."
             )
@@ -83,7 +83,7 @@ def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
     pieces = _distinct_paths(pieces, files, root)
     rows, classes = _class_indices(pa.concat_tables(pieces), columns[0].classes, name)
     if rows.num_rows == 0:
-        raise LoupeError(f"{root / name}: there are no rows in it.")
+        raise DataError(f"{root / name}: there are no rows in it.")
     return ImageTable(rows, classes, name, root.resolve(), (describe(rows, classes), *_notes(rows, files)))
 
 
@@ -91,16 +91,16 @@ def _columns(file: Path) -> Columns:
     try:
         schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise LoupeError(f"{file}: cannot be read as Parquet: {error}") from None
+        raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
     if image is None or label is None:
-        raise LoupeError(f"{file}: its columns are {shown(schema.names, 10)}; expected {LAYOUT}.")
+        raise DataError(f"{file}: its columns are {shown(schema.names, 10)}; expected {LAYOUT}.")
     if not _is_image(schema.field(image).type):
-        raise LoupeError(f"{file}: column {image!r} is {schema.field(image).type}; expected {LAYOUT}.")
+        raise DataError(f"{file}: column {image!r} is {schema.field(image).type}; expected {LAYOUT}.")
     kind = schema.field(label).type
     if not (pa.types.is_integer(kind) or _is_text(kind)):
-        raise LoupeError(f"{file}: column {label!r} is {kind}; labels are whole numbers or text.")
+        raise DataError(f"{file}: column {label!r} is {kind}; labels are whole numbers or text.")
     features = _features(schema, file)
     names = features.get(label, {}).get("names")
     return Columns(
@@ -133,7 +133,7 @@ def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
         features = json.loads(text)["info"]["features"]
         return {str(name): feature for name, feature in features.items() if isinstance(feature, dict)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoupeError(f"{file}: its 'huggingface' metadata cannot be understood: {error!r}.") from None
+        raise DataError(f"{file}: its 'huggingface' metadata cannot be understood: {error!r}.") from None
 
 
 def _mapped(files: Sequence[Path], columns: Sequence[Columns], root: Path, folder: Path) -> list[pa.Table]:
@@ -158,7 +158,7 @@ def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
             for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
                 yield image_rows(pa.Table.from_batches([batch]), columns, file, root)
     except (pa.ArrowException, OSError) as error:
-        raise LoupeError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
+        raise DataError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
@@ -213,7 +213,7 @@ def _splits(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
     words = column.cast(pa.string())
     known = {word: split_of(word) for word in words.unique().to_pylist() if word}
     if wrong := [word for word, split in known.items() if split is None]:
-        raise LoupeError(f"{file}: split {wrong[0]!r} is not known; splits are {', '.join(SPLIT_NAMES)}.")
+        raise DataError(f"{file}: split {wrong[0]!r} is not known; splits are {', '.join(SPLIT_NAMES)}.")
     result = _filled(words)
     for word, split in known.items():
         result = pc.if_else(pc.equal(result, word), split, result)
@@ -232,7 +232,7 @@ def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -
         label = pc.index_in(label, pa.array([by_name[name] for name in classes], label.type)).cast(pa.int64())
     extent = pc.min_max(label).as_py()
     if wrong := [v for v in extent.values() if v is not None and not 0 <= v < len(classes)]:
-        raise LoupeError(
+        raise DataError(
             f"{name}: label {wrong[0]} is out of range; its schema names {len(classes)} classes, so labels run "
             f"from 0 to {len(classes) - 1} (or -1: not labelled)."
         )

@@ -12,7 +12,7 @@ from loupe.config.recipe import SplitSpec
 from loupe.data.splits.split import Split, assign
 from loupe.data.splits.stratify import Indices, units
 from loupe.data.table import ImageTable, shown
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, DataError
 
 
 def fold(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int, *, number: int, folds: int) -> Split:
@@ -24,7 +24,7 @@ def fold(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int, 
         LoupeError: fewer than two folds, or fewer images of a class, copies and groups counted once, than folds.
     """
     if folds < 2:
-        raise LoupeError(f"cross-validation needs at least 2 folds; got {folds}.")
+        raise ConfigError(f"cross-validation needs at least 2 folds; got {folds}.")
     split = assign(table, content, spec, seed)
     pool = np.sort(np.concatenate([split.train, split.val]))
     number_N = numbers(table, content, pool, folds=folds, seed=seed)
@@ -43,7 +43,7 @@ def numbers(table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds
     present = np.unique(labels).tolist()
     scarce = [table.classes[label] for label in present if len(np.unique(unit[labels == label])) < folds]
     if scarce:
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: {folds} folds need as many images of each class, copies and groups counted once; there "
             f"are fewer of {shown(scarce)}. Choose fewer folds, or add images."
         )

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from loupe.config.recipe import SplitSpec
 from loupe.data.splits.stratify import Carver, units
 from loupe.data.table import ImageTable, counted, shown
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, DataError, RunStateError
 from loupe.files import write_atomic
 
 Indices = NDArray[np.int64]
@@ -81,7 +81,7 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
     n_test = 0 if has_test or has_val else _size(spec.test, len(pool), "test")
     n_val = 0 if has_val else _size(spec.validation, len(pool), "validation")
     if n_val + n_test >= len(pool):
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: {n_val:,} images for validation and {n_test:,} for test leave none of the {len(pool):,} to "
             "train on. Make split.validation and split.test smaller."
         )
@@ -93,7 +93,7 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
         _check_in_order(table, carver, spec.choose, n_val)
     for name, wanted, drawn in (("test", n_test, test), ("validation", n_val, val)):
         if wanted and not len(drawn):
-            raise LoupeError(
+            raise DataError(
                 f"{table.name}: no image can be set aside for {name} without leaving a class, or a group, without a "
                 f"training image. Add images, give a {name} split, or set split.{name}=0."
             )
@@ -134,7 +134,7 @@ def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
     }
     if any(changes.values()):
         listed = "; ".join(f"{len(found):,} {kind} ({shown(found, 3)})" for kind, found in changes.items() if found)
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: the images are not those of {path}: {listed}. Restore the data, or start a new run, which "
             "splits the images as they are now."
         )
@@ -164,10 +164,10 @@ def stored(path: Path) -> dict[str, tuple[str, str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = list(csv.reader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise LoupeError(f"{path}: cannot be read as a split file: {error}. Start a new run.") from None
+        raise RunStateError(f"{path}: cannot be read as a split file: {error}. Start a new run.") from None
     wrong = [row for row in rows if len(row) != len(HEADER) or row[2] not in ("", *PARTS)]
     if tuple(header) != HEADER or wrong:
-        raise LoupeError(f"{path}: not a split file as Loupe writes it ({','.join(HEADER)}). Start a new run.")
+        raise RunStateError(f"{path}: not a split file as Loupe writes it ({','.join(HEADER)}). Start a new run.")
     return {name: (label, part, digest) for name, label, part, digest in rows}
 
 
@@ -186,12 +186,12 @@ def _part_names(split: Split, n: int) -> list[str]:
 
 def _check_pool(table: ImageTable, pool: Indices) -> None:
     if not len(pool):
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: there are no labelled training images in it ({counted(len(table), 'image')} in all). "
             "Give a train split beside val and test."
         )
     if len(found := np.unique(table.labels[pool])) < 2:
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: all {len(pool):,} training images are of the class {table.classes[found[0]]!r}; a "
             "classifier needs at least two. Check that the folders, or the labels, are the classes."
         )
@@ -202,14 +202,14 @@ def _size(value: float, n: int, name: str) -> int:
     if value < 1:
         return ceil(n * value - 1e-9)  # 0.1 * 30 shall be 3, not the 4 of a rounding error
     if value != int(value):
-        raise LoupeError(f"split.{name} is a fraction below 1 or a whole number of images; got {value}.")
+        raise ConfigError(f"split.{name} is a fraction below 1 or a whole number of images; got {value}.")
     return int(value)
 
 
 def _check_in_order(table: ImageTable, carver: Carver, choose: str, n: int) -> None:
     """Data sorted by class has whole classes at its ends."""
     if lost := [table.classes[label] for label in carver.emptied()]:
-        raise LoupeError(
+        raise DataError(
             f"{table.name}: the {choose} {n:,} training images hold all there are of {shown(lost)}; the data seem to "
             "be sorted by class. Set split.choose=stratified."
         )

@@ -22,7 +22,7 @@ from torch import nn
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Resize
-from loupe.errors import LoupeError, unknown_name
+from loupe.errors import ConfigError, LoupeError, unknown_name
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
 from loupe.models.timm.families import blocks_of
@@ -105,7 +105,7 @@ def _stored_config(spec: BackboneSpec) -> dict[str, Any]:
         told: dict[str, Any] = stored.get("pretrained_cfg", stored)  # timm's older layout is flat
         return {name: told[name] for name in STORED if name in told}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise LoupeError(f"{file}: cannot be read as what timm keeps beside weights: {error}.") from None
+        raise ConfigError(f"{file}: cannot be read as what timm keeps beside weights: {error}.") from None
 
 
 def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
@@ -154,13 +154,13 @@ def _width(spec: BackboneSpec, trunk: nn.Sequential, size_px: int) -> int:
             x_BCHW = torch.empty(1, 3, size_px, size_px, device="meta")
             shape = torch.func.functional_call(trunk.eval(), abstract, x_BCHW).shape
     except RuntimeError as error:
-        raise LoupeError(
+        raise ConfigError(
             f"{spec.backbone} cannot take images of {size_px} px: {error}. Set another input.size_px."
         ) from None
     finally:
         trunk.train(training)
     if spec.pooling != "own" and len(shape) != 4:
-        raise LoupeError(f"{spec.backbone} makes no map of features to {spec.pooling}: use model.pooling=own.")
+        raise ConfigError(f"{spec.backbone} makes no map of features to {spec.pooling}: use model.pooling=own.")
     return int(shape[1] if spec.pooling == "average" else shape[1:].numel())
 
 
@@ -210,7 +210,7 @@ def fetch(name: str) -> None:
     check_name(name)
     trained = None if name in KERAS_WIDTHS else timm.get_pretrained_cfg(name)
     if trained is None or not trained.hf_hub_id:
-        raise LoupeError(f"timm has no weights of {name}: give a file with --weights, or --weights none.")
+        raise ConfigError(f"timm has no weights of {name}: give a file with --weights, or --weights none.")
     try:
         _download(trained.hf_hub_id, trained.hf_hub_filename or "model.safetensors")
     except (OSError, ValueError) as error:
@@ -280,7 +280,7 @@ def check_weights(spec: BackboneSpec) -> None:
 
 def _from_hub(spec: BackboneSpec) -> nn.Module:
     if spec.backbone in KERAS_WIDTHS:
-        raise LoupeError(f"timm has no weights of {spec.backbone}: give a file with --weights, or --weights none.")
+        raise ConfigError(f"timm has no weights of {spec.backbone}: give a file with --weights, or --weights none.")
     overlay = {} if spec.weights == "timm" else {"hf_hub_id": spec.weights.removeprefix("hf-hub:")}
     try:
         return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -290,7 +290,7 @@ def _from_hub(spec: BackboneSpec) -> nn.Module:
 
 def _out_of_reach(name: str, error: Exception) -> LoupeError:
     reason = " ".join(str(error).split())[:100]
-    return LoupeError(
+    return ConfigError(
         f"the weights of {name} cannot be had ({type(error).__name__}: {reason}). Connect to the network once, after "
         "which they stay on this machine; or give a file with --weights FILE.safetensors; or start from random "
         "weights with --weights none."
@@ -306,15 +306,17 @@ def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
 def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
     """Weights in timm's names. Those of the classifier that they were trained with are left out; all else must fit."""
     if not path.is_file():
-        raise LoupeError(f"--weights {path}: there is no such file.")
+        raise ConfigError(f"--weights {path}: there is no such file.")
     try:
         state = timm.models.load_state_dict(str(path))
     except Exception as error:  # a damaged file raises whatever its format's reader raises
-        raise LoupeError(f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(
+            f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}"
+        ) from None
     wanted = network.state_dict()
     wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if wrong:
-        raise LoupeError(
+        raise ConfigError(
             f"--weights {path}: not the weights of {spec.backbone}: {len(wrong)} of {len(wanted)} tensors are missing "
             f"or of another shape, the first is {wrong[0]}."
         )
