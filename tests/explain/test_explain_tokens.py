@@ -165,7 +165,7 @@ def test_swin_is_explained_by_its_last_norm_and_what_works_on_tokens_without_kno
 def test_a_channel_of_tokens_responds_by_its_mean_over_the_patches(class_token):
     layer = choose_layer(class_token, "trunk.block1")
     x, channel = images(), torch.tensor([3, 60])
-    found = filters.mean_response(class_token, layer, x, channel)
+    found = filters.mean_activation(class_token, layer, x, channel)
     tokens = class_token.trunk[:2](filters.normalised(x, class_token.preprocessing))
     expected = torch.stack([tokens[0, 1:, 3].mean(), tokens[1, 1:, 60].mean()])
     torch.testing.assert_close(found, expected)

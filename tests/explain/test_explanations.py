@@ -12,7 +12,7 @@ from loupe.errors import LoupeError
 from loupe.evaluate.predictions import Predictions
 from loupe.explain import filters
 from loupe.explain.cam import METHODS, class_maps, evidence
-from loupe.explain.explanations import telling
+from loupe.explain.explanations import representative
 from loupe.explain.feature_maps import choose_layer, map_layers
 from loupe.models import cnn
 from loupe.models.classifier import Classifier
@@ -126,7 +126,7 @@ def test_a_network_that_looks_at_one_corner_has_its_evidence_there(captum, metho
     model = Classifier(trunk, top, SEEN, ("cat", "dog")).eval()
     (map_HW,) = class_maps(model, images(1), torch.tensor([0]), choose_layer(model), method).numpy()
     assert map_HW[rows, columns].sum() == map_HW.sum() > 0
-    assert evidence(map_HW).place == place
+    assert evidence(map_HW).region == place
     assert evidence(map_HW).half <= 0.5 * 16 / 144
 
 
@@ -154,7 +154,7 @@ def test_the_model_is_left_as_it_was(captum, model, training):
     state = [(module.training, len(module._forward_hooks)) for module in model.modules()]
     wants = [parameter.requires_grad for parameter in model.parameters()]
     class_maps(model, images(), torch.tensor([0, 1, 2]), choose_layer(model))
-    list(filters.respond(model, choose_layer(model, "trunk.block1.conv2"), [0, 1], filters.Ascent(steps=2)))
+    list(filters.maximise(model, choose_layer(model, "trunk.block1.conv2"), [0, 1], filters.AscentSettings(steps=2)))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [(module.training, len(module._forward_hooks)) for module in model.modules()] == state
     assert [parameter.requires_grad for parameter in model.parameters()] == wants
@@ -166,9 +166,9 @@ def test_evidence_is_where_the_map_is():
     map_HW[5, 1] = 1
     found = evidence(map_HW)
     assert (found.row, found.column, found.half) == (pytest.approx(5.5 / 6), pytest.approx(1.5 / 9), 1 / 54)
-    assert found.place == "bottom left"
+    assert found.region == "bottom left"
     even = evidence(np.ones((4, 4)))
-    assert (even.row, even.column, even.half, even.place) == (0.5, 0.5, 0.5, "centre")
+    assert (even.row, even.column, even.half, even.region) == (0.5, 0.5, 0.5, "centre")
 
 
 def test_layers_are_those_with_a_map_and_unknown_ones_are_refused_with_the_nearest(model):
@@ -209,8 +209,8 @@ def high_frequencies(pixels_HWC: np.ndarray) -> float:
 
 
 def test_climbing_raises_a_filters_response_and_regularisation_leaves_less_noise(model):
-    ascent = filters.Ascent(steps=40)
-    for response in filters.respond(model, choose_layer(model, "trunk.block1.conv2"), range(4), ascent):
+    ascent = filters.AscentSettings(steps=40)
+    for response in filters.maximise(model, choose_layer(model, "trunk.block1.conv2"), range(4), ascent):
         others = images(50)
         ordinary = model.trunk.block1[:4](others)[:, response.filter].mean(dim=(1, 2))
         assert min(response.activation_R) > max(response.noise_activation, ordinary.max())
@@ -220,7 +220,8 @@ def test_climbing_raises_a_filters_response_and_regularisation_leaves_less_noise
 
 
 def test_the_response_is_that_of_the_layer_to_the_picture(model):
-    (response,) = filters.respond(model, choose_layer(model, "trunk.block1.norm1"), [5], filters.Ascent(steps=3))
+    layer = choose_layer(model, "trunk.block1.norm1")
+    (response,) = filters.maximise(model, layer, [5], filters.AscentSettings(steps=3))
     x = normalise(torch.from_numpy(response.pixels_RHWC).permute(0, 3, 1, 2), SEEN.mean, SEEN.std)
     direct = model.trunk.block1[:3](x)[:, 5].mean(dim=(1, 2))
     np.testing.assert_allclose(response.activation_R, direct.detach().numpy(), atol=0.02)
@@ -228,11 +229,11 @@ def test_the_response_is_that_of_the_layer_to_the_picture(model):
 
 def test_a_climb_depends_on_its_seed_alone_and_counts_its_steps(model):
     steps: list[int] = []
-    ascent = filters.Ascent(steps=3)
+    ascent = filters.AscentSettings(steps=3)
     layer = choose_layer(model, "trunk.block1.conv2")
-    together = list(filters.respond(model, layer, [1, 2], ascent, lambda: steps.append(1)))
-    (alone,) = filters.respond(model, layer, [2], ascent)
-    (other,) = filters.respond(model, layer, [2], filters.Ascent(steps=3, seed=1))
+    together = list(filters.maximise(model, layer, [1, 2], ascent, lambda: steps.append(1)))
+    (alone,) = filters.maximise(model, layer, [2], ascent)
+    (other,) = filters.maximise(model, layer, [2], filters.AscentSettings(steps=3, seed=1))
     assert len(steps) == 6
     np.testing.assert_allclose(together[1].pixels_RHWC, alone.pixels_RHWC, atol=1)
     assert not np.array_equal(alone.pixels_RHWC, other.pixels_RHWC)
@@ -249,5 +250,5 @@ def test_missed_images_come_first_then_the_surest_of_each_class():
     logits = np.where(np.arange(2) == predicted[:, None], np.log(probability / (1 - probability))[:, None], 0)
     names = tuple("abcdef")
     said = Predictions(names, names, label, logits.astype(np.float32), ("cat", "dog"))
-    chosen = {count: "".join(names[i] for i in telling(said, count)) for count in (1, 2, 4, 6, 9)}
+    chosen = {count: "".join(names[i] for i in representative(said, count)) for count in (1, 2, 4, 6, 9)}
     assert chosen == {1: "c", 2: "ce", 4: "cfed", 6: "cfedab", 9: "cfedab"}

@@ -17,7 +17,7 @@ METHOD_NAMES = {"grad-cam": "Grad-CAM", "hires-cam": "HiResCAM"}
 
 if TYPE_CHECKING:
     from loupe.explain.explanations import Explanation
-    from loupe.explain.filters import Response
+    from loupe.explain.filters import FilterImages
     from loupe.runs.run import Run
 
 
@@ -108,7 +108,7 @@ def _maps(
 
 def _places(one: "Explanation") -> list[str]:
     return [
-        f"{name}: strongest {found.place}, half of it in {found.half:.0%} of the image"
+        f"{name}: strongest {found.region}, half of it in {found.half:.0%} of the image"
         if found
         else f"{name}: no evidence"
         for name, found in one.evidence.items()
@@ -116,7 +116,9 @@ def _places(one: "Explanation") -> list[str]:
 
 
 def _image(one: "Explanation") -> dict[str, Any]:
-    evidence = {name: asdict(found) | {"place": found.place} if found else None for name, found in one.evidence.items()}
+    evidence = {
+        name: asdict(found) | {"place": found.region} if found else None for name, found in one.evidence.items()
+    }
     return {
         "path": one.path,
         "predicted": one.predicted,
@@ -129,10 +131,10 @@ def _image(one: "Explanation") -> dict[str, Any]:
 def _filters(done: "Run", layer: str | None, count: int, to: Path, *, show: bool) -> dict[str, Any]:
     """Writes the page of filters, prints a line for each layer, and returns the answer for scripts."""
     from loupe.explain.feature_maps import map_layers
-    from loupe.explain.filters import Ascent
+    from loupe.explain.filters import AscentSettings
     from loupe.report import explain_page as page
 
-    ascent = Ascent()
+    ascent = AscentSettings()
     found = done.filters(layer, count=count, ascent=ascent)
     shapes = {name: known.shape for name, known in map_layers(done.model).items()}
     _write(to, lambda: page.write_filters(to, found, ascent, shapes, done.directory.name))
@@ -148,12 +150,12 @@ def _filters(done: "Run", layer: str | None, count: int, to: Path, *, show: bool
     }
 
 
-def _medians(several: "Sequence[Response]") -> str:
+def _medians(several: "Sequence[FilterImages]") -> str:
     rows = [_response(one)["response"] for one in several]
     return "median response: " + ", ".join(f"{kind} {median(row[kind] for row in rows):.3g}" for kind in rows[0])
 
 
-def _response(one: "Response") -> dict[str, Any]:
+def _response(one: "FilterImages") -> dict[str, Any]:
     from loupe.explain.filters import REGULARISATIONS
 
     reached = dict(zip(REGULARISATIONS, one.activation_R, strict=True))

@@ -1,15 +1,14 @@
-"""Confidence that means what it says: one temperature for all logits, fitted on validation images.
+"""Calibration: temperature scaling of the logits, fitted on validation images.
 
 Temperature scaling (Guo et al. 2017, "On calibration of modern neural networks", section 4.2) divides the logits by the
-temperature that minimises the log loss of validation images. The largest logit stays the largest, so that no prediction
-changes. Above 1, the network was surer than it was right; below 1, less sure.
+temperature that minimises the log loss of the validation images. The order of the logits is unchanged, and so are the
+predictions. A temperature above 1 corrects an overconfident network, below 1 an underconfident one.
 
-The log loss is convex in the inverse temperature, and its slope is known, so that the optimum is the root of the slope.
-There is none where every validation image is right (any sharper distribution is better, down to a temperature of 0) or
-where the logits say nothing of the class (infinity). Near the first, when few images are missed, it hangs on those few:
-below `FEWEST_MISTAKES` of them the temperature stays 1. The interval is that of the estimate's sandwich variance
-(White 1982), on the scale of logarithms. What it gives, and from how few images, is
-measured in results/confidence.md.
+The log loss is convex in the inverse temperature and its slope is known, so the optimum is the root of the slope. No
+optimum exists if every validation image is classified correctly (the temperature tends to 0), or if the logits carry no
+information about the class (it tends to infinity). With few misclassified images the optimum depends on those few, so
+below `FEWEST_MISTAKES` the temperature stays 1. The interval uses the sandwich variance (White 1982) on the scale of
+logarithms. results/confidence.md measures the gain and the number of images needed.
 """
 
 from collections.abc import Mapping
@@ -21,21 +20,28 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import softmax
 
+from loupe.errors import counted
 from loupe.evaluate import metrics
 from loupe.evaluate.intervals import Floats, wilson
 from loupe.evaluate.metrics import CALIBRATION_BINS
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 FEWEST_MISTAKES = 20
-WIDEST = 1000.0  # temperatures are sought from 1 / WIDEST to WIDEST
+WIDEST = 1000.0  # the search covers 1 / WIDEST to WIDEST
 _Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are divided by. `why` says why it stays 1 where none was fitted; then there is no interval.
+    """Divisor of the logits, with its 95 % interval.
 
-    images, mistakes: how many labelled images it was fitted on, and how many of them the network misses.
+    Attributes:
+        value: temperature; 1 where none was fitted.
+        low: lower limit; None where none was fitted.
+        high: upper limit; None where none was fitted.
+        images: number of labelled images in the fit.
+        mistakes: number of them that the network misclassifies.
+        why: reason for a temperature that was not fitted; else None.
     """
 
     value: float = 1.0
@@ -43,7 +49,7 @@ class Temperature:
     high: float | None = None
     images: int = 0
     mistakes: int = 0
-    why: str | None = "there are no validation images to fit it on"
+    why: str | None = "there are no validation images to fit the temperature on"
 
     def to_json(self) -> dict[str, Any]:
         number = {"value": self.value, "low": self.low, "high": self.high}
@@ -52,19 +58,20 @@ class Temperature:
 
 
 def fit_temperature(predictions: Predictions) -> Temperature:
-    """The temperature at which the log loss of the labelled images is lowest; 1, with the reason, if there is none."""
+    """Temperature with the lowest log loss on the labelled images; 1, with the reason, if it cannot be fitted."""
     known = predictions.select(predictions.label != UNKNOWN)
     mistakes = int((known.predicted != known.label).sum())
     if not len(known):
         return Temperature()
     if mistakes < FEWEST_MISTAKES:
-        missed = f"{mistakes or 'no'} validation image{' is' if mistakes < 2 else 's are'} missed"
-        why = f"{missed}, and a temperature takes at least {FEWEST_MISTAKES} that are"
+        missed = counted(mistakes, "validation image") if mistakes else "no validation image"
+        verb = "are" if mistakes > 1 else "is"
+        why = f"{missed} {verb} misclassified; fitting a temperature needs at least {FEWEST_MISTAKES}"
         return Temperature(images=len(known), mistakes=mistakes, why=why)
     slope = _Slope(known)
     low, high = -np.log(WIDEST), np.log(WIDEST)
     if not slope.mean(low) < 0 < slope.mean(high):
-        why = "the log loss has no minimum at any temperature: the logits say nothing of the class"
+        why = "the log loss has no minimum at any temperature: the logits carry no information about the class"
         return Temperature(images=len(known), mistakes=mistakes, why=why)
     root = float(brentq(slope.mean, low, high, xtol=1e-12))
     spread = _Z * slope.standard_error(root)
@@ -73,74 +80,74 @@ def fit_temperature(predictions: Predictions) -> Temperature:
 
 
 class _Slope:
-    """The slope of the log loss of each image, by the inverse temperature; arguments are that one's logarithm."""
+    """Derivative of the log loss of each image by the inverse temperature, at the logarithm of that."""
 
     def __init__(self, known: Predictions) -> None:
         logits_NK = known.logits_NK.astype(np.float64)
-        self.below_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
+        self.below_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)  # against overflow
         self.true_N = np.take_along_axis(self.below_NK, known.label[:, None], axis=1)[:, 0]
 
     def mean(self, log_inverse: float) -> float:
         return float(self._each(log_inverse)[0].mean())
 
     def standard_error(self, log_inverse: float) -> float:
-        """Of the logarithm of the inverse temperature at which the mean slope is zero."""
+        """Standard error of the logarithm of the inverse temperature at the root of the mean slope."""
         slope_N, curvature_N = self._each(log_inverse)
         error = np.sqrt((slope_N**2).mean() / len(slope_N)) / curvature_N.mean()
         return float(error / np.exp(log_inverse))
 
     def _each(self, log_inverse: float) -> tuple[Floats, Floats]:
-        """Slope and curvature: the mean of the logits less that of the true class, and their variance."""
+        """Slope and curvature of each image: mean logit minus that of the true class, and variance of the logits."""
         p_NK = softmax(np.exp(log_inverse) * self.below_NK, axis=1)
         mean_N = (p_NK * self.below_NK).sum(axis=1)
         return mean_N - self.true_N, (p_NK * self.below_NK**2).sum(axis=1) - mean_N**2
 
 
 def log_probabilities(predictions: Predictions, temperature: float) -> Floats:
-    """Logarithm of the calibrated probabilities, [N, K]: of the softmax of the logits divided by the temperature."""
+    """Logarithm of the calibrated probabilities, the softmax of the logits divided by the temperature, [N, K]."""
     return predictions.calibrated(temperature).log_probabilities_NK
 
 
 def probabilities(predictions: Predictions, temperature: float) -> Floats:
-    """The calibrated probabilities, [N, K]."""
+    """Calibrated probabilities, [N, K]."""
     return np.exp(log_probabilities(predictions, temperature))
 
 
 def confidence(predictions: Predictions, temperature: float) -> Floats:
-    """The calibrated probability of each image's predicted class, [N]."""
+    """Calibrated probability of the predicted class of each image, [N]."""
     log_p_NK = log_probabilities(predictions, temperature)
     result: Floats = np.exp(np.take_along_axis(log_p_NK, predictions.predicted[:, None], axis=1)[:, 0])
     return result
 
 
 def reliability(predictions: Predictions, temperature: float) -> list[dict[str, Any]]:
-    """The bins of the reliability diagram, those of `metrics.calibration_error`.
+    """Bins of the reliability diagram, the same as in `metrics.calibration_error`.
 
-    A bin holds the labelled images whose confidence is above `from` and at most `to`: how many, their mean confidence,
-    their accuracy and its Wilson interval; null in a bin that holds none.
+    A bin holds the labelled images with a confidence above `from` and at most `to`: their number, mean confidence,
+    accuracy and Wilson's interval of the accuracy. Values of an empty bin are None.
     """
     known = predictions.select(predictions.label != UNKNOWN)
-    sure_N, right_N = confidence(known, temperature), known.predicted == known.label
-    bin_N = metrics.confidence_bins(sure_N)
+    confidence_N, correct_N = confidence(known, temperature), known.predicted == known.label
+    bin_N = metrics.confidence_bins(confidence_N)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1).tolist()
     return [
-        {"from": edges[b], "to": edges[b + 1], **_bin(sure_N[bin_N == b], right_N[bin_N == b])}
+        {"from": edges[b], "to": edges[b + 1], **_bin(confidence_N[bin_N == b], correct_N[bin_N == b])}
         for b in range(CALIBRATION_BINS)
     ]
 
 
-def _bin(sure_N: Floats, right_N: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    if not len(sure_N):
+def _bin(confidence_N: Floats, correct_N: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    if not len(confidence_N):
         return {"images": 0, "confidence": None, "accuracy": None, "low": None, "high": None}
-    low, high = wilson(int(right_N.sum()), len(right_N))
-    means = {"confidence": float(sure_N.mean()), "accuracy": float(right_N.mean())}
-    return {"images": len(sure_N), **means, "low": low, "high": high}
+    low, high = wilson(int(correct_N.sum()), len(correct_N))
+    means = {"confidence": float(confidence_N.mean()), "accuracy": float(correct_N.mean())}
+    return {"images": len(confidence_N), **means, "low": low, "high": high}
 
 
 def compare(predictions: Predictions, temperature: float) -> dict[str, Any] | None:
-    """Log loss, calibration error and reliability before and after the temperature; None without labelled images.
+    """Log loss, calibration error and reliability before and after scaling; None without labelled images.
 
-    `change` is the mean over the images of what the temperature does to the loss, with its normal interval.
+    `change` is the mean change of the loss of an image, with its normal interval.
     """
     known = predictions.select(predictions.label != UNKNOWN)
     if not len(known):
@@ -163,13 +170,13 @@ def _mean(values_N: Floats) -> dict[str, float]:
     return {"value": value, "low": value - float(half), "high": value + float(half)}
 
 
-def report(temperature: Temperature, parts: Mapping[str, Predictions]) -> dict[str, Any]:
-    """The block `calibration` of results.json: the temperature, and what it does to each split of `parts`.
+def report(temperature: Temperature, by_split: Mapping[str, Predictions]) -> dict[str, Any]:
+    """Block `calibration` of results.json: the temperature and its effect on the splits `val` and `test`.
 
-    `val` is what it was fitted on, so that it is bound to look good there; `test` shows what it is worth.
+    The temperature was fitted on `val`, so only `test` gives an unbiased estimate of its effect.
     """
     compared = {
-        name: compare(parts[split], temperature.value) if split in parts else None
+        name: compare(by_split[split], temperature.value) if split in by_split else None
         for name, split in (("validation", "val"), ("test", "test"))
     }
     return {"temperature": temperature.to_json(), "fitted_on": "validation", **compared}

@@ -1,8 +1,8 @@
-"""Accuracy by group, and missed images ranked by loss: where a network fails.
+"""Accuracy by group, and misclassified images ranked by loss.
 
-A group is a patient, camera, place, or whatever the images' `group` says. The loss of an image is −log of the
-probability that the network gave its true class. A missed image of high loss deserves the first look: the network is
-far from the label, and where it is right, the label is wrong.
+A group is the value of the images' `group` column: a patient, a camera or a site, for example. The loss of an image is
+-log of the probability of its true class. Misclassified images with a high loss are worth checking first: either the
+network or the label is wrong.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from loupe.errors import counted
 from loupe.evaluate.metrics import proportion
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
-MOST_GROUPS = 50  # beyond, nobody looks at each
-FEWEST_IMAGES = 5  # below, an interval spans nearly everything
+MOST_GROUPS = 50  # more rows are not readable
+FEWEST_IMAGES = 5  # below, an interval covers almost the whole range
 
 
 def by_group(predictions: Predictions, groups: Sequence[str | None]) -> dict[str, Any]:
-    """Accuracy, with Wilson's interval, of the labelled images of each group, in the order of the groups' names.
+    """Accuracy of the labelled images of each group, with Wilson's interval, in the order of the group names.
 
-    `groups` names the group of each image, None where it has none. `rows` is null, with the reason, where there are no
-    groups, or too many to be looked at one by one. Groups of too few images are left out, and counted.
+    Args:
+        predictions: predictions.
+        groups: group of each image; None where it has none.
+
+    Returns:
+        `rows`, one for each group; None with a reason in `why` without groups or with more than `MOST_GROUPS`.
+        `left_out` counts the groups with fewer than `FEWEST_IMAGES` images and their images.
     """
     members: dict[str, list[int]] = {}
     for row, (name, label) in enumerate(zip(groups, predictions.label, strict=True)):
@@ -33,20 +39,20 @@ def by_group(predictions: Predictions, groups: Sequence[str | None]) -> dict[str
     if len(members) > MOST_GROUPS:
         return {
             "rows": None,
-            "why": f"{len(members):,} groups are too many to look at each; {MOST_GROUPS} are the most",
+            "why": f"{counted(len(members), 'group')}; accuracy by group is reported for at most {MOST_GROUPS}",
         }
-    right_N = predictions.predicted == predictions.label
+    correct_N = predictions.predicted == predictions.label
     large = {name: rows for name, rows in sorted(members.items()) if len(rows) >= FEWEST_IMAGES}
-    shown = [
-        {"group": name, "images": len(rows), "accuracy": proportion(int(right_N[rows].sum()), len(rows), "")}
+    blocks = [
+        {"group": name, "images": len(rows), "accuracy": proportion(int(correct_N[rows].sum()), len(rows), "")}
         for name, rows in large.items()
     ]
     images = sum(map(len, members.values())) - sum(map(len, large.values()))
-    return {"rows": shown, "left_out": {"groups": len(members) - len(large), "images": images}}
+    return {"rows": blocks, "left_out": {"groups": len(members) - len(large), "images": images}}
 
 
 def losses(predictions: Predictions) -> npt.NDArray[np.float64]:
-    """The loss of each image, [N]; nan where it has no label."""
+    """Loss of each image, [N]; NaN without a label."""
     log_p_NK = predictions.log_probabilities_NK
     known = predictions.label != UNKNOWN
     loss_N = np.full(len(predictions), np.nan)
@@ -55,7 +61,7 @@ def losses(predictions: Predictions) -> npt.NDArray[np.float64]:
 
 
 def ranked(predictions: Predictions) -> npt.NDArray[np.int64]:
-    """Positions of the mistakes, highest loss first; equal ones in their own order."""
+    """Positions of the misclassified images, highest loss first; ties keep their order."""
     wrong_M = np.flatnonzero((predictions.predicted != predictions.label) & (predictions.label != UNKNOWN))
     order_M: npt.NDArray[np.int64] = wrong_M[np.argsort(-losses(predictions)[wrong_M], kind="stable")]
     return order_M

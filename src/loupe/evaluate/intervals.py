@@ -1,20 +1,18 @@
-"""95 % intervals over images: what other test images of the same kind would give the same network.
+"""95 % confidence intervals over images, for a fixed network and other test images of the same kind.
 
-A proportion has Wilson's score interval (Wilson 1927; recommended by Brown, Cai and DasGupta 2001). Other figures are
-measured by the jackknife: how much the figure changes when an image is left out gives its variance and its bias (Efron
-and Tibshirani 1993, chapter 11); for an area under the ROC curve that is the variance of DeLong et al. 1988, but for
-its divisors. From there:
+A proportion has Wilson's score interval (Wilson 1927; recommended by Brown, Cai and DasGupta 2001). Other figures use
+the jackknife: the changes of the figure when one image is left out give its variance and its bias (Efron and Tibshirani
+1993, chapter 11). For the area under the ROC curve this is the variance of DeLong et al. 1988, up to its divisors.
 
-- F1 counts images, as accuracy does. It has Wilson's interval for as many images as would give an accuracy that
-  variance (Korn and Graubard 1998 and Dean and Pagano 2015 for surveys), moved by the bias.
-- An area or a mean loss of a network that is nearly always right comes from few images, of very unequal weight. Its
-  interval is made on the scale of logits, or of logarithms, where a figure near its end has less skew (Qin and
-  Hotilovac 2008 for the area) and where no end can leave the range; and it is one of Student's t, whose degrees of
-  freedom say how well so few images can tell a variance, by the fourth moment of their changes (Satterthwaite 1946; Pan
-  and Wall 2002).
+- F1 counts images, as accuracy does. It has Wilson's interval with the effective number of images, at which an accuracy
+  would have the same variance (Korn and Graubard 1998; Dean and Pagano 2015 for surveys), shifted by the bias.
+- For an accurate network, an area or a mean loss depends on few images of very unequal weight. Its interval is
+  computed on the scale of logits or logarithms, where a figure near the end of its range is less skewed (Qin and
+  Hotilovac 2008 for the area) and no limit leaves the range. It is Student's t interval; the degrees of freedom follow
+  from the fourth moment of the changes (Satterthwaite 1946; Pan and Wall 2002).
 
-Percentiles of the bootstrap are too short at that end: resamples repeat the few images that decide, and draw none that
-the test set has not shown. results/statistics.md measures both.
+Percentile bootstrap intervals are too short near the end of the range: resamples repeat the few decisive images and
+contain no unseen ones. results/statistics.md measures both.
 """
 
 from collections.abc import Iterator
@@ -28,30 +26,30 @@ from scipy.special import expit, logit, stdtrit
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Ends = tuple[float, float]
+Interval = tuple[float, float]
 Estimate = dict[str, Any]
 
 CONFIDENCE = 0.95
 _UPPER = (1 + CONFIDENCE) / 2
-_ROUNDING = 1e-24  # a variance that is none: one pair of images among 10^10 gives more
-_CHUNK = 2**24  # numbers that a step of the bootstrap holds at once: 64 MiB of float32
+_ROUNDING = 1e-24  # a smaller sum of squares is rounding: one pair of images among 10^10 gives more
+_CHUNK = 2**24  # numbers held by one step of the bootstrap: 64 MiB of float32
 
 
-def wilson(successes: float, trials: float) -> Ends:
-    """Wilson's score interval of a proportion; the trials are more than 0, and need not be whole."""
+def wilson(successes: float, trials: float) -> Interval:
+    """Wilson's score interval of a proportion; `trials` is above 0 and may be fractional."""
     z = NormalDist().inv_cdf(_UPPER)
     p, spread = successes / trials, z * z / trials
     centre = (p + spread / 2) / (1 + spread)
     half = z / (1 + spread) * np.sqrt(p * (1 - p) / trials + spread / (4 * trials))
-    # At p = 0 and 1 an end of the interval is p itself; rounding must not put it on the other side.
+    # At p = 0 and 1 a limit equals p; rounding must not move it beyond.
     return max(0.0, min(p, float(centre - half))), min(1.0, max(p, float(centre + half)))
 
 
 @dataclass(frozen=True)
 class Jackknife:
-    """What leaving out one image at a time says about a figure: its variance, its bias, and the degrees of freedom.
+    """Jackknife estimates for a figure: variance, bias and degrees of freedom.
 
-    variance: 0 where no image, left out, changes the figure; then nothing is known of how it scatters.
+    A variance of 0 means that no single image changes the figure, so that its spread cannot be estimated.
     """
 
     variance: float
@@ -60,7 +58,12 @@ class Jackknife:
 
     @classmethod
     def of(cls, change_C: Floats, count_C: Ints | None = None) -> "Jackknife":
-        """From the figure less its value without an image, for each image, or for each of `count_C` that are alike."""
+        """Estimates from the changes of the figure.
+
+        Args:
+            change_C: figure minus its value without one image, for each image or each group of like images.
+            count_C: number of images in each group; by default 1.
+        """
         count_C = np.ones(len(change_C), np.int64) if count_C is None else count_C
         images = int(count_C.sum())
         mean = float(change_C @ count_C) / images
@@ -68,22 +71,25 @@ class Jackknife:
         sum_of_squares = float(squares_C @ count_C)
         if images < 2 or sum_of_squares < _ROUNDING:
             return cls(0.0, 0.0, float(images - 1))
-        # A sum of squares scatters by their own squares; a chi-square that scatters as much has these degrees.
+        # Degrees of freedom of the chi-square distribution with the same relative variance as the sum of squares.
         scatter = max(float(squares_C**2 @ count_C) - sum_of_squares**2 / images, _ROUNDING * sum_of_squares**2)
         freedom = min(images - 1.0, 2 * sum_of_squares**2 / scatter)
         return cls(sum_of_squares * (images - 1) / images, -(images - 1) * mean, freedom)
 
     @property
     def half_width(self) -> float:
-        """Of Student's interval."""
+        """Half the width of Student's t interval."""
         standard_error: float = self.variance**0.5
         return float(stdtrit(self.freedom, _UPPER)) * standard_error
 
 
 def of_counts(value: float, scatter: Jackknife, fewest: float) -> Estimate:
-    """A figure between 0 and 1 that counts images, as F1 does, with Wilson's interval.
+    """Wilson's interval of a figure between 0 and 1 that counts images, such as F1.
 
-    fewest: the images that stand for the whole where no image changes the figure, as when none is missed.
+    Args:
+        value: the figure.
+        scatter: its jackknife estimates.
+        fewest: effective number of images where no image changes the figure, as when all are classified correctly.
     """
     if not scatter.variance:
         low, high = wilson(value * fewest, fewest)
@@ -94,10 +100,9 @@ def of_counts(value: float, scatter: Jackknife, fewest: float) -> Estimate:
 
 
 def of_area(value: float, scatter: Jackknife, fewest: float) -> Estimate:
-    """An area between 0 and 1 with Student's interval on the scale of logits; `fewest` as for `of_counts`.
+    """Student's t interval of an area between 0 and 1, on the scale of logits; arguments as for `of_counts`.
 
-    An area of 1 says that no image was out of order. Wilson's interval then says how often the images of one class
-    could be so without any having shown.
+    At an area of 1 no image is out of order, and the interval is Wilson's for `fewest` images.
     """
     if not scatter.variance:
         return of_counts(value, scatter, fewest)
@@ -106,7 +111,7 @@ def of_area(value: float, scatter: Jackknife, fewest: float) -> Estimate:
 
 
 def of_loss(value: float, scatter: Jackknife) -> Estimate:
-    """A mean above 0, without an upper end, with Student's interval on the scale of logarithms."""
+    """Student's t interval of a mean loss above 0, on the scale of logarithms."""
     if not scatter.variance:
         why = "no interval: the loss of every image is the same"
         return {"value": value, "low": None, "high": None, "why": why}
@@ -115,10 +120,10 @@ def of_loss(value: float, scatter: Jackknife) -> Estimate:
 
 
 def resampled(value: float, draws_R: Floats) -> Estimate:
-    """A figure from 0 to 1 with the percentile interval of its resamples, moved by their estimate of bias.
+    """Percentile bootstrap interval of a figure from 0 to 1, corrected for bias.
 
-    Efron and Tibshirani 1993, chapters 10 and 13. The resamples exceed the value by the bias that the value itself has,
-    so they lie about the truth plus twice the bias. The interval always holds the value.
+    Efron and Tibshirani 1993, chapters 10 and 13. The resamples [R] exceed the value by its own bias, so their centre
+    is the true value plus twice the bias. The interval always contains the value.
     """
     estimate: Estimate = {"value": value, "low": None, "high": None}
     if np.ptp(draws_R) == 0:
@@ -129,7 +134,7 @@ def resampled(value: float, draws_R: Floats) -> Estimate:
 
 
 def chunks(resamples: int, numbers_each: int) -> Iterator[int]:
-    """Sizes of the steps in which that many resamples are drawn, so that memory stays bounded."""
+    """Sizes of the steps in which resamples are drawn, so that memory stays bounded."""
     size = max(1, _CHUNK // max(1, numbers_each))
     for start in range(0, resamples, size):
         yield min(size, resamples - start)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from loupe.errors import counted, enumerated
 from loupe.evaluate.intervals import Estimate, Floats, Ints, Jackknife, of_area, of_counts, of_loss, wilson
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
@@ -17,10 +18,10 @@ CALIBRATION_BINS = 15
 
 
 def evaluate(predictions: Predictions) -> dict[str, Any]:
-    """Every metric of the labelled images among `predictions`: the block that results.json holds for a split.
+    """Metrics of the labelled images among `predictions`: the block of a split in results.json.
 
-    Fractions, not percent. A headline number is {"value", "low", "high"}. One that is undefined is {"value": null,
-    "why"}; one that so few images give no interval has a null "low" and "high", and a "why".
+    Values are fractions, not percent. A headline number is {"value", "low", "high"}. An undefined number is
+    {"value": null, "why"}. A number without an interval has null "low" and "high", and a "why".
     """
     known = predictions.select(predictions.label != UNKNOWN)
     label, log_p_NK = known.label, known.log_probabilities_NK
@@ -34,7 +35,7 @@ def evaluate(predictions: Predictions) -> dict[str, Any]:
 
 
 def proportion(successes: int, trials: int, why: str) -> Estimate:
-    """A proportion with Wilson's interval; undefined, because of `why`, where there are no trials."""
+    """Proportion with Wilson's interval; undefined, with the reason `why`, without trials."""
     if not trials:
         return _undefined(why)
     low, high = wilson(successes, trials)
@@ -42,23 +43,23 @@ def proportion(successes: int, trials: int, why: str) -> Estimate:
 
 
 def confusion_matrix(label: Ints, predicted: Ints, classes: int) -> Ints:
-    """Counts [K, K]: a row for each true class, a column for each predicted one."""
+    """Confusion matrix, counts [K, K]: a row for each true class, a column for each predicted class."""
     cells: Ints = np.bincount(label * classes + predicted, minlength=classes**2).reshape(classes, classes)
     return cells
 
 
 def f1_scores(confusion_KK: Ints) -> Floats:
-    """F1 of each class [K], 2 TP / (2 TP + FP + FN); nan for a class that has no image and was never predicted."""
+    """F1 of each class [K], 2 TP / (2 TP + FP + FN); NaN for a class without images that was never predicted."""
     total = confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1)
     return _ratio(2 * np.diag(confusion_KK), total)
 
 
 def roc_auc(label: Ints, scores_NK: Floats) -> tuple[Floats, Floats]:
-    """Area under the ROC curve of each class against the rest, [K], and their mean without each image, [N].
+    """Area under the ROC curve of each class against the rest, [K], and the mean area without each image, [N].
 
-    The area is the chance that an image of the class scores higher than another image, equal scores counting half
-    (Hanley and McNeil 1982); nan where a class has no image, or all of them. The mean is over the areas that are
-    defined, nan where none is.
+    The area is the probability that an image of the class scores higher than another image, with ties counted half
+    (Hanley and McNeil 1982). It is NaN for a class with no images or with all images. The mean is over the defined
+    areas; NaN without any.
     """
     areas_K = np.full(scores_NK.shape[1], np.nan)
     sum_N, defined_N = np.zeros(len(label)), np.zeros(len(label))
@@ -68,7 +69,7 @@ def roc_auc(label: Ints, scores_NK: Floats) -> tuple[Floats, Floats]:
             continue
         placement_N = _placements(scores_N, member_N)
         areas_K[k] = placement_N[member_N].mean()
-        # The area is the mean placement of the members, and of the others: leaving one out leaves the mean of the rest.
+        # The area is the mean placement of the members, and of the others; without one image, the mean of the rest.
         side_N = np.where(member_N, member_N.sum(), (~member_N).sum())
         without_N = _ratio(side_N * areas_K[k] - placement_N, side_N - 1)
         sum_N += np.nan_to_num(without_N)
@@ -77,7 +78,7 @@ def roc_auc(label: Ints, scores_NK: Floats) -> tuple[Floats, Floats]:
 
 
 def _placements(scores_N: Floats, member_N: npt.NDArray[np.bool_]) -> Floats:
-    """For a member the share of the others that it outscores, for another the share of members that outscore it."""
+    """Fraction of others with a lower score, for each member; of members with a higher score, for each other."""
     placement_N = np.empty(len(scores_N))
     members, others = np.sort(scores_N[member_N]), np.sort(scores_N[~member_N])
     placement_N[member_N] = _share_below(scores_N[member_N], others)
@@ -86,7 +87,7 @@ def _placements(scores_N: Floats, member_N: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _share_below(scores: Floats, ordered: Floats) -> Floats:
-    """The share of `ordered` that is below each score; what equals it counts half."""
+    """Fraction of `ordered` below each score; ties count half."""
     twice = np.searchsorted(ordered, scores, side="left") + np.searchsorted(ordered, scores, side="right")
     shares: Floats = twice / (2 * len(ordered))
     return shares
@@ -104,13 +105,13 @@ def calibration_error(probabilities_NK: Floats, label: Ints) -> float:
 
 
 def confidence_bins(confidence: Floats) -> Ints:
-    """The bin of each confidence: 15 of equal width from 0 to 1, closed on the right."""
+    """Bin of each confidence: 15 bins of equal width from 0 to 1, closed on the right."""
     bins: Ints = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     return bins
 
 
 def _counted(confusion_KK: Ints, classes: Sequence[str]) -> dict[str, Estimate]:
-    """The metrics that follow from the confusion matrix: accuracy and the three averages of F1."""
+    """Metrics of the confusion matrix: accuracy and the three averages of F1."""
     names = ("accuracy", "macro_f1", "micro_f1", "weighted_f1")
     support_K = confusion_KK.sum(axis=1)
     images, hits = int(support_K.sum()), int(np.trace(confusion_KK))
@@ -131,12 +132,11 @@ def _counted(confusion_KK: Ints, classes: Sequence[str]) -> dict[str, Estimate]:
 
 
 def _averages_and_changes(confusion_KK: Ints) -> list[tuple[float, Floats]]:
-    """Macro and weighted average of F1 over the classes that have images, each with its changes [C].
+    """Macro and weighted average of F1 over the classes with images, each with its jackknife changes [C].
 
-    A change is the average less what it is without an image of one cell of the confusion matrix, for the C cells that
-    hold images, in their order: a thousand classes cost no million cells. An image is in two classes, the true and the
-    predicted; only their F1 moves. That of a class with a single image stays as it is without it: the jackknife takes
-    for bias what a class less would change.
+    A change is the average minus its value without one image of a cell of the confusion matrix, for the C nonempty
+    cells in their order. An image affects the F1 of two classes, the true and the predicted. The F1 of a class with a
+    single image is kept without that image: the jackknife would take the loss of a class for bias.
     """
     true, predicted = np.nonzero(confusion_KK)
     hit = true == predicted
@@ -155,12 +155,12 @@ def _averages_and_changes(confusion_KK: Ints) -> list[tuple[float, Floats]]:
 
 
 def _as_the_rarest(support_K: Ints) -> int:
-    """The number of images if every class had as few as the rarest: what an average over classes hangs on at worst."""
+    """Number of images if all classes were as rare as the rarest: worst case for an average over classes."""
     return int(support_K.min()) * len(support_K)
 
 
 def _scored(label: Ints, log_p_NK: Floats, classes: Sequence[str]) -> dict[str, Estimate]:
-    """The metrics that need probabilities: ROC AUC and log loss."""
+    """Metrics of the probabilities: ROC AUC and log loss."""
     images = len(label)
     if not images:
         return {name: _undefined("there are no labelled images") for name in ("roc_auc", "log_loss")}
@@ -198,7 +198,7 @@ def _calibration(probabilities_NK: Floats, label: Ints) -> Estimate:
 
 
 def _per_class(confusion_KK: Ints, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and support of each class; null, with the reason, where there is nothing to divide by.
+    """Precision, recall, F1 and support of each class; None, with a reason, where a denominator is 0.
 
     Recall is the accuracy on the images of the class; `recall_low` to `recall_high` is its Wilson interval.
     """
@@ -221,16 +221,16 @@ def _undefined(why: str) -> Estimate:
 
 
 def _missing(support: Ints, classes: Sequence[str]) -> str | None:
-    """Why an average over classes is undefined, where some class has no images."""
+    """Reason for an undefined average over classes: the classes without images; None if all have some."""
     names = [name for name, count in zip(classes, support, strict=True) if count == 0]
     if not names:
         return None
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"there are no images of {'the class' if len(names) == 1 else f'{len(names)} classes:'} {shown}"
+    classes_text = "the class" if len(names) == 1 else f"{counted(len(names), 'class')}:"
+    return f"there are no images of {classes_text} {enumerated(names, most=5)}"
 
 
 def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Floats:
-    """Quotient, nan where the denominator is 0."""
+    """Quotient; NaN where the denominator is 0."""
     result = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     np.divide(numerator, denominator, out=result, where=denominator != 0)
     return result

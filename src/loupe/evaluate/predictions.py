@@ -1,7 +1,7 @@
-"""What a network said about a list of images, and the CSV file it is kept in.
+"""Predictions of a network for a list of images, and their CSV file.
 
-Every metric, figure and test of a run is computed from `Predictions`; the file keeps the logits exactly, so that what
-is computed from it later is what would have been computed at once.
+All metrics, figures and tests of a run are computed from `Predictions`. The file keeps the logits exactly, so that
+values computed from the file equal those computed directly.
 """
 
 import csv
@@ -20,23 +20,30 @@ import pyarrow.csv as pacsv
 from scipy.special import log_softmax
 
 from loupe import files
-from loupe.data.splits import split as splits
-from loupe.errors import DataError, DivergedError, RunStateError
+from loupe.data.splits.split import digest
+from loupe.errors import DataError, DivergedError, RunStateError, counted, enumerated
 
-UNKNOWN = -1  # the label of an image that has none
+UNKNOWN = -1  # label of an unlabelled image
 COLUMNS = ("split", "path", "content", "label", "predicted", "probability")
-LOGIT = "logit:"
-ROWS_AT_ONCE = 16_384  # are written
+LOGIT = "logit:"  # prefix of the column of a class
+CHUNK_ROWS = 16_384  # rows converted to text at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits of N images over K classes, with what identifies each image and its label where it has one.
+    """Logits of N images over K classes, with the identity and the label of each image.
 
-    path: display names. content: hex digests of the image files' bytes. label: int64 [N], an index into `classes`, -1
-    where unknown. logits_NK: float32. classes: in the stored order of the model. temperature: what logits are divided
-    by for probabilities; at 1 these are as the network gives them, and as metrics have them. LoupeError where the parts
-    do not fit together, or where a logit is not finite: no class follows from such logits.
+    Attributes:
+        path: display names [N].
+        content: hex digests of the bytes of the image files [N].
+        label: int64 [N], index into `classes`; -1 where unknown.
+        logits_NK: float32.
+        classes: class names [K], in the stored order of the model.
+        temperature: divisor of the logits for probabilities; 1 leaves them uncalibrated, as metrics use them.
+
+    Raises:
+        DataError: lengths or types do not match, a class name repeats, or a label is out of range.
+        DivergedError: a logit is not finite.
     """
 
     path: tuple[str, ...]
@@ -51,29 +58,29 @@ class Predictions:
         shapes = (len(self.content), self.label.shape, self.logits_NK.shape)
         if shapes != (images, (images,), (images, classes)):
             raise DataError(
-                f"predictions of {images} images over {classes} classes need as many contents and labels and "
-                f"{images} x {classes} logits; got {shapes[0]} contents, labels of shape {shapes[1]}, logits of "
-                f"shape {shapes[2]}."
+                f"predictions of {counted(images, 'image')} over {counted(classes, 'class')} need one digest and one "
+                f"label for each image and {images} x {classes} logits. Got {counted(shapes[0], 'digest')}, labels of "
+                f"shape {shapes[1]} and logits of shape {shapes[2]}."
             )
         if self.label.dtype != np.int64 or self.logits_NK.dtype != np.float32:
             raise DataError(
                 f"predictions need int64 labels and float32 logits; got {self.label.dtype} and {self.logits_NK.dtype}."
             )
-        twice = [name for name, count in Counter(self.classes).items() if count > 1]
-        if not classes or twice:
-            raise DataError(f"predictions need class names, each once; given twice: {twice}.")
+        repeated = [name for name, count in Counter(self.classes).items() if count > 1]
+        if not classes or repeated:
+            raise DataError(f"predictions need unique class names, at least one; repeated: {repeated}.")
         if images and not (self.label.min() >= UNKNOWN and self.label.max() < classes):
             low, high = self.label.min(), self.label.max()
-            raise DataError(f"labels are 0 to {classes - 1}, or -1 where unknown; got {low} to {high}.")
+            raise DataError(f"labels must be 0 to {classes - 1}, or -1 where unknown; got {low} to {high}.")
         self._check_finite()
 
     def _check_finite(self) -> None:
-        broken = np.flatnonzero(~np.isfinite(self.logits_NK).all(axis=1))
-        if broken.size:
+        rows = np.flatnonzero(~np.isfinite(self.logits_NK).all(axis=1))
+        if rows.size:
             raise DivergedError(
-                f"the network's output is not finite for {broken.size:,} of {len(self):,} images (the first: "
-                f"{self.path[broken[0]]}). The weights have diverged, or the precision is too low for them: try "
-                "--precision fp32, or train again with a lower learning rate."
+                f"the network's output is not finite for {rows.size:,} of {counted(len(self), 'image')} (the first: "
+                f"{self.path[rows[0]]}). The weights have diverged, or the precision is too low. Use --precision fp32, "
+                "or train again with a lower learning rate."
             )
 
     def __len__(self) -> int:
@@ -81,26 +88,26 @@ class Predictions:
 
     @cached_property
     def log_probabilities_NK(self) -> npt.NDArray[np.float64]:  # noqa: N802
-        """Logarithm of the softmax, in float64, so that no probability that matters is rounded to 0 or 1."""
+        """Log-softmax of the logits divided by the temperature, in float64 against rounding to 0 or 1."""
         result: npt.NDArray[np.float64] = log_softmax(self.logits_NK.astype(np.float64) / self.temperature, axis=1)
         return result
 
     @property
     def probabilities_NK(self) -> npt.NDArray[np.float64]:  # noqa: N802
-        """Softmax of the logits, divided by the temperature."""
+        """Softmax of the logits divided by the temperature."""
         return np.exp(self.log_probabilities_NK)
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The class of the largest logit; of equal ones, the first."""
+        """Class of the largest logit, int64 [N]; the first of equal ones."""
         return np.asarray(self.logits_NK.argmax(axis=1), np.int64)
 
     def calibrated(self, temperature: float) -> "Predictions":
-        """The same logits and classes, with the probabilities of that temperature: those that a person is shown."""
+        """Same predictions with probabilities at that temperature, as shown to users."""
         return replace(self, temperature=temperature)
 
     def select(self, indices: npt.NDArray[Any]) -> "Predictions":
-        """The predictions of some images: `indices` are positions, or a mask."""
+        """Predictions of some images, given by positions or by a mask."""
         rows = np.arange(len(self))[indices]
         return Predictions(
             path=tuple(self.path[row] for row in rows),
@@ -112,45 +119,56 @@ class Predictions:
         )
 
     def write(self, path: Path, split: str) -> None:
-        """Write the CSV file of one split; see `write_splits`."""
+        """Write the CSV file of one split, as `write_splits` does."""
         write_splits(path, {split: self})
 
     @classmethod
     def read(cls, path: Path, split: str) -> "Predictions":
-        """The predictions of one split of a CSV file; LoupeError where the file has none of it."""
-        parts = read_splits(path)
-        if split not in parts:
-            have = ", ".join(parts) or "none"
-            raise RunStateError(f"{path}: holds no predictions of the split {split!r}; it has: {have}.")
-        return parts[split]
+        """Read the predictions of one split from a CSV file.
+
+        Raises:
+            RunStateError: the file cannot be read, or does not have the split.
+        """
+        by_split = read_splits(path)
+        if split not in by_split:
+            known = enumerated([*by_split]) or "none"
+            raise RunStateError(f"{path}: it has no predictions of the split {split!r}. Its splits: {known}.")
+        return by_split[split]
 
 
-def join(parts: Sequence[Predictions]) -> Predictions:
-    """The images of several predictions by the same classes, one after the other."""
-    if len({(part.classes, part.temperature) for part in parts}) != 1:
-        raise DataError("predictions of different classes or temperatures cannot be joined.")
+def join(several: Sequence[Predictions]) -> Predictions:
+    """Concatenate predictions over the same classes.
+
+    Raises:
+        DataError: classes or temperatures differ.
+    """
+    if len({(one.classes, one.temperature) for one in several}) != 1:
+        raise DataError("predictions with different classes or temperatures cannot be joined.")
     return Predictions(
-        path=tuple(path for part in parts for path in part.path),
-        content=tuple(content for part in parts for content in part.content),
-        label=np.concatenate([part.label for part in parts]),
-        logits_NK=np.concatenate([part.logits_NK for part in parts]),
-        classes=parts[0].classes,
-        temperature=parts[0].temperature,
+        path=tuple(path for one in several for path in one.path),
+        content=tuple(content for one in several for content in one.content),
+        label=np.concatenate([one.label for one in several]),
+        logits_NK=np.concatenate([one.logits_NK for one in several]),
+        classes=several[0].classes,
+        temperature=several[0].temperature,
     )
 
 
-def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:
-    """Write predictions of several splits of one model to one CSV file, whole or not at all.
+def write_splits(path: Path, by_split: Mapping[str, Predictions]) -> None:
+    """Write predictions of several splits of one model to one CSV file, atomically.
 
-    Columns: split, path, content, label, predicted, probability (of the predicted class, at the temperature of the
-    predictions), then a `logit:<class>` for each class, in the order of the classes. `label` is empty where unknown.
-    Logits are written with the digits that give the same float32 back; the temperature is the model's, and is not.
+    Columns: split, path, content, label (empty where unknown), predicted, probability (of the predicted class, at the
+    temperature of the predictions), then `logit:<class>` for each class, in the order of the classes. Logits have the
+    digits that restore the same float32. The temperature is stored with the model and not in this file.
+
+    Raises:
+        RunStateError: there is no split, or the classes differ between splits.
     """
-    if not parts or len({part.classes for part in parts.values()}) != 1:
+    if not by_split or len({one.classes for one in by_split.values()}) != 1:
         raise RunStateError(
-            f"{path}: one file of predictions holds splits of one model; the classes differ, or there is no split."
+            f"{path}: a file of predictions needs at least one split, and the same classes in every split."
         )
-    tables = (_to_table(split, some) for split, part in parts.items() for some in _in_turn(part))
+    tables = (_to_table(split, chunk) for split, one in by_split.items() for chunk in _chunks(one))
     first = next(tables)
     with files.replacing(path) as file, pacsv.CSVWriter(file, first.schema) as writer:
         writer.write_table(first)
@@ -159,7 +177,11 @@ def write_splits(path: Path, parts: Mapping[str, Predictions]) -> None:
 
 
 def read_splits(path: Path) -> dict[str, Predictions]:
-    """The predictions of every split in a CSV file, in the order of their first rows; LoupeError where it is none."""
+    """Read the predictions of every split in a CSV file, in the order of their first rows.
+
+    Raises:
+        RunStateError: the file cannot be read, or is not a file of predictions.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header = next(csv.reader(file), [])
@@ -167,7 +189,7 @@ def read_splits(path: Path) -> dict[str, Predictions]:
             name.startswith(LOGIT) for name in header[len(COLUMNS) :]
         ):
             raise RunStateError(
-                f"{path}: not a file of predictions; its columns are {', '.join(COLUMNS)}, {LOGIT}<class>..."
+                f"{path}: not a file of predictions. Its columns must be {', '.join(COLUMNS)}, {LOGIT}<class>, ..."
             )
         types = {name: pa.string() for name in COLUMNS[:5]} | {name: pa.float32() for name in header[5:]}
         table = pacsv.read_csv(
@@ -184,34 +206,34 @@ def read_splits(path: Path) -> dict[str, Predictions]:
     return {split: _from_table(table.filter(pc.equal(table["split"], split)), classes, path) for split in splits}
 
 
-def _in_turn(part: Predictions) -> Iterator[Predictions]:
-    """So few at a time that the text of all need not fit in memory; of no predictions, one empty part."""
-    for start in range(0, max(1, len(part)), ROWS_AT_ONCE):
-        yield part.select(np.arange(start, min(start + ROWS_AT_ONCE, len(part))))
+def _chunks(predictions: Predictions) -> Iterator[Predictions]:
+    """Chunks of rows, so that the text of all need not fit in memory; one empty chunk if there are no rows."""
+    for start in range(0, max(1, len(predictions)), CHUNK_ROWS):
+        yield predictions.select(np.arange(start, min(start + CHUNK_ROWS, len(predictions))))
 
 
-def _to_table(split: str, part: Predictions) -> pa.Table:
-    names = pa.array(part.classes, pa.string())
-    label = pa.array(part.label, mask=part.label == UNKNOWN)
-    probability = np.take_along_axis(part.probabilities_NK, part.predicted[:, None], axis=1)[:, 0]
+def _to_table(split: str, chunk: Predictions) -> pa.Table:
+    names = pa.array(chunk.classes, pa.string())
+    label = pa.array(chunk.label, mask=chunk.label == UNKNOWN)
+    probability = np.take_along_axis(chunk.probabilities_NK, chunk.predicted[:, None], axis=1)[:, 0]
     columns = {
-        "split": pa.array([split] * len(part), pa.string()),
-        "path": pa.array(part.path, pa.string()),
-        "content": pa.array(part.content, pa.string()),
+        "split": pa.array([split] * len(chunk), pa.string()),
+        "path": pa.array(chunk.path, pa.string()),
+        "content": pa.array(chunk.content, pa.string()),
         "label": names.take(label),
-        "predicted": names.take(pa.array(part.predicted)),
+        "predicted": names.take(pa.array(chunk.predicted)),
         "probability": pa.array(probability.astype(np.float32)),
     }
-    logits_KN = np.ascontiguousarray(part.logits_NK.T)
-    columns |= {LOGIT + name: pa.array(logits) for name, logits in zip(part.classes, logits_KN, strict=True)}
+    logits_KN = np.ascontiguousarray(chunk.logits_NK.T)
+    columns |= {LOGIT + name: pa.array(logits) for name, logits in zip(chunk.classes, logits_KN, strict=True)}
     return pa.table(columns)
 
 
 def _from_table(table: pa.Table, classes: tuple[str, ...], path: Path) -> Predictions:
     label = pc.index_in(table["label"], value_set=pa.array(classes, pa.string()))
-    strange = table["label"].filter(pc.and_(label.is_null(), table["label"].is_valid()))
-    if len(strange):
-        raise RunStateError(f"{path}: the label {strange[0].as_py()!r} is not one of the classes that have logits.")
+    unknown = table["label"].filter(pc.and_(label.is_null(), table["label"].is_valid()))
+    if len(unknown):
+        raise RunStateError(f"{path}: the label {unknown[0].as_py()!r} is not one of the classes with logits.")
     logits_KN = [table[LOGIT + name].to_numpy() for name in classes]
     return Predictions(
         path=tuple(table["path"].to_pylist()),
@@ -223,6 +245,6 @@ def _from_table(table: pa.Table, classes: tuple[str, ...], path: Path) -> Predic
 
 
 def split_hash(predictions: Predictions) -> str:
-    """Identifies the labelled images among these, whatever run they are in."""
+    """Hash of the labelled images and their classes, independent of the run and of the order."""
     pairs = zip(predictions.content, predictions.label, strict=True)
-    return splits.digest((content, predictions.classes[label]) for content, label in pairs if label >= 0)
+    return digest((content, predictions.classes[label]) for content, label in pairs if label >= 0)

@@ -1,16 +1,15 @@
-"""Which of several candidates to take: paired comparisons, corrected for their number, and verdicts in words.
+"""Selection among candidates: paired comparisons, corrected for multiplicity, with verdicts in words.
 
-What choosing does to the numbers. The best of several candidates on some images is in part the luckiest on them: its
-accuracy there is too high on average, and its interval holds the truth less often than 95 % says, as do those of its
-differences (`results/statistics.md` has by how much). The corrected p-values stay valid, since they cover every pair
-that the choice could have ended on. So choose on validation images, and quote the figures of the chosen candidate on
-test images, which chose nothing. `judge` on test predictions shows what these would have said; whoever chooses by that
-has no test set left.
+Effect of the selection on the figures. The best of several candidates on some images is partly the luckiest: there its
+accuracy is biased upwards, and the coverage of its interval and of its differences is below 95 %
+(`results/statistics.md` has the amounts). The corrected p-values remain valid, because they cover every pair that could
+have been selected. So select on validation images, and report the selected candidate on test images. `judge` also
+accepts test predictions, but a selection based on them leaves no independent test set.
 
-What it does not say. Images are drawn, networks are given: a test is about the trained networks at hand, and more
-images do not make up for few seeds. Two recipes that are equally good, but whose trainings scatter by 0.5 points, are
-told apart on 10,000 images in nearly half of all cases, by one seed or by three (the same page). A verdict says so
-where the seeds of two candidates overlap.
+Limits. The images are a random sample, the networks are fixed: a test is about these trained networks, and more images
+do not replace seeds. Two equally good recipes whose trainings vary by 0.5 points differ significantly on 10,000 images
+in nearly half of all cases, with one seed or with three (same page). The verdict mentions when the seeds of two
+candidates overlap.
 """
 
 import math
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from loupe import log
+from loupe.errors import counted
 from loupe.evaluate.paired import (
     Candidate,
     Difference,
@@ -33,19 +33,22 @@ from loupe.evaluate.paired import (
 __all__ = ["SIGNIFICANCE", "Candidate", "Difference", "Judgement", "holm", "judge", "mcnemar", "paired_difference"]
 
 SIGNIFICANCE = 0.05
-_SAME_TIME = 1.05  # times within this factor are called the same
-_FINE_IMAGES = 10_000  # from here on one image is 0.01 points, and a second decimal says something
+_SAME_TIME = 1.05  # times within this factor are reported as the same
+_FINE_IMAGES = 10_000  # from here on one image is at most 0.01 points, and a second decimal is meaningful
 
 Pairs = dict[tuple[str, str], Difference]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The outcome of `judge`.
+    """Result of `judge`.
 
-    best: the one of the highest accuracy. chosen: the cheapest that no other is significantly better than.
-    differences: every other candidate against `chosen`, in order of cost. verdicts: name to a sentence. conclusion: a
-    sentence or two.
+    Attributes:
+        best: name of the candidate with the highest accuracy.
+        chosen: name of the cheapest candidate that no other is significantly better than.
+        differences: every other candidate compared with `chosen`, in order of cost.
+        verdicts: one sentence for each name.
+        conclusion: one or two sentences.
     """
 
     best: str
@@ -56,18 +59,25 @@ class Judgement:
 
 
 def judge(candidates: Sequence[Candidate], *, resamples: int = 2000, seed: int = 0) -> Judgement:
-    """Which candidate to take, by one rule: the cheapest that no other candidate is significantly better than.
+    """Choose the cheapest candidate that no other candidate is significantly better than.
 
-    A difference is significant where its p-value is below 0.05 after Holm's correction over all pairs of candidates:
-    which of them is the best was found on the same images, so that the pairs with the best alone would be too small a
-    family. Where nothing is significant, as on few images, the cheapest is chosen. That does not show that it is as
-    good, and the conclusion says how much better the best may be. What costs nobody knows how much is taken for dearer
-    than all of known cost. LoupeError where candidates cannot be compared.
+    A difference is significant if its p-value is below 0.05 after Holm's correction over all pairs of candidates. The
+    family is all pairs and not only those with the best, because the best was determined on the same images. Without
+    any significant difference, as on few images, the cheapest is chosen. That does not prove that it is as good; the
+    conclusion states how much better the best may be. Candidates of unknown cost sort last.
+
+    Args:
+        candidates: candidates with predictions for the same images.
+        resamples: number of bootstrap resamples for the intervals.
+        seed: seed of the resamples.
+
+    Raises:
+        LoupeError: the candidates cannot be compared.
     """
     hits = matched_hits(candidates)
     by_cost = sorted(candidates, key=lambda one: (_cost(one), -hits[one.name].mean()))
     pairs = _all_pairs([one.name for one in by_cost], hits, resamples, seed)
-    best = max(by_cost, key=lambda one: float(hits[one.name].mean()))  # of equal ones the first: the cheapest
+    best = max(by_cost, key=lambda one: float(hits[one.name].mean()))  # in a tie the first, the cheapest
     chosen = next(one for one in by_cost if not _better_than(one, pairs))
     verdicts = {one.name: _verdict(one, chosen, pairs, hits) for one in by_cost if one is not chosen}
     why = _why(chosen, best, by_cost)
@@ -85,10 +95,10 @@ def _cost(one: Candidate) -> float:
 
 
 def _all_pairs(names: Sequence[str], hits: dict[str, Hits], resamples: int, seed: int) -> Pairs:
-    """Every two of the candidates, both ways round, with p-values corrected over all of them."""
-    found = [difference_of_hits(*pair, hits, resamples=resamples, seed=seed) for pair in combinations(names, 2)]
+    """Differences of all ordered pairs of candidates, with p-values corrected over all pairs."""
+    differences = [difference_of_hits(*pair, hits, resamples=resamples, seed=seed) for pair in combinations(names, 2)]
     pairs = {}
-    for difference, corrected in zip(found, holm([one.p for one in found]), strict=True):
+    for difference, corrected in zip(differences, holm([one.p for one in differences]), strict=True):
         pairs[difference.first, difference.second] = replace(difference, p_corrected=corrected)
         pairs[difference.second, difference.first] = replace(difference.mirrored(), p_corrected=corrected)
     return pairs
@@ -99,31 +109,32 @@ def _significant(difference: Difference) -> bool:
 
 
 def _better_than(candidate: Candidate, pairs: Pairs) -> list[Difference]:
-    """The comparisons in which another is significantly better, the largest difference first."""
-    won = [one for (first, _), one in pairs.items() if first == candidate.name and one.value > 0 and _significant(one)]
-    return sorted(won, key=lambda one: -one.value)
+    """Comparisons in which another candidate is significantly better, largest difference first."""
+    mine = [one for (first, _), one in pairs.items() if first == candidate.name]
+    return sorted((one for one in mine if one.value > 0 and _significant(one)), key=lambda one: -one.value)
 
 
 def _why(chosen: Candidate, best: Candidate, by_cost: Sequence[Candidate]) -> str:
     if len(by_cost) == 1:
         return "the only candidate"
     if chosen.seconds is None:
-        return "the best, at a time that is not known"
+        return "the most accurate, at an unknown cost"
     if chosen is best:
-        return "the best and the cheapest" if chosen is by_cost[0] else "the best, and whatever is cheaper is worse"
+        cheapest = chosen is by_cost[0]
+        return "the most accurate and the cheapest" if cheapest else "the most accurate, and all cheaper ones are worse"
     if chosen is by_cost[0]:
-        return "the cheapest, and no other beats it significantly"
-    return "the cheapest that no other beats significantly"
+        return "the cheapest, and no other is significantly better"
+    return "the cheapest that no other significantly beats"
 
 
 def _verdict(one: Candidate, chosen: Candidate, pairs: Pairs, hits: dict[str, Hits]) -> str:
-    """One candidate beside the chosen one: points, interval, time, what it comes to, what to take."""
+    """Verdict on a candidate against the chosen one: points, interval, time, outcome, recommendation."""
     difference = pairs[chosen.name, one.name]
     value, low, high = (_points(x, difference.images) for x in (difference.value, difference.low, difference.high))
     outcome = _worse(hits[chosen.name], hits[one.name]) if _significant(difference) else _tie(difference, pairs)
     better = _better_than(one, pairs)
     if better and not _significant(difference):
-        outcome += f", but {better[0].second} is better than it"
+        outcome += f", but {better[0].second} is significantly better"
     return f"{one.name}: {value} points, interval {low} to {high}, {_times(one, chosen)}: {outcome}; take {chosen.name}"
 
 
@@ -133,44 +144,47 @@ def _worse(chosen_SN: Hits, other_SN: Hits) -> str:
 
 
 def _tie(difference: Difference, pairs: Pairs) -> str:
-    """A tie, with its p-value where the interval by itself would have said otherwise."""
+    """Outcome of a difference that is not significant, with the p-value where the interval excludes 0."""
     if difference.low <= 0 <= difference.high:
-        return "a tie"
+        return "no significant difference"
     comparisons = len(pairs) // 2
     corrected = f" after correction for {comparisons} comparisons" if comparisons > 1 else ""
-    return f"a tie (p = {difference.p_corrected:.3f}{corrected})"
+    return f"no significant difference (p = {difference.p_corrected:.3f}{corrected})"
 
 
 def _conclusion(chosen: Candidate, best: Candidate, why: str, pairs: Pairs, hits: dict[str, Hits]) -> str:
     images = hits[chosen.name].shape[1]
-    evidence = f"on {images:,} {'image' if images == 1 else 'images'}"
+    evidence = f"on {counted(images, 'image')}"
     if all(len(one) == 1 for one in hits.values()):
         evidence += ", one seed each"
-    said = f"Take {chosen.name}: {why} ({evidence})."
+    advice = f"Take {chosen.name}: {why} ({evidence})."
     if chosen is best:
-        return said
-    more = pairs[chosen.name, best.name]
-    value, low, high = (_points(x, more.images) for x in (more.value, more.low, more.high))
-    return f"{said} {best.name} is the best here, by {value} points (interval {low} to {high}), {_times(best, chosen)}."
+        return advice
+    gain = pairs[chosen.name, best.name]
+    value, low, high = (_points(x, gain.images) for x in (gain.value, gain.low, gain.high))
+    return (
+        f"{advice} {best.name} has the highest accuracy, by {value} points (interval {low} to {high}), "
+        f"{_times(best, chosen)}."
+    )
 
 
 def _points(fraction: float, images: int) -> str:
-    """A difference in percentage points, signed where it is not zero as shown."""
+    """Difference in percentage points, with a sign unless it rounds to zero."""
     text = f"{100 * fraction:+.{2 if images >= _FINE_IMAGES else 1}f}"
     return text if float(text) else text[1:]
 
 
 def _times(one: Candidate, chosen: Candidate) -> str:
-    """What a candidate costs beside the chosen one."""
+    """Cost of a candidate relative to the chosen one."""
     if one.seconds is None or chosen.seconds is None:
-        return "in a time that is not known" if one.seconds is None else f"in {log.duration(one.seconds)}"
+        return "in an unknown time" if one.seconds is None else f"in {log.duration(one.seconds)}"
     if not one.seconds or not chosen.seconds:
         same = one.seconds == chosen.seconds
-        spent, other = log.duration(one.seconds), log.duration(chosen.seconds)
-        return "in the same time" if same else f"in {spent} against {other}"
+        seconds, reference = log.duration(one.seconds), log.duration(chosen.seconds)
+        return "in the same time" if same else f"in {seconds} instead of {reference}"
     ratio = one.seconds / chosen.seconds
     if 1 / _SAME_TIME < ratio < _SAME_TIME:
         return "in the same time"
     if ratio < 0.01:
-        return "for less than 0.01 times the time"
-    return f"for {ratio:,.0f} times the time" if ratio >= 10 else f"for {ratio:.2g} times the time"
+        return "in less than 0.01 times the time"
+    return f"in {ratio:,.0f} times the time" if ratio >= 10 else f"in {ratio:.2g} times the time"

@@ -1,17 +1,16 @@
-"""Selective classification: which images to leave unclassified so that the others reach a wanted precision.
+"""Selective classification: abstain on uncertain images so that the others reach a target precision.
 
 Images are kept in the order of their confidence, the calibrated probability of the predicted class. Coverage is the
-share that is kept, risk the share of mistakes among those (Geifman and El-Yaniv 2017, "Selective classification for
-deep neural networks"), and precision its complement. Images of equal confidence are kept or left together.
+fraction of images kept and risk the error rate among them (Geifman and El-Yaniv 2017, "Selective classification for
+deep neural networks"); precision is 1 - risk. Images of equal confidence are kept or rejected together.
 
-The lowest threshold at which the precision of validation images *is* the wanted one misses it on new images in about
-every second case. So the precision is promised: with 95 % confidence over the draw of the validation images, that of
-new images like them is at least the wanted one. As in that paper, the proof of one threshold is a binomial test of its
-mistakes; many are tried, and the search pays for that as in Angelopoulos et al. 2021, "Learn then test", section 3.1
-(fixed sequences from several starts): from each of a few coverages that are decided on beforehand, thresholds are
-lowered image by image while they pass at the level 5 % / starts, and the lowest that is reached counts. Fewer images
-leave room for fewer starts. Measured in results/confidence.md: the promise was broken in 13 of 1,320 draws, the point
-estimate in 748.
+The lowest threshold that reaches the target on validation images misses it on new images in about half of all cases.
+So the threshold comes with a guarantee: with 95 % confidence over the draw of the validation images, the precision on
+new images like them is at least the target. As in that paper, one threshold is tested by a binomial test of its
+mistakes. The search over thresholds is corrected as in Angelopoulos et al. 2021, "Learn then test", section 3.1 (fixed
+sequences with several starts). From each of a few coverages, fixed in advance, the threshold is lowered image by image
+while it passes at the level 5 % / starts, and the lowest one reached is used. Fewer images allow fewer starts.
+results/confidence.md: the guarantee failed in 13 of 1,320 draws, the point estimate in 748.
 """
 
 from collections.abc import Mapping
@@ -23,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc
 
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, counted
 from loupe.evaluate import calibration, intervals, metrics
 from loupe.evaluate.intervals import CONFIDENCE, Estimate, Floats, Ints
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
-WANTED = (0.9, 0.95, 0.98, 0.99, 0.995)  # the precisions of the table in results.json and on the page
+TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # precisions of the table in results.json and in the report
 MOST_STARTS = 8
 CURVE_POINTS = 50
 _RESAMPLES = 400
@@ -36,12 +35,20 @@ _RESAMPLES = 400
 
 @dataclass(frozen=True)
 class Threshold:
-    """The least confidence that is kept, and what it gives on the images that it was chosen by: kept, right, of all."""
+    """Lowest confidence that is kept for a target precision.
 
-    wanted: float
+    Attributes:
+        target: guaranteed precision.
+        value: threshold on the calibrated confidence.
+        kept: number of validation images that it keeps.
+        correct: number of those that are classified correctly.
+        images: number of validation images.
+    """
+
+    target: float
     value: float
     kept: int
-    right: int
+    correct: int
     images: int
 
     @property
@@ -50,24 +57,25 @@ class Threshold:
 
     @property
     def precision(self) -> float:
-        return self.right / self.kept
+        return self.correct / self.kept
 
     def __str__(self) -> str:
-        """What it promises, as a person is told."""
+        """Guarantee in words, with coverage and precision on the validation images."""
         return (
-            f"threshold {self.value:.4f}: at least {self.wanted:g} of what is classified is right, with "
-            f"{CONFIDENCE:.0%} confidence for images like those of validation. Of these {self.images:,} it classifies "
-            f"{self.kept:,} (coverage {self.coverage:.3f}); {self.right:,} of them are right ({self.precision:.4f})."
+            f"threshold {self.value:.4f}: precision of at least {self.target:g} with {CONFIDENCE:.0%} confidence, for "
+            f"images like those of validation. Of {counted(self.images, 'validation image')} it classifies "
+            f"{self.kept:,} (coverage {self.coverage:.3f}), {self.correct:,} of them correctly "
+            f"(precision {self.precision:.4f})."
         )
 
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Labelled images by falling confidence, those that tie together: its levels, and the images kept and right."""
+    """Levels of confidence in falling order, with the number of images kept and of correct ones at each level."""
 
     confidence: Floats
     kept: Ints
-    right: Ints
+    correct: Ints
 
     @property
     def images(self) -> int:
@@ -75,135 +83,137 @@ class _Ranking:
 
     @property
     def wrong(self) -> Ints:
-        return self.kept - self.right
+        return self.kept - self.correct
 
 
 def _rank(predictions: Predictions, temperature: float) -> _Ranking:
     known = predictions.select(predictions.label != UNKNOWN)
     levels, level_N = np.unique(-calibration.confidence(known, temperature), return_inverse=True)
     kept = np.cumsum(np.bincount(level_N, minlength=len(levels)))
-    right_N = (known.predicted == known.label).astype(np.int64)
-    right = np.cumsum(np.bincount(level_N, right_N, minlength=len(levels))).astype(np.int64)
-    return _Ranking(-levels, kept, right)
+    correct_N = (known.predicted == known.label).astype(np.int64)
+    correct = np.cumsum(np.bincount(level_N, correct_N, minlength=len(levels))).astype(np.int64)
+    return _Ranking(-levels, kept, correct)
 
 
-def threshold_for(predictions: Predictions, wanted: float, temperature: float = 1.0) -> Threshold | None:
-    """The lowest threshold at which a precision of `wanted` can be promised; None where at none.
+def threshold_for(predictions: Predictions, target: float, temperature: float = 1.0) -> Threshold | None:
+    """Lowest threshold with a guaranteed precision of `target`; None if no threshold has it.
 
     Args:
-        predictions: of validation images, which were not trained on.
-        temperature: what the probabilities are calibrated by that the threshold is for.
+        predictions: predictions for validation images, which were not used in training.
+        target: precision, above 0 and below 1.
+        temperature: temperature of the calibrated probabilities.
 
     Raises:
-        LoupeError: `wanted` is not between 0 and 1.
+        ConfigError: `target` is not above 0 and below 1.
     """
-    if not 0 < wanted < 1:
-        raise ConfigError(f"a wanted precision is above 0 and below 1, such as 0.95; got {wanted:g}.")
-    return _lowest(_rank(predictions, temperature), wanted)
+    if not 0 < target < 1:
+        raise ConfigError(f"precision must be above 0 and below 1, for example 0.95; got {target:g}.")
+    return _lowest(_rank(predictions, temperature), target)
 
 
 def highest_precision(predictions: Predictions, temperature: float = 1.0) -> float:
-    """The highest precision that can be promised at any threshold, rounded down to a tenth of a percent."""
+    """Highest precision that any threshold guarantees, rounded down to a tenth of a percent."""
     ranking = _rank(predictions, temperature)
-    low, high = 0, 1000  # thousandths; what is promised at `low` was found to be so
+    low, high = 0, 1000  # thousandths; the guarantee holds at `low`
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if _lowest(ranking, middle / 1000) else (low, middle)
     return low / 1000
 
 
-def _lowest(ranking: _Ranking, wanted: float) -> Threshold | None:
-    begin, level = _starts(ranking.images, wanted)
+def _lowest(ranking: _Ranking, target: float) -> Threshold | None:
+    begin, level = _starts(ranking.images, target)
     if not len(begin):
         return None
-    # The chance of as many right of those kept, or more, if the precision were only just the wanted one.
-    chance = betainc(np.maximum(ranking.right, 1), ranking.wrong + 1, wanted)
-    passes = (chance <= level) & (ranking.right > 0)
+    # P-value: probability of at least as many correct images among those kept, at a precision equal to the target.
+    p = betainc(np.maximum(ranking.correct, 1), ranking.wrong + 1, target)
+    passes = (p <= level) & (ranking.correct > 0)
     at = np.searchsorted(ranking.kept, begin)
     fails = np.append(np.flatnonzero(~passes), len(passes))
     reached = (fails[np.searchsorted(fails, at)] - 1)[passes[at]]
     if not len(reached):
         return None
     last = int(reached.max())
-    kept, right = int(ranking.kept[last]), int(ranking.right[last])
+    kept, correct = int(ranking.kept[last]), int(ranking.correct[last])
     value = 0.0 if kept == ranking.images else float(ranking.confidence[last])
-    return Threshold(wanted, value, kept, right, ranking.images)
+    return Threshold(target, value, kept, correct, ranking.images)
 
 
-def _starts(images: int, wanted: float) -> tuple[Ints, float]:
-    """The numbers of kept images to start from, and the level of each test; none where there are too few images.
+def _starts(images: int, target: float) -> tuple[Ints, float]:
+    """Numbers of kept images to start from, and the level of each test; no starts if there are too few images.
 
-    The first start is the least number that passes without a mistake. It takes no more than half of the images, unless
-    there is no other start.
+    The first start is the smallest number that passes without a mistake. It uses at most half of the images, unless it
+    is the only start.
     """
     starts = MOST_STARTS
-    while starts > 1 and _least(wanted, starts) > images / 2:
+    while starts > 1 and _fewest_to_pass(target, starts) > images / 2:
         starts //= 2
-    least = _least(wanted, starts)
-    if least > images:
+    fewest = _fewest_to_pass(target, starts)
+    if fewest > images:
         return np.empty(0, np.int64), 0.0
-    return np.linspace(least, images, starts + 1)[:-1].astype(np.int64), (1 - CONFIDENCE) / starts
+    return np.linspace(fewest, images, starts + 1)[:-1].astype(np.int64), (1 - CONFIDENCE) / starts
 
 
-def _least(wanted: float, starts: int) -> int:
-    return ceil(log((1 - CONFIDENCE) / starts) / log(wanted))
+def _fewest_to_pass(target: float, starts: int) -> int:
+    """Smallest number of images that passes the test without a mistake."""
+    return ceil(log((1 - CONFIDENCE) / starts) / log(target))
 
 
 def achieved(predictions: Predictions, threshold: float, temperature: float) -> dict[str, Estimate]:
     """Coverage and precision of a threshold on labelled images, with Wilson's intervals."""
     known = predictions.select(predictions.label != UNKNOWN)
     kept_N = calibration.confidence(known, temperature) >= threshold
-    right = int((known.predicted == known.label)[kept_N].sum())
+    correct = int((known.predicted == known.label)[kept_N].sum())
     kept = int(kept_N.sum())
     return {
         "coverage": metrics.proportion(kept, len(known), "there are no labelled images"),
-        "precision": metrics.proportion(right, kept, "no image is kept"),
+        "precision": metrics.proportion(correct, kept, "no image is above the threshold"),
     }
 
 
 def curve(predictions: Predictions, temperature: float) -> dict[str, Any] | None:
-    """The risk–coverage curve of labelled images, and the area under it; None without any.
+    """Risk–coverage curve of labelled images and the area under it; None without any.
 
-    About fifty points, from the surest images to all of them: `threshold`, `coverage`, `risk` and its interval
-    from `low` to `high` (Wilson's, of each point by itself).
+    At most fifty points, from the most confident images to all of them: `threshold`, `coverage`, `risk` and Wilson's
+    pointwise interval, `low` to `high`.
     """
     ranking = _rank(predictions, temperature)
     if not ranking.images:
         return None
-    wanted = np.arange(1, CURVE_POINTS + 1) * ranking.images / CURVE_POINTS
-    places = np.unique(np.searchsorted(ranking.kept, wanted))
+    kept = np.arange(1, CURVE_POINTS + 1) * ranking.images / CURVE_POINTS
+    levels = np.unique(np.searchsorted(ranking.kept, kept))
     return {
         "images": ranking.images,
         "area": _area_with_interval(ranking),
-        "points": [_point(ranking, int(place)) for place in places],
+        "points": [_point(ranking, int(level)) for level in levels],
     }
 
 
-def _point(ranking: _Ranking, place: int) -> dict[str, float]:
-    kept, wrong = int(ranking.kept[place]), int(ranking.wrong[place])
+def _point(ranking: _Ranking, level: int) -> dict[str, float]:
+    kept, wrong = int(ranking.kept[level]), int(ranking.wrong[level])
     low, high = intervals.wilson(wrong, kept)
-    at = {"threshold": float(ranking.confidence[place]), "coverage": kept / ranking.images}
-    return {**at, "risk": wrong / kept, "low": low, "high": high}
+    position = {"threshold": float(ranking.confidence[level]), "coverage": kept / ranking.images}
+    return {**position, "risk": wrong / kept, "low": low, "high": high}
 
 
 def area(predictions: Predictions, temperature: float = 1.0) -> float:
-    """The area under the risk–coverage curve: the mean risk over all numbers of kept images; nan without any.
+    """Area under the risk–coverage curve, the mean risk over all numbers of kept images; NaN without any.
 
-    Where confidences tie, the mean over all orders of the tied images.
+    For tied confidences it is the mean over all orders of the tied images.
     """
     wrong_N = _wrong(_rank(predictions, temperature))
     return float(_areas(wrong_N, np.ones((1, len(wrong_N))))[0]) if len(wrong_N) else float("nan")
 
 
 def _wrong(ranking: _Ranking) -> Floats:
-    """The mistakes by falling confidence, [N], shared out evenly among images that tie."""
+    """Mistakes in order of falling confidence, [N]; tied images share theirs evenly."""
     sizes, mistakes = np.diff(ranking.kept, prepend=0), np.diff(ranking.wrong, prepend=0)
     shares: Floats = np.repeat(mistakes / sizes, sizes)
     return shares
 
 
 def _areas(wrong_N: Floats, weights_RN: npt.NDArray[Any]) -> Floats:
-    """The area for each of R weightings of the images, [R]."""
+    """Area for each of R weightings of the images, [R]."""
     kept_RN = np.cumsum(weights_RN, axis=1)
     wrong_RN = np.cumsum(weights_RN * wrong_N, axis=1)
     areas: Floats = (weights_RN * wrong_RN / np.maximum(kept_RN, 1)).sum(axis=1) / kept_RN[:, -1]
@@ -211,43 +221,43 @@ def _areas(wrong_N: Floats, weights_RN: npt.NDArray[Any]) -> Floats:
 
 
 def _area_with_interval(ranking: _Ranking) -> Estimate:
-    """The area with the bootstrap interval over images."""
+    """Area with its bootstrap interval over images."""
     wrong_N, random = _wrong(ranking), np.random.default_rng([0, 2])
     images = len(wrong_N)
     draws = []
-    for some in intervals.chunks(_RESAMPLES, 4 * images):
-        drawn = [np.bincount(random.integers(images, size=images), minlength=images) for _ in range(some)]
+    for chunk in intervals.chunks(_RESAMPLES, 4 * images):
+        drawn = [np.bincount(random.integers(images, size=images), minlength=images) for _ in range(chunk)]
         draws.append(_areas(wrong_N, np.stack(drawn)))
     return intervals.resampled(float(_areas(wrong_N, np.ones((1, images)))[0]), np.concatenate(draws))
 
 
-def report(temperature: float, parts: Mapping[str, Predictions]) -> dict[str, Any]:
-    """The block `selective` of results.json: the curves of both splits, and thresholds for a few wanted precisions.
+def report(temperature: float, by_split: Mapping[str, Predictions]) -> dict[str, Any]:
+    """Block `selective` of results.json: risk–coverage curves of `val` and `test`, and thresholds for `TARGETS`.
 
-    Thresholds are chosen by validation images (`val` of `parts`), and are null, with the reason, where there are none;
-    what they give on test images stands beside.
+    Thresholds are chosen on validation images and evaluated on both splits. Without validation images they are None,
+    with a reason in `why`.
     """
     curves = {
-        name: curve(parts[split], temperature) if split in parts else None
+        name: curve(by_split[split], temperature) if split in by_split else None
         for name, split in (("validation", "val"), ("test", "test"))
     }
     block: dict[str, Any] = {"confidence": CONFIDENCE, **curves}
     if curves["validation"] is None:
-        why = "there are no validation images to choose a threshold by"
+        why = "there are no validation images to choose a threshold on"
         return block | {"highest_precision": None, "thresholds": None, "why": why}
-    rows = [_row(wanted, temperature, parts) for wanted in WANTED]
-    return block | {"highest_precision": highest_precision(parts["val"], temperature), "thresholds": rows}
+    rows = [_row(target, temperature, by_split) for target in TARGETS]
+    return block | {"highest_precision": highest_precision(by_split["val"], temperature), "thresholds": rows}
 
 
-def _row(wanted: float, temperature: float, parts: Mapping[str, Predictions]) -> dict[str, Any]:
-    chosen = threshold_for(parts["val"], wanted, temperature)
+def _row(target: float, temperature: float, by_split: Mapping[str, Predictions]) -> dict[str, Any]:
+    chosen = threshold_for(by_split["val"], target, temperature)
     if chosen is None:
-        why = "it cannot be promised at any threshold, from these validation images"
-        return {"precision": wanted, "threshold": None, "validation": None, "test": None, "why": why}
-    given = {name: achieved(part, chosen.value, temperature) for name, part in parts.items()}
+        why = "no threshold guarantees this precision on these validation images"
+        return {"precision": target, "threshold": None, "validation": None, "test": None, "why": why}
+    results = {split: achieved(predictions, chosen.value, temperature) for split, predictions in by_split.items()}
     return {
-        "precision": wanted,
+        "precision": target,
         "threshold": chosen.value,
-        "validation": given["val"],
-        "test": given.get("test"),
+        "validation": results["val"],
+        "test": results.get("test"),
     }

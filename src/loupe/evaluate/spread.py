@@ -1,4 +1,4 @@
-"""One figure from several trainings: the mean over the seeds, and how far they lie apart."""
+"""Mean and range of a figure over several seeds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,14 @@ from loupe.records import Fraction, Part
 
 
 class Spread(Part):
-    """A metric over several trainings; all None where it is undefined for one of them.
+    """Mean and range of a metric over several trainings; all None if it is undefined for one of them.
 
     Attributes:
-        value: the mean.
-        low, high: 95 % interval over the images; None for a mean of several trainings, which has none.
-        lowest, highest: of the trainings.
+        value: mean.
+        low: lower limit of the 95 % interval over images; None for a mean of several trainings.
+        high: upper limit.
+        lowest: lowest value.
+        highest: highest value.
     """
 
     value: float | None
@@ -25,7 +27,7 @@ class Spread(Part):
 
 
 class AccuracySpread(Part):
-    """The accuracy over several trainings, as fractions. `low` and `high` are Wilson's interval of the mean."""
+    """Mean and range of the accuracy over several trainings; `low` and `high` are Wilson's interval of the mean."""
 
     value: Fraction
     low: Fraction
@@ -35,7 +37,7 @@ class AccuracySpread(Part):
 
 
 def over_seeds(estimates: Sequence[Mapping[str, Any]]) -> Spread:
-    """Mean, lowest and highest over the seeds; a single seed has the interval of its own over the images."""
+    """Mean, lowest and highest value over the seeds; a single seed keeps its own interval over the images."""
     values = [estimate["value"] for estimate in estimates if estimate["value"] is not None]
     if len(values) < len(estimates):
         return Spread(value=None, low=None, high=None, lowest=None, highest=None)
@@ -50,7 +52,7 @@ def over_seeds(estimates: Sequence[Mapping[str, Any]]) -> Spread:
 
 
 def accuracy_over_seeds(blocks: Sequence[Mapping[str, Any]]) -> AccuracySpread:
-    """The same of `accuracy` in blocks of metrics on equally many images; the mean has Wilson's interval over them."""
+    """Mean and range of accuracy over blocks of metrics on equally many images; Wilson's interval of the mean."""
     values = [block["accuracy"]["value"] for block in blocks]
     mean, images = statistics.fmean(values), blocks[0]["images"]
     low, high = wilson(round(mean * images), images)

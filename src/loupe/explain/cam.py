@@ -1,12 +1,12 @@
-"""Where in an image the evidence for a class lies: class activation maps.
+"""Class activation maps: the evidence for a class at each position of an image.
 
-A map is the rectified sum of a layer's channels, each weighted by the gradient of the class's logit. Grad-CAM
-(Selvaraju et al. 2017) takes a channel's mean gradient, HiResCAM (Draelos and Carin 2020) the gradient of each place.
-Where average pooling and one linear layer follow, both are the map of Zhou et al. (2016). Where the map is flattened, a
-place counts by its own weights: there the mean may put evidence where the network does not look; HiResCAM does not.
-A vision transformer's map are its patches' tokens; `layouts` says of which layers.
+A map is the rectified sum of a layer's channels, each weighted by the gradient of the class logit. Grad-CAM (Selvaraju
+et al. 2017) weights by a channel's mean gradient, HiResCAM (Draelos and Carin 2020) by the gradient at each position.
+If average pooling and one linear layer follow, both equal the map of Zhou et al. (2016). If the map is flattened, each
+position has its own weights: Grad-CAM may then show evidence where the network does not use it; HiResCAM does not. The
+map of a vision transformer consists of its patch tokens; `feature_maps` selects the layers.
 
-Captum computes them; it is an extra dependency, and slow to import, so it is loaded when the first map is made.
+Captum computes the maps. It is an optional dependency and slow to import, so it is imported with the first map.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,11 @@ DEFAULT: Method = "hires-cam"
 
 
 def choose_method(name: str) -> Method:
-    """The method of that name; LoupeError, with the known ones, where there is none."""
+    """Method of that name.
+
+    Raises:
+        LoupeError: the name is unknown.
+    """
     for method in METHODS:
         if method == name:
             return method
@@ -35,17 +39,19 @@ def choose_method(name: str) -> Method:
 
 
 def class_maps(model: Classifier, x_BCHW: Tensor, class_B: Tensor, layer: MapLayer, method: Method = DEFAULT) -> Tensor:
-    """Where the evidence for a class lies in each image, float32 [B, H, W]: 1 where most of it is, 0 where none is.
+    """Class activation map of each image.
 
-    Each map is divided by its maximum; that of an image in which nothing speaks for the class is 0 all over. The model
-    is evaluated in full precision, and left as it was.
+    The model is evaluated in full precision; its training mode is restored.
 
     Args:
-        x_BCHW: images as the network gets them.
-        class_B: int64, the class to explain in each.
-        layer: one of the model's `layouts.map_layers`; its map is enlarged to the size of the image, linearly between
-            its points.
-        method: what weighs the channels.
+        model: network.
+        x_BCHW: inputs of the network.
+        class_B: int64, class to explain in each image.
+        layer: one of `feature_maps.map_layers(model)`; its map is enlarged to the image by linear interpolation.
+        method: weighting of the channels.
+
+    Returns:
+        Float32 [B, H, W] from 0 to 1: each map is divided by its maximum. A map without evidence is 0.
 
     Raises:
         LoupeError: captum is not installed.
@@ -61,8 +67,8 @@ def class_maps(model: Classifier, x_BCHW: Tensor, class_B: Tensor, layer: MapLay
     return torch.where(peak_B11 > 0, fine_BHW / peak_B11.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
 
 
-class _AsMap(nn.Module):
-    """A layer's output as [B, C, H, W], which is where captum, for whom channels come first, takes the gradient."""
+class _ChannelsFirst(nn.Module):
+    """Output of a layer as [B, C, H, W], the layout in which captum takes gradients."""
 
     def __init__(self, layer: MapLayer) -> None:
         super().__init__()
@@ -77,7 +83,7 @@ def _attribute(model: Classifier, layer: MapLayer, x_BCHW: Tensor, class_B: Tens
         from captum.attr import LayerGradCam, LayerGradientXActivation
     except ImportError:
         raise LoupeError("class activation maps need captum. Install it with: pip install captum") from None
-    as_map = _AsMap(layer)
+    as_map = _ChannelsFirst(layer)
 
     def through_map(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         return layer.as_output(as_map(output), output)
@@ -96,10 +102,12 @@ def _attribute(model: Classifier, layer: MapLayer, x_BCHW: Tensor, class_B: Tens
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a map's evidence lies, as fractions of the picture: its strongest point, from the top and from the left.
+    """Position and concentration of the evidence in a map.
 
-    `half` is the smallest share of the picture that holds half of the evidence: a few percent in one spot, 0.5 where it
-    is spread evenly.
+    Attributes:
+        row: position of the maximum from the top, as a fraction of the height.
+        column: position of the maximum from the left, as a fraction of the width.
+        half: smallest fraction of the image that contains half of the evidence; 0.5 if it is spread evenly.
     """
 
     row: float
@@ -107,20 +115,20 @@ class Evidence:
     half: float
 
     @property
-    def place(self) -> str:
-        """One of nine, such as `top left` and `centre`."""
+    def region(self) -> str:
+        """Region of the maximum, one of nine such as `top left` and `centre`."""
         vertical = ("top", "", "bottom")[min(int(3 * self.row), 2)]
         horizontal = ("left", "", "right")[min(int(3 * self.column), 2)]
         return f"{vertical} {horizontal}".strip() or "centre"
 
 
 def evidence(map_HW: np.ndarray) -> Evidence | None:
-    """Where the evidence of a map lies; None where there is none."""
+    """Evidence in a map [H, W]; None if the map is 0."""
     weight_HW = map_HW.astype(np.float64)
     total = weight_HW.sum()
     if total <= 0:
         return None
-    row, column = np.argwhere(weight_HW == weight_HW.max()).mean(axis=0) + 0.5  # the middle of several
+    row, column = np.argwhere(weight_HW == weight_HW.max()).mean(axis=0) + 0.5  # the mean of equal maxima
     height, width = weight_HW.shape
     falling = np.cumsum(np.sort(weight_HW, axis=None)[::-1])
     half = (np.searchsorted(falling, total / 2) + 1) / weight_HW.size

@@ -1,4 +1,4 @@
-"""Why a network says what it says of some images: predictions with the class activation maps behind them."""
+"""Explanations: predictions with their class activation maps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,16 +16,20 @@ from loupe.explain.cam import Evidence, Method, class_maps, evidence
 from loupe.explain.feature_maps import MapLayer
 from loupe.models.classifier import Classifier
 
-TOGETHER = 16  # images whose gradients are held at a time
+BATCH_IMAGES = 16  # images with gradients in memory at a time
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One image, what the network says of it, and where the evidence lies.
+    """Prediction for one image and the class activation maps.
 
-    pixels: uint8 [H, W, 3], the image as the network sees it. probability: of the predicted class, at the temperature
-    of the predictions. label: None where unknown. maps: for each class that is explained, float32 [H, W] from 0 to
-    1, as `activation_maps.class_maps` makes.
+    Attributes:
+        path: display name of the image.
+        predicted: predicted class.
+        probability: probability of the predicted class, at the temperature of the predictions.
+        label: true class; None where unknown.
+        pixels: uint8 [H, W, 3], image after resizing and centre crop.
+        maps: float32 [H, W] from 0 to 1 for each explained class, as from `cam.class_maps`.
     """
 
     path: str
@@ -37,70 +41,82 @@ class Explanation:
 
     @property
     def missed(self) -> bool:
+        """True for a labelled image that is misclassified."""
         return self.label is not None and self.label != self.predicted
 
     @cached_property
     def evidence(self) -> dict[str, Evidence | None]:
-        """Where the evidence for each explained class lies; None where nothing speaks for it."""
+        """Evidence for each explained class; None without any."""
         return {name: evidence(map_HW) for name, map_HW in self.maps.items()}
 
 
-def telling(predictions: Predictions, count: int) -> np.ndarray:
-    """The positions of `count` images worth explaining: missed ones first, the most confident first, then right ones.
+def representative(predictions: Predictions, count: int) -> np.ndarray:
+    """Positions of `count` images to explain: misclassified images first, then correct ones.
 
-    Each kind gets half where there are enough of both. Of the right ones, each class gives its surest in turn.
+    Each of the two kinds gets half if there are enough of both. Misclassified images are ordered by confidence, highest
+    first. Correct images are taken from the classes in turn, the most confident of each class first.
     """
-    sure_N = predictions.probabilities_NK.max(axis=1)
-    falling_N = np.argsort(-sure_N, kind="stable")
+    confidence_N = predictions.probabilities_NK.max(axis=1)
+    falling_N = np.argsort(-confidence_N, kind="stable")
     wrong_N = (predictions.predicted != predictions.label) & (predictions.label >= 0)
-    missed, right = falling_N[wrong_N[falling_N]], falling_N[~wrong_N[falling_N]]
-    turn_R = np.empty(len(right), np.int64)
-    for label in np.unique(predictions.predicted[right]):
-        mine = np.flatnonzero(predictions.predicted[right] == label)
-        turn_R[mine] = np.arange(len(mine))
-    right = right[np.argsort(turn_R, kind="stable")]
-    some = max((count + 1) // 2, count - len(right))
-    missed = missed[:some]
-    return np.concatenate([missed, right[: count - len(missed)]])
+    missed, correct = falling_N[wrong_N[falling_N]], falling_N[~wrong_N[falling_N]]
+    rank_in_class = np.empty(len(correct), np.int64)
+    for label in np.unique(predictions.predicted[correct]):
+        members = np.flatnonzero(predictions.predicted[correct] == label)
+        rank_in_class[members] = np.arange(len(members))
+    correct = correct[np.argsort(rank_in_class, kind="stable")]
+    missed = missed[: max((count + 1) // 2, count - len(correct))]
+    return np.concatenate([missed, correct[: count - len(missed)]])
 
 
 def explain(
-    model: Classifier, images: Images, said: Predictions, layer: MapLayer, method: Method, target: int | None = None
+    model: Classifier,
+    images: Images,
+    predictions: Predictions,
+    layer: MapLayer,
+    method: Method,
+    target: int | None = None,
 ) -> Iterator[Explanation]:
-    """Explains the prediction of each image, and where it was missed the true class too; or `target` alone.
+    """Explain the prediction for each image.
 
-    `said` are the predictions of these images, in their order; `layer` is one of the model's `layouts.map_layers`.
+    Args:
+        model: network.
+        images: decoded images.
+        predictions: predictions for these images, in their order.
+        layer: one of `feature_maps.map_layers(model)`.
+        method: weighting of the channels.
+        target: class to explain; by default the predicted class, and the true class of a misclassified image.
 
     Raises:
         LoupeError: captum is not installed.
     """
-    feed = BatchLoader(images.store, said.label, next(model.parameters()).device)
-    for batch in feed.batches(np.arange(len(said)), TOGETHER):
-        wanted = [(place, k) for place, row in enumerate(batch.index_B) for k in _classes(said, row, target)]
-        place_M, class_M = torch.tensor(wanted, device=batch.x_BCHW.device).T
+    loader = BatchLoader(images.store, predictions.label, next(model.parameters()).device)
+    for batch in loader.batches(np.arange(len(predictions)), BATCH_IMAGES):
+        pairs = [(b, k) for b, row in enumerate(batch.index_B) for k in _classes(predictions, row, target)]
+        image_M, class_M = torch.tensor(pairs, device=batch.x_BCHW.device).T
         x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
-        maps_MHW = class_maps(model, x_BCHW[place_M], class_M, layer, method).cpu().numpy()
-        seen_BHWC = centre_crop(batch.x_BCHW, model.preprocessing.size_px).permute(0, 2, 3, 1).cpu().numpy()
-        for place, row in enumerate(batch.index_B):
-            mine = {said.classes[k]: maps_MHW[m] for m, (at, k) in enumerate(wanted) if at == place}
-            yield _explanation(said, int(row), seen_BHWC[place], mine)
+        maps_MHW = class_maps(model, x_BCHW[image_M], class_M, layer, method).cpu().numpy()
+        pixels_BHWC = centre_crop(batch.x_BCHW, model.preprocessing.size_px).permute(0, 2, 3, 1).cpu().numpy()
+        for b, row in enumerate(batch.index_B):
+            maps = {predictions.classes[k]: maps_MHW[m] for m, (image, k) in enumerate(pairs) if image == b}
+            yield _explanation(predictions, int(row), pixels_BHWC[b], maps)
 
 
-def _classes(said: Predictions, row: int, target: int | None) -> list[int]:
-    """The predicted class, then the true one where it is known and another; or the target."""
+def _classes(predictions: Predictions, row: int, target: int | None) -> list[int]:
+    """Target class if given; else the predicted class, followed by a known true class that differs."""
     if target is not None:
         return [target]
-    predicted, label = int(said.predicted[row]), int(said.label[row])
+    predicted, label = int(predictions.predicted[row]), int(predictions.label[row])
     return [predicted] if label in (-1, predicted) else [predicted, label]
 
 
-def _explanation(said: Predictions, row: int, pixels: np.ndarray, maps: dict[str, np.ndarray]) -> Explanation:
-    predicted, label = int(said.predicted[row]), int(said.label[row])
+def _explanation(predictions: Predictions, row: int, pixels: np.ndarray, maps: dict[str, np.ndarray]) -> Explanation:
+    predicted, label = int(predictions.predicted[row]), int(predictions.label[row])
     return Explanation(
-        path=said.path[row],
-        predicted=said.classes[predicted],
-        probability=float(np.exp(said.log_probabilities_NK[row, predicted])),
-        label=said.classes[label] if label >= 0 else None,
+        path=predictions.path[row],
+        predicted=predictions.classes[predicted],
+        probability=float(np.exp(predictions.log_probabilities_NK[row, predicted])),
+        label=predictions.classes[label] if label >= 0 else None,
         pixels=pixels,
         maps=maps,
     )

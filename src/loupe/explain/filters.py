@@ -1,8 +1,8 @@
-"""What the filters of a layer respond to: pictures by activation maximisation (Erhan et al. 2009).
+"""Images that activate the filters of a layer, by activation maximisation (Erhan et al. 2009).
 
-From grey noise on, the pixels climb the gradient of a filter's mean response. Left alone the climb ends in noise that
-no photograph has; two regularisations of Yosinski et al. (2015, section 3) lead it elsewhere: decay towards grey (L2),
-and a Gaussian blur every few steps. All start from the same noise, and pixels stay between black and white.
+Gradient ascent on the pixels maximises the mean activation of a filter, starting from grey noise. Without a
+regularisation the result is high-frequency noise. Two regularisations of Yosinski et al. (2015, section 3) avoid it:
+L2 decay towards grey, and a Gaussian blur every few steps. All start from the same noise, and pixels are clipped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +20,22 @@ from loupe.models.summary import layer_table
 
 REGULARISATIONS = ("none", "L2", "Gaussian blur")
 GREY = 0.5
-LARGEST_PX = 96  # convolutions take any size; a larger picture shows more of the same, and takes longer
-BATCH_PIXELS = 2**20  # of the images that climb together: some hundred megabytes of activations
+LARGEST_PX = 96  # convolutions accept any size; larger images repeat the same pattern and take longer
+BATCH_PIXELS = 2**20  # pixels optimised at a time: some hundred megabytes of activations
 
 
 @dataclass(frozen=True)
-class Ascent:
-    """The settings of a climb.
+class AscentSettings:
+    """Settings of the gradient ascent.
 
-    `rate`: by how much a step changes a pixel, as the root of the mean square over the picture, where white is 1.
-    `l2_decay`: the share of a pixel's distance from grey that L2 takes away in every step. `blur_px`: the standard
-    deviation of the blur that is made every `blur_steps` steps. `noise`: the standard deviation of the start.
+    Attributes:
+        steps: number of steps.
+        rate: root mean square of the change of a pixel in one step, where white is 1.
+        l2_decay: fraction of the distance from grey that L2 removes in every step.
+        blur_px: standard deviation of the Gaussian blur.
+        blur_steps: steps between two blurs.
+        noise: standard deviation of the initial noise.
+        seed: seed of the noise.
     """
 
     steps: int = 120
@@ -43,10 +48,15 @@ class Ascent:
 
 
 @dataclass(frozen=True)
-class Response:
-    """One filter's pictures, and its mean response to each, in the order of `REGULARISATIONS`; and to the noise.
+class FilterImages:
+    """Images that maximise one filter, in the order of `REGULARISATIONS`.
 
-    `pixels_RHWC`: uint8.
+    Attributes:
+        layer: name of the layer.
+        filter: number of the filter.
+        pixels_RHWC: uint8 images.
+        activation_R: mean activation for each image.
+        noise_activation: mean activation for the initial noise.
     """
 
     layer: str
@@ -57,107 +67,117 @@ class Response:
 
 
 def default_layers(model: Classifier) -> list[MapLayer]:
-    """The first, the middle and the last convolution."""
-    found = [layer for layer in map_layers(model).values() if isinstance(model.get_submodule(layer.name), nn.Conv2d)]
-    return list(dict.fromkeys(found[place] for place in (0, len(found) // 2, -1))) if found else []
+    """First, middle and last convolution."""
+    layers = [layer for layer in map_layers(model).values() if isinstance(model.get_submodule(layer.name), nn.Conv2d)]
+    return list(dict.fromkeys(layers[number] for number in (0, len(layers) // 2, -1))) if layers else []
 
 
 def side_px(model: Classifier) -> int:
-    """The size of the pictures: the network's own, or `LARGEST_PX` where that is less and the network takes it."""
+    """Side of the images: the network's own, or `LARGEST_PX` if that is less and the network accepts it."""
     if model.preprocessing.size_px > LARGEST_PX:
-        with suppress(RuntimeError, AssertionError):  # some transformers take one size, or whole patches
+        with suppress(RuntimeError, AssertionError):  # some transformers accept one size, or multiples of a patch
             layer_table(model, side_px=LARGEST_PX)
             return LARGEST_PX
     return model.preprocessing.size_px
 
 
-def respond(
+def maximise(
     model: Classifier,
     layer: MapLayer,
     filters: Sequence[int],
-    ascent: Ascent,
-    stepped: Callable[[], None] = lambda: None,
-) -> Iterator[Response]:
-    """The pictures that each filter of a layer responds to; the model is evaluated, and left as it was.
+    settings: AscentSettings,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[FilterImages]:
+    """Compute the images that maximise each filter of a layer; the model's training mode is restored.
 
-    `stepped` is called after each of the `ascent.steps` steps of each filter.
+    Args:
+        model: network.
+        layer: layer of the filters.
+        filters: numbers of the filters.
+        settings: settings of the gradient ascent.
+        on_step: called after each step of each filter.
     """
     size_px = side_px(model)
-    together = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * size_px**2))
-    for start in range(0, len(filters), together):
-        part = list(filters[start : start + together])
-        pixels_FRCHW, activation_FR, noise_F = _climb(model, layer, part, size_px, ascent, stepped)
+    chunk_size = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * size_px**2))
+    for start in range(0, len(filters), chunk_size):
+        chunk = list(filters[start : start + chunk_size])
+        pixels_FRCHW, activation_FR, noise_F = _ascend(model, layer, chunk, size_px, settings, on_step)
         grey_FRHWC = (pixels_FRCHW * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
-        for place, number in enumerate(part):
-            reached = tuple(activation_FR[place].tolist())
-            yield Response(layer.name, number, grey_FRHWC[place], reached, float(noise_F[place]))
+        for f, number in enumerate(chunk):
+            activation_R = tuple(activation_FR[f].tolist())
+            yield FilterImages(layer.name, number, grey_FRHWC[f], activation_R, float(noise_F[f]))
 
 
-def _climb(
-    model: Classifier, layer: MapLayer, filters: list[int], size_px: int, ascent: Ascent, stepped: Callable[[], None]
+def _ascend(
+    model: Classifier,
+    layer: MapLayer,
+    filters: list[int],
+    size_px: int,
+    settings: AscentSettings,
+    on_step: Callable[[], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels [F, R, 3, H, W] from 0 to 1, the responses to them [F, R], and those to the noise [F]."""
+    """Pixels [F, R, 3, H, W] from 0 to 1, their activations [F, R], and the activations of the noise [F]."""
     kinds = len(REGULARISATIONS)
     device = next(model.parameters()).device
     filter_B = torch.tensor(filters, device=device).repeat_interleave(kinds)
-    pixels_BCHW = _noise(size_px, ascent).to(device).repeat(len(filter_B), 1, 1, 1)
+    pixels_BCHW = _noise(size_px, settings).to(device).repeat(len(filter_B), 1, 1, 1)
     was_training = model.training
     model.eval()
     try:
-        noise_B = mean_response(model, layer, pixels_BCHW, filter_B).detach()
-        for step in range(1, ascent.steps + 1):
+        noise_B = mean_activation(model, layer, pixels_BCHW, filter_B).detach()
+        for step in range(1, settings.steps + 1):
             pixels_BCHW.requires_grad_()
-            response = mean_response(model, layer, pixels_BCHW, filter_B).sum()
-            (gradient_BCHW,) = torch.autograd.grad(response, pixels_BCHW)
-            pixels_BCHW = _step(pixels_BCHW.detach(), gradient_BCHW, ascent, blur=step % ascent.blur_steps == 0)
+            activation = mean_activation(model, layer, pixels_BCHW, filter_B).sum()
+            (gradient_BCHW,) = torch.autograd.grad(activation, pixels_BCHW)
+            pixels_BCHW = _step(pixels_BCHW.detach(), gradient_BCHW, settings, blur=step % settings.blur_steps == 0)
             for _ in filters:
-                stepped()
-        reached_B = mean_response(model, layer, pixels_BCHW, filter_B).detach()
+                on_step()
+        activation_B = mean_activation(model, layer, pixels_BCHW, filter_B).detach()
     finally:
         model.train(was_training)
     pixels_FRCHW = pixels_BCHW.view(len(filters), kinds, *pixels_BCHW.shape[1:])
-    return pixels_FRCHW, reached_B.view(len(filters), kinds), noise_B[::kinds]
+    return pixels_FRCHW, activation_B.view(len(filters), kinds), noise_B[::kinds]
 
 
-def _noise(size_px: int, ascent: Ascent) -> Tensor:
-    generator = torch.Generator().manual_seed(ascent.seed)
+def _noise(size_px: int, settings: AscentSettings) -> Tensor:
+    generator = torch.Generator().manual_seed(settings.seed)
     noise_1CHW = torch.randn(1, 3, size_px, size_px, generator=generator)
-    return (GREY + ascent.noise * noise_1CHW).clamp(0, 1)
+    return (GREY + settings.noise * noise_1CHW).clamp(0, 1)
 
 
-def _step(pixels_BCHW: Tensor, gradient_BCHW: Tensor, ascent: Ascent, *, blur: bool) -> Tensor:
-    """One step up, then what each of the regularisations does; they take turns along the batch."""
+def _step(pixels_BCHW: Tensor, gradient_BCHW: Tensor, settings: AscentSettings, *, blur: bool) -> Tensor:
+    """One step of the ascent, followed by the regularisations, which alternate along the batch."""
     kinds = len(REGULARISATIONS)
     scale_B111 = gradient_BCHW.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
-    pixels_BCHW = pixels_BCHW + ascent.rate * gradient_BCHW / scale_B111
+    pixels_BCHW = pixels_BCHW + settings.rate * gradient_BCHW / scale_B111
     decayed_BCHW = pixels_BCHW[1::kinds]
-    pixels_BCHW[1::kinds] = GREY + (1 - ascent.l2_decay) * (decayed_BCHW - GREY)
+    pixels_BCHW[1::kinds] = GREY + (1 - settings.l2_decay) * (decayed_BCHW - GREY)
     if blur:
-        from torchvision.transforms.functional import gaussian_blur  # it takes seconds to import
+        from torchvision.transforms.functional import gaussian_blur  # imported lazily: it imports slowly
 
-        side_px = 2 * int(np.ceil(3 * ascent.blur_px)) + 1
-        pixels_BCHW[2::kinds] = gaussian_blur(pixels_BCHW[2::kinds], [side_px, side_px], [ascent.blur_px])
+        side_px = 2 * int(np.ceil(3 * settings.blur_px)) + 1
+        pixels_BCHW[2::kinds] = gaussian_blur(pixels_BCHW[2::kinds], [side_px, side_px], [settings.blur_px])
     return pixels_BCHW.clamp_(0, 1)
 
 
-class _Reached(Exception):  # noqa: N818 (it is no error)
-    """Ends a forward pass at the layer whose output is wanted."""
+class _LayerReached(Exception):  # noqa: N818 (not an error)
+    """Signal that ends a forward pass at a layer and carries its output."""
 
     def __init__(self, output: Tensor) -> None:
         super().__init__()
         self.output = output
 
 
-def mean_response(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filter_B: Tensor) -> Tensor:
-    """The mean over all places of each image's filter, [B]; layers after it are not computed."""
+def mean_activation(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filter_B: Tensor) -> Tensor:
+    """Mean activation of each image's filter over all positions, [B]; later layers are not computed."""
 
     def stop(module: nn.Module, inputs: object, output: Tensor) -> None:
-        raise _Reached(output)
+        raise _LayerReached(output)
 
     hook = model.get_submodule(layer.name).register_forward_hook(stop)
     try:
         model(normalised(pixels_BCHW, model.preprocessing))
-    except _Reached as reached:
+    except _LayerReached as reached:
         return layer.as_map(reached.output)[torch.arange(len(filter_B)), filter_B].mean(dim=(1, 2))
     finally:
         hook.remove()
@@ -165,7 +185,7 @@ def mean_response(model: Classifier, layer: MapLayer, pixels_BCHW: Tensor, filte
 
 
 def normalised(pixels_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """As `augment.pixels.normalise`, for pixels from 0 to 1, and so that gradients come back."""
+    """Normalised pixels, as from `augment.pixels.normalise` but for pixels from 0 to 1 and differentiable."""
     mean_C11, std_C11 = (
         torch.tensor(channels, device=pixels_BCHW.device)[:, None, None]
         for channels in (preprocessing.mean, preprocessing.std)

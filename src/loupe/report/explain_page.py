@@ -15,7 +15,7 @@ from PIL import Image
 
 from loupe import __version__
 from loupe.explain.explanations import Explanation
-from loupe.explain.filters import REGULARISATIONS, Ascent, Response
+from loupe.explain.filters import REGULARISATIONS, AscentSettings, FilterImages
 from loupe.files import write_atomic
 from loupe.report import texts
 from loupe.report.gallery import LARGEST_PX, LOSSLESS_PX, encode
@@ -96,7 +96,7 @@ def _colored(grey: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
 
 def write_filters(
-    path: Path, responses: Iterable[Response], ascent: Ascent, shapes: Mapping[str, Sequence[int]], run: str
+    path: Path, responses: Iterable[FilterImages], ascent: AscentSettings, shapes: Mapping[str, Sequence[int]], run: str
 ) -> None:
     """The page of what filters respond to; `shapes` has the [C, H, W] of each layer's map."""
     layers: list[dict[str, Any]] = []
@@ -123,12 +123,12 @@ def _card(explanation: Explanation) -> Card:
 
 def _map(explanation: Explanation, name: str) -> Shown:
     found = explanation.evidence[name]
-    where = f"strongest {found.place}; half of it in {texts.percent(found.half, 0)}" if found else NO_EVIDENCE
+    where = f"strongest {found.region}; half of it in {texts.percent(found.half, 0)}" if found else NO_EVIDENCE
     alt = f"evidence for {name}: {where} of the picture" if found else f"{name}: {where}"
     return _shown(overlay(explanation.pixels, explanation.maps[name]), alt, name, where)
 
 
-def _filter(response: Response) -> dict[str, Any]:
+def _filter(response: FilterImages) -> dict[str, Any]:
     pictures = [
         _shown(pixels, f"filter {response.filter}, {LONG_NAMES[kind]}", SHORT_NAMES[kind], f"{activation:.3g}")
         for kind, pixels, activation in zip(REGULARISATIONS, response.pixels_RHWC, response.activation_R, strict=True)
@@ -136,7 +136,7 @@ def _filter(response: Response) -> dict[str, Any]:
     return {"number": response.filter, "noise": f"{response.noise_activation:.3g}", "pictures": pictures}
 
 
-def _settings(ascent: Ascent) -> dict[str, str]:
+def _settings(ascent: AscentSettings) -> dict[str, str]:
     return {
         "Steps": f"{ascent.steps}",
         "Rate": f"{ascent.rate:g}",

@@ -16,7 +16,7 @@ from loupe.errors import ConfigError, DataError, RunStateError, unknown_name
 from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.explain import cam, feature_maps, filters
-from loupe.explain.explanations import Explanation, explain, telling
+from loupe.explain.explanations import Explanation, explain, representative
 from loupe.log import logger, progress_bar, terminal
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import Predictor
@@ -188,8 +188,8 @@ class Run(Predictor):
         return found
 
     def filters(
-        self, layer: str | None = None, *, count: int = 12, ascent: filters.Ascent | None = None
-    ) -> list[filters.Response]:
+        self, layer: str | None = None, *, count: int = 12, ascent: filters.AscentSettings | None = None
+    ) -> list[filters.FilterImages]:
         """What the first filters of a layer respond to: pictures by activation maximisation, with the same seed.
 
         Args:
@@ -199,14 +199,14 @@ class Run(Predictor):
         """
         layers = [feature_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
         numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
-        settings = ascent or filters.Ascent()
+        settings = ascent or filters.AscentSettings()
         with terminal(quiet=self.quiet), progress_bar() as progress:
             steps = settings.steps * sum(map(len, numbers.values()))
             task = progress.add_task("climbing", total=steps, note="")
             return [
                 response
                 for chosen, wanted in numbers.items()
-                for response in filters.respond(self.model, chosen, wanted, settings, lambda: progress.advance(task))
+                for response in filters.maximise(self.model, chosen, wanted, settings, lambda: progress.advance(task))
             ]
 
     def _telling(self, split: str, count: int) -> Predictions:
@@ -216,7 +216,7 @@ class Run(Predictor):
             looks = record_look(self.path.parent, split_hash(said), self.directory.name)
             with terminal(quiet=self.quiet):
                 logger.info(f"Looks at this test split so far, in this runs folder: {looks}.")
-        return said.select(telling(said, count))
+        return said.select(representative(said, count))
 
     def _own_table(self, data: Any = None) -> ImageTable:
         """The images of the run; `data` are they again where it was trained on arrays."""
