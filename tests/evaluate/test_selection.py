@@ -264,7 +264,7 @@ def test_one_candidate_one_image_and_no_time():
     assert found.conclusion == "Take only: the only candidate (on 1 image, one seed each)."
     found = selection.judge([candidate("right", [1], seconds=0), candidate("wrong", [0], seconds=0)])
     assert (found.best, found.chosen) == ("right", "right")
-    assert found.verdicts["wrong"].endswith("in the same time: a tie; take right")
+    assert found.verdicts["wrong"].endswith("in the same time: no significant difference; take right")
 
 
 def test_what_rounds_to_nothing_has_no_sign_and_many_images_have_two_decimals():

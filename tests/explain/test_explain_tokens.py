@@ -110,7 +110,7 @@ def test_blocks_and_layers_are_maps_of_the_patches_and_what_is_inside_attention_
     known = map_layers(class_token)
     assert known["trunk.block2"] == MapLayer("trunk.block2", (64, 6, 6), "tokens", prefix=1)
     assert known["trunk.block2.mlp.fc1"].shape == (192, 6, 6)
-    assert known["trunk.stem.network.patch_embed.proj"].kind == "map"
+    assert known["trunk.stem.network.patch_embed.proj"].layout == "map"
     assert not any(".attn." in name for name in known)
     assert choose_layer(averaging).name == "trunk.block8.1"
     with pytest.raises(LoupeError, match=r"trunk\.block6.*Did you mean trunk\.block"):
@@ -144,7 +144,7 @@ def test_a_map_and_the_output_that_it_is_of_give_each_other_back(kind):
 def test_inner_layers_of_convnext_have_their_channels_last(captum, method):
     model = network("test_convnext")
     layer = choose_layer(model, "trunk.block3.blocks.1.mlp.fc2")
-    assert (layer.kind, layer.shape) == ("channels last", (48, 6, 6))
+    assert (layer.layout, layer.shape) == ("channels last", (48, 6, 6))
     x, classes = every_class()
     kept: list[Tensor] = []
     hook = model.get_submodule(layer.name).register_forward_hook(lambda *arguments: kept.append(arguments[2]))
@@ -157,7 +157,7 @@ def test_inner_layers_of_convnext_have_their_channels_last(captum, method):
 
 def test_swin_is_explained_by_its_last_norm_and_what_works_on_tokens_without_known_places_is_refused():
     layer = choose_layer(abstract("swin_tiny_patch4_window7_224", 224))
-    assert (layer.name, layer.kind, layer.shape) == ("trunk.block4.1", "channels last", (768, 7, 7))
+    assert (layer.name, layer.layout, layer.shape) == ("trunk.block4.1", "channels last", (768, 7, 7))
     with pytest.raises(LoupeError, match=r"efficientnet.*other networks that work on tokens cannot"):
         map_layers(abstract("mixer_s32_224", 224))
 

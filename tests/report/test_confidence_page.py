@@ -93,7 +93,7 @@ def test_without_validation_there_is_no_threshold_and_no_temperature(undrawn):
 
 def test_without_test_images_validation_stands_in_by_its_name(undrawn):
     page = Partial(results({"val": predictions(np.arange(60) % 3, 5 * np.eye(3)[np.arange(60) % 3])}))
-    assert "60 validation images in 15 bins" in page.words and "no validation image is missed" in page.words
+    assert "60 validation images in 15 bins" in page.words and "No temperature was fitted: " in page.words
     assert "Classified of test" not in page.words
 
 
