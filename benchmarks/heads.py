@@ -24,7 +24,6 @@ from sklearn.linear_model import LogisticRegression
 from loupe.cache import cache_folder
 from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
-from loupe.labels.find import preprocessing_for
 from loupe.recipes.resolve import resolve
 from loupe.recipes.transfer import SOLVED
 from loupe.training.features import features
@@ -84,7 +83,7 @@ def of_cifar(data: Path) -> tuple[np.ndarray, np.ndarray]:
         flags={},
         extra=["input.size_px=96", "input.load_px=96"],
     )
-    preprocessing = preprocessing_for(recipe)
+    preprocessing = recipe.preprocessing
     images = load_images(table, preprocessing, cache=cache_folder())
     folder, device = cache_folder() / "frozen", torch.device("cpu")
     found = features(recipe.model, preprocessing, images, device=device, folder=folder)

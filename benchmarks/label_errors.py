@@ -128,7 +128,7 @@ def solved(features_NC: np.ndarray, label_N: np.ndarray, rows_N: np.ndarray, spl
 
 def _features(table: ImageTable, weights: str, size_px: int | None) -> np.ndarray:
     recipe, network = find.recipe_for(None, table, None, weights, size_px, 0)
-    preprocessing = find.preprocessing_for(recipe)
+    preprocessing = recipe.preprocessing
     images = find.images_for(table, preprocessing, False)
     arithmetic = Compute(choose_device("cpu"), "fp32")
     folder = cache_folder() / "frozen"

@@ -92,21 +92,17 @@ def test_the_sources_are_hashed_by_name_and_content(tmp_path):
     assert provenance.of_sources(provenance.SOURCES) == provenance.of_sources(Path(provenance.__file__).parent)
 
 
-def test_pretrained_weights_are_recorded_once_they_were_read(tmp_path):
+def test_pretrained_weights_are_hashed_by_the_bytes_of_their_file(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    run = RunDirectory(tmp_path)
     spec = BackboneSpec(backbone="resnet18", weights=str(tmp_path / "model.safetensors"))
-    provenance.record_weights(run, backbones.weights_file(spec))
-    assert run.read_json("environment.json") is None, "nothing to record it in"
-    begun = {"torch": "2", "hashes": {"data": "d", "split": "s", "weights": None, "code": "c"}}
-    expected = {**begun, "hashes": {**begun["hashes"], "weights": sha256(b"weights").hexdigest()}}
+
+    def made(network: BackboneSpec) -> dict[str, str | None]:
+        images = table([0, 1, 1, None])
+        return provenance.hashes(images, CONTENT, parts([0], [1], [2]), backbones.weights_file(network))
+
     for network in (spec, spec.model_copy(update={"weights": f"local-dir:{tmp_path}"})):
-        run.write_json("environment.json", begun)
-        provenance.record_weights(run, backbones.weights_file(network))
-        assert run.read_json("environment.json") == expected
-    run.write_json("environment.json", begun)
-    provenance.record_weights(run, backbones.weights_file(spec.model_copy(update={"weights": "none"})))
-    assert run.read_json("environment.json") == begun
+        assert made(network)["weights"] == sha256(b"weights").hexdigest()
+    assert made(spec.model_copy(update={"weights": "none"}))["weights"] is None
 
 
 def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):

@@ -25,17 +25,19 @@ SOURCES = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
 
 
-def hashes(table: ImageTable, content: Sequence[str], split: Split) -> dict[str, str | None]:
+def hashes(
+    table: ImageTable, content: Sequence[str], split: Split, weights: Path | None = None
+) -> dict[str, str | None]:
     """SHA-256 of each thing that a run is made of.
 
     `data`: the sorted contents of all labelled images with the names of their classes. `split`: the same contents with
-    the part that each is in. `code`: Loupe's sources. `weights`, of the pretrained file, is None until it has been
-    read: see `record_weights`. Neither the order of the images nor their names and places matter.
+    the part that each is in. `code`: Loupe's sources. `weights`: the bytes of the file of pretrained weights; None
+    without one. Neither the order of the images nor their names and places matter.
     """
     return {
         "data": of_images(table, content),
         "split": splits.digest((content[i], part) for part in PARTS for i in split.part(part).tolist()),
-        "weights": None,
+        "weights": None if weights is None else of_file(weights),
         "code": of_sources(SOURCES),
     }
 
@@ -62,18 +64,6 @@ def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str]) -> boo
             return False
         table, content = table.select(kept), [content[row] for row in kept]
     return bool(of_images(table, content) == recorded)
-
-
-def record_weights(run: RunDirectory, file: Path | None) -> None:
-    """Notes the hash of a file of pretrained weights, if there is one, in a run's environment.json.
-
-    After the network was built: only then it is certain which file of a hub was taken.
-    """
-    environment = run.read_json("environment.json")
-    if environment is None or file is None:
-        return
-    environment["hashes"] = {**environment.get("hashes", {}), "weights": of_file(file)}
-    run.write_json("environment.json", environment)
 
 
 def of_file(path: Path) -> str:

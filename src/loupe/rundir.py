@@ -23,6 +23,7 @@ from loupe.files import write_atomic
 from loupe.log import command_line
 
 SCHEMA = 1
+BEFORE_RECIPE = ("split.csv", "environment.json")  # written before recipe.yaml, which makes a folder a run
 METRICS = (
     "epoch",
     "stage",
@@ -134,17 +135,52 @@ class RunDirectory:
         return f"go on with: {self.resume_command}"
 
 
+def check_name(runs: Path, name: str | None) -> None:
+    """Check, before any work is done, that a new run can have this name.
+
+    Raises:
+        RunStateError: it is taken.
+        ConfigError: it cannot be a folder's name.
+    """
+    if not name:
+        return
+    _check_plain(name)
+    path = runs / name
+    if (path / "recipe.yaml").exists():
+        raise RunStateError(
+            f"{path} exists, and a run is never overwritten. Choose another --name, or go on with it: "
+            f"{RunDirectory(path).resume_command}"
+        )
+    if path.exists() and not _abandoned(path):
+        raise RunStateError(
+            f"{path} exists and is not a run: it has no recipe.yaml. Delete it, or choose another --name or --output."
+        )
+
+
+def _check_plain(name: str) -> None:
+    if Path(name).name != name or name in {".", ".."}:
+        raise ConfigError(
+            f"--name {name!r} must be a plain folder name. Use --output for the folder that holds the runs."
+        )
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether a folder holds no more than what a process that was killed writes before the recipe of a new run."""
+    if not path.is_dir():
+        return False
+    unfinished = tuple(f".{name}." for name in (*BEFORE_RECIPE, "recipe.yaml"))
+    names = [file.name for file in path.iterdir()]
+    return all(name in (".lock", *BEFORE_RECIPE) or name.startswith(unfinished) for name in names)
+
+
 def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
-    """A new, empty run directory; an existing one is never used again.
+    """A new run directory; an existing run is never used again.
 
     Raises:
         LoupeError: `name` is taken, or cannot be a folder's name, or the runs folder cannot be written.
     """
     wanted = name or default
-    if Path(wanted).name != wanted or wanted in {".", ".."}:
-        raise ConfigError(
-            f"--name {wanted!r} must be a plain folder name. Use --output for the folder that holds the runs."
-        )
+    _check_plain(wanted)
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 100_000):
@@ -154,10 +190,8 @@ def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
                 return RunDirectory(path)
             except FileExistsError:
                 if name:
-                    raise RunStateError(
-                        f"{path} exists, and a run is never overwritten. Choose another --name, or go on with it: "
-                        f"{RunDirectory(path).resume_command}"
-                    ) from None
+                    check_name(runs, name)  # another process may have begun it just now
+                    return RunDirectory(path)
     except OSError as error:
         raise DiskError(
             f"{runs}: the run directory cannot be made: {error.strerror}. Choose another folder with --output."

@@ -10,7 +10,7 @@ import torch
 
 import loupe
 from child_processes import start, was_killed
-from loupe.rundir import RunDirectory
+from loupe.rundir import RunDirectory, list_runs
 from loupe.runs.diff import differences
 from loupe.training import checkpoint, loop
 from loupe.training.checkpoint import Checkpoints
@@ -159,6 +159,46 @@ def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path,
         patch.setattr(TrainStep, "train_step", die)
         loupe.resume(tmp_path / "run", quiet=True)
     assert_same(tmp_path / "run", undisturbed)
+
+
+def test_killed_before_it_is_set_up_a_run_leaves_its_name_free(tmp_path, monkeypatch, undisturbed):
+    def die(*args):
+        raise Killed
+
+    for function in ("write_json", "write_recipe"):
+        with monkeypatch.context() as patch:
+            patch.setattr(RunDirectory, function, die)
+            with pytest.raises(Killed):
+                begin(tmp_path, "run")
+        assert not list_runs(tmp_path)
+        with pytest.raises(loupe.LoupeError):
+            loupe.resume(tmp_path / "run", quiet=True)
+    begin(tmp_path, "run")
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_the_recipe_of_a_run_is_written_once_and_whole(tmp_path, monkeypatch):
+    written, write = [], RunDirectory.write_recipe
+
+    def watched(self, recipe):
+        written.append(recipe)
+        write(self, recipe)
+
+    monkeypatch.setattr(RunDirectory, "write_recipe", watched)
+    run = loupe.train("digits", epochs=1, output=tmp_path, name="run", device="cpu", quiet=True)
+    [recipe] = written
+    assert recipe == run.recipe
+    assert recipe.preprocessing == run.model.preprocessing
+    assert recipe.preprocessing.std != (1.0, 1.0, 1.0)
+    assert "auto" not in {recipe.precision, recipe.frozen_precision, *(stage.views for stage in recipe.stages)}
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(loupe.LoupeError, match="not a run"):
+        begin(tmp_path, "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
 TRAIN = """

@@ -22,6 +22,7 @@ from loupe.config.network import BackboneSpec, CnnSpec
 from loupe.config.optimizer import Logistic
 from loupe.config.overrides import override
 from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe, Stage
+from loupe.config.resolved import ResolvedStage
 from loupe.errors import InterruptedRunError, LoupeError, StoppedError
 from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
@@ -209,19 +210,19 @@ def test_features_that_do_not_fit_in_memory_are_refused_with_settings_that_do(mo
     model, images = cnn(network, Preprocessing(size_px=8, load_px=8), tuple("0123456789"), seed=0), 1_000_000
     needed = 2 * 4 * images * (solver._logits(model).in_features + solver.FLOATS_BESIDE)
     monkeypatch.setattr(solver, "free_bytes", lambda: needed)
-    solver.check_memory(model, stage, 1, images)
+    solver.check_memory(model, ResolvedStage.of(stage), 1, images)
     monkeypatch.setattr(solver, "free_bytes", lambda: needed - 1)
     with pytest.raises(LoupeError, match="1,000,000 training images in memory, in 2 views") as refused:
-        solver.check_memory(model, stage, 1, images)
+        solver.check_memory(model, ResolvedStage.of(stage), 1, images)
     settings = re.findall(r"--set (\S+?)\)", str(refused.value))
     assert settings == ["stages.1.views=1", "stages.1.optimizer=adamw"]
     for setting in settings:
         changed = override(recipe, [setting]).stages[1]
         if isinstance(changed.optimizer, Logistic):
-            solver.check_memory(model, changed, 1, images)
+            solver.check_memory(model, ResolvedStage.of(changed), 1, images)
     monkeypatch.setattr(solver, "free_bytes", lambda: needed // 2 - 1)
     with pytest.raises(LoupeError, match="Set an optimizer that takes steps"):
-        solver.check_memory(model, stage, 1, images)
+        solver.check_memory(model, ResolvedStage.of(stage), 1, images)
 
 
 class Killed(BaseException):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loupe.comparison import sweep
-from loupe.config.recipe import Recipe
+from loupe.config.resolved import ResolvedRecipe
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.data.table import ImageTable
@@ -39,7 +39,7 @@ class Entry:
     """
 
     name: str
-    recipe: Recipe
+    recipe: ResolvedRecipe
     cost: Cost | None = None
     runs: list[Run] = field(default_factory=list)
     why: str | None = None
@@ -87,7 +87,7 @@ def _alone(seconds: Mapping[str, Any]) -> float | None:
 class Training:
     """One training of a candidate: the recipe with its seed, the name of its run, and how the images are split."""
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     name: str
     split: Splitter
 
@@ -134,7 +134,7 @@ def runs_of(
     ]
 
 
-def _without_seed(recipe: Recipe) -> Recipe:
+def _without_seed(recipe: ResolvedRecipe) -> ResolvedRecipe:
     """What trainings of one recipe share: not the seed, nor what each settled from its own images and timings."""
     pixels = recipe.input
     if pixels.normalise in {"dataset", "channels"}:

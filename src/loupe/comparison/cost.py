@@ -14,7 +14,8 @@ from torch import Tensor
 
 from loupe.augment.pipeline import Augmenter
 from loupe.config.optimizer import Logistic
-from loupe.config.recipe import AugmentSpec, Recipe, Stage
+from loupe.config.recipe import AugmentSpec, Preprocessing
+from loupe.config.resolved import ResolvedRecipe, ResolvedStage
 from loupe.data.pixels.batches import BatchLoader, steps_in
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.splits.split import Split
@@ -25,7 +26,6 @@ from loupe.log import terminal
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines
-from loupe.recipes.resolve import preprocessing_of
 from loupe.training.frozen import PASS_BATCH
 from loupe.training.precision import TimedSteps, resolve_frozen
 from loupe.training.solver import solving_seconds
@@ -48,7 +48,7 @@ class Planner:
     device: torch.device
     kept: set[tuple[object, ...]] = field(default_factory=set)
 
-    def cost(self, recipe: Recipe) -> Cost:
+    def cost(self, recipe: ResolvedRecipe) -> Cost:
         """What a resolved recipe is expected to take.
 
         Raises:
@@ -57,9 +57,8 @@ class Planner:
         began = time.perf_counter()
         images = self._sample(recipe)
         decoding = (time.perf_counter() - began) / len(images.table) * self._images
-        preprocessing = preprocessing_of(recipe)
-        seconds = decoding if self._first(("pixels", preprocessing)) else 0.0
-        model = build(recipe.model, preprocessing, self.table.classes, recipe.seed).to(self.device)
+        seconds = decoding if self._first(_pixels(recipe.preprocessing)) else 0.0
+        model = build(recipe.model, recipe.preprocessing, self.table.classes, recipe.seed).to(self.device)
         feed, engines = BatchLoader(images.store, images.table.labels, self.device), Engines()
         disk_bytes = 0
         for stage in recipe.stages:
@@ -83,24 +82,24 @@ class Planner:
         self.kept.add(kept)
         return new
 
-    def leaves(self, recipe: Recipe) -> None:
+    def leaves(self, recipe: ResolvedRecipe) -> None:
         """A run of a resolved recipe was there before: those after find what it keeps."""
-        self._first(("pixels", preprocessing_of(recipe)))
-        model = skeleton(recipe.model, preprocessing_of(recipe), self.table.classes)
+        self._first(_pixels(recipe.preprocessing))
+        model = skeleton(recipe.model, recipe.preprocessing, self.table.classes)
         for stage in recipe.stages:
             if frozen := model.blocks_before(stage.part):
                 self._new_views(recipe, stage, frozen)
 
-    def _sample(self, recipe: Recipe) -> Images:
+    def _sample(self, recipe: ResolvedRecipe) -> Images:
         """Training images, evenly spread."""
         train_N = self.split.train
         rows = np.unique(np.linspace(0, len(train_N) - 1, min(SAMPLED_IMAGES, len(train_N)), dtype=np.int64))
         chosen = self.table.select(train_N[rows])
         with terminal(quiet=True):
-            return load_images(chosen, preprocessing_of(recipe), cache=None, skip_damaged=True)
+            return load_images(chosen, recipe.preprocessing, cache=None, skip_damaged=True)
 
     def _frozen(
-        self, recipe: Recipe, stage: Stage, model: Classifier, feed: BatchLoader, engines: Engines
+        self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, feed: BatchLoader, engines: Engines
     ) -> tuple[float, int]:
         """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
         asked = recipe.precision
@@ -128,7 +127,7 @@ class Planner:
         new = self._new_views(recipe, stage, model.frozen)
         return each * new, size * new
 
-    def _new_views(self, recipe: Recipe, stage: Stage, frozen: int) -> int:
+    def _new_views(self, recipe: ResolvedRecipe, stage: ResolvedStage, frozen: int) -> int:
         """How many images and views a stage wants that many frozen blocks to see which no run before it has left."""
         network = recipe.model.model_dump_json(exclude={"weights", "hidden"})
         plain, last, train = stage.augment == AugmentSpec(), stage is recipe.stages[-1], len(self.split.train)
@@ -137,12 +136,12 @@ class Planner:
         every = ("evaluation", network, frozen, self._images)  # the activations of all images serve for any of them
         if every not in self.kept and self._first(("evaluation", network, frozen, evaluated)):
             new += evaluated
-        if not plain and stage.settled_views != "fresh" and not stage.augment.mixes:
+        if not plain and stage.views != "fresh" and not stage.augment.mixes:
             views = views_of(stage) * train
             new += views if self._first(("augmented", network, frozen, views)) else 0
         return new
 
-    def _training(self, recipe: Recipe, stage: Stage, model: Classifier, feed: BatchLoader) -> float:
+    def _training(self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, feed: BatchLoader) -> float:
         """Seconds of a stage's epochs, with their validation."""
         timed = partial(
             TimedSteps,
@@ -163,6 +162,11 @@ class Planner:
             timed(train_N=np.resize(_every(feed), whole), images=whole).one(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
+
+
+def _pixels(preprocessing: Preprocessing) -> tuple[object, ...]:
+    """What decides the stored pixels of images."""
+    return "pixels", preprocessing.load_px, preprocessing.resize, preprocessing.interpolation
 
 
 def _every(feed: BatchLoader) -> np.ndarray:

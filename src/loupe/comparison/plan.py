@@ -11,6 +11,7 @@ from loupe.comparison.cost import Planner, total
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe, SplitSpec
+from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.prepare import typical_px
 from loupe.data.sources import datasets
 from loupe.data.splits import split as splits
@@ -75,7 +76,7 @@ def _pretrained(recipe: Recipe) -> bool:
     return isinstance(recipe.model, BackboneSpec)
 
 
-def _check_weights(recipe: Recipe) -> None:
+def _check_weights(recipe: ResolvedRecipe) -> None:
     """Weights that cannot be had, or are another network's, are refused now, and not after the candidates before."""
     if not isinstance(recipe.model, BackboneSpec):
         return

@@ -68,7 +68,7 @@ def finished(
         InterruptedRunError: stopped; the same call goes on.
     """
     directory = RunDirectory(output / name)
-    if not directory.path.exists():
+    if not directory.file("recipe.yaml").is_file():
         return runner.train(
             data,
             recipe=recipe,
@@ -79,10 +79,6 @@ def finished(
             skip_damaged=skip_damaged,
             open_test=open_test,
             quiet=quiet,
-        )
-    if not directory.file("recipe.yaml").is_file():
-        raise RunStateError(
-            f"{directory.path} exists and is not a run: it has no recipe.yaml. Delete it, or choose another --output."
         )
     _check_same(directory, recipe, data, images)
     if directory.read_json("results.json") is not None:

@@ -19,6 +19,7 @@ from loupe.errors import enumerated
 RGB = tuple[float, float, float]
 Resize = Literal["crop", "pad", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Normalise = Literal["unit", "dataset", "channels", "given"]
 AUTOMATIC_VIEWS = 4  # augmented views of each image, where blocks are frozen
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -62,7 +63,7 @@ class InputSpec(RecipeValue):
     load_px: Count | None = None
     resize: Resize | None = None
     interpolation: Interpolation | None = None
-    normalise: Literal["unit", "dataset", "channels", "given"] | None = None
+    normalise: Normalise | None = None
     mean: RGB | None = None
     std: RGB | None = None
 
@@ -165,15 +166,6 @@ class Stage(RecipeValue):
     patience_epochs: Count | None = None
     augment: AugmentSpec = AugmentSpec()
     views: Literal["auto", "fresh"] | Count = "auto"
-
-    @property
-    def settled_views(self) -> int | Literal["fresh"]:
-        """`views`, with `auto` resolved for this stage."""
-        if self.views != "auto":
-            return self.views
-        if self.augment == AugmentSpec():
-            return 1
-        return "fresh" if self.part == "all" else min(AUTOMATIC_VIEWS, self.epochs)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -10,7 +10,8 @@ import numpy as np
 
 from loupe.cache import cache_folder
 from loupe.config.network import BackboneSpec
-from loupe.config.recipe import Preprocessing, Recipe, SplitSpec
+from loupe.config.recipe import Preprocessing, SplitSpec
+from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.sources.open import open_table
 from loupe.data.splits import folds
@@ -22,7 +23,7 @@ from loupe.labels import confident
 from loupe.labels.confident import Bools, Floats, Ints
 from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
 from loupe.log import logger, terminal
-from loupe.recipes.resolve import preprocessing_of, resolve
+from loupe.recipes.resolve import resolve
 from loupe.training.features import features
 
 SCHEMA = 1
@@ -158,7 +159,7 @@ def check_labels(
         for note in table.notes:
             logger.info(note)
         recipe, network = recipe_for(data, table, model, weights, size_px, seed)
-        preprocessing = preprocessing_for(recipe)
+        preprocessing = recipe.preprocessing
         images = images_for(table, preprocessing, skip_damaged)
         split = assign(images.table, images.content, SplitSpec(), seed)
         for note in split.notes:
@@ -207,7 +208,7 @@ def recipe_for(
     weights: str | None,
     size_px: int | None,
     seed: int,
-) -> tuple[Recipe, BackboneSpec]:
+) -> tuple[ResolvedRecipe, BackboneSpec]:
     """The recipe `features` for these images, and its backbone."""
     recipe = resolve(
         "features",
@@ -225,14 +226,6 @@ def recipe_for(
             f"the features of {recipe.model.name} have random weights: they say little of what an image shows."
         )
     return recipe, recipe.model
-
-
-def preprocessing_for(recipe: Recipe) -> Preprocessing:
-    """With the mean and deviation that the backbone was trained with."""
-    mean, std = recipe.input.mean, recipe.input.std
-    assert mean is not None
-    assert std is not None
-    return preprocessing_of(recipe).model_copy(update={"mean": mean, "std": std})
 
 
 def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool) -> Images:

@@ -9,7 +9,8 @@ import numpy as np
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.optimizer import Logistic
-from loupe.config.recipe import InputSpec, Preprocessing, Recipe
+from loupe.config.recipe import InputSpec, Recipe
+from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.prepare import typical_px
 from loupe.data.sources import datasets
 from loupe.data.table import ImageTable
@@ -19,6 +20,8 @@ from loupe.models.catalog import network, weights_name
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
 from loupe.recipes.published.experiments import experiment
+
+OF_INPUT = ("size_px", "load_px", "resize", "interpolation", "normalise")
 
 # Random crops need room around the part that evaluation sees.
 CROP_ROOM = 1.15
@@ -38,8 +41,8 @@ def resolve(
     weights: str | None = None,
     flags: Mapping[str, Any],
     extra: Settings,
-) -> Recipe:
-    """The recipe to run, with nothing left open but the precision.
+) -> ResolvedRecipe:
+    """The recipe to run; only what training pixels and the machine decide is left to measure.
 
     Args:
         wanted: a name, a YAML file or a recipe; None or `auto` chooses by the data set and the size of its images.
@@ -58,22 +61,7 @@ def resolve(
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # refused now, and not after the training
-    stages = tuple(stage.model_copy(update={"views": stage.settled_views}) for stage in recipe.stages)
-    return _with_input(recipe.model_copy(update={"stages": stages}), table)
-
-
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """The preprocessing of a resolved recipe, before the pixels' statistics are known."""
-    given = recipe.input
-    assert given.size_px is not None
-    assert given.load_px is not None
-    assert given.resize is not None
-    assert given.interpolation is not None
-    if given.load_px < given.size_px:
-        raise ConfigError(f"input.load_px ({given.load_px}) must be at least input.size_px ({given.size_px}).")
-    return Preprocessing(
-        size_px=given.size_px, load_px=given.load_px, resize=given.resize, interpolation=given.interpolation
-    )
+    return ResolvedRecipe.of(recipe, _input(recipe, table))
 
 
 def _choose(
@@ -144,17 +132,17 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
     return stages | {name: given[name] for name in given if name not in of_stage}
 
 
-def _with_input(recipe: Recipe, table: ImageTable) -> Recipe:
-    """Whatever of the input the recipe leaves to the backbone or to the images."""
+def _input(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
+    """Values of the input that the recipe leaves to the backbone or to the images; none where it names all."""
+    if all(getattr(recipe.input, name) is not None for name in OF_INPUT):
+        return {}
     if isinstance(recipe.model, BackboneSpec):
-        settled = _input_of_backbone(recipe.input, recipe.model)
-    else:
-        settled = _input_of_images(recipe, table)
-    return recipe.model_copy(update={"input": settled})
+        return _input_of_backbone(recipe.input, recipe.model)
+    return _input_of_images(recipe, table)
 
 
-def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> InputSpec:
-    """What the backbone was trained with, where the recipe says nothing else."""
+def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> dict[str, Any]:
+    """Preprocessing that the backbone was trained with, where the recipe names no other."""
     from loupe.models.timm import backbones  # timm takes seconds to import
 
     own = backbones.preprocessing(spec)
@@ -167,10 +155,10 @@ def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> InputSpec:
     }
     if given.normalise is None:
         changes |= {"normalise": "given", "mean": given.mean or own.mean, "std": given.std or own.std}
-    return given.model_copy(update=changes)
+    return changes
 
 
-def _input_of_images(recipe: Recipe, table: ImageTable) -> InputSpec:
+def _input_of_images(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
     given = recipe.input
     size_px, load_px = given.size_px, given.load_px
     if size_px is None:
@@ -182,11 +170,10 @@ def _input_of_images(recipe: Recipe, table: ImageTable) -> InputSpec:
     if load_px is None:
         crops = any(stage.augment.random_resized_crop for stage in recipe.stages)
         load_px = round(CROP_ROOM * size_px) if crops else size_px
-    changes = {
+    return {
         "size_px": size_px,
         "load_px": load_px,
         "resize": given.resize or "crop",
         "interpolation": given.interpolation or "bilinear",
         "normalise": given.normalise or "channels",
     }
-    return given.model_copy(update=changes)

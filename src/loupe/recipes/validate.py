@@ -3,20 +3,18 @@
 from loupe.augment.pipeline import Augmenter
 from loupe.config.network import BackboneSpec
 from loupe.config.optimizer import Logistic
-from loupe.config.recipe import Recipe
+from loupe.config.resolved import ResolvedRecipe
 from loupe.errors import ConfigError
 from loupe.models.build import skeleton
-from loupe.recipes.resolve import preprocessing_of
 
 
-def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
-    """Finds out, before any image is decoded, that network or augmentation do not suit the size of the images.
+def check_buildable(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> None:
+    """Check, before any image is decoded, that network and augmentation suit the size of the images.
 
     Raises:
-        LoupeError: it does not; the error says what to set.
+        LoupeError: they do not; the message names the setting to change.
     """
-    preprocessing = preprocessing_of(recipe)
-    model = skeleton(recipe.model, preprocessing, classes)
+    model = skeleton(recipe.model, recipe.preprocessing, classes)
     for stage in recipe.stages:
         model.blocks_before(stage.part)
         if isinstance(stage.optimizer, Logistic) and recipe.model.hidden:
@@ -24,14 +22,14 @@ def check_buildable(recipe: Recipe, classes: tuple[str, ...]) -> None:
                 f"optimizer logistic solves a linear head, and this one has {len(recipe.model.hidden)} hidden layers. "
                 "Set model.hidden=[], or another optimizer."
             )
-        Augmenter(stage.augment, preprocessing, recipe.seed)
+        Augmenter(stage.augment, recipe.preprocessing, recipe.seed)
 
 
-def check_weights(recipe: Recipe) -> None:
-    """Finds out, before any image is decoded and any run begun, that pretrained weights cannot be had or do not fit.
+def check_weights(recipe: ResolvedRecipe) -> None:
+    """Check, before any image is decoded and any run begun, that pretrained weights can be had and fit the network.
 
     Raises:
-        LoupeError: as building the network would; the error says what to give.
+        LoupeError: they cannot, or do not; the message says what to give.
     """
     if isinstance(recipe.model, BackboneSpec):
         from loupe.models.timm import backbones

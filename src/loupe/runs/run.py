@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from loupe.config.recipe import Recipe
+from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.sources.open import open_table
@@ -56,8 +56,8 @@ class Run(Predictor):
         return tuple(self.results["classes"])
 
     @cached_property
-    def recipe(self) -> Recipe:
-        return self.directory.read_recipe()
+    def recipe(self) -> ResolvedRecipe:
+        return ResolvedRecipe.of(self.directory.read_recipe())
 
     def threshold_for(self, precision: float) -> selective.Threshold:
         """The lowest calibrated probability from which on predictions can be promised to be right in that share.

@@ -1,4 +1,4 @@
-"""The front door: train, resume, load. What was asked for is resolved here; `session.py` carries it out."""
+"""The front door: train, resume, load. A recipe is resolved and set up here; `session.py` trains it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,20 +10,24 @@ import torch
 from loupe import provenance, rundir
 from loupe.cache import cache_folder
 from loupe.config.optimizer import Logistic, Plateau
+from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
+from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.sources import datasets
 from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
-from loupe.devices import choose_device, gpu_name, use_threads
-from loupe.errors import ConfigError, DataError, InterruptedRunError
+from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
+from loupe.errors import ConfigError, DataError, InterruptedRunError, enough_memory
 from loupe.log import logger, run_log, terminal
-from loupe.recipes.resolve import preprocessing_of, resolve
+from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable, check_weights
 from loupe.runs.run import Run
 from loupe.runs.session import Session
+from loupe.runs.setup import TrainingSetup, less_memory, set_up, weights_file
+from loupe.training.checkpoint import Checkpoints
 
 Splitter = Callable[[ImageTable, Sequence[str], SplitSpec, int], Split]
 
@@ -71,6 +75,7 @@ def train(
     """
     began, place = time.perf_counter(), choose_device(device)
     with terminal(quiet=quiet), run_log() as log:
+        rundir.check_name(Path(output), name)
         table = _open(data)
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
         dataset = data if isinstance(data, str) else None
@@ -86,17 +91,18 @@ def train(
         _check_split(chosen, parts)
         for note in parts.notes:
             logger.info(note)
+        setup = _set_up(chosen, images, parts, place)
+        environment = provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
+        environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
+        environment["hashes"] = provenance.hashes(images.table, images.content, parts, weights_file(chosen.model))
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
         directory = rundir.create_run(Path(output), name, default)
         with directory.locked():
-            environment = provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
-            environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
-            environment["hashes"] = provenance.hashes(images.table, images.content, parts)
             splits.write(directory.file("split.csv"), images.table, images.content, parts)
             directory.write_json("environment.json", environment)
-            directory.write_recipe(chosen)
+            directory.write_recipe(setup.recipe)  # the last of them: with it, there is a run
             log.write_to(directory.file("train.log"))
-            Session(directory, chosen, images, parts, place, began, open_test).run()
+            Session(directory, setup, began, open_test).run()
     return Run(directory, device=str(place), quiet=quiet)
 
 
@@ -133,13 +139,17 @@ def resume(
                 raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
             place = choose_device(device or environment["device"])
             use_threads(environment["threads"])
-            recipe = directory.read_recipe()
+            stored = directory.read_recipe()
+            recipe = ResolvedRecipe.of(stored)
             images = _load(recipe, _open(source), bool(environment.get("skip_damaged")))
             split = splits.read(directory.file("split.csv"), images.table, images.content)
             logger.info(f"going on with {directory.path}")
             log.write_to(directory.file("train.log"))
+            setup = _set_up(recipe, images, split, place, pretrained=not Checkpoints(directory.checkpoints).begun)
+            if differences(setup.recipe, stored):  # an earlier version recorded a recipe before all of it was measured
+                directory.write_recipe(setup.recipe)
             open_test = open_test and environment.get("open_test", True)
-            Session(directory, recipe, images, split, place, began, open_test).run()
+            Session(directory, setup, began, open_test).run()
     return Run(directory, device=str(place), quiet=quiet)
 
 
@@ -162,9 +172,21 @@ def source_of(data: Any) -> str | None:
     return str(Path(data).resolve()) if isinstance(data, str | Path) else None
 
 
-def _load(recipe: Recipe, table: ImageTable, skip_damaged: bool) -> Images:
-    preprocessing, cache = preprocessing_of(recipe), cache_folder()
-    return load_images(table, preprocessing, cache=cache, skip_damaged=skip_damaged)
+def _load(recipe: ResolvedRecipe, table: ImageTable, skip_damaged: bool) -> Images:
+    return load_images(table, recipe.preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
+
+
+def _set_up(
+    recipe: ResolvedRecipe, images: Images, split: Split, device: torch.device, *, pretrained: bool = True
+) -> TrainingSetup:
+    """All that the run trains with, before it has a directory: a run that cannot be set up leaves nothing behind."""
+    keep_freed_memory()
+    with enough_memory(f"{less_memory(recipe)}."):
+        try:
+            return set_up(recipe, images, split, device, pretrained=pretrained)
+        except BaseException:
+            give_back_memory()
+            raise
 
 
 def _check_split(recipe: Recipe, split: Split) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.config.optimizer import Logistic
-from loupe.config.recipe import Stage
+from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, of_memory
@@ -52,8 +52,8 @@ class Trainer:
     """
 
     model: Classifier
-    stages: Sequence[Stage]
-    prepare: Callable[[Stage, int, bool], StageData]
+    stages: Sequence[ResolvedStage]
+    prepare: Callable[[ResolvedStage, int, bool], StageData]
     train_N: np.ndarray
     validate: Callable[[Classifier, StageData], Row]
     checkpoints: Checkpoints
@@ -98,7 +98,7 @@ class Trainer:
             ) from None
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ResolvedStage:
         return self.stages[self.position.stage]
 
     def _train_stage(self) -> bool:

@@ -6,6 +6,7 @@ from torch import nn
 
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Stage
+from loupe.config.resolved import ResolvedStage
 from loupe.data.memory import free_bytes
 from loupe.data.pixels.batches import room_bytes
 from loupe.devices import StopSignal
@@ -21,7 +22,7 @@ UNSEEN = 10.0  # how far below the least likely class one without training image
 FLOATS_BESIDE = 3  # the features of each image in each view: its label and its weight
 
 
-def check_memory(model: Classifier, stage: Stage, number: int, images: int) -> None:
+def check_memory(model: Classifier, stage: ResolvedStage, number: int, images: int) -> None:
     """Finds out, before anything is computed for it, that the features of stage `number`, from 0, do not fit in memory.
 
     Raises:
@@ -40,7 +41,7 @@ def check_memory(model: Classifier, stage: Stage, number: int, images: int) -> N
     )
 
 
-def solving_seconds(model: Classifier, stage: Stage, images: int) -> float:
+def solving_seconds(model: Classifier, stage: ResolvedStage, images: int) -> float:
     """About how long solving the stage takes on that many training images, from one timed pass over a part of them."""
     layer, rows = _logits(model), views_of(stage) * images
     device = _device(layer.weight.device, 4 * rows * layer.in_features)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from loupe.augment.pipeline import Augmenter
-from loupe.config.recipe import AugmentSpec, Stage
+from loupe.config.recipe import AugmentSpec
+from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import BatchLoader
 from loupe.devices import Compute, StopSignal
 from loupe.log import logger
@@ -61,7 +62,7 @@ class StageDataBuilder:
     alone_seconds: float | None = 0.0
     _kept: tuple[str, StageData] | None = None
 
-    def of(self, stage: Stage, first_epoch: int, last: bool) -> StageData:
+    def of(self, stage: ResolvedStage, first_epoch: int, last: bool) -> StageData:
         """The work of a stage that begins with the weights that the model has now.
 
         Args:
@@ -96,7 +97,7 @@ class StageDataBuilder:
         )
 
     def _on_activations(
-        self, frozen: FrozenPass, stage: Stage, augmenter: Augmenter, first_epoch: int, last: bool
+        self, frozen: FrozenPass, stage: ResolvedStage, augmenter: Augmenter, first_epoch: int, last: bool
     ) -> StageData | None:
         """None where nothing can be kept; what cannot be is computed in every epoch, and gives the same."""
         rows_N, views, number = np.arange(len(self.feed.labels_N)), views_of(stage), self.model.frozen
@@ -131,13 +132,12 @@ class StageDataBuilder:
         return self.feed, 0
 
 
-def _why_not_kept(stage: Stage) -> str | None:
+def _why_not_kept(stage: ResolvedStage) -> str | None:
     if stage.augment.mixes:
         return "mixing images makes each input another one"
-    return "fresh views, as asked for" if stage.settled_views == "fresh" else None
+    return "fresh views, as asked for" if stage.views == "fresh" else None
 
 
-def views_of(stage: Stage) -> int:
+def views_of(stage: ResolvedStage) -> int:
     """How many views of each training image a stage has."""
-    views = stage.settled_views
-    return stage.epochs if views == "fresh" else min(views, stage.epochs)
+    return stage.epochs if stage.views == "fresh" else min(stage.views, stage.epochs)

@@ -1,0 +1,126 @@
+"""A recipe for images at hand: what a recipe leaves to the images or to the backbone is settled in it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from loupe.config.base import Count
+from loupe.config.recipe import (
+    AUTOMATIC_VIEWS,
+    RGB,
+    AugmentSpec,
+    InputSpec,
+    Interpolation,
+    Normalise,
+    Precision,
+    Preprocessing,
+    Recipe,
+    Resize,
+    Stage,
+)
+from loupe.errors import ConfigError
+
+
+class ResolvedInput(InputSpec):
+    """Preparation of pixels for the images at hand.
+
+    `mean` and `std` are null as long as the statistics of the training pixels, which `normalise` asks for, have not
+    been computed, and in a recipe without them.
+    """
+
+    size_px: Count
+    load_px: Count
+    resize: Resize
+    interpolation: Interpolation
+    normalise: Normalise
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.load_px < self.size_px:
+            raise ValueError(f"load_px ({self.load_px}) must be at least size_px ({self.size_px})")
+        if self.normalise == "given" and (self.mean is None or self.std is None):
+            raise ValueError("normalise given needs mean and std too, three numbers each")
+        return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The same as it travels with the weights; pixels stay on [0, 1] until the statistics are known."""
+        geometry = Preprocessing(
+            size_px=self.size_px, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation
+        )
+        if self.normalise == "unit" or self.mean is None or self.std is None:
+            return geometry
+        return geometry.model_copy(update={"mean": self.mean, "std": self.std})
+
+    @property
+    def wants_statistics(self) -> bool:
+        """Whether mean and deviation of the training pixels are still to be computed."""
+        return self.normalise in {"dataset", "channels"} and (self.mean is None or self.std is None)
+
+
+class ResolvedStage(Stage):
+    """A stage whose number of views is settled."""
+
+    views: Literal["fresh"] | Count
+
+    @classmethod
+    def of(cls, stage: Stage) -> Self:
+        """The stage, with `auto` views as what it means there."""
+        return cls(**{**dict(stage), "views": _views(stage)})
+
+
+def _views(stage: Stage) -> int | Literal["fresh"]:
+    if stage.views != "auto":
+        return stage.views
+    if stage.augment == AugmentSpec():
+        return 1
+    return "fresh" if stage.part == "all" else min(AUTOMATIC_VIEWS, stage.epochs)
+
+
+class ResolvedRecipe(Recipe):
+    """A recipe for images at hand, which `loupe.recipes.resolve` makes.
+
+    What only training pixels and the machine decide is `measured` before a run begins: the statistics of the pixels,
+    and a precision that is `auto`. The run records the recipe with these, once.
+    """
+
+    input: ResolvedInput
+    stages: Annotated[tuple[ResolvedStage, ...], Field(min_length=1)]
+
+    @classmethod
+    def of(cls, recipe: Recipe, settled: Mapping[str, Any] | None = None) -> Self:
+        """The recipe with `settled` values of its input; without them, one whose input is settled, as that of a run.
+
+        Raises:
+            ConfigError: values of the input are missing, or do not go together.
+        """
+        try:
+            pixels = ResolvedInput(**{**dict(recipe.input), **(settled or {})})
+        except ValidationError as error:
+            problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors())
+            raise ConfigError(f"recipe {recipe.name}: {problems}.") from None
+        stages = tuple(ResolvedStage.of(stage) for stage in recipe.stages)
+        return cls(**{**dict(recipe), "input": pixels, "stages": stages})
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.input.preprocessing
+
+    def normalised(self, mean: RGB, std: RGB) -> Self:
+        """The recipe with the statistics of the training pixels."""
+        return self.model_copy(update={"input": self.input.model_copy(update={"mean": mean, "std": std})})
+
+    def computed_in(self, precision: Precision, frozen_precision: Precision) -> Self:
+        """The recipe with the precisions that were measured, where it leaves them open."""
+        changes: dict[str, Precision] = {}
+        if self.precision == "auto":
+            changes["precision"] = precision
+        if self.frozen_precision == "auto":
+            changes["frozen_precision"] = frozen_precision
+        return self.model_copy(update=changes)
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    """One of pydantic's errors about an input, with the name of the key."""
+    return f"{'.'.join(['input', *map(str, location)])}: {message.removeprefix('Value error, ')}"

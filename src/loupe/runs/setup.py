@@ -1,0 +1,129 @@
+"""From a resolved recipe and loaded images to all that a run trains with; what had to be measured is in its recipe."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from loupe.augment.pipeline import Augmenter
+from loupe.config.network import BackboneSpec, Network
+from loupe.config.optimizer import Logistic
+from loupe.config.recipe import Recipe
+from loupe.config.resolved import ResolvedRecipe
+from loupe.data.pixels.batches import BatchLoader
+from loupe.data.pixels.prepare import Images, pixel_statistics
+from loupe.data.splits.split import Split
+from loupe.devices import Compute
+from loupe.log import logger
+from loupe.models.build import build
+from loupe.models.classifier import Classifier
+from loupe.models.engine import Engines
+from loupe.training.precision import resolve, resolve_frozen
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a run is trained with.
+
+    Attributes:
+        recipe: with the statistics of the training pixels and with its precisions.
+        model: on its device, with the weights that the first stage begins with.
+        loader: of all images.
+        class_weights_K: None where all classes weigh the same.
+        compute: in training; frozen_compute: of the frozen blocks.
+    """
+
+    recipe: ResolvedRecipe
+    images: Images
+    split: Split
+    model: Classifier
+    loader: BatchLoader
+    class_weights_K: torch.Tensor | None
+    compute: Compute
+    frozen_compute: Compute
+    engines: Engines
+
+
+def set_up(
+    recipe: ResolvedRecipe, images: Images, split: Split, device: torch.device, *, pretrained: bool = True
+) -> TrainingSetup:
+    """Measure what the recipe leaves to training pixels and machine, and build the network.
+
+    Args:
+        pretrained: load pretrained weights; off where a checkpoint has the weights.
+
+    Raises:
+        LoupeError: the images do not suit the network, or its pretrained weights cannot be had.
+    """
+    if recipe.input.wants_statistics:
+        by_channel = recipe.input.normalise == "channels"
+        recipe = recipe.normalised(*pixel_statistics(images.store, split.train, by_channel=by_channel))
+    network = recipe.model if pretrained else _without_weights(recipe.model)
+    model = build(network, recipe.preprocessing, images.table.classes, recipe.seed).to(device)
+    loader = BatchLoader(images.store, images.table.labels, device)
+    class_weights_K, engines, stage = _class_weights(recipe, images, split, device), Engines(), recipe.stages[-1]
+    precision, reason = resolve(
+        recipe.precision,
+        model,
+        stage=stage,
+        augmenter=Augmenter(stage.augment, model.preprocessing, recipe.seed),
+        feed=loader,
+        train_N=split.train,
+        class_weights_K=class_weights_K,
+    )
+    if recipe.precision == "auto":
+        logger.info(reason)
+    frozen_precision = precision
+    if any(model.blocks_before(stage.part) for stage in recipe.stages):
+        frozen_precision, reason = resolve_frozen(
+            recipe.frozen_precision,
+            asked=recipe.precision,
+            run=precision,
+            model=model,
+            feed=loader,
+            rows_N=split.train,
+            engines=engines,
+        )
+        if reason:
+            logger.info(reason)
+    return TrainingSetup(
+        recipe=recipe.computed_in(precision, frozen_precision),
+        images=images,
+        split=split,
+        model=model,
+        loader=loader,
+        class_weights_K=class_weights_K,
+        compute=Compute(device, precision),
+        frozen_compute=Compute(device, frozen_precision),
+        engines=engines,
+    )
+
+
+def less_memory(recipe: Recipe) -> str:
+    """Advice where the memory does not suffice for a training."""
+    sizes = [stage.batch_size for stage in recipe.stages if not isinstance(stage.optimizer, Logistic)]
+    less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
+    return f"Train again with {less}, or on another --device"
+
+
+def weights_file(network: Network) -> Path | None:
+    """The file of pretrained weights that a network was built from; None where there is none."""
+    if not isinstance(network, BackboneSpec):
+        return None
+    from loupe.models.timm import backbones  # imported lazily: timm imports slowly
+
+    return backbones.weights_file(network)
+
+
+def _without_weights(network: Network) -> Network:
+    return network.model_copy(update={"weights": "none"}) if isinstance(network, BackboneSpec) else network
+
+
+def _class_weights(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:
+    """For `balanced`, N / (K · N_k) over the K classes that training has: each weighs the same in all."""
+    if recipe.class_weights == "none":
+        return None
+    counts_K = np.bincount(images.table.labels[split.train], minlength=len(images.table.classes))
+    weights_K = np.where(counts_K > 0, counts_K.sum() / ((counts_K > 0).sum() * np.maximum(counts_K, 1)), 0.0)
+    return torch.tensor(weights_K, dtype=torch.float32, device=device)
