@@ -104,7 +104,7 @@ print(kept > 2**26, held() - before < 2**25)
 def taken(monkeypatch) -> list[int]:
     """How many images each training step took; nothing is learned."""
     steps = []
-    monkeypatch.setattr(TrainStep, "train_step", lambda self, batch, *_, **__: steps.append(len(batch)))
+    monkeypatch.setattr(TrainStep, "step", lambda self, batch, *_, **__: steps.append(len(batch)))
     return steps
 
 

@@ -77,7 +77,7 @@ def undisturbed(tmp_path_factory) -> Path:
 def die_at(monkeypatch, steps: int) -> None:
     """The process dies in the middle of that optimizer step, counted from now."""
     left = [steps]
-    real = TrainStep.train_step
+    real = TrainStep.step
 
     def step(self, *args, **kwargs):
         left[0] -= 1
@@ -86,7 +86,7 @@ def die_at(monkeypatch, steps: int) -> None:
             raise Killed
         return result
 
-    monkeypatch.setattr(TrainStep, "train_step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, undisturbe
 
 
 def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, monkeypatch, undisturbed):
-    real = TrainStep.train_step
+    real = TrainStep.step
 
     def step(self, *args, **kwargs):
         if kwargs["epoch"] == 1 and kwargs["step"] == 4:
@@ -119,7 +119,7 @@ def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, m
         return real(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "train_step", step)
+        patch.setattr(TrainStep, "step", step)
         with pytest.raises(loupe.LoupeError, match="--resume"):
             begin(tmp_path, "run")
     position = Checkpoints(tmp_path / "run" / "checkpoints").load_last().values["position"]
@@ -156,7 +156,7 @@ def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path,
         with pytest.raises(Killed):
             begin(tmp_path, "run")
     with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "train_step", die)
+        patch.setattr(TrainStep, "step", die)
         loupe.resume(tmp_path / "run", quiet=True)
     assert_same(tmp_path / "run", undisturbed)
 
@@ -212,7 +212,7 @@ from loupe.training.train_step import TrainStep
 loop.SAVE_EVERY_SECONDS = 0.0
 point, number = sys.argv[2:]
 points = {
-    "step": (TrainStep, "train_step"),
+    "step": (TrainStep, "step"),
     "write": (checkpoint, "write_synced"),
     "sync": (checkpoint, "sync_folder"),
     "evaluate": (results.metrics, "evaluate"),
@@ -231,7 +231,7 @@ def test_a_process_killed_by_the_signal(tmp_path, undisturbed, point, number):
 
 
 def test_memory_and_then_disk_that_run_out_lose_nothing(tmp_path, monkeypatch, undisturbed):
-    real, written = TrainStep.train_step, checkpoint.write_synced
+    real, written = TrainStep.step, checkpoint.write_synced
 
     def greedy(self, *args, **kwargs):
         if kwargs["epoch"] == 1 and kwargs["step"] == 2:
@@ -246,7 +246,7 @@ def test_memory_and_then_disk_that_run_out_lose_nothing(tmp_path, monkeypatch, u
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "train_step", greedy)
+        patch.setattr(TrainStep, "step", greedy)
         with pytest.raises(loupe.LoupeError, match=rf"allocate 2.00 GiB.*--batch-size 64.*--resume {run}"):
             begin(tmp_path, "run")
     with monkeypatch.context() as patch:
@@ -271,13 +271,13 @@ def test_a_run_in_use_is_not_written_by_a_second_process(undisturbed):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    real = TrainStep.train_step
+    real = TrainStep.step
 
     def step(self, *args, **kwargs):
         result = real(self, *args, **kwargs)
         return result * torch.nan if kwargs["epoch"] == 1 else result
 
-    monkeypatch.setattr(TrainStep, "train_step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     with pytest.raises(loop.DivergedError, match="--lr"):
         begin(tmp_path, "run")
     last = Checkpoints(tmp_path / "run" / "checkpoints").load_last()

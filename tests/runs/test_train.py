@@ -132,8 +132,8 @@ def test_the_best_epoch_is_the_best_on_validation_and_its_weights_are_kept(run):
 
 
 def test_patience_stops_and_says_why(tmp_path, monkeypatch):
-    real = TrainStep.train_step
-    monkeypatch.setattr(TrainStep, "train_step", lambda self, *a, **k: real(self, *a, **{**k, "lr": 0.0}))
+    real = TrainStep.step
+    monkeypatch.setattr(TrainStep, "step", lambda self, *a, **k: real(self, *a, **{**k, "lr": 0.0}))
     settings_ = {"stages.0.patience_epochs": 2, "stages.0.optimizer": "sgd", "model.norm_momentum": 0.0}
     stopped = loupe.train(
         digits(200), recipe="digits", epochs=9, settings=settings_, output=tmp_path, device="cpu", quiet=True
