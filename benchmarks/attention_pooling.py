@@ -96,7 +96,7 @@ def average(maps: Maps) -> Choice:
     tried = []
     for penalty in PENALTIES:
         head = LogisticRegression(C=1 / penalty, max_iter=1000).fit(*pooled["train"])
-        loss = float(log_loss(pooled["val"][1], head.predict_proba(pooled["val"][0])))
+        loss = float(log_loss(pooled["val"][1], head.predict_proba(pooled["val"][0]), labels=head.classes_))
         tried.append((loss, head.predict(pooled["test"][0])))
     return min(tried, key=lambda one: one[0])
 

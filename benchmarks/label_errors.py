@@ -28,7 +28,6 @@ from loupe.config.recipe import SplitSpec
 from loupe.data.sources.open import open_table
 from loupe.data.splits.split import Split, assign
 from loupe.data.table import ImageTable
-from loupe.devices import Compute, choose_device
 from loupe.evaluate.intervals import wilson
 from loupe.labels import find
 from loupe.labels.confident import compared
@@ -119,7 +118,7 @@ def solved(features_NC: np.ndarray, label_N: np.ndarray, rows_N: np.ndarray, spl
     best, least, head = None, np.inf, LogisticRegression(max_iter=1000, warm_start=True)
     for penalty in STRENGTHS:
         head.set_params(C=1 / penalty).fit(features_NC[rows_N], label_N[rows_N])
-        loss = log_loss(label_N[split.val], head.predict_proba(features_NC[split.val]))
+        loss = log_loss(label_N[split.val], head.predict_proba(features_NC[split.val]), labels=head.classes_)
         if loss < least:
             least, best = loss, head.predict(features_NC[split.test]) == label_N[split.test]
     assert best is not None
@@ -130,9 +129,8 @@ def _features(table: ImageTable, weights: str, size_px: int | None) -> np.ndarra
     recipe, network = find.recipe_for(None, table, None, weights, size_px, 0)
     preprocessing = recipe.preprocessing
     images = find.images_for(table, preprocessing, False)
-    arithmetic = Compute(choose_device("cpu"), "fp32")
     folder = cache_folder() / "frozen"
-    return features(network, preprocessing, images, arithmetic=arithmetic, folder=folder)
+    return features(network, preprocessing, images, device=torch.device("cpu"), folder=folder)
 
 
 def _with_splits(table: ImageTable, split: Split) -> pa.Table:
