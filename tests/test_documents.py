@@ -28,7 +28,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = {"sh", "python", "console", "text"}
 EXTRAS = {"explain": "captum", "labels": "cleanlab"}  # the packages without which these commands say what to install
-WHOLE = {"README.md", "guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
+WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
 IDS = [page.name for page in PAGES]
 
 

@@ -77,6 +77,6 @@ def test_preprocessing_travels_with_the_weights(tmp_path):
     )
     Image.fromarray(x[0]).save(tmp_path / "0.png")
     loaded = loupe.load(shutil.copytree(done.path, tmp_path / "elsewhere"), device="cpu")
-    np.testing.assert_allclose(loaded.predict_proba(tmp_path / "0.png"), done.predict_proba(x[:1]), atol=1e-5)
+    np.testing.assert_allclose(loaded.predict_proba(tmp_path / "0.png"), done.predict_proba(x[:1]), atol=1e-4)
     assert done.model.preprocessing.size_px == 12
     assert done.model.preprocessing.mean != (0.0, 0.0, 0.0)

@@ -129,8 +129,10 @@ def test_gradients_come_to_batch_normalisation_as_its_maps_lie_in_memory():
         one(x_BCHW).square().mean().backward()
     assert all(layouts["ours"])
     assert not all(layouts["plain"])
-    for name, weight in plain.named_parameters():
-        torch.testing.assert_close(model.get_parameter(name).grad, weight.grad, rtol=1e-3, atol=1e-6)
+    whole = torch.cat([weight.grad.flatten() for weight in plain.parameters()]).norm()
+    for name, weight in plain.named_parameters():  # biases before a normalisation have gradients of rounding alone
+        apart = (model.get_parameter(name).grad - weight.grad).norm()
+        assert apart <= 1e-3 * weight.grad.norm() + 1e-5 * whole
 
 
 def test_images_too_small_for_the_network_are_refused_with_the_remedy():

@@ -88,7 +88,8 @@ def test_damaged_images_are_left_out_of_what_is_predicted(folder, stored, beyond
     kept = [row for row in range(COUNT) if row not in (1, 6, 9)]
     assert said.path == tuple(whole.path[row] for row in kept)
     assert said.content == tuple(whole.content[row] for row in kept)
-    np.testing.assert_allclose(said.logits_NK, whole.logits_NK[kept], rtol=1e-5, atol=1e-6)
+    # Batches of other sizes are summed in another order.
+    np.testing.assert_allclose(said.logits_NK, whole.logits_NK[kept], rtol=1e-4, atol=1e-4)
     assert "3 damaged images are left out" in caplog.text
 
 

@@ -43,8 +43,8 @@ def test_arrays_paths_and_pil_images_get_the_same_answer(run, tmp_path):
         np.concatenate([run.predict_proba(path) for path in paths]),
     ]
     for answer in answers:
-        np.testing.assert_allclose(answer, answers[0], atol=1e-5)
-        np.testing.assert_allclose(answer.sum(axis=1), 1)
+        np.testing.assert_allclose(answer, answers[0], atol=1e-4)  # batches of other sizes sum otherwise
+        np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-5)
     assert run.predict(paths) == [run.classes[k] for k in answers[0].argmax(axis=1)]
 
 

@@ -125,15 +125,15 @@ def test_frozen_blocks_keep_weights_and_statistics_to_the_bit(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in after.trunk[0].state_dict().items())
 
 
-def test_another_run_with_the_same_key_computes_nothing(tmp_path, computed):
+def test_another_run_with_the_same_key_computes_nothing(tmp_path, computed, monkeypatch):
     stage = {"epochs": 2, "part": "head", "batch_size": 32, "augment": SHIFTS}
     one = trained(tmp_path, "one", stage)
     images = computed["images"]
+    monkeypatch.setattr("loupe.training.activations.seconds_of", lambda place: 1000.0)  # what computing them took
     two = trained(tmp_path, "two", {**stage, "lr": 1e-2})
     assert computed["images"] == images > 0
-    spent, found = (run.results["seconds"] for run in (one, two))
-    assert found["frozen_alone"] > 0.5 * spent["frozen_alone"], "as if it had computed them itself"
-    assert found["frozen"] < found["frozen_alone"]
+    found = two.results["seconds"]
+    assert found["frozen"] < 1000 <= found["frozen_alone"], "as if it had computed them itself"
     assert not np.array_equal(logits(one), logits(two)), "it did train otherwise"
     trained(tmp_path, "three", stage, seed=1)
     assert computed["images"] > images, "another seed has other weights, and other views"
