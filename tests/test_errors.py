@@ -19,6 +19,7 @@ SOURCE = Path(loupe.__file__).parent
     [
         (0, "image", None, "0 images"),
         (1, "epoch", None, "1 epoch"),
+        (2, "epoch", None, "2 epochs"),
         (1234, "image", None, "1,234 images"),
         (2, "class", None, "2 classes"),
         (2, "box", None, "2 boxes"),

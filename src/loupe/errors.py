@@ -68,11 +68,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     Args:
         count: number of things.
         noun: noun in the singular.
-        plural: noun in the plural; by default `noun` with `s`, or with `es` where it ends in s, x, ch or sh.
+        plural: noun in the plural; by default `noun` with `s`, or with `es` where it ends in s, x, nch, tch or sh.
     """
     if count == 1:
         return f"1 {noun}"
-    return f"{count:,} {plural or noun + ('es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's')}"
+    return f"{count:,} {plural or noun + ('es' if noun.endswith(('s', 'x', 'nch', 'tch', 'sh')) else 's')}"
 
 
 def enumerated(items: Sequence[str], conjunction: str = "and", most: int | None = None) -> str:
