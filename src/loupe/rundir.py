@@ -3,8 +3,6 @@
 Files are written beside their place, synced and renamed, so that a reader (or a killed process) never sees half of one.
 """
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from loupe import csv_files
 from loupe.config import overrides
 from loupe.config.recipe import Recipe
 from loupe.errors import ConfigError, DiskError, RunStateError, of_disk, unknown_name
@@ -94,11 +93,7 @@ class RunDirectory:
         return content
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, METRICS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        write_atomic(self.file("metrics.csv"), text.getvalue())
+        csv_files.write(self.file("metrics.csv"), METRICS, history)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

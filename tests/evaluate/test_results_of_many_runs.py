@@ -57,7 +57,7 @@ def show(results, folder: Path) -> None:
     page, tables = SHOWN[type(results)]
     page.write_page(folder / "page.html", results)
     tables.markdown(results).encode()
-    tables.csv_table(results).encode()
+    tables.write_csv(folder / "table.csv", results)
 
 
 @pytest.mark.parametrize(("kind", "content"), KINDS)

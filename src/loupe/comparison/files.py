@@ -57,7 +57,7 @@ def write(results: ComparisonResults, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         results.write(output / f"{name}.json")
         files.write_atomic(output / f"{name}.md", comparison_tables.markdown(results))
-        files.write_atomic(output / f"{name}.csv", comparison_tables.csv_table(results))
+        comparison_tables.write_csv(output / f"{name}.csv", results)
         page.write_page(output / f"{name}.html", results)
     except OSError as error:
         raise DiskError(

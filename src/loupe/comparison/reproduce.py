@@ -240,5 +240,5 @@ def _write(results: ExperimentResults, output: Path) -> None:
     name = f"experiments-{results.budget}"
     results.write(output / f"{name}.json")
     write_atomic(output / f"{name}.md", experiments_tables.markdown(results))
-    write_atomic(output / f"{name}.csv", experiments_tables.csv_table(results))
+    experiments_tables.write_csv(output / f"{name}.csv", results)
     page.write_page(output / f"{name}.html", results)

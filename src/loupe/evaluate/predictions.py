@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from scipy.special import log_softmax
 
-from loupe import files
+from loupe import csv_files
 from loupe.data.splits.split import digest
 from loupe.errors import DataError, DivergedError, RunStateError, counted, enumerated
 
@@ -170,7 +170,7 @@ def write_splits(path: Path, by_split: Mapping[str, Predictions]) -> None:
         )
     tables = (_to_table(split, chunk) for split, one in by_split.items() for chunk in _chunks(one))
     first = next(tables)
-    with files.replacing(path) as file, pacsv.CSVWriter(file, first.schema) as writer:
+    with csv_files.arrow_writer(path, first.schema) as writer:
         writer.write_table(first)
         for table in tables:
             writer.write_table(table)

@@ -5,20 +5,17 @@ kept.csv       the same images without the suspects of the training split: `loup
 labels.html    the suspects as pictures, and the effect of leaving them out
 """
 
-import csv
-import io
 import os
-from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loupe import csv_files
 from loupe.data.pixels import decode
 from loupe.data.table import ImageTable, text_name
 from loupe.errors import ConfigError, DiskError
-from loupe.files import write_atomic
 from loupe.labels.find import LabelReport
 from loupe.report import labels_page
 from loupe.report.gallery import LARGEST_PX, encode
@@ -54,10 +51,10 @@ def write(report: LabelReport, folder: Path) -> dict[str, str]:
         raise DiskError(f"{folder} cannot be created: {error.strerror}. Choose another folder with --to.") from None
     places = _places(report.table, folder)
     written = {"labels": folder / "labels.csv", "page": folder / "labels.html"}
-    write_atomic(written["labels"], _labels(report, places or report.table.paths))
+    csv_files.write(written["labels"], (*_columns(report), *FOUND), _labels(report, places or report.table.paths))
     if places is not None:
         written["kept"] = folder / "kept.csv"
-        write_atomic(written["kept"], _kept(report, places))
+        csv_files.write(written["kept"], _columns(report), _kept(report, places))
     files = {name: str(path) for name, path in written.items()}
     content = {**report.to_json(), "images": len(report.rows_N), "confused": report.confused, "files": files}
     rows = [int(report.rows_N[i]) for i in report.doubtful[:MOST_DOUBTFUL]]
@@ -83,7 +80,7 @@ def _relative(file: Path, base: Path) -> str:
         return text_name(Path(whole).as_posix())
 
 
-def _labels(report: LabelReport, places: tuple[str, ...]) -> str:
+def _labels(report: LabelReport, places: tuple[str, ...]) -> list[dict[str, str]]:
     """CSV text: suspects, then the other examined images, each by rank; then the rest in the order of the table."""
     suspects, examined = set(report.order), {int(row) for row in report.rows_N}
     rows = []
@@ -91,18 +88,17 @@ def _labels(report: LabelReport, places: tuple[str, ...]) -> str:
         found = _part(report.row(i), FOUND if i in suspects else OF_EVERY_LABEL)
         rows.append({**_trained_on(report, int(report.rows_N[i]), places), **found})
     rows += [_trained_on(report, row, places) for row in _labelled(report) if row not in examined]
-    return _csv((*_columns(report), *FOUND), rows)
+    return rows
 
 
-def _part(item: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: item[name] for name in names}
+def _part(item: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    return {name: f"{item[name]:.4f}" if isinstance(item[name], float) else item[name] for name in names}
 
 
-def _kept(report: LabelReport, places: tuple[str, ...]) -> str:
-    """CSV text without the suspects of train. Those of validation and test stay: without them accuracy is too high."""
+def _kept(report: LabelReport, places: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows without the suspects of train. Those of validation and test stay: without them accuracy is too high."""
     left_out = {row for row in report.suspect_rows if report.splits[row] == "train"}
-    rows = [_trained_on(report, row, places) for row in _labelled(report) if row not in left_out]
-    return _csv(_columns(report), rows)
+    return [_trained_on(report, row, places) for row in _labelled(report) if row not in left_out]
 
 
 def _labelled(report: LabelReport) -> list[int]:
@@ -113,7 +109,7 @@ def _columns(report: LabelReport) -> tuple[str, ...]:
     return TRAINED_ON if any(report.table.groups) else TRAINED_ON[:-1]
 
 
-def _trained_on(report: LabelReport, row: int, places: tuple[str, ...]) -> dict[str, Any]:
+def _trained_on(report: LabelReport, row: int, places: tuple[str, ...]) -> dict[str, str]:
     table = report.table
     return {
         "path": places[row],
@@ -121,15 +117,6 @@ def _trained_on(report: LabelReport, row: int, places: tuple[str, ...]) -> dict[
         "split": report.splits[row] or "",
         "group": table.groups[row] or "",
     }
-
-
-def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: f"{value:.4f}" if isinstance(value, float) else value for name, value in row.items()})
-    return text.getvalue()
 
 
 def _picture(table: ImageTable, row: int) -> str:

@@ -1,10 +1,10 @@
 """A comparison as Markdown, for people and repositories, and as CSV, for spreadsheets."""
 
-import csv
-import io
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 
+from loupe import csv_files
 from loupe.evaluate.comparison_results import CandidateRow, ComparisonResults
 from loupe.evaluate.spread import AccuracySpread
 from loupe.report import texts
@@ -87,15 +87,11 @@ def accuracy(found: AccuracySpread) -> str:
     return f"{texts.percent(found.value)} ({texts.between(found.low, found.high, as_percent=True)}{seeds})"
 
 
-def csv_table(results: ComparisonResults) -> str:
+def write_csv(path: Path, results: ComparisonResults) -> None:
     """One row for each candidate and split, with every figure as a number."""
-    out = io.StringIO()
     columns = [f"{key}{end}" for key in METRICS for end in ENDS]
     fixed = ["recipe", "split", "images", "seeds", "parameters", "trainable", "non_trainable", *OF_TRAINING]
-    writer = csv.DictWriter(out, [*fixed, *columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_csv_rows(results))
-    return out.getvalue()
+    csv_files.write(path, [*fixed, *columns], _csv_rows(results))
 
 
 def _csv_rows(results: ComparisonResults) -> Iterator[dict[str, object]]:

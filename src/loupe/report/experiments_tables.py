@@ -1,9 +1,9 @@
 """The table of `loupe reproduce` as Markdown, for people and repositories, and as CSV, for spreadsheets."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from loupe import csv_files
 from loupe.evaluate.experiment_results import ExperimentResults, ExperimentRow
 from loupe.recipes.published.publication import Published
 from loupe.report import texts
@@ -100,13 +100,9 @@ def _notes(rows: Iterable[ExperimentRow]) -> Iterator[str]:
             yield f"- `{row.recipe}`: {row.measured.settings}. {row.measured.diagnosis or ''}".rstrip()
 
 
-def csv_table(results: ExperimentResults) -> str:
+def write_csv(path: Path, results: ExperimentResults) -> None:
     """One row for each experiment: published and measured figures as numbers, fractions and seconds."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(_flat, results.rows))
-    return text.getvalue()
+    csv_files.write(path, COLUMNS, map(_flat, results.rows))
 
 
 def _flat(row: ExperimentRow) -> dict[str, object]:

@@ -1,9 +1,8 @@
 """Predictions as labels for people: the best classes of each image, and `unclassified` below a threshold."""
 
 import csv
-import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from loupe import csv_files
 from loupe.errors import ConfigError, DiskError
 from loupe.evaluate import calibration
 from loupe.evaluate.predictions import Predictions
-from loupe.files import write_atomic
 
 UNCLASSIFIED = "unclassified"
 COLUMNS = ("path", "label", "probability")  # the first ones of the file
@@ -116,14 +115,15 @@ def write_csv(path: Path, labels: Labels) -> None:
     predictions, extra = labels.predictions, range(2, labels.order_NT.shape[1] + 1)
     header = [*COLUMNS]
     header += [name for place in extra for name in (f"label_{place}", f"probability_{place}")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, *(PROBABILITY + name for name in predictions.classes)])
+    try:
+        csv_files.write(path, [*header, *(PROBABILITY + name for name in predictions.classes)], _rows(labels))
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
+
+
+def _rows(labels: Labels) -> Iterator[list[object]]:
+    predictions = labels.predictions
     for i, (name, row_K) in enumerate(zip(labels.label, labels.probability_NK, strict=True)):
         others = [(predictions.classes[k], f"{row_K[k]:.6f}") for k in labels.order_NT[i, 1:]]
         cells = [predictions.path[i], name, f"{row_K.max():.6f}", *(cell for pair in others for cell in pair)]
-        writer.writerow([*cells, *(f"{value:.6f}" for value in row_K)])
-    try:
-        write_atomic(path, text.getvalue())
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
+        yield [*cells, *(f"{value:.6f}" for value in row_K)]

@@ -5,8 +5,6 @@ are found by likeness, so a person decides what they are: each pair has its dist
 side. Files with the same bytes are copies, which `check.py` tells.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +17,12 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from loupe import csv_files
 from loupe.data.audit.neighbours import Candidates, alike
 from loupe.data.audit.similarity import SIDE_PX, layouts, likeness
 from loupe.data.parallel import in_chunks, worker_count
 from loupe.data.pixels.store import DamagedImages, PixelStore, default_budget, open_store
 from loupe.data.table import ImageTable, counted
-from loupe.files import write_atomic
 from loupe.log import terminal
 
 DISTANCE = 0.4
@@ -269,11 +267,10 @@ def _describe(pair: NearPair) -> str:
 
 def write_csv(path: Path, report: NearReport) -> None:
     """The pairs as rows, in their order: `group` can be given back as the group of both images."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     sides = [f"{name}_{side}" for side in (1, 2) for name in ("path", "split", "label")]
-    writer.writerow([*sides, "distance", "mirrored", "group"])
-    for pair in report.pairs:
-        shown = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
-        writer.writerow([*shown, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group])
-    write_atomic(path, buffer.getvalue())
+    csv_files.write(path, [*sides, "distance", "mirrored", "group"], map(_cells, report.pairs))
+
+
+def _cells(pair: NearPair) -> list[object]:
+    sides = [text for side in zip(pair.paths, pair.splits, pair.labels, strict=True) for text in side]
+    return [*sides, f"{pair.distance:.4f}", str(pair.mirrored).lower(), pair.group]

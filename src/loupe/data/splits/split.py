@@ -17,7 +17,6 @@ neither on the order of the rows nor on the platform, and an image that is added
 """
 
 import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -27,11 +26,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from loupe import csv_files
 from loupe.config.recipe import SplitSpec
 from loupe.data.splits.stratify import Carver, units
 from loupe.data.table import ImageTable, counted, shown
 from loupe.errors import ConfigError, DataError, RunStateError
-from loupe.files import write_atomic
 
 Indices = NDArray[np.int64]
 PARTS = ("train", "val", "test")
@@ -109,12 +108,8 @@ def write(path: Path, table: ImageTable, content: Sequence[str], split: Split) -
     `split` is empty for an image that is in none, and `label` for one without.
     """
     part = _part_names(split, len(table))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
     names = [table.classes[label] if label >= 0 else "" for label in table.labels.tolist()]
-    writer.writerows(zip(table.paths, names, part, content, strict=True))
-    write_atomic(path, text.getvalue())
+    csv_files.write(path, HEADER, zip(table.paths, names, part, content, strict=True))
 
 
 def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
