@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from loupe import csv_files
-from loupe.data.pixels import decode
 from loupe.data.table import ImageTable, text_name
 from loupe.errors import ConfigError, DiskError
 from loupe.labels.find import LabelReport
 from loupe.report import labels_page
-from loupe.report.gallery import LARGEST_PX, encode
-from loupe.report.pictures import data_uri
+from loupe.report.embed import source_of_image
 
 TRAINED_ON = ("path", "label", "split", "group")
 FOUND = ("suggested", "score", "score_of_suggested")
@@ -59,7 +57,9 @@ def write(report: LabelReport, folder: Path) -> dict[str, str]:
     content = {**report.to_json(), "images": len(report.rows_N), "confused": report.confused, "files": files}
     rows = [int(report.rows_N[i]) for i in report.doubtful[:MOST_DOUBTFUL]]
     content["doubted"] = [report.row(i) for i in report.doubtful[:MOST_DOUBTFUL]]
-    pictures = [[_picture(report.table, row) for row in part] for part in (report.suspect_rows[:MOST_PICTURES], rows)]
+    pictures = [
+        [source_of_image(report.table, row) for row in part] for part in (report.suspect_rows[:MOST_PICTURES], rows)
+    ]
     labels_page.write_page(written["page"], content, *pictures)
     return files
 
@@ -117,9 +117,3 @@ def _trained_on(report: LabelReport, row: int, places: tuple[str, ...]) -> dict[
         "split": report.splits[row] or "",
         "group": table.groups[row] or "",
     }
-
-
-def _picture(table: ImageTable, row: int) -> str:
-    """Uncropped image as the source of an `img` element."""
-    image = decode.decode(table.encoded(row), table.paths[row], at_least_px=LARGEST_PX)
-    return data_uri(encode(np.asarray(image)))

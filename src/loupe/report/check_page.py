@@ -6,15 +6,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from loupe.data.audit.check import CheckReport, findings
 from loupe.data.audit.near_duplicates import DISTANCE, NearPair, NearReport
-from loupe.data.pixels.decode import decode
 from loupe.data.table import ImageTable
 from loupe.files import write_atomic
-from loupe.report.gallery import LARGEST_PX, encode
-from loupe.report.pictures import data_uri
+from loupe.report.embed import source_of_image
 from loupe.report.template import render
 
 MOST_SHOWN = 100
@@ -79,12 +75,7 @@ def _kind(name: str, count: Mapping[str, int], pairs: list[NearPair], table: Ima
 
 def _shown(pair: NearPair, table: ImageTable) -> Shown:
     first, second = (
-        Side(_picture(table, row), path, split, label)
+        Side(source_of_image(table, row), path, split, label)
         for row, path, split, label in zip((pair.first, pair.second), pair.paths, pair.splits, pair.labels, strict=True)
     )
     return Shown((first, second), pair.distance, pair.mirrored, pair.same_label)
-
-
-def _picture(table: ImageTable, row: int) -> str:
-    image = decode(table.encoded(row), table.paths[row], at_least_px=LARGEST_PX)
-    return data_uri(encode(np.asarray(image)))

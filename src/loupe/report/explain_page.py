@@ -18,8 +18,7 @@ from loupe.explain.explanations import Explanation
 from loupe.explain.filters import REGULARISATIONS, AscentSettings, FilterImages
 from loupe.files import write_atomic
 from loupe.report import texts
-from loupe.report.gallery import LARGEST_PX, LOSSLESS_PX, encode
-from loupe.report.pictures import data_uri
+from loupe.report.embed import LARGEST_PX, LOSSLESS_PX, source_of_pixels
 from loupe.report.template import render
 
 COLORS = "plasma"  # from dark to bright, in order for any eyes and in print
@@ -148,4 +147,4 @@ def _settings(ascent: AscentSettings) -> dict[str, str]:
 
 
 def _shown(pixels: np.ndarray, alt: str, caption: str, note: str = "") -> Shown:
-    return Shown(data_uri(encode(pixels)), alt, caption, note, small=max(pixels.shape) <= LOSSLESS_PX)
+    return Shown(source_of_pixels(pixels), alt, caption, note, small=max(pixels.shape) <= LOSSLESS_PX)

@@ -1,7 +1,6 @@
 """The pictures of a page: read from the gallery, and laid out by the cells of the confusion matrix."""
 
 import math
-from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loupe.errors import RunStateError
+from loupe.report.embed import data_uri
 
 ROLES = ("sample", "original", "augmented", "missed", "hit")
 ALWAYS = ("path", "label", "predicted", "probability", "split")
-_SIGNATURES = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 Gallery = Mapping[str, Sequence["Picture"]]
 
@@ -84,13 +83,6 @@ def _picture(row: Mapping[str, Any]) -> Picture:
     if not top and row["predicted"] is not None:
         top = [(row["predicted"], row["probability"])]
     return Picture(source=data_uri(row["image"]["bytes"]), loss=row.get("loss"), top=top, **fields)
-
-
-def data_uri(data: bytes) -> str:
-    kinds = [kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)]
-    if not kinds:
-        raise ValueError("a picture is neither PNG, JPEG nor WebP")
-    return f"data:image/{kinds[0]};base64,{b64encode(data).decode()}"
 
 
 def _hardest_first(picture: Picture) -> float:
