@@ -27,7 +27,7 @@ NOT_FIGURES = frozenset(
     {
         *("schema", "version", "name", "dataset", "recipe", "network", "seed", "device", "published"),
         *("precision", "frozen_precision"),
-        *("test_looks", "seconds", "images_per_second", "text", "next", "date", "path"),
+        *("test_looks", "seconds", "images_per_second", "text", "next", "why", "date", "path"),
     }
 )
 TIMES = ("_seconds", "_per_second")
