@@ -82,8 +82,8 @@ def _nothing_stays():
     yield
     assert ([*own.handlers], own.level, own.propagate) == before
     assert [type(handler) for handler in own.handlers] == [logging.NullHandler]
-    assert not log._open(log.Terminal)
-    assert not log._open(log.RunLog)
+    assert not log.listeners(log.Terminal)
+    assert not log.listeners(log.RunLog)
 
 
 def test_without_a_terminal_nothing_is_shown(capfd):

@@ -119,7 +119,7 @@ CONFIG = {
 
 def put_bundle(folder, weights: bytes, **changes) -> None:
     folder.mkdir(exist_ok=True)
-    config = {**CONFIG, "weights_blake2b": bundle._digest(weights), **changes}
+    config = {**CONFIG, "weights_blake2b": bundle.content_digest(weights), **changes}
     (folder / "weights.safetensors").write_bytes(weights)
     (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
 
@@ -223,7 +223,7 @@ def test_a_recipe_may_use_an_alias(tmp_path):
     path.write_text("x: &rate 0.5\n", encoding="utf-8")
     with pytest.raises(LoupeError, match="x"):
         overrides.load(path)
-    assert overrides._yaml("a: &rate {lr: 1}\nb: *rate") == {"a": {"lr": 1}, "b": {"lr": 1}}
+    assert overrides.parse_yaml("a: &rate {lr: 1}\nb: *rate") == {"a": {"lr": 1}, "b": {"lr": 1}}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_recipe_may_use_an_alias(tmp_path):
     [*NOT_ONE, '{"values": 3, "files": {}}', '{"values": {}, "files": {"../x": "0"}}', '{"schema": 2, "values": {}}'],
 )
 def test_a_checkpoint_whose_state_has_the_right_hash_and_is_none_is_damaged(tmp_path, body):
-    (tmp_path / "state.json").write_text(json.dumps({"digest": checkpoint._digest(body.encode()), "body": body}))
+    (tmp_path / "state.json").write_text(json.dumps({"digest": checkpoint.content_digest(body.encode()), "body": body}))
     with pytest.raises(DamagedError):
         checkpoint.read(tmp_path)
 
@@ -250,7 +250,7 @@ def test_a_checkpoint_of_before_there_was_a_schema_is_read(tmp_path):
     body = json.loads(json.loads(path.read_text())["body"])
     assert body.pop("schema") == CheckpointState.SCHEMA
     old = json.dumps(body)
-    path.write_text(json.dumps({"digest": checkpoint._digest(old.encode()), "body": old}))
+    path.write_text(json.dumps({"digest": checkpoint.content_digest(old.encode()), "body": old}))
     assert checkpoint.read(path.parent).values == {"step": 3}
 
 
@@ -297,7 +297,7 @@ def test_digests_of_the_cache_that_are_not_whole_are_made_again(tmp_path):
     feather.write_feather(pa.Table.from_arrays(columns, schema=hashing._COLUMNS), tmp_path / "null.arrow")
     (tmp_path / "bytes.arrow").write_bytes(b"ARROW1\0\0" + bytes(64))
     for name in ("null.arrow", "bytes.arrow"):
-        assert hashing._recall(tmp_path / name) == {}
+        assert hashing.recalled_hashes(tmp_path / name) == {}
 
 
 @given(text=st.text() | values.map(json.dumps))

@@ -57,7 +57,7 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         record = self.logger.makeRecord(self.logger.name, level, "", 0, msg, args, None)
-        for handler in (*_open(Terminal)[-1:], *_open(RunLog)):
+        for handler in (*listeners(Terminal)[-1:], *listeners(RunLog)):
             if level >= handler.level:
                 handler.handle(record)
         super().log(level, msg, *args, **{"stacklevel": 2, **kwargs})
@@ -137,7 +137,7 @@ _listeners: list[Terminal | RunLog] = []
 _with_bar: set[Console] = set()
 
 
-def _open(kind: type[Listener]) -> list[Listener]:
+def listeners(kind: type[Listener]) -> list[Listener]:
     """Those that this thread has opened, the innermost last; in a thread that has opened none, those of all threads."""
     every = [one for one in _listeners if isinstance(one, kind)]
     return [one for one in every if one.thread == threading.get_ident()] or every
@@ -160,7 +160,7 @@ def terminal(*, quiet: bool = False) -> Iterator[None]:
     The outermost one decides: where it is `quiet`, nothing is shown. `quiet` within another one hides announcements and
     bars, and leaves warnings as they are. Nothing is shown twice.
     """
-    outer = next((one for one in _open(Terminal)[-1:] if one.thread == threading.get_ident()), None)
+    outer = next((one for one in listeners(Terminal)[-1:] if one.thread == threading.get_ident()), None)
     level = (logging.WARNING if outer else NOTHING) if quiet else logging.INFO
     with _listening(Terminal(max(level, outer.level) if outer else level, outer)):
         yield
@@ -176,7 +176,7 @@ def run_log() -> Iterator[RunLog]:
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A transient progress bar; hidden where no terminal is shown, or it is quiet, or another bar is shown."""
-    shown = next(iter(_open(Terminal)[-1:]), None)
+    shown = next(iter(listeners(Terminal)[-1:]), None)
     screen = shown.screen if shown else Console(stderr=True)
     hidden = not shown or not shown.shows_bars or screen in _with_bar
     columns = (

@@ -124,7 +124,7 @@ def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, m
             begin(tmp_path, "run")
     position = Checkpoints(tmp_path / "run" / "checkpoints").load_last().values["position"]
     assert (position["epoch"], position["step"]) == (1, 5)
-    load, train, read, held = Checkpoints.load_last, Trainer._train_epoch, [], []
+    load, train, read, held = Checkpoints.load_last, Trainer.train_epoch, [], []
     with monkeypatch.context() as patch:
 
         def watched(*args):
@@ -132,7 +132,7 @@ def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, m
             return snapshot
 
         patch.setattr(Checkpoints, "load_last", watched)
-        patch.setattr(Trainer, "_train_epoch", lambda *args: (held.append(read[0]()), train(*args))[1])
+        patch.setattr(Trainer, "train_epoch", lambda *args: (held.append(read[0]()), train(*args))[1])
         loupe.resume(tmp_path / "run", quiet=True)
     assert held == [None] * 3, "what was saved takes no memory once it is restored"
     assert_same(tmp_path / "run", undisturbed)

@@ -208,7 +208,7 @@ def test_features_that_do_not_fit_in_memory_are_refused_with_settings_that_do(mo
     stage = Stage(epochs=2, part="head", optimizer=Logistic(), augment=AugmentSpec(width_shift=0.1), views=2)
     recipe = Recipe(name="tiny", model=network, stages=(Stage(epochs=1), stage))
     model, images = cnn(network, Preprocessing(size_px=8, load_px=8), tuple("0123456789"), seed=0), 1_000_000
-    needed = 2 * 4 * images * (solver._logits(model).in_features + solver.FLOATS_BESIDE)
+    needed = 2 * 4 * images * (solver.logits_layer(model).in_features + solver.FLOATS_BESIDE)
     monkeypatch.setattr(solver, "free_bytes", lambda: needed)
     solver.check_memory(model, ResolvedStage.of(stage), 1, images)
     monkeypatch.setattr(solver, "free_bytes", lambda: needed - 1)
@@ -260,7 +260,7 @@ def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_
     from loupe.training.loop import Trainer
 
     whole = trained(tmp_path, "whole", SOLVED)
-    best, solve = whole.results["best_epoch"], Trainer._solve
+    best, solve = whole.results["best_epoch"], Trainer.solve_stage
     assert best == ALL["epochs"] + 1
 
     def stopping(self, solver):
@@ -268,7 +268,7 @@ def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_
         return solve(self, solver)
 
     with monkeypatch.context() as patched, pytest.raises(InterruptedRunError):
-        patched.setattr(Trainer, "_solve", stopping)
+        patched.setattr(Trainer, "solve_stage", stopping)
         trained(tmp_path, "cut", SOLVED)
     resumed_after(Killed, tmp_path, monkeypatch, Checkpoints, "save_last", killed)
     assert (tmp_path / "cut" / "checkpoints" / "best" / f"epoch-{best:08d}").is_dir()

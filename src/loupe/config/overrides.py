@@ -76,12 +76,12 @@ def load(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from None
     try:
-        return parse(_yaml(text), str(path))
+        return parse(parse_yaml(text), str(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {_one_line(error)}") from None
 
 
-def _yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """The value of a YAML text; YAMLError for whatever is wrong with it, and for more than a recipe can hold."""
     loader = yaml.SafeLoader(text)
     try:
@@ -154,7 +154,7 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     if not sign or not path:
         raise ConfigError(f"--set needs KEY=VALUE, for example stages.0.lr=3e-4; got {setting!r}.")
     try:
-        return path, _yaml(text)
+        return path, parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {path}: the value {text!r} is not YAML: {_one_line(error)}") from None
 

@@ -46,7 +46,7 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None) -> tuple[str
     """
     files = [table.file(i) for i in range(len(table))]
     memory = _memory_path(table.root, files, cache or cache_folder())
-    known = _recall(memory) if memory else {}
+    known = recalled_hashes(memory) if memory else {}
     news: dict[str, _Known] = {}
 
     def hash_range(part: range) -> list[str]:
@@ -89,7 +89,7 @@ def _memory_path(root: Path | None, files: list[Path | None], cache: Path) -> Pa
     return cache / "content" / f"{sha256(os.fsencode(owner)).hexdigest()[:32]}.arrow"
 
 
-def _recall(memory: Path) -> dict[str, _Known]:
+def recalled_hashes(memory: Path) -> dict[str, _Known]:
     try:
         table = feather.read_table(memory, memory_map=False)
         if not table.schema.equals(_COLUMNS) or any(column.null_count for column in table.columns):

@@ -50,7 +50,7 @@ def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) ->
         classes=model.classes,
         precision=precision,
         temperature=model.temperature,
-        weights_blake2b=_digest(weights),
+        weights_blake2b=content_digest(weights),
     )
     write_atomic(folder / "weights.safetensors", weights)
     config.write(folder / "config.json")
@@ -70,7 +70,7 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         raise RunStateError(
             f"{error.filename}: cannot be read ({error.strerror}). Was the training finished?"
         ) from None
-    if _digest(weights) != config.weights_blake2b:
+    if content_digest(weights) != config.weights_blake2b:
         raise RunStateError(
             f"{folder}: weights.safetensors is damaged or not the one that config.json describes. Restore both."
         )
@@ -121,5 +121,5 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def _digest(data: bytes) -> str:
+def content_digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()

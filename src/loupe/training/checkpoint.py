@@ -150,9 +150,9 @@ def _fill(folder: Path, snapshot: Snapshot) -> None:
     for name, tensors in snapshot.tensors.items():
         data = safetensors.torch.save({key: _plain(tensor) for key, tensor in tensors.items()})
         write_synced(folder / f"{name}.safetensors", data)
-        hashes[name] = _digest(data)
+        hashes[name] = content_digest(data)
     body = json.dumps(CheckpointState(values=dict(snapshot.values), files=hashes).to_json(), allow_nan=False)
-    write_synced(folder / "state.json", json.dumps({"digest": _digest(body.encode()), "body": body}).encode())
+    write_synced(folder / "state.json", json.dumps({"digest": content_digest(body.encode()), "body": body}).encode())
     sync_folder(folder)
 
 
@@ -160,13 +160,13 @@ def read(path: Path) -> Snapshot:
     """The snapshot in a folder; DamagedError where anything is not as it was written."""
     try:
         outer = records.parse((path / "state.json").read_bytes())
-        if _digest(outer["body"].encode()) != outer["digest"]:
+        if content_digest(outer["body"].encode()) != outer["digest"]:
             raise DamagedError("state.json has changed")
         state = CheckpointState.of(records.parse(outer["body"]), path / "state.json")
         tensors = {}
         for name, digest in state.files.items():
             data = (path / f"{name}.safetensors").read_bytes()
-            if _digest(data) != digest:
+            if content_digest(data) != digest:
                 raise DamagedError(f"{name}.safetensors has changed")
             tensors[name] = safetensors.torch.load(data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
@@ -203,7 +203,7 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu").contiguous()
 
 
-def _digest(data: bytes) -> str:
+def content_digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 

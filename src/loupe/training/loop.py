@@ -134,7 +134,7 @@ class Trainer:
         """The epochs that the stage still has, or has patience for; False when asked to stop before their end."""
         position, stage = self.position, self.stage
         while position.epoch < stage.epochs and not self._patience_is_over():
-            if not (self._solve(solver) if solver else self._train_epoch(learner, work.feed)):
+            if not (self.solve_stage(solver) if solver else self.train_epoch(learner, work.feed)):
                 return False
             began = time.perf_counter()
             scores = self._scores(learner, work)
@@ -154,7 +154,7 @@ class Trainer:
             logger.info(f"stopped early: {position.stopped}.")
         return True
 
-    def _train_epoch(self, learner: TrainStep, feed: BatchLoader | ActivationLoader) -> bool:
+    def train_epoch(self, learner: TrainStep, feed: BatchLoader | ActivationLoader) -> bool:
         """The rest of the epoch that `position` stands in; False when asked to stop before its end."""
         position, stage, augmenter, train_N = self.position, learner.stage, learner.augmenter, self.train_N
         epoch = len(position.history)
@@ -194,7 +194,7 @@ class Trainer:
         position.seconds = clock.total()
         return True
 
-    def _solve(self, solver: Solver) -> bool:
+    def solve_stage(self, solver: Solver) -> bool:
         """An epoch of logistic regression: one strength of the penalty, to convergence. False when asked to stop."""
         if self.stop.received:
             return False

@@ -28,7 +28,7 @@ def check_memory(model: Classifier, stage: ResolvedStage, number: int, images: i
     Raises:
         LoupeError: they do not; the error says what to set.
     """
-    view_bytes = 4 * images * (_logits(model).in_features + FLOATS_BESIDE)
+    view_bytes = 4 * images * (logits_layer(model).in_features + FLOATS_BESIDE)
     views, free = views_of(stage), free_bytes()
     if views * view_bytes <= free:
         return
@@ -43,7 +43,7 @@ def check_memory(model: Classifier, stage: ResolvedStage, number: int, images: i
 
 def solving_seconds(model: Classifier, stage: ResolvedStage, images: int) -> float:
     """About how long solving the stage takes on that many training images, from one timed pass over a part of them."""
-    layer, rows = _logits(model), views_of(stage) * images
+    layer, rows = logits_layer(model), views_of(stage) * images
     device = _device(layer.weight.device, 4 * rows * layer.in_features)
     return expected_seconds(rows, layer.in_features, layer.out_features, stage.epochs, device)
 
@@ -53,7 +53,7 @@ def _device(device: torch.device, feature_bytes: int) -> torch.device:
     return device if device.type == "cuda" and feature_bytes <= room_bytes(device) else torch.device("cpu")
 
 
-def _logits(model: Classifier) -> nn.Linear:
+def logits_layer(model: Classifier) -> nn.Linear:
     [found] = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)]
     return found
 
@@ -88,7 +88,7 @@ class Solver:
         stop: StopSignal,
     ) -> None:
         """Raises StoppedError when asked to stop while the features are made."""
-        self.logits = _logits(learner.model)
+        self.logits = logits_layer(learner.model)
         self.learner = learner
         self.stop = stop
         features_NC, label_N = self._features(work, train_N, first_epoch)
