@@ -313,9 +313,9 @@ def test_what_cannot_be_examined_is_refused(photos):
     pytest.importorskip("cleanlab")
     with pytest.raises(LoupeError, match=r"unknown split 'tests'\. Did you mean test"):
         check_labels(photos, splits=["tests"])
-    with pytest.raises(LoupeError, match="at least 3 folds"):
+    with pytest.raises(LoupeError, match="--folds is at least 3"):
         check_labels(photos, number_of_folds=2)
-    with pytest.raises(LoupeError, match="Name a backbone of timm"):
+    with pytest.raises(LoupeError, match="not a pretrained network"):
         check_labels(photos, model="simple-cnn", quiet=True)
     with pytest.raises(LoupeError, match=r"fewer of dark, light\. Choose fewer folds"):
         check_labels(photos, model="test_resnet", weights="none", size_px=32, splits=["val"], number_of_folds=7)

@@ -1,4 +1,4 @@
-"""Labels that look wrong: from images to the suspects, and what leaving them out is worth."""
+"""Search for labels that look wrong: from images to suspects, and the effect of leaving them out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from loupe.data.splits import folds
 from loupe.data.splits.split import PARTS, Split, assign
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, keep_freed_memory
-from loupe.errors import ConfigError, DataError, unknown_name
+from loupe.errors import ConfigError, DataError, counted, enumerated, unknown_name
 from loupe.labels import confident
 from loupe.labels.confident import Bools, Floats, Ints
 from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
@@ -31,13 +31,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What was found about the labels of `rows_N` of a table.
+    """Findings about the labels of `rows_N` of a table.
 
     Attributes:
-        splits: of every image of the table, as training on it would have them; None without a label.
-        given_N: the label of each examined image, an index into `classes`, which are those that they have.
-        suspect_N: which of them look wrong; quality_N: their scores, see `label_errors.quality`.
-        fit: what heads that had not seen an image say of it.
+        splits: the split of every image, as in training on this data; None without a label.
+        given_N: the label of each examined image, an index into `classes`, the classes present.
+        suspect_N: mask of the labels that look wrong; quality_N: their scores, see `confident.quality`.
+        fit: out-of-fold predictions.
     """
 
     table: ImageTable
@@ -54,28 +54,28 @@ class LabelReport:
 
     @cached_property
     def order(self) -> list[int]:
-        """The suspects among the examined images, the least likely label first."""
+        """Suspects among the examined images, the least likely label first."""
         found = np.flatnonzero(self.suspect_N)
         return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
 
     @cached_property
     def doubtful(self) -> list[int]:
-        """No suspects, but another class than their own is the most likely one: the least likely label first."""
+        """Images that are no suspects, but whose most likely class is another: the least likely label first."""
         found = np.flatnonzero(~self.suspect_N & (self.fit.probability_NK.argmax(axis=1) != self.given_N))
         return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
 
     @property
     def suspect_rows(self) -> list[int]:
-        """Their rows of the table, in that order."""
+        """Rows of the suspects in the table, in that order."""
         return [int(self.rows_N[i]) for i in self.order]
 
     @cached_property
     def ranked(self) -> list[dict[str, Any]]:
-        """What was found about them, in that order."""
+        """Findings about the suspects, in that order."""
         return [self.row(i) for i in self.order]
 
     def row(self, i: int) -> dict[str, Any]:
-        """What was found about one examined image; suggested is the most likely class but its own."""
+        """Finding about one examined image; `suggested` is the most likely class other than its label."""
         row, given, said_K = int(self.rows_N[i]), int(self.given_N[i]), self.fit.probability_NK[i]
         suggested = int(np.where(np.arange(len(said_K)) == given, -1.0, said_K).argmax())
         return {
@@ -89,17 +89,17 @@ class LabelReport:
 
     @cached_property
     def effect(self) -> dict[str, Any]:
-        """Of leaving the suspects out of what a head learns from: see `label_errors.effect`."""
+        """Effect of training a head without the suspects: see `confident.effect`."""
         return confident.effect(self.given_N, self.fit.probability_NK, self.fit.without_NK, self.suspect_N)
 
     @property
     def confused(self) -> list[tuple[str, str, int]]:
-        """How many suspects have which label, and which is suggested; most first."""
+        """Number of suspects for each pair of label and suggested class, most frequent first."""
         pairs = Counter((item["label"], item["suggested"]) for item in self.ranked)
         return [(label, suggested, number) for (label, suggested), number in pairs.most_common()]
 
     def counts(self, rows: Sequence[int]) -> dict[str, int]:
-        """How many of these rows of the table each split has."""
+        """Number of these rows of the table in each split."""
         found = Counter(self.splits[row] for row in rows)
         return {part: found[part] for part in PARTS if found[part]}
 
@@ -135,23 +135,23 @@ def check_labels(
     skip_damaged: bool = False,
     quiet: bool = False,
 ) -> LabelReport:
-    """Compares the labels of images with what heads on a frozen backbone say that have not learned from them.
+    """Compare labels with the out-of-fold predictions of heads on a frozen pretrained network.
 
     Args:
         data, model, weights, device, skip_damaged: as for `loupe.train` with the recipe `features`.
-        size_px: of the images as the backbone gets them; None: as it was trained.
-        splits: whose labels are examined. The splits are those that training with this seed would have.
+        size_px: input size of the network; None: that of its pretraining.
+        splits: splits to examine. The splits are those of training with this seed.
         number_of_folds: at least 3. Copies of an image, and images of one group, are in one fold.
 
     Raises:
-        LoupeError: something that the caller can put right; it says what and how.
+        LoupeError: something that the caller can correct; the message says what and how.
     """
     with terminal(quiet=quiet):
         confident.check_installed()
         _check_asked(splits, number_of_folds)
         if "test" in splits:
             logger.warning(
-                "test labels are examined: that is a look at them, which no runs folder counts. Do not choose by it."
+                "test labels are examined. No runs folder counts this test-set evaluation: do not choose by it."
             )
         place = choose_device(device)
         keep_freed_memory()
@@ -174,8 +174,8 @@ def check_labels(
             folder=cache_folder() / "frozen",
         )
         logger.info(
-            f"{len(rows_N):,} labels are compared with what heads on {network.name}, at {preprocessing.size_px} px, "
-            f"say of images in {number_of_folds} folds that they have not seen."
+            f"comparing {counted(len(rows_N), 'label')} with out-of-fold predictions of linear heads on {network.name} "
+            f"at {preprocessing.size_px} px, {counted(number_of_folds, 'fold')}"
         )
         fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects)
         return LabelReport(
@@ -198,7 +198,7 @@ def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
         if part not in PARTS:
             raise unknown_name("split", part, PARTS)
     if number_of_folds < LEAST_FOLDS:
-        raise ConfigError(f"there must be at least {LEAST_FOLDS} folds; got {number_of_folds}.")
+        raise ConfigError(f"--folds is at least {LEAST_FOLDS}; got {number_of_folds}.")
 
 
 def recipe_for(
@@ -209,7 +209,7 @@ def recipe_for(
     size_px: int | None,
     seed: int,
 ) -> tuple[ResolvedRecipe, BackboneSpec]:
-    """The recipe `features` for these images, and its backbone."""
+    """Recipe `features` for these images, and its network."""
     recipe = resolve(
         "features",
         table,
@@ -220,36 +220,36 @@ def recipe_for(
         extra={} if size_px is None else {"input.size_px": size_px},
     )
     if not isinstance(recipe.model, BackboneSpec):
-        raise ConfigError(f"--model {model}: its features come with training. Name a backbone of timm: loupe models")
+        raise ConfigError(f"--model {model} is not a pretrained network. Choose one of timm: loupe models")
     if recipe.model.weights == "none":
-        logger.warning(
-            f"the features of {recipe.model.name} have random weights: they say little of what an image shows."
-        )
+        logger.warning(f"{recipe.model.name} has random weights: its features say little about an image.")
     return recipe, recipe.model
 
 
 def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool) -> Images:
-    """Their pixels, kept in the cache folder."""
+    """Decoded pixels of the images, kept in the cache folder."""
     return load_images(table, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
 
 
 def _folds(
     images: Images, rows_N: Ints, splits: Sequence[str], number_of_folds: int, seed: int
 ) -> tuple[Ints, Ints, tuple[str, ...]]:
-    """The labels of these rows as numbers without gaps, their folds, and the classes that the numbers stand for."""
+    """Labels of these rows as numbers without gaps, their folds, and the classes of the numbers."""
     table = images.table
     if not len(rows_N):
-        raise DataError(f"{table.name}: there are no labelled images in {' and '.join(splits)}.")
+        raise DataError(f"{table.name}: no labelled images in {enumerated(splits)}.")
     present_K, given_N = np.unique(table.labels[rows_N], return_inverse=True)
     classes = tuple(table.classes[label] for label in present_K)
     if len(classes) < 2:
-        raise DataError(f"{table.name}: all labels of {' and '.join(splits)} are {classes[0]!r}; there must be two.")
+        raise DataError(
+            f"{table.name}: all labels of {enumerated(splits)} are {classes[0]!r}; at least two classes are needed."
+        )
     fold_N = folds.numbers(table, images.content, rows_N, folds=number_of_folds, seed=seed)
     scarce = [name for name, count in zip(classes, fold_counts(given_N, fold_N), strict=True) if count < LEAST_FOLDS]
     if scarce:
         raise DataError(
-            f"{table.name}: the images of {scarce[0]!r} are in groups so large that they fill fewer than {LEAST_FOLDS} "
-            "folds. Make the groups smaller, or leave this class out."
+            f"{table.name}: the groups of class {scarce[0]!r} are too large for {LEAST_FOLDS} folds. Make the groups "
+            "smaller, or leave out this class."
         )
     return given_N, fold_N, classes
 
