@@ -111,6 +111,10 @@ def test_a_module_imports_only_from_packages_above_its_own(module):
     assert {room(name) for name in imports(module)} - {room(module)} <= above
 
 
+def test_the_page_of_the_architecture_is_that_of_these_sources():
+    assert PAGE.read_text(encoding="utf-8") == architecture(), "write it anew: make architecture"
+
+
 def test_each_package_has_a_sentence_in_the_order_of_the_packages():
     folders = {path.parent.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*/__init__.py")}
     assert set(PACKAGES) == folders
