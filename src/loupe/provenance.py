@@ -15,7 +15,7 @@ from typing import Any
 
 from loupe import __version__
 from loupe.data.splits import split as splits
-from loupe.data.splits.split import PARTS, Split
+from loupe.data.splits.split import SPLITS, Split
 from loupe.data.table import ImageTable
 from loupe.rundir import RunDirectory, now
 
@@ -36,7 +36,7 @@ def hashes(
     """
     return {
         "data": of_images(table, content),
-        "split": splits.digest((content[i], part) for part in PARTS for i in split.part(part).tolist()),
+        "split": splits.digest((content[i], part) for part in SPLITS for i in split.rows(part).tolist()),
         "weights": None if weights is None else of_file(weights),
         "code": of_sources(SOURCES),
     }

@@ -74,7 +74,7 @@ class Planner:
 
     @property
     def _images(self) -> int:
-        return sum(len(self.split.part(name)) for name in ("train", "val", "test"))
+        return sum(len(self.split.rows(name)) for name in ("train", "val", "test"))
 
     def _first(self, kept: tuple[object, ...]) -> bool:
         """Whether it is the first run that needs this."""

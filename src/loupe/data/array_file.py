@@ -1,4 +1,4 @@
-"""NumPy arrays in files of the cache, mapped for reading. Whatever is wrong with a file, it is one kind of error."""
+"""Memory-mapped NumPy arrays in files of the cache; a damaged file raises ValueError, whatever the damage."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ import numpy.typing as npt
 
 
 def mapped(path: Path) -> npt.NDArray[Any]:
-    """The array in a .npy file, mapped, not to be written to.
+    """Map the array in a .npy file, read-only.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, or holds something else.
     """
     try:
-        found = np.load(path, mmap_mode="r")
-        if not isinstance(found, np.ndarray):
+        array = np.load(path, mmap_mode="r")
+        if not isinstance(array, np.ndarray):
             raise ValueError("it holds several arrays")
-        return found.view(np.ndarray)
+        return array.view(np.ndarray)
     except FileNotFoundError:
         raise
     except Exception as error:  # the header is Python, and a damaged one raises whatever Python's parser raises
@@ -26,10 +26,10 @@ def mapped(path: Path) -> npt.NDArray[Any]:
 
 
 def header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """The shape and the type that a .npy file is begun with; the rows need not be there yet.
+    """Shape and type in the header of a .npy file, which may still be written.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, or holds something else.
     """
     try:

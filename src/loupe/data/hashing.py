@@ -1,9 +1,9 @@
-"""What each image file holds, as a SHA-256 of its bytes: the identity that splits, stores and predictions share.
+"""Content hashes: SHA-256 of the bytes of each image file, the identity of an image in splits, stores and predictions.
 
-Digests of files on disk are remembered under the cache folder by (path, size, modification time), one Arrow file for
-each data folder: small, read in one go, and replaced whole by a rename, so that two processes at once can at worst
-forget each other's news, and no lock can be left behind or fail on a network drive (as SQLite's may). A file changed
-less than two seconds before it was hashed is not remembered, because a second change might leave its time as it is.
+Digests of files are cached by (path, size, modification time), in one Arrow file for each data folder. The file is
+replaced atomically: concurrent processes can at worst lose each other's additions, and no lock can be left behind or
+fail on a network drive (as with SQLite). A file modified less than two seconds before hashing is not cached, because
+another change might keep its modification time.
 """
 
 import os
@@ -31,7 +31,7 @@ _COLUMNS = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", 
 
 @dataclass(frozen=True)
 class _Known:
-    """A digest, and the size and time that the file had before it was read."""
+    """Digest, with the size and the modification time of the file before it was read."""
 
     size: int
     mtime_ns: int
@@ -39,10 +39,9 @@ class _Known:
 
 
 def content_hashes(table: ImageTable, *, cache: Path | None = None) -> tuple[str, ...]:
-    """The SHA-256 of every image's bytes in hexadecimal, in the order of the table.
+    """Hexadecimal SHA-256 of the bytes of every image, in the order of the table.
 
-    An image that cannot be read gets the digest of its own name, equal to no other's: reading it again, which the
-    store and the check do, says what is wrong with it.
+    An unreadable image gets a unique digest of its name; the store and the check report its damage.
     """
     files = [table.file(i) for i in range(len(table))]
     memory = _memory_path(table.root, files, cache or cache_folder())
@@ -52,7 +51,7 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None) -> tuple[str
     def hash_range(part: range) -> list[str]:
         return [_hash(table, i, files[i], known, news).hex() for i in part]
 
-    # Hashing what is in memory already takes less than waking a thread.
+    # Hashing bytes in memory takes less time than waking a thread.
     workers = 1 if memory is None else max(4, worker_count())
     parts = in_chunks(hash_range, len(table), chunk=_CHUNK_IMAGES, workers=workers, description="reading images")
     digests = tuple(digest for part in parts for digest in part)
@@ -78,7 +77,7 @@ def _hash(table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Kno
 
 
 def _memory_path(root: Path | None, files: list[Path | None], cache: Path) -> Path | None:
-    """The Arrow file for the folder that holds all the files; None where the table itself holds every image."""
+    """Arrow file for the folder with all the files; None if the table itself holds every image."""
     folders = {os.path.abspath(file.parent) for file in files if file is not None}  # noqa: PTH100
     if not folders:
         return None
@@ -96,10 +95,10 @@ def recalled_hashes(memory: Path) -> dict[str, _Known]:
             return {}
         table.validate(full=True)
         columns = [table[name].to_pylist() for name in _COLUMNS.names]
-    except (OSError, ValueError, KeyError, pa.ArrowException):  # absent, or damaged: the digests are made again
+    except (OSError, ValueError, KeyError, pa.ArrowException):  # absent or damaged: the files are hashed again
         return {}
-    with suppress(OSError):  # a read-only cache is as good
-        os.utime(memory)  # when it was last used
+    with suppress(OSError):  # the cache may be read-only
+        os.utime(memory)  # time of the last use
     return {path: _Known(size, mtime_ns, digest) for path, size, mtime_ns, digest in zip(*columns, strict=True)}
 
 
@@ -125,12 +124,12 @@ def _remember(memory: Path, known: Mapping[str, _Known]) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except (OSError, pa.ArrowException) as error:
-        logger.info(f"The images' digests are not remembered, so the next run reads every image again: {error}")
+        logger.info(f"The content hashes cannot be cached, so the next run reads every image again: {error}")
 
 
 def _is_text(path: str) -> bool:
     try:
         path.encode("utf-8")
-    except UnicodeEncodeError:  # a name of bytes that are no UTF-8: hashed every time
+    except UnicodeEncodeError:  # a file name that is not UTF-8 is hashed every time
         return False
     return True

@@ -1,4 +1,4 @@
-"""How much memory is free, and the budget for raw pixels that follows from it."""
+"""Free memory of the machine, and the resulting budget for raw pixels."""
 
 import ctypes
 import os
@@ -9,17 +9,16 @@ _UNKNOWN_BYTES = 8 * 2**30
 
 
 def default_budget() -> int:
-    """Bytes of raw pixels to keep at most: half of the memory that is free now; of all of it where what is free is
-    unknown.
+    """Largest size of raw pixels in bytes: half of the free memory.
 
-    It holds for memory-mapped pixels too: they are read through free memory, and a set that does not fit there would
-    be read from the disk in every epoch. Raises nothing: a system that tells nothing counts as one of 8 GiB.
+    Where the free memory is unknown, half of all memory; where that is unknown too, half of 8 GiB. The budget includes
+    memory-mapped pixels: they are read through free memory, and otherwise from the disk in every epoch.
     """
     return free_bytes() // 2
 
 
 def free_bytes() -> int:
-    """Bytes that new data can take without swapping, within the limit of the container, if there is one."""
+    """Bytes available without swapping, within the limit of the container, if any."""
     if sys.platform == "win32":
         return _windows_bytes("free")
     free = _linux_bytes() or _all_bytes() or _UNKNOWN_BYTES
@@ -28,7 +27,7 @@ def free_bytes() -> int:
 
 
 def total_bytes() -> int | None:
-    """Bytes of memory of this machine; None where the system does not tell."""
+    """Bytes of memory of the machine; None if unknown."""
     return _windows_bytes("all") if sys.platform == "win32" else _all_bytes()
 
 
@@ -48,9 +47,9 @@ def _all_bytes() -> int | None:
 
 
 def _container_bytes() -> int | None:
-    """What the control group of this container (version 2) still allows; None where there is no limit.
+    """Bytes left in the control group (version 2) of the container; None without a limit.
 
-    Pages of files that nobody uses count as free, as they do in MemAvailable.
+    Inactive file pages count as free, as in MemAvailable.
     """
     group = Path("/sys/fs/cgroup")
     try:

@@ -1,4 +1,4 @@
-"""One function over all images of a table: in chunks, in parallel, in order, with a progress bar."""
+"""Parallel map over the images of a table: in chunks, in order, with a progress bar."""
 
 import os
 import sys
@@ -16,15 +16,15 @@ from loupe.log import progress_bar
 T = TypeVar("T")
 
 _SMALL_FILE_BYTES = 6 * 1024
-"""Below this, on the average, decoding an image takes less than the threads' handing over of Python's lock."""
+"""Below this average size, decoding an image takes less time than passing Python's lock between threads."""
 PROCESSES_PAY_IMAGES = 8_000
-"""As many small images take about as long to decode as two processes take to start, several times over."""
+"""Number of small images whose decoding takes several times as long as starting two processes."""
 _PROBED_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class File:
-    """An image file of a table; `data` is the error where it cannot be read."""
+    """Image file of a table; `data` is an error if it cannot be read."""
 
     index: int
     path: str
@@ -34,21 +34,27 @@ class File:
 def in_parallel(
     table: ImageTable, work: Callable[[list[File]], T], *, chunk: int, description: str
 ) -> Generator[T, None, None]:
-    """`work` on the image files of consecutive ranges of at most `chunk` rows, in order of the rows.
+    """Results of `work` for consecutive chunks of image files, in the order of the rows.
 
-    `work` raises nothing and is picklable: threads run it, or processes where the images are many and small, or this
-    thread alone where they are few and small. Close the generator to stop early.
+    Threads run it; processes for many small images; this thread alone for few small images. Close the generator to
+    stop early.
+
+    Args:
+        table: images.
+        work: picklable function that does not raise.
+        chunk: largest number of rows in a chunk.
+        description: text of the progress bar.
     """
 
-    def read(part: range) -> list[File]:
-        return [_file(table, i) for i in part]
+    def read(rows: range) -> list[File]:
+        return [_file(table, i) for i in rows]
 
     workers, small = worker_count(), _small_files(table)
     many = len(table) >= PROCESSES_PAY_IMAGES
     children = workers if small and many and workers > 1 and not hasattr(sys, "frozen") else 0
     with Processes(children) as processes:
         yield from in_chunks(
-            lambda part: processes.run(work, read(part)),
+            lambda rows: processes.run(work, read(rows)),
             len(table),
             chunk=chunk,
             workers=1 if small and not children else workers,
@@ -57,7 +63,7 @@ def in_parallel(
 
 
 def worker_count() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -66,16 +72,16 @@ def worker_count() -> int:
 def in_chunks(
     function: Callable[[range], T], images: int, *, chunk: int, workers: int, description: str
 ) -> Generator[T, None, None]:
-    """`function(range)` for consecutive ranges of at most `chunk` images, in order of the ranges.
+    """Results of `function(range)` for consecutive ranges of at most `chunk` images, in order.
 
-    With one worker no thread is started. Few results wait at a time, so memory does not grow with the number of
-    images; closing the generator (an error, Ctrl-C) drops what has not begun.
+    One worker starts no thread. The number of pending results is bounded, so memory does not grow with the number of
+    images. Closing the generator (an error, Ctrl-C) cancels ranges that have not begun.
     """
     ranges = [range(start, min(start + chunk, images)) for start in range(0, images, chunk)]
     with progress_bar() as progress:
         task = progress.add_task(description, total=images, note="")
-        for part, result in zip(ranges, _results(function, ranges, workers), strict=True):
-            progress.advance(task, len(part))
+        for rows, result in zip(ranges, _results(function, ranges, workers), strict=True):
+            progress.advance(task, len(rows))
             yield result
 
 
@@ -86,8 +92,8 @@ def _results(function: Callable[[range], T], ranges: list[range], workers: int) 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="loupe-data")
     waiting: deque[Future[T]] = deque()
     try:
-        for part in ranges:
-            waiting.append(pool.submit(function, part))
+        for rows in ranges:
+            waiting.append(pool.submit(function, rows))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -104,7 +110,7 @@ def _file(table: ImageTable, i: int) -> File:
 
 
 def _small_files(table: ImageTable) -> bool:
-    """Whether the images are small, judging by a few of them."""
+    """True if the images of a small sample are small on average."""
     step = max(1, len(table) // _PROBED_IMAGES)
     sizes = [len(file.data) for i in range(0, len(table), step) if isinstance((file := _file(table, i)).data, bytes)]
     return bool(sizes) and sum(sizes) < _SMALL_FILE_BYTES * len(sizes)

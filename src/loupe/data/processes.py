@@ -1,9 +1,8 @@
-"""Helper processes for work that Python's lock would serialise: thousands of images so small that decoding one takes
-less than handing the lock over. Two threads decode 32 px images slower than one; two processes, nearly twice as fast.
+"""Child processes for work that Python's lock would serialise, such as decoding thousands of tiny images.
 
-They are plain child processes that run `serve`, not `multiprocessing`'s: these import the caller's main module again,
-and so start a script that lacks the `__main__` guard a second time. Nothing is shared and nothing forked, on any
-system.
+Two threads decode 32 px images more slowly than one; two processes nearly twice as fast. The children run `serve`. They
+are not from `multiprocessing`, which imports the caller's main module again and so runs a script without a `__main__`
+guard twice. They share nothing and are not forked.
 """
 
 import json
@@ -25,8 +24,7 @@ _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from loupe.dat
 
 
 class Processes:
-    """A context that runs functions in child processes; as many threads as there are children may call `run` at
-    once."""
+    """Context manager that runs functions in child processes; `run` may be called from as many threads."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -35,7 +33,7 @@ class Processes:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-c", _BOOT, json.dumps(sys.path)]
-        with suppress(OSError):  # where no process can be started, `run` does the work itself
+        with suppress(OSError):  # without child processes, `run` works in this process
             for _ in range(self._count):
                 child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 self._all.append(child)
@@ -46,7 +44,7 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for child in self._all:
-            child.kill()  # it holds nothing: all that was asked has been answered, or is no longer wanted
+            child.kill()  # it has no state; all results were received or are no longer needed
         for child in self._all:
             child.wait()
             for pipe in (child.stdin, child.stdout):
@@ -55,9 +53,9 @@ class Processes:
                         pipe.close()
 
     def run(self, work: Callable[[P], R], payload: P) -> R:
-        """`work(payload)`, by a child that is free; both are picklable, and `work` raises nothing.
+        """Result of `work(payload)` from a free child; in this process if there is none or it died.
 
-        Should a child have died (no memory), the work is done here.
+        Both arguments are picklable, and `work` does not raise.
         """
         try:
             child = self._free.get_nowait()
@@ -74,10 +72,10 @@ class Processes:
 
 
 def serve() -> None:
-    """The life of a child: answer until the parent closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """Main loop of a child: return results until the parent closes the pipe or exits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not end up between the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the results
     with suppress(EOFError, OSError):
         while True:
             work, payload = pickle.load(sys.stdin.buffer)

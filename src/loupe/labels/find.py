@@ -15,7 +15,7 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.sources.open import open_table
 from loupe.data.splits import folds
-from loupe.data.splits.split import PARTS, Split, assign
+from loupe.data.splits.split import SPLITS, Split, assign
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, keep_freed_memory
 from loupe.errors import ConfigError, DataError, counted, enumerated, unknown_name
@@ -101,7 +101,7 @@ class LabelReport:
     def counts(self, rows: Sequence[int]) -> dict[str, int]:
         """Number of these rows of the table in each split."""
         found = Counter(self.splits[row] for row in rows)
-        return {part: found[part] for part in PARTS if found[part]}
+        return {part: found[part] for part in SPLITS if found[part]}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -164,7 +164,7 @@ def check_labels(
         split = assign(images.table, images.content, SplitSpec(), seed)
         for note in split.notes:
             logger.info(note)
-        rows_N = np.sort(np.concatenate([split.part(part) for part in PARTS if part in splits]))
+        rows_N = np.sort(np.concatenate([split.rows(part) for part in SPLITS if part in splits]))
         given_N, fold_N, classes = _folds(images, rows_N, splits, number_of_folds, seed)
         features_NC = features(
             network,
@@ -195,8 +195,8 @@ def check_labels(
 
 def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
     for part in splits:
-        if part not in PARTS:
-            raise unknown_name("split", part, PARTS)
+        if part not in SPLITS:
+            raise unknown_name("split", part, SPLITS)
     if number_of_folds < LEAST_FOLDS:
         raise ConfigError(f"--folds is at least {LEAST_FOLDS}; got {number_of_folds}.")
 
@@ -256,7 +256,7 @@ def _folds(
 
 def _split_names(split: Split, images: int) -> tuple[str | None, ...]:
     names: list[str | None] = [None] * images
-    for part in PARTS:
-        for row in split.part(part).tolist():
+    for part in SPLITS:
+        for row in split.rows(part).tolist():
             names[row] = part
     return tuple(names)

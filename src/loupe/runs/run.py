@@ -112,11 +112,11 @@ class Run(Predictor):
         Raises:
             LoupeError: as for `evaluate`.
         """
-        if split not in splits.PARTS:
-            raise unknown_name("split", split, splits.PARTS)
+        if split not in splits.SPLITS:
+            raise unknown_name("split", split, splits.SPLITS)
         if data is None:
             images, own = self.own_images()
-            return _some(self.predictions_for(images, own.part(split)), split)
+            return _some(self.predictions_for(images, own.rows(split)), split)
         with terminal(quiet=self.quiet):
             table = open_table(data)
         images = self._open(table, skip_damaged)
@@ -250,7 +250,7 @@ class Run(Predictor):
         known_N = splits.known(self.directory.file("split.csv"), images.table, images.content)
         asked_N = np.array([name == split for name in given]) if any(given) else np.full(len(given), True)
         rows_N = np.flatnonzero(np.where(known_N == "", asked_N, known_N == split))
-        counts = {part: int((known_N == part).sum()) for part in splits.PARTS}
+        counts = {part: int((known_N == part).sum()) for part in splits.SPLITS}
         if not any(counts.values()):
             return rows_N, ""
         listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())

@@ -85,7 +85,7 @@ def test_damage_is_listed_with_its_reason(folder, tmp_path):
     report = report_on(folder, tmp_path)
     assert not report.ok
     assert {error.path: error.reason for error in report.damaged} == {
-        "train/cat/0.png": "damaged PNG: cut off in chunk b'IDAT'",
+        "train/cat/0.png": "damaged PNG: truncated in chunk b'IDAT'",
         "val/dog/0.png": "the file is empty",
         "val/dog/1.png": "the file is empty",
     }

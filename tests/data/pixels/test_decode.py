@@ -159,7 +159,7 @@ def test_twelve_bits_are_scaled_and_white_can_be_zero():
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
 def test_pixels_without_a_stated_range_are_refused(dtype):
     data = encode(Image.fromarray(np.ones((4, 4), dtype=dtype)), "TIFF")
-    with pytest.raises(ImageError, match="no stated range; convert"):
+    with pytest.raises(ImageError, match="no defined range; convert"):
         decode(data, "x")
 
 

@@ -16,7 +16,6 @@ from loupe.data.hashing import content_hashes
 from loupe.data.memory import default_budget
 from loupe.data.pixels import decoding, pixel_cache, store
 from loupe.data.pixels.decode import load
-from loupe.data.pixels.decoding import Images
 from loupe.data.pixels.store import DamagedImages, EncodedStore, RawStore, open_store
 from loupe.data.sources.arrays import from_arrays
 from loupe.data.sources.open import open_table
@@ -220,7 +219,7 @@ def test_a_set_of_nothing_but_damage(folder, cache, in_files):
     table = table_of(folder)
     damage(table, range(COUNT))
     for _ in range(2):
-        with pytest.raises(DamagedImages, match="60 images"):
+        with pytest.raises(DamagedImages, match="60 damaged images"):
             opened(table, cache)
     assert builds(cache) == []
 
@@ -435,7 +434,7 @@ def test_damage_beyond_the_budget_is_found_before_training_and_remembered(tmp_pa
         assert caught.value.indices.tolist() == [2]
     kept = np.array([0, 1, 3, 4])
     if cached:  # what remains was seen to be whole: it is not decoded again
-        monkeypatch.setattr(Images, "decode_all", None)
+        monkeypatch.setattr(EncodedImages, "decode_all", None)
     store = open_store(table.select(kept), tuple(content[i] for i in kept), **settings, cache=cache)
     assert isinstance(store, EncodedStore)
     assert np.array_equal(store.read(np.arange(4)), made[kept])

@@ -1,4 +1,4 @@
-"""Batches of raw pixels on the device that trains or predicts."""
+"""Batches of raw pixels on the device of training or prediction."""
 
 import queue
 import threading
@@ -18,7 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """`x_BCHW` uint8, channels-last, and `y_B` int64 (-1: no label), on the device; `index_B` int64 in the table."""
+    """Batch of images.
+
+    Attributes:
+        x_BCHW: uint8 pixels, channels-last, on the device.
+        y_B: int64 labels on the device; -1 where unknown.
+        index_B: int64 rows in the table.
+    """
 
     x_BCHW: Tensor
     y_B: Tensor
@@ -29,11 +35,10 @@ class Batch:
 
 
 class BatchLoader:
-    """A store's images as batches on one device, in any order.
+    """Loader of a store's images as batches on one device, in any order.
 
-    On a GPU, raw pixels within `resident_bytes` are copied there once and gathered there; otherwise a thread reads
-    batches ahead. On a CPU only encoded images are read ahead: raw ones lie in memory, or in the system's cache of the
-    mapped file, and reading them is a gather.
+    On a GPU, raw pixels of at most `resident_bytes` are copied to the device once; otherwise a thread reads batches
+    ahead. On a CPU only encoded images are read ahead, since raw pixels are in memory or in the page cache.
     """
 
     def __init__(
@@ -51,12 +56,12 @@ class BatchLoader:
             self._resident_NHWC = torch.from_numpy(np.array(store.pixels)).to(device)
 
     def at(self, epoch: int) -> Self:
-        """The feed of that epoch: images are the same in all of them."""
+        """Loader for an epoch: this one, because the images are the same in all epochs."""
         return self
 
     def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        """The images of `order` in batches (as `cut` makes them), from batch number `first` on."""
-        ready = (self._batch(part) for part in cut(order, batch_size)[first:])
+        """Images of the rows `order` in batches (see `cut`), starting with batch number `first`."""
+        ready = (self._batch(index_B) for index_B in cut(order, batch_size)[first:])
         on_cpu = isinstance(self.store, RawStore) and self.device.type == "cpu"
         immediate = self._resident_NHWC is not None or on_cpu
         return ready if immediate else ahead(ready)
@@ -70,7 +75,7 @@ class BatchLoader:
         return Batch(x_BHWC.permute(0, 3, 1, 2), self.labels_N.index_select(0, where_B), index_B)
 
     def _send(self, host: Tensor) -> Tensor:
-        """To the device; to CUDA from pinned memory, so that the CPU need not wait for what the GPU is doing."""
+        """Copy to the device; for CUDA from pinned memory, so that the CPU does not wait for the GPU."""
         return (
             host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host.to(self.device)
         )
@@ -78,26 +83,23 @@ class BatchLoader:
 
 @dataclass(frozen=True)
 class ProgressLoader:
-    """A feed that tells how many images it has given, batch by batch."""
+    """Loader that calls `on_batch` with the number of images after every batch."""
 
-    feed: BatchLoader
-    given: Callable[[int], None]
+    loader: BatchLoader
+    on_batch: Callable[[int], None]
 
     @property
     def labels_N(self) -> Tensor:  # noqa: N802
-        return self.feed.labels_N
+        return self.loader.labels_N
 
     def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        for batch in self.feed.batches(order, batch_size, first=first):
+        for batch in self.loader.batches(order, batch_size, first=first):
             yield batch
-            self.given(len(batch))
+            self.on_batch(len(batch))
 
 
 def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """The rows of `order` in batches.
-
-    A last batch of one image joins the one before: batch normalisation has nothing to normalise over in one image.
-    """
+    """Rows of `order` in batches. A last batch of one image joins the one before, for batch normalisation."""
     starts = list(range(0, len(order), batch_size))
     if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
@@ -105,7 +107,7 @@ def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def steps_in(images: int, batch_size: int) -> int:
-    """How many batches `Feed.batches` makes of so many images."""
+    """Number of batches that `cut` makes of a number of images."""
     if batch_size == 1:
         return images
     full, rest = divmod(images, batch_size)
@@ -113,7 +115,7 @@ def steps_in(images: int, batch_size: int) -> int:
 
 
 def room_bytes(device: torch.device) -> int:
-    """What images may take on a GPU, or what stands for them: a third of what is free. On a CPU they are there."""
+    """Memory for resident inputs on a GPU in bytes, a third of the free memory; 0 on a CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 3
     return torch.mps.recommended_max_memory() // 3 if device.type == "mps" else 0
@@ -125,7 +127,7 @@ class _Failure(Generic[T]):
 
 
 def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """The items, made by a thread that stays up to `depth` in front; what goes wrong there is raised here."""
+    """Items computed up to `depth` ahead by a thread; its exceptions are raised here."""
     ready: queue.Queue[T | _Failure[T] | None] = queue.Queue(depth)
     abandoned = threading.Event()
 

@@ -1,23 +1,20 @@
-"""Bytes of an image file to 8-bit RGB pixels: the only decoder, for training, evaluation, prediction and serving
-alike.
+"""Image decoder: bytes of an image file to 8-bit RGB pixels, for training, evaluation, prediction and serving.
 
-Accepted by content, never by file name: JPEG, PNG, WebP, BMP, GIF, TIFF. The rules:
+The format is recognised by content, not by file name: JPEG, PNG, WebP, BMP, GIF, TIFF. Rules:
 
-* grey and 1-bit become three equal channels; a palette is looked up; CMYK is converted without a colour profile, and
-  a CMYK JPEG is read as inverted, which is Adobe's convention (Pillow, ImageMagick and browsers do the same). Colour
-  profiles are ignored.
-* 16 bits a channel keep their upper byte, so 65535 becomes 255 and 0 stays 0, in grey as in colour; 12-bit grey is
-  scaled likewise.
-* 32-bit integers, signed 16-bit integers, floats and CIELAB (TIFF) are refused: their range is not stated in the
-  file.
-* alpha, a transparent palette entry or a transparent colour is laid over white.
-* the orientation of EXIF or XMP is applied; a block that cannot be read counts as upright, as in every viewer.
-* of animations and multi-page files the first frame is taken.
-* more than `MAX_PIXELS` are refused from the header, before any pixel is decoded.
-* a large JPEG is reduced by 2, 4 or 8 while it is decoded, as far as both sides keep twice the wanted length.
+* Grey and 1-bit images get three equal channels. Palettes are resolved. CMYK is converted without a colour profile, and
+  a CMYK JPEG is read as inverted, which is Adobe's convention (as in Pillow, ImageMagick and browsers). Colour profiles
+  are ignored.
+* 16-bit channels keep their upper byte, so 65535 becomes 255 and 0 stays 0; 12-bit grey is scaled likewise.
+* 32-bit integers, signed 16-bit integers, floats and CIELAB (TIFF) are refused: the file does not state their range.
+* Transparent pixels (alpha, palette entry or colour) are composited over white.
+* The orientation of EXIF or XMP is applied; unreadable metadata counts as upright.
+* The first frame of animations and multi-page files is used.
+* Images of more than `MAX_PIXELS` are refused by their header, before decoding.
+* A large JPEG is reduced by 2, 4 or 8 during decoding, as long as both sides keep twice the target size.
 
-Damage that a file can reveal (a cut-off file, an impossible header, a wrong checksum in a PNG) is an ImageError. JPEG
-has no checksums: a flipped bit inside its data can pass as other pixels.
+Detectable damage (a truncated file, an invalid header, a wrong checksum in a PNG) is an ImageError. JPEG has no
+checksums, so a flipped bit in its data may decode to other pixels without an error.
 """
 
 import zlib
@@ -39,18 +36,18 @@ from PIL import (
 )
 
 from loupe.config.recipe import Interpolation, Resize
-from loupe.errors import ConfigError, ImageError
+from loupe.errors import ConfigError, ImageError, enumerated
 
 DECODER_VERSION = 1
-"""Part of the key of every stored pixel: raise it whenever the same bytes would give other pixels."""
+"""Part of the key of the pixel cache: increase it with every change that gives other pixels for the same bytes."""
 
 MAX_PIXELS = 178_956_970
-"""The most pixels an image may have: 512 MiB as RGB, the limit above which Pillow by default refuses too."""
+"""Largest number of pixels in an image: 512 MiB as RGB, Pillow's own default limit."""
 
 UInt8Array = npt.NDArray[np.uint8]
 
-# Opened through their classes rather than Image.open, whose limits are globals of the process and whose warnings
-# other threads would see; it also takes twice as long.
+# Image classes instead of Image.open, whose limits are process globals, whose warnings reach other threads, and which
+# takes twice as long.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -90,26 +87,34 @@ _WHITE_IS_ZERO = 0
 
 
 def load(data: bytes, path: str, *, load_px: int, resize: Resize, interpolation: Interpolation) -> UInt8Array:
-    """The image as uint8 [load_px, load_px, 3]: decoded, then made square. Raises ImageError.
+    """Decode an image and resize it to a square, uint8 [load_px, load_px, 3].
 
-    This is the one way in for pixels: the store and prediction both call it, so training and serving cannot disagree.
+    All pixels pass through this function, in training and in serving.
+
+    Raises:
+        ImageError: the image is damaged, or its format is not supported.
     """
     return to_square(decode(data, path, at_least_px=load_px), load_px, resize, interpolation)
 
 
 def decode(data: bytes, path: str, *, at_least_px: int | None = None) -> Image.Image:
-    """The first frame, upright, in 8-bit RGB, by the rules above; `path` only names the image in the ImageError.
+    """Decode the first frame, upright, in 8-bit RGB, by the rules of the module.
 
-    `at_least_px` is the side that the caller will resize to; it lets a JPEG of more than twice that be reduced while
-    decoding.
+    Args:
+        data: bytes of the image file.
+        path: name of the image in errors.
+        at_least_px: side to which the caller will resize; allows the reduction of a large JPEG during decoding.
+
+    Raises:
+        ImageError: the image is damaged, or its format is not supported.
     """
     return finish(open_header(data, path), data, path, at_least_px=at_least_px)
 
 
 def finish(image: ImageFile.ImageFile, data: bytes, path: str, *, at_least_px: int | None = None) -> Image.Image:
-    """What `decode` does, for an image that `open_header` opened from the same bytes."""
+    """Decode an image that `open_header` opened from the same bytes; otherwise as `decode`."""
     try:
-        # Asking a smaller JPEG changes nothing, and takes a tenth of the time that decoding a small one does.
+        # No effect on a smaller JPEG, but a tenth of the time of decoding a small one.
         if at_least_px is not None and image.format == "JPEG" and min(image.size) >= 4 * at_least_px:
             image.draft(None, (2 * at_least_px, 2 * at_least_px))
         if image.format == "PNG":
@@ -121,10 +126,15 @@ def finish(image: ImageFile.ImageFile, data: bytes, path: str, *, at_least_px: i
 
 
 def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
-    """The image with its header read and no pixel decoded: `.format`, `.mode`, `.size`. Raises ImageError."""
+    """Read the header of an image without decoding pixels: `.format`, `.mode`, `.size`.
+
+    Raises:
+        ImageError: the header is damaged, the format is not supported, or the image is too large.
+        ConfigError: Pillow is set to accept truncated images.
+    """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so damaged images would pass as grey ones. "
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so truncated images would decode with grey areas. "
             "Set it to False; --skip-damaged leaves damaged images out."
         )
     name = sniff(data)
@@ -136,28 +146,27 @@ def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
         raise ImageError(path, f"damaged {name} header: {_reason(error)}") from error
     width_px, height_px = image.size
     if width_px * height_px > MAX_PIXELS:
-        raise ImageError(path, f"{width_px} x {height_px} px is above the limit of {MAX_PIXELS:,} pixels")
+        raise ImageError(path, f"{width_px} x {height_px} px exceeds the limit of {MAX_PIXELS:,} pixels")
     return image
 
 
 def sniff(data: bytes) -> str | None:
-    """The name of the format that the first bytes announce, or None where it is not one of the accepted."""
+    """Name of the format by the first bytes; None if it is not supported."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     return next((name for signature, name in _SIGNATURES if data.startswith(signature)), None)
 
 
 def to_square(image: Image.Image, load_px: int, resize: Resize, interpolation: Interpolation) -> UInt8Array:
-    """An RGB image as uint8 [load_px, load_px, 3], antialiased where it shrinks (but for `nearest`).
+    """Resize an RGB image to uint8 [load_px, load_px, 3], antialiased when it shrinks (except `nearest`).
 
-    `crop`: the shorter side becomes `load_px` and the centre is kept. `pad`: the longer side becomes `load_px` and
-    the rest is black, half on each side. `squash`: both sides become `load_px`. An image that has the size already
-    keeps its pixels.
+    `crop` resizes the shorter side to `load_px` and keeps the centre. `pad` resizes the longer side and adds black
+    borders of equal width. `squash` resizes both sides. An image of the right size keeps its pixels.
     """
     width_px, height_px = image.size
     if resize == "crop":
         side_px = min(width_px, height_px)
-        # A whole-pixel corner, so that a crop which needs no scaling moves no pixel by a half.
+        # An integer corner, so that a crop without scaling does not shift by half a pixel.
         left_px, top_px = (width_px - side_px) // 2, (height_px - side_px) // 2
         square = _scale(
             image, (load_px, load_px), interpolation, (left_px, top_px, left_px + side_px, top_px + side_px)
@@ -186,14 +195,14 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
         return _over_white(*_upper_bytes(image))
     if image.mode in ("I", "F", "LAB"):
         kind = {"I": "32-bit or signed integers", "F": "floats", "LAB": "CIELAB colours"}[image.mode]
-        raise ValueError(f"{kind} have no stated range; convert the image to 8 or 16 bits a channel, grey or RGB")
+        raise ValueError(f"{kind} have no defined range; convert the image to 8 or 16 bits per channel, grey or RGB")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if not image.has_transparency_data:
         return image.convert("RGB")
     colour = image.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:
-        # The colour is given with 16 bits, of which the pixels have only the upper byte left.
+        # The colour has 16 bits, of which the pixels keep only the upper byte.
         image.info["transparency"] = tuple(value >> 8 for value in colour)
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return _over_white(rgba.convert("RGB"), rgba.getchannel("A"))
@@ -208,7 +217,7 @@ def _over_white(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
 
 
 def _upper_bytes(image: ImageFile.ImageFile) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit (or, in TIFF, 12-bit) grey as RGB, with the alpha of its transparent level, if it has one."""
+    """16-bit grey (12-bit in some TIFF) as RGB, and the alpha of its transparent level, if any."""
     tags: Any = getattr(image, "tag_v2", {})
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
     level_HW = np.asarray(image).astype(np.uint16)
@@ -223,8 +232,7 @@ def _upper_bytes(image: ImageFile.ImageFile) -> tuple[Image.Image, Image.Image |
 
 
 def _upright(image: ImageFile.ImageFile, rgb: Image.Image) -> Image.Image:
-    # Most images carry no metadata, and asking takes longer than decoding a small one. TIFF is turned by Pillow as it
-    # loads.
+    # Most images have no metadata, and parsing takes longer than decoding a small image. Pillow rotates TIFF itself.
     if image.format == "TIFF" or _METADATA.isdisjoint(image.info):
         return rgb
     try:
@@ -235,8 +243,11 @@ def _upright(image: ImageFile.ImageFile, rgb: Image.Image) -> Image.Image:
 
 
 def _verify_png(data: bytes) -> None:
-    """Raises ValueError where the checksum of a chunk that holds pixels, palette or header is wrong; Pillow passes
-    over some."""
+    """Check the checksums of the critical chunks (header, palette, pixels), some of which Pillow ignores.
+
+    Raises:
+        ValueError: a checksum is wrong, or a chunk is truncated.
+    """
     position = 8
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
@@ -244,7 +255,7 @@ def _verify_png(data: bytes) -> None:
         kind = data[position + 4 : position + 8]
         is_critical = not kind[0] & 0x20
         if is_critical and end + 4 > len(data):
-            raise ValueError(f"damaged PNG: cut off in chunk {kind!r}")
+            raise ValueError(f"damaged PNG: truncated in chunk {kind!r}")
         if is_critical and zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(
             data[end : end + 4], "big"
         ):
@@ -257,12 +268,12 @@ def _verify_png(data: bytes) -> None:
 def _not_an_image(data: bytes) -> str:
     if not data:
         return "the file is empty"
-    return f"not a {', '.join(list(_READERS)[:-1])} or {list(_READERS)[-1]} image (it begins with {data[:8]!r})"
+    return f"not a {enumerated([*_READERS], 'or')} image (it begins with {data[:8]!r})"
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return "decoding it needs more memory than there is"
+        return "not enough memory to decode it"
     # One line, whatever bytes of the file Pillow quotes.
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:199] + "…"

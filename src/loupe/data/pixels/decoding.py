@@ -1,4 +1,4 @@
-"""The images of a table as pixels, decoded in parallel, and the list of those that cannot be."""
+"""Parallel decoding of the images of a table, with a list of the damaged ones."""
 
 import json
 from collections.abc import Generator, Sequence
@@ -13,22 +13,23 @@ from loupe.config.recipe import Interpolation, Resize
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
 from loupe.data.table import ImageTable
-from loupe.errors import DataError, ImageError
+from loupe.errors import DataError, ImageError, counted
 
 CHUNK_BYTES = 4 * 2**20
 CHUNK_IMAGES = 256
 SHOWN_ERRORS = 20
 
 
-class DamagedImages(DataError):  # noqa: N818 - it names the images
-    """Images of a set that cannot be used: `indices` into its table, ascending, and one ImageError for each."""
+class DamagedImages(DataError):  # noqa: N818 - named after the images
+    """Damaged images of a data set: ascending `indices` into its table, and one ImageError for each."""
 
     def __init__(self, errors: Sequence[ImageError], indices: Sequence[int]) -> None:
-        shown = "".join(f"\n  {error}" for error in errors[:SHOWN_ERRORS])
+        listed = "".join(f"\n  {error}" for error in errors[:SHOWN_ERRORS])
         rest = f"\n  ... and {len(errors) - SHOWN_ERRORS:,} more" if len(errors) > SHOWN_ERRORS else ""
-        count = "1 image is" if len(errors) == 1 else f"{len(errors):,} images are"
+        them = "it" if len(errors) == 1 else "them"
         super().__init__(
-            f"{count} damaged:{shown}{rest}\nRepair or remove them, or leave them out with --skip-damaged."
+            f"{counted(len(errors), 'damaged image')}:{listed}{rest}\nRepair or remove {them}, or leave {them} out "
+            "with --skip-damaged."
         )
         self.errors = list(errors)
         self.indices = np.asarray(indices, dtype=np.int64)
@@ -38,8 +39,8 @@ class DamagedImages(DataError):  # noqa: N818 - it names the images
 
 
 @dataclass(frozen=True)
-class Images:
-    """Image files, and how they are to become pixels."""
+class EncodedImages:
+    """Image files of a table with the settings for their decoding."""
 
     table: ImageTable
     load_px: int
@@ -55,57 +56,62 @@ class Images:
         return 3 * self.load_px**2
 
     def pixels(self, i: int) -> UInt8Array:
-        """uint8 [S, S, 3]; ImageError where the image is damaged."""
+        """Pixels of image `i`, uint8 [S, S, 3].
+
+        Raises:
+            ImageError: the image is damaged.
+        """
         path = self.table.paths[i]
         data = self.table.encoded(i)
         return load(data, path, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation)
 
-    def decode_all(self) -> Generator["Decoded", None, None]:
-        """All images in order, a few at a time, in parallel."""
+    def decode_all(self) -> Generator["DecodedChunk", None, None]:
+        """Decode all images in order and in parallel, in chunks."""
         chunk = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // self.image_bytes))
         work = partial(decode_files, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation)
         return in_parallel(self.table, work, chunk=chunk, description="decoding images")
 
     def key(self, content: Sequence[str]) -> str:
-        """A digest of all that decides the pixels of the images with these digests of their content."""
-        how = [DECODER_VERSION, PIL.__version__, self.load_px, self.resize, self.interpolation]
-        return sha256(json.dumps([how, list(content)]).encode()).hexdigest()[:40]
+        """Cache key: digest of the decoder's settings and versions and of the content digests of the images."""
+        settings = [DECODER_VERSION, PIL.__version__, self.load_px, self.resize, self.interpolation]
+        return sha256(json.dumps([settings, list(content)]).encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """`lasts`: it lies in the bytes of the file, so that it need not be looked for again while these are the same."""
+    """Damaged image; `permanent` damage is in the bytes of the file, and not for example a lack of memory."""
 
     index: int
     error: ImageError
-    lasts: bool
+    permanent: bool
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What could be decoded of some images, uint8 [n, S, S, 3] in order, and what is wrong with the others."""
+class DecodedChunk:
+    """Pixels of the intact images of a chunk, uint8 [n, S, S, 3] in order, and the damaged images."""
 
     pixels: UInt8Array
     damaged: list[Damage]
 
 
-def decode_files(files: Sequence[File], *, load_px: int, resize: Resize, interpolation: Interpolation) -> Decoded:
-    """Raises nothing: it runs in other processes too."""
+def decode_files(files: Sequence[File], *, load_px: int, resize: Resize, interpolation: Interpolation) -> DecodedChunk:
+    """Decode a chunk of files. It may run in another process, and returns errors instead of raising them."""
     pixels = np.empty((len(files), load_px, load_px, 3), dtype=np.uint8)
     done = 0
     damaged = []
     for file in files:
         if isinstance(file.data, ImageError):
-            damaged.append(Damage(file.index, file.data, lasts=False))
+            damaged.append(Damage(file.index, file.data, permanent=False))
             continue
         try:
             pixels[done] = load(file.data, file.path, load_px=load_px, resize=resize, interpolation=interpolation)
             done += 1
         except ImageError as error:
-            lasts = not isinstance(error.__cause__, MemoryError)
-            damaged.append(Damage(file.index, error, lasts))
-    return Decoded(pixels[:done], damaged)
+            permanent = not isinstance(error.__cause__, MemoryError)
+            damaged.append(Damage(file.index, error, permanent))
+    return DecodedChunk(pixels[:done], damaged)
 
 
 def damaged_images(damaged: list[Damage]) -> DamagedImages:
+    """Error for a list of damaged images."""
     return DamagedImages([damage.error for damage in damaged], [damage.index for damage in damaged])

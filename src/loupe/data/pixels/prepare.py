@@ -1,4 +1,4 @@
-"""From a table of images to pixels that can be read: hashes, damage, the store, and the statistics of the pixels."""
+"""Preparation of a table of images for reading: hashes, damage, pixel store and pixel statistics."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from loupe.data.hashing import content_hashes
 from loupe.data.pixels import decode
 from loupe.data.pixels.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
-from loupe.errors import DataError, ImageError, LoupeError
+from loupe.errors import DataError, ImageError, LoupeError, counted
 from loupe.log import logger
 
 SAMPLED_HEADERS = 101
@@ -21,7 +21,10 @@ CHUNK_IMAGES = 512
 
 @dataclass(frozen=True)
 class Images:
-    """Images that can be read: row i of the table is image i of the store and has the hash `content[i]`."""
+    """Readable images: row i of the table is image i of the store and has the hash `content[i]`.
+
+    `damaged` is the number of damaged images that were left out.
+    """
 
     table: ImageTable
     content: tuple[str, ...]
@@ -37,13 +40,17 @@ def load_images(
     skip_damaged: bool = False,
     once: bool = False,
 ) -> Images:
-    """Opens the pixel store over a table, building it where it is not there yet; with `cache` None nothing is kept.
+    """Open the pixel store of a table, and build it if it does not exist.
 
-    Of the preprocessing only what decides the stored pixels counts: `load_px`, `resize` and `interpolation`.
-    `once` promises that each image is read once; damage may then turn up when images are read, see `store.open_store`.
+    Args:
+        table: images.
+        preprocessing: settings, of which `load_px`, `resize` and `interpolation` decide the stored pixels.
+        cache: cache folder; None for no cache.
+        skip_damaged: leave damaged images out instead of raising.
+        once: each image is read only once; damage may then be found on reading, see `store.open_store`.
 
     Raises:
-        DamagedImages: some images cannot be used, and `skip_damaged` is off.
+        DamagedImages: images are damaged, and `skip_damaged` is off.
         LoupeError: no image is left.
     """
     content = content_hashes(table)
@@ -66,35 +73,41 @@ def load_images(
     if not len(kept):
         raise all_damaged(table)
     dropped = len(table) - len(kept)
-    logger.warning(f"{dropped:,} damaged images are left out.")
+    logger.warning(f"{counted(dropped, 'damaged image')} left out.")
     table, content = table.select(kept), tuple(content[i] for i in kept)
     return Images(table, content, opened(table, content), damaged=dropped)
 
 
 def all_damaged(table: ImageTable) -> LoupeError:
-    return DataError(f"{table.name}: all {len(table):,} images are damaged. See: loupe check")
+    """Error for a table without an intact image."""
+    return DataError(f"{table.name}: all {counted(len(table), 'image')} are damaged. For the reasons: loupe check")
 
 
 def typical_px(table: ImageTable) -> int:
-    """The median of the images' shorter sides, from the headers of up to a hundred images spread over the table."""
+    """Median of the images' shorter sides, from the headers of about a hundred images spread over the table.
+
+    Raises:
+        DataError: none of the sampled images can be read.
+    """
     sides = []
     for row in np.unique(np.linspace(0, len(table) - 1, min(SAMPLED_HEADERS, len(table)), dtype=np.int64)):
         try:
             sides.append(min(decode.open_header(table.encoded(int(row)), table.paths[row]).size))
         except ImageError:
-            continue  # damaged images are reported, all of them, when the store is built
+            continue  # all damaged images are reported when the store is built
     if not sides:
         raise DataError(
-            f"{table.name}: none of {min(SAMPLED_HEADERS, len(table))} sampled images can be read. See: loupe check"
+            f"{table.name}: none of {counted(min(SAMPLED_HEADERS, len(table)), 'sampled image')} can be read. "
+            "For the reasons: loupe check"
         )
     return int(np.median(sides))
 
 
 def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool) -> tuple[RGB, RGB]:
-    """Mean and standard deviation of the pixels scaled to [0, 1], for each channel or over all.
+    """Mean and standard deviation of the pixels scaled to [0, 1], for each channel or over all channels.
 
-    Sums of integers: the result does not depend on the order of the images. Where pixels are decoded as needed, at most
-    20,000 images, evenly spread, stand for all.
+    The sums are integers, so the result does not depend on the order of the images. If pixels are decoded on demand,
+    at most 20,000 evenly spread images are used.
     """
     if not isinstance(store, RawStore) and len(rows_N) > SAMPLED_IMAGES:
         rows_N = rows_N[np.linspace(0, len(rows_N) - 1, SAMPLED_IMAGES, dtype=np.int64)]
@@ -110,7 +123,7 @@ def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool)
         total_C, squares_C, pixels = np.full(3, total_C.sum()), np.full(3, squares_C.sum()), 3 * pixels
     mean_C = total_C / pixels
     std_C = np.sqrt(np.maximum(squares_C / pixels - mean_C**2, 0.0))
-    std_C[std_C < 0.5] = 255.0  # a constant channel carries nothing; it must not be divided by nothing
+    std_C[std_C < 0.5] = 255.0  # against division by zero for a constant channel
     return _rgb(mean_C / 255), _rgb(std_C / 255)
 
 

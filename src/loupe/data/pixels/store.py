@@ -1,7 +1,6 @@
-"""read(indices) -> uint8 pixels: decoded once and kept while they fit a byte budget, decoded as needed beyond it.
+"""Pixel stores: `read(indices)` gives uint8 pixels, decoded once within a byte budget and on demand beyond it.
 
-Kept pixels lie in memory where the set is small, else in a memory-mapped file under the cache folder
-(`pixel_file.py`).
+Decoded pixels are kept in memory for a small data set, else in a memory-mapped file of the cache (`pixel_cache`).
 """
 
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ from loupe.data.memory import default_budget
 from loupe.data.parallel import worker_count
 from loupe.data.pixels import pixel_cache
 from loupe.data.pixels.decode import UInt8Array
-from loupe.data.pixels.decoding import Damage, DamagedImages, Images, damaged_images
+from loupe.data.pixels.decoding import Damage, DamagedImages, EncodedImages, damaged_images
 from loupe.data.table import ImageTable
-from loupe.errors import ImageError
+from loupe.errors import ImageError, counted
 from loupe.log import logger, size_text
 
 __all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "StreamedStore", "default_budget", "open_store"]
@@ -30,11 +29,11 @@ __all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "StreamedS
 Indices = npt.NDArray[np.int64]
 
 SMALL_BYTES = 4 * 2**20
-"""Sets below this are decoded anew each time: a fraction of a second, and it leaves nothing behind."""
+"""Data sets below this are decoded every time, in a fraction of a second, and not cached."""
 
 
 class PixelStore(Protocol):
-    """Pixels of N images, square, `side_px` on a side."""
+    """Store of the pixels of N square images, `side_px` on a side."""
 
     def __len__(self) -> int: ...
 
@@ -42,12 +41,16 @@ class PixelStore(Protocol):
     def side_px(self) -> int: ...
 
     def read(self, indices: Indices) -> UInt8Array:
-        """uint8 [B, S, S, 3], C-contiguous, in the order of `indices`; IndexError where there is no such image."""
+        """Pixels uint8 [B, S, S, 3], C-contiguous, in the order of `indices`.
+
+        Raises:
+            IndexError: an index is out of range.
+        """
 
 
 @dataclass(frozen=True)
 class RawStore:
-    """Pixels decoded once: uint8 [N, S, S, 3], in memory or as a read-only memory map of a file."""
+    """Store of decoded pixels, uint8 [N, S, S, 3], in memory or in a read-only memory map."""
 
     pixels: UInt8Array
 
@@ -64,9 +67,9 @@ class RawStore:
 
 @dataclass(frozen=True)
 class EncodedStore:
-    """Image files, decoded by a pool of threads whenever they are read. A damaged one raises its ImageError then."""
+    """Store of image files, decoded by a thread pool on every read; a damaged image raises its ImageError."""
 
-    images: Images
+    images: EncodedImages
     workers: int
 
     def __len__(self) -> int:
@@ -80,12 +83,12 @@ class EncodedStore:
         chosen = _checked(indices, len(self))
         pixels = np.empty((len(chosen), self.side_px, self.side_px, 3), dtype=np.uint8)
 
-        def fill(part: Indices) -> None:
-            for position in part:
+        def fill(positions: Indices) -> None:
+            for position in positions:
                 pixels[position] = self._pixels(int(chosen[position]))
 
-        parts = np.array_split(np.arange(len(chosen)), min(2 * self.workers, len(chosen)) or 1)
-        list(self._pool.map(fill, parts))
+        slices = np.array_split(np.arange(len(chosen)), min(2 * self.workers, len(chosen)) or 1)
+        list(self._pool.map(fill, slices))
         return pixels
 
     def _pixels(self, i: int) -> UInt8Array:
@@ -98,9 +101,10 @@ class EncodedStore:
 
 @dataclass(frozen=True)
 class StreamedStore(EncodedStore):
-    """Image files that are decoded when they are read, once, and that nobody has looked at for damage before.
+    """Store of image files that are read once, without a check for damage before.
 
-    A read raises DamagedImages with all that it found; with `skip_damaged` what is damaged is black, and in `damaged`.
+    A read raises DamagedImages with the damaged images found. With `skip_damaged` they are black instead, and listed
+    in `damaged`.
     """
 
     skip_damaged: bool = False
@@ -116,7 +120,7 @@ class StreamedStore(EncodedStore):
         try:
             return self.images.pixels(i)
         except ImageError as error:
-            self.damaged.append(Damage(i, error, lasts=False))
+            self.damaged.append(Damage(i, error, permanent=False))
             return np.zeros((self.side_px, self.side_px, 3), dtype=np.uint8)
 
 
@@ -132,22 +136,32 @@ def open_store(
     once: bool = False,
     skip_damaged: bool = False,
 ) -> PixelStore:
-    """The pixels of all images of a table, whose digests are `content`.
+    """Open the pixel store of a table.
 
-    A RawStore while N * load_px**2 * 3 bytes are within `budget_bytes`, else an EncodedStore, for which every image
-    is decoded once to find damage. Raises DamagedImages with all that is damaged. `cache` None leaves nothing behind.
-    `once` promises that each image is read once: beyond the budget it is then a StreamedStore, for which nothing is
-    decoded before, and to which `skip_damaged` is handed on.
+    Args:
+        table: images.
+        content: digest of each image.
+        load_px: side of the decoded squares.
+        resize: resize mode.
+        interpolation: interpolation of the resizing.
+        budget_bytes: largest size of decoded pixels, N * load_px**2 * 3 bytes. Within it the store is a RawStore,
+            else an EncodedStore, after every image was decoded once to find damage.
+        cache: cache folder; None for no cache.
+        once: each image is read only once. Beyond the budget the store is then a StreamedStore, without a check.
+        skip_damaged: setting of the StreamedStore.
+
+    Raises:
+        DamagedImages: images are damaged.
     """
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
-    images = Images(table, load_px, resize, interpolation)
+    images = EncodedImages(table, load_px, resize, interpolation)
     if once and images.total_bytes > budget_bytes:
         return StreamedStore(images, worker_count(), skip_damaged)
     if images.total_bytes > budget_bytes:
         logger.info(
-            f"The pixels of {len(table):,} images take {size_text(images.total_bytes)} at {load_px} px, above the "
-            f"budget of {size_text(budget_bytes)}: the images are decoded anew in every epoch."
+            f"The pixels of {counted(len(table), 'image')} take {size_text(images.total_bytes)} at {load_px} px, "
+            f"above the budget of {size_text(budget_bytes)}. The images are decoded in every epoch."
         )
         pixel_cache.verify(images, content, cache / "pixels" if cache else None)
         return EncodedStore(images, worker_count())
@@ -161,20 +175,20 @@ def open_store(
         return RawStore(pixel_cache.build(images, content, folder))
     except OSError as error:
         logger.info(
-            f"Pixels cannot be kept under {folder} ({error.strerror or error}): they stay in memory for this run."
+            f"Pixels cannot be cached under {folder} ({error.strerror or error}). They stay in memory for this run."
         )
     return _in_memory(images)
 
 
-def _in_memory(images: Images) -> RawStore:
+def _in_memory(images: EncodedImages) -> RawStore:
     pixels = np.empty((len(images.table), images.load_px, images.load_px, 3), dtype=np.uint8)
     damaged: list[Damage] = []
     done = 0
-    with closing(images.decode_all()) as parts:
-        for part in parts:
-            pixels[done : done + len(part.pixels)] = part.pixels
-            done += len(part.pixels)
-            damaged += part.damaged
+    with closing(images.decode_all()) as chunks:
+        for chunk in chunks:
+            pixels[done : done + len(chunk.pixels)] = chunk.pixels
+            done += len(chunk.pixels)
+            damaged += chunk.damaged
     if damaged:
         raise damaged_images(damaged)
     return RawStore(pixels)
@@ -183,5 +197,5 @@ def _in_memory(images: Images) -> RawStore:
 def _checked(indices: Indices, images: int) -> Indices:
     chosen = np.asarray(indices, dtype=np.int64)
     if len(chosen) and (chosen.min() < 0 or chosen.max() >= images):
-        raise IndexError(f"images are numbered 0 to {images - 1}; got {chosen.min()} to {chosen.max()}")
+        raise IndexError(f"image indices must be 0 to {images - 1}; got {chosen.min()} to {chosen.max()}")
     return chosen

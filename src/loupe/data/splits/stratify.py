@@ -1,6 +1,7 @@
-"""Setting images aside: units that must not be torn apart, drawn by class in a keyed order.
+"""Stratified sampling of units, in a keyed order.
 
-A unit is a set of images tied to each other by identical content or a common group, directly or through others.
+A unit is a set of images connected by identical content or a common group, directly or through others. It is never
+divided between splits.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ Indices = NDArray[np.int64]
 
 
 def units(content: Sequence[str], groups: Sequence[str | None]) -> Indices:
-    """The number of each image's unit. Numbers are names: they say nothing of order or size."""
+    """Identifier of the unit of each image."""
     number: dict[str, int] = {}
     unit = np.array([number.setdefault(digest, len(number)) for digest in content], dtype=np.int64)
     tied = np.array([i for i, group in enumerate(groups) if group is not None], dtype=np.int64)
@@ -23,7 +24,7 @@ def units(content: Sequence[str], groups: Sequence[str | None]) -> Indices:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    # A graph whose nodes are contents, then groups; every image with a group is an edge between its two.
+    # Graph with contents and groups as nodes; every image with a group is an edge between the two.
     names: dict[str | None, int] = {}
     node = np.array([len(number) + names.setdefault(groups[i], len(names)) for i in tied.tolist()], dtype=np.int64)
     n = len(number) + len(names)
@@ -32,11 +33,16 @@ def units(content: Sequence[str], groups: Sequence[str | None]) -> Indices:
     return np.asarray(component, dtype=np.int64)[unit]
 
 
-class Carver:
-    """Draws units out of the training images, part by part; what is drawn is gone.
+class UnitSampler:
+    """Sampler of units from the training images, without replacement.
 
-    `labels` holds every image's class index, `pool` the rows of the training images, `unit` every image's unit. Units
-    in `pinned` stay where they are: their images count as training images that cannot be drawn.
+    Args:
+        content: digest of each image.
+        labels: class index of each image.
+        pool: rows of the training images.
+        unit: unit of each image.
+        pinned: units that are not drawn; their images remain training images.
+        n_classes: number of classes.
     """
 
     def __init__(
@@ -52,11 +58,11 @@ class Carver:
                 self.free.setdefault(number, []).append(row)
 
     def stratified(self, n: int, *, key: str) -> Indices:
-        """About `n` images, of each class its share, in whole units, drawn by a hash of `key` and their content.
+        """Draw about `n` images in whole units, stratified by class, in the order of a hash of `key` and content.
 
-        A unit is taken where that brings the classes nearer to their shares, and only if it leaves every class of its
-        own a training image. Where single images abound, the shares are met exactly; where even the smallest unit is
-        too large, the one that comes nearest is taken. Empty only where no unit can be spared.
+        A unit is taken if it brings the classes nearer to their targets and leaves each of its classes a training
+        image. With enough single images the targets are met exactly. If even the smallest unit is too large, the one
+        nearest to the targets is taken. The result is empty only if no unit can be taken.
         """
         lacking = self._shares(n)
         chosen: list[int] = []
@@ -77,7 +83,7 @@ class Carver:
         return np.array(sorted(chosen), dtype=np.int64)
 
     def in_order(self, n: int, *, last: bool) -> Indices:
-        """The first (or last) `n` free images in the order of the data; a unit that is too large is passed over."""
+        """Draw the first (or last) `n` free images in the order of the data; units that are too large are skipped."""
         chosen: list[int] = []
         order = sorted(self.free, key=lambda number: self.free[number][-1 if last else 0], reverse=last)
         for number in order:
@@ -86,13 +92,13 @@ class Carver:
         return np.array(sorted(chosen), dtype=np.int64)
 
     def emptied(self) -> list[int]:
-        """The classes whose training images have all been drawn."""
+        """Classes without remaining training images."""
         return [
             label for label, (had, left) in enumerate(zip(self.before, self.train, strict=True)) if had and not left
         ]
 
     def _shares(self, n: int) -> dict[int, int]:
-        """How many images of each class make up `n`: proportional, by largest remainder, but never a class's last."""
+        """Target of each class in `n` images: proportional, by largest remainder; each class keeps one image."""
         free: Counter[int] = Counter(self.labels[row] for rows in self.free.values() for row in rows)
         room = {label: min(free[label], self.train[label] - 1) for label in sorted(free)}
         exact = {label: n * self.before[label] / sum(self.before) for label in room}
@@ -107,7 +113,7 @@ class Carver:
         return shares
 
     def _order(self, key: str) -> list[int]:
-        """The free units by the keyed hash of their least content, which no other unit has."""
+        """Free units in the order of the keyed hash of their smallest digest, which is unique."""
         secret = blake2b(key.encode(), digest_size=32).digest()
         least = {number: min(self.content[row] for row in rows) for number, rows in self.free.items()}
         return sorted(least, key=lambda number: blake2b(least[number].encode(), key=secret, digest_size=16).digest())
@@ -127,5 +133,5 @@ class Carver:
 
 
 def _excess(lacking: Mapping[int, int], counts: Mapping[int, int]) -> int:
-    """By how much a unit moves the classes away from their shares (below 0: nearer)."""
+    """Change of the distance to the targets by a unit; negative if nearer."""
     return sum(abs(lacking.get(label, 0) - n) - abs(lacking.get(label, 0)) for label, n in counts.items())
