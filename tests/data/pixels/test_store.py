@@ -16,6 +16,7 @@ from loupe.data.hashing import content_hashes
 from loupe.data.memory import default_budget
 from loupe.data.pixels import decoding, pixel_cache, store
 from loupe.data.pixels.decode import load
+from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import DamagedImages, EncodedStore, RawStore, open_store
 from loupe.data.sources.arrays import from_arrays
 from loupe.data.sources.open import open_table

@@ -197,7 +197,7 @@ def test_every_class_keeps_a_training_image():
         ([0, 0, 0], None, SplitSpec(), "all 3 training images are of the class 'class 0'"),
         ([0, 1], ["val", "test"], SplitSpec(), "no labelled training images"),
         ([None, None, 1], ["train", "train", "test"], SplitSpec(), "no labelled training images"),
-        ([0, 1], None, SplitSpec(validation=0.1, test=0), "no image can be set aside for validation"),
+        ([0, 1], None, SplitSpec(validation=0.1, test=0), "no image can be drawn for validation"),
         ([0, 1, 0, 1], None, SplitSpec(validation=2, test=2), "leave none of the 4"),
         ([0, 1, 0, 1], None, SplitSpec(validation=0.6, test=0.6), "leave none of the 4"),
         ([0, 1, 0, 1], None, SplitSpec(validation=1.5, test=0), "a whole number of images; got 1.5"),
