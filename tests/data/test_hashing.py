@@ -121,7 +121,7 @@ def test_a_cache_that_cannot_be_written_is_announced_and_does_no_harm(folder, tm
     (tmp_path / "file").write_text("no folder")
     table = table_of(folder)
     assert content_hashes(table, cache=tmp_path / "file") == expected(table)
-    assert "not remembered" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_a_write_that_fails_leaves_the_memory_as_it_was(folder, cache, monkeypatch):

@@ -250,7 +250,7 @@ def test_a_kept_file_that_is_not_whole_is_made_again(folder, cache, in_files, ca
     else:
         file.write_bytes({"short": data[:-1], "empty": b"", "garbage": b"x" * 5000}[how])
     np.testing.assert_array_equal(opened(table, cache).pixels, expected(table))
-    assert "made again" in caplog.text
+    assert "built again" in caplog.text
     assert file.read_bytes() == data
 
 
@@ -282,7 +282,7 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, in_files, caplog):
     table = table_of(folder)
     (tmp_path / "file").write_text("no folder")
     np.testing.assert_array_equal(opened(table, tmp_path / "file").pixels, expected(table))
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_images_beyond_the_budget_need_no_cache_that_can_be_written(folder, tmp_path, in_files):

@@ -194,7 +194,7 @@ def test_every_class_keeps_a_training_image():
 @pytest.mark.parametrize(
     ("labels", "splits", "spec", "message"),
     [
-        ([0, 0, 0], None, SplitSpec(), "all 3 training images are of the class 'class 0'"),
+        ([0, 0, 0], None, SplitSpec(), "all 3 training images have the class 'class 0'"),
         ([0, 1], ["val", "test"], SplitSpec(), "no labelled training images"),
         ([None, None, 1], ["train", "train", "test"], SplitSpec(), "no labelled training images"),
         ([0, 1], None, SplitSpec(validation=0.1, test=0), "no image can be drawn for validation"),
@@ -300,7 +300,7 @@ def test_a_split_of_other_images_is_refused(tmp_path: Path):
         read(tmp_path / "split.csv", table, changed)
     with pytest.raises(LoupeError, match=r"1 missing \(0\.png\)"):
         read(tmp_path / "split.csv", table.select(range(1, 20)), content[1:])
-    with pytest.raises(LoupeError, match=r"2 relabelled \(0\.png, 1\.png\)"):
+    with pytest.raises(LoupeError, match=r"2 relabelled \(0\.png and 1\.png\)"):
         read(tmp_path / "split.csv", table_of([1, 0, *balanced(18)]), content)
     (tmp_path / "split.csv").write_text("path,label\n")
     with pytest.raises(LoupeError, match="not a split file"):
