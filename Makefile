@@ -17,7 +17,7 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -233,9 +233,10 @@ def test_transfer(started, toy_data, tmp_path, job):
 
 @pytest.mark.slow
 def test_transfer_accuracy(started, toy_data, tmp_path):
-    started("transfer_accuracy", toy_data, "stages", "--work", tmp_path)
-    rows = json.loads((tmp_path / "stages.json").read_text())
-    assert [row["recipe"] for row in rows] == 2 * ["features", "features-augment", "last-block", "finetune"]
+    started("transfer_accuracy", toy_data, "seeds", "--work", tmp_path)
+    rows = json.loads((tmp_path / "seeds.json").read_text())
+    assert [row["seed"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3, "all"]
+    assert rows[-1]["against_features"].keys() == {"value", "low", "high"}
 
 
 @pytest.mark.slow
