@@ -532,12 +532,12 @@ def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixel
 def test_the_command_to_try_next_says_what_the_network_would_not_settle_by_itself(tmp_path):
     network = BackboneSpec(backbone="test_resnet", weights="none")
     own = backbones.preprocessing(network)
-    assert finalize._pixels(network, own) == []
+    assert finalize.input_settings(network, own) == []
     larger = own.model_copy(update={"size_px": own.load_px})
-    assert finalize._pixels(network, larger) == [f"input.size_px={own.load_px}", f"input.load_px={own.load_px}"]
+    assert finalize.input_settings(network, larger) == [f"input.size_px={own.load_px}", f"input.load_px={own.load_px}"]
     (tmp_path / "config.json").write_text("{")
     gone = BackboneSpec(backbone="test_resnet", weights=f"local-dir:{tmp_path}")
-    assert len(finalize._pixels(gone, own)) == 6
+    assert len(finalize.input_settings(gone, own)) == 6
 
 
 @pytest.mark.parametrize(("weights", "says"), [("no.safetensors", "no such file"), ("other.safetensors", "not the w")])

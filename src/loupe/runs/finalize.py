@@ -147,12 +147,12 @@ class RunFinalizer:
         network = self.recipe.model
         if diagnosis.recipe is None or not isinstance(network, BackboneSpec):
             return None
-        pixels = [part for text in _pixels(network, preprocessing) for part in ("--set", text)]
+        pixels = [part for text in input_settings(network, preprocessing) for part in ("--set", text)]
         start = ["--model", network.backbone, "--weights", network.weights]
         return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])
 
 
-def _pixels(network: BackboneSpec, preprocessing: Preprocessing) -> list[str]:
+def input_settings(network: BackboneSpec, preprocessing: Preprocessing) -> list[str]:
     """Settings that prepare pixels as they were, where the backbone alone would not say so."""
     from loupe.models.timm import backbones
 
