@@ -1,4 +1,4 @@
-"""ImageTable: the one value that every source of images becomes, and the words that sources share."""
+"""ImageTable, the common form of all sources of images, and helpers that sources share."""
 
 import os
 from bisect import bisect_right
@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loupe.errors import DataError, ImageError
+from loupe.errors import DataError, ImageError, counted, enumerated
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64()), ("split", pa.string()), ("group", pa.string())])
 
-SLICED_ROWS = 64  # in a row, on the average, are not copied when others are left out
+SLICED_ROWS = 64  # selected rows in runs of at least this average length are sliced and not copied
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
 SPLIT_NAMES = {
     "train": "train",
@@ -34,12 +34,18 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Images with labels, wherever they came from.
+    """Table of labelled images, independent of their source.
 
-    `rows` has the columns of `SCHEMA`: `image` (`bytes`, or null where the file lies at `path` under `root`), `label`
-    (null: not labelled), `split` (train, val, test; null: not given) and `group` (null: none). Label i is `classes[i]`;
-    the order of the classes is stored and never sorted again. `notes` say what was understood, a sentence each; the
-    caller shows them.
+    Attributes:
+        rows: Arrow table with the columns of `SCHEMA`: `image` (`bytes`, or null if the file is at `path` under
+            `root`), `label` (null if unlabelled), `split` (train, val, test or null) and `group` (null for none).
+        classes: class names; label i is `classes[i]`. Their order is stored and never sorted again.
+        name: name of the data set.
+        root: folder of the files; None for images held in the table.
+        notes: sentences about the data, shown by the caller.
+
+    Raises:
+        DataError: labels are out of range, a class name repeats, or a split is unknown.
     """
 
     rows: pa.Table
@@ -50,21 +56,19 @@ class ImageTable:
 
     def __post_init__(self) -> None:
         if not self.rows.schema.equals(SCHEMA):
-            raise TypeError(f"an ImageTable has the columns {SCHEMA}; got {self.rows.schema}")
+            raise TypeError(f"an ImageTable must have the columns {SCHEMA}; got {self.rows.schema}")
         self._check_labels()
         if repeated := [name for name, n in Counter(self.classes).items() if n > 1]:
-            raise DataError(
-                f"{self.name}: class names must differ; {repeated[0]!r} is there more than once. Rename one of them."
-            )
+            raise DataError(f"{self.name}: class names must be unique; {repeated[0]!r} repeats. Rename one of them.")
         if unknown := sorted(set(self.rows["split"].unique().to_pylist()) - {"train", "val", "test", None}):
-            raise DataError(f"{self.name}: split {unknown[0]!r} is not known; splits are train, val and test.")
+            raise DataError(f"{self.name}: split {unknown[0]!r} is not known. Splits are train, val and test.")
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """A display name for each image, all different: the second `a.png` is `a.png (2)`."""
+        """Unique display name of each image; the second `a.png` is `a.png (2)`."""
         names: list[str] = pc.struct_field(self.rows["image"], "path").to_pylist()
         if len(set(names)) == len(names) and None not in names:
             return tuple(names)
@@ -82,7 +86,7 @@ class ImageTable:
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The class index of each image, -1 where it has none."""
+        """Class index of each image; -1 if unlabelled."""
         return np.asarray(pc.fill_null(self.rows["label"], -1), dtype=np.int64)
 
     @cached_property
@@ -94,16 +98,24 @@ class ImageTable:
         return list(self.rows["group"].to_pylist())
 
     def file(self, i: int) -> Path | None:
-        """Where image `i` lies on disk; None where the table holds its bytes. ImageError where it has neither."""
+        """Path of image `i`; None if the table holds its bytes.
+
+        Raises:
+            ImageError: the table has neither bytes nor a path.
+        """
         if self._field(i, "bytes").is_valid:
             return None
         name = self._field(i, "path").as_py()
         if name is None:
-            raise ImageError(self.paths[i], "the table holds neither the bytes of this image nor its path")
+            raise ImageError(self.paths[i], "the table has neither bytes nor a path for this image")
         return (self.root or Path()) / os_name(name)
 
     def encoded(self, i: int) -> bytes:
-        """The bytes of image file `i`, from the table or the disk; ImageError where they cannot be read."""
+        """Bytes of image file `i`, from the table or the disk.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
         data = self._field(i, "bytes")
         if data.is_valid:
             return bytes(data.as_py())
@@ -115,13 +127,13 @@ class ImageTable:
             raise ImageError(self.paths[i], f"cannot be read: {error.strerror or error}") from None
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageTable":
-        """The images at `indices`, in that order; classes, name and notes stay."""
+        """Table of the images at `indices`, in that order, with the same classes, name and notes."""
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(self, rows=_take(self.rows, chosen))
 
     @cached_property
     def _chunks(self) -> tuple[list[int], dict[str, list[pa.Array]]]:
-        """The first row of each chunk, and each chunk's fields: row access without Arrow's own search."""
+        """First row and fields of each chunk, for faster access to rows than Arrow's own."""
         chunks = self.rows["image"].chunks
         starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])[:-1].tolist()
         return starts, {name: [pc.struct_field(chunk, name) for chunk in chunks] for name in ("bytes", "path")}
@@ -138,13 +150,13 @@ class ImageTable:
         wrong = [v for v in extent.values() if v is not None and not 0 <= v < len(self.classes)]
         if wrong:
             raise DataError(
-                f"{self.name}: label {wrong[0]} is out of range; there are {len(self.classes)} classes, so labels run "
-                f"from 0 to {len(self.classes) - 1}. Correct the labels, or name all the classes."
+                f"{self.name}: label {wrong[0]} is out of range. With {counted(len(self.classes), 'class')}, labels "
+                f"are 0 to {len(self.classes) - 1}. Correct the labels, or name all classes."
             )
 
 
 def make_rows(*, n: int, path: Any, label: Any, data: Any = None, split: Any = None, group: Any = None) -> pa.Table:
-    """`n` rows in `SCHEMA`. Each column is an Arrow array, a list, one value for all rows, or None for null."""
+    """Arrow table of `n` rows in `SCHEMA`; a column is an array, a list, one value for all rows, or None for null."""
     columns = {
         "label": _column(label, pa.int64(), n),
         "split": _column(split, pa.string(), n),
@@ -155,17 +167,17 @@ def make_rows(*, n: int, path: Any, label: Any, data: Any = None, split: Any = N
 
 
 def numbered(prefix: str, start: int, stop: int) -> pa.Array:
-    """The names `prefix#start` to `prefix#(stop - 1)`, made by Arrow."""
+    """Names `prefix#start` to `prefix#(stop - 1)` as an Arrow array."""
     return pc.binary_join_element_wise(prefix, pc.cast(pa.array(np.arange(start, stop)), pa.string()), "#")
 
 
 def split_of(text: str) -> str | None:
-    """train, val or test for any spelling in `SPLIT_NAMES`, whatever its case; None for another word."""
+    """Split name for any spelling in `SPLIT_NAMES`, case-insensitive; None for other words."""
     return SPLIT_NAMES.get(text.strip().casefold())
 
 
 def sorted_classes(values: Iterable[Any]) -> tuple[str, ...]:
-    """Distinct class names in order: by number where all are whole numbers, else by alphabet."""
+    """Distinct class names, sorted as numbers if all are integers, else alphabetically."""
     names = {str(value) for value in values}
     numeric = all(name.isascii() and name.removeprefix("-").isdigit() for name in names)
     key: Callable[[str], Any] = (lambda name: (int(name), name)) if numeric else str
@@ -173,7 +185,7 @@ def sorted_classes(values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def describe(rows: pa.Table, classes: Sequence[str]) -> str:
-    """The first note of every source: how many images, which classes, which splits."""
+    """First note of every source: number of images, classes and splits."""
     names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     text = f"{counted(rows.num_rows, 'image')} in {counted(len(classes), 'class')} ({names})"
     counts = split_counts(rows)
@@ -185,31 +197,19 @@ def describe(rows: pa.Table, classes: Sequence[str]) -> str:
 
 
 def split_counts(rows: pa.Table) -> Mapping[str | None, int]:
-    """How many rows each split has; the key None counts the rows without one."""
+    """Number of rows of each split; the key None counts the rows without a split."""
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(rows["split"]).to_pylist()}
 
 
-def counted(n: int, noun: str) -> str:
-    """`1 image`, `2,000 images`, `3 classes`."""
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{n:,} {noun if n == 1 else plural}"
-
-
-def shown(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names, and how many more there are."""
-    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
-
-
 def text_name(name: str) -> str:
-    """A file name as valid text: a byte that is not UTF-8 becomes `\\xNN`, and `os_name` turns it back."""
+    """File name as valid text: bytes that are not UTF-8 become `\\xNN`; the inverse is `os_name`."""
     if "\\x" not in name and name.isprintable():
         return name
     return os.fsencode(name.replace("\\x", "\\x5cx")).decode("utf-8", "backslashreplace")
 
 
 def os_name(text: str) -> str:
-    """The operating system's name for a `text_name`; a text that is none is taken as it stands."""
+    """File name of the operating system for a `text_name`; other texts are returned unchanged."""
     if "\\x" not in text:
         return text
     head, *escaped = text.split("\\x")
@@ -231,9 +231,9 @@ def _column(values: Any, kind: pa.DataType, n: int) -> pa.Array:
 
 
 def _take(rows: pa.Table, indices: NDArray[np.int64]) -> pa.Table:
-    """`rows.take`, chunk by chunk where the order allows it: Arrow cannot join chunks of more than 2 GiB of bytes.
+    """Take rows chunk by chunk for ascending indices, because Arrow cannot join chunks of more than 2 GiB.
 
-    Where few rows are left out, those between them are not copied: they may be more than the memory holds.
+    Long runs of rows are sliced and not copied, because they may exceed the memory.
     """
     if len(indices) and np.any(np.diff(indices) < 0):
         return rows.take(pa.array(indices)).cast(SCHEMA)
@@ -249,7 +249,7 @@ def _take(rows: pa.Table, indices: NDArray[np.int64]) -> pa.Table:
 
 
 def _taken(batch: pa.RecordBatch, indices: NDArray[np.int64]) -> list[pa.RecordBatch]:
-    """The rows at these indices, which do not descend."""
+    """Rows of a batch at ascending indices."""
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
     if len(indices) < SLICED_ROWS * (len(breaks) + 1):
         return [batch.take(pa.array(indices))]
@@ -257,12 +257,16 @@ def _taken(batch: pa.RecordBatch, indices: NDArray[np.int64]) -> list[pa.RecordB
 
 
 def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:
-    """The table's labels as indices into `classes`, by name; LoupeError where a labelled class is not among them."""
+    """Labels of a table as indices into `classes`, matched by name, -1 if unlabelled.
+
+    Raises:
+        DataError: a labelled class is not among `classes`.
+    """
     unknown = sorted({table.classes[label] for label in np.unique(table.labels) if label >= 0} - set(classes))
     if unknown:
         raise DataError(
             f"{table.name}: the model does not know the {'class' if len(unknown) == 1 else 'classes'} "
-            f"{', '.join(unknown)}. It knows: {', '.join(classes)}. Classes are matched by name."
+            f"{enumerated(unknown)}. It knows {enumerated(classes)}. Classes are matched by name."
         )
     lookup = np.array([classes.index(name) if name in classes else -1 for name in table.classes] + [-1])
     return lookup[table.labels].astype(np.int64)

@@ -86,7 +86,7 @@ def test_an_archive_is_fetched_once_and_its_pixels_are_right(published, tmp_path
 
 def test_what_cannot_be_had_says_how_to_give_the_file(published):
     (published / "cifar-10-python.tar.gz").unlink()
-    with pytest.raises(LoupeError, match=r"the server answers 404 .*Give the file itself"):
+    with pytest.raises(LoupeError, match=r"the server returned 404 .*Give the file itself"):
         open_table("cifar10")
     (published / "cifar-100-python.tar.gz").write_bytes(b"something else")
     with pytest.raises(LoupeError, match="wrong checksum"):

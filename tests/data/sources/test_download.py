@@ -125,7 +125,7 @@ def test_a_part_that_does_not_fit_is_fetched_anew(server, tmp_path, old, caplog)
     (tmp_path / "data.part").write_bytes(old)
     assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
     assert server.asked == [len(old), 0]
-    assert "starting again" in caplog.text
+    assert "Downloading again" in caplog.text
 
 
 def test_a_wrong_checksum_leaves_nothing_behind(server, tmp_path):
@@ -137,7 +137,7 @@ def test_a_wrong_checksum_leaves_nothing_behind(server, tmp_path):
 @pytest.mark.parametrize("status", [404, 403, 410])
 def test_a_refusal_is_an_error_at_once(server, tmp_path, status):
     server.status = [status]
-    with pytest.raises(LoupeError, match=f"the server answers {status} .*{REMEDY}"):
+    with pytest.raises(LoupeError, match=f"the server returned {status} .*{REMEDY}"):
         fetch(server.url, tmp_path / "data")
     assert len(server.asked) == 1
 
@@ -147,7 +147,7 @@ def test_a_server_in_trouble_is_asked_again(server, tmp_path):
     assert fetch(server.url, tmp_path / "data").read_bytes() == DATA
     server.status = [500] * 9
     server.asked.clear()
-    with pytest.raises(LoupeError, match=f"cannot be fetched: the server answers 500 .*{REMEDY}"):
+    with pytest.raises(LoupeError, match=f"cannot be downloaded: the server returned 500 .*{REMEDY}"):
         fetch(server.url, tmp_path / "other")
     assert len(server.asked) == 3
 
@@ -164,7 +164,7 @@ def test_no_network_is_an_error_with_a_remedy(tmp_path, host):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    with pytest.raises(LoupeError, match=f"cannot be fetched: .*{REMEDY}"):
+    with pytest.raises(LoupeError, match=f"cannot be downloaded: .*{REMEDY}"):
         fetch(f"http://{host.format(port=port)}/data.tar.gz", tmp_path / "data")
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import finish, open_header
-from loupe.data.table import ImageTable, counted
-from loupe.errors import ImageError
+from loupe.data.table import ImageTable
+from loupe.errors import ImageError, counted
 
 _CHUNK_IMAGES = 64
 _LOOK_PX = 32

@@ -22,7 +22,8 @@ from loupe.data.audit.neighbours import Candidates, alike
 from loupe.data.audit.similarity import SIDE_PX, layouts, likeness
 from loupe.data.parallel import in_chunks, worker_count
 from loupe.data.pixels.store import DamagedImages, PixelStore, default_budget, open_store
-from loupe.data.table import ImageTable, counted
+from loupe.data.table import ImageTable
+from loupe.errors import counted
 from loupe.log import terminal
 
 DISTANCE = 0.4

@@ -1,8 +1,8 @@
-"""The python archives of CIFAR-10 and CIFAR-100, packed or not, read without extracting or running what they hold.
+"""Python archives of CIFAR-10 and CIFAR-100, packed or unpacked, read without executing pickled code.
 
 Format: https://www.cs.toronto.edu/~kriz/cifar.html. A batch is a pickled dictionary with `data` (uint8 [N, 3072]:
-1024 red, then green, then blue values, row by row) and `labels` or `fine_labels`; the class names stand in a `meta`
-file of their own.
+1024 red, then green, then blue values, row by row) and `labels` or `fine_labels`. The class names are in a separate
+`meta` file.
 """
 
 import io
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from loupe.data.sources.arrays import array_rows
 from loupe.data.table import ImageTable, describe
-from loupe.errors import DataError
+from loupe.errors import DataError, enumerated
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which files an archive has, and under which keys they hold labels and class names."""
+    """Files of an archive, and the keys of labels and class names."""
 
     name: str
     meta: str
@@ -51,15 +51,16 @@ LAYOUTS = (
     Layout("cifar100", "meta", b"fine_label_names", b"fine_labels", ("train",), "test"),
 )
 FILES = frozenset(name for layout in LAYOUTS for name in layout.files)
-MAX_FILE_BYTES = 2**30  # the largest real one has 155 MB; a forged header shall not fill the memory
+MAX_FILE_BYTES = 2**30  # limit against forged headers; the largest real file has 155 MB
 
 
 def is_archive_name(path: Path) -> bool:
+    """True for the file name of a tar archive."""
     return path.name.lower().endswith((".tar.gz", ".tgz", ".tar"))
 
 
 def find_folder(folder: Path) -> Path | None:
-    """The unpacked archive: this folder, or one of its published name within it; None where there is none."""
+    """Folder of an unpacked archive: this folder, or a subfolder of the published name; None if there is none."""
     for here in (folder, folder / "cifar-10-batches-py", folder / "cifar-100-python"):
         if any(all((here / name).is_file() for name in (layout.meta, layout.test)) for layout in LAYOUTS):
             return here
@@ -67,7 +68,11 @@ def find_folder(folder: Path) -> Path | None:
 
 
 def open_folder(folder: Path) -> ImageTable:
-    """An unpacked archive. LoupeError names the files that are missing or damaged."""
+    """Open an unpacked archive.
+
+    Raises:
+        DataError: files are missing or damaged.
+    """
     try:
         files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     except OSError as error:
@@ -76,7 +81,11 @@ def open_folder(folder: Path) -> ImageTable:
 
 
 def open_archive(path: Path) -> ImageTable:
-    """A packed archive, read from front to back; nothing is written to disk."""
+    """Open a packed archive as a stream, without writing to disk.
+
+    Raises:
+        DataError: the archive is damaged, or is not an archive of CIFAR.
+    """
     files: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r|*") as archive:
@@ -87,7 +96,7 @@ def open_archive(path: Path) -> ImageTable:
                     assert stream is not None
                     files[name] = stream.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: damaged or cut off: {error}. Download it again.") from None
+        raise DataError(f"{path}: damaged or truncated: {error}. Download it again.") from None
     return _table(files, path)
 
 
@@ -99,7 +108,7 @@ def _table(files: Mapping[str, bytes], path: Path) -> ImageTable:
             "For other archives, unpack them and give the folder."
         )
     if missing := [name for name in layout.files if name not in files]:
-        raise DataError(f"{path}: {', '.join(missing)} missing. Unpack or download the archive again.")
+        raise DataError(f"{path}: {enumerated(missing)} missing. Unpack or download the archive again.")
     try:
         classes = tuple(name.decode() for name in unpickle(files[layout.meta])[layout.names])
         parts = [(name, "train") for name in layout.train] + [(layout.test, "test")]
@@ -110,7 +119,7 @@ def _table(files: Mapping[str, bytes], path: Path) -> ImageTable:
             ]
         )
     except (pickle.UnpicklingError, KeyError, TypeError, ValueError, IndexError, EOFError, AttributeError) as error:
-        raise DataError(f"{path}: not a CIFAR archive as published: {error}. Download it again.") from None
+        raise DataError(f"{path}: not a valid CIFAR archive: {error}. Download it again.") from None
     return ImageTable(rows, classes, layout.name, notes=(describe(rows, classes),))
 
 
@@ -123,18 +132,18 @@ def _batch(batch: Mapping[bytes, Any], labels_key: bytes) -> tuple[NDArray[np.ui
 
 
 class _Dtype:
-    """Stands in for `numpy.dtype`: only uint8 is admitted."""
+    """Replacement of `numpy.dtype` that accepts only uint8."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if code not in (b"u1", "u1"):
             raise pickle.UnpicklingError(f"an array of {code!r}; only uint8 is expected")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like, which uint8 does not need."""
+        """Ignore the byte order and other state, which uint8 does not need."""
 
 
 class _Array:
-    """Stands in for `numpy.ndarray`: keeps the pickled state, so that the file does not steer NumPy's unpickling."""
+    """Replacement of `numpy.ndarray` that keeps the pickled state, so that the file does not control NumPy."""
 
     state: tuple[Any, ...] = ()
 
@@ -153,7 +162,7 @@ def _reconstruct(*_: Any) -> _Array:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dictionaries, lists, bytes, numbers and uint8 arrays; any other global is refused before its import."""
+    """Unpickler for dictionaries, lists, bytes, numbers and uint8 arrays; other globals are refused before import."""
 
     ADMITTED: ClassVar[Mapping[tuple[str, str], Callable[..., Any]]] = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
@@ -166,14 +175,19 @@ class _Unpickler(pickle.Unpickler):
         try:
             return self.ADMITTED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which such a file does not need") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a CIFAR file does not need") from None
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to an object outside the file")
 
 
 def unpickle(data: bytes) -> dict[bytes, Any]:
+    """Dictionary of a pickled batch.
+
+    Raises:
+        UnpicklingError: the file has other contents than such a batch.
+    """
     value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     if not isinstance(value, dict):
-        raise pickle.UnpicklingError("a batch that is no dictionary")
+        raise pickle.UnpicklingError("a batch that is not a dictionary")
     return value

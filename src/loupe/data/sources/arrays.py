@@ -1,9 +1,9 @@
-"""Images in NumPy arrays: from Python, and from `.npz` files.
+"""NumPy arrays of images, from Python and from `.npz` files.
 
-Every image becomes an uncompressed 24-bit BMP (32-bit with alpha), so that it passes the one decoder like any file.
-BMP is lossless; images of one size have equal headers, so NumPy writes a whole array at once; and Pillow reads it
-faster than any other lossless format (32 x 32 px: 45 us, PNG 70 us, TIFF and WebP over 200 us). Grey is written as
-three equal channels, because the palette of a grey BMP costs Pillow more time than the pixels do.
+Every image is stored as an uncompressed 24-bit BMP (32-bit with alpha), so that it passes the same decoder as files.
+BMP is lossless, NumPy writes a whole array at once since images of one size have equal headers, and Pillow reads it
+faster than other lossless formats (32 x 32 px: 45 us, PNG 70 us, TIFF and WebP over 200 us). Grey is written as three
+equal channels, because the palette of a grey BMP takes Pillow longer than the pixels.
 """
 
 import struct
@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, numbered, shown, sorted_classes, split_of
-from loupe.errors import DataError
+from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, numbered, sorted_classes, split_of
+from loupe.errors import DataError, counted, enumerated
 
-# (images, labels, split) by the names that Keras, MedMNIST, scikit-learn and plain use give them.
+# (images, labels, split) by the names of Keras, MedMNIST and scikit-learn, and by common names.
 LAYOUTS = (
     ("x_train", "y_train", "train"),
     ("x_val", "y_val", "val"),
@@ -35,7 +35,7 @@ LAYOUTS = (
 )
 CLASS_KEYS = ("classes", "class_names", "target_names")
 EXPECTED = "x_train, y_train, x_test, y_test, or train_images, train_labels, ..., or images, labels, or x, y"
-MAX_CHUNK_BYTES = 2**31 - 2**16  # Arrow's binary columns count their bytes in 32 bits
+MAX_CHUNK_BYTES = 2**31 - 2**16  # Arrow's binary columns have 32-bit offsets
 
 
 def from_arrays(
@@ -46,16 +46,25 @@ def from_arrays(
     name: str = "arrays",
     splits: Sequence[str | None] | None = None,
 ) -> ImageTable:
-    """A table of [N,H,W] grey, [N,H,W,3] RGB or [N,H,W,4] RGBA images, whole numbers 0 to 255, and their N labels.
+    """Table of images and labels in arrays.
 
-    Where `classes` is given, labels are class indices or names among them; otherwise the distinct labels, in order,
-    become the classes. `splits` holds train, val, test or None for each image. LoupeError says what does not fit.
+    Args:
+        images: integers 0 to 255, [N, H, W] grey, [N, H, W, 3] RGB or [N, H, W, 4] RGBA.
+        labels: [N] class indices or names.
+        classes: class names; by default the distinct labels in order.
+        name: name of the data set.
+        splits: train, val, test or None for each image.
+
+    Raises:
+        DataError: shapes, types or values are invalid.
     """
     pixels = _pixels(images, name)
     values = _labels(labels, len(pixels), name)
     known = tuple(classes) if classes is not None else sorted_classes(np.unique(values).tolist())
     if splits is not None and len(splits) != len(pixels):
-        raise DataError(f"{name}: {len(pixels):,} images but {len(splits):,} splits; give one for each image.")
+        raise DataError(
+            f"{name}: {counted(len(pixels), 'image')} but {counted(len(splits), 'split')}. Give one for each image."
+        )
     words = None if splits is None else [split and (split_of(split) or split) for split in splits]
     rows = array_rows(pixels, _indices(values, known, named=classes is None, name=name), name, words)
     return ImageTable(rows, known, name, notes=(describe(rows, known),))
@@ -64,7 +73,7 @@ def from_arrays(
 def array_rows(
     pixels: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str, split: str | Sequence[str | None] | None
 ) -> pa.Table:
-    """The rows of checked pixels and class indices; their paths are `prefix#0`, `prefix#1`, ..."""
+    """Rows of checked pixels and class indices, with the paths `prefix#0`, `prefix#1`, ..."""
     pieces, start = [], 0
     for data in _bmp_chunks(pixels):
         part = slice(start, start + len(data))
@@ -82,7 +91,11 @@ def array_rows(
 
 
 def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays") -> ImageTable:
-    """`(x, y)`, Keras's `((x_train, y_train), (x_test, y_test))`, or a mapping with the names of `LAYOUTS`."""
+    """Table of `(x, y)`, of Keras's `((x_train, y_train), (x_test, y_test))`, or of a mapping as in `LAYOUTS`.
+
+    Raises:
+        DataError: no images and labels are found, or shapes, types or values are invalid.
+    """
     if isinstance(data, tuple):
         data = _named(data)
     for x, y, split in LAYOUTS:
@@ -92,7 +105,8 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
     parts = [(data[x], data[y], split, x) for x, y, split in LAYOUTS if x in data and y in data]
     if not parts:
         raise DataError(
-            f"{name}: no images and labels among its arrays ({shown(list(map(str, data)))}). Name them {EXPECTED}."
+            f"{name}: no images and labels among its arrays ({enumerated([*map(str, data)], most=5)}). "
+            f"Name them {EXPECTED}."
         )
     parts = [part for part in parts if part[2]] or parts[:1]
     pixels = [_pixels(x, f"{name}: {key}") for x, _, _, key in parts]
@@ -116,11 +130,15 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
 
 
 def open_npz(path: Path) -> ImageTable:
-    """The arrays of a `.npz` file, by the names of `LAYOUTS`. Pickled objects are refused, for they can run code."""
+    """Table of the arrays of a `.npz` file, by the names of `LAYOUTS`. Pickled objects can run code and are refused.
+
+    Raises:
+        DataError: the file cannot be read, or its arrays are invalid.
+    """
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            raise ValueError("it is one array without a name, as .npy holds; labels must stand beside the images")
+            raise ValueError("it is one array without a name, as in a .npy file; images and labels are needed")
         with loaded as file:
             wanted = {key for x, y, _ in LAYOUTS for key in (x, y)}.union(CLASS_KEYS)
             arrays = {key: file[key] if key in wanted else None for key in file.files}
@@ -128,7 +146,7 @@ def open_npz(path: Path) -> ImageTable:
         raise DataError(f"{path}: cannot be read as .npz: {error}. Write it anew with numpy.savez.") from None
     except ValueError as error:
         raise DataError(
-            f"{path}: {error}. Loupe reads plain arrays only: images as uint8, labels as whole numbers or text."
+            f"{path}: {error}. Loupe reads plain arrays only: images as uint8, labels as integers or text."
         ) from None
     return open_arrays(arrays, path.stem)
 
@@ -141,8 +159,8 @@ def _named(data: tuple[Any, ...]) -> dict[str, Any]:
         pairs = zip(names, data, strict=True)
         return {f"{letter}_{part}": value for part, pair in pairs for letter, value in zip("xy", pair, strict=True)}
     raise DataError(
-        "arrays are given as (x, y), as ((x_train, y_train), (x_test, y_test)), "
-        f"or as a mapping with {EXPECTED}; got a tuple of {len(data)}."
+        "arrays must be (x, y), ((x_train, y_train), (x_test, y_test)), "
+        f"or a mapping with {EXPECTED}; got a tuple of {len(data)}."
     )
 
 
@@ -152,20 +170,20 @@ def _pixels(images: Any, name: str) -> NDArray[np.uint8]:
     if array.ndim not in (3, 4) or channels not in (1, 3, 4):
         hint = " These look channels-first: move the channels last, x.transpose(0, 2, 3, 1)." if _is_bchw(array) else ""
         raise DataError(
-            f"{name}: images are an array [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels; "
+            f"{name}: images must be an array [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels; "
             f"got {list(array.shape)}.{hint}"
         )
     if 0 in array.shape:
-        raise DataError(f"{name}: there are no images in an array of shape {list(array.shape)}.")
+        raise DataError(f"{name}: there are no images in the array of shape {list(array.shape)}.")
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind not in "iu":
         raise DataError(
-            f"{name}: images are whole numbers from 0 to 255 (uint8); got {array.dtype}. "
+            f"{name}: images must be integers from 0 to 255 (uint8); got {array.dtype}. "
             "If they are scaled to [0, 1], give (x * 255).round().astype('uint8'); Loupe scales them itself."
         )
     if array.min() < 0 or array.max() > 255:
-        raise DataError(f"{name}: pixels run from 0 to 255; got {array.min()} to {array.max()}. Scale them to uint8.")
+        raise DataError(f"{name}: pixels must be 0 to 255; got {array.min()} to {array.max()}. Scale them to uint8.")
     return array.astype(np.uint8)
 
 
@@ -174,8 +192,8 @@ def _array(values: Any, name: str) -> NDArray[Any]:
         return np.asarray(values)
     except ValueError:
         raise DataError(
-            f"{name} of different shapes are no array. Bring them to one shape, or save the images as files in a "
-            "folder for each class: those may differ in size."
+            f"{name} have different shapes. Resize the images to one shape, or save them as files, one folder for each "
+            "class: files may differ in size."
         ) from None
 
 
@@ -184,45 +202,48 @@ def _is_bchw(array: NDArray[Any]) -> bool:
 
 
 def _labels(labels: Any, n: int, name: str) -> NDArray[Any]:
-    """[n] whole numbers or text. A column [n, 1], as MedMNIST and Keras's CIFAR have it, counts as [n]."""
+    """Labels [n], integers or text; also from a column [n, 1], as in MedMNIST and Keras's CIFAR."""
     values = _array(labels, f"{name}: labels")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2 and len(values) == n:
         raise DataError(
-            f"{name}: one label for each image; got {list(values.shape)}. For one-hot labels give y.argmax(axis=1)."
+            f"{name}: labels must be one for each image; got {list(values.shape)}. For one-hot labels give "
+            "y.argmax(axis=1)."
         )
     if values.shape != (n,):
-        raise DataError(f"{name}: {n:,} images but labels of shape {list(values.shape)}; give one for each image.")
+        raise DataError(
+            f"{name}: {counted(n, 'image')} but labels of shape {list(values.shape)}. Give one label for each image."
+        )
     if values.dtype == object and all(isinstance(value, str | int | np.integer) for value in values):
         values = values.astype(str)
     if values.dtype.kind not in "iuU":
         raise DataError(
-            f"{name}: labels are whole numbers or names; got {values.dtype}. Leave out images without a label, and use "
+            f"{name}: labels must be integers or names; got {values.dtype}. Leave out images without a label, and use "
             "y.astype(int) or y.astype(str)."
         )
     return values
 
 
 def _indices(values: NDArray[Any], classes: tuple[str, ...], *, named: bool, name: str) -> NDArray[np.int64]:
-    """Class indices. `named`: the classes are the labels' own values; otherwise whole numbers are indices already."""
+    """Class indices. With `named` the classes are the values of the labels; otherwise integers are class indices."""
     if not named and values.dtype.kind in "iu":
         wrong = values[(values < 0) | (values >= len(classes))]
         if len(wrong):
             raise DataError(
-                f"{name}: label {wrong[0]} is out of range; with {len(classes)} classes, "
-                f"labels run from 0 to {len(classes) - 1}."
+                f"{name}: label {wrong[0]} is out of range. With {counted(len(classes), 'class')}, labels must be 0 to "
+                f"{len(classes) - 1}."
             )
         return values.astype(np.int64)
     position = {label: i for i, label in enumerate(classes)}
     distinct, inverse = np.unique(values, return_inverse=True)
     if unknown := [label for label in map(str, distinct.tolist()) if label not in position]:
-        raise DataError(f"{name}: label {unknown[0]!r} is not among the classes {shown(classes, 10)}.")
+        raise DataError(f"{name}: label {unknown[0]!r} is not among the classes {enumerated(classes, most=10)}.")
     return np.array([position[str(label)] for label in distinct.tolist()], dtype=np.int64)[inverse]
 
 
 def _bmp_chunks(pixels: NDArray[np.uint8]) -> Iterator[pa.Array]:
-    """One BMP file for each image of [N,H,W(,C)], as binary arrays small enough for Arrow."""
+    """BMP file of each image of [N, H, W(, C)], as binary arrays small enough for Arrow."""
     layers = pixels[..., None] if pixels.ndim == 3 else pixels
     header = _bmp_header(layers.shape[1], layers.shape[2], 4 if layers.shape[3] == 4 else 3)
     size = int.from_bytes(header[2:6], "little")
@@ -238,7 +259,7 @@ def _bmp_chunks(pixels: NDArray[np.uint8]) -> Iterator[pa.Array]:
 
 
 def _fill(body: NDArray[np.uint8], layers: NDArray[np.uint8]) -> None:
-    """Writes [N,H,W,C] layers into BMP bodies [N, H * stride]: blue, green, red, alpha; rows padded to four bytes."""
+    """Write layers [N, H, W, C] into BMP bodies [N, H * stride]: blue, green, red, alpha; rows padded to four bytes."""
     n, height, width, channels = layers.shape
     depth = 4 if channels == 4 else 3
     rows = body.reshape(n, height, -1)[:, :, : width * depth].reshape(n, height, width, depth)
@@ -248,7 +269,7 @@ def _fill(body: NDArray[np.uint8], layers: NDArray[np.uint8]) -> None:
 
 
 def _bmp_header(height: int, width: int, depth: int) -> bytes:
-    """File and info header of a top-down BMP. Alpha needs the longer header that names the channels' masks."""
+    """File and info header of a top-down BMP; the header for alpha also has the masks of the channels."""
     body = height * (-(-width * depth // 4) * 4)
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) if depth == 4 else b""
     info = struct.pack(

@@ -1,9 +1,9 @@
-"""Rows of a Parquet file that is too large for memory, in an Arrow file that is mapped: written once, found again.
+"""Cache of memory-mapped Arrow files for Parquet files that are too large for memory.
 
     <cache>/rows/<key>.arrow
 
-Parquet packs its columns, so that a row cannot be read where it lies; in an Arrow file it can. A file that is being
-written has another name, and one that was cut off is never found. https://arrow.apache.org/docs/format/Columnar.html
+Parquet compresses its columns, so rows cannot be mapped; in an Arrow file they can. A file gets its name after it was
+written completely. https://arrow.apache.org/docs/format/Columnar.html
 """
 
 import json
@@ -21,57 +21,59 @@ from loupe.errors import DiskError
 from loupe.files import replacing
 from loupe.log import size_text
 
-_FORMAT = 2  # of the rows; a change of what is made of a Parquet file takes the next number
+_FORMAT = 2  # format of the rows; increase it with every change of the conversion
 SPARE_DISK_BYTES = 256 * 2**20
 
 
 def mapped(file: Path, how: Any, folder: Path, pieces: Callable[[], Iterable[pa.Table]]) -> pa.Table:
-    """The rows of `file`, mapped from the copy in `folder`, which is made of `pieces` where it is not there yet.
+    """Map the rows of a file from its copy in the cache, which is written if it does not exist.
 
     Args:
-        how: what else decides the rows; JSON holds it.
-        pieces: the rows of the file, a few at a time, all of one schema.
+        file: Parquet file.
+        how: other settings that decide the rows, as JSON values.
+        folder: folder of the copies.
+        pieces: rows of the file in chunks of one schema. Its exceptions are passed on.
 
     Raises:
-        LoupeError: the copy cannot be written. What `pieces` raises is passed on.
+        DiskError: the copy cannot be written.
     """
     status = file.stat()
-    made = [_FORMAT, str(file.resolve()), status.st_size, status.st_mtime_ns, how]
-    place = folder / f"{sha256(json.dumps(made).encode()).hexdigest()[:40]}.arrow"
-    rows = _opened(place)
+    key = [_FORMAT, str(file.resolve()), status.st_size, status.st_mtime_ns, how]
+    copy = folder / f"{sha256(json.dumps(key).encode()).hexdigest()[:40]}.arrow"
+    rows = _opened(copy)
     if rows is not None:
         return rows
     try:
-        _write(place, pieces(), status.st_size)
-        rows = _opened(place)
+        _write(copy, pieces(), status.st_size)
+        rows = _opened(copy)
         if rows is None:
-            raise OSError("what was written cannot be mapped")
+            raise OSError("the copy cannot be mapped")
     except OSError as error:
         raise DiskError(
-            f"{file}: {size_text(status.st_size)} do not fit in memory, and a copy to read them from cannot be "
-            f"written under {folder} ({error.strerror or error}). Set LOUPE_CACHE to a folder on a larger disk."
+            f"{file}: {size_text(status.st_size)} do not fit in memory, and a mapped copy cannot be written under "
+            f"{folder} ({error.strerror or error}). Set LOUPE_CACHE to a folder on a larger disk."
         ) from None
     return rows
 
 
-def _opened(place: Path) -> pa.Table | None:
-    """The rows of a copy, mapped; None where there is none, or a damaged one, which is then made again."""
+def _opened(copy: Path) -> pa.Table | None:
+    """Mapped rows of a copy; None if it does not exist or is damaged."""
     try:
-        rows = pa.ipc.open_file(pa.memory_map(str(place))).read_all()
+        rows = pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
     except (OSError, pa.ArrowException):
         return None
-    with suppress(OSError):  # a read-only cache is as good
-        os.utime(place)  # when it was last used
+    with suppress(OSError):  # the cache may be read-only
+        os.utime(copy)  # time of the last use
     return rows
 
 
-def _write(place: Path, pieces: Iterable[pa.Table], expected_bytes: int) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(place.parent).free < expected_bytes + SPARE_DISK_BYTES:
+def _write(copy: Path, pieces: Iterable[pa.Table], expected_bytes: int) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(copy.parent).free < expected_bytes + SPARE_DISK_BYTES:
         raise OSError(f"less than {size_text(expected_bytes + SPARE_DISK_BYTES)} are free")
     rows = iter(pieces)
     first = next(rows)
-    with replacing(place) as out, pa.ipc.new_file(out, first.schema) as writer:
+    with replacing(copy) as out, pa.ipc.new_file(out, first.schema) as writer:
         writer.write_table(first)
         for piece in rows:
             writer.write_table(piece)

@@ -1,22 +1,12 @@
-"""A CSV file that lists images: `path,label`, and optionally `split` and `group`; paths are relative to the file."""
+"""CSV file of images: columns `path`, `label`, optionally `split` and `group`; paths are relative to the file."""
 
 import csv
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from loupe.data.table import (
-    SPLIT_NAMES,
-    ImageTable,
-    counted,
-    describe,
-    make_rows,
-    os_name,
-    sorted_classes,
-    split_of,
-    text_name,
-)
-from loupe.errors import DataError
+from loupe.data.table import SPLIT_NAMES, ImageTable, describe, make_rows, os_name, sorted_classes, split_of, text_name
+from loupe.errors import DataError, counted, enumerated
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group")
@@ -26,7 +16,11 @@ Row = Mapping[str, str]
 
 
 def open_csv(path: Path) -> ImageTable:
-    """The images that a CSV file lists. One LoupeError names every line that cannot be used, by its number."""
+    """Open a CSV file of images.
+
+    Raises:
+        DataError: the file cannot be read, or rows are invalid; the message lists them by line number.
+    """
     numbered = list(_rows(path))
     if not numbered:
         raise DataError(f"{path}: there are no rows below the header {','.join(REQUIRED)}.")
@@ -35,22 +29,24 @@ def open_csv(path: Path) -> ImageTable:
     if problems:
         listed = "".join(f"\n  line {line}: {problem}" for line, problem in problems[:MOST_SHOWN])
         rest = f"\n  and {len(problems) - MOST_SHOWN:,} more" if len(problems) > MOST_SHOWN else ""
-        raise DataError(f"{path}: {counted(len(problems), 'problem')} in its {len(numbered):,} rows:{listed}{rest}")
-    found = [row for _, row in numbered]
-    classes = sorted_classes(row["label"] for row in found)
+        raise DataError(
+            f"{path}: {counted(len(problems), 'problem')} in {counted(len(numbered), 'row')}:{listed}{rest}"
+        )
+    cells = [row for _, row in numbered]
+    classes = sorted_classes(row["label"] for row in cells)
     index = {label: i for i, label in enumerate(classes)}
     rows = make_rows(
-        n=len(found),
-        path=[text_name(_posix(row["path"], root)) for row in found],
-        label=[index[row["label"]] for row in found],
-        split=[split_of(row.get("split", "")) for row in found],
-        group=[row.get("group") or None for row in found],
+        n=len(cells),
+        path=[text_name(_posix(row["path"], root)) for row in cells],
+        label=[index[row["label"]] for row in cells],
+        split=[split_of(row.get("split", "")) for row in cells],
+        group=[row.get("group") or None for row in cells],
     )
-    return ImageTable(rows, classes, path.stem, root, (describe(rows, classes), *_notes(found)))
+    return ImageTable(rows, classes, path.stem, root, (describe(rows, classes), *_notes(cells)))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """The line number and the cells, by column, of each row that is not blank."""
+    """Line number and cells by column of each row that is not blank."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -72,16 +68,14 @@ def _check_header(path: Path, header: list[str]) -> None:
     wanted = "path,label and optionally split,group"
     if missing := [name for name in REQUIRED if name not in header]:
         found = ",".join(header) or "nothing"
-        raise DataError(
-            f"{path}: line 1: the column {' and '.join(missing)} is missing. Expected {wanted}; found {found}."
-        )
+        raise DataError(f"{path}: line 1: missing {enumerated(missing)}. Expected the columns {wanted}; found {found}.")
     if repeated := [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]:
-        raise DataError(f"{path}: line 1: the column {repeated[0]} is there more than once. Expected {wanted}.")
+        raise DataError(f"{path}: line 1: the column {repeated[0]} repeats. Expected the columns {wanted}.")
 
 
 def _problems(row: Row, root: Path) -> Iterator[str]:
     if "" in row:
-        yield f"{row['']}, which is not what the header has"
+        yield f"{row['']}, unlike the header"
         return
     if not row["path"]:
         yield "the path is empty"
@@ -101,8 +95,10 @@ def _problem_of_file(path: Path) -> str | None:
 
 
 def _posix(name: str, root: Path) -> str:
-    """A path with forward slashes. Lists written on Windows have backslashes, which elsewhere may be part of a name,
-    and which Loupe's own lists have for bytes that are no text.
+    """Path with forward slashes.
+
+    Backslashes are separators in lists written on Windows. Elsewhere they may be part of a name, or stand for bytes
+    that are not text in lists written by Loupe.
     """
     if "\\" not in name:
         return name
@@ -115,4 +111,4 @@ def _posix(name: str, root: Path) -> str:
 
 def _notes(rows: list[Row]) -> list[str]:
     repeated = len(rows) - len({row["path"] for row in rows})
-    return [f"{counted(repeated, 'row')} with a path that stands in an earlier row."] if repeated else []
+    return [f"{counted(repeated, 'row')} with the path of an earlier row."] if repeated else []

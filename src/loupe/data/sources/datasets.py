@@ -1,4 +1,4 @@
-"""Data sets by name. To add one, write a function that returns its ImageTable and name it in DATASETS."""
+"""Named data sets. To add one, write a function that returns its ImageTable, and add it to DATASETS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from loupe.errors import DataError, unknown_name
 
 @dataclass(frozen=True)
 class Dataset:
-    """How a named set is loaded, what it is, and the recipe that suits it (None: the one for its image size)."""
+    """Named data set: loader, description and default recipe (None: the recipe for its image size)."""
 
     load: Callable[[], ImageTable]
     description: str
@@ -35,7 +35,7 @@ CIFAR100 = Source(
 
 
 def digits() -> ImageTable:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 px; their 17 grey levels are spread over 0 to 255. No network."""
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 px, with 17 grey levels scaled to 0 to 255; no download."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -63,7 +63,11 @@ DATASETS: dict[str, Dataset] = {
 
 
 def load(name: str) -> ImageTable:
-    """The named set; LoupeError with the nearest names for one that is not in the catalog."""
+    """Load a named data set.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS, DataError)
     return DATASETS[name].load()

@@ -1,4 +1,4 @@
-"""Fetching a published file: with progress, resumed where it was cut off, trusted only when its checksum is right."""
+"""Download of a published file, with progress, resumption and a checksum."""
 
 import hashlib
 import os
@@ -20,12 +20,12 @@ from loupe.log import logger, progress_bar
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 30.0
-MAX_STALLS = 3  # attempts in a row that bring nothing new before we give up
+MAX_STALLS = 3  # consecutive attempts without new bytes before giving up
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file on the web: where it is, its published MD5, and what a person does when it cannot be had."""
+    """File on the web: URL, published MD5, and the remedy if it cannot be downloaded."""
 
     url: str
     md5: str
@@ -39,15 +39,18 @@ def download(
     pause_seconds: float = 2.0,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Path:
-    """The file at `target`, fetched if it is not there yet.
+    """Download a file to `target` unless it exists.
 
-    Bytes go to `target` + `.part`, which a later attempt, in this process or another, goes on from by an HTTP range
-    request. The file gets its name only after its checksum is right, so that `target` is always whole. LoupeError says
-    what to do where it cannot be had: no network, an error from the server, a wrong checksum, no room on the disk.
+    Bytes are written to `target` + `.part`, from which a later attempt resumes by an HTTP range request. The file is
+    renamed after its checksum was verified, so `target` is always complete.
+
+    Raises:
+        DataError: there is no network, the server returned an error, or the checksum is wrong.
+        DiskError: the file cannot be written.
     """
     if target.is_file():
-        with suppress(OSError):  # a read-only cache is as good
-            os.utime(target)  # when it was last used
+        with suppress(OSError):  # the cache may be read-only
+            os.utime(target)  # time of the last use
         return target
     part = target.with_name(target.name + ".part")
     try:
@@ -58,13 +61,14 @@ def download(
                 part.replace(target)
     except OSError as error:
         raise DiskError(
-            f"{target}: cannot be written: {error.strerror or error}. Make room, or set LOUPE_CACHE."
+            f"{target}: cannot be written: {error.strerror or error}. Free disk space, or set LOUPE_CACHE to another "
+            "folder."
         ) from None
     return target
 
 
 def md5_of(path: Path) -> str:
-    """The MD5 of a file, as hex. It guards against accidents: the publisher gives no stronger one."""
+    """MD5 of a file in hexadecimal, against accidental damage; no stronger hash is published."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, _md5).hexdigest()
 
@@ -74,25 +78,25 @@ def _md5() -> "hashlib._Hash":
 
 
 def _fetch_verified(source: Source, part: Path, pause: float, timeout: float) -> None:
-    """Fetches and checks; starts anew once where a resumed file is wrong, as the bytes of old may be to blame."""
+    """Download and verify; a resumed file with a wrong checksum is downloaded again once."""
     resumed = part.is_file() and part.stat().st_size > 0
     _fetch(source, part, pause, timeout)
     found = md5_of(part)
     if found != source.md5 and resumed:
-        logger.warning(f"{source.url}: the part fetched earlier does not fit; starting again.")
+        logger.warning(f"{source.url}: the earlier partial download is invalid. Downloading again.")
         part.unlink()
         _fetch(source, part, pause, timeout)
         found = md5_of(part)
     if found != source.md5:
         part.unlink()
         raise DataError(
-            f"{source.url}: wrong checksum: expected {source.md5}, got {found}; what was fetched is thrown away. "
+            f"{source.url}: wrong checksum: expected {source.md5}, got {found}. The download was discarded. "
             f"{source.remedy}"
         )
 
 
 def _fetch(source: Source, part: Path, pause: float, timeout: float) -> None:
-    """Attempts until the whole file is there; gives up after `MAX_STALLS` attempts without a new byte."""
+    """Repeat requests until the file is complete; give up after `MAX_STALLS` attempts without new bytes."""
     name = source.url.rpartition("/")[2]
     logger.info(f"Downloading {source.url}.")
     stalls = 0
@@ -105,13 +109,13 @@ def _fetch(source: Source, part: Path, pause: float, timeout: float) -> None:
                 return
             stalls = stalls + 1 if _size(part) <= before else 0
             if stalls >= MAX_STALLS:
-                raise DataError(f"{source.url}: cannot be fetched: {reason}. {source.remedy}")
-            progress.update(task, note=f"cut off ({reason}), going on")
+                raise DataError(f"{source.url}: cannot be downloaded: {reason}. {source.remedy}")
+            progress.update(task, note=f"interrupted ({reason}), retrying")
             time.sleep(pause * stalls)
 
 
 def _attempt(source: Source, part: Path, show: Callable[[int, int | None], None], timeout: float) -> str | None:
-    """One request, from where the part ends. None when all has come; else why not, if another attempt may help."""
+    """One request from the end of the partial file. None when complete; else the reason, if a retry may help."""
     start = _size(part)
     headers = {"User-Agent": "loupe", "Accept-Encoding": "identity"}
     if start:
@@ -121,11 +125,11 @@ def _attempt(source: Source, part: Path, show: Callable[[int, int | None], None]
             return _receive(response, part, start, show)
     except HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # the part is as long as the file, or longer: its checksum tells
+        if error.code == 416 and start:  # the partial file is at least as long as the file; the checksum decides
             return None
         if error.code in (408, 429) or error.code >= 500:
-            return f"the server answers {error.code} {error.reason}"
-        raise DataError(f"{source.url}: the server answers {error.code} {error.reason}. {source.remedy}") from None
+            return f"the server returned {error.code} {error.reason}"
+        raise DataError(f"{source.url}: the server returned {error.code} {error.reason}. {source.remedy}") from None
     except URLError as error:
         return f"{error.reason}"
     except (HTTPException, ConnectionError, TimeoutError) as error:
@@ -133,10 +137,10 @@ def _attempt(source: Source, part: Path, show: Callable[[int, int | None], None]
 
 
 def _receive(response: HTTPResponse, part: Path, start: int, show: Callable[[int, int | None], None]) -> str | None:
-    """Writes what comes. A server that knows no ranges sends the file from its start, which replaces the part."""
+    """Write the received bytes. A server without range requests sends the whole file, which replaces the part."""
     begins = _first_byte(response) if response.status == 206 else 0
     if begins not in (0, start):
-        return f"the server sends byte {begins} where byte {start} was asked for"
+        return f"the server sent byte {begins} instead of byte {start}"
     length = response.headers.get("Content-Length")
     total = begins + int(length) if length is not None else None
     with part.open("ab" if begins else "wb") as file:
@@ -144,7 +148,7 @@ def _receive(response: HTTPResponse, part: Path, start: int, show: Callable[[int
         while True:
             try:
                 data = response.read1(CHUNK_BYTES)
-            except (OSError, HTTPException) as error:  # of the network; those of the disk are not caught here
+            except (OSError, HTTPException) as error:  # network errors; disk errors are not caught here
                 return f"{error}" or type(error).__name__
             if not data:
                 break

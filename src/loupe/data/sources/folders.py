@@ -1,4 +1,4 @@
-"""Images that lie on disk as files: a folder of class folders, or the paths a person names for prediction."""
+"""Image files on disk: a folder of class folders, or paths for prediction."""
 
 import glob
 import os
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loupe.data.table import IMAGE_SUFFIXES, ImageTable, counted, describe, make_rows, shown, split_of, text_name
-from loupe.errors import DataError
+from loupe.data.table import IMAGE_SUFFIXES, ImageTable, describe, make_rows, split_of, text_name
+from loupe.errors import DataError, counted, enumerated
 
 EXPECTED = """expected a folder for each class, with or without split folders above them:
     DATA/cat/1.jpg  DATA/dog/2.jpg
@@ -19,32 +19,40 @@ NOT_DATA = frozenset({"__MACOSX", "__pycache__", "lost+found"})
 
 @dataclass
 class Tree:
-    """What lies under a folder: the image files as names relative to it, sorted, and what was passed over."""
+    """Contents of a folder: image files as sorted names relative to it, and skipped files and folders."""
 
     images: list[str] = field(default_factory=list)
-    shards: list[str] = field(default_factory=list)  # Parquet files, likewise
-    others: Counter[str] = field(default_factory=Counter)  # files that are no images, by suffix
-    empty: list[str] = field(default_factory=list)  # folders without any image beneath them
-    hidden: int = 0  # hidden folders, which are not entered
-    loops: list[str] = field(default_factory=list)  # links to a folder above themselves
+    shards: list[str] = field(default_factory=list)  # Parquet files, as sorted relative names
+    others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
+    empty: list[str] = field(default_factory=list)  # folders without images
+    hidden: int = 0  # hidden folders, which are skipped
+    loops: list[str] = field(default_factory=list)  # links to a parent folder
 
     def notes(self) -> list[str]:
-        """A sentence for each kind of thing that was passed over."""
+        """Sentences about skipped files and folders."""
         notes = []
         if self.others:
-            kinds = shown([suffix or "no suffix" for suffix, _ in self.others.most_common()])
-            notes.append(f"Skipped {counted(self.others.total(), 'file')} without an image's suffix ({kinds}).")
+            kinds = enumerated([suffix or "no suffix" for suffix, _ in self.others.most_common()], most=5)
+            notes.append(f"Skipped {counted(self.others.total(), 'file')} without an image suffix ({kinds}).")
         if self.empty:
-            notes.append(f"Skipped {counted(len(self.empty), 'folder')} without images ({shown(self.empty)}).")
+            notes.append(
+                f"Skipped {counted(len(self.empty), 'folder')} without images ({enumerated(self.empty, most=5)})."
+            )
         if self.hidden:
             notes.append(f"Skipped {counted(self.hidden, 'hidden folder')}.")
         if self.loops:
-            notes.append(f"Skipped {counted(len(self.loops), 'link')} back to a folder above ({shown(self.loops)}).")
+            notes.append(
+                f"Skipped {counted(len(self.loops), 'link')} to a parent folder ({enumerated(self.loops, most=5)})."
+            )
         return notes
 
 
 def scan(folder: Path) -> Tree:
-    """Walks a folder, following links but no loop of them. LoupeError for a folder that cannot be read."""
+    """List the contents of a folder, following links but not loops.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
     tree = Tree()
     _walk(os.fspath(folder), "", (), tree)
     for names in (tree.images, tree.shards, tree.empty):
@@ -53,21 +61,23 @@ def scan(folder: Path) -> Tree:
 
 
 def open_folder(folder: Path, tree: Tree) -> ImageTable:
-    """The images of a scanned folder of class folders; the class folder's name is the label, whatever lies deeper.
+    """Table of a scanned folder of class folders; the name of the class folder is the label at any depth below it.
 
-    Folders called train, val and test (and their like, in any case) above the class folders give the splits. A lone
-    folder on the way down, as archives often hold, is entered. LoupeError, with the layouts that are understood, for
-    anything else.
+    Folders named train, val and test (and other spellings in `SPLIT_NAMES`) above the class folders are the splits. A
+    single top-level folder, as in many archives, is entered.
+
+    Raises:
+        DataError: the layout is not supported; the message shows the supported ones.
     """
     if not tree.images:
         raise DataError(f"{folder}: there are no images in it; {EXPECTED}")
     inner = _inner(tree.images)
     names = [name.removeprefix(inner).split("/") for name in tree.images]
-    places, notes = _place(names, folder)
-    used = [(name, place) for name, place in zip(tree.images, places, strict=True) if place is not None]
+    assignments, notes = _assign(names, folder)
+    used = [(name, pair) for name, pair in zip(tree.images, assignments, strict=True) if pair is not None]
     if inner:
-        notes.insert(0, f"The images lie in {inner}.")
-    classes, class_notes = _classes([place for _, place in used])
+        notes.insert(0, f"The images are in {inner}.")
+    classes, class_notes = _classes([pair for _, pair in used])
     index = {label: i for i, label in enumerate(classes)}
     rows = make_rows(
         n=len(used),
@@ -80,16 +90,20 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
 
 
 def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True) -> ImageTable:
-    """Unlabelled images for prediction: files, folders with all that lies under them, and globs, in the order given.
+    """Table of unlabelled images for prediction from files, folders (recursively) and globs, in the order given.
 
-    An image named twice is taken once, unless `unique` is off: then once for each of the paths that name it. LoupeError
-    for a path that matches nothing.
+    Args:
+        paths: one path or several.
+        unique: take an image matched by several paths once; otherwise once for each of them.
+
+    Raises:
+        DataError: a path matches nothing.
     """
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not given:
+    path_list = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not path_list:
         raise DataError("no paths given; name image files, folders or globs such as 'photos/*.jpg'.")
     tree = Tree()
-    names = [name for path in given for name in dict.fromkeys(_expand(path, tree))]
+    names = [name for path in path_list for name in dict.fromkeys(_expand(path, tree))]
     names = list(dict.fromkeys(names)) if unique else names
     rows = make_rows(n=len(names), path=names, label=None)
     notes = (f"{counted(len(names), 'image')}.", *tree.notes())
@@ -97,7 +111,7 @@ def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True)
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], tree: Tree) -> bool:
-    """Adds what lies under `folder` to the tree; whether there was an image. `above` identifies the folders above."""
+    """Add the contents of a folder to the tree; true if it has images. `above` identifies the parent folders."""
     here, entries = _entries(folder)
     if here in above:
         tree.loops.append(prefix.rstrip("/"))
@@ -112,7 +126,7 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], tree: Tr
                 found |= _walk(entry.path, name + "/", (*above, here), tree)
         elif not entry.name.startswith("."):
             suffix = _suffix(entry.name)
-            # A broken link with an image's name is kept, so that it is reported as a damaged image and not lost.
+            # A broken link with an image's name is kept, so that it is reported as a damaged image.
             if suffix in IMAGE_SUFFIXES and (entry.is_symlink() or entry.is_file()):
                 tree.images.append(name)
                 found = True
@@ -126,7 +140,7 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], tree: Tr
 
 
 def _entries(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
-    """What identifies a folder, and what it holds."""
+    """Device and inode of a folder, and its entries."""
     try:
         identity = Path(folder).stat()
         with os.scandir(folder) as entries:
@@ -134,7 +148,7 @@ def _entries(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
     except OSError as error:
         raise DataError(
             f"{text_name(folder)}: this folder cannot be read: {error.strerror}. "
-            "Give yourself the right to read it, or move it away."
+            "Change its permissions, or move it away."
         ) from None
 
 
@@ -146,7 +160,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _inner(names: Sequence[str]) -> str:
-    """The lone folders, each the only one at its level and without images beside it, that lead to the class folders."""
+    """Path of single folders, without other folders or images beside them, down to the class folders."""
     inner = ""
     while True:
         heads = {name.removeprefix(inner).partition("/")[0] for name in names}
@@ -154,62 +168,64 @@ def _inner(names: Sequence[str]) -> str:
         is_lone = len(heads) == 1 and all(name.startswith(deeper) for name in names)
         if not is_lone or split_of(deeper[:-1].rpartition("/")[2]):
             return inner
-        # The folder is the class itself where images lie directly in it.
+        # A folder with images directly in it is a class folder.
         if any("/" not in name.removeprefix(deeper) for name in names):
             return inner
         inner = deeper
 
 
-Place = tuple[str | None, str]
+Assignment = tuple[str | None, str]  # split and class
 
 
-def _place(names: Sequence[list[str]], folder: Path) -> tuple[list[Place | None], list[str]]:
-    """Split and class of each image by the folders it lies in (None: neither), and notes on what was left out."""
+def _assign(names: Sequence[list[str]], folder: Path) -> tuple[list[Assignment | None], list[str]]:
+    """Split and class of each image by its folders (None: left out), and notes on images left out."""
     depths: dict[str, set[int]] = {}
     for parts in names:
         if len(parts) > 1:
             depths.setdefault(parts[0], set()).add(len(parts))
     if not depths:
-        raise DataError(f"{folder}: its {counted(len(names), 'image')} lie in no class folders; {EXPECTED}")
+        raise DataError(f"{folder}: {counted(len(names), 'image')} outside of class folders; {EXPECTED}")
     splits = {name: split for name in depths if (split := split_of(name))}
     with_classes = {name for name in splits if max(depths[name]) > 2}
     if len(splits) == len(depths) and not with_classes:
-        raise DataError(f"{folder}: the images in {shown(sorted(splits))} lie in no class folders; {EXPECTED}")
+        raise DataError(
+            f"{folder}: the images in {enumerated(sorted(splits), most=5)} are outside of class folders; {EXPECTED}"
+        )
     plain = sorted(set(depths) - set(splits))
     if not with_classes:
         return _class_folders(names)
     if len(splits) == 1 and len(plain) > 1:
         raise DataError(
-            f"{folder}: {next(iter(splits))!r} could be a split or a class beside {shown(plain)}. "
-            "Move the others out of the way, or rename that folder; " + EXPECTED
+            f"{folder}: {next(iter(splits))!r} could be a split, or a class beside {enumerated(plain, most=5)}. "
+            "Move the other folders away, or rename that folder; " + EXPECTED
         )
     return _split_folders(names, splits)
 
 
-def _class_folders(names: Sequence[list[str]]) -> tuple[list[Place | None], list[str]]:
-    places: list[Place | None] = [(None, parts[0]) if len(parts) > 1 else None for parts in names]
-    notes = _left_out(sum(place is None for place in places), "beside the class folders")
-    return places, [*notes, *_nested(names, 2)]
+def _class_folders(names: Sequence[list[str]]) -> tuple[list[Assignment | None], list[str]]:
+    assignments: list[Assignment | None] = [(None, parts[0]) if len(parts) > 1 else None for parts in names]
+    notes = _left_out(sum(pair is None for pair in assignments), "beside the class folders")
+    return assignments, [*notes, *_nested(names, 2)]
 
 
-def _split_folders(names: Sequence[list[str]], splits: dict[str, str]) -> tuple[list[Place | None], list[str]]:
-    places: list[Place | None] = [
+def _split_folders(names: Sequence[list[str]], splits: dict[str, str]) -> tuple[list[Assignment | None], list[str]]:
+    assignments: list[Assignment | None] = [
         (splits[parts[0]], parts[1]) if len(parts) > 2 and parts[0] in splits else None for parts in names
     ]
     folders = {split: sorted(name for name in splits if splits[name] == split) for split in splits.values()}
     notes = [
-        f"The folders {' and '.join(folders[split])} together are the split {split}."
+        f"The folders {enumerated(folders[split])} form the split {split}."
         for split in sorted(folders)
         if len(folders[split]) > 1
     ]
     beside = Counter(
-        parts[0] if len(parts) > 1 else "." for parts, place in zip(names, places, strict=True) if place is None
+        parts[0] if len(parts) > 1 else "." for parts, pair in zip(names, assignments, strict=True) if pair is None
     )
     for name, n in sorted(beside.items()):
         where = "beside the split folders" if name == "." else f"in {name}, without a class folder"
-        where = f"in {name}, which is no split" if name != "." and name not in splits else where
+        where = f"in {name}, which is not a split" if name != "." and name not in splits else where
         notes += _left_out(n, where)
-    return places, [*notes, *_nested([parts for parts in names if parts[0] in splits], 3)]
+    return assignments, [*notes, *_nested([parts for parts in names if parts[0] in splits], 3)]
 
 
 def _left_out(n: int, where: str) -> list[str]:
@@ -218,13 +234,13 @@ def _left_out(n: int, where: str) -> list[str]:
 
 def _nested(names: Sequence[list[str]], depth: int) -> list[str]:
     deeper = sum(len(parts) > depth for parts in names)
-    return [f"Images deeper in class folders count for the class: {deeper:,}."] if deeper else []
+    return [f"{counted(deeper, 'image')} in subfolders of class folders, labelled as that class."] if deeper else []
 
 
-def _classes(places: Sequence[Place]) -> tuple[tuple[str, ...], list[str]]:
-    """Classes in alphabetical order, those of train first; notes on splits whose classes differ from train's."""
+def _classes(assignments: Sequence[Assignment]) -> tuple[tuple[str, ...], list[str]]:
+    """Classes in alphabetical order, those of train first, and notes on splits with other classes than train."""
     seen: dict[str | None, set[str]] = {}
-    for split, label in places:
+    for split, label in assignments:
         seen.setdefault(split, set()).add(label)
     order: dict[str, None] = {}
     notes = []
@@ -233,32 +249,32 @@ def _classes(places: Sequence[Place]) -> tuple[tuple[str, ...], list[str]]:
         if "train" not in seen or split not in seen or split == "train":
             continue
         if extra := sorted(seen[split] - seen["train"]):
-            notes.append(f"The split {split} has classes that train has not: {shown(extra)}.")
+            notes.append(f"The split {split} has classes that train lacks: {enumerated(extra, most=5)}.")
         if missing := sorted(seen["train"] - seen[split]):
-            notes.append(f"The split {split} has no images of {shown(missing)}.")
+            notes.append(f"The split {split} has no images of {enumerated(missing, most=5)}.")
     return tuple(order), notes
 
 
 def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
-    """The image files that one path, folder or glob names; what a folder holds besides goes to the tree."""
-    # pathlib's own raise for a user that is not known, and for a name that is too long.
+    """Image files of one path, folder or glob; skipped files are added to the tree."""
+    # pathlib's functions raise for an unknown user and for a name that is too long.
     text = os.path.expanduser(path)  # noqa: PTH111
     if os.path.isfile(text):  # noqa: PTH113
         yield _posix(text)
     elif os.path.isdir(text):  # noqa: PTH112
-        yield from _found([*_below(text, tree)], f"{text_name(text)}: there are no images in this folder.")
+        yield from _nonempty([*_below(text, tree)], f"{text_name(text)}: there are no images in this folder.")
     else:
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
         if not matches:
-            raise DataError(f"{text_name(text)}: no such file or folder, and nothing matches it as a glob.")
-        complaint = f"{text_name(text)}: it matches {shown([text_name(m) for m in matches])}, but no image."
-        yield from _found([name for match in matches for name in _matched(match, tree)], complaint)
+            raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.")
+        message = f"{text_name(text)}: it matches {enumerated([text_name(m) for m in matches], most=5)}, but no image."
+        yield from _nonempty([name for match in matches for name in _matched(match, tree)], message)
 
 
-def _found(names: list[str], complaint: str) -> list[str]:
+def _nonempty(names: list[str], message: str) -> list[str]:
     if not names:
-        raise DataError(complaint)
+        raise DataError(message)
     return names
 
 
@@ -283,7 +299,7 @@ def _below(folder: str, tree: Tree) -> Iterator[str]:
 
 
 def _suffix(name: str) -> str:
-    """The suffix as in `IMAGE_SUFFIXES`, quicker than pathlib's for a hundred thousand names."""
+    """Suffix as in `IMAGE_SUFFIXES`; faster than pathlib for a hundred thousand names."""
     stem, dot, suffix = name.rpartition(".")
     return f".{suffix.lower()}" if dot and stem else ""
 

@@ -1,4 +1,4 @@
-"""Images that a person hands over to be classified: paths, arrays, PIL images. All pass the one decoder."""
+"""Inputs for prediction: paths, arrays and PIL images, all through the same decoder."""
 
 from collections.abc import Iterable
 from io import BytesIO
@@ -16,7 +16,11 @@ Pictures = str | Path | np.ndarray | Image.Image | Iterable[str | Path | np.ndar
 
 
 def table_of(images: Pictures) -> ImageTable:
-    """Unlabelled images to predict, whatever they were given as, behind the one decoder."""
+    """Table of unlabelled images for prediction.
+
+    Raises:
+        DataError: an input is not an image, or a path matches nothing.
+    """
     if isinstance(images, str | Path):
         return from_paths([images])
     if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and _is_one(images)):
@@ -31,7 +35,7 @@ def table_of(images: Pictures) -> ImageTable:
 
 
 def _encoded(item: Any) -> bytes:
-    """One picture as the bytes of an image file, so that it passes the one decoder."""
+    """Bytes of an image file for one input."""
     if isinstance(item, str | Path):
         try:
             return Path(item).read_bytes()
@@ -39,10 +43,10 @@ def _encoded(item: Any) -> bytes:
             raise ImageError(item, f"cannot be read: {error.strerror or error}") from None
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or not _is_one(item) or not item.size:
-            raise DataError(f"an image is a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
+            raise DataError(f"an image must be a uint8 array [H, W, 3] or [H, W]; got {item.dtype} {list(item.shape)}.")
         item = Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
     if not isinstance(item, Image.Image):
-        raise DataError(f"an image is a path, a uint8 array or a PIL image; got {type(item).__name__}.")
+        raise DataError(f"an image must be a path, a uint8 array or a PIL image; got {type(item).__name__}.")
     buffer = BytesIO()
     try:
         item.load()
@@ -51,10 +55,10 @@ def _encoded(item: Any) -> bytes:
     try:
         ImageOps.exif_transpose(item).save(buffer, "TIFF" if item.mode in {"CMYK", "YCbCr"} else "PNG")
     except OSError:
-        raise DataError(f"a PIL image of mode {item.mode} cannot be classified; convert it to RGB first.") from None
+        raise DataError(f"a PIL image of mode {item.mode} cannot be classified. Convert it to RGB first.") from None
     return buffer.getvalue()
 
 
 def _is_one(array: np.ndarray) -> bool:
-    """Whether an array is one image, [H, W] or [H, W, channels], and not many."""
+    """True for the array of a single image, [H, W] or [H, W, channels]."""
     return array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))

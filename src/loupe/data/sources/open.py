@@ -1,4 +1,4 @@
-"""The front door for images: whatever holds them, an ImageTable comes out."""
+"""Entry point for data: any supported source as an ImageTable."""
 
 import os
 from collections.abc import Mapping
@@ -25,11 +25,14 @@ KINDS = (
 
 
 def open_table(data: Data) -> ImageTable:
-    """The images and labels that `data` names or holds. The caller shows the table's notes.
+    """Open a source of images and labels. The caller shows the table's notes.
 
-    A string is first a named set (`digits`), then a path; `./digits` and a `Path` are always paths. Arrays come as
-    `(x, y)`, as `((x_train, y_train), (x_test, y_test))`, or as a mapping. LoupeError, saying what is allowed, where
-    nothing fits.
+    Args:
+        data: name of a data set (`digits`) or a path; `./digits` and a `Path` are always paths. Arrays are `(x, y)`,
+            `((x_train, y_train), (x_test, y_test))`, or a mapping.
+
+    Raises:
+        DataError: the source is not supported, cannot be read, or is empty.
     """
     if isinstance(data, ImageTable):
         table = data
@@ -40,14 +43,14 @@ def open_table(data: Data) -> ImageTable:
     elif isinstance(data, Mapping | tuple):
         table = open_arrays(data)
     else:
-        raise DataError(f"data of type {type(data).__name__} is not understood; give {KINDS}, or arrays as (x, y).")
+        raise DataError(f"data of type {type(data).__name__} is not supported. Give {KINDS}, or arrays as (x, y).")
     if len(table) == 0:
         raise DataError(f"{table.name}: there are no images in it.")
     return table
 
 
 def _open_path(data: str | os.PathLike[str]) -> ImageTable:
-    # pathlib's own raise for a user that is not known, and for a name that is too long.
+    # pathlib's functions raise for an unknown user and for a name that is too long.
     path = Path(os.path.expanduser(data))  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
         return _open_folder(path)
@@ -65,9 +68,9 @@ def _open_path(data: str | os.PathLike[str]) -> ImageTable:
         case ".zip" | ".rar" | ".7z":
             raise DataError(f"{path}: unpack this archive and give the folder.")
         case suffix if suffix in IMAGE_SUFFIXES:
-            raise DataError(f"{path}: one image has no label; give {KINDS}.")
+            raise DataError(f"{path}: a single image has no label. Give {KINDS}.")
         case _:
-            raise DataError(f"{path}: this kind of file is not understood; give {KINDS}.")
+            raise DataError(f"{path}: this kind of file is not supported. Give {KINDS}.")
 
 
 def _open_folder(folder: Path) -> ImageTable:
@@ -77,7 +80,7 @@ def _open_folder(folder: Path) -> ImageTable:
     if not tree.shards:
         return open_folder(folder, tree)
     if tree.images and all("/" in name for name in tree.shards):
-        raise DataError(f"{folder}: there are both images and Parquet files below it; give the folder of one of them.")
+        raise DataError(f"{folder}: it has both images and Parquet files. Give the folder of one of them.")
     shards = [folder / os_name(name) for name in tree.shards]
     return open_parquet(shards, folder, text_name(folder.resolve().name))
 
@@ -86,12 +89,12 @@ def _missing(text: str) -> str:
     near = get_close_matches(text, datasets.DATASETS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     if "://" in text:
-        hint = " Loupe does not fetch addresses: download it and give the file or folder."
+        hint = " Loupe does not open URLs. Download the data and give the file or folder."
     return f"{text}: no such file or folder.{hint} Give {KINDS}."
 
 
 def _with_note(table: ImageTable, name: str) -> ImageTable:
-    """Says so where a path of the same name was passed over."""
+    """Table with a note if a path of the same name exists."""
     if not Path(name).exists():
         return table
     note = f"{name} is the named data set; write ./{name} for the path of that name."

@@ -1,9 +1,9 @@
-"""Parquet files in the Hugging Face image layout: one file, or a folder of shards. Rows never leave Arrow.
+"""Parquet files in the Hugging Face image layout: one file, or a folder of shards.
 
-They are held in memory where the files take no more than half of what is free there, and else mapped (arrow_file.py).
+Rows stay in Arrow: in memory if the files take at most half of the free memory, else in a memory map (`arrow_cache`).
 
-The layout: a column `image` (or `img`), a struct of `bytes` and `path`; a column `label`, whole numbers whose names
-stand in the schema's `huggingface` metadata (ClassLabel), or text; the split in the name of the file or its folder.
+Layout: a column `image` (or `img`), a struct of `bytes` and `path`; a column `label`, integers with names in the
+schema's `huggingface` metadata (ClassLabel), or text; the split in the name of the file or of its folder.
 https://huggingface.co/docs/datasets/image_dataset
 """
 
@@ -27,27 +27,25 @@ from loupe.data.table import (
     SCHEMA,
     SPLIT_NAMES,
     ImageTable,
-    counted,
     describe,
     numbered,
-    shown,
     sorted_classes,
     split_of,
     text_name,
 )
-from loupe.errors import DataError
+from loupe.errors import DataError, counted, enumerated
 from loupe.log import logger, progress_bar, size_text
 
 IMAGE_COLUMNS = ("image", "img")
-BATCH_ROWS = 1024  # are read at once, or fewer where they hold more than:
-BATCH_BYTES = 256 * 2**20  # far below the 2 GiB above which Arrow reads no column of structs
+BATCH_ROWS = 1024  # rows read at a time, or fewer if they have more than BATCH_BYTES
+BATCH_BYTES = 256 * 2**20  # far below 2 GiB, Arrow's limit for a column of structs
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 LAYOUT = "an image column ('image' or 'img': a struct of bytes and path) and a label column ('label')"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a file hold what, whether labels are text, and the class names that the schema gives."""
+    """Columns of a file by their role, the type of its labels, and the class names in its schema."""
 
     image: str
     label: str
@@ -58,24 +56,25 @@ class Columns:
 
 
 def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
-    """The images in one file, or in all the shards of a set, which lie under `root`.
+    """Open one file, or all shards of a data set, under `root`.
 
     Raises:
-        LoupeError: another layout, or more than the memory holds and no disk for what can be mapped.
+        DataError: the layout is not supported, or a file cannot be read.
+        DiskError: the files do not fit in memory, and a mapped copy cannot be written.
     """
     columns = [_columns(file) for file in files]
     for file, found in zip(files, columns, strict=True):
         if (found.is_text, found.classes) != (columns[0].is_text, columns[0].classes):
             raise DataError(
-                f"{file}: its class names, or its kind of labels, differ from those of {files[0]}. "
-                "Give the two as separate data sets."
+                f"{file}: its class names or label type differ from those of {files[0]}. "
+                "Use the two as separate data sets."
             )
     size, budget = sum(file.stat().st_size for file in files), default_budget()
     if size > budget:
         folder = cache_folder() / "rows"
         logger.info(
-            f"{name} takes {size_text(size)}, above the budget of {size_text(budget)} of memory: it is read from a "
-            f"copy that can be mapped, under {folder}."
+            f"{name} takes {size_text(size)}, above the memory budget of {size_text(budget)}. It is read from a "
+            f"memory-mapped copy under {folder}."
         )
         pieces = _mapped(files, columns, root, folder)
     else:
@@ -95,12 +94,12 @@ def _columns(file: Path) -> Columns:
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
     if image is None or label is None:
-        raise DataError(f"{file}: its columns are {shown(schema.names, 10)}; expected {LAYOUT}.")
+        raise DataError(f"{file}: its columns are {enumerated(schema.names, most=10)}; expected {LAYOUT}.")
     if not _is_image(schema.field(image).type):
         raise DataError(f"{file}: column {image!r} is {schema.field(image).type}; expected {LAYOUT}.")
     kind = schema.field(label).type
     if not (pa.types.is_integer(kind) or _is_text(kind)):
-        raise DataError(f"{file}: column {label!r} is {kind}; labels are whole numbers or text.")
+        raise DataError(f"{file}: column {label!r} is {kind}; labels must be integers or text.")
     features = _features(schema, file)
     names = features.get(label, {}).get("names")
     return Columns(
@@ -125,7 +124,7 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
-    """The `huggingface` metadata of a schema; empty where it has none."""
+    """Features in the `huggingface` metadata of a schema; empty without metadata."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return {}
@@ -133,11 +132,11 @@ def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
         features = json.loads(text)["info"]["features"]
         return {str(name): feature for name, feature in features.items() if isinstance(feature, dict)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: its 'huggingface' metadata cannot be understood: {error!r}.") from None
+        raise DataError(f"{file}: its 'huggingface' metadata is invalid: {error!r}.") from None
 
 
 def _mapped(files: Sequence[Path], columns: Sequence[Columns], root: Path, folder: Path) -> list[pa.Table]:
-    """The rows of each file, from copies that are made now where they are not there."""
+    """Rows of each file from mapped copies, which are written if they do not exist."""
     pieces = []
     with progress_bar() as progress:
         bar = progress.add_task("copying rows", total=len(files), note="")
@@ -149,7 +148,7 @@ def _mapped(files: Sequence[Path], columns: Sequence[Columns], root: Path, folde
 
 
 def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
-    """The file's rows, a few at a time, as `SCHEMA` has them but for the label, which stays what it is."""
+    """Rows of a file in chunks, in `SCHEMA` except for the label, which keeps its type."""
     names = [name for name in (columns.image, columns.label, columns.split, columns.group) if name is not None]
     try:
         with pq.ParquetFile(file) as source:
@@ -158,17 +157,20 @@ def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
             for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
                 yield image_rows(pa.Table.from_batches([batch]), columns, file, root)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: cannot be read as Parquet: {error}. It may be cut off: fetch it again.") from None
+        raise DataError(
+            f"{file}: cannot be read as Parquet: {error}. It may be truncated; download it again."
+        ) from None
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
-    """How many rows are read at once, by the heaviest of the groups that the file keeps them in."""
+    """Number of rows read at a time, by the largest bytes per row of the row groups."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     heaviest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 
 def image_rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
+    """Rows in `SCHEMA` except for the label, which keeps its type."""
     label = table[columns.label]
     if pa.types.is_dictionary(label.type):
         label = label.cast(pa.string())
@@ -185,12 +187,12 @@ def image_rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.
 
 
 def _filled(words: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The words, with null for an empty one: it names no class, no split and no group, as an empty cell of a CSV."""
+    """Words with null for empty ones, as for empty cells of a CSV file."""
     return pc.if_else(pc.equal(words, ""), None, words)
 
 
 def _image(chunk: pa.Array) -> pa.Array:
-    """A chunk of images as the struct of `SCHEMA`, without copying the bytes."""
+    """Chunk of images as the struct of `SCHEMA`, without copying the bytes."""
     fields = {}
     for name, kind in (("bytes", pa.binary()), ("path", pa.string())):
         if not pa.types.is_struct(chunk.type):
@@ -203,17 +205,17 @@ def _image(chunk: pa.Array) -> pa.Array:
 
 
 def _split_of(file: Path, root: Path) -> str | None:
-    """The split that a shard's name begins with (`train-00000-of-00001.parquet`), or that its folder is called."""
+    """Split at the start of a shard's name (`train-00000-of-00001.parquet`), or in the name of its folder."""
     word = re.split(r"[-_.]", file.name, maxsplit=1)[0]
     return split_of(word) or (split_of(file.parent.name) if file.parent != root else None)
 
 
 def _splits(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
-    """A column of splits in our words; an empty cell is a split that is not given."""
+    """Column of splits as train, val, test, or null for an empty cell."""
     words = column.cast(pa.string())
     known = {word: split_of(word) for word in words.unique().to_pylist() if word}
     if wrong := [word for word, split in known.items() if split is None]:
-        raise DataError(f"{file}: split {wrong[0]!r} is not known; splits are {', '.join(SPLIT_NAMES)}.")
+        raise DataError(f"{file}: split {wrong[0]!r} is not known. Splits are {enumerated([*SPLIT_NAMES])}.")
     result = _filled(words)
     for word, split in known.items():
         result = pc.if_else(pc.equal(result, word), split, result)
@@ -221,7 +223,7 @@ def _splits(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
 
 
 def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -> tuple[pa.Table, tuple[str, ...]]:
-    """The rows with class indices for labels, and the classes. Labels of -1 are not labels, as Hugging Face has it."""
+    """Rows with class indices as labels, and the classes; -1 means unlabelled, as in Hugging Face's data sets."""
     label = rows["label"]
     if pa.types.is_integer(label.type):
         label = pc.if_else(pc.equal(label, -1), None, label)
@@ -233,8 +235,8 @@ def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -
     extent = pc.min_max(label).as_py()
     if wrong := [v for v in extent.values() if v is not None and not 0 <= v < len(classes)]:
         raise DataError(
-            f"{name}: label {wrong[0]} is out of range; its schema names {len(classes)} classes, so labels run "
-            f"from 0 to {len(classes) - 1} (or -1: not labelled)."
+            f"{name}: label {wrong[0]} is out of range. Its schema has {counted(len(classes), 'class')}, so labels "
+            f"must be 0 to {len(classes) - 1}, or -1 for unlabelled."
         )
     return rows.set_column(1, "label", label).cast(SCHEMA), classes
 
@@ -249,12 +251,12 @@ def _notes(rows: pa.Table, files: Sequence[Path]) -> list[str]:
     for stem, expected in counts.items():
         present = sum(str(file).startswith(f"{stem}-") for file in files)
         if len(files) > 1 and present < expected:
-            notes.append(f"{Path(stem).name}: only {present:,} of {expected:,} shards are here.")
+            notes.append(f"{Path(stem).name}: only {present:,} of {counted(expected, 'shard')} found.")
     return notes
 
 
 def _distinct_paths(pieces: list[pa.Table], files: Sequence[Path], root: Path) -> list[pa.Table]:
-    """Paths that tell the images apart: their own where those do, else `shard#row`, but for images without bytes."""
+    """Pieces with unique paths: their own if unique, else `shard#row` for images with bytes."""
     own = pa.chunked_array(
         [pc.struct_field(chunk, "path") for piece in pieces for chunk in piece["image"].chunks], pa.string()
     )
