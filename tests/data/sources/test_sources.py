@@ -793,7 +793,7 @@ def test_what_is_not_understood(tmp_path, monkeypatch):
         ("digts", "Did you mean digits"),
         ("no/such", "no such file or folder"),
         ("https://example.org/set", "does not open URLs"),
-        ("one.jpg", "one image has no label"),
+        ("one.jpg", "a single image has no label"),
         ("set.zip", "unpack this archive"),
         ("set.xyz", "this kind of file is not supported"),
         (3, "data of type int"),
