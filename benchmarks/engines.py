@@ -22,9 +22,9 @@ from loupe.augment.pipeline import evaluation_view
 from loupe.cache import cache_folder
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
+from loupe.data.dataset import open_dataset
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import load_images
-from loupe.data.sources.open import open_table
 from loupe.devices import Compute, keep_freed_memory
 from loupe.models.engine import Engine, OpenVinoEngine, TorchEngine
 from loupe.models.timm import backbones
@@ -95,7 +95,7 @@ def compare(
 
 
 def photographs(folder: Path, sizes: Preprocessing) -> tuple[BatchLoader, np.ndarray]:
-    images = load_images(open_table(folder), sizes, cache=cache_folder())
+    images = load_images(open_dataset(folder), sizes, cache=cache_folder())
     return BatchLoader(images.store, images.table.labels, CPU), np.arange(len(images.table))
 
 

@@ -22,8 +22,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from loupe.cache import cache_folder
+from loupe.data.dataset import open_dataset
 from loupe.data.pixels.prepare import load_images
-from loupe.data.sources.open import open_table
 from loupe.recipes.resolve import resolve
 from loupe.recipes.transfer import SOLVED
 from loupe.training.features import features
@@ -73,18 +73,18 @@ def main() -> None:
 
 def of_cifar(data: Path) -> tuple[np.ndarray, np.ndarray]:
     """Features of the training images, float32 [N, C], and their labels; kept in the cache folder."""
-    table = open_table(data / "cifar10")
+    dataset = open_dataset(data / "cifar10")
+    table = dataset.table
     recipe = resolve(
         "features",
-        table,
-        dataset=None,
+        dataset,
         model=None,
         weights=str(data / "weights" / "tf_efficientnet_lite0.in1k.safetensors"),
         flags={},
         extra=["input.size_px=96", "input.load_px=96"],
     )
     preprocessing = recipe.preprocessing
-    images = load_images(table, preprocessing, cache=cache_folder())
+    images = load_images(dataset, preprocessing, cache=cache_folder())
     folder, device = cache_folder() / "frozen", torch.device("cpu")
     found = features(recipe.model, preprocessing, images, device=device, folder=folder)
     train_N = np.array([split == "train" for split in table.splits])

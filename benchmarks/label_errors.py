@@ -25,6 +25,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from loupe.cache import cache_folder
 from loupe.config.recipe import SplitSpec
+from loupe.data.dataset import Dataset
+from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
 from loupe.data.splits.split import Split, assign
 from loupe.data.table import ImageTable
@@ -126,9 +128,10 @@ def solved(features_NC: np.ndarray, label_N: np.ndarray, rows_N: np.ndarray, spl
 
 
 def _features(table: ImageTable, weights: str, size_px: int | None) -> np.ndarray:
-    recipe, network = find.recipe_for(None, table, None, weights, size_px, 0)
+    dataset = Dataset(None, table)
+    recipe, network = find.recipe_for(dataset, None, weights, size_px, 0)
     preprocessing = recipe.preprocessing
-    images = find.images_for(table, preprocessing, False)
+    images = load_images(dataset, preprocessing, cache=cache_folder())
     folder = cache_folder() / "frozen"
     return features(network, preprocessing, images, device=torch.device("cpu"), folder=folder)
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from loupe.cache import cache_folder
 from loupe.config.recipe import Preprocessing
+from loupe.data.dataset import open_dataset
 from loupe.data.pixels.prepare import load_images
-from loupe.data.sources.open import open_table
 from setting import commit, machine
 
 HERE = Path(__file__).resolve().parent
@@ -73,8 +73,9 @@ def peers(keras_python: str | None) -> list[Peer]:
 
 def prepare(data: str, folder: Path) -> Path:
     """The training pixels, decoded by Loupe, as a file that every peer reads."""
-    table = open_table(data)
-    images = load_images(table, Preprocessing(size_px=32, load_px=32), cache=cache_folder())
+    dataset = open_dataset(data)
+    table = dataset.table
+    images = load_images(dataset, Preprocessing(size_px=32, load_px=32), cache=cache_folder())
     rows = np.flatnonzero(np.array(table.splits) == "train")[:TRAINING_IMAGES]
     path = folder / "pixels.npz"
     np.savez(path, x=images.store.read(rows), y=table.labels[rows])

@@ -13,6 +13,7 @@ from loupe.augment.pipeline import Augmenter
 from loupe.comparison import plan
 from loupe.comparison.candidates import Entry
 from loupe.config.recipe import Preprocessing
+from loupe.data.dataset import Dataset
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
@@ -112,7 +113,7 @@ def timed(train_N, images=None, batch_size=32, part="all"):
     recipe = catalog.recipe("digits-plain")
     table = open_table("digits")
     preprocessing = Preprocessing(size_px=8, load_px=8)
-    images_20 = load_images(table.select(np.arange(20)), preprocessing, cache=None, skip_damaged=False)
+    images_20 = load_images(Dataset(None, table.select(np.arange(20))), preprocessing, cache=None, skip_damaged=False)
     stage = recipe.stages[0].model_copy(update={"batch_size": batch_size, "part": part})
     return TimedSteps(
         build(recipe.model, preprocessing, table.classes, 0),

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -16,8 +17,9 @@ from loupe.cli.report import report
 from loupe.comparison import compare, files, sweep
 from loupe.comparison.candidates import Entry
 from loupe.comparison.cost import Planner
+from loupe.data import dataset
+from loupe.data.dataset import open_dataset
 from loupe.data.hashing import content_hashes
-from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults, TestOpening
@@ -28,6 +30,7 @@ from loupe.records import RecordError
 from loupe.report import charts
 from loupe.report.comparison_page import write_page
 from loupe.rundir import count_looks
+from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -171,10 +174,10 @@ def test_where_a_candidate_fails_the_others_are_judged_and_the_test_stays_locked
     folder, _ = compared
     finished = compare.candidates.sweep.finished
 
-    def failing(data, recipe, **options):
+    def failing(dataset, recipe, *arguments, **options):
         if recipe.name == "digits-plain":
             raise loupe.LoupeError("the disk is full.")
-        return finished(data, recipe, **options)
+        return finished(dataset, recipe, *arguments, **options)
 
     monkeypatch.setattr(compare.candidates.sweep, "finished", failing)
     arguments = {"recipes": ["digits-plain", "digits"], "settings": QUICK, "output": folder, "quiet": True}
@@ -216,9 +219,7 @@ def test_runs_of_other_images_are_not_used_again(compared, digits):
     wanted = Run(compare.rundir.open_run(row.runs[0], folder)).recipe
 
     def use(again, x):
-        table = open_table((x, digits[1]))
-        hashed = (table, content_hashes(table))
-        return again((x, digits[1]), wanted, name=row.runs[0], output=folder, images=hashed)
+        return again(open_dataset((x, digits[1])), wanted, row.runs[0], RunOptions(folder))
 
     for again in (sweep.found, sweep.finished):
         assert use(again, digits[0]).path.name == row.runs[0]
@@ -358,3 +359,22 @@ def test_names_beside_their_dots_do_not_meet(monkeypatch, width_px):
     boxes = [name.get_window_extent() for name in axes.texts]
     assert len(boxes) == len(points)
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_a_comparison_opens_and_announces_its_data_once(digits, tmp_path, monkeypatch, caplog):
+    opened, open_table = [], dataset.open_table
+
+    def watched(data):
+        opened.append(data)
+        return replace(open_table(data), notes=("a note about the images",))
+
+    monkeypatch.setattr(dataset, "open_table", watched)
+    hashed = []
+    monkeypatch.setattr(dataset, "content_hashes", lambda table: hashed.append(table) or content_hashes(table))
+    with caplog.at_level("INFO", logger="loupe"):
+        compare.compare(
+            digits, recipes=["digits", "digits-plain"], settings=QUICK, output=tmp_path, device="cpu", quiet=True
+        )
+    assert len(opened) == 1
+    assert caplog.messages.count("a note about the images") == 1
+    assert len([table for table in hashed if len(table) == len(digits[1])]) == 1

@@ -4,7 +4,7 @@ import pytest
 from loupe.config import overrides
 from loupe.config.optimizer import Adam, OneCycle, Sgd
 from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe, Stage
-from loupe.data.sources.open import open_table
+from loupe.data.dataset import open_dataset
 from loupe.errors import LoupeError
 from loupe.recipes import choice
 from loupe.recipes.catalog import RECIPES, recipe
@@ -75,9 +75,9 @@ SOLVED = {"epochs": 3, "part": "head", "optimizer": "logistic"}
 
 
 def resolved(flags, *stages, extra=()):
-    images = open_table((np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])))
+    images = open_dataset((np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])))
     given = overrides.override(recipe("digits"), {"stages": list(stages)})
-    return resolve(given, images, dataset=None, model=None, flags=flags, extra=extra).stages
+    return resolve(given, images, model=None, flags=flags, extra=extra).stages
 
 
 def test_flags_of_training_in_steps_are_refused_where_every_head_is_solved():

@@ -10,7 +10,7 @@ from rich.text import Text
 from loupe.cache import cache_folder
 from loupe.cli.options import Data, Json, Quiet, print_json
 from loupe.errors import ConfigError, DiskError
-from loupe.log import logger, printable, terminal
+from loupe.log import printable, terminal
 
 if TYPE_CHECKING:
     from loupe.data.audit.near_duplicates import NearReport
@@ -46,17 +46,14 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
     from loupe.cli.check_table import print_check
     from loupe.data.audit.check import check as examine
     from loupe.data.audit.near_duplicates import find_near, write_csv
-    from loupe.data.hashing import content_hashes
-    from loupe.data.sources.open import open_table
+    from loupe.data.dataset import open_dataset
     from loupe.report.check_page import write_page
 
     if report is not None:
         _make_room(report)
     with terminal(quiet=quiet or as_json):
-        table = open_table(data)
-        for note in table.notes:
-            logger.info(note)
-        content = content_hashes(table)
+        dataset = open_dataset(data)
+        table, content = dataset.table, dataset.hashes
         found = examine(table, content)
         alike = find_near(table, content, cache=cache_folder()) if near else None
     if report is not None and alike is not None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from loupe.comparison import sweep
+from loupe.comparison.request import ComparisonRequest
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.dataset import Dataset
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
-from loupe.data.table import ImageTable
 from loupe.errors import RunStateError
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, Cost, Parameters, SplitFigures
@@ -24,6 +25,7 @@ from loupe.evaluate.selection import Candidate
 from loupe.evaluate.spread import AccuracySpread, Spread, accuracy_over_seeds, over_seeds
 from loupe.log import duration, size_text
 from loupe.recipes import wording
+from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.runs.train import Splitter
 
@@ -92,9 +94,9 @@ class Training:
     split: Splitter
 
 
-def trainings(entry: Entry, table: ImageTable, seeds: int, folds: int) -> list[Training]:
-    """What a candidate is trained for: each seed on one and the same split, or each fold."""
-    stem, recipe = f"{table.name}-{entry.name}", entry.recipe
+def trainings(entry: Entry, dataset: Dataset, request: ComparisonRequest) -> list[Training]:
+    """Trainings of a candidate: each seed on one and the same split, or each fold."""
+    stem, recipe, folds = f"{dataset.name}-{entry.name}", entry.recipe, request.folds
     if folds:
         return [
             Training(recipe, f"{stem}-fold{number}of{folds}", partial(fold, number=number, folds=folds))
@@ -102,35 +104,15 @@ def trainings(entry: Entry, table: ImageTable, seeds: int, folds: int) -> list[T
         ]
     return [
         Training(recipe.model_copy(update={"seed": seed}), f"{stem}-seed{seed}", splits.assign)
-        for seed in range(recipe.seed, recipe.seed + seeds)
+        for seed in range(recipe.seed, recipe.seed + request.seeds)
     ]
 
 
-def runs_of(
-    entry: Entry,
-    data: Any,
-    table: ImageTable,
-    content: Sequence[str],
-    seeds: int,
-    folds: int,
-    output: Path,
-    device: str,
-    skip_damaged: bool,
-) -> list[Run]:
-    """The finished runs of a candidate on these images, whose hashes are `content`, with the test locked."""
+def runs_of(entry: Entry, dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> list[Run]:
+    """The finished runs of a candidate on these images, with the test locked."""
     return [
-        sweep.finished(
-            data,
-            one.recipe,
-            name=one.name,
-            split=one.split,
-            output=output,
-            device=device,
-            skip_damaged=skip_damaged,
-            open_test=False,
-            images=(table, content),
-        )
-        for one in trainings(entry, table, seeds, folds)
+        sweep.finished(dataset, one.recipe, one.name, options, split=one.split, open_test=False)
+        for one in trainings(entry, dataset, request)
     ]
 
 

@@ -13,14 +13,15 @@ import torch
 from loupe import __version__, provenance, rundir
 from loupe.comparison import candidates, files, plan
 from loupe.comparison.candidates import Entry
-from loupe.data.hashing import content_hashes
-from loupe.data.sources.open import open_table
+from loupe.comparison.request import ComparisonRequest
+from loupe.data.dataset import Dataset, open_dataset
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
 from loupe.evaluate.selection import Judgement, judge
 from loupe.log import command_line, logger, terminal
 from loupe.runs.finalize import open_test as opened
+from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
 
@@ -65,31 +66,33 @@ def compare(
             has; a candidate that failed, after the others.
         InterruptedRunError: stopped and saved; the same call goes on.
     """
-    output = Path(output)
+    request = ComparisonRequest(tuple(recipes), model, weights, seeds, folds, tuple(settings), open_test)
+    options = RunOptions(Path(output), device, skip_damaged, quiet)
     with terminal(quiet=quiet):
-        _check(recipes, seeds, folds, open_test, name)
-        table = open_table(data)
-        entries = plan.resolved(table, data, recipes, model, weights, settings)
+        files.check_name(name)
+        request.check()
+        dataset = open_dataset(data)
+        entries = plan.resolved(dataset, request)
         asked = Comparison(
             version=__version__,
-            name=name or f"comparison-{table.name}",
-            dataset=table.name,
+            name=name or f"comparison-{dataset.name}",
+            dataset=dataset.name,
             seeds=seeds,
             folds=folds,
-            settings=tuple(settings),
-            command=_command(entries, model, weights, seeds, folds, settings, open_test, skip_damaged),
+            settings=request.settings,
+            command=request.command([entry.asked or entry.name for entry in entries], skip_damaged=skip_damaged),
             environment=_environment(device),
         )
-        wanted, before = files.name_of(asked, name, output)
+        wanted, before = files.name_of(asked, name, options.output)
         asked = asked.model_copy(update={"name": wanted})
-        hashed = content_hashes(table)
-        plan.plan(entries, data, table, hashed, seeds, folds, output, device)
+        plan.plan(entries, dataset, request, options)
         if plan_only:
-            return ComparisonPlan(**dict(asked), rows=tuple(candidates.row(entry, [], output) for entry in entries))
+            rows = tuple(candidates.row(entry, [], options.output) for entry in entries)
+            return ComparisonPlan(**dict(asked), rows=rows)
         for number, entry in enumerate(entries, 1):
             logger.info(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
             try:
-                entry.runs = candidates.runs_of(entry, data, table, hashed, seeds, folds, output, device, skip_damaged)
+                entry.runs = candidates.runs_of(entry, dataset, request, options)
             except InterruptedRunError:
                 raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
             except LoupeError as error:
@@ -98,8 +101,8 @@ def compare(
         failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
         # While a candidate is missing, another may yet be chosen: the test waits for it.
         opening = "none" if folds or failed else "all" if open_test else "chosen"
-        results = _results(asked, before, entries, opening, data, output)
-        files.write(results, output)
+        results = _results(asked, before, entries, opening, dataset, options.output)
+        files.write(results, options.output)
         if failed:
             raise RunStateError(f"{len(failed)} of {len(entries)} candidates failed; the others are done. {failed[0]}")
         return results
@@ -147,23 +150,12 @@ def compare_runs(
     return results
 
 
-def _check(recipes: Sequence[str], seeds: int, folds: int, open_test: bool, name: str | None) -> None:
-    files.check_name(name)
-    twice = sorted({one for one in recipes if recipes.count(one) > 1})
-    if twice:
-        raise ConfigError(f"--recipes names {', '.join(twice)} twice.")
-    if len(recipes) == 1:
-        raise ConfigError(f"--recipes {recipes[0]}: one recipe has nothing beside it. Name two, separated by commas.")
-    if folds and (folds < 2 or seeds > 1 or open_test):
-        raise ConfigError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
-
-
 def _results(
     asked: Comparison,
     before: ComparisonResults | None,
     entries: Sequence[Entry],
     opening: str,
-    data: Any,
+    dataset: Dataset | None,
     output: Path,
 ) -> ComparisonResults:
     """The judgement on validation images, what opening the test then shows, and a row for each candidate, by cost.
@@ -178,7 +170,7 @@ def _results(
     open_before = tuple(entry.name for entry in done if any(_opened_itself(run) for run in entry.runs))
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
-            entry.runs = [opened(run, data) if run.results["images"]["test"] else run for run in entry.runs]
+            entry.runs = [opened(run, dataset) if run.results["images"]["test"] else run for run in entry.runs]
     seen = [entry for entry in done if all(run.results["test"] for run in entry.runs)]
     rows_before = {row.name: row for row in before.rows} if before else {}
     rows = tuple(candidates.row(entry, seen, output, rows_before.get(entry.name)) for entry in [*done, *failed])
@@ -228,23 +220,3 @@ def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
 def _environment(device: str) -> dict[str, Any]:
     place = choose_device(device)
     return provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
-
-
-def _command(
-    entries: Sequence[Entry],
-    model: str | None,
-    weights: str | None,
-    seeds: int,
-    folds: int,
-    changes: Sequence[str],
-    open_test: bool,
-    skip_damaged: bool,
-) -> str:
-    """What repeats the comparison; the place of the data and of a weights file is left to its user."""
-    words = ["loupe", "compare", "DATA", "--recipes", ",".join(entry.asked or entry.name for entry in entries)]
-    words += ["--model", model] if model else []
-    words += ["--weights", Path(weights).name if Path(weights).exists() else weights] if weights else []
-    words += ["--folds", str(folds)] if folds else ["--seeds", str(seeds)]
-    words += [part for change in changes for part in ("--set", change)]
-    words += ["--skip-damaged"] if skip_damaged else []
-    return command_line([*words, *(["--open-test"] if open_test else [])])

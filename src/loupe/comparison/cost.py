@@ -16,6 +16,7 @@ from loupe.augment.pipeline import Augmenter
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import AugmentSpec, Preprocessing
 from loupe.config.resolved import ResolvedRecipe, ResolvedStage
+from loupe.data.dataset import Dataset
 from loupe.data.pixels.batches import BatchLoader, steps_in
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.splits.split import Split
@@ -96,7 +97,7 @@ class Planner:
         rows = np.unique(np.linspace(0, len(train_N) - 1, min(SAMPLED_IMAGES, len(train_N)), dtype=np.int64))
         chosen = self.table.select(train_N[rows])
         with terminal(quiet=True):
-            return load_images(chosen, recipe.preprocessing, cache=None, skip_damaged=True)
+            return load_images(Dataset(None, chosen), recipe.preprocessing, cache=None, skip_damaged=True)
 
     def _frozen(
         self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, feed: BatchLoader, engines: Engines

@@ -3,19 +3,18 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from loupe.comparison import sweep
 from loupe.comparison.candidates import Entry, Training, trainings
 from loupe.comparison.cost import Planner, total
+from loupe.comparison.request import ComparisonRequest
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import typical_px
-from loupe.data.sources import datasets
 from loupe.data.splits import split as splits
-from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, keep_freed_memory
 from loupe.errors import ConfigError, LoupeError, enough_memory
 from loupe.evaluate.comparison_results import Cost
@@ -25,22 +24,17 @@ from loupe.recipes.choice import without_weights
 from loupe.recipes.ladder import ladder
 from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable, check_weights
+from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
 
-def resolved(
-    table: ImageTable,
-    data: Any,
-    names: Sequence[str],
-    model: str | None,
-    weights: str | None,
-    changes: Sequence[str],
-) -> list[Entry]:
+def resolved(dataset: Dataset, request: ComparisonRequest) -> list[Entry]:
     """The candidates, each resolved for these images, all with one and the same split."""
-    dataset = data if isinstance(data, str) and data in datasets.DATASETS else None
+    names, model, weights = request.recipes, request.model, request.weights
     if not names:
-        own = datasets.DATASETS[dataset].default_recipe if dataset else None
-        names, reason = ladder(dataset_recipe=own, typical_px=typical_px(table), model=model, weights=weights)
+        own, side = dataset.default_recipe, typical_px(dataset.table)
+        rungs, reason = ladder(dataset_recipe=own, typical_px=side, model=model, weights=weights)
+        names = tuple(rungs)
         logger.info(f"Candidates {reason}. Others: --recipes")
     split = SplitSpec(seed=0)
     entries: list[Entry] = []
@@ -50,18 +44,17 @@ def resolved(
         with terminal(quiet=True):
             recipe = resolve(
                 wanted.model_copy(update={"split": split}),
-                table,
-                dataset=dataset,
+                dataset,
                 model=model if pretrained else None,
                 weights=weights if pretrained else None,
                 flags={},
-                extra=changes,
+                extra=request.settings,
             )
         if wanted.split != SplitSpec():
             logger.info(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
         if recipe.name in {entry.name for entry in entries}:
             raise ConfigError(f"two recipes are called {recipe.name}: give one of them another name.")
-        check_buildable(recipe, table.classes)
+        check_buildable(recipe, dataset.table.classes)
         _check_weights(recipe)
         entries.append(Entry(recipe.name, recipe, asked=name))
     if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):
@@ -87,32 +80,19 @@ def _check_weights(recipe: ResolvedRecipe) -> None:
         check_weights(recipe)
 
 
-def plan(
-    entries: list[Entry],
-    data: Any,
-    table: ImageTable,
-    content: Sequence[str],
-    seeds: int,
-    folds: int,
-    output: Path,
-    device: str,
-) -> None:
-    """Says what all will take, and puts them in order of cost: from the runs that are finished, or a few batches.
-
-    Args:
-        content: the hashes of the images.
-    """
+def plan(entries: list[Entry], dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> None:
+    """Estimate the cost of each candidate, from finished runs or a few timed batches, and sort them by it."""
     recipe = entries[0].recipe
-    parts = splits.assign(table, content, recipe.split, recipe.split_seed)
+    parts = splits.assign(dataset.table, dataset.hashes, recipe.split, recipe.split_seed)
     for note in parts.notes:
         logger.info(note)
     if not len(parts.val):
         raise ConfigError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
     keep_freed_memory()  # as every training does: time and memory are other ones without it
-    planner = Planner(table, parts, choose_device(device))
+    planner = Planner(dataset.table, parts, choose_device(options.device))
     for entry in entries:
-        done = _done(data, (table, content), trainings(entry, table, seeds, folds), output)
-        entry.missing = seeds * max(1, folds) - len(done)
+        done = _done(dataset, trainings(entry, dataset, request), options)
+        entry.missing = request.trainings_each - len(done)
         if not entry.missing:
             seconds = Entry(entry.name, entry.recipe, runs=done).seconds
             entry.cost = None if seconds is None else Cost(seconds, 0, None)
@@ -126,15 +106,15 @@ def plan(
             progress.update(bar, advance=1)
     give_back_memory()
     entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else math.inf)
-    logger.info(f"\nThe plan, in order of cost; {_in_all(entries, seeds * max(1, folds))}:")
+    logger.info(f"\nThe plan, in order of cost; {_in_all(entries, request.trainings_each)}:")
     for entry in entries:
         logger.info(f"  {entry.name:<24}{entry.expected}")
 
 
-def _done(data: Any, images: sweep.Hashed, wanted: Sequence[Training], output: Path) -> list[Run]:
+def _done(dataset: Dataset, wanted: Sequence[Training], options: RunOptions) -> list[Run]:
     """The trainings that are finished; none where a run is another's, which its turn will say."""
     try:
-        found = [sweep.found(data, one.recipe, name=one.name, output=output, images=images) for one in wanted]
+        found = [sweep.found(dataset, one.recipe, one.name, options) for one in wanted]
     except LoupeError:
         return []
     return [run for run in found if run is not None]

@@ -9,12 +9,10 @@ import torch
 
 from loupe import __version__, provenance, rundir
 from loupe.comparison import sweep
-from loupe.comparison.sweep import Hashed
 from loupe.config import overrides as settings
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe
-from loupe.data.hashing import content_hashes
-from loupe.data.sources.open import open_table
+from loupe.data.dataset import Dataset, open_dataset
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, unknown_name
 from loupe.evaluate.comparison_results import Parameters
@@ -27,6 +25,7 @@ from loupe.recipes.published.experiments import EXPERIMENTS
 from loupe.recipes.published.publication import Published
 from loupe.report import experiments_page as page
 from loupe.report import experiments_tables
+from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
 BUDGETS = ("quick", "published")
@@ -89,11 +88,11 @@ def reproduce(
     )
     with terminal(quiet=quiet):
         _announce(plan, budget, seeds)
-        images: dict[str, Hashed] = {}
+        options, opened = RunOptions(output, device, quiet=quiet), dict[str, Dataset]()
         failed: list[str] = []
         for planned in plan:
             try:
-                row = experiment_row(planned, seeds, output, device, images)
+                row = experiment_row(planned, seeds, options, opened)
             except InterruptedRunError:
                 raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
             except LoupeError as error:
@@ -161,30 +160,19 @@ def _announce(plan: Sequence[Planned], budget: str, seeds: int) -> None:
             logger.info(f"{planned.published.name}: {planned.why}")
 
 
-def experiment_row(planned: Planned, seeds: int, output: Path, device: str, images: dict[str, Hashed]) -> ExperimentRow:
-    """`images`: of each data set, what it holds now; it is looked at once, for the first of its experiments."""
+def experiment_row(planned: Planned, seeds: int, options: RunOptions, opened: dict[str, Dataset]) -> ExperimentRow:
+    """The row of an experiment, trained now where it is not finished; its data are opened once and kept in `opened`."""
     if planned.recipe is None:
         return unmeasured_row(planned, planned.why)
     assert planned.data is not None
-    if planned.data not in images:
-        with terminal(quiet=True):
-            table = open_table(planned.data)
-        images[planned.data] = table, content_hashes(table)
+    if planned.data not in opened:
+        opened[planned.data] = open_dataset(planned.data)
     runs = []
     for seed in range(seeds):
         name = f"{planned.recipe.name}-seed{seed}"
-        logger.info(f"\n{name}, in {output}")
+        logger.info(f"\n{name}, in {options.output}")
         recipe = planned.recipe.model_copy(update={"seed": seed})
-        runs.append(
-            sweep.finished(
-                planned.data,
-                recipe,
-                name=name,
-                output=output,
-                device=device,
-                images=images[planned.data],
-            )
-        )
+        runs.append(sweep.finished(opened[planned.data], recipe, name, options))
     measured = _measured(planned, runs)
     published = planned.published.accuracy
     verdict = None if published is None else "reached" if measured.accuracy.value >= published else "missed"

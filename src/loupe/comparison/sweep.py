@@ -10,89 +10,80 @@ from typing import Any
 from loupe import provenance
 from loupe.config import overrides as keys
 from loupe.config.recipe import Recipe
-from loupe.data.hashing import content_hashes
-from loupe.data.sources.open import open_table
+from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
-from loupe.data.table import ImageTable
 from loupe.errors import RunStateError
 from loupe.log import terminal
 from loupe.recipes.resolve import resolve
 from loupe.rundir import RunDirectory
 from loupe.runs import train as runner
+from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
-Hashed = tuple[ImageTable, Sequence[str]]  # images, and the hash of each one's content
 HEADLINES = ("accuracy", "macro_f1", "roc_auc", "log_loss")
 
 
-def found(
-    data: Any, recipe: Recipe, *, name: str, output: Path, device: str = "auto", images: Hashed | None = None
-) -> Run | None:
-    """The run of that name and recipe in the folder `output` where it is finished; else None.
-
-    Args:
-        images: what the data hold now; a run of other images is not used then.
+def found(dataset: Dataset, recipe: Recipe, name: str, options: RunOptions) -> Run | None:
+    """The run of that name and recipe where it is finished; else None.
 
     Raises:
         LoupeError: a run of that name has another recipe, other data or other images.
     """
-    directory = RunDirectory(output / name)
+    directory = RunDirectory(options.output / name)
     if not directory.file("recipe.yaml").is_file():
         return None
-    _check_same(directory, recipe, data, images)
-    return None if directory.read_json("results.json") is None else Run(directory, device=device)
+    _check_same(directory, recipe, dataset)
+    if directory.read_json("results.json") is None:
+        return None
+    return Run(directory, device=options.device, quiet=options.quiet)
 
 
 def finished(
-    data: Any,
+    dataset: Dataset,
     recipe: Recipe,
-    *,
     name: str,
-    output: Path,
-    device: str = "auto",
+    options: RunOptions,
+    *,
     split: runner.Splitter = splits.assign,
-    skip_damaged: bool = False,
     open_test: bool = True,
-    quiet: bool = False,
-    images: Hashed | None = None,
 ) -> Run:
-    """The finished run of that name and recipe in the folder `output`; whatever is missing of it is done now.
+    """The finished run of that name and recipe; whatever is missing of it is done now.
 
     Args:
-        split, skip_damaged, open_test: as for `loupe.train`, where the run is begun now.
-        images: as for `found`.
+        split, open_test: as for `loupe.train`, where the run is begun now.
 
     Raises:
         LoupeError: a run of that name has another recipe, other data or other images, and is left as it is.
         InterruptedRunError: stopped; the same call goes on.
     """
-    directory = RunDirectory(output / name)
-    if not directory.file("recipe.yaml").is_file():
-        return runner.train(
-            data,
-            recipe=recipe,
-            split=split,
-            device=device,
-            output=output,
-            name=name,
-            skip_damaged=skip_damaged,
-            open_test=open_test,
-            quiet=quiet,
-        )
-    _check_same(directory, recipe, data, images)
-    if directory.read_json("results.json") is not None:
-        return Run(directory, device=device, quiet=quiet)
-    again = None if runner.source_of(data) else data
-    return runner.resume(directory.path, again, device=device, open_test=open_test, quiet=quiet)
+    if run := found(dataset, recipe, name, options):
+        return run
+    device, quiet = options.device, options.quiet
+    directory = RunDirectory(options.output / name)
+    if directory.file("recipe.yaml").is_file():
+        return runner.resume(directory.path, dataset, device=device, open_test=open_test, quiet=quiet)
+    return runner.train(
+        dataset,
+        recipe=recipe,
+        split=split,
+        device=device,
+        output=options.output,
+        name=name,
+        skip_damaged=options.skip_damaged,
+        open_test=open_test,
+        quiet=quiet,
+    )
 
 
-def _check_same(directory: RunDirectory, wanted: Recipe, data: Any, images: Hashed | None) -> None:
+def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> None:
     """A run is used again only for what it was made for. One that is not finished checks its images as it goes on."""
     other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
-    source, stored = runner.source_of(data), directory.data
-    what = f"another recipe ({', '.join(other[:3])})" if other else "other data" if source != stored else None
-    if not what and images and directory.file("results.json").is_file() and not provenance.made_of(directory, *images):
+    what = f"another recipe ({', '.join(other[:3])})" if other else None
+    if not what and dataset.source != directory.data:
+        what = "other data"
+    is_finished = directory.file("results.json").is_file()
+    if not what and is_finished and not provenance.made_of(directory, dataset.table, dataset.hashes):
         what = "other images than there are now"
     if what:
         raise RunStateError(
@@ -168,22 +159,16 @@ def cross_validate(
         InterruptedRunError: stopped; the same call goes on.
     """
     with terminal(quiet=quiet):
-        dataset = data if isinstance(data, str) else None
-        with terminal(quiet=True):
-            table = open_table(data)
-        chosen = resolve(recipe, table, dataset=dataset, model=None, flags={}, extra=settings)
-        stem = name or f"{table.name}-{chosen.name}"
-        images = table, content_hashes(table)
+        dataset, options = open_dataset(data), RunOptions(Path(output), device, quiet=quiet)
+        chosen = resolve(recipe, dataset, model=None, flags={}, extra=settings)
+        stem = name or f"{dataset.name}-{chosen.name}"
         runs = tuple(
             finished(
-                data,
+                dataset,
                 chosen,
-                name=f"{stem}-fold{number}of{folds}",
-                output=Path(output),
-                device=device,
+                f"{stem}-fold{number}of{folds}",
+                options,
                 split=partial(fold, number=number, folds=folds),
-                quiet=quiet,
-                images=images,
             )
             for number in range(1, folds + 1)
         )

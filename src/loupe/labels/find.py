@@ -10,10 +10,10 @@ import numpy as np
 
 from loupe.cache import cache_folder
 from loupe.config.network import BackboneSpec
-from loupe.config.recipe import Preprocessing, SplitSpec
+from loupe.config.recipe import SplitSpec
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.prepare import Images, load_images
-from loupe.data.sources.open import open_table
 from loupe.data.splits import folds
 from loupe.data.splits.split import SPLITS, Split, assign
 from loupe.data.table import ImageTable
@@ -155,12 +155,10 @@ def check_labels(
             )
         place = choose_device(device)
         keep_freed_memory()
-        table = open_table(data)
-        for note in table.notes:
-            logger.info(note)
-        recipe, network = recipe_for(data, table, model, weights, size_px, seed)
+        dataset = open_dataset(data)
+        recipe, network = recipe_for(dataset, model, weights, size_px, seed)
         preprocessing = recipe.preprocessing
-        images = images_for(table, preprocessing, skip_damaged)
+        images = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
         split = assign(images.table, images.content, SplitSpec(), seed)
         for note in split.notes:
             logger.info(note)
@@ -202,18 +200,12 @@ def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
 
 
 def recipe_for(
-    data: Any,
-    table: ImageTable,
-    model: str | None,
-    weights: str | None,
-    size_px: int | None,
-    seed: int,
+    dataset: Dataset, model: str | None, weights: str | None, size_px: int | None, seed: int
 ) -> tuple[ResolvedRecipe, BackboneSpec]:
     """Recipe `features` for these images, and its network."""
     recipe = resolve(
         "features",
-        table,
-        dataset=data if isinstance(data, str) else None,
+        dataset,
         model=model,
         weights=weights,
         flags={"seed": seed},
@@ -224,11 +216,6 @@ def recipe_for(
     if recipe.model.weights == "none":
         logger.warning(f"{recipe.model.name} has random weights: its features say little about an image.")
     return recipe, recipe.model
-
-
-def images_for(table: ImageTable, preprocessing: Preprocessing, skip_damaged: bool) -> Images:
-    """Decoded pixels of the images, kept in the cache folder."""
-    return load_images(table, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
 
 
 def _folds(

@@ -11,8 +11,8 @@ from loupe.config.network import BackboneSpec, Network
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import InputSpec, Recipe
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import typical_px
-from loupe.data.sources import datasets
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError
 from loupe.log import logger
@@ -34,9 +34,8 @@ Settings = Mapping[str, Any] | Sequence[str]
 
 def resolve(
     wanted: str | Path | Recipe | None,
-    table: ImageTable,
+    dataset: Dataset,
     *,
-    dataset: str | None,
     model: str | None,
     weights: str | None = None,
     flags: Mapping[str, Any],
@@ -46,7 +45,7 @@ def resolve(
 
     Args:
         wanted: a name, a YAML file or a recipe; None or `auto` chooses by the data set and the size of its images.
-        dataset: the name of the data set in the catalog, if it has one.
+        dataset: the images, whose size settles what the recipe leaves open.
         model: the network to put in place of the recipe's; weights: those that its backbone starts from.
         flags: `epochs`, `batch_size`, `lr`, `seed`, `precision`; None where not given.
         extra: any keys of the recipe, as a mapping or as KEY=VALUE.
@@ -54,29 +53,23 @@ def resolve(
     Raises:
         LoupeError: an unknown name or key, or a flag that nothing in the recipe takes.
     """
-    recipe = _choose(wanted, table, dataset, model, weights)
+    recipe = _choose(wanted, dataset, model, weights)
     if model is not None or weights is not None:
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = overrides.override(recipe, extra)  # which optimizer a stage has says which flags it takes
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # refused now, and not after the training
-    return ResolvedRecipe.of(recipe, _input(recipe, table))
+    return ResolvedRecipe.of(recipe, _input(recipe, dataset.table))
 
 
-def _choose(
-    wanted: str | Path | Recipe | None,
-    table: ImageTable,
-    dataset: str | None,
-    model: str | None,
-    weights: str | None,
-) -> Recipe:
+def _choose(wanted: str | Path | Recipe | None, dataset: Dataset, model: str | None, weights: str | None) -> Recipe:
     if isinstance(wanted, Recipe):
         return wanted
     if wanted is None or wanted == "auto":
-        default = datasets.DATASETS[dataset].default_recipe if dataset in datasets.DATASETS else None
+        table = dataset.table
         recipe, reason = choose(
-            default=default,
+            default=dataset.default_recipe,
             model=model,
             weights=weights,
             images_per_class=np.count_nonzero(table.labels >= 0) / max(1, len(table.classes)),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.cache import cache_folder
+from loupe.data.dataset import Dataset
 from loupe.data.pixels.batches import BatchLoader, ProgressLoader
 from loupe.data.pixels.prepare import Images, all_damaged, load_images
 from loupe.data.pixels.store import StreamedStore
@@ -75,7 +76,7 @@ class Predictor:
             DamagedImages: images that cannot be decoded, and `skip_damaged` is off; of images that are decoded as they
                 are classified, those that were found until then.
         """
-        images = self._open(table, skip_damaged, keep=False, once=True)
+        images = self._open(Dataset(None, table), skip_damaged, keep=False, once=True)
         said = self._predict(images, np.arange(len(images.table)), images.table.labels)
         store = images.store
         return self._undamaged(said, store) if isinstance(store, StreamedStore) and store.damaged else said
@@ -93,10 +94,10 @@ class Predictor:
         """How fast it predicts here, from decoded pixels."""
         return inference.images_per_second(*self._loaded)
 
-    def _open(self, table: ImageTable, skip_damaged: bool, *, keep: bool = True, once: bool = False) -> Images:
+    def _open(self, dataset: Dataset, skip_damaged: bool, *, keep: bool = True, once: bool = False) -> Images:
         cache = cache_folder() if keep else None
         with terminal(quiet=self.quiet):
-            return load_images(table, self.model.preprocessing, cache=cache, skip_damaged=skip_damaged, once=once)
+            return load_images(dataset, self.model.preprocessing, cache=cache, skip_damaged=skip_damaged, once=once)
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, arithmetic = self._loaded

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.prepare import Images
 from loupe.data.sources.inference_inputs import Pictures, table_of
-from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, RunStateError, unknown_name
@@ -118,8 +118,8 @@ class Run(Predictor):
             images, own = self.own_images()
             return _some(self.predictions_for(images, own.rows(split)), split)
         with terminal(quiet=self.quiet):
-            table = open_table(data)
-        images = self._open(table, skip_damaged)
+            dataset = open_dataset(data, announce=False)
+        images = self._open(dataset, skip_damaged)
         rows_N, remark = self._asked_of(images, split)
         label_N = match_classes(images.table, self.classes)
         return _some(self._predict(images, rows_N, label_N), split, remark)
@@ -133,7 +133,7 @@ class Run(Predictor):
         Raises:
             LoupeError: they cannot be found, or have changed.
         """
-        images = self._open(self._own_table(data), bool(self.results["damaged"]))
+        images = self._open(self._own_dataset(data), bool(self.results["damaged"]))
         return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
 
     def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
@@ -174,7 +174,7 @@ class Run(Predictor):
             table = self._own_rows(recorded)
         else:
             recorded, table = None, table_of(images)
-        opened = self._open(table, skip_damaged, keep=False)
+        opened = self._open(Dataset(None, table), skip_damaged, keep=False)
         if recorded is not None and opened.content != recorded.content:
             raise DataError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")
         said = self._predict(opened, np.arange(len(opened.table)), match_classes(opened.table, self.classes))
@@ -218,18 +218,20 @@ class Run(Predictor):
                 logger.info(f"Looks at this test split so far, in this runs folder: {looks}.")
         return said.select(representative(said, count))
 
-    def _own_table(self, data: Any = None) -> ImageTable:
+    def _own_dataset(self, data: Any = None) -> Dataset:
         """The images of the run; `data` are they again where it was trained on arrays."""
+        if isinstance(data, Dataset):
+            return data
         named = self.directory.data
         source = data if named is None else named
         if source is None:
             raise DataError("this run was trained on arrays, which are not stored. Give the images again.")
         with terminal(quiet=self.quiet):
-            return open_table(source)
+            return open_dataset(source, announce=False)
 
     def _own_rows(self, said: Predictions) -> ImageTable:
         """The images, of the run's own data, that these predictions are of, in their order."""
-        table = self._own_table()
+        table = self._own_dataset().table
         where = {path: row for row, path in enumerate(table.paths)}
         lost = [path for path in said.path if path not in where]
         if lost:

@@ -13,9 +13,8 @@ from loupe.config.optimizer import Logistic, Plateau
 from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.prepare import Images, load_images
-from loupe.data.sources import datasets
-from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
@@ -76,24 +75,24 @@ def train(
     began, place = time.perf_counter(), choose_device(device)
     with terminal(quiet=quiet), run_log() as log:
         rundir.check_name(Path(output), name)
-        table = _open(data)
+        dataset = open_dataset(data)
+        table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
-        dataset = data if isinstance(data, str) else None
-        chosen = resolve(recipe, table, dataset=dataset, model=model, weights=weights, flags=flags, extra=settings)
+        chosen = resolve(recipe, dataset, model=model, weights=weights, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
         check_weights(chosen)
         if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
             logger.warning(
                 f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
             )
-        images = _load(chosen, table, skip_damaged)
+        images = _load(chosen, dataset, skip_damaged)
         parts = split(images.table, images.content, chosen.split, chosen.split_seed)
         _check_split(chosen, parts)
         for note in parts.notes:
             logger.info(note)
         setup = _set_up(chosen, images, parts, place)
         environment = provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
-        environment |= {"data": source_of(data), "skip_damaged": skip_damaged, "open_test": open_test}
+        environment |= {"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test}
         environment["hashes"] = provenance.hashes(images.table, images.content, parts, weights_file(chosen.model))
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
         directory = rundir.create_run(Path(output), name, default)
@@ -141,7 +140,7 @@ def resume(
             use_threads(environment["threads"])
             stored = directory.read_recipe()
             recipe = ResolvedRecipe.of(stored)
-            images = _load(recipe, _open(source), bool(environment.get("skip_damaged")))
+            images = _load(recipe, open_dataset(source), bool(environment.get("skip_damaged")))
             split = splits.read(directory.file("split.csv"), images.table, images.content)
             logger.info(f"going on with {directory.path}")
             log.write_to(directory.file("train.log"))
@@ -158,22 +157,8 @@ def load(run: str | Path, *, device: str = "auto") -> Run:
     return Run(rundir.open_run(run), device=device)
 
 
-def _open(data: Any) -> ImageTable:
-    table = open_table(data)
-    for note in table.notes:
-        logger.info(note)
-    return table
-
-
-def source_of(data: Any) -> str | None:
-    """How to find the data again: the name of a data set, or an absolute path; None for arrays."""
-    if isinstance(data, str) and data in datasets.DATASETS:
-        return data
-    return str(Path(data).resolve()) if isinstance(data, str | Path) else None
-
-
-def _load(recipe: ResolvedRecipe, table: ImageTable, skip_damaged: bool) -> Images:
-    return load_images(table, recipe.preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
+def _load(recipe: ResolvedRecipe, dataset: Dataset, skip_damaged: bool) -> Images:
+    return load_images(dataset, recipe.preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
 
 
 def _set_up(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.config.recipe import RGB, Preprocessing
-from loupe.data.hashing import content_hashes
+from loupe.data.dataset import Dataset
 from loupe.data.pixels import decode
 from loupe.data.pixels.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
@@ -33,7 +33,7 @@ class Images:
 
 
 def load_images(
-    table: ImageTable,
+    dataset: Dataset,
     preprocessing: Preprocessing,
     *,
     cache: Path | None,
@@ -53,7 +53,7 @@ def load_images(
         DamagedImages: images are damaged, and `skip_damaged` is off.
         LoupeError: no image is left.
     """
-    content = content_hashes(table)
+    table, content = dataset.table, dataset.hashes
     opened = partial(
         open_store,
         load_px=preprocessing.load_px,

@@ -14,7 +14,7 @@ from loupe.errors import DataError, unknown_name
 
 
 @dataclass(frozen=True)
-class Dataset:
+class NamedDataset:
     """Named data set: loader, description and default recipe (None: the recipe for its image size)."""
 
     load: Callable[[], ImageTable]
@@ -53,12 +53,12 @@ def cifar100() -> ImageTable:
     return _cifar(CIFAR100)
 
 
-DATASETS: dict[str, Dataset] = {
-    "digits": Dataset(
+DATASETS: dict[str, NamedDataset] = {
+    "digits": NamedDataset(
         digits, "1,797 handwritten digits, 8 x 8 px, 10 classes; comes with scikit-learn", default_recipe="digits"
     ),
-    "cifar10": Dataset(cifar10, "60,000 photographs, 32 x 32 px, 10 classes; 170 MB to download"),
-    "cifar100": Dataset(cifar100, "60,000 photographs, 32 x 32 px, 100 classes; 169 MB to download"),
+    "cifar10": NamedDataset(cifar10, "60,000 photographs, 32 x 32 px, 10 classes; 170 MB to download"),
+    "cifar100": NamedDataset(cifar100, "60,000 photographs, 32 x 32 px, 100 classes; 169 MB to download"),
 }
 
 

@@ -1,0 +1,61 @@
+"""Images that a command works on: where they came from, their table, and the hash of each one's content."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from loupe.data.hashing import content_hashes
+from loupe.data.sources import datasets
+from loupe.data.sources.open import open_table
+from loupe.data.table import ImageTable
+from loupe.log import logger
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, opened once in a command and handed on.
+
+    Attributes:
+        source: the name of a data set or an absolute path, from which they can be opened again; None for arrays.
+    """
+
+    source: str | None
+    table: ImageTable
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each image's bytes, in the order of the table; computed when first asked for."""
+        return content_hashes(self.table)
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+    @property
+    def default_recipe(self) -> str | None:
+        """The recipe that a named data set is given when none is asked for; None for other images."""
+        return datasets.DATASETS[self.source].default_recipe if self.source in datasets.DATASETS else None
+
+
+def open_dataset(data: Any, *, announce: bool = True) -> Dataset:
+    """The images that `data` names or holds, as `open_table` takes them; a Dataset is returned as it is.
+
+    Args:
+        announce: log the notes about the images.
+
+    Raises:
+        LoupeError: nothing fits; the message says what is allowed.
+    """
+    if isinstance(data, Dataset):
+        return data
+    table = open_table(data)
+    for note in table.notes if announce else ():
+        logger.info(note)
+    return Dataset(_source_of(data), table)
+
+
+def _source_of(data: Any) -> str | None:
+    if isinstance(data, str) and data in datasets.DATASETS:
+        return data
+    return str(Path(data).resolve()) if isinstance(data, str | Path) else None
