@@ -12,8 +12,9 @@ import torch
 from loupe.augment.pipeline import Augmenter
 from loupe.comparison import plan
 from loupe.comparison.candidates import Entry
+from loupe.comparison.request import ComparisonRequest
 from loupe.config.recipe import Preprocessing
-from loupe.data.dataset import Dataset
+from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
@@ -22,6 +23,7 @@ from loupe.errors import LoupeError
 from loupe.models.build import build
 from loupe.recipes import catalog
 from loupe.runs import predictor
+from loupe.runs.options import RunOptions
 from loupe.training.precision import TimedSteps
 from loupe.training.train_step import TrainStep
 
@@ -153,11 +155,9 @@ def test_a_plan_whose_whole_step_finds_no_memory_names_the_recipe_and_a_remedy(t
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(plan.Planner, "cost", none_left)
-    table = open_table("digits")
     entries = [Entry("digits-plain", catalog.recipe("digits-plain"))]
-    content = [str(row) for row in range(len(table))]
     with pytest.raises(LoupeError, match=r"not enough memory .*digits-plain needs it: take a smaller batch"):
-        plan.plan(entries, "digits", table, content, 1, 0, tmp_path, "cpu")
+        plan.plan(entries, open_dataset("digits"), ComparisonRequest(), RunOptions(tmp_path, "cpu"))
 
 
 def test_elsewhere_nothing_is_switched(tf32):
