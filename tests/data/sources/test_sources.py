@@ -618,9 +618,7 @@ def test_npz_that_cannot_be_used(tmp_path):
 
 def test_arrays_of_different_shapes():
     for data in (([X[0], X[0, 1:]], [0, 1]), (X[:2], [[0], [0, 1]]), (np.uint8(1), [1])):
-        with pytest.raises(
-            LoupeError, match=r"(images|labels) have different shapes|images must be an array"
-        ):
+        with pytest.raises(LoupeError, match=r"(images|labels) have different shapes|images must be an array"):
             open_(data)
 
 
