@@ -21,11 +21,11 @@ from loupe.training.axes import LEAST_CURVATURE, Axes, Coordinates, Floats, axes
 
 MOST_STEPS = 1000
 GAP = 1e-6  # of the objective to its minimum, relative to the objective
-SAFETY = 10.0  # the estimated gap may be too small by this factor, so that a search goes on to GAP / SAFETY
+SAFETY = 5.0  # the estimated gap may be too small by this factor, so that a search goes on to GAP / SAFETY
 OUTDATED = 0.3  # coordinates are renewed once the uncertainty has fallen to this share of the one they were made for
 MEMORY = 20  # pairs of steps and gradient changes that L-BFGS keeps
 LINE_PASSES = 8  # at most, in one line search; they take 1 to 3, and more only where rounding hides the descent
-USUAL_PASSES = 20  # over the features for one strength; measured: 5 to 31
+USUAL_PASSES = 20  # over the features for one strength; measured: 5 to 90, the weakest seldom reached
 TIMED_ROWS = 8_192
 
 Objective = Callable[[Coordinates, Floats], tuple[float, Floats, float]]  # to its value, gradient and the uncertainty
