@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import loupe
-from loupe.models.timm.backbones import create_network
+from loupe.models.timm.networks import create_network
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = {"setting", "simulated", "subsets", "peers/measure"}  # imported by the others, run by nobody

@@ -11,7 +11,7 @@ from loupe.config.network import BackboneSpec
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable, make_rows
-from loupe.models.timm import backbones
+from loupe.models.timm import weights
 from loupe.provenance import environment
 from loupe.rundir import RunDirectory
 
@@ -98,7 +98,7 @@ def test_pretrained_weights_are_hashed_by_the_bytes_of_their_file(tmp_path):
 
     def made(network: BackboneSpec) -> dict[str, str | None]:
         images = table([0, 1, 1, None])
-        return provenance.hashes(images, CONTENT, parts([0], [1], [2]), backbones.weights_file(network))
+        return provenance.hashes(images, CONTENT, parts([0], [1], [2]), weights.weights_file(network))
 
     for network in (spec, spec.model_copy(update={"weights": f"local-dir:{tmp_path}"})):
         assert made(network)["weights"] == sha256(b"weights").hexdigest()
@@ -107,7 +107,7 @@ def test_pretrained_weights_are_hashed_by_the_bytes_of_their_file(tmp_path):
 
 def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):
     """A cache of the hub as huggingface_hub keeps it, with both of the files that timm knows."""
-    from loupe.models.timm import backbones
+    from loupe.models.timm import weights
 
     asked = []
     (tmp_path / "there").write_bytes(b"")
@@ -119,14 +119,14 @@ def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):
             raise FileNotFoundError(name)
         return str(tmp_path / "there")
 
-    monkeypatch.setattr(backbones, "hf_hub_download", download)
+    monkeypatch.setattr(weights, "hf_hub_download", download)
     spec = BackboneSpec(backbone="resnet18.a1_in1k", weights="timm")
-    assert backbones.weights_file(spec) == tmp_path / "there"
+    assert weights.weights_file(spec) == tmp_path / "there"
     assert asked == [("timm/resnet18.a1_in1k", "model.safetensors", None)]
     asked.clear()
-    assert backbones.weights_file(spec.model_copy(update={"weights": "hf-hub:me/old@v2"})) == tmp_path / "there"
+    assert weights.weights_file(spec.model_copy(update={"weights": "hf-hub:me/old@v2"})) == tmp_path / "there"
     assert asked == [("me/old", "model.safetensors", "v2"), ("me/old", "pytorch_model.bin", "v2")]
-    assert backbones.weights_file(BackboneSpec(backbone="mobilenetv1_075", weights="timm")) is None
+    assert weights.weights_file(BackboneSpec(backbone="mobilenetv1_075", weights="timm")) is None
 
 
 @pytest.mark.parametrize(

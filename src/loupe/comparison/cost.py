@@ -2,17 +2,16 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from loupe.augment.pipeline import Augmenter
+from loupe.cache import cache_folder
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import AugmentSpec, Preprocessing
 from loupe.config.resolved import ResolvedRecipe, ResolvedStage
@@ -21,13 +20,13 @@ from loupe.data.pixels.batches import BatchLoader, steps_in
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
-from loupe.devices import Compute, multiplies_bf16, precisions
+from loupe.devices import Compute, StopSignal, multiplies_bf16, precisions
 from loupe.evaluate.comparison_results import Cost
 from loupe.log import terminal
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines
-from loupe.training.frozen import PASS_BATCH
+from loupe.training.frozen import FrozenPass, trunk_key
 from loupe.training.precision import TimedSteps, resolve_frozen
 from loupe.training.solver import solving_seconds
 from loupe.training.stage_data import views_of
@@ -65,7 +64,7 @@ class Planner:
         for stage in recipe.stages:
             model.learn(stage.part, batch_statistics=stage.batch_statistics)
             if model.frozen:
-                spent, size = self._frozen(recipe, stage, model, feed, engines)
+                spent, size = self._frozen(recipe, stage, model, images, feed, engines)
                 seconds, disk_bytes = seconds + spent, disk_bytes + size
             if isinstance(stage.optimizer, Logistic):
                 seconds += solving_seconds(model, stage, len(self.split.train))
@@ -100,7 +99,13 @@ class Planner:
             return load_images(Dataset(None, chosen), recipe.preprocessing, cache=None, skip_damaged=True)
 
     def _frozen(
-        self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, feed: BatchLoader, engines: Engines
+        self,
+        recipe: ResolvedRecipe,
+        stage: ResolvedStage,
+        model: Classifier,
+        images: Images,
+        feed: BatchLoader,
+        engines: Engines,
     ) -> tuple[float, int]:
         """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
         asked = recipe.precision
@@ -113,24 +118,24 @@ class Planner:
             rows_N=_every(feed),
             engines=engines,
         )
-        blocks = model.trunk[: model.frozen]
-        computes, _ = engines.of(blocks, Compute(self.device, precision), model.preprocessing.size_px)
         augmenter = Augmenter(stage.augment, model.preprocessing, recipe.seed)
-
-        def views() -> Iterator[Tensor]:  # made beside the network, on the same processor
-            return (augmenter.train(b.x_BCHW, b.index_B, 0) for b in feed.batches(_every(feed), PASS_BATCH))
-
-        made = next(computes.run(islice(views(), 1)))  # the first compiles and fills caches
-        began = time.perf_counter()
-        done = sum(len(part) for part in computes.run(views()))
-        each = (time.perf_counter() - began) / done
-        size = int(np.prod(made.shape[1:])) * (2 if made.ndim > 2 else 4)  # maps are kept in half precision
+        frozen = FrozenPass(
+            model,
+            trunk_key(recipe.model),
+            feed,
+            images.content,
+            cache_folder() / "frozen",
+            Compute(self.device, precision),
+            StopSignal(),  # not entered: Ctrl-C ends the plan at once
+            engines,
+        )
+        each = frozen.estimate(_every(feed), lambda batch: augmenter.train(batch.x_BCHW, batch.index_B, 0))
         new = self._new_views(recipe, stage, model.frozen)
-        return each * new, size * new
+        return each.seconds * new, each.size_bytes(new)
 
     def _new_views(self, recipe: ResolvedRecipe, stage: ResolvedStage, frozen: int) -> int:
         """How many images and views a stage wants that many frozen blocks to see which no run before it has left."""
-        network = recipe.model.model_dump_json(exclude={"weights", "hidden"})
+        network = trunk_key(recipe.model)
         plain, last, train = stage.augment == AugmentSpec(), stage is recipe.stages[-1], len(self.split.train)
         evaluated = self._images - (0 if plain else train) - (0 if last else len(self.split.test))
         new = 0

@@ -31,9 +31,9 @@ def network(name: str, weights: str | None = None) -> Network:
         raise ConfigError(f"{name} is trained from scratch: it takes no --weights.")
     if name in NETWORKS:
         return NETWORKS[name]()
-    from loupe.models.timm import backbones  # timm takes seconds to import
+    from loupe.models.timm import networks  # timm takes seconds to import
 
-    backbones.check_name(name, also=NETWORKS)
+    networks.check_name(name, also=NETWORKS)
     return BackboneSpec(backbone=name, weights=weights_name(weights or "timm"))
 
 

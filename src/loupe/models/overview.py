@@ -8,22 +8,22 @@ from loupe.errors import unknown_name
 from loupe.models.build import skeleton
 from loupe.models.catalog import NETWORKS, network
 from loupe.models.summary import count_parameters, layer_table
-from loupe.models.timm import backbones
+from loupe.models.timm import backbones, networks
 
 OWN_PX = 32  # at which a network of ours is shown when no size is named
 
 
 def exists(name: str) -> bool:
     """Whether this is a whole name."""
-    return name in NETWORKS or backbones.exists(name)
+    return name in NETWORKS or networks.exists(name)
 
 
 def matching(text: str) -> list[dict[str, Any]]:
     """The models whose names hold the text: ours, then timm's; LoupeError with the nearest where there are none."""
     ours = [{"name": name, "pretrained": False} for name in NETWORKS if text in name]
-    others = [{"name": name, "pretrained": known} for name, known in backbones.names() if text in name]
+    others = [{"name": name, "pretrained": known} for name, known in networks.names() if text in name]
     if not ours and not others:
-        raise unknown_name("model", text, [*NETWORKS, *(name for name, _ in backbones.names())])
+        raise unknown_name("model", text, [*NETWORKS, *(name for name, _ in networks.names())])
     return ours + others
 
 

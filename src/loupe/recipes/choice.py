@@ -53,10 +53,10 @@ def choose(
 @cache
 def without_weights(backbone: str) -> str | None:
     """Why the weights of a backbone cannot be had, in words; None where they can: they are fetched, and stay here."""
-    from loupe.models.timm import backbones  # timm takes seconds to import
+    from loupe.models.timm import weights  # timm takes seconds to import
 
     try:
-        backbones.fetch(backbone)
+        weights.fetch(backbone)
     except LoupeError as error:
         return str(error)
     return None

@@ -32,6 +32,6 @@ def check_weights(recipe: ResolvedRecipe) -> None:
         LoupeError: they cannot, or do not; the message says what to give.
     """
     if isinstance(recipe.model, BackboneSpec):
-        from loupe.models.timm import backbones
+        from loupe.models.timm import weights
 
-        backbones.check_weights(recipe.model)
+        weights.check_weights(recipe.model)

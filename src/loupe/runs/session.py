@@ -15,6 +15,7 @@ from loupe.rundir import RunDirectory
 from loupe.runs.finalize import RunFinalizer
 from loupe.runs.setup import TrainingSetup, less_memory
 from loupe.training.checkpoint import Checkpoints
+from loupe.training.frozen import trunk_key
 from loupe.training.loop import Trainer
 from loupe.training.stage_data import StageData, StageDataBuilder
 
@@ -51,7 +52,7 @@ class Session:
         with StopSignal() as stop:
             preparation = StageDataBuilder(
                 model=setup.model,
-                network=recipe.model.model_dump_json(exclude={"weights", "hidden"}),
+                network=trunk_key(recipe.model),
                 feed=setup.loader,
                 content=setup.images.content,
                 train_N=split.train,

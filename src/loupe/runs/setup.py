@@ -111,9 +111,9 @@ def weights_file(network: Network) -> Path | None:
     """The file of pretrained weights that a network was built from; None where there is none."""
     if not isinstance(network, BackboneSpec):
         return None
-    from loupe.models.timm import backbones  # imported lazily: timm imports slowly
+    from loupe.models.timm import weights  # imported lazily: timm imports slowly
 
-    return backbones.weights_file(network)
+    return weights.weights_file(network)
 
 
 def _without_weights(network: Network) -> Network:

@@ -19,7 +19,7 @@ from loupe.errors import DiskError
 from loupe.log import logger
 from loupe.models.build import build
 from loupe.models.engine import Engines
-from loupe.training.frozen import PASS_BATCH, FrozenPass
+from loupe.training.frozen import PASS_BATCH, FrozenPass, trunk_key
 from loupe.training.precision import resolve_frozen
 
 
@@ -53,7 +53,7 @@ def features(
         logger.info(reason)
     frozen = FrozenPass(
         model,
-        network.model_dump_json(exclude={"weights", "hidden"}),
+        trunk_key(network),
         feed,
         images.content,
         folder,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from loupe import __version__
 from loupe.augment.pipeline import Augmenter, evaluation_view
+from loupe.config.network import Network
 from loupe.data.pixels import decode
 from loupe.data.pixels.batches import Batch, BatchLoader, room_bytes
 from loupe.devices import Compute, StopSignal
@@ -43,14 +44,36 @@ class HalfPrecisionError(ArithmeticError):
     """An activation does not fit a half-precision number."""
 
 
+@dataclass(frozen=True)
+class PassEstimate:
+    """Shape of one image's activations, and the seconds that the pass takes for one image."""
+
+    shape: tuple[int, ...]
+    seconds: float
+
+    @property
+    def dtypes(self) -> Sequence[type[np.floating[Any]]]:
+        """Types that activations are kept in, the first that holds them; vectors are too small to be rounded."""
+        return DTYPES if len(self.shape) > 1 else DTYPES[1:]
+
+    def size_bytes(self, images: int, dtype: type[np.floating[Any]] | None = None) -> int:
+        """Bytes of the activations of so many images; without a type, in the first of `dtypes`."""
+        return images * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(dtype or self.dtypes[0]).itemsize
+
+
+def trunk_key(network: Network) -> str:
+    """Name and settings of a network, without its weights and without the hidden layers of its head."""
+    return network.model_dump_json(exclude={"weights", "hidden"})
+
+
 @dataclass
 class FrozenPass:
     """Computes what lies before the first block that learns, or finds it.
 
     Attributes:
-        network: its name and settings; content: the images' hashes, in the order of the table.
+        network: its `trunk_key`; content: hashes of the images, in the order of the table.
         folder: where the activations are kept.
-        tried: the shape of an image's activations and the seconds that it takes, once they have been measured.
+        estimated: shape and time of an image's activations, once they have been measured.
         spent: the seconds that what was found or computed took when it was computed; None where that is not known.
     """
 
@@ -63,7 +86,7 @@ class FrozenPass:
     stop: StopSignal
     engines: Engines = field(default_factory=Engines)
     said: set[str] = field(default_factory=set)
-    tried: tuple[tuple[int, ...], float] | None = None
+    estimated: PassEstimate | None = None
     spent: float | None = 0.0
 
     @property
@@ -130,12 +153,11 @@ class FrozenPass:
         if remark and remark not in self.said:
             self.said.add(remark)
             logger.info(f"what is frozen runs in {self.engine[0].name}: {remark}.")
-        self.tried = self.tried or self._try(rows_N[:PASS_BATCH], view)
-        each, seconds = self.tried[0], self.tried[1] * len(rows_N)
-        # Vectors are small: nothing is gained by rounding them.
-        for dtype in DTYPES if len(each) > 1 else DTYPES[1:]:
-            key, shape = self._key(kind, dtype), (len(rows_N), *each)
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        estimated = self.estimated = self.estimated or self.estimate(rows_N[:PASS_BATCH], view)
+        seconds = estimated.seconds * len(rows_N)
+        for dtype in estimated.dtypes:
+            key, shape = self._key(kind, dtype), (len(rows_N), *estimated.shape)
+            size = estimated.size_bytes(len(rows_N), dtype)
             try:
                 if not self._fits(size * copies - activations.begun_bytes(self.folder, key)):
                     return None
@@ -154,11 +176,13 @@ class FrozenPass:
                 return None
         raise AssertionError("single precision holds whatever the network makes")
 
-    def _try(self, rows_N: np.ndarray, view: View) -> tuple[tuple[int, ...], float]:
-        """The shape of an image's activations, and the seconds that an image takes."""
-        began = time.perf_counter()
-        sample = next(self._computed(rows_N, view))
-        return sample.shape[1:], (time.perf_counter() - began) / len(sample)
+    def estimate(self, rows_N: np.ndarray, view: View) -> PassEstimate:
+        """Time the pass over these images; of more than one batch, after a first one that fills caches."""
+        assert self.engine  # built before the clock starts
+        if len(rows_N) > PASS_BATCH:
+            next(self._computed(rows_N[:PASS_BATCH], view))
+        began, made = time.perf_counter(), list(self._computed(rows_N, view))
+        return PassEstimate(made[0].shape[1:], (time.perf_counter() - began) / len(rows_N))
 
     def _found(self, kind: dict[str, Any], images: int) -> Array | None:
         """What was kept before, in either precision."""

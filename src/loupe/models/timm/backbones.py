@@ -1,53 +1,34 @@
-"""Networks of timm, taken apart into the blocks at which they can be frozen.
+"""Backbones of timm as classifiers: a trunk of blocks at which it can be frozen, a new head, its own preprocessing.
 
-Importing timm takes seconds; so does whoever imports this module.
+Importing this module takes seconds, as timm does.
 """
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 from timm.data.config import resolve_data_config
-from timm.models import EfficientNet, VisionTransformer
-from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import nn
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Resize
-from loupe.errors import ConfigError, LoupeError, unknown_name
+from loupe.errors import ConfigError
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
+from loupe.models.timm import weights
 from loupe.models.timm.families import blocks_of
+from loupe.models.timm.networks import KERAS_WIDTHS, check_name, create_network
 
-# timm's names of crop modes, and ours.
+# timm's names of crop modes, and Loupe's.
 RESIZE: dict[str, Resize] = {"center": "crop", "squash": "squash", "border": "pad"}
 
-# What of timm's config.json says how pixels are prepared.
+# Keys of timm's config.json that describe the preprocessing.
 STORED = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
-# What timm takes in place of a file of its hub where the repository has it.
-SAFE_FILES = {
-    "pytorch_model.bin": "model.safetensors",
-    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
-}
-
-# MobileNet v1 in the widths that Keras has weights for and timm has not; layers and constants as in Keras.
-KERAS_WIDTHS = {"mobilenetv1_025": 0.25, "mobilenetv1_050": 0.5, "mobilenetv1_075": 0.75}
-KERAS_MOBILENET = [
-    "dsa_r1_k3_s1_c64",
-    "dsa_r2_k3_s2_c128",
-    "dsa_r2_k3_s2_c256",
-    "dsa_r6_k3_s2_c512",
-    "dsa_r2_k3_s2_c1024",
-]
 KERAS_PREPROCESSING: dict[str, Any] = {
     "input_size": (3, 224, 224),
     "mean": (0.5,) * 3,
@@ -57,10 +38,10 @@ KERAS_PREPROCESSING: dict[str, Any] = {
 
 
 def preprocessing(spec: BackboneSpec) -> Preprocessing:
-    """What the backbone was trained with: size, crop, interpolation, mean, deviation; without loading weights.
+    """Preprocessing that the backbone was trained with; its weights are not loaded.
 
     Raises:
-        LoupeError: no such network; or what is stored beside its weights cannot be had or read.
+        ConfigError: unknown network, or the config beside its weights cannot be downloaded or read.
     """
     config: dict[str, Any]
     if spec.backbone in KERAS_WIDTHS:
@@ -83,19 +64,19 @@ def preprocessing(spec: BackboneSpec) -> Preprocessing:
 
 
 def _stored_config(spec: BackboneSpec) -> dict[str, Any]:
-    """What the config.json of a folder or of a repository of the hub says of its weights, in timm's layout.
+    """Keys STORED of the config.json beside weights in a folder or a repository of the hub, in timm's layout.
 
-    Empty where there is no such file: then the network's own preprocessing stands.
+    Empty if there is no such file: the default preprocessing of the network then applies.
     """
     path = Path(spec.weights.removeprefix("local-dir:"))
     if spec.weights.startswith("hf-hub:"):
         repository, _, revision = spec.weights.removeprefix("hf-hub:").partition("@")
         try:
-            file = _download(repository, "config.json", revision or None)
+            file = weights.download(repository, "config.json", revision or None)
         except (EntryNotFoundError, OSError, ValueError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 return {}  # a repository of weights alone
-            raise _out_of_reach(spec.backbone, error) from None
+            raise weights.unreachable(spec.backbone, error) from None
     elif spec.weights not in ("timm", "none") and path.is_dir() and (path / "config.json").is_file():
         file = path / "config.json"
     else:
@@ -105,18 +86,18 @@ def _stored_config(spec: BackboneSpec) -> dict[str, Any]:
         told: dict[str, Any] = stored.get("pretrained_cfg", stored)  # timm's older layout is flat
         return {name: told[name] for name in STORED if name in told}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{file}: cannot be read as what timm keeps beside weights: {error}.") from None
+        raise ConfigError(f"{file}: not a config.json of timm: {error}. Restore or remove it.") from None
 
 
 def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
-    """The classifier with its pretrained weights, on the CPU; the head's weights depend on `seed` alone.
+    """Build the classifier with its pretrained weights, on the CPU; the weights of the head depend on `seed` alone.
 
     Raises:
-        LoupeError: no such network, or its weights cannot be had or are another's.
+        ConfigError: unknown network, or its weights cannot be downloaded or belong to another network.
     """
-    with torch.random.fork_rng(devices=[]):  # what has no pretrained weights depends on the seed too
+    with torch.random.fork_rng(devices=[]):  # layers without pretrained weights depend on the seed too
         torch.manual_seed(seed % 2**63)
-        network = _load(spec)
+        network = weights.load(spec)
     model = assemble(spec, network, preprocessing, classes)
     generator = torch.Generator().manual_seed(seed % 2**63)
     model.head.to_empty(device="cpu")
@@ -128,7 +109,7 @@ def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
 
 
 def skeleton(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
-    """The classifier without memory for its weights (PyTorch's meta device)."""
+    """Build the classifier without memory for its weights (PyTorch's meta device)."""
     with torch.device("meta"):
         return assemble(spec, create_network(spec.backbone), preprocessing, classes)
 
@@ -136,7 +117,7 @@ def skeleton(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
 def assemble(
     spec: BackboneSpec, network: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
 ) -> Classifier:
-    """Takes the network apart into a trunk, and puts a head without memory on it."""
+    """Cut the network into the blocks of a trunk, and add a head without memory for its weights."""
     trunk = nn.Sequential(OrderedDict(blocks_of(network, spec.pooling)))
     width = _width(spec, trunk, preprocessing.size_px)
     with torch.device("meta"):
@@ -145,7 +126,7 @@ def assemble(
 
 
 def _width(spec: BackboneSpec, trunk: nn.Sequential, size_px: int) -> int:
-    """How many features the trunk gives, from a pass on the meta device, where nothing is computed."""
+    """Number of features of the trunk, from a pass on the meta device, which computes nothing."""
     state = {**dict(trunk.named_parameters()), **dict(trunk.named_buffers())}
     abstract = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     training = trunk.training
@@ -160,164 +141,5 @@ def _width(spec: BackboneSpec, trunk: nn.Sequential, size_px: int) -> int:
     finally:
         trunk.train(training)
     if spec.pooling != "own" and len(shape) != 4:
-        raise ConfigError(f"{spec.backbone} makes no map of features to {spec.pooling}: use model.pooling=own.")
+        raise ConfigError(f"{spec.backbone} has no feature map for pooling {spec.pooling}. Use model.pooling=own.")
     return int(shape[1] if spec.pooling == "average" else shape[1:].numel())
-
-
-def exists(name: str) -> bool:
-    """Whether this names a network of timm's, or a width of MobileNet that Keras has weights for."""
-    return name in KERAS_WIDTHS or timm.is_model(name)
-
-
-def names() -> list[tuple[str, bool]]:
-    """All of them, with whether timm's hub has weights of any kind."""
-    known = {name.partition(".")[0] for name in timm.list_pretrained()}
-    return [(name, name in known) for name in timm.list_models()] + [(name, False) for name in KERAS_WIDTHS]
-
-
-def check_name(name: str, also: Iterable[str] = ()) -> None:
-    """LoupeError, with the nearest known names, of which there may be others, where timm has no such network."""
-    if not exists(name):
-        raise unknown_name("model", name, [*also, *timm.list_models(), *timm.list_pretrained(), *KERAS_WIDTHS])
-
-
-def create_network(name: str, **options: Any) -> nn.Module:
-    """The network without a classifier; weights are random unless `options` ask timm for others."""
-    check_name(name)
-    if name in KERAS_WIDTHS:
-        return _keras_mobilenet(KERAS_WIDTHS[name])
-    if timm.model_entrypoint(name).__module__ == VisionTransformer.__module__:
-        options["dynamic_img_size"] = True  # any size of image; at its own size the same network
-    return timm.create_model(name, num_classes=0, **options)
-
-
-def _keras_mobilenet(width: float) -> nn.Module:
-    """MobileNet v1 as Keras builds it (Howard et al. 2017): "SAME" padding, ReLU6, an epsilon of 1e-3."""
-    return EfficientNet(
-        block_args=decode_arch_def([[block] for block in KERAS_MOBILENET]),  # type: ignore[no-untyped-call]
-        num_classes=0,
-        num_features=0,
-        stem_size=32,
-        round_chs_fn=partial(round_channels, multiplier=width),
-        norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
-        act_layer=nn.ReLU6,
-        pad_type="same",
-    )
-
-
-def fetch(name: str) -> None:
-    """Sees to it that timm's weights of a network are on this machine; LoupeError where they cannot be had."""
-    check_name(name)
-    trained = None if name in KERAS_WIDTHS else timm.get_pretrained_cfg(name)
-    if trained is None or not trained.hf_hub_id:
-        raise ConfigError(f"timm has no weights of {name}: give a file with --weights, or --weights none.")
-    try:
-        _download(trained.hf_hub_id, trained.hf_hub_filename or "model.safetensors")
-    except (OSError, ValueError) as error:
-        raise _out_of_reach(name, error) from None
-
-
-def _download(repository: str, file: str, revision: str | None = None) -> Path:
-    """Asks the network only for what is not on this machine."""
-    try:
-        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
-    except OSError:
-        return Path(hf_hub_download(repository, file, revision=revision))
-
-
-def _load(spec: BackboneSpec) -> nn.Module:
-    """The network with the weights that the spec names."""
-    if spec.weights == "none":
-        return create_network(spec.backbone)
-    if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
-        return _from_hub(spec)
-    return _from_file(spec, _named_file(spec))
-
-
-def _named_file(spec: BackboneSpec) -> Path:
-    path = Path(spec.weights.removeprefix("local-dir:"))
-    return path / "model.safetensors" if path.is_dir() else path
-
-
-def weights_file(spec: BackboneSpec) -> Path | None:
-    """The file on this machine that a network built before took its weights from; None where it took none from one."""
-    if spec.weights == "none":
-        return None
-    if spec.weights != "timm" and not spec.weights.startswith("hf-hub:"):
-        path = _named_file(spec)
-        return path if path.is_file() else None
-    trained = None if spec.backbone in KERAS_WIDTHS else timm.get_pretrained_cfg(spec.backbone)
-    if trained is None:
-        return None
-    source = trained.hf_hub_id if spec.weights == "timm" else spec.weights.removeprefix("hf-hub:")
-    if not source:  # from an address of its own, into PyTorch's folder
-        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(trained.url)).name
-        return path if path.is_file() else None
-    repository, _, revision = source.partition("@")
-    given = trained.hf_hub_filename or "pytorch_model.bin"
-    for name in (SAFE_FILES.get(given, str(Path(given).with_suffix(".safetensors"))), given):
-        with suppress(OSError, ValueError):
-            return Path(hf_hub_download(repository, name, revision=revision or None, local_files_only=True))
-    return None
-
-
-def check_weights(spec: BackboneSpec) -> None:
-    """Finds out that weights cannot be had or are another's, and sees to it that those of the hub are here.
-
-    Raises:
-        LoupeError: they are not to be had, or do not fit the network.
-    """
-    if spec.weights == "none":
-        return
-    if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
-        if weights_file(spec) is None:
-            _from_hub(spec)
-        return
-    with torch.device("meta"):
-        network = create_network(spec.backbone)
-    _fitting(spec, _named_file(spec), network)
-
-
-def _from_hub(spec: BackboneSpec) -> nn.Module:
-    if spec.backbone in KERAS_WIDTHS:
-        raise ConfigError(f"timm has no weights of {spec.backbone}: give a file with --weights, or --weights none.")
-    overlay = {} if spec.weights == "timm" else {"hf_hub_id": spec.weights.removeprefix("hf-hub:")}
-    try:
-        return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _out_of_reach(spec.backbone, error) from None
-
-
-def _out_of_reach(name: str, error: Exception) -> LoupeError:
-    reason = " ".join(str(error).split())[:100]
-    return ConfigError(
-        f"the weights of {name} cannot be had ({type(error).__name__}: {reason}). Connect to the network once, after "
-        "which they stay on this machine; or give a file with --weights FILE.safetensors; or start from random "
-        "weights with --weights none."
-    )
-
-
-def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
-    network = create_network(spec.backbone)
-    network.load_state_dict(_fitting(spec, path, network))
-    return network
-
-
-def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights in timm's names. Those of the classifier that they were trained with are left out; all else must fit."""
-    if not path.is_file():
-        raise ConfigError(f"--weights {path}: there is no such file.")
-    try:
-        state = timm.models.load_state_dict(str(path))
-    except Exception as error:  # a damaged file raises whatever its format's reader raises
-        raise ConfigError(
-            f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}"
-        ) from None
-    wanted = network.state_dict()
-    wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
-    if wrong:
-        raise ConfigError(
-            f"--weights {path}: not the weights of {spec.backbone}: {len(wrong)} of {len(wanted)} tensors are missing "
-            f"or of another shape, the first is {wrong[0]}."
-        )
-    return {name: state[name] for name in wanted}
