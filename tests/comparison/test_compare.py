@@ -313,11 +313,11 @@ def test_an_unknown_time_is_shown_as_unknown(compared, tmp_path):
     name = content["rows"][0]["name"]
     files.write(ComparisonResults.of(content, tmp_path), tmp_path)
     page = " ".join((tmp_path / "comparison-arrays.html").read_text().split())
-    assert f"Of {name} it is unknown" in page and ">unknown<" in page
+    assert f"Unknown for {name}:" in page and ">unknown<" in page
     assert "| unknown |" in (tmp_path / "comparison-arrays.md").read_text()
     content["rows"][1]["measured"]["seconds"] = None
     files.write(ComparisonResults.of(content, tmp_path), tmp_path)
-    assert "What it costs" in (tmp_path / "comparison-arrays.html").read_text()
+    assert "Accuracy against training time" in (tmp_path / "comparison-arrays.html").read_text()
 
 
 def test_seeds_share_a_split_that_has_a_seed_of_its_own():

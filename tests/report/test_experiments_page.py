@@ -88,9 +88,9 @@ def test_the_page_says_what_the_content_holds(tmp_path):
     page = show(tmp_path, content())
     words = page.words.replace("\xa0", " ")
     for said in (
-        "Measured reaches the published accuracy in 2 of 3 experiments; 16 not measured.",
+        "The published accuracy is reached in 2 of 3 experiments; 16 not measured.",
         "3 seeds for each experiment. Budget: quick",
-        "7 at that of cifar10; none at that of cats_vs_dogs",
+        "7 on cifar10; 0 on cats_vs_dogs",
         "AdamW 0.01, one-cycle, batch 128",
         "still improving at the end",
         "309,291, of them 896 not trainable",
@@ -119,7 +119,7 @@ def test_a_row_holds_the_numbers_of_the_json(tmp_path):
         "Epochs, published → measured": "125 → 14.7",
         "Seconds per epoch": "3 min 25 s|published 24.0 s",
         "Total time": "51 min 20 s",
-        "Looks at the test set": "7",
+        "Test-set evaluations": "7",
     }
     assert page.row("lecture-cnn")["Measured accuracy"].endswith("|missed")
     assert page.row("lecture-cnn")["Loss"] == "0.432|published 1.130"
@@ -146,7 +146,7 @@ def test_what_was_not_measured_has_no_measured_value(tmp_path):
         "Epochs, published → measured": "100 → –",
         "Seconds per epoch": "–",
         "Total time": "–",
-        "Looks at the test set": "–",
+        "Test-set evaluations": "–",
     }
     assert page.row("simple-cnn")["Measured accuracy"] == "stopped in epoch 3 of 15: the loss is not finite"
     assert "project-vgg16-finetune: published 78.4\xa0%, not measured." in page.source

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from builders import make_run
+from builders import comparison_content, make_run
+from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.report import comparison_page as comparison
 from loupe.report.gallery import Exhibit
 from loupe.report.gallery import write as write_gallery
@@ -313,33 +314,12 @@ def test_a_comparison_hides_and_shows_its_curves_without_script(browser, tmp_pat
 
 
 def comparison_page(folder):
-    """The page of two recipes, of which one has a hostile name."""
-    accuracy = {"value": 0.9, "low": 0.8, "high": 0.95, "lowest": 0.9, "highest": 0.9}
-    other = {key: {"value": 0.5, "low": 0.4, "high": 0.6} for key in ("macro_f1", "roc_auc", "log_loss", "ece")}
-    measured = {
-        "validation": {"images": 100, "accuracy": accuracy, **other},
-        "test": None,
-        "parameters": {"total": 1000, "trainable": 10, "non_trainable": 990},
-        **{"epochs": 3.0, "seconds_per_epoch": 1.0, "seconds": 9.0, "images_per_second": 100.0, "bytes": 4000},
-        "seeds": [0],
-    }
-    names = ("plain", SECRET)
-    for number in range(2):
+    """The page of two recipes and a failed one; one has a hostile name."""
+    content = comparison_content()
+    content["rows"][1]["name"] = content["dataset"] = SECRET
+    for number, row in enumerate(content["rows"][:2]):
         (folder / f"run{number}").mkdir()
         (folder / f"run{number}" / "metrics.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.7\n3,0.9\n")
-    rows = [
-        {"name": name, "settings": "as it is", "why": None, "measured": {**measured, "runs": [f"run{number}"]}}
-        for number, name in enumerate(names)
-    ]
-    verdicts = dict.fromkeys(names, "take it")
-    content = {
-        **{"schema": 1, "version": "0", "dataset": SECRET, "seeds": 1, "folds": 0, "command": "loupe compare DATA"},
-        "images": {"train": 800, "val": 100, "test": 100},
-        "environment": {"torch": "2", "device": "cpu"},
-        "rows": rows,
-        "judgement": {"chosen": "plain", "conclusion": "Take plain.", "verdicts": verdicts, "differences": []},
-        "test": {"opened": [], "opened_before": [], "looks": 0, "judgement": None},
-        "next": None,
-    }
-    comparison.write_page(folder / "comparison.html", content)
+        row["measured"] = row["measured"] | {"runs": [f"run{number}"], "seeds": [0]}
+    comparison.write_page(folder / "comparison.html", ComparisonResults.of(content, folder / "comparison.json"))
     return folder / "comparison.html"

@@ -1,4 +1,4 @@
-"""The page of a comparison: which recipe to take, on what evidence, at what cost. One HTML file, made from its JSON.
+"""Page of a comparison: the chosen recipe, its evidence and its cost, as one HTML file made from the JSON file.
 
 Learning curves and hashes come from the runs' files, where these lie beside the page.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, counted
 from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, ComparisonResults, SplitFigures
 from loupe.evaluate.paired import Difference
 from loupe.evaluate.selection import Judgement
@@ -39,7 +39,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """What one place of the table says: a value, and below it, small, what belongs to it."""
+    """Cell of the table: a value, and small lines below it."""
 
     value: str
     below: Sequence[str] = ()
@@ -66,7 +66,7 @@ def write_page(path: Path, results: ComparisonResults) -> None:
 
 
 def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
-    """Everything that the template names."""
+    """Values of the template."""
     judgement = results.judgement
     chosen, chosen_figures = results.chosen
     images = {SPLITS[split]: number for split, number in results.images.items()}
@@ -97,10 +97,10 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
 
 
 def _hashes(results: ComparisonResults, folder: Path) -> list[receipt.Row]:
-    """Of the data, the splits, the code and the weights; none where no run is beside the page."""
+    """Hashes of data, splits, code and weights; none if no run lies beside the page."""
     facts: list[tuple[dict[str, Any] | None, dict[str, Any] | None]] = []
     for run in (RunDirectory(folder / name) for _, measured in results.measured for name in measured.runs):
-        with suppress(LoupeError, OSError):  # a damaged file of a run takes nothing from what was judged
+        with suppress(LoupeError, OSError):  # the results stand without the files of a damaged run
             facts.append((run.read_json("results.json"), run.read_json("environment.json")))
     return receipt.hashes(facts)
 
@@ -136,7 +136,10 @@ def _cells(measured: CandidateFigures) -> list[Cell]:
         ),
         Cell(
             texts.spent(measured.seconds),
-            (f"{measured.epochs:g} epochs", f"{texts.duration(measured.seconds_per_epoch)} each"),
+            (
+                f"{measured.epochs:g} {'epoch' if measured.epochs == 1 else 'epochs'}",
+                f"{texts.duration(measured.seconds_per_epoch)} each",
+            ),
         ),
         Cell(texts.count(measured.images_per_second), (f"{measured.bytes / 2**20:.1f} MiB",)),
     ]
@@ -173,7 +176,7 @@ def _bar(block: SplitFigures) -> figures.Bar:
 
 
 def _cost(results: ComparisonResults) -> Drawing | None:
-    """Those whose time is known; None where that of none is."""
+    """Candidates with a known time; None if there is none."""
     points = [
         charts.Point(
             texts.short(row.name, 30),
@@ -188,7 +191,7 @@ def _cost(results: ComparisonResults) -> Drawing | None:
     ]
     if not points:
         return None
-    words = "Validation accuracy against the time of one training. " + " ".join(
+    words = "Validation accuracy against training time. " + " ".join(
         f"{point.name}: {texts.percent(point.value)} in {texts.duration(point.seconds)}." for point in points
     )
     wide, narrow = (
@@ -212,14 +215,15 @@ def _curves(results: ComparisonResults, rows: Sequence[Row], folder: Path) -> Dr
 
 
 def _history(run: Path) -> list[float | None]:
-    with suppress(LoupeError, OSError):  # as of the hashes
+    with suppress(LoupeError, OSError):
         return [epoch.get("val_accuracy") for epoch in read_history(run / "metrics.csv")]
     return []
 
 
 def _in_words(curve: figures.Curve) -> str:
     values = [value for value in curve.values if value is not None]
-    return f"{curve.name}: from {texts.percent(values[0])} to {texts.percent(values[-1])} in {len(values)} epochs."
+    ends = f"from {texts.percent(values[0])} to {texts.percent(values[-1])}"
+    return f"{curve.name}: {ends} in {counted(len(values), 'epoch')}."
 
 
 def _difference(one: Difference) -> dict[str, str]:

@@ -31,7 +31,7 @@ OF_TRAINING = ("epochs", "seconds_per_epoch", "seconds", "images_per_second", "b
 
 
 def markdown(results: ComparisonResults) -> str:
-    """The conclusion, the table, the verdicts, and what was run on what."""
+    """Conclusion, table, verdicts, command and machine."""
     judgement, test = results.judgement, results.test
     opened = f"opened for {', '.join(test.opened)}" if test.opened else "not opened"
     lines = [
@@ -43,8 +43,8 @@ def markdown(results: ComparisonResults) -> str:
         "",
         texts.made_on(results.version, results.environment),
         "",
-        f"Judged on validation images; figures without another name are theirs, with 95 % intervals. The test set was "
-        f"{opened}; looks at it in this runs folder so far: {test.looks}.",
+        f"Judged on validation images. Columns without another name refer to them, with 95 % intervals. The test set "
+        f"was {opened}. Test-set evaluations recorded in this folder: {test.looks}.",
         "",
         *texts.markdown_table(HEADER, map(cells, results.rows)),
         "",

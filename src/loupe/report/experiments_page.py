@@ -1,4 +1,4 @@
-"""The page of `loupe reproduce`: what documents published beside what was measured here, as one HTML file.
+"""Page of `loupe reproduce`: published and measured results of each experiment, as one HTML file.
 
 It is made from the content of experiments.json alone and needs no network, no script and no server. A number that was
 not measured is never shown as one: its row says why.
@@ -30,7 +30,7 @@ COLUMNS = (
     "Epochs, published → measured",
     "Seconds per epoch",
     "Total time",
-    "Looks at the test set",
+    "Test-set evaluations",
 )
 BUDGETS = {
     "quick": "a part of its published epochs",
@@ -66,7 +66,7 @@ def write_page(path: Path, results: ExperimentResults) -> None:
 
 
 def _gather(results: ExperimentResults) -> dict[str, Any]:
-    """Everything that the template names."""
+    """Values of the template."""
     rows = results.rows
     verdicts = [row.verdict for row in rows if row.measured and row.verdict]
     measured = sum(row.measured is not None for row in rows)
@@ -91,12 +91,12 @@ def _gather(results: ExperimentResults) -> dict[str, Any]:
 
 
 def _said(name: str, value: Any) -> Any:
-    """What an environment says, the command as it was typed."""
+    """Value of an environment; its command as it was typed."""
     return command_line([str(word) for word in value]) if name == "command" and isinstance(value, list) else value
 
 
 def _looks(rows: Sequence[ExperimentRow]) -> dict[str, int]:
-    """The looks at each dataset's test set. Rows count for a whole runs folder, so the largest holds the others."""
+    """Evaluations of each dataset's test set. Each row counts the whole folder of runs, so the largest is the total."""
     looks: dict[str, int] = {}
     for row in rows:
         if row.measured:
@@ -111,7 +111,7 @@ Bars = tuple[figures.Bar | None, figures.Bar | None]
 def _drawing(
     title: str, rows: Sequence[ExperimentRow], bars_of: Callable[[Published, ExperimentFigures | None], Bars]
 ) -> Drawing | None:
-    """The two bars of each experiment that has one of them; None where no experiment has any."""
+    """Figure with two bars for each experiment; None if no experiment has a bar."""
     groups = [(texts.short(row.name, 40), *bars_of(row.published, row.measured)) for row in rows]
     groups = [group for group in groups if group[1] or group[2]]
     if not groups:
@@ -124,7 +124,7 @@ def _drawing(
 
 
 def _in_words(name: str, published: figures.Bar | None, measured: figures.Bar | None) -> str:
-    """One group of bars, for who does not see it."""
+    """Alt text of one group of bars."""
     parts = [f"{kind} {bar.text}" for kind, bar in (("published", published), ("measured", measured)) if bar]
     return f"{name}: {', '.join(parts if measured else [*parts, 'not measured'])}."
 
@@ -218,7 +218,7 @@ def _published_accuracy(published: Published) -> str:
 
 
 def _wording(row: ExperimentRow, published: Published, measured: ExperimentFigures | None) -> list[tuple[str, str]]:
-    """What the document says of the experiment, then what was run here; what is empty is left out."""
+    """Details from the document, then those of the run; empty ones are left out."""
     said = {
         "Network": published.network,
         "Pixels": published.pixels,

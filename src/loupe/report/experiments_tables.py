@@ -20,7 +20,7 @@ HEADER = (
     "epochs",
     "s per epoch",
     "time",
-    "looks at test",
+    "test evaluations",
 )
 METRICS = ("accuracy", "micro_f1", "macro_f1", "roc_auc", "log_loss")
 FIGURES = ("value", "low", "high", "lowest", "highest")
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 def markdown(results: ExperimentResults) -> str:
-    """The whole table, with what each experiment was trained with below it."""
+    """Whole table, and the settings of each experiment below it."""
     lines = [
         f"# Published experiments, budget {results.budget}",
         "",
@@ -47,8 +47,7 @@ def markdown(results: ExperimentResults) -> str:
         texts.made_on(results.version, results.environment),
         "",
         "Published before measured in every cell that has two figures. Accuracy is on test images unless the row says "
-        "validation; F1 is micro. The interval tells how far the figure could move with other images, the seeds how "
-        "far with other trainings.",
+        "validation; F1 is micro. The interval is over images, the range is over seeds.",
         "",
         *texts.markdown_table(HEADER, map(cells, results.rows)),
         "",
