@@ -66,11 +66,8 @@ def decodes(monkeypatch):
 def opened(table, cache, *, budget_bytes=2**30, resize="crop"):
     content = content_hashes(table, cache=cache)
     return open_store(
-        table,
+        EncodedImages(table, SIDE, resize, "bilinear"),
         content,
-        load_px=SIDE,
-        resize=resize,
-        interpolation="bilinear",
         budget_bytes=budget_bytes,
         cache=cache,
     )
@@ -208,12 +205,12 @@ def test_a_missing_image_that_is_back_is_looked_at_again(folder, cache, in_files
     table = table_of(folder)
     data, file = table.encoded(3), table.file(3)
     content = content_hashes(table, cache=cache)
-    how = {"load_px": SIDE, "resize": "crop", "interpolation": "bilinear", "budget_bytes": 2**30, "cache": cache}
+    images, how = EncodedImages(table, SIDE, "crop", "bilinear"), {"budget_bytes": 2**30, "cache": cache}
     file.unlink()  # after its content was read: the key is that of the whole set
     with pytest.raises(DamagedImages):
-        open_store(table, content, **how)
+        open_store(images, content, **how)
     file.write_bytes(data)
-    assert len(open_store(table, content, **how)) == COUNT
+    assert len(open_store(images, content, **how)) == COUNT
 
 
 def test_a_set_of_nothing_but_damage(folder, cache, in_files):
@@ -342,8 +339,8 @@ else:
     hold_at_first_call(decoding, "load")
 table = open_table(Path(sys.argv[1]))
 content = content_hashes(table, cache=Path(sys.argv[2]))
-how = dict(load_px=24, resize="crop", interpolation="bilinear", budget_bytes=2**30)
-print(int(store.open_store(table, content, cache=Path(sys.argv[2]), **how).pixels.sum()))
+images = decoding.EncodedImages(table, 24, "crop", "bilinear")
+print(int(store.open_store(images, content, cache=Path(sys.argv[2]), budget_bytes=2**30).pixels.sum()))
 """
 
 
@@ -427,15 +424,15 @@ def test_damage_beyond_the_budget_is_found_before_training_and_remembered(tmp_pa
     rows = make_rows(n=5, data=data, path=[f"{i}.bmp" for i in range(5)], label=[0] * 5)
     table = ImageTable(rows, ("a",), "some")
     content = tuple(str(i) for i in range(5))
-    settings = {"load_px": 8, "resize": "crop", "interpolation": "bilinear", "budget_bytes": 10}
-    cache = tmp_path if cached else None
+    how = {"budget_bytes": 10, "cache": tmp_path if cached else None}
     for _ in range(2):
         with pytest.raises(DamagedImages) as caught:
-            open_store(table, content, **settings, cache=cache)
+            open_store(EncodedImages(table, 8, "crop", "bilinear"), content, **how)
         assert caught.value.indices.tolist() == [2]
     kept = np.array([0, 1, 3, 4])
     if cached:  # what remains was seen to be whole: it is not decoded again
         monkeypatch.setattr(EncodedImages, "decode_all", None)
-    store = open_store(table.select(kept), tuple(content[i] for i in kept), **settings, cache=cache)
+    remaining = EncodedImages(table.select(kept), 8, "crop", "bilinear")
+    store = open_store(remaining, tuple(content[i] for i in kept), **how)
     assert isinstance(store, EncodedStore)
     assert np.array_equal(store.read(np.arange(4)), made[kept])

@@ -7,7 +7,7 @@ side. Files with the same bytes are copies, which `check.py` tells.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from loupe import csv_files
 from loupe.data.audit.neighbours import Candidates, alike
 from loupe.data.audit.similarity import SIDE_PX, layouts, likeness
 from loupe.data.parallel import in_chunks, worker_count
+from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import DamagedImages, PixelStore, default_budget, open_store
 from loupe.data.table import ImageTable
 from loupe.errors import counted
@@ -164,20 +165,14 @@ def find_near(table: ImageTable, content: Sequence[str], *, cache: Path | None) 
 
 def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tuple[PixelStore, NDArray[np.int64]]:
     """The whole images at `SIDE_PX`, and the rows of the table that they are."""
-    opened = partial(
-        open_store,
-        load_px=SIDE_PX,
-        resize="squash",
-        interpolation="bilinear",
-        budget_bytes=default_budget(),
-        cache=cache,
-    )
+    opened = partial(open_store, budget_bytes=default_budget(), cache=cache)
+    images = EncodedImages(table, SIDE_PX, "squash", "bilinear")
     kept = np.arange(len(table))
     try:
-        return opened(table, content), kept
+        return opened(images, content), kept
     except DamagedImages as damage:
         kept = np.setdiff1d(kept, damage.indices)
-    return opened(table.select(kept), [content[i] for i in kept.tolist()]), kept
+    return opened(replace(images, table=table.select(kept)), [content[i] for i in kept.tolist()]), kept
 
 
 def _layouts(store: PixelStore) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 from loupe.config.recipe import RGB, Preprocessing
 from loupe.data.dataset import Dataset
 from loupe.data.pixels import decode
+from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, ImageError, LoupeError, counted
@@ -54,18 +55,20 @@ def load_images(
         LoupeError: no image is left.
     """
     table, content = dataset.table, dataset.hashes
+    geometry = preprocessing.load_px, preprocessing.resize, preprocessing.interpolation
+
+    def encoded(table: ImageTable) -> EncodedImages:
+        return EncodedImages(table, *geometry)
+
     opened = partial(
         open_store,
-        load_px=preprocessing.load_px,
-        resize=preprocessing.resize,
-        interpolation=preprocessing.interpolation,
         budget_bytes=default_budget(),
         cache=cache,
         once=once,
         skip_damaged=skip_damaged,
     )
     try:
-        return Images(table, content, opened(table, content), damaged=0)
+        return Images(table, content, opened(encoded(table), content), damaged=0)
     except DamagedImages as damage:
         if not skip_damaged:
             raise
@@ -75,7 +78,7 @@ def load_images(
     dropped = len(table) - len(kept)
     logger.warning(f"{counted(dropped, 'damaged image')} left out.")
     table, content = table.select(kept), tuple(content[i] for i in kept)
-    return Images(table, content, opened(table, content), damaged=dropped)
+    return Images(table, content, opened(encoded(table), content), damaged=dropped)
 
 
 def all_damaged(table: ImageTable) -> LoupeError:

@@ -14,13 +14,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from loupe.config.recipe import Interpolation, Resize
 from loupe.data.memory import default_budget
 from loupe.data.parallel import worker_count
 from loupe.data.pixels import pixel_cache
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, DamagedImages, EncodedImages, damaged_images
-from loupe.data.table import ImageTable
 from loupe.errors import ImageError, counted
 from loupe.log import logger, size_text
 
@@ -125,25 +123,19 @@ class StreamedStore(EncodedStore):
 
 
 def open_store(
-    table: ImageTable,
+    images: EncodedImages,
     content: Sequence[str],
     *,
-    load_px: int,
-    resize: Resize,
-    interpolation: Interpolation,
     budget_bytes: int,
     cache: Path | None,
     once: bool = False,
     skip_damaged: bool = False,
 ) -> PixelStore:
-    """Open the pixel store of a table.
+    """Open the pixel store of images.
 
     Args:
-        table: images.
+        images: images, with the size and the way in which they are decoded.
         content: digest of each image.
-        load_px: side of the decoded squares.
-        resize: resize mode.
-        interpolation: interpolation of the resizing.
         budget_bytes: largest size of decoded pixels, N * load_px**2 * 3 bytes. Within it the store is a RawStore,
             else an EncodedStore, after every image was decoded once to find damage.
         cache: cache folder; None for no cache.
@@ -153,14 +145,14 @@ def open_store(
     Raises:
         DamagedImages: images are damaged.
     """
-    if len(content) != len(table):
-        raise ValueError(f"{len(content)} digests for {len(table)} images")
-    images = EncodedImages(table, load_px, resize, interpolation)
+    count = len(images.table)
+    if len(content) != count:
+        raise ValueError(f"{len(content)} digests for {count} images")
     if once and images.total_bytes > budget_bytes:
         return StreamedStore(images, worker_count(), skip_damaged)
     if images.total_bytes > budget_bytes:
         logger.info(
-            f"The pixels of {counted(len(table), 'image')} take {size_text(images.total_bytes)} at {load_px} px, "
+            f"The pixels of {counted(count, 'image')} take {size_text(images.total_bytes)} at {images.load_px} px, "
             f"above the budget of {size_text(budget_bytes)}. The images are decoded in every epoch."
         )
         pixel_cache.verify(images, content, cache / "pixels" if cache else None)
