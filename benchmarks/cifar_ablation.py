@@ -71,10 +71,15 @@ def main() -> None:
                     name=name,
                     quiet=True,
                 )
-                rows.append(show(model, title, run.results["validation"]["accuracy"], run.results["test"]["accuracy"]))
+                rows.append(show(model, title, *accuracies(run)))
                 if title.startswith("the document's"):
                     rows += [show(model, *row) for row in batch_statistics(run, subset)]
     (given.work / "cifar_ablation.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def accuracies(run: loupe.Run) -> list[dict[str, float]]:
+    """Of validation and test, with their intervals."""
+    return [block.accuracy.to_json() for block in run.results.splits.values()]
 
 
 def show(model: str, title: str, validation: dict[str, float], test: dict[str, float]) -> dict[str, Any]:

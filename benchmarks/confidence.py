@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.evaluate import calibration, selective
+from loupe.evaluate.intervals import Estimate
 from loupe.evaluate.predictions import Predictions, read_splits
 from setting import commit
 
@@ -52,34 +53,35 @@ def temperatures(parts: dict[str, dict[str, Predictions]]) -> Iterator[tuple[str
         fitted = calibration.fit_temperature(splits["val"])
         test = calibration.compare(splits["test"], fitted.value)
         assert test is not None
-        loss, error, change = test["log_loss"], test["ece"], test["log_loss"]["change"]
+        loss, error, change = test.log_loss, test.ece, test.log_loss.change
+        assert change is not None
         span = f" ({fitted.low:.3f} to {fitted.high:.3f})" if fitted.why is None else ""
         yield (
             name,
             f"{fitted.images:,}, {fitted.mistakes:,}",
             f"{fitted.value:.3f}{span}",
-            f"{loss['before']:.4f} → {loss['after']:.4f}",
-            f"{change['value']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})",
-            f"{error['before']:.4f} → {error['after']:.4f}",
+            f"{loss.before:.4f} → {loss.after:.4f}",
+            f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})",
+            f"{error.before:.4f} → {error.after:.4f}",
         )
 
 
 def thresholds(parts: dict[str, dict[str, Predictions]]) -> Iterator[tuple[str, ...]]:
     for name, splits in parts.items():
         block = selective.report(calibration.fit_temperature(splits["val"]).value, splits)
-        for row in block["thresholds"]:
-            if row["threshold"] is None:
+        for row in block.thresholds or ():
+            if row.threshold is None:
                 continue
-            cells = [
-                f"{percent(row[part]['coverage'])}, {percent(row[part]['precision'])}"
-                for part in ("validation", "test")
-            ]
-            yield name, f"{100 * row['precision']:g}", f"{row['threshold']:.4f}", *cells
-        yield name, "highest", f"{100 * block['highest_precision']:.1f}", "", ""
+            given = [part for part in (row.validation, row.test) if part]
+            cells = [f"{percent(part.coverage)}, {percent(part.precision)}" for part in given]
+            yield name, f"{100 * row.precision:g}", f"{row.threshold:.4f}", *cells
+        yield name, "highest", f"{100 * (block.highest_precision or 0):.1f}", "", ""
 
 
-def percent(metric: dict[str, float]) -> str:
-    return f"{100 * metric['value']:.1f} ({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"
+def percent(metric: Estimate) -> str:
+    if metric.value is None or metric.low is None or metric.high is None:
+        return "–"
+    return f"{100 * metric.value:.1f} ({100 * metric.low:.1f} to {100 * metric.high:.1f})"
 
 
 def few_for_temperature(parts: dict[str, dict[str, Predictions]], draws: int) -> Iterator[tuple[str, ...]]:
@@ -132,8 +134,8 @@ def judged(rest: Predictions, threshold: float | None, wanted: float) -> tuple[b
     if threshold is None:
         return False, 0.0
     given = selective.achieved(rest, threshold, 1.0)
-    precision = given["precision"]["value"]
-    return precision is not None and precision < wanted, given["coverage"]["value"]
+    precision = given.precision.value
+    return precision is not None and precision < wanted, given.coverage.value or 0.0
 
 
 def point_estimate(few: Predictions, wanted: float) -> float | None:

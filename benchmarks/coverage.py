@@ -128,15 +128,15 @@ def metric_intervals(random: Generator, simulations: int, real: list[Path]) -> L
         for _ in range(simulations):
             block = metrics.evaluate(population.select(random.integers(len(population), size=images)))
             for metric in METRICS:
-                low, high = block[metric].get("low"), block[metric].get("high")
+                low, high = block.metric(metric).low, block.metric(metric).high
                 given[metric] += low is not None
-                held[metric] += low is not None and low <= whole[metric]["value"] <= high
-        cells = [f"{share(held[m] / given[m])} ({whole[m]['value']:.3f})" for m in METRICS]
+                held[metric] += low is not None and low <= whole.metric(metric).value <= high
+        cells = [f"{share(held[m] / given[m])} ({whole.metric(m).value:.3f})" for m in METRICS]
         cells = [
             cell + (f", none in {simulations - given[metric]}" if given[metric] < simulations else "")
             for metric, cell in zip(METRICS, cells, strict=True)
         ]
-        lines.append(f"| {name} | {100 * whole['accuracy']['value']:.1f} % | {images:,} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {100 * whole.accuracy.value:.1f} % | {images:,} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
     return lines
 

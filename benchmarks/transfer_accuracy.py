@@ -138,13 +138,8 @@ def small_images(bench: Bench) -> Iterable[Row]:
 
 
 def outcome(run: loupe.Run) -> Row:
-    found = run.results
-    keys = ("value", "low", "high")
-    return {
-        "validation": {key: found["validation"]["accuracy"][key] for key in keys},
-        "test": {key: found["test"]["accuracy"][key] for key in keys},
-        "seconds": found["seconds"]["total"],
-    }
+    accuracies = {split: block.accuracy.to_json() for split, block in run.results.splits.items()}
+    return {**accuracies, "seconds": run.results.seconds.total}
 
 
 def draw_few(rows: Iterable[Row], path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from PIL import Image
 
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
+from loupe.evaluate.results import Evaluation
 from loupe.recipes.published.experiments import EXPERIMENTS
 
 
@@ -75,29 +77,24 @@ def gallery(path: Path, classes, missed: int = 30) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def make_run(folder: Path, classes=("cat", "dog", "frog"), *, missed: int = 30, **changes) -> Path:
-    """A run directory as `loupe train` leaves it."""
-    folder.mkdir()
-    random, count = np.random.default_rng(0), len(classes)
-    label = np.arange(20 * count) % count
-    logits = random.normal(size=(len(label), count)) + 2 * np.eye(count)[label]
-    names = tuple(str(i) for i in range(len(label)))
-    block = metrics.evaluate(Predictions(names, names, label, logits.astype(np.float32), tuple(classes)))
-    results = {
+def run_results(name: str, classes, block: Evaluation | None, **changes) -> dict[str, Any]:
+    """The content of a run's results.json, with these metrics of validation and test images."""
+    images = block.images if block else 0
+    content = {
         "schema": 1,
         "version": "0.1.0",
-        "name": folder.name,
+        "name": name,
         "dataset": "pets",
         "recipe": "small",
         "seed": 3,
         "split_hash": "ab" * 32,
         "classes": list(classes),
-        "images": {"train": 1234, "val": len(label), "test": len(label)},
+        "images": {"train": 1234, "val": images, "test": images},
         "validation": block,
         "test": block,
         "test_looks": 2,
         "parameters": {"total": 101_898, "trainable": 101_002, "non_trainable": 896},
-        "layers": [{"name": "head", "type": "Linear", "output": [count], "parameters": 650, "trainable": True}],
+        "layers": [{"name": "head", "type": "Linear", "output": [len(classes)], "parameters": 650, "trainable": True}],
         "epochs": 4,
         "best_epoch": 3,
         "seconds": {"load": 1.5, "train": 247.0, "epoch_mean": 61.7, "evaluate": 0.05, "total": 250.0},
@@ -108,7 +105,18 @@ def make_run(folder: Path, classes=("cat", "dog", "frog"), *, missed: int = 30, 
         "diagnosis": None,
         "stopped": None,
     } | changes
-    (folder / "results.json").write_text(json.dumps(results))
+    return {key: value.to_json() if isinstance(value, Evaluation) else value for key, value in content.items()}
+
+
+def make_run(folder: Path, classes=("cat", "dog", "frog"), *, missed: int = 30, **changes) -> Path:
+    """A run directory as `loupe train` leaves it."""
+    folder.mkdir()
+    random, count = np.random.default_rng(0), len(classes)
+    label = np.arange(20 * count) % count
+    logits = random.normal(size=(len(label), count)) + 2 * np.eye(count)[label]
+    names = tuple(str(i) for i in range(len(label)))
+    block = metrics.evaluate(Predictions(names, names, label, logits.astype(np.float32), tuple(classes)))
+    (folder / "results.json").write_text(json.dumps(run_results(folder.name, classes, block, **changes)))
     (folder / "environment.json").write_text(
         json.dumps({"python": "3.11.9", "gpu": None, "command": ["loupe", "train", "my pets", "--epochs", "4"]})
     )

@@ -12,7 +12,7 @@ from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable, make_rows
 from loupe.models.timm import weights
-from loupe.provenance import environment
+from loupe.provenance import Hashes, RunEnvironment, environment, environment_file
 from loupe.rundir import RunDirectory
 
 CONTENT = ("aa", "bb", "cc", "dd")
@@ -29,9 +29,9 @@ def parts(train, val, test) -> Split:
 
 def test_the_hashes_are_those_of_sorted_lines():
     made = provenance.hashes(table([0, 1, 1, None]), CONTENT, parts([0], [1], [2]))
-    assert made["data"] == sha256(b"aa cat\nbb dog\ncc dog\n").hexdigest()
-    assert made["split"] == sha256(b"aa train\nbb val\ncc test\n").hexdigest()
-    assert made["weights"] is None
+    assert made.data == sha256(b"aa cat\nbb dog\ncc dog\n").hexdigest()
+    assert made.split == sha256(b"aa train\nbb val\ncc test\n").hexdigest()
+    assert made.weights is None
 
 
 def test_order_names_and_the_numbers_of_classes_do_not_matter():
@@ -52,14 +52,15 @@ def test_order_names_and_the_numbers_of_classes_do_not_matter():
 def test_labels_contents_and_parts_matter(labels, content, split, changed):
     first = provenance.hashes(table([0, 1, 1, None]), CONTENT, parts([0], [1], [2]))
     other = provenance.hashes(table(labels), content, parts(*split))
-    assert {key for key in first if first[key] != other[key]} == changed
+    one, two = first.to_json(), other.to_json()
+    assert {key for key in one if one[key] != two[key]} == changed
 
 
 def test_a_run_is_made_of_its_images_without_the_damaged_ones(tmp_path):
     run, whole = RunDirectory(tmp_path), table([0, 1, 1, None])
     split, rows = parts([0], [1], []), [0, 1, 3]
     left, content = whole.select(rows), [CONTENT[row] for row in rows]  # the third one is damaged
-    run.write_json("environment.json", {"hashes": provenance.hashes(left, content, split)})
+    RunEnvironment(hashes=provenance.hashes(left, content, split)).write(environment_file(run))
     splits.write(run.file("split.csv"), left, content, split)
     for damaged, images, given, same in (
         (1, whole, CONTENT, True),
@@ -69,10 +70,9 @@ def test_a_run_is_made_of_its_images_without_the_damaged_ones(tmp_path):
         (1, table([1, 1, 1, None]), CONTENT, False),
         (1, whole, ("aa", "b!", "cc", "dd"), False),
     ):
-        run.write_json("results.json", {"damaged": damaged})
-        assert provenance.made_of(run, images, given) == same
-    run.write_json("environment.json", {})
-    assert provenance.made_of(run, table([1, 1, 1, 1]), CONTENT), "an older run, which does not say"
+        assert provenance.made_of(run, images, given, damaged) == same
+    RunEnvironment().write(environment_file(run))
+    assert provenance.made_of(run, table([1, 1, 1, 1]), CONTENT, 0), "an older run, which does not say"
 
 
 def test_the_sources_are_hashed_by_name_and_content(tmp_path):
@@ -96,13 +96,13 @@ def test_pretrained_weights_are_hashed_by_the_bytes_of_their_file(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     spec = BackboneSpec(backbone="resnet18", weights=str(tmp_path / "model.safetensors"))
 
-    def made(network: BackboneSpec) -> dict[str, str | None]:
+    def made(network: BackboneSpec) -> Hashes:
         images = table([0, 1, 1, None])
         return provenance.hashes(images, CONTENT, parts([0], [1], [2]), weights.weights_file(network))
 
     for network in (spec, spec.model_copy(update={"weights": f"local-dir:{tmp_path}"})):
-        assert made(network)["weights"] == sha256(b"weights").hexdigest()
-    assert made(spec.model_copy(update={"weights": "none"}))["weights"] is None
+        assert made(network).weights == sha256(b"weights").hexdigest()
+    assert made(spec.model_copy(update={"weights": "none"})).weights is None
 
 
 def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):
@@ -134,4 +134,4 @@ def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):
 )
 def test_the_recorded_command_can_be_typed(monkeypatch, program, typed):
     monkeypatch.setattr("sys.argv", [program, "train", "digits"])
-    assert environment("cpu", None, 1)["command"] == [*typed, "train", "digits"]
+    assert environment("cpu", None, 1).command == (*typed, "train", "digits")

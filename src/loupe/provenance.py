@@ -11,12 +11,15 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
+
+from pydantic import Field
 
 from loupe import __version__
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import SPLITS, Split
 from loupe.data.table import ImageTable
+from loupe.records import OsText, Part, Record, Whole
 from loupe.rundir import RunDirectory, now
 
 SOURCES = Path(__file__).parent
@@ -25,21 +28,83 @@ SOURCES = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
 
 
-def hashes(
-    table: ImageTable, content: Sequence[str], split: Split, weights: Path | None = None
-) -> dict[str, str | None]:
+class Environment(Part):
+    """Software and machine, without the names of the computer and of its user. None: not installed, or not known."""
+
+    loupe: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    torchvision: str | None = None
+    timm: str | None = None
+    numpy: str | None = None
+    scipy: str | None = None
+    scikit_learn: str | None = Field(None, alias="scikit-learn")
+    pillow: str | None = None
+    openvino: str | None = None
+    platform: str | None = None
+    processor: str | None = None
+    cores: Whole | None = None
+    threads: Whole | None = None
+    device: str | None = None
+    gpu: str | None = None
+    command: tuple[OsText, ...] = ()
+    date: str | None = None
+
+
+class Hashes(Part):
     """SHA-256 of each thing that a run is made of.
 
-    `data`: the sorted contents of all labelled images with the names of their classes. `split`: the same contents with
-    the part that each is in. `code`: Loupe's sources. `weights`: the bytes of the file of pretrained weights; None
-    without one. Neither the order of the images nor their names and places matter.
+    Attributes:
+        data: the sorted contents of all labelled images with the names of their classes.
+        split: the same contents with the split of each.
+        weights: the file of pretrained weights; None without one.
+        code: Loupe's sources.
     """
-    return {
-        "data": of_images(table, content),
-        "split": splits.digest((content[i], part) for part in SPLITS for i in split.rows(part).tolist()),
-        "weights": None if weights is None else of_file(weights),
-        "code": of_sources(SOURCES),
-    }
+
+    data: str | None = None
+    split: str | None = None
+    weights: str | None = None
+    code: str | None = None
+
+
+class RunEnvironment(Environment, Record):
+    """The content of environment.json.
+
+    Attributes:
+        data: names the images that the run was trained on; None for arrays, which are not stored.
+        open_test: whether the run was begun to evaluate its test images.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "Restore it, or train again."
+
+    data: OsText | None = None
+    skip_damaged: bool = False
+    open_test: bool = True
+    hashes: Hashes = Hashes()
+
+
+def environment_file(run: RunDirectory) -> Path:
+    return run.file("environment.json")
+
+
+def environment_of(run: RunDirectory) -> RunEnvironment:
+    """What a run was made with and of; one without a file of it has recorded nothing.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    return RunEnvironment.read_if_there(environment_file(run)) or RunEnvironment()
+
+
+def hashes(table: ImageTable, content: Sequence[str], split: Split, weights: Path | None = None) -> Hashes:
+    """SHA-256 of each thing that a run is made of; neither the order of the images nor their names matter."""
+    return Hashes(
+        data=of_images(table, content),
+        split=splits.digest((content[i], part) for part in SPLITS for i in split.rows(part).tolist()),
+        weights=None if weights is None else of_file(weights),
+        code=of_sources(SOURCES),
+    )
 
 
 def of_images(table: ImageTable, content: Sequence[str]) -> str:
@@ -48,15 +113,14 @@ def of_images(table: ImageTable, content: Sequence[str]) -> str:
     return splits.digest((content[i], table.classes[table.labels[i]]) for i in labelled)
 
 
-def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str]) -> bool:
+def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str], damaged: int) -> bool:
     """Whether a finished run was made of these images, labelled as they are now; also where it recorded no hash.
 
-    Damaged images that it left out are told by their number: they have no content to be known by.
+    `damaged` is the number of images that it left out: they have no content to be known by.
     """
-    recorded: str | None = ((run.read_json("environment.json") or {}).get("hashes") or {}).get("data")
+    recorded = environment_of(run).hashes.data
     if recorded is None:
         return True
-    damaged = (run.read_json("results.json") or {}).get("damaged", 0)
     if damaged:
         part_of = {digest for _, _, digest in splits.stored(run.file("split.csv")).values()}
         kept = [row for row, digest in enumerate(content) if digest in part_of]
@@ -81,9 +145,9 @@ def of_sources(folder: Path) -> str:
     return found.hexdigest()
 
 
-def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
-    """What the run was made with and on, without the names of the computer and of its user."""
-    return {
+def environment(device: str, gpu: str | None, threads: int) -> Environment:
+    """Software and machine here and now."""
+    values = {
         "loupe": __version__,
         "python": platform.python_version(),
         **{name: installed(name) for name in PACKAGES},
@@ -96,6 +160,7 @@ def environment(device: str, gpu: str | None, threads: int) -> dict[str, Any]:
         "command": [*_program(Path(sys.argv[0]).name), *sys.argv[1:]],
         "date": now(),
     }
+    return Environment.model_validate(values)
 
 
 def _program(name: str) -> list[str]:

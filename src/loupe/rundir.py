@@ -6,7 +6,7 @@ Files are written beside their place, synced and renamed, so that a reader (or a
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,6 @@ from loupe.errors import ConfigError, DiskError, RunStateError, of_disk, unknown
 from loupe.files import write_atomic
 from loupe.log import command_line
 
-SCHEMA = 1
 BEFORE_RECIPE = ("split.csv", "environment.json")  # written before recipe.yaml, which makes a folder a run
 METRICS = (
     "epoch",
@@ -60,12 +59,6 @@ class RunDirectory:
         return self.path / "model"
 
     @property
-    def data(self) -> str | None:
-        """What names the images that it was trained on; None for arrays, which are not stored."""
-        named: str | None = (self.read_json("environment.json") or {}).get("data")
-        return named
-
-    @property
     def resume_command(self) -> str:
         """What goes on with the run where it was interrupted."""
         return command_line(["loupe", "train", "--resume", str(self.path)])
@@ -78,19 +71,6 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         write_atomic(self.file(name), json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """The file's content; None where the run has none yet."""
-        path = self.file(name)
-        if not path.is_file():
-            return None
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunStateError(
-                f"{path}: not JSON ({error}). Restore it, or train again under another --name."
-            ) from None
-        return content
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         csv_files.write(self.file("metrics.csv"), METRICS, history)
@@ -209,11 +189,11 @@ def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
 
 def list_runs(runs: Path) -> list[RunDirectory]:
     """The runs in a folder, oldest first."""
-    found = [path.parent for path in runs.glob("*/recipe.yaml")] if runs.is_dir() else []
-    return [
-        RunDirectory(path)
-        for path in sorted(found, key=lambda path: ((path / "recipe.yaml").stat().st_mtime_ns, path.name))
-    ]
+    found = []
+    for path in runs.glob("*/recipe.yaml") if runs.is_dir() else ():
+        with suppress(OSError):  # removed just now, or a link to nothing
+            found.append((path.stat().st_mtime_ns, path.parent.name))
+    return [RunDirectory(runs / name) for _, name in sorted(found)]
 
 
 def record_look(runs: Path, split_hash: str, run: str) -> int:
@@ -240,7 +220,7 @@ def count_looks(runs: Path, split_hash: str) -> int:
     path = runs / "test_looks.jsonl"
     if not path.is_file():
         return 0
-    return sum(f'"split_hash": "{split_hash}"' in line for line in path.read_text(encoding="utf-8").splitlines())
+    return sum(f'"split_hash": "{split_hash}"' in line for line in path.read_text("utf-8", "replace").splitlines())
 
 
 def now() -> str:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import loupe
+from builders import run_results
 from loupe.cli import main
 from loupe.config.network import CnnSpec, ConvBlock
 from loupe.config.recipe import Preprocessing
@@ -45,7 +46,7 @@ def made(photos, tmp_path_factory) -> Path:
     sizes = Preprocessing(size_px=SIDE, load_px=SIDE)
     bundle.save(path / "model", cnn.cnn(spec, sizes, CLASSES, seed=0), spec, "fp32")
     (path / "recipe.yaml").write_text("name: small\n")
-    (path / "results.json").write_text(json.dumps({"classes": CLASSES, "damaged": 0}))
+    (path / "results.json").write_text(json.dumps(run_results("first", CLASSES, None)))
     (path / "environment.json").write_text(json.dumps({"data": str(photos)}))
     table = open_table(photos)
     said = loupe.load(path).predictions(table)

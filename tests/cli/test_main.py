@@ -270,7 +270,7 @@ def test_evaluate_leaves_the_runs_training_images_out_of_new_ones_and_says_so(te
 def test_evaluate_prints_tables(terminal, trained):
     code, out, _ = terminal("evaluate", trained)
     assert code == 0
-    assert all(word in out for word in ("accuracy", "macro-F1", "precision", "confusion matrix", "dark", "light"))
+    assert all(word in out for word in ("accuracy", "macro F1", "precision", "confusion matrix", "dark", "light"))
 
 
 def test_predict_writes_labels_probabilities_and_a_histogram(terminal, trained, photos, tmp_path):

@@ -24,6 +24,7 @@ from loupe.data.splits import split as splits
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults, TestOpening
 from loupe.evaluate.predictions import read_splits
+from loupe.evaluate.results import SecondsSpent
 from loupe.recipes import catalog
 from loupe.recipes.ladder import PRETRAINED, ladder
 from loupe.records import RecordError
@@ -193,10 +194,10 @@ def test_a_locked_run_opens_once(compared):
     folder, content = compared
     other = next(row for row in content.rows if row.name != content.judgement.chosen)
     locked = Run(compare.rundir.open_run(other.measured.runs[0], folder))
-    assert locked.results["test"] is None
-    assert locked.results["images"]["test"] == 40
-    assert locked.results["split_hash"]
-    assert locked.results["test_looks"] == 0
+    assert locked.results.test is None
+    assert locked.results.images.test == 40
+    assert locked.results.split_hash
+    assert locked.results.test_looks == 0
 
 
 def test_a_test_is_opened_by_one_process_at_a_time_and_looked_at_once(compared, digits, tmp_path):
@@ -210,7 +211,7 @@ def test_a_test_is_opened_by_one_process_at_a_time_and_looked_at_once(compared, 
     assert before == {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
     compare.opened(mine, digits)
     assert compare.opened(theirs, digits).results == mine.results
-    assert count_looks(tmp_path, mine.results["split_hash"]) == 1
+    assert count_looks(tmp_path, mine.results.split_hash) == 1
 
 
 def test_runs_of_other_images_are_not_used_again(compared, digits):
@@ -293,7 +294,8 @@ def test_another_comparison_never_takes_the_files_of_the_first(compared, tmp_pat
 
 
 def entry(*seconds: dict[str, float | None]) -> Entry:
-    runs = [SimpleNamespace(results={"seconds": one}) for one in seconds]
+    others = {"train": 8.0, "epoch_mean": 1.0, "evaluate": 0.0}
+    runs = [SimpleNamespace(results=SimpleNamespace(seconds=SecondsSpent(**others, **one))) for one in seconds]
     return Entry("any", catalog.recipe("digits"), runs=runs)
 
 

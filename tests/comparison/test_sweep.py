@@ -79,13 +79,13 @@ def test_cross_validation_gives_the_spread_and_goes_on_where_it_stopped(tmp_path
     settings = ["stages.0.epochs=4", "precision=fp32"]
     found = loupe.cross_validate((x, y), folds=3, settings=settings, **arguments)
     assert trained == ["d-fold1of3", "d-fold2of3", "d-fold3of3"]
-    values = [run.results["validation"]["accuracy"]["value"] for run in found.runs]
+    values = [run.results.validation.accuracy.value for run in found.runs]
     assert found.metrics["accuracy"] == tuple(values)
     assert found.mean() == pytest.approx(np.mean(values))
     assert found.deviation() == pytest.approx(np.std(values, ddof=1))
     assert "accuracy" in str(found) and "3 folds" in str(found)
-    assert all(run.results["test"] is None and run.results["test_looks"] == 0 for run in found.runs)
-    seen = [run.results["images"]["val"] for run in found.runs]
+    assert all(run.results.test is None and run.results.test_looks == 0 for run in found.runs)
+    seen = [run.results.images.val for run in found.runs]
     assert sum(seen) == 270, "300 images less the tenth that is set aside for testing"
     again = loupe.cross_validate((x, y), folds=3, settings=settings, **arguments)
     assert again.metrics == found.metrics

@@ -94,36 +94,36 @@ def test_bins_are_those_of_scikit_learn_and_give_the_calibration_error():
     rows = calibration.reliability(part, 0.8)
     sure, right = calibration.confidence(part, 0.8), part.predicted == part.label
     share, mean = calibration_curve(right, sure, n_bins=15)
-    filled = [row for row in rows if row["images"]]
-    np.testing.assert_allclose([row["accuracy"] for row in filled], share)
-    np.testing.assert_allclose([row["confidence"] for row in filled], mean)
-    assert [(row["from"], row["to"]) for row in rows] == [pytest.approx((b / 15, (b + 1) / 15)) for b in range(15)]
+    filled = [row for row in rows if row.images]
+    np.testing.assert_allclose([row.accuracy for row in filled], share)
+    np.testing.assert_allclose([row.confidence for row in filled], mean)
+    assert [(row.above, row.to) for row in rows] == [pytest.approx((b / 15, (b + 1) / 15)) for b in range(15)]
     for row in filled:
-        assert (row["low"], row["high"]) == metrics.wilson(round(row["accuracy"] * row["images"]), row["images"])
-    gaps = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in filled) / 700
-    assert gaps == pytest.approx(calibration.compare(part, 0.8)["ece"]["after"], abs=1e-12)
+        assert (row.low, row.high) == metrics.wilson(round(row.accuracy * row.images), row.images)
+    gaps = sum(row.images * abs(row.accuracy - row.confidence) for row in filled) / 700
+    assert gaps == pytest.approx(calibration.compare(part, 0.8).ece.after, abs=1e-12)
 
 
 def test_before_and_after_on_images_that_it_was_not_fitted_on():
     val, test = sharpened(6, 3000, 3.0), sharpened(7, 3000, 3.0)
     fitted = calibration.fit_temperature(val)
     block = calibration.report(fitted, {"val": val, "test": test})
-    json.dumps(block, allow_nan=False)
-    assert block["temperature"]["value"] == fitted.value and block["fitted_on"] == "validation"
-    after = block["test"]
+    json.dumps(block.to_json(), allow_nan=False)
+    assert block.temperature.value == fitted.value and block.fitted_on == "validation"
+    after = block.test
     raw = metrics.evaluate(test)
-    assert after["log_loss"]["before"] == pytest.approx(raw["log_loss"]["value"], abs=1e-12)
-    assert after["ece"]["before"] == pytest.approx(raw["ece"]["value"], abs=1e-12)
-    change = after["log_loss"]["change"]
-    assert change["value"] == pytest.approx(after["log_loss"]["after"] - after["log_loss"]["before"], abs=1e-12)
-    assert change["low"] < change["value"] < change["high"] < 0
-    assert after["ece"]["after"] < 0.2 * after["ece"]["before"]
+    assert after.log_loss.before == pytest.approx(raw.log_loss.value, abs=1e-12)
+    assert after.ece.before == pytest.approx(raw.ece.value, abs=1e-12)
+    change = after.log_loss.change
+    assert change.value == pytest.approx(after.log_loss.after - after.log_loss.before, abs=1e-12)
+    assert change.low < change.value < change.high < 0
+    assert after.ece.after < 0.2 * after.ece.before
 
 
 def test_a_split_that_is_absent_is_null():
     part = sharpened(8, 200, 1.0)
     block = calibration.report(calibration.Temperature(), {"test": part})
-    assert block["validation"] is None and block["temperature"]["why"].startswith("there are no validation images")
-    assert block["test"]["log_loss"]["before"] == block["test"]["log_loss"]["after"]
+    assert block.validation is None and block.temperature.why.startswith("there are no validation images")
+    assert block.test.log_loss.before == block.test.log_loss.after
     unlabelled = dataclasses.replace(part, label=np.full(200, -1))
-    assert calibration.report(calibration.Temperature(), {"val": unlabelled})["validation"] is None
+    assert calibration.report(calibration.Temperature(), {"val": unlabelled}).validation is None

@@ -5,6 +5,7 @@ import numpy as np
 from builders import predictions, simulated
 from loupe.evaluate import metrics
 from loupe.evaluate.groups import by_group, losses, ranked
+from loupe.evaluate.intervals import Estimate
 
 
 def test_mistakes_are_ranked_by_loss_not_by_confidence():
@@ -26,25 +27,25 @@ def test_groups_have_their_accuracy_with_its_interval():
     part = predictions(np.append(part.label, [-1] * 10), np.vstack([part.logits_NK, np.ones((10, 3))]))
     groups = ["b"] * 40 + ["a"] * 50 + ["tiny"] * 4 + [None] * 6 + ["b"] * 10
     block = by_group(part, groups)
-    assert [(row["group"], row["images"]) for row in block["rows"]] == [("a", 50), ("b", 40)]
+    assert [(row.group, row.images) for row in block.rows] == [("a", 50), ("b", 40)]
     right = part.predicted == part.label
-    for row, mine in zip(block["rows"], (right[40:90], right[:40]), strict=True):
+    for row, mine in zip(block.rows, (right[40:90], right[:40]), strict=True):
         low, high = metrics.wilson(int(mine.sum()), len(mine))
-        assert row["accuracy"] == {"value": mine.mean(), "low": low, "high": high}
-    assert block["left_out"] == {"groups": 1, "images": 4}
+        assert row.accuracy == Estimate(value=mine.mean(), low=low, high=high)
+    assert (block.left_out.groups, block.left_out.images) == (1, 4)
 
 
 def test_no_groups_and_too_many_are_null_with_the_reason():
     part = simulated(np.random.default_rng(2), 60, 3)
-    assert by_group(part, [None] * 60) == {"rows": None, "why": "the images have no groups"}
+    assert by_group(part, [None] * 60).to_json() == {"rows": None, "why": "the images have no groups"}
     many = by_group(part, [str(i) for i in range(60)])
-    assert many["rows"] is None and "60 groups" in many["why"] and "at most 50" in many["why"]
+    assert many.rows is None and "60 groups" in many.why and "at most 50" in many.why
 
 
 def test_the_accuracy_of_a_class_has_its_interval():
     part = simulated(np.random.default_rng(3), 200, 3)
-    for k, row in enumerate(metrics.evaluate(part)["per_class"]):
+    for k, row in enumerate(metrics.evaluate(part).per_class):
         mine = part.predicted[part.label == k] == k
-        assert (row["recall_low"], row["recall_high"]) == metrics.wilson(int(mine.sum()), len(mine))
-    without = metrics.evaluate(part.select(part.label != 1))["per_class"][1]
-    assert (without["recall"], without["recall_low"], without["recall_high"]) == (None, None, None)
+        assert (row.recall_low, row.recall_high) == metrics.wilson(int(mine.sum()), len(mine))
+    without = metrics.evaluate(part.select(part.label != 1)).per_class[1]
+    assert (without.recall, without.recall_low, without.recall_high) == (None, None, None)

@@ -65,7 +65,7 @@ def test_ends_are_those_of_leaving_out_images_one_by_one(seed):
         variance, bias = 59 / 60 * ((left - left.mean()) ** 2).sum(), 59 * (left.mean() - value)
         trials = value * (1 - value) / variance
         # The ends of Wilson's interval lie 1.96 standard errors, as they are there, from the value.
-        for end in (block[name]["low"] + bias, block[name]["high"] + bias):
+        for end in (block.metric(name).low + bias, block.metric(name).high + bias):
             assert abs(value - end) == pytest.approx(1.959964 * (end * (1 - end) / trials) ** 0.5, rel=1e-5)
 
 
@@ -77,14 +77,14 @@ def test_a_loss_has_students_interval_of_its_logarithm():
     # The variance of a variance, Cramer 1946, for the population that the sample is: its degrees of freedom.
     kurtosis = stats.kurtosis(loss, fisher=False)
     half = stats.t.ppf(0.975, 2 / ((kurtosis - 1) / 40)) * variance**0.5 / mean
-    assert [estimate["low"], estimate["high"]] == pytest.approx([mean * np.exp(-half), mean * np.exp(half)])
+    assert [estimate.low, estimate.high] == pytest.approx([mean * np.exp(-half), mean * np.exp(half)])
 
 
 def test_an_area_has_students_interval_of_its_logit():
     change = np.random.default_rng(6).normal(size=50) ** 3 / 500
     scatter = Jackknife.of(change)
     estimate = intervals.of_area(0.9, scatter, 25)
-    low, high = (np.log(estimate[end] / (1 - estimate[end])) for end in ("low", "high"))
+    low, high = (np.log(getattr(estimate, end) / (1 - getattr(estimate, end))) for end in ("low", "high"))
     assert (low + high) / 2 == pytest.approx(np.log(9))
     assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, scatter.freedom) * scatter.variance**0.5 / 0.09)
 
@@ -112,5 +112,5 @@ def test_the_only_image_of_a_class_is_no_sign_of_bias():
     guess = np.array([1] + [1] * 29 + [2] * 30)
     names = tuple(map(str, range(60)))
     part = Predictions(names, names, label, np.eye(3, dtype=np.float32)[guess], ("a", "b", "c"))
-    macro = metrics.evaluate(part)["macro_f1"]
-    assert macro["low"] < macro["value"] - 0.02 < macro["value"] + 0.02 < macro["high"]
+    macro = metrics.evaluate(part).macro_f1
+    assert macro.low < macro.value - 0.02 < macro.value + 0.02 < macro.high

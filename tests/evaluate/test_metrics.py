@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 
 from builders import predictions, simulated
 from loupe.evaluate import intervals, metrics
+from loupe.evaluate.intervals import Estimate
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
@@ -31,14 +32,14 @@ def test_values_are_those_of_scikit_learn(classes, rounding):
         "log_loss": sk.log_loss(truth, probability),
     }
     for name, value in expected.items():
-        assert block[name]["value"] == pytest.approx(value, abs=1e-12), name
-        assert block[name]["low"] <= block[name]["value"] <= block[name]["high"], name
-    assert block["confusion_matrix"] == sk.confusion_matrix(truth, guess).tolist()
+        assert block.metric(name).value == pytest.approx(value, abs=1e-12), name
+        assert block.metric(name).low <= block.metric(name).value <= block.metric(name).high, name
+    np.testing.assert_array_equal(block.confusion_matrix, sk.confusion_matrix(truth, guess))
     columns = sk.precision_recall_fscore_support(truth, guess)
-    for k, row in enumerate(block["per_class"]):
-        assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx([c[k] for c in columns])
-    assert block["images"] == 400
-    json.dumps(block, allow_nan=False)
+    for k, row in enumerate(block.per_class):
+        assert [row.precision, row.recall, row.f1, row.support] == pytest.approx([c[k] for c in columns])
+    assert block.images == 400
+    json.dumps(block.to_json(), allow_nan=False)
 
 
 def test_calibration_error_by_hand():
@@ -96,7 +97,9 @@ def test_intervals_are_those_of_resampling_images_one_by_one():
         draws["log_loss"].append(sk.log_loss(truth, probability))
     for name, values in draws.items():
         low, high = np.quantile(values, [0.025, 0.975])
-        assert [block[name]["low"], block[name]["high"]] == pytest.approx([low, high], abs=0.2 * (high - low)), name
+        assert [block.metric(name).low, block.metric(name).high] == pytest.approx(
+            [low, high], abs=0.2 * (high - low)
+        ), name
 
 
 def test_a_missing_class_makes_averages_over_classes_undefined_with_the_reason():
@@ -104,20 +107,20 @@ def test_a_missing_class_makes_averages_over_classes_undefined_with_the_reason()
     part = part.select(part.label != 1)
     block = metrics.evaluate(part)
     for name in ("macro_f1", "roc_auc"):
-        assert block[name] == {"value": None, "why": "there are no images of the class c1"}
-    assert block["accuracy"]["value"] == sk.accuracy_score(part.label, part.predicted)
-    assert block["weighted_f1"]["value"] == pytest.approx(sk.f1_score(part.label, part.predicted, average="weighted"))
-    assert block["per_class"][1]["recall"] is None
-    assert block["per_class"][1]["why"] == "it has no images here"
+        assert block.metric(name) == Estimate(value=None, why="there are no images of the class c1")
+    assert block.accuracy.value == sk.accuracy_score(part.label, part.predicted)
+    assert block.weighted_f1.value == pytest.approx(sk.f1_score(part.label, part.predicted, average="weighted"))
+    assert block.per_class[1].recall is None
+    assert block.per_class[1].why == "it has no images here"
 
 
 def test_nothing_labelled_makes_everything_undefined():
     for part in (predictions([-1, -1], np.zeros((2, 3))), predictions([], np.zeros((0, 3)))):
         block = metrics.evaluate(part)
         for name in ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "roc_auc", "log_loss", "ece"):
-            assert block[name] == {"value": None, "why": "there are no labelled images"}
-        assert block["images"] == 0
-        assert block["confusion_matrix"] == [[0] * 3] * 3
+            assert block.metric(name) == Estimate(value=None, why="there are no labelled images")
+        assert block.images == 0
+        assert block.confusion_matrix == ((0,) * 3,) * 3
 
 
 def test_unlabelled_images_count_for_nothing():
@@ -128,37 +131,39 @@ def test_unlabelled_images_count_for_nothing():
 
 def test_one_class_alone():
     block = metrics.evaluate(predictions([0, 0], np.zeros((2, 1))))
-    assert block["roc_auc"] == {"value": None, "why": "it needs at least two classes"}
-    assert block["accuracy"]["value"] == 1.0
+    assert block.roc_auc == Estimate(value=None, why="it needs at least two classes")
+    assert block.accuracy.value == 1.0
 
 
 def test_perfect_test_images_leave_room_for_errors_not_seen():
     label = np.array([0] * 5 + [1] * 10 + [2] * 15)
     block = metrics.evaluate(predictions(label, 10 * np.eye(3)[label]))
-    assert block["accuracy"]["low"] == pytest.approx(intervals.wilson(30, 30)[0])
-    assert block["micro_f1"] == block["accuracy"]
-    assert block["weighted_f1"] == block["accuracy"]
+    assert block.accuracy.low == pytest.approx(intervals.wilson(30, 30)[0])
+    assert block.micro_f1 == block.accuracy
+    assert block.weighted_f1 == block.accuracy
     for name in ("macro_f1", "roc_auc"):  # every class counts alike, and the rarest has five images
-        assert block[name] == {"value": 1.0, "low": pytest.approx(intervals.wilson(15, 15)[0]), "high": 1.0}
+        found = block.metric(name)
+        assert (found.value, found.low, found.high) == (1.0, pytest.approx(intervals.wilson(15, 15)[0]), 1.0)
     two = metrics.evaluate(predictions(label[:15], 10 * np.eye(2)[label[:15]]))
-    assert two["roc_auc"] == {"value": 1.0, "low": pytest.approx(intervals.wilson(5, 5)[0]), "high": 1.0}
+    area = two.roc_auc
+    assert (area.value, area.low, area.high) == (1.0, pytest.approx(intervals.wilson(5, 5)[0]), 1.0)
 
 
 def test_where_the_images_cannot_tell_there_is_no_interval_and_a_reason():
     same = metrics.evaluate(predictions([0, 1, 0, 1], np.zeros((4, 2))))
-    assert same["log_loss"]["value"] == pytest.approx(np.log(2))
-    assert (same["log_loss"]["low"], same["log_loss"]["high"]) == (None, None)
-    assert "every image" in same["log_loss"]["why"]
-    assert same["roc_auc"]["low"] < 0.5 < same["roc_auc"]["high"]
-    alone = metrics.evaluate(predictions([0, 0, 1], np.array([[2.0, 0], [0, 1], [0, 0]])))["roc_auc"]
-    assert alone == {"value": 0.5, "low": None, "high": None, "why": "no interval: a class has a single image"}
+    assert same.log_loss.value == pytest.approx(np.log(2))
+    assert (same.log_loss.low, same.log_loss.high) == (None, None)
+    assert "every image" in same.log_loss.why
+    assert same.roc_auc.low < 0.5 < same.roc_auc.high
+    alone = metrics.evaluate(predictions([0, 0, 1], np.array([[2.0, 0], [0, 1], [0, 0]]))).roc_auc
+    assert alone == Estimate(value=0.5, low=None, high=None, why="no interval: a class has a single image")
 
 
 def test_a_class_that_is_never_predicted_has_no_precision():
     block = metrics.evaluate(predictions([0, 1, 1], np.array([[1.0, 0], [1, 0], [1, 0]])))
-    row = block["per_class"][1]
-    assert (row["precision"], row["recall"], row["f1"], row["support"]) == (None, 0.0, 0.0, 2)
-    assert row["why"] == "it was never predicted"
+    row = block.per_class[1]
+    assert (row.precision, row.recall, row.f1, row.support) == (None, 0.0, 0.0, 2)
+    assert row.why == "it was never predicted"
 
 
 def test_many_classes_stay_small_in_memory():
@@ -170,7 +175,7 @@ def test_many_classes_stay_small_in_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40e6
-    assert block["macro_f1"]["low"] <= block["macro_f1"]["value"] <= block["macro_f1"]["high"]
+    assert block.macro_f1.low <= block.macro_f1.value <= block.macro_f1.high
 
 
 @pytest.mark.slow
@@ -185,7 +190,7 @@ def test_intervals_cover_the_truth(classes, skill, images):
     for _ in range(trials):
         block = metrics.evaluate(simulated(random, images, classes, skill))
         for name in names:
-            held[name] += block[name]["low"] <= whole[name]["value"] <= block[name]["high"]
+            held[name] += block.metric(name).low <= whole.metric(name).value <= block.metric(name).high
     assert all(0.93 * trials <= count <= 0.975 * trials for count in held.values()), held
 
 
@@ -193,9 +198,9 @@ def test_intervals_cover_the_truth(classes, skill, images):
 def test_the_interval_of_macro_f1_covers_the_truth_with_many_small_classes():
     """100 classes of 20 images, where plain percentiles of the bootstrap cover in about 78 %."""
     random = np.random.default_rng(12)
-    truth = metrics.evaluate(simulated(random, 300_000, 100, skill=3.0))["macro_f1"]["value"]
+    truth = metrics.evaluate(simulated(random, 300_000, 100, skill=3.0)).macro_f1.value
     held = 0
     for _ in range(150):
-        macro = metrics.evaluate(simulated(random, 2000, 100, skill=3.0))["macro_f1"]
-        held += macro["value"] is not None and macro["low"] <= truth <= macro["high"]
+        macro = metrics.evaluate(simulated(random, 2000, 100, skill=3.0)).macro_f1
+        held += macro.value is not None and macro.low <= truth <= macro.high
     assert held >= 0.9 * 150

@@ -38,21 +38,21 @@ def test_the_points_of_the_curve_are_what_a_threshold_keeps():
     part = predictions(part.label, part.logits_NK.round(1))  # confidences that tie
     block = selective.curve(part, 0.8)
     sure, right = calibration.confidence(part, 0.8), part.predicted == part.label
-    for point in block["points"]:
-        kept = sure >= point["threshold"]
-        assert point["coverage"] == pytest.approx(kept.mean())
-        assert point["risk"] == pytest.approx(1 - right[kept].mean())
-        assert (point["low"], point["high"]) == metrics.wilson(int((~right[kept]).sum()), int(kept.sum()))
-    assert block["points"][-1]["coverage"] == 1.0 and 30 < len(block["points"]) <= selective.CURVE_POINTS
-    assert block["area"]["value"] == pytest.approx(selective.area(part, 0.8))
-    assert block["area"]["low"] < block["area"]["value"] < block["area"]["high"]
+    for point in block.points:
+        kept = sure >= point.threshold
+        assert point.coverage == pytest.approx(kept.mean())
+        assert point.risk == pytest.approx(1 - right[kept].mean())
+        assert (point.low, point.high) == metrics.wilson(int((~right[kept]).sum()), int(kept.sum()))
+    assert block.points[-1].coverage == 1.0 and 30 < len(block.points) <= selective.CURVE_POINTS
+    assert block.area.value == pytest.approx(selective.area(part, 0.8))
+    assert block.area.low < block.area.value < block.area.high
 
 
 def test_the_interval_of_the_area_is_that_of_resampled_images():
     part, random = simulated(np.random.default_rng(2), 300, 3), np.random.default_rng(9)
     draws = [selective.area(part.select(random.integers(300, size=300))) for _ in range(200)]
-    area = selective.curve(part, 1.0)["area"]
-    assert area["high"] - area["low"] == pytest.approx(np.subtract(*np.quantile(draws, [0.975, 0.025])), rel=0.25)
+    area = selective.curve(part, 1.0).area
+    assert area.high - area.low == pytest.approx(np.subtract(*np.quantile(draws, [0.975, 0.025])), rel=0.25)
 
 
 def test_a_threshold_passes_its_own_binomial_test_and_keeps_what_ties():
@@ -125,19 +125,18 @@ def test_the_report_shows_thresholds_of_validation_on_test():
     random = np.random.default_rng(7)
     val, test = (simulated(random, 500, 3, skill=3.5) for _ in range(2))
     block = selective.report(0.9, {"val": val, "test": test})
-    json.dumps(block, allow_nan=False)
-    assert [row["precision"] for row in block["thresholds"]] == list(selective.TARGETS)
-    for row in block["thresholds"]:
-        found = selective.threshold_for(val, row["precision"], 0.9)
+    json.dumps(block.to_json(), allow_nan=False)
+    assert [row.precision for row in block.thresholds] == list(selective.TARGETS)
+    for row in block.thresholds:
+        found = selective.threshold_for(val, row.precision, 0.9)
         if found is None:
-            assert row["threshold"] is None and row["why"]
-            assert row["precision"] > block["highest_precision"]
+            assert row.threshold is None and row.why and row.precision > block.highest_precision
             continue
-        assert row["validation"]["coverage"]["value"] == found.coverage
+        assert row.validation.coverage.value == found.coverage
         kept = calibration.confidence(test, 0.9) >= found.value
-        assert row["test"]["precision"]["value"] == (test.predicted == test.label)[kept].mean()
+        assert row.test.precision.value == (test.predicted == test.label)[kept].mean()
     # 0.995 takes 598 images without a mistake.
-    assert block["thresholds"][-1]["threshold"] is None and block["thresholds"][0]["threshold"] is not None
+    assert block.thresholds[-1].threshold is None and block.thresholds[0].threshold is not None
     alone = selective.report(1.0, {"test": test})
-    assert alone["thresholds"] is None and "no validation images" in alone["why"]
-    assert alone["validation"] is None and alone["test"]["images"] == 500
+    assert alone.thresholds is None and "no validation images" in alone.why
+    assert alone.validation is None and alone.test.images == 500

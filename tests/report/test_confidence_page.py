@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from builders import predictions, simulated
-from loupe.evaluate import calibration, selective
+from builders import predictions, run_results, simulated
+from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.groups import by_group
+from loupe.evaluate.results import RunResults
 from loupe.report import confidence, texts
 from loupe.report.template import render
 
@@ -39,7 +40,9 @@ class Partial(HTMLParser):
 
 def results(parts):
     fitted = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
-    return {"calibration": calibration.report(fitted, parts), "selective": selective.report(fitted.value, parts)}
+    content = run_results("run", ("a", "b", "c"), None)
+    blocks = {"calibration": calibration.report(fitted, parts), "selective": selective.report(fitted.value, parts)}
+    return RunResults.model_validate({key: value for key, value in content.items() if key != "schema"} | blocks)
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +60,26 @@ def undrawn(monkeypatch):
 
 
 def test_it_says_and_draws_what_the_results_hold(whole):
-    page, compared = Partial(whole), whole["calibration"]["test"]
+    page, compared = Partial(whole), whole.calibration.test
     assert len(page.labels) == 4 and len(page.ids) == len(set(page.ids))
     assert "surer than its accuracy warrants" in page.words and "an improvement" in page.words
-    assert f"from {texts.number(compared['ece']['before'])} to {texts.number(compared['ece']['after'])}" in page.words
+    assert f"from {texts.number(compared.ece.before)} to {texts.number(compared.ece.after)}" in page.words
     assert "1,200 test images in 15 bins" in page.words
-    for row in compared["bins"]["after"]:
-        assert not row["images"] or f"{row['confidence']:.2f}: {row['accuracy']:.2f}" in page.labels[0]
-    assert f"{whole['selective']['test']['points'][-1]['risk']:.3f} at 1.00" in page.labels[2]
-    for row in whole["selective"]["thresholds"]:
-        shown = "cannot be promised" if row["threshold"] is None else f"{row['threshold']:.4f}"
+    for row in compared.bins.after:
+        assert not row.images or f"{row.confidence:.2f}: {row.accuracy:.2f}" in page.labels[0]
+    assert f"{whole.selective.test.points[-1].risk:.3f} at 1.00" in page.labels[2]
+    for row in whole.selective.thresholds:
+        shown = "cannot be promised" if row.threshold is None else f"{row.threshold:.4f}"
         assert shown in page.words
     assert "var(--first)" in page.source and not re.search(r"#0a0b0\d", page.source)
 
 
 def test_points_of_the_diagram_lie_at_their_confidence_and_accuracy(whole):
     """The line's corners are the bins, by one scale for each axis."""
-    svg = confidence.reliability(whole["calibration"], "test").wide
+    svg = confidence.reliability(whole.calibration.temperature, whole.calibration.test, "test").wide
     paths = [np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), float) for path in re.findall(r' d="([^"]*)"', svg)]
-    rows = [row for row in whole["calibration"]["test"]["bins"]["after"] if row["images"] >= confidence.FEWEST_IN_LINE]
-    wanted = np.array([(row["confidence"], row["accuracy"]) for row in rows])
+    rows = [row for row in whole.calibration.test.bins.after if row.images >= confidence.FEWEST_IN_LINE]
+    wanted = np.array([(row.confidence, row.accuracy) for row in rows])
     lines = [path for path in paths if len(path) == len(rows)]
     assert len(rows) > 3
     assert any(all(abs(np.corrcoef(wanted.T, line.T)[axis, 2 + axis]) > 1 - 1e-9 for axis in (0, 1)) for line in lines)
@@ -98,7 +101,7 @@ def test_without_test_images_validation_stands_in_by_its_name(undrawn):
 
 
 def test_a_run_without_these_figures_has_no_such_part(whole):
-    for old in ({}, {"calibration": None, "selective": None}, results({})):
+    for old in (whole.model_copy(update={"calibration": None, "selective": None}), results({})):
         assert confidence.shown(old) is None
     assert not render("confidence.html", {"confidence": None}).strip()
 
@@ -111,8 +114,9 @@ def test_pictures_are_said_to_be_calibrated_where_they_are(whole, undrawn):
 def test_groups_are_shown_lowest_first_with_hostile_names_as_text(whole, undrawn):
     part = simulated(np.random.default_rng(3), 90, 3)
     named = by_group(part, ["<script>b</script>"] * 40 + ["a"] * 46 + ["few"] * 4)
-    page = Partial(whole | {"test": {"per_group": named}})
-    rows = sorted(named["rows"], key=lambda row: row["accuracy"]["value"])
-    places = [page.words.index(row["group"]) for row in rows]
+    test = metrics.evaluate(part).model_copy(update={"per_group": named})
+    page = Partial(whole.model_copy(update={"test": test}))
+    rows = sorted(named.rows, key=lambda row: row.accuracy.value)
+    places = [page.words.index(row.group) for row in rows]
     assert places == sorted(places) and "script" not in page.tags
     assert "1 group of fewer than five images is left out" in page.words

@@ -1,6 +1,5 @@
 """Whether a run repeats another: each kind of figure, changed alone, is found and nothing else is."""
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -9,33 +8,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from builders import predictions, run_results
 from loupe.cli import diff_table, main
 from loupe.errors import InterruptedRunError, LoupeError
+from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions, read_splits, write_splits
+from loupe.evaluate.results import results_of
 from loupe.recipes.from_scratch import digits
 from loupe.rundir import RunDirectory
 from loupe.runs import repeat
 from loupe.runs.diff import differences
 
 PARTS = ("results", "curves", "split", "predictions", "weights")
-RESULTS = {
-    "schema": 1,
-    "version": "0.1.0",
-    "name": "first",
-    "dataset": "pets",
-    "seed": 0,
-    "split_hash": "ab" * 32,
-    "test": {"accuracy": {"value": 0.5, "low": 0.25, "high": None}, "confusion_matrix": [[1, 2], [3, 4]]},
-    "validation": None,
-    "test_looks": 1,
-    "layers": [{"name": "head", "type": "Linear", "parameters": 6}],
-    "epochs": 3,
-    "seconds": {"train": 1.25},
-    "images_per_second": 100.0,
-    "precision": "fp32",
-    "device": "cpu",
-    "diagnosis": {"verdict": "fine", "text": "fine", "settings": [], "next": "loupe train a/b"},
-}
+BLOCK = metrics.evaluate(predictions([0, 0, 0, 1, 1, 1, 1], np.eye(2)[[0, 1, 1, 0, 0, 0, 1]], ("a", "b")))
+ADVICE = {"verdict": "fine", "text": "fine", "settings": [], "next": "loupe train a/b"}
+RESULTS = run_results("first", ("a", "b"), None, test=BLOCK, epochs=3, precision="fp32", diagnosis=ADVICE)
 ENVIRONMENT = {
     "torch": "2.8.0",
     "threads": 2,
@@ -76,7 +63,7 @@ def pair(tmp_path) -> tuple[RunDirectory, RunDirectory]:
 
 
 def edit(run: RunDirectory, name: str, change) -> None:
-    content = copy.deepcopy(run.read_json(name))
+    content = json.loads(run.file(name).read_text())
     change(content)
     run.write_json(name, content)
 
@@ -94,14 +81,16 @@ def test_equal_runs_are_the_same_and_all_was_compared(pair):
     assert report["same"]
     assert not any(report["differences"].values())
     assert report["circumstances"] == []
-    # value, low, high; four cells; validation; hash; type and parameters; epochs; verdict
-    assert report["compared"] == {"figures": 13, "epochs": 3, "images": 8, "predictions": 4, "weights": 7}
+    # 12 of the run, 3 of its parameters, 5 of its layer, and the images, metrics, classes and cells of test
+    of_test = 1 + 6 * 3 + 1 + 2 * 7 + 4
+    assert report["compared"]["figures"] == 12 + 3 + 5 + of_test
+    assert report["compared"] == {"figures": 58, "epochs": 3, "images": 8, "predictions": 4, "weights": 7}
 
 
 def test_times_looks_names_and_dates_are_no_figures(pair):
     changes = {
         **{"name": "second", "dataset": "animals", "test_looks": 9, "images_per_second": 7.0, "version": "0.2.0"},
-        **{"seconds": {"train": 99.0, "new": 1.0}, "saved_seconds": 3.0},
+        **{"seconds": {**RESULTS["seconds"], "train": 99.0, "new": 1.0}, "saved_seconds": 3.0},
     }
     edit(pair[1], "results.json", lambda results: results.update(changes))
     edit(pair[1], "results.json", lambda results: results["diagnosis"].update(next=None, text="well"))
@@ -114,17 +103,20 @@ def test_times_looks_names_and_dates_are_no_figures(pair):
 
 
 def test_one_metric(pair):
-    edit(pair[1], "results.json", lambda results: results["test"]["accuracy"].update(value=0.5000000000000001))
+    first, second = BLOCK.accuracy.value, np.nextafter(BLOCK.accuracy.value, 1)
+    edit(pair[1], "results.json", lambda results: results["test"]["accuracy"].update(value=second))
     rows = only(differences(*pair), "results")
-    assert rows == [{"key": "test.accuracy.value", "first": 0.5, "second": 0.5000000000000001}]
+    assert rows == [{"key": "test.accuracy.value", "first": first, "second": second}]
 
 
 def test_a_figure_of_one_run_alone(pair):
-    edit(pair[0], "results.json", lambda results: results["test"].update(ece=0.1))
-    edit(pair[1], "results.json", lambda results: results["test"]["confusion_matrix"].append([5]))
+    edit(pair[0], "results.json", lambda results: results["test"].update(kappa={"value": 0.1}))
+    edit(pair[1], "results.json", lambda results: results["classes"].append("c"))
+    edit(pair[1], "results.json", lambda results: results.update(test=None))
     rows = {row["key"]: row for row in only(differences(*pair), "results")}
-    assert rows["test.ece"] == {"key": "test.ece", "first": 0.1}
-    assert rows["test.confusion_matrix.2.0"] == {"key": "test.confusion_matrix.2.0", "second": 5}
+    assert rows["test.kappa.value"] == {"key": "test.kappa.value", "first": 0.1}
+    assert rows["test"] == {"key": "test", "second": None}
+    assert rows["classes.2"] == {"key": "classes.2", "second": "c"}
 
 
 def test_one_epoch(pair):
@@ -255,10 +247,10 @@ def printed(report, capsys) -> str:
 
 
 def test_the_terminal_says_what_differs_and_why(pair, capsys):
-    assert "every figure is the same (13 figures, 3 epochs," in printed(differences(*pair), capsys)
+    assert "every figure is the same (58 figures, 3 epochs," in printed(differences(*pair), capsys)
     edit(pair[1], "results.json", lambda results: results["test"]["accuracy"].update(value=0.75))
     shown = printed(differences(*pair), capsys)
-    assert "test.accuracy.value 0.5 0.75" in shown
+    assert f"test.accuracy.value {BLOCK.accuracy.value} 0.75" in shown
     assert "bug" in shown
     edit(pair[1], "results.json", lambda results: results.update(device="cuda"))
     assert "varies from run to run" in printed(differences(*pair), capsys)
@@ -284,7 +276,7 @@ def test_the_terminal_shows_the_first_of_many(pair, capsys):
 
 class Trained:
     def __init__(self, directory: RunDirectory) -> None:
-        self.directory, self.path, self.results = directory, directory.path, directory.read_json("results.json")
+        self.directory, self.path, self.results = directory, directory.path, results_of(directory)
 
 
 @pytest.fixture

@@ -78,10 +78,10 @@ def test_a_run_on_arrays_is_evaluated_on_its_own_split_of_them(run):
     with pytest.raises(loupe.LoupeError, match="arrays"):
         run.evaluate("test")
     block = run.evaluate("test", digits())
-    assert block["images"] == run.results["images"]["test"]
-    assert block["accuracy"] == run.results["test"]["accuracy"]
+    assert block.images == run.results.images.test
+    assert block.accuracy == run.results.test.accuracy
     other = (digits(500)[0][400:], digits(500)[1][400:])
-    assert run.evaluate("val", other)["images"] == 100
+    assert run.evaluate("val", other).images == 100
     with pytest.raises(loupe.LoupeError, match="Did you mean test"):
         run.evaluate("tests", other)
 
@@ -91,7 +91,7 @@ def test_arrays_that_have_changed_are_not_evaluated_on_what_was_trained(run, cap
     split = [line.split(",")[2] for line in (run.path / "split.csv").read_text().splitlines()[1:]]
     x[split.index("train")] = 255 - x[split.index("train")]
     said = run.predictions_of("test", (x, y))
-    assert len(said) == run.results["images"]["test"] + 1
+    assert len(said) == run.results.images.test + 1
     assert "399 of these 400 images are the run's own" in caplog.text
 
 
@@ -105,7 +105,7 @@ def test_a_run_is_loaded_by_its_path(run):
 
 def test_the_same_seed_gives_the_same_run_and_its_recipe_repeats_it(run, tmp_path):
     again = loupe.train(digits(), recipe=run.path / "recipe.yaml", output=tmp_path, name="e", device="cpu", quiet=True)
-    assert again.results["test"] == run.results["test"]
+    assert again.results.test == run.results.test
     assert (again.path / "predictions.csv").read_text() == (run.path / "predictions.csv").read_text()
     other = loupe.train(
         digits(), recipe=run.path / "recipe.yaml", seed=5, output=tmp_path, name="f", device="cpu", quiet=True
@@ -127,8 +127,8 @@ def test_what_was_computed_from_the_pixels_is_recorded_and_used(run, tmp_path):
 def test_the_best_epoch_is_the_best_on_validation_and_its_weights_are_kept(run):
     history = Checkpoints(run.path / "checkpoints").load_last().values["position"]["history"]
     values = [row["val_accuracy"] for row in history]
-    assert run.results["best_epoch"] == values.index(max(values)) + 1
-    assert run.results["validation"]["accuracy"]["value"] == pytest.approx(max(values))
+    assert run.results.best_epoch == values.index(max(values)) + 1
+    assert run.results.validation.accuracy.value == pytest.approx(max(values))
 
 
 def test_patience_stops_and_says_why(tmp_path, monkeypatch):
@@ -138,18 +138,18 @@ def test_patience_stops_and_says_why(tmp_path, monkeypatch):
     stopped = loupe.train(
         digits(200), recipe="digits", epochs=9, settings=settings_, output=tmp_path, device="cpu", quiet=True
     )
-    assert stopped.results["epochs"] == 3
-    assert "no better val_accuracy for 2 epochs" in stopped.results["stopped"]
+    assert stopped.results.epochs == 3
+    assert "no better val_accuracy for 2 epochs" in stopped.results.stopped
 
 
 def test_without_validation_and_test_images_a_run_still_ends(tmp_path):
     x, y = digits(120)
     none = {"split.validation": 0, "split.test": 0}
     done = loupe.train((x, y), recipe="digits", epochs=1, settings=none, output=tmp_path, device="cpu", quiet=True)
-    assert done.results["test"] is None
-    assert done.results["validation"] is None
-    assert "no validation images" in done.results["calibration"]["temperature"]["why"]
-    assert done.results["selective"]["thresholds"] is None and "why" in done.results["selective"]
+    assert done.results.test is None
+    assert done.results.validation is None
+    assert "no validation images" in done.results.calibration.temperature.why
+    assert done.results.selective.thresholds is None and done.results.selective.why
     assert write_page(done.path).is_file()
     with pytest.raises(loupe.LoupeError, match="validation"):
         loupe.train((x, y), recipe="digits", settings={**none, "stages.0.patience_epochs": 3}, output=tmp_path)

@@ -105,9 +105,9 @@ def test_test_images_wait_for_the_last_stage(tmp_path, computed):
     """Where all images have been computed before, those are taken."""
     stages = [{"epochs": 1, "part": "head", "batch_size": 32}] * 2
     first = trained(tmp_path, "first", *stages)
-    images, sample = first.results["images"], frozen.PASS_BATCH
-    learnt_from = images["train"] + images["val"]
-    assert images["test"]
+    images, sample = first.results.images, frozen.PASS_BATCH
+    learnt_from = images.train + images.val
+    assert images.test
     assert computed["images"] == learnt_from + sum(images.values()) + 2 * sample
     trained(tmp_path, "again", *stages)
     assert computed["images"] == learnt_from + sum(images.values()) + 2 * sample, "nothing new"
@@ -132,8 +132,8 @@ def test_another_run_with_the_same_key_computes_nothing(tmp_path, computed, monk
     monkeypatch.setattr("loupe.training.activations.seconds_of", lambda place: 1000.0)  # what computing them took
     two = trained(tmp_path, "two", {**stage, "lr": 1e-2})
     assert computed["images"] == images > 0
-    found = two.results["seconds"]
-    assert found["frozen"] < 1000 <= found["frozen_alone"], "as if it had computed them itself"
+    found = two.results.seconds
+    assert found.frozen < 1000 <= found.frozen_alone, "as if it had computed them itself"
     assert not np.array_equal(logits(one), logits(two)), "it did train otherwise"
     trained(tmp_path, "three", stage, seed=1)
     assert computed["images"] > images, "another seed has other weights, and other views"
@@ -153,9 +153,9 @@ def test_the_model_predicts_from_raw_images_what_it_was_evaluated_at(tmp_path, m
     monkeypatch.delitem(sys.modules, "openvino")  # what it was evaluated on is OpenVINO's where that is installed
     run = trained(tmp_path, "run", {"epochs": 2, "part": "last-block", "batch_size": 32})
     evaluated = run.evaluate("val", digits())
-    kept = run.results["validation"]
-    assert evaluated["accuracy"]["value"] == kept["accuracy"]["value"]
-    assert evaluated["log_loss"]["value"] == pytest.approx(kept["log_loss"]["value"], abs=1e-3)
+    kept = run.results.validation
+    assert evaluated.accuracy.value == kept.accuracy.value
+    assert evaluated.log_loss.value == pytest.approx(kept.log_loss.value, abs=1e-3)
 
 
 def test_a_stage_after_logistic_regression_begins_with_the_penalty_that_validation_chose(tmp_path):
@@ -260,7 +260,7 @@ def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_
     from loupe.training.loop import Trainer
 
     whole = trained(tmp_path, "whole", SOLVED)
-    best, solve = whole.results["best_epoch"], Trainer.solve_stage
+    best, solve = whole.results.best_epoch, Trainer.solve_stage
     assert best == ALL["epochs"] + 1
 
     def stopping(self, solver):
@@ -272,7 +272,7 @@ def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_
         trained(tmp_path, "cut", SOLVED)
     resumed_after(Killed, tmp_path, monkeypatch, Checkpoints, "save_last", killed)
     assert (tmp_path / "cut" / "checkpoints" / "best" / f"epoch-{best:08d}").is_dir()
-    resumed_after(Killed, tmp_path, monkeypatch, "loupe.runs.results.metrics.evaluate", killed)
+    resumed_after(Killed, tmp_path, monkeypatch, "loupe.runs.finalize.metrics.evaluate", killed)
     assert_same_bits(loupe.runs.train.resume(tmp_path / "cut", digits(), quiet=True), whole)
 
 
@@ -480,7 +480,7 @@ def test_two_classes_are_solved_as_two_logits(tmp_path):
     assert [row[1] for row in rows] == ["1", "1", "2", "2", "2", "2"]
     losses = [float(row[3]) for row in rows[2:]]
     assert losses == sorted(losses, reverse=True), "a weaker penalty fits the training images better"
-    assert run.results["validation"]["accuracy"]["value"] > 0.9
+    assert run.results.validation.accuracy.value > 0.9
 
 
 def test_what_cannot_be_solved_is_refused(tmp_path):
@@ -511,7 +511,7 @@ def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixel
         device="cpu",
         quiet=True,
     )
-    command = run.results["diagnosis"]["next"]
+    command = run.results.diagnosis.next
     words = shlex.split(command)
     assert words[:9] == [
         "loupe",
@@ -559,5 +559,5 @@ def test_weights_that_cannot_be_had_are_refused_before_images_are_decoded_and_a_
 def test_without_validation_and_test_images_an_augmented_stage_trains(tmp_path, computed):
     stage = {"epochs": 1, "part": "head", "batch_size": 32, "augment": SHIFTS}
     run = trained(tmp_path, "all", stage, **{"split.validation": 0, "split.test": 0})
-    assert run.results["epochs"] == 3
+    assert run.results.epochs == 3
     assert computed["images"] == 300 + frozen.PASS_BATCH

@@ -106,19 +106,19 @@ def test_a_run_records_it_and_is_repeated_with_it(tmp_path, monkeypatch, with_un
     images = (bunch.images[:200] * 15.9375).astype(np.uint8), bunch.target[:200]
     asked = {"recipe": "digits", "output": tmp_path, "device": "cpu", "quiet": True}
     run = loupe.train(images, settings={"stages": STAGES}, name="first", **asked)
-    assert run.results["frozen_precision"] == "bf16"
-    assert run.results["precision"] == "fp32"
+    assert run.results.frozen_precision == "bf16"
+    assert run.results.precision == "fp32"
     recorded = run.directory.read_recipe()
     assert (recorded.precision, recorded.frozen_precision) == ("fp32", "bf16")
     monkeypatch.setattr(precision, "multiplies_bf16", lambda device: False)  # another machine
     again = loupe.train(images, **{**asked, "recipe": recorded}, name="again")
-    assert again.results["frozen_precision"] == "bf16"
-    assert again.results["test"] == run.results["test"]
+    assert again.results.frozen_precision == "bf16"
+    assert again.results.test == run.results.test
 
 
 def test_a_run_that_freezes_nothing_has_none(tmp_path):
     run = loupe.train("digits", settings={"stages": STAGES[:1]}, output=tmp_path, name="d", device="cpu", quiet=True)
-    assert run.results["frozen_precision"] is None
+    assert run.results.frozen_precision is None
 
 
 def test_a_precision_that_there_is_not_is_refused(tmp_path):

@@ -1,11 +1,15 @@
 """`loupe runs`, `recipes`, `models` and `cache`: the listing commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loupe.cli.options import Json, Output, print_json
+from loupe.errors import LoupeError
+
+if TYPE_CHECKING:
+    from loupe.rundir import RunDirectory
 
 
 def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
@@ -15,9 +19,20 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
 
     found = list_runs(output)
     if as_json:
-        print_json([{"run": str(run.path), "results": run.read_json("results.json")} for run in found])
+        print_json([_as_json(run) for run in found])
     else:
         tables.print_runs(found, output)
+
+
+def _as_json(run: "RunDirectory") -> dict[str, Any]:
+    """A run with its results: None where it is not finished, or cannot be read, and then `error` says why."""
+    from loupe.evaluate.results import results_of
+
+    try:
+        results = results_of(run)
+    except LoupeError as error:
+        return {"run": str(run.path), "results": None, "error": str(error)}
+    return {"run": str(run.path), "results": results.to_json() if results else None}
 
 
 def recipes(

@@ -33,7 +33,7 @@ def evaluate(
     done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
     block = done.evaluate(split, data, skip_damaged=skip_damaged)
     if as_json:
-        print_json({"run": str(done.path), "data": data, "split": split, **block})
+        print_json({"run": str(done.path), "data": data, "split": split, **block.to_json()})
     else:
         tables.print_block(block, split if data is None else f"{data} ({split})")
 

@@ -11,105 +11,102 @@ from rich.table import Table
 
 from loupe.cache import KINDS, CacheEntry
 from loupe.config.recipe import Recipe
+from loupe.errors import LoupeError, counted
+from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.evaluate.experiment_results import ExperimentResults
+from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.results import Calibration, Evaluation, RunResults, results_of
 from loupe.evaluate.spread import AccuracySpread
 from loupe.log import printable, size_text
 from loupe.models.catalog import NETWORKS
 from loupe.report import texts
 from loupe.rundir import RunDirectory, count_looks
 
-HEADLINES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "micro_f1": "micro-F1",
-    "weighted_f1": "weighted F1",
-    "roc_auc": "ROC AUC",
-    "log_loss": "log loss",
-    "ece": "calibration error",
-}
 HISTOGRAM_WIDTH = 40
 
 
-def print_results(results: Mapping[str, Any], path: Path) -> None:
+def print_results(results: RunResults, path: Path) -> None:
     """The short summary at the end of a training."""
     out = Console(highlight=False)
-    test, validation = results["test"], results["validation"]
-    table = Table("", *(name for name, block in (("validation", validation), ("test", test)) if block), box=None)
-    for key, name in HEADLINES.items():
-        table.add_row(name, *(_estimate(block[key]) for block in (validation, test) if block))
-    table.add_row("images", *(f"{block['images']:,}" for block in (validation, test) if block))
+    blocks = results.splits.values()
+    table = Table("", *results.splits, box=None)
+    for metric in metrics.METRICS:
+        table.add_row(_plain(metric.title), *(_estimate(block.metric(metric.key)) for block in blocks))
+    table.add_row("images", *(f"{block.images:,}" for block in blocks))
     out.print(table)
-    if results.get("calibration"):
-        out.print(_calibration(results["calibration"]), soft_wrap=True)
-    parameters, seconds = results["parameters"], results["seconds"]
+    if results.calibration:
+        out.print(_plain(_calibration(results.calibration)), soft_wrap=True)
+    seconds, speed = results.seconds, results.images_per_second
     out.print(
-        f"{results['network']}, {parameters['total']:,} parameters ({parameters['non_trainable']:,} non-trainable); "
-        f"{results['epochs']} epochs of {seconds['epoch_mean']:.1f} s, "
-        f"weights of epoch {results['best_epoch']}; "
-        f"{results['images_per_second']:,.0f} images/s in {results['precision']} on {results['device']}.",
+        _plain(
+            f"{results.network or results.recipe}, {results.parameters.total:,} parameters "
+            f"({results.parameters.non_trainable:,} non-trainable); "
+            f"{counted(results.epochs, 'epoch', 'epochs')} of {seconds.epoch_mean or 0:.1f} s, "
+            f"weights of epoch {results.best_epoch or results.epochs}; "
+            f"{speed or 0:,.0f} images/s in {results.precision} on {results.device}."
+        ),
         soft_wrap=True,
     )
-    if seconds.get("frozen", 0) >= 0.05:
-        out.print(f"What is frozen was computed once, or found, in {seconds['frozen']:.1f} s.")
-    if results["damaged"]:
-        out.print(f"{results['damaged']:,} damaged images were left out.")
-    if test:
-        out.print(f"Looks at this test split so far, in this runs folder: {results['test_looks']}.")
-    diagnosis = results["diagnosis"]
-    advice = f" Try next:\n  {_plain(diagnosis['next'])}" if diagnosis["next"] else ""
-    out.print(diagnosis["text"] + advice, soft_wrap=True)
+    if seconds.frozen >= 0.05:
+        out.print(f"What is frozen was computed once, or found, in {seconds.frozen:.1f} s.")
+    if results.damaged:
+        out.print(f"{results.damaged:,} damaged images were left out.")
+    if results.test:
+        out.print(f"Looks at this test split so far, in this runs folder: {results.test_looks}.")
+    if results.diagnosis:
+        advice = f" Try next:\n  {results.diagnosis.next}" if results.diagnosis.next else ""
+        out.print(_plain(results.diagnosis.text + advice), soft_wrap=True)
     out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
 
 
-def _calibration(calibration: Mapping[str, Any]) -> str:
+def _calibration(calibration: Calibration) -> str:
     """What the temperature is, and what it does on test images, in a sentence."""
-    fitted = calibration["temperature"]
-    if "why" in fitted:
-        return f"Probabilities are not calibrated: {fitted['why']}."
-    text = f"Calibrated by temperature {fitted['value']:.3f} ({fitted['low']:.3f} to {fitted['high']:.3f})"
-    if not calibration["test"]:
+    fitted = calibration.temperature
+    if fitted.low is None or fitted.high is None:
+        return f"Probabilities are not calibrated: {fitted.why}."
+    text = f"Calibrated by temperature {fitted.value:.3f} ({fitted.low:.3f} to {fitted.high:.3f})"
+    if not calibration.test:
         return f"{text}, fitted on validation images."
-    loss, error = calibration["test"]["log_loss"], calibration["test"]["ece"]
+    loss, error = calibration.test.log_loss, calibration.test.ece
     return (
-        f"{text}, fitted on validation: on test the log loss goes from {loss['before']:.4f} to {loss['after']:.4f}, "
-        f"the calibration error from {error['before']:.4f} to {error['after']:.4f}. The table is without it."
+        f"{text}, fitted on validation: on test the log loss goes from {loss.before:.4f} to {loss.after:.4f}, "
+        f"the calibration error from {error.before:.4f} to {error.after:.4f}. The table is without it."
     )
 
 
-def print_block(block: Mapping[str, Any], title: str) -> None:
-    """One evaluation: headline figures with intervals, classes, confusion matrix."""
+def print_block(block: Evaluation, title: str) -> None:
+    """One evaluation: metrics with intervals, classes, confusion matrix."""
     out = Console(highlight=False)
-    table = Table(
-        title=_plain(f"{title}: {block['images']:,} images"), box=None, show_header=False, title_justify="left"
-    )
-    for key, name in HEADLINES.items():
-        table.add_row(name, _estimate(block[key]))
+    table = Table(title=_plain(f"{title}: {block.images:,} images"), box=None, show_header=False, title_justify="left")
+    for metric in metrics.METRICS:
+        table.add_row(_plain(metric.title), _estimate(block.metric(metric.key)))
     out.print(table)
-    after = block.get("calibrated")
-    if after and after["temperature"] != 1 and after["ece"] is not None:
+    after = block.calibrated
+    if after and after.temperature != 1 and after.log_loss is not None and after.ece is not None:
         out.print(
-            f"Calibrated by temperature {after['temperature']:.3f}: log loss {after['log_loss']:.4f}, calibration "
-            f"error {after['ece']:.4f}.",
+            f"Calibrated by temperature {after.temperature:.3f}: log loss {after.log_loss:.4f}, calibration "
+            f"error {after.ece:.4f}.",
             soft_wrap=True,
         )
-    names = [row["class"] for row in block["per_class"]]
     classes = Table("class", "precision", "recall", "F1", "images", box=None)
-    for row in block["per_class"]:
-        scores = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
-        classes.add_row(_plain(row["class"]), *scores, f"{row['support']:,}")
+    for row in block.per_class:
+        scores = ("–" if score is None else f"{score:.4f}" for score in (row.precision, row.recall, row.f1))
+        classes.add_row(_plain(row.name), *scores, f"{row.support:,}")
     out.print(classes)
+    names = [_plain(row.name) for row in block.per_class]
     if len(names) <= 12:
         out.print("\nconfusion matrix: rows are the truth, columns the prediction")
-        matrix = Table("", *(_plain(name) for name in names), box=None)
-        for name, row in zip(names, block["confusion_matrix"], strict=True):
-            matrix.add_row(_plain(name), *(str(count) for count in row))
+        matrix = Table("", *names, box=None)
+        for name, counts in zip(names, block.confusion_matrix, strict=True):
+            matrix.add_row(name, *map(str, counts))
         out.print(matrix)
-    if "test_looks" in block:
-        out.print(f"Looks at this test split so far, in this runs folder: {block['test_looks']}.")
+    if block.test_looks is not None:
+        out.print(f"Looks at this test split so far, in this runs folder: {block.test_looks}.")
 
 
 def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
+    """A row for each run; of one that cannot be read, the reason below the table."""
     out = Console(highlight=False)
     if not runs:
         out.print(f"No runs in {_plain(str(folder))} yet. Make one with: loupe train DATA")
@@ -118,22 +115,32 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     table.add_column("run", overflow="fold")
     for name in ("test accuracy", "looks", "validation", "parameters", "epochs", "time"):
         table.add_column(name, no_wrap=True)
+    unreadable = []
     for run in runs:
-        results = run.read_json("results.json")
-        if results is None:
-            table.add_row(_plain(run.name), "not finished", *[""] * 5)
-            continue
-        test, validation = results["test"], results["validation"]
-        looks = str(count_looks(folder, results["split_hash"])) if test else "–"
-        figures = [
-            _estimate(test["accuracy"]) if test else "–",
-            looks,
-            _value(validation["accuracy"]) if validation else "–",
-        ]
-        times = [f"{results['parameters']['total']:,}", str(results["epochs"]), f"{results['seconds']['total']:,.0f} s"]
-        table.add_row(_plain(run.name), *figures, *times)
+        try:
+            results = results_of(run)
+        except LoupeError as error:
+            unreadable.append(str(error))
+            cells = ["cannot be read", *[""] * 5]
+        else:
+            cells = _run_cells(results, folder) if results else ["not finished", *[""] * 5]
+        table.add_row(_plain(run.name), *cells)
     out.print(table)
     out.print("Looks: how often this folder's runs have looked at the test split of the row.")
+    for reason in unreadable:
+        out.print(_plain(reason), soft_wrap=True)
+
+
+def _run_cells(results: RunResults, folder: Path) -> list[str]:
+    test, validation = results.test, results.validation
+    return [
+        _estimate(test.accuracy) if test else "–",
+        str(count_looks(folder, results.split_hash)) if test and results.split_hash else "–",
+        _value(validation.accuracy) if validation else "–",
+        f"{results.parameters.total:,}",
+        str(results.epochs),
+        f"{results.seconds.total:,.0f} s",
+    ]
 
 
 def print_recipes(groups: Mapping[str, Sequence[Recipe]]) -> None:
@@ -260,16 +267,16 @@ def print_histogram(counts: Mapping[str, int], path: Path) -> None:
     out.print(f"Predictions: {_plain(str(path))}", soft_wrap=True)
 
 
-def _estimate(value: Mapping[str, Any]) -> str:
+def _estimate(value: Estimate) -> str:
     """`0.9722 (0.9361 to 0.9881)`; the reason where it is undefined."""
-    if value["value"] is None:
-        return _plain(f"undefined: {value['why']}")
-    interval = f" ({value['low']:.4f} to {value['high']:.4f})" if value.get("low") is not None else ""
-    return _value(value) + interval
+    if value.value is None:
+        return _plain(f"undefined: {value.why}")
+    has_interval = value.low is not None and value.high is not None
+    return _value(value) + (f" ({value.low:.4f} to {value.high:.4f})" if has_interval else "")
 
 
-def _value(value: Mapping[str, Any]) -> str:
-    return "–" if value["value"] is None else f"{value['value']:.4f}"
+def _value(value: Estimate) -> str:
+    return "–" if value.value is None else f"{value.value:.4f}"
 
 
 def _plain(text: str) -> str:

@@ -84,7 +84,7 @@ def train(
             )
     report = None if earlier is None else repeat.compare(repeat.opened_as(done, earlier).directory, earlier)
     if as_json:
-        print_json(done.results if report is None else {**done.results, "against": report})
+        print_json(done.results.to_json() | ({} if report is None else {"against": report}))
     else:
         from loupe.cli import diff_table, tables
 

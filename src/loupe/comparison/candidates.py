@@ -3,11 +3,10 @@
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,17 +18,17 @@ from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.errors import RunStateError
 from loupe.evaluate import metrics
-from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, Cost, Parameters, SplitFigures
+from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, Cost, SplitFigures
 from loupe.evaluate.predictions import join, read_splits
+from loupe.evaluate.results import Evaluation
 from loupe.evaluate.selection import Candidate
-from loupe.evaluate.spread import AccuracySpread, Spread, accuracy_over_seeds, over_seeds
+from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.log import duration, size_text
 from loupe.recipes import wording
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.runs.train import Splitter
 
-SPREAD = ("macro_f1", "roc_auc", "log_loss", "ece")
 FOLD = re.compile(r"-fold\d+of\d+$")
 
 
@@ -54,7 +53,7 @@ class Entry:
 
         None where it found something there whose time is not known.
         """
-        each = [_alone(run.results["seconds"]) for run in self.runs]
+        each = [run.results.seconds.by_itself for run in self.runs]
         known = [seconds for seconds in each if seconds is not None]
         return float(np.mean(known)) if len(known) == len(each) else None
 
@@ -76,13 +75,6 @@ class Entry:
             return ""
         kept = f", {size_text(self.cost.disk_bytes)} of activations kept" if self.cost.disk_bytes else ""
         return f"about {duration(self.cost.seconds)}{kept}"
-
-
-def _alone(seconds: Mapping[str, Any]) -> float | None:
-    """Runs of before there was `frozen_alone` do not say whether they computed what is frozen, or found it."""
-    found = seconds.get("frozen", 0.0)
-    alone = seconds.get("frozen_alone", None if found else 0.0)
-    return None if alone is None else float(seconds["total"] - seconds["load"] + alone - found)
 
 
 @dataclass(frozen=True)
@@ -178,32 +170,33 @@ def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: Candida
     weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
     return CandidateFigures(
         runs=runs,
-        seeds=tuple(result["seed"] for result in results),
-        network=results[0]["network"],
-        validation=_figures(entry, "val", [result["validation"] for result in results]),
-        test=_figures(entry, "test", [result["test"] for result in results]) if entry in seen else None,
-        parameters=Parameters.model_validate(results[0]["parameters"]),
-        epochs=float(np.mean([result["epochs"] for result in results])),
-        seconds_per_epoch=float(np.median([result["seconds"]["epoch_mean"] for result in results])),
+        seeds=tuple(result.seed for result in results),
+        network=results[0].network or results[0].recipe,
+        validation=_figures(entry, "val", [result.validation for result in results if result.validation]),
+        test=_figures(entry, "test", [result.test for result in results if result.test]) if entry in seen else None,
+        parameters=results[0].parameters,
+        epochs=float(np.mean([result.epochs for result in results])),
+        seconds_per_epoch=float(np.median([result.seconds.epoch_mean or 0.0 for result in results])),
         seconds=entry.seconds,
         images_per_second=entry.runs[0].images_per_second() if timed is None else timed,
         bytes=weights[0].stat().st_size,
-        diagnosis=(results[0]["diagnosis"] or {}).get("text"),
+        diagnosis=results[0].diagnosis.text if results[0].diagnosis else None,
     )
 
 
-def _figures(entry: Entry, split: str, blocks: Sequence[Mapping[str, Any]]) -> SplitFigures:
+def _figures(entry: Entry, split: str, blocks: Sequence[Evaluation]) -> SplitFigures:
     """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
-    spread = {key: over_seeds([block[key] for block in blocks]) for key in SPREAD}
+    keys = [metric.key for metric in metrics.headlines() if metric.key != "accuracy"]
+    spread = {key: over_seeds([block.metric(key) for block in blocks]) for key in keys}
     accuracy = accuracy_over_seeds(blocks)
     if not entry.has_folds:
-        return SplitFigures(images=blocks[0]["images"], accuracy=accuracy, **spread)
+        return SplitFigures(images=blocks[0].images, accuracy=accuracy, **spread)
     [together] = candidate(entry, split).predictions
     joint = metrics.evaluate(together)
     return SplitFigures(
         images=len(together),
-        accuracy=AccuracySpread.model_validate({**accuracy.model_dump(), **joint["accuracy"]}),
-        **{key: Spread.model_validate({**spread[key].model_dump(), **joint[key]}) for key in SPREAD},
+        accuracy=accuracy.model_copy(update=joint.accuracy.to_json()),
+        **{key: spread[key].model_copy(update=joint.metric(key).to_json()) for key in keys},
     )
 
 

@@ -134,7 +134,7 @@ def compare_runs(
     asked = Comparison(
         version=__version__,
         name=name or "comparison",
-        dataset=found[0].results["dataset"],
+        dataset=found[0].results.dataset,
         seeds=max(len(entry.runs) for entry in entries),
         folds=0,
         settings=(),
@@ -170,13 +170,13 @@ def _results(
     open_before = tuple(entry.name for entry in done if any(_opened_itself(run) for run in entry.runs))
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
-            entry.runs = [opened(run, dataset) if run.results["images"]["test"] else run for run in entry.runs]
-    seen = [entry for entry in done if all(run.results["test"] for run in entry.runs)]
+            entry.runs = [opened(run, dataset) if run.results.images.test else run for run in entry.runs]
+    seen = [entry for entry in done if all(run.results.test for run in entry.runs)]
     rows_before = {row.name: row for row in before.rows} if before else {}
     rows = tuple(candidates.row(entry, seen, output, rows_before.get(entry.name)) for entry in [*done, *failed])
     results = ComparisonResults(
         **dict(asked),
-        images=done[0].runs[0].results["images"],
+        images=done[0].runs[0].results.images.counts,
         rows=rows,
         judgement=judgement,
         next=_next(judgement, done),
@@ -195,7 +195,7 @@ def _results(
 def _looks(done: Sequence[Entry]) -> int:
     """Number of looks at the test splits of these candidates, each counted in its runs folder."""
     every = [run for entry in done for run in entry.runs]
-    looked = {(run.path.parent.resolve(), run.results["split_hash"]) for run in every if run.results["split_hash"]}
+    looked = {(run.path.parent.resolve(), run.results.split_hash) for run in every if run.results.split_hash}
     return sum(rundir.count_looks(folder, identity) for folder, identity in looked)
 
 
@@ -206,8 +206,7 @@ def _same_runs(row: CandidateRow, before: CandidateRow | None) -> bool:
 
 def _opened_itself(run: Run) -> bool:
     """Whether a run was trained to look at its test images, and so did before anything was compared."""
-    environment = run.directory.read_json("environment.json") or {}
-    return run.results["test"] is not None and bool(environment.get("open_test", True))
+    return run.results.test is not None and provenance.environment_of(run.directory).open_test
 
 
 def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
@@ -219,4 +218,4 @@ def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
 
 def _environment(device: str) -> dict[str, Any]:
     place = choose_device(device)
-    return provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
+    return provenance.environment(str(place), gpu_name(place), torch.get_num_threads()).to_json()

@@ -15,7 +15,6 @@ from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, unknown_name
-from loupe.evaluate.comparison_results import Parameters
 from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.files import write_atomic
@@ -83,7 +82,7 @@ def reproduce(
         command=_command(names, data, budget, seeds, changes),
         environment=provenance.environment(
             str(choose_device(device)), gpu_name(choose_device(device)), torch.get_num_threads()
-        ),
+        ).to_json(),
         rows=(),
     )
     with terminal(quiet=quiet):
@@ -193,24 +192,25 @@ def unmeasured_row(planned: Planned, why: str | None) -> ExperimentRow:
 def _measured(planned: Planned, runs: Sequence[Run]) -> ExperimentFigures:
     """The mean over the seeds, and their spread; the interval of a mean accuracy is Wilson's over the images."""
     results = [run.results for run in runs]
-    blocks = [result[planned.published.judged_on] for result in results]
+    judged = [result.splits.get(planned.published.judged_on) for result in results]
+    blocks = [block for block in judged if block]
     assert planned.recipe is not None
-    hashes = {result["split_hash"] for result in results if result["split_hash"]}
+    hashes = {result.split_hash for result in results if result.split_hash}
     return ExperimentFigures(
         runs=tuple(run.directory.name for run in runs),
-        seeds=tuple(result["seed"] for result in results),
+        seeds=tuple(result.seed for result in results),
         judged_on=planned.published.judged_on,
-        images=blocks[0]["images"],
+        images=blocks[0].images,
         accuracy=accuracy_over_seeds(blocks),
-        **{key: over_seeds([block[key] for block in blocks]) for key in SPREAD},
-        parameters=Parameters.model_validate(results[0]["parameters"]),
-        epochs=statistics.fmean(result["epochs"] for result in results),
-        seconds_per_epoch=statistics.median(result["seconds"]["epoch_mean"] for result in results),
-        seconds=statistics.fmean(result["seconds"]["total"] for result in results),
+        **{key: over_seeds([block.metric(key) for block in blocks]) for key in SPREAD},
+        parameters=results[0].parameters,
+        epochs=statistics.fmean(result.epochs for result in results),
+        seconds_per_epoch=statistics.median(result.seconds.epoch_mean or 0.0 for result in results),
+        seconds=statistics.fmean(result.seconds.total for result in results),
         split_hashes=tuple(sorted(hashes)),
         test_looks=0,
         settings=wording.training(planned.recipe),
-        diagnosis=(results[0]["diagnosis"] or {}).get("text"),
+        diagnosis=results[0].diagnosis.text if results[0].diagnosis else None,
     )
 
 

@@ -14,14 +14,14 @@ from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.errors import RunStateError
+from loupe.evaluate.metrics import headlines
+from loupe.evaluate.results import results_file, results_of
 from loupe.log import terminal
 from loupe.recipes.resolve import resolve
 from loupe.rundir import RunDirectory
 from loupe.runs import train as runner
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
-
-HEADLINES = ("accuracy", "macro_f1", "roc_auc", "log_loss")
 
 
 def found(dataset: Dataset, recipe: Recipe, name: str, options: RunOptions) -> Run | None:
@@ -34,7 +34,7 @@ def found(dataset: Dataset, recipe: Recipe, name: str, options: RunOptions) -> R
     if not directory.file("recipe.yaml").is_file():
         return None
     _check_same(directory, recipe, dataset)
-    if directory.read_json("results.json") is None:
+    if not results_file(directory).is_file():
         return None
     return Run(directory, device=options.device, quiet=options.quiet)
 
@@ -80,10 +80,10 @@ def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> No
     """A run is used again only for what it was made for. One that is not finished checks its images as it goes on."""
     other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
     what = f"another recipe ({', '.join(other[:3])})" if other else None
-    if not what and dataset.source != directory.data:
+    if not what and dataset.source != provenance.environment_of(directory).data:
         what = "other data"
-    is_finished = directory.file("results.json").is_file()
-    if not what and is_finished and not provenance.made_of(directory, dataset.table, dataset.hashes):
+    results = results_of(directory)
+    if not what and results and not provenance.made_of(directory, dataset.table, dataset.hashes, results.damaged):
         what = "other images than there are now"
     if what:
         raise RunStateError(
@@ -172,8 +172,9 @@ def cross_validate(
             )
             for number in range(1, folds + 1)
         )
-        blocks = [run.results["validation"] for run in runs]
-        measured = {key: [block[key]["value"] for block in blocks] for key in HEADLINES}
-        return CrossValidation(
-            runs, {key: tuple(values) for key, values in measured.items() if all(value is not None for value in values)}
-        )
+    blocks = [run.results.validation for run in runs]
+    measured = {
+        metric.key: tuple(block.metric(metric.key).value for block in blocks if block) for metric in headlines()
+    }
+    known = {key: tuple(value for value in values if value is not None) for key, values in measured.items()}
+    return CrossValidation(runs, {key: values for key, values in known.items() if len(values) == len(runs)})

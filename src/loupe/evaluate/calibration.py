@@ -13,7 +13,6 @@ logarithms. results/confidence.md measures the gain and the number of images nee
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +21,17 @@ from scipy.special import softmax
 
 from loupe.errors import counted
 from loupe.evaluate import metrics
-from loupe.evaluate.intervals import Floats, wilson
+from loupe.evaluate.intervals import Estimate, Floats, wilson
 from loupe.evaluate.metrics import CALIBRATION_BINS
 from loupe.evaluate.predictions import UNKNOWN, Predictions
+from loupe.evaluate.results import (
+    Calibration,
+    CalibrationChange,
+    CalibrationOfSplit,
+    FittedTemperature,
+    ReliabilityBin,
+    ReliabilityBins,
+)
 
 FEWEST_MISTAKES = 20
 WIDEST = 1000.0  # the search covers 1 / WIDEST to WIDEST
@@ -51,10 +58,13 @@ class Temperature:
     mistakes: int = 0
     why: str | None = "there are no validation images to fit the temperature on"
 
-    def to_json(self) -> dict[str, Any]:
-        number = {"value": self.value, "low": self.low, "high": self.high}
+    @property
+    def fitted(self) -> FittedTemperature:
+        """The temperature as results.json holds it."""
         reason = {} if self.why is None else {"why": self.why}
-        return {**number, **reason, "images": self.images, "mistakes": self.mistakes}
+        return FittedTemperature(
+            value=self.value, low=self.low, high=self.high, images=self.images, mistakes=self.mistakes, **reason
+        )
 
 
 def fit_temperature(predictions: Predictions) -> Temperature:
@@ -120,31 +130,32 @@ def confidence(predictions: Predictions, temperature: float) -> Floats:
     return result
 
 
-def reliability(predictions: Predictions, temperature: float) -> list[dict[str, Any]]:
+def reliability(predictions: Predictions, temperature: float) -> tuple[ReliabilityBin, ...]:
     """Bins of the reliability diagram, the same as in `metrics.calibration_error`.
 
-    A bin holds the labelled images with a confidence above `from` and at most `to`: their number, mean confidence,
+    A bin holds the labelled images with a confidence above `above` and at most `to`: their number, mean confidence,
     accuracy and Wilson's interval of the accuracy. Values of an empty bin are None.
     """
     known = predictions.select(predictions.label != UNKNOWN)
     confidence_N, correct_N = confidence(known, temperature), known.predicted == known.label
     bin_N = metrics.confidence_bins(confidence_N)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1).tolist()
-    return [
-        {"from": edges[b], "to": edges[b + 1], **_bin(confidence_N[bin_N == b], correct_N[bin_N == b])}
-        for b in range(CALIBRATION_BINS)
-    ]
+    return tuple(
+        _bin(edges[b], edges[b + 1], confidence_N[bin_N == b], correct_N[bin_N == b]) for b in range(CALIBRATION_BINS)
+    )
 
 
-def _bin(confidence_N: Floats, correct_N: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _bin(above: float, to: float, confidence_N: Floats, correct_N: npt.NDArray[np.bool_]) -> ReliabilityBin:
     if not len(confidence_N):
-        return {"images": 0, "confidence": None, "accuracy": None, "low": None, "high": None}
+        return ReliabilityBin(above=above, to=to, images=0, confidence=None, accuracy=None, low=None, high=None)
     low, high = wilson(int(correct_N.sum()), len(correct_N))
-    means = {"confidence": float(confidence_N.mean()), "accuracy": float(correct_N.mean())}
-    return {"images": len(confidence_N), **means, "low": low, "high": high}
+    mean, share = float(confidence_N.mean()), float(correct_N.mean())
+    return ReliabilityBin(
+        above=above, to=to, images=len(confidence_N), confidence=mean, accuracy=share, low=low, high=high
+    )
 
 
-def compare(predictions: Predictions, temperature: float) -> dict[str, Any] | None:
+def compare(predictions: Predictions, temperature: float) -> CalibrationOfSplit | None:
     """Log loss, calibration error and reliability before and after scaling; None without labelled images.
 
     `change` is the mean change of the loss of an image, with its normal interval.
@@ -155,28 +166,28 @@ def compare(predictions: Predictions, temperature: float) -> dict[str, Any] | No
     rows = np.arange(len(known))
     log_p = {"before": log_probabilities(known, 1.0), "after": log_probabilities(known, temperature)}
     loss = {name: -log_p_NK[rows, known.label] for name, log_p_NK in log_p.items()}
-    return {
-        "images": len(known),
-        "log_loss": {name: float(loss_N.mean()) for name, loss_N in loss.items()}
-        | {"change": _mean(loss["after"] - loss["before"])},
-        "ece": {name: metrics.calibration_error(np.exp(log_p_NK), known.label) for name, log_p_NK in log_p.items()},
-        "bins": {"before": reliability(known, 1.0), "after": reliability(known, temperature)},
-    }
+    means = {name: float(loss_N.mean()) for name, loss_N in loss.items()}
+    errors = {name: metrics.calibration_error(np.exp(log_p_NK), known.label) for name, log_p_NK in log_p.items()}
+    return CalibrationOfSplit(
+        images=len(known),
+        log_loss=CalibrationChange(**means, change=_mean(loss["after"] - loss["before"])),
+        ece=CalibrationChange(**errors),
+        bins=ReliabilityBins(before=reliability(known, 1.0), after=reliability(known, temperature)),
+    )
 
 
-def _mean(values_N: Floats) -> dict[str, float]:
+def _mean(values_N: Floats) -> Estimate:
     value = float(values_N.mean())
     half = _Z * float(values_N.std()) / np.sqrt(len(values_N))
-    return {"value": value, "low": value - float(half), "high": value + float(half)}
+    return Estimate(value=value, low=value - float(half), high=value + float(half))
 
 
-def report(temperature: Temperature, by_split: Mapping[str, Predictions]) -> dict[str, Any]:
+def report(temperature: Temperature, by_split: Mapping[str, Predictions]) -> Calibration:
     """Block `calibration` of results.json: the temperature and its effect on the splits `val` and `test`.
 
     The temperature was fitted on `val`, so only `test` gives an unbiased estimate of its effect.
     """
-    compared = {
-        name: compare(by_split[split], temperature.value) if split in by_split else None
-        for name, split in (("validation", "val"), ("test", "test"))
-    }
-    return {"temperature": temperature.to_json(), "fitted_on": "validation", **compared}
+    validation, test = (
+        compare(by_split[split], temperature.value) if split in by_split else None for split in ("val", "test")
+    )
+    return Calibration(temperature=temperature.fitted, fitted_on="validation", validation=validation, test=test)

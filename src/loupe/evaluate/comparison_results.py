@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
+from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.results import Parameters
 from loupe.evaluate.selection import Judgement
-from loupe.evaluate.spread import AccuracySpread, Spread
+from loupe.evaluate.spread import AccuracySpread, Spread, over_seeds
 from loupe.records import Part, Quantity, Seconds, TextRecord, Whole
 
 
@@ -27,16 +29,10 @@ class Cost:
     memory_bytes: Whole | None
 
 
-class Parameters(Part):
-    """Number of a network's parameters."""
-
-    total: Whole
-    trainable: Whole
-    non_trainable: Whole
-
-
 class SplitFigures(Part):
-    """A candidate's metrics on one split, over its seeds or folds."""
+    """A candidate's headline metrics on one split, over its seeds or folds; one that is added to METRICS by its key."""
+
+    __pydantic_extra__: dict[str, Spread | Any] = Field(init=False)
 
     images: Whole
     accuracy: AccuracySpread
@@ -44,6 +40,11 @@ class SplitFigures(Part):
     roc_auc: Spread
     log_loss: Spread
     ece: Spread
+
+    def metric(self, key: str) -> Spread:
+        """A metric other than accuracy by its key in METRICS; undefined where the file is older than the metric."""
+        found = getattr(self, key, None)
+        return found if isinstance(found, Spread) else over_seeds([Estimate(value=None)])
 
 
 class CandidateFigures(Part):

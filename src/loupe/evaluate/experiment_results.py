@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import JsonValue
 
-from loupe.evaluate.comparison_results import Parameters
+from loupe.evaluate.results import Parameters
 from loupe.evaluate.spread import AccuracySpread, Spread
 from loupe.recipes.published.publication import Published
 from loupe.records import Part, Quantity, Seconds, TextRecord, Whole

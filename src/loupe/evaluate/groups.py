@@ -6,7 +6,6 @@ network or the label is wrong.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,13 @@ import numpy.typing as npt
 from loupe.errors import counted
 from loupe.evaluate.metrics import proportion
 from loupe.evaluate.predictions import UNKNOWN, Predictions
+from loupe.evaluate.results import GroupAccuracies, GroupAccuracy, GroupsLeftOut
 
 MOST_GROUPS = 50  # more rows are not readable
 FEWEST_IMAGES = 5  # below, an interval covers almost the whole range
 
 
-def by_group(predictions: Predictions, groups: Sequence[str | None]) -> dict[str, Any]:
+def by_group(predictions: Predictions, groups: Sequence[str | None]) -> GroupAccuracies:
     """Accuracy of the labelled images of each group, with Wilson's interval, in the order of the group names.
 
     Args:
@@ -35,20 +35,18 @@ def by_group(predictions: Predictions, groups: Sequence[str | None]) -> dict[str
         if name is not None and label != UNKNOWN:
             members.setdefault(name, []).append(row)
     if not members:
-        return {"rows": None, "why": "the images have no groups"}
+        return GroupAccuracies(rows=None, why="the images have no groups")
     if len(members) > MOST_GROUPS:
-        return {
-            "rows": None,
-            "why": f"{counted(len(members), 'group')}; accuracy by group is reported for at most {MOST_GROUPS}",
-        }
+        why = f"{counted(len(members), 'group')}; accuracy by group is reported for at most {MOST_GROUPS}"
+        return GroupAccuracies(rows=None, why=why)
     correct_N = predictions.predicted == predictions.label
     large = {name: rows for name, rows in sorted(members.items()) if len(rows) >= FEWEST_IMAGES}
-    blocks = [
-        {"group": name, "images": len(rows), "accuracy": proportion(int(correct_N[rows].sum()), len(rows), "")}
+    blocks = tuple(
+        GroupAccuracy(group=name, images=len(rows), accuracy=proportion(int(correct_N[rows].sum()), len(rows), ""))
         for name, rows in large.items()
-    ]
+    )
     images = sum(map(len, members.values())) - sum(map(len, large.values()))
-    return {"rows": blocks, "left_out": {"groups": len(members) - len(large), "images": images}}
+    return GroupAccuracies(rows=blocks, left_out=GroupsLeftOut(groups=len(members) - len(large), images=images))
 
 
 def losses(predictions: Predictions) -> npt.NDArray[np.float64]:

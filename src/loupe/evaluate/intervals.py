@@ -18,21 +18,33 @@ contain no unseen ones. results/statistics.md measures both.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit, stdtrit
 
+from loupe.records import Part
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
-Estimate = dict[str, Any]
 
 CONFIDENCE = 0.95
 _UPPER = (1 + CONFIDENCE) / 2
 _ROUNDING = 1e-24  # a smaller sum of squares is rounding: one pair of images among 10^10 gives more
 _CHUNK = 2**24  # numbers held by one step of the bootstrap: 64 MiB of float32
+
+
+class Estimate(Part):
+    """A figure with its 95 % interval.
+
+    An undefined figure has no value, and a figure from too few images no interval; `why` then says so.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    why: str | None = None
 
 
 def wilson(successes: float, trials: float) -> Interval:
@@ -93,10 +105,10 @@ def of_counts(value: float, scatter: Jackknife, fewest: float) -> Estimate:
     """
     if not scatter.variance:
         low, high = wilson(value * fewest, fewest)
-        return {"value": value, "low": low, "high": high}
+        return Estimate(value=value, low=low, high=high)
     images = value * (1 - value) / scatter.variance
     low, high = (end - scatter.bias for end in wilson(value * images, images))
-    return {"value": value, "low": max(0.0, min(low, value)), "high": min(1.0, max(high, value))}
+    return Estimate(value=value, low=max(0.0, min(low, value)), high=min(1.0, max(high, value)))
 
 
 def of_area(value: float, scatter: Jackknife, fewest: float) -> Estimate:
@@ -107,16 +119,16 @@ def of_area(value: float, scatter: Jackknife, fewest: float) -> Estimate:
     if not scatter.variance:
         return of_counts(value, scatter, fewest)
     centre, half = logit(value), scatter.half_width / (value * (1 - value))
-    return {"value": value, "low": float(expit(centre - half)), "high": float(expit(centre + half))}
+    return Estimate(value=value, low=float(expit(centre - half)), high=float(expit(centre + half)))
 
 
 def of_loss(value: float, scatter: Jackknife) -> Estimate:
     """Student's t interval of a mean loss above 0, on the scale of logarithms."""
     if not scatter.variance:
         why = "no interval: the loss of every image is the same"
-        return {"value": value, "low": None, "high": None, "why": why}
+        return Estimate(value=value, low=None, high=None, why=why)
     factor = float(np.exp(scatter.half_width / value))
-    return {"value": value, "low": value / factor, "high": value * factor}
+    return Estimate(value=value, low=value / factor, high=value * factor)
 
 
 def resampled(value: float, draws_R: Floats) -> Estimate:
@@ -125,12 +137,12 @@ def resampled(value: float, draws_R: Floats) -> Estimate:
     Efron and Tibshirani 1993, chapters 10 and 13. The resamples [R] exceed the value by its own bias, so their centre
     is the true value plus twice the bias. The interval always contains the value.
     """
-    estimate: Estimate = {"value": value, "low": None, "high": None}
     if np.ptp(draws_R) == 0:
-        return estimate | {"why": "no interval: every resample of the images gives the same value"}
+        why = "no interval: every resample of the images gives the same value"
+        return Estimate(value=value, low=None, high=None, why=why)
     twice_bias = 2 * (draws_R.mean() - value)
     low, high = np.quantile(draws_R, [1 - _UPPER, _UPPER]) - twice_bias
-    return estimate | {"low": max(0.0, min(float(low), value)), "high": min(1.0, max(float(high), value))}
+    return Estimate(value=value, low=max(0.0, min(float(low), value)), high=min(1.0, max(float(high), value)))
 
 
 def chunks(resamples: int, numbers_each: int) -> Iterator[int]:

@@ -1,11 +1,13 @@
-"""The numbers of an evaluation, with a 95 % interval beside each headline number.
+"""Metrics of an evaluation, with a 95 % interval beside each.
 
-What each interval is, and why, stands in `intervals`. Calibration error has none: it is biased, and no correction is
-established.
+`METRICS` is the table of them: a new metric is a function and a row in it, and it then stands in results.json, in the
+terminal, on the pages, and in the Markdown and CSV of comparisons. `intervals` says what each interval is, and why.
+Calibration error has none: it is biased, and no correction is established.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,25 +15,79 @@ import numpy.typing as npt
 from loupe.errors import counted, enumerated
 from loupe.evaluate.intervals import Estimate, Floats, Ints, Jackknife, of_area, of_counts, of_loss, wilson
 from loupe.evaluate.predictions import UNKNOWN, Predictions
+from loupe.evaluate.results import Evaluation
 
 CALIBRATION_BINS = 15
 
 
-def evaluate(predictions: Predictions) -> dict[str, Any]:
-    """Metrics of the labelled images among `predictions`: the block of a split in results.json.
+@dataclass(frozen=True)
+class Labelled:
+    """What a metric is computed from: N labelled images, at least one.
 
-    Values are fractions, not percent. A headline number is {"value", "low", "high"}. An undefined number is
-    {"value": null, "why"}. A number without an interval has null "low" and "high", and a "why".
+    Attributes:
+        label: true class of each image, [N].
+        p_NK: probability of each class, not calibrated; `log_p_NK` is its logarithm.
+        confusion_KK: counts, a row for each true class, a column for each predicted one.
+        support: images of each class, [K].
     """
+
+    label: Ints
+    p_NK: Floats
+    log_p_NK: Floats
+    confusion_KK: Ints
+    support: Ints
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, known: Predictions) -> "Labelled":
+        log_p_NK = known.log_probabilities_NK
+        confusion_KK = confusion_matrix(known.label, known.predicted, len(known.classes))
+        return cls(known.label, np.exp(log_p_NK), log_p_NK, confusion_KK, confusion_KK.sum(axis=1), known.classes)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        key: in results.json and CSV.
+        title: as in the middle of a sentence.
+        meaning: in a few words, below the title on a page.
+        compute: the metric with its interval.
+        shown: as a percentage, or as a number.
+        better: the direction of improvement.
+        headline: whether it stands in tables that compare runs; every metric stands in the table of a run.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    compute: Callable[[Labelled], Estimate]
+    shown: Literal["percent", "number"] = "number"
+    better: Literal["higher", "lower"] = "higher"
+    headline: bool = True
+
+    @property
+    def heading(self) -> str:
+        return self.title[:1].upper() + self.title[1:]
+
+    @property
+    def as_percent(self) -> bool:
+        return self.shown == "percent"
+
+
+def evaluate(predictions: Predictions) -> Evaluation:
+    """Every metric of the labelled images among `predictions`: the block that results.json holds for a split."""
     known = predictions.select(predictions.label != UNKNOWN)
-    label, log_p_NK = known.label, known.log_probabilities_NK
-    confusion_KK = confusion_matrix(label, known.predicted, len(known.classes))
-    block = {"images": len(known), **_counted(confusion_KK, known.classes)}
-    block |= _scored(label, log_p_NK, known.classes)
-    block["ece"] = _calibration(np.exp(log_p_NK), label)
-    block["per_class"] = _per_class(confusion_KK, known.classes)
-    block["confusion_matrix"] = confusion_KK.tolist()
-    return block
+    labelled = Labelled.of(known)
+    undefined = None if len(known) else _undefined("there are no labelled images")
+    values = {
+        "images": len(known),
+        **{metric.key: undefined or metric.compute(labelled) for metric in METRICS},
+        "per_class": _per_class(labelled.confusion_KK, known.classes),
+        "confusion_matrix": labelled.confusion_KK.tolist(),
+    }
+    return Evaluation.model_validate(values)
 
 
 def proportion(successes: int, trials: int, why: str) -> Estimate:
@@ -39,7 +95,7 @@ def proportion(successes: int, trials: int, why: str) -> Estimate:
     if not trials:
         return _undefined(why)
     low, high = wilson(successes, trials)
-    return {"value": successes / trials, "low": low, "high": high}
+    return Estimate(value=successes / trials, low=low, high=high)
 
 
 def confusion_matrix(label: Ints, predicted: Ints, classes: int) -> Ints:
@@ -110,25 +166,25 @@ def confidence_bins(confidence: Floats) -> Ints:
     return bins
 
 
-def _counted(confusion_KK: Ints, classes: Sequence[str]) -> dict[str, Estimate]:
-    """Metrics of the confusion matrix: accuracy and the three averages of F1."""
-    names = ("accuracy", "macro_f1", "micro_f1", "weighted_f1")
-    support_K = confusion_KK.sum(axis=1)
-    images, hits = int(support_K.sum()), int(np.trace(confusion_KK))
-    if not images:
-        return {name: _undefined("there are no labelled images") for name in names}
-    accuracy = proportion(hits, images, "there are no labelled images")
-    (macro, macro_C), (weighted, weighted_C) = _averages_and_changes(confusion_KK)
-    count_C = confusion_KK[confusion_KK > 0]
-    why = _missing(support_K, classes)
-    return {
-        "accuracy": accuracy,
-        "macro_f1": _undefined(why)
-        if why
-        else of_counts(macro, Jackknife.of(macro_C, count_C), _as_the_rarest(support_K)),
-        "micro_f1": dict(accuracy),
-        "weighted_f1": of_counts(weighted, Jackknife.of(weighted_C, count_C), images),
-    }
+def accuracy(labelled: Labelled) -> Estimate:
+    """Accuracy, with Wilson's interval."""
+    return proportion(int(np.trace(labelled.confusion_KK)), len(labelled.label), "there are no labelled images")
+
+
+def macro_f1(labelled: Labelled) -> Estimate:
+    """Mean F1 of the classes, each with equal weight; undefined where a class has no images."""
+    confusion_KK, support_K = labelled.confusion_KK, labelled.support
+    if why := _missing(support_K, labelled.classes):
+        return _undefined(why)
+    (value, change_C), _ = _averages_and_changes(confusion_KK)
+    return of_counts(value, Jackknife.of(change_C, confusion_KK[confusion_KK > 0]), _as_the_rarest(support_K))
+
+
+def weighted_f1(labelled: Labelled) -> Estimate:
+    """Mean F1 of the classes, weighted by their images."""
+    confusion_KK = labelled.confusion_KK
+    _, (value, change_C) = _averages_and_changes(confusion_KK)
+    return of_counts(value, Jackknife.of(change_C, confusion_KK[confusion_KK > 0]), len(labelled.label))
 
 
 def _averages_and_changes(confusion_KK: Ints) -> list[tuple[float, Floats]]:
@@ -159,25 +215,22 @@ def _as_the_rarest(support_K: Ints) -> int:
     return int(support_K.min()) * len(support_K)
 
 
-def _scored(label: Ints, log_p_NK: Floats, classes: Sequence[str]) -> dict[str, Estimate]:
-    """Metrics of the probabilities: ROC AUC and log loss."""
-    images = len(label)
-    if not images:
-        return {name: _undefined("there are no labelled images") for name in ("roc_auc", "log_loss")}
-    loss_N = -log_p_NK[np.arange(images), label]
+def log_loss(labelled: Labelled) -> Estimate:
+    """Mean of the negative log probability of the true class."""
+    images = len(labelled.label)
+    loss_N = -labelled.log_p_NK[np.arange(images), labelled.label]
     loss = float(loss_N.mean())
-    return {
-        "roc_auc": _mean_area(label, np.exp(log_p_NK), classes),
-        "log_loss": of_loss(loss, Jackknife.of((loss_N - loss) / max(1, images - 1))),
-    }
+    return of_loss(loss, Jackknife.of((loss_N - loss) / max(1, images - 1)))
 
 
-def _mean_area(label: Ints, scores_NK: Floats, classes: Sequence[str]) -> Estimate:
-    """With two classes the area of the second, as scikit-learn has it (that of the first is the same).
+def mean_area(labelled: Labelled) -> Estimate:
+    """Area under the ROC curve.
 
-    With more, the mean over the classes, each against the rest.
+    With two classes that of the second, as scikit-learn has it (that of the first is the same). With more, the mean
+    over the classes, each against the rest.
     """
-    support_K = np.bincount(label, minlength=len(classes))
+    label, scores_NK, classes = labelled.label, labelled.p_NK, labelled.classes
+    support_K = labelled.support
     why = "it needs at least two classes" if len(classes) < 2 else _missing(support_K, classes)
     if why:
         return _undefined(why)
@@ -187,14 +240,13 @@ def _mean_area(label: Ints, scores_NK: Floats, classes: Sequence[str]) -> Estima
     areas_K, without_N = roc_auc(label, scores_NK)
     value = float(areas_K.mean())
     if np.isnan(without_N).any():
-        return {"value": value, "low": None, "high": None, "why": "no interval: a class has a single image"}
+        return Estimate(value=value, low=None, high=None, why="no interval: a class has a single image")
     return of_area(value, Jackknife.of(value - without_N), fewest)
 
 
-def _calibration(probabilities_NK: Floats, label: Ints) -> Estimate:
-    if not len(label):
-        return _undefined("there are no labelled images")
-    return {"value": calibration_error(probabilities_NK, label)}
+def ece(labelled: Labelled) -> Estimate:
+    """Expected calibration error, without an interval."""
+    return Estimate(value=calibration_error(labelled.p_NK, labelled.label))
 
 
 def _per_class(confusion_KK: Ints, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -217,7 +269,7 @@ def _per_class(confusion_KK: Ints, classes: Sequence[str]) -> list[dict[str, Any
 
 
 def _undefined(why: str) -> Estimate:
-    return {"value": None, "why": why}
+    return Estimate(value=None, why=why)
 
 
 def _missing(support: Ints, classes: Sequence[str]) -> str | None:
@@ -234,3 +286,21 @@ def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Floats
     result = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     np.divide(numerator, denominator, out=result, where=denominator != 0)
     return result
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("accuracy", "accuracy", "share of images whose most probable class is the true one", accuracy, "percent"),
+    Metric("macro_f1", "macro F1", "F1 of each class, averaged with equal weight", macro_f1),
+    Metric("micro_f1", "micro F1", "equal to accuracy, where each image has one class", accuracy, headline=False),
+    Metric(
+        "weighted_f1", "weighted F1", "F1 of each class, averaged by its number of images", weighted_f1, headline=False
+    ),
+    Metric("roc_auc", "ROC AUC", "each class against the rest, averaged", mean_area),
+    Metric("log_loss", "log loss", "mean of −log of the true class's probability", log_loss, better="lower"),
+    Metric("ece", "calibration error", "expected gap between confidence and accuracy, 15 bins", ece, better="lower"),
+)
+
+
+def headlines() -> tuple[Metric, ...]:
+    """The metrics of tables that compare runs."""
+    return tuple(metric for metric in METRICS if metric.headline)

@@ -26,6 +26,7 @@ from loupe.errors import ConfigError, counted
 from loupe.evaluate import calibration, intervals, metrics
 from loupe.evaluate.intervals import CONFIDENCE, Estimate, Floats, Ints
 from loupe.evaluate.predictions import UNKNOWN, Predictions
+from loupe.evaluate.results import CoveragePoint, PrecisionThreshold, RiskCoverage, Selective, ThresholdResult
 
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # precisions of the table in results.json and in the report
 MOST_STARTS = 8
@@ -159,19 +160,19 @@ def _fewest_to_pass(target: float, starts: int) -> int:
     return ceil(log((1 - CONFIDENCE) / starts) / log(target))
 
 
-def achieved(predictions: Predictions, threshold: float, temperature: float) -> dict[str, Estimate]:
+def achieved(predictions: Predictions, threshold: float, temperature: float) -> ThresholdResult:
     """Coverage and precision of a threshold on labelled images, with Wilson's intervals."""
     known = predictions.select(predictions.label != UNKNOWN)
     kept_N = calibration.confidence(known, temperature) >= threshold
     correct = int((known.predicted == known.label)[kept_N].sum())
     kept = int(kept_N.sum())
-    return {
-        "coverage": metrics.proportion(kept, len(known), "there are no labelled images"),
-        "precision": metrics.proportion(correct, kept, "no image is above the threshold"),
-    }
+    return ThresholdResult(
+        coverage=metrics.proportion(kept, len(known), "there are no labelled images"),
+        precision=metrics.proportion(correct, kept, "no image is above the threshold"),
+    )
 
 
-def curve(predictions: Predictions, temperature: float) -> dict[str, Any] | None:
+def curve(predictions: Predictions, temperature: float) -> RiskCoverage | None:
     """Risk–coverage curve of labelled images and the area under it; None without any.
 
     At most fifty points, from the most confident images to all of them: `threshold`, `coverage`, `risk` and Wilson's
@@ -182,18 +183,18 @@ def curve(predictions: Predictions, temperature: float) -> dict[str, Any] | None
         return None
     kept = np.arange(1, CURVE_POINTS + 1) * ranking.images / CURVE_POINTS
     levels = np.unique(np.searchsorted(ranking.kept, kept))
-    return {
-        "images": ranking.images,
-        "area": _area_with_interval(ranking),
-        "points": [_point(ranking, int(level)) for level in levels],
-    }
+    return RiskCoverage(
+        images=ranking.images,
+        area=_area_with_interval(ranking),
+        points=tuple(_point(ranking, int(level)) for level in levels),
+    )
 
 
-def _point(ranking: _Ranking, level: int) -> dict[str, float]:
+def _point(ranking: _Ranking, level: int) -> CoveragePoint:
     kept, wrong = int(ranking.kept[level]), int(ranking.wrong[level])
     low, high = intervals.wilson(wrong, kept)
-    position = {"threshold": float(ranking.confidence[level]), "coverage": kept / ranking.images}
-    return {**position, "risk": wrong / kept, "low": low, "high": high}
+    threshold, coverage = float(ranking.confidence[level]), kept / ranking.images
+    return CoveragePoint(threshold=threshold, coverage=coverage, risk=wrong / kept, low=low, high=high)
 
 
 def area(predictions: Predictions, temperature: float = 1.0) -> float:
@@ -231,33 +232,27 @@ def _area_with_interval(ranking: _Ranking) -> Estimate:
     return intervals.resampled(float(_areas(wrong_N, np.ones((1, images)))[0]), np.concatenate(draws))
 
 
-def report(temperature: float, by_split: Mapping[str, Predictions]) -> dict[str, Any]:
+def report(temperature: float, by_split: Mapping[str, Predictions]) -> Selective:
     """Block `selective` of results.json: risk–coverage curves of `val` and `test`, and thresholds for `TARGETS`.
 
     Thresholds are chosen on validation images and evaluated on both splits. Without validation images they are None,
     with a reason in `why`.
     """
-    curves = {
-        name: curve(by_split[split], temperature) if split in by_split else None
-        for name, split in (("validation", "val"), ("test", "test"))
-    }
-    block: dict[str, Any] = {"confidence": CONFIDENCE, **curves}
-    if curves["validation"] is None:
-        why = "there are no validation images to choose a threshold on"
-        return block | {"highest_precision": None, "thresholds": None, "why": why}
-    rows = [_row(target, temperature, by_split) for target in TARGETS]
-    return block | {"highest_precision": highest_precision(by_split["val"], temperature), "thresholds": rows}
+    validation, test = (curve(by_split[split], temperature) if split in by_split else None for split in ("val", "test"))
+    block = Selective(confidence=CONFIDENCE, validation=validation, test=test, highest_precision=None, thresholds=None)
+    if validation is None:
+        return block.model_copy(update={"why": "there are no validation images to choose a threshold on"})
+    rows = tuple(_row(target, temperature, by_split) for target in TARGETS)
+    highest = highest_precision(by_split["val"], temperature)
+    return block.model_copy(update={"highest_precision": highest, "thresholds": rows})
 
 
-def _row(target: float, temperature: float, by_split: Mapping[str, Predictions]) -> dict[str, Any]:
+def _row(target: float, temperature: float, by_split: Mapping[str, Predictions]) -> PrecisionThreshold:
     chosen = threshold_for(by_split["val"], target, temperature)
     if chosen is None:
         why = "no threshold guarantees this precision on these validation images"
-        return {"precision": target, "threshold": None, "validation": None, "test": None, "why": why}
+        return PrecisionThreshold(precision=target, threshold=None, validation=None, test=None, why=why)
     results = {split: achieved(predictions, chosen.value, temperature) for split, predictions in by_split.items()}
-    return {
-        "precision": target,
-        "threshold": chosen.value,
-        "validation": results["val"],
-        "test": results.get("test"),
-    }
+    return PrecisionThreshold(
+        precision=target, threshold=chosen.value, validation=results["val"], test=results.get("test")
+    )

@@ -1,10 +1,10 @@
 """Mean and range of a figure over several seeds."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from loupe.evaluate.intervals import wilson
+from loupe.evaluate.intervals import Estimate, wilson
+from loupe.evaluate.results import Evaluation
 from loupe.records import Fraction, Part
 
 
@@ -36,24 +36,24 @@ class AccuracySpread(Part):
     highest: Fraction
 
 
-def over_seeds(estimates: Sequence[Mapping[str, Any]]) -> Spread:
+def over_seeds(estimates: Sequence[Estimate]) -> Spread:
     """Mean, lowest and highest value over the seeds; a single seed keeps its own interval over the images."""
-    values = [estimate["value"] for estimate in estimates if estimate["value"] is not None]
+    values = [estimate.value for estimate in estimates if estimate.value is not None]
     if len(values) < len(estimates):
         return Spread(value=None, low=None, high=None, lowest=None, highest=None)
-    own = estimates[0] if len(estimates) == 1 else {}
+    own = estimates[0] if len(estimates) == 1 else None
     return Spread(
         value=statistics.fmean(values),
-        low=own.get("low"),
-        high=own.get("high"),
+        low=own.low if own else None,
+        high=own.high if own else None,
         lowest=min(values),
         highest=max(values),
     )
 
 
-def accuracy_over_seeds(blocks: Sequence[Mapping[str, Any]]) -> AccuracySpread:
+def accuracy_over_seeds(blocks: Sequence[Evaluation]) -> AccuracySpread:
     """Mean and range of accuracy over blocks of metrics on equally many images; Wilson's interval of the mean."""
-    values = [block["accuracy"]["value"] for block in blocks]
-    mean, images = statistics.fmean(values), blocks[0]["images"]
+    values = [block.accuracy.value for block in blocks if block.accuracy.value is not None]
+    mean, images = statistics.fmean(values), blocks[0].images
     low, high = wilson(round(mean * images), images)
     return AccuracySpread(value=mean, low=low, high=high, lowest=min(values), highest=max(values))

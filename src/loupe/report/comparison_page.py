@@ -12,11 +12,15 @@ from urllib.parse import quote
 
 from loupe.errors import LoupeError, counted
 from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, ComparisonResults, SplitFigures
+from loupe.evaluate.metrics import Metric
 from loupe.evaluate.paired import Difference
+from loupe.evaluate.results import RunResults, results_of
 from loupe.evaluate.selection import Judgement
 from loupe.evaluate.spread import AccuracySpread, Spread
 from loupe.files import write_atomic
+from loupe.provenance import RunEnvironment, environment_of
 from loupe.report import charts, figures, receipt, texts
+from loupe.report.comparison_tables import beside_accuracy
 from loupe.report.content import Drawing, bar_drawing, read_history
 from loupe.report.template import render
 from loupe.rundir import RunDirectory
@@ -24,17 +28,7 @@ from loupe.rundir import RunDirectory
 WIDE_PX, NARROW_PX = 760, 330
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 COLORS = ("first", "second", "third", "fourth", "fifth", "sixth")
-COLUMNS = (
-    "Validation accuracy",
-    "Test accuracy",
-    "Macro-F1",
-    "AUC",
-    "Log loss",
-    "Calibration error",
-    "Parameters",
-    "Time of one training",
-    "Predictions per second",
-)
+COSTS = ("Parameters", "Time of one training", "Predictions per second")
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
         "chosen": chosen,
         "figures": chosen_figures,
         "rows": rows,
-        "columns": COLUMNS,
+        "columns": ["Validation accuracy", "Test accuracy", *(one.heading for one in beside_accuracy()), *COSTS],
         "accuracy": _accuracy(results),
         "cost": _cost(results),
         "untimed": [row.name for row, measured in results.measured if measured.seconds is None],
@@ -98,10 +92,10 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
 
 def _hashes(results: ComparisonResults, folder: Path) -> list[receipt.Row]:
     """Hashes of data, splits, code and weights; none if no run lies beside the page."""
-    facts: list[tuple[dict[str, Any] | None, dict[str, Any] | None]] = []
+    facts: list[tuple[RunResults | None, RunEnvironment]] = []
     for run in (RunDirectory(folder / name) for _, measured in results.measured for name in measured.runs):
         with suppress(LoupeError, OSError):  # the results stand without the files of a damaged run
-            facts.append((run.read_json("results.json"), run.read_json("environment.json")))
+            facts.append((results_of(run), environment_of(run)))
     return receipt.hashes(facts)
 
 
@@ -124,12 +118,12 @@ def _row(row: CandidateRow, judgement: Judgement, number: int) -> Row:
 
 
 def _cells(measured: CandidateFigures) -> list[Cell]:
-    """The cells of one candidate, in the order of COLUMNS."""
+    """The cells of one candidate, in the order of the columns."""
     judged, parameters = measured.validation, measured.parameters
     return [
         _share(judged.accuracy),
         _share(measured.test.accuracy) if measured.test else Cell("locked"),
-        *(_metric(metric) for metric in (judged.macro_f1, judged.roc_auc, judged.log_loss, judged.ece)),
+        *(_metric(judged.metric(one.key), one) for one in beside_accuracy()),
         Cell(
             texts.count(parameters.total),
             (f"{texts.count(parameters.trainable)} trainable", f"{texts.count(parameters.non_trainable)} not"),
@@ -152,9 +146,9 @@ def _share(accuracy: AccuracySpread) -> Cell:
     return Cell(texts.percent(accuracy.value), below)
 
 
-def _metric(metric: Spread) -> Cell:
-    found = texts.between(metric.low, metric.high)
-    return Cell(texts.number(metric.value), [found] if found else [])
+def _metric(found: Spread, metric: Metric) -> Cell:
+    interval = texts.interval(found, as_percent=metric.as_percent)
+    return Cell(texts.estimate(found, as_percent=metric.as_percent), [interval] if interval else [])
 
 
 def _accuracy(results: ComparisonResults) -> Drawing:

@@ -6,28 +6,23 @@ from pathlib import Path
 
 from loupe import csv_files
 from loupe.evaluate.comparison_results import CandidateRow, ComparisonResults
+from loupe.evaluate.metrics import Metric, headlines
 from loupe.evaluate.spread import AccuracySpread
 from loupe.report import texts
 
-HEADER = (
-    "recipe",
-    "validation",
-    "test",
-    "macro-F1",
-    "AUC",
-    "log loss",
-    "ECE",
-    "parameters",
-    "trainable",
-    "non-trainable",
-    "s per epoch",
-    "time",
-    "predictions/s",
-    "MiB",
-)
-METRICS = ("accuracy", "macro_f1", "roc_auc", "log_loss", "ece")
 ENDS = {"": "value", "_low": "low", "_high": "high", "_lowest": "lowest", "_highest": "highest"}
 OF_TRAINING = ("epochs", "seconds_per_epoch", "seconds", "images_per_second", "bytes")
+
+
+def header() -> tuple[str, ...]:
+    """Titles of the columns; those of headline metrics other than accuracy in the middle."""
+    costs = ("parameters", "trainable", "non-trainable", "s per epoch", "time", "predictions/s", "MiB")
+    return ("recipe", "validation", "test", *(metric.title for metric in beside_accuracy()), *costs)
+
+
+def beside_accuracy() -> tuple[Metric, ...]:
+    """Headline metrics that a table shows of validation images alone."""
+    return tuple(metric for metric in headlines() if metric.key != "accuracy")
 
 
 def markdown(results: ComparisonResults) -> str:
@@ -46,7 +41,7 @@ def markdown(results: ComparisonResults) -> str:
         f"Judged on validation images. Columns without another name refer to them, with 95 % intervals. The test set "
         f"was {opened}. Test-set evaluations recorded in this folder: {test.looks}.",
         "",
-        *texts.markdown_table(HEADER, map(cells, results.rows)),
+        *texts.markdown_table(header(), map(cells, results.rows)),
         "",
         *(f"- {plain(verdict)}" for verdict in judgement.verdicts.values()),
     ]
@@ -54,16 +49,16 @@ def markdown(results: ComparisonResults) -> str:
 
 
 def cells(row: CandidateRow) -> list[str]:
-    """One candidate as text, in the order of HEADER."""
+    """One candidate as text, in the order of the header."""
     measured = row.measured
     if measured is None:
-        return [plain(row.name), plain(f"failed: {row.why}"), *[""] * (len(HEADER) - 2)]
+        return [plain(row.name), plain(f"failed: {row.why}"), *[""] * (len(header()) - 2)]
     judged, parameters = measured.validation, measured.parameters
     return [
         plain(row.name),
         accuracy(judged.accuracy),
         accuracy(measured.test.accuracy) if measured.test else "locked",
-        *(texts.number(metric.value) for metric in (judged.macro_f1, judged.roc_auc, judged.log_loss, judged.ece)),
+        *(texts.estimate(judged.metric(one.key), as_percent=one.as_percent) for one in beside_accuracy()),
         texts.count(parameters.total),
         texts.count(parameters.trainable),
         texts.count(parameters.non_trainable),
@@ -89,7 +84,8 @@ def accuracy(found: AccuracySpread) -> str:
 
 def write_csv(path: Path, results: ComparisonResults) -> None:
     """One row for each candidate and split, with every figure as a number."""
-    columns = [f"{key}{end}" for key in METRICS for end in ENDS]
+    keys = [metric.key for metric in headlines()]
+    columns = [f"{key}{end}" for key in keys for end in ENDS]
     fixed = ["recipe", "split", "images", "seeds", "parameters", "trainable", "non_trainable", *OF_TRAINING]
     csv_files.write(path, [*fixed, *columns], _csv_rows(results))
 
@@ -108,5 +104,10 @@ def _csv_rows(results: ComparisonResults) -> Iterator[dict[str, object]]:
                 "trainable": measured.parameters.trainable,
                 "non_trainable": measured.parameters.non_trainable,
                 **{key: getattr(measured, key) for key in OF_TRAINING},
-                **{f"{key}{end}": getattr(getattr(block, key), part) for key in METRICS for end, part in ENDS.items()},
+                **{f"accuracy{end}": getattr(block.accuracy, part) for end, part in ENDS.items()},
+                **{
+                    f"{one.key}{end}": getattr(block.metric(one.key), part)
+                    for one in beside_accuracy()
+                    for end, part in ENDS.items()
+                },
             }

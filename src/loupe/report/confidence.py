@@ -1,69 +1,88 @@
 """How far a run's confidence can be trusted, as figures, sentences and a table, from results.json alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.results import (
+    CalibrationOfSplit,
+    FittedTemperature,
+    GroupAccuracies,
+    GroupsLeftOut,
+    ReliabilityBin,
+    RiskCoverage,
+    RunResults,
+)
 from loupe.report import figures, texts
 from loupe.report.content import NARROW_PX, WIDE_PX, Drawing
 from loupe.report.figures import FIRST, LINE, MUTED, SECOND, SURFACE
 
-Block = Mapping[str, Any]
 HEIGHT_PX = 300
 FEWEST_IN_LINE = 10  # images of a bin; the line of the diagram passes by points that are little but chance
 
 
-def shown(results: Block) -> dict[str, Any] | None:
+def shown(results: RunResults) -> dict[str, Any] | None:
     """What the template `confidence.html` shows; None where the run has no such figures (as one of before them).
 
     Test images where the run has some, else those of validation; `part` says which.
     """
-    calibration, selective = results.get("calibration"), results.get("selective")
+    calibration, selective = results.calibration, results.selective
     if not calibration or not selective:
         return None
-    part = next((part for part in ("test", "validation") if calibration[part]), None)
-    if part is None:
+    part, compared, curve = (
+        ("test", calibration.test, selective.test)
+        if calibration.test
+        else ("validation", calibration.validation, selective.validation)
+    )
+    if compared is None or curve is None:
         return None
+    evaluated = results.splits.get(part)
     return {
         "part": part,
-        "temperature": calibration["temperature"],
-        "compared": calibration[part],
-        "reliability": reliability(calibration, part),
-        "reliability_words": reliability_words(calibration, part),
-        "curve": risk_coverage(selective[part], part),
-        "curve_words": curve_words(selective[part], part),
-        "thresholds": selective["thresholds"],
-        "thresholds_why": selective.get("why"),
-        "highest": selective["highest_precision"],
-        "promise": selective["confidence"],
-        "beside": ["validation", "test"] if selective["test"] else ["validation"],
-        "groups": _groups((results.get(part) or {}).get("per_group")),
+        "fitted": is_fitted(calibration.temperature),
+        "compared": compared,
+        "reliability": reliability(calibration.temperature, compared, part),
+        "reliability_words": reliability_words(calibration.temperature, compared, part),
+        "curve": risk_coverage(curve, part),
+        "curve_words": curve_words(curve, part),
+        "thresholds": selective.thresholds,
+        "thresholds_why": selective.why,
+        "highest": selective.highest_precision,
+        "promise": selective.confidence,
+        "beside": ["validation", "test"] if selective.test else ["validation"],
+        "groups": _groups(evaluated.per_group if evaluated else None),
     }
 
 
-def _groups(per_group: Block | None) -> dict[str, Any] | None:
+def is_fitted(temperature: FittedTemperature) -> bool:
+    return temperature.why is None and temperature.low is not None and temperature.high is not None
+
+
+def _groups(per_group: GroupAccuracies | None) -> dict[str, Any] | None:
     """The groups' rows, lowest accuracy first, and how many were left out; None where there are no rows to show."""
-    if not per_group or not per_group["rows"]:
+    if not per_group or not per_group.rows:
         return None
-    rows = sorted(per_group["rows"], key=lambda row: row["accuracy"]["value"])
-    return {"rows": rows, "left_out": per_group["left_out"]}
+    rows = sorted(per_group.rows, key=lambda row: row.accuracy.value or 0.0)
+    return {"rows": rows, "left_out": per_group.left_out or GroupsLeftOut(groups=0, images=0)}
 
 
-def reliability(calibration: Block, part: str) -> Drawing:
+def reliability(temperature: FittedTemperature, compared: CalibrationOfSplit, part: str) -> Drawing:
     """The reliability diagram: accuracy against confidence, bin by bin, before and after the temperature."""
-    bins = calibration[part]["bins"]
-    fitted = "why" not in calibration["temperature"]
-    series = [("before", bins["before"], MUTED)] + ([("after", bins["after"], FIRST)] if fitted else [])
+    series = [("before", _filled(compared.bins.before), MUTED)]
+    if is_fitted(temperature):
+        series.append(("after", _filled(compared.bins.after), FIRST))
     words = f"Accuracy by confidence of {part} images. " + " ".join(
-        _bins_in_words(name, rows) for name, rows, _ in series
+        _bins_in_words(name, bins) for name, bins, _ in series
     )
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        for name, rows, color in series:
-            _draw_bins(axes, [row for row in rows if row["images"]], color, hollow=name == "before")
+        for name, bins, color in series:
+            _draw_bins(axes, bins, color, hollow=name == "before")
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         _percents(axes, "confidence", "accuracy")
@@ -71,58 +90,77 @@ def reliability(calibration: Block, part: str) -> Drawing:
     return _drawn("Reliability", words, draw)
 
 
-def _bins_in_words(name: str, rows: Sequence[Block]) -> str:
-    points = [f"{row['confidence']:.2f}: {row['accuracy']:.2f}" for row in rows if row["images"]]
+@dataclass(frozen=True)
+class _Bin:
+    """A bin of the diagram that holds images."""
+
+    images: int
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def _filled(bins: Iterable[ReliabilityBin]) -> list[_Bin]:
+    return [
+        _Bin(one.images, one.confidence, one.accuracy, one.low or 0.0, one.high or 0.0)
+        for one in bins
+        if one.images and one.confidence is not None and one.accuracy is not None
+    ]
+
+
+def _bins_in_words(name: str, bins: Sequence[_Bin]) -> str:
+    points = [f"{one.confidence:.2f}: {one.accuracy:.2f}" for one in bins]
     return f"{name.capitalize()} calibration, {', '.join(points)}."
 
 
-def _draw_bins(axes: Axes, rows: Sequence[Block], color: str, *, hollow: bool) -> None:
+def _draw_bins(axes: Axes, bins: Sequence[_Bin], color: str, *, hollow: bool) -> None:
     """Intervals as whiskers, points whose area grows with the images of their bin, and a line through all but few."""
-    sure, right = [row["confidence"] for row in rows], [row["accuracy"] for row in rows]
-    axes.vlines(sure, [row["low"] for row in rows], [row["high"] for row in rows], color=color, linewidth=1.2)
-    line = [row for row in rows if row["images"] >= FEWEST_IN_LINE]
-    axes.plot([row["confidence"] for row in line], [row["accuracy"] for row in line], color=color, linewidth=1.2)
-    most = max(row["images"] for row in rows)
-    area = [14 + 50 * row["images"] / most for row in rows]
+    sure, right = [one.confidence for one in bins], [one.accuracy for one in bins]
+    axes.vlines(sure, [one.low for one in bins], [one.high for one in bins], color=color, linewidth=1.2)
+    line = [one for one in bins if one.images >= FEWEST_IN_LINE]
+    axes.plot([one.confidence for one in line], [one.accuracy for one in line], color=color, linewidth=1.2)
+    most = max(one.images for one in bins)
+    area = [14 + 50 * one.images / most for one in bins]
     axes.scatter(sure, right, s=area, color=SURFACE if hollow else color, edgecolors=color, linewidths=1.5, zorder=3)
 
 
-def reliability_words(calibration: Block, part: str) -> str:
+def reliability_words(fitted: FittedTemperature, compared: CalibrationOfSplit, part: str) -> str:
     """What the diagram says, in a sentence or two."""
-    fitted, compared = calibration["temperature"], calibration[part]
-    error = compared["ece"]
-    if "why" in fitted:
+    error, loss = compared.ece, compared.log_loss
+    if fitted.low is None or fitted.high is None:
         return (
-            f"The calibration error of {part} images is {texts.number(error['before'])}. No temperature was fitted: "
-            f"{fitted['why']}."
+            f"The calibration error of {part} images is {texts.number(error.before)}. No temperature was fitted: "
+            f"{fitted.why}."
         )
-    loss, span = compared["log_loss"], f"{texts.number(fitted['low'])} to {texts.number(fitted['high'])}"
-    change, kept = loss["change"], " It was fitted on these images." if part == "validation" else ""
-    clear = "an improvement" if change["high"] < 0 else "a loss" if change["low"] > 0 else "no clear difference"
+    change, span = loss.change, f"{texts.number(fitted.low)} to {texts.number(fitted.high)}"
+    low, high = (change.low or 0.0, change.high or 0.0) if change else (0.0, 0.0)
+    kept = " It was fitted on these images." if part == "validation" else ""
+    clear = "an improvement" if high < 0 else "a loss" if low > 0 else "no clear difference"
     return (
-        f"On validation images the network was {_verdict(fitted)}: temperature {texts.number(fitted['value'])} "
-        f"({span}). On {part} images this takes the calibration error from {texts.number(error['before'])} to "
-        f"{texts.number(error['after'])}, and the log loss from {texts.number(loss['before'])} to "
-        f"{texts.number(loss['after'])}, {clear}.{kept}"
+        f"On validation images the network was {_verdict(fitted.value, fitted.low, fitted.high)}: temperature "
+        f"{texts.number(fitted.value)} ({span}). On {part} images this takes the calibration error from "
+        f"{texts.number(error.before)} to {texts.number(error.after)}, and the log loss from "
+        f"{texts.number(loss.before)} to {texts.number(loss.after)}, {clear}.{kept}"
     )
 
 
-def _verdict(fitted: Block) -> str:
-    if fitted["low"] <= 1 <= fitted["high"]:
+def _verdict(value: float, low: float, high: float) -> str:
+    if low <= 1 <= high:
         return "neither clearly too sure nor too unsure"
-    return f"{'surer' if fitted['value'] > 1 else 'less sure'} than its accuracy warrants"
+    return f"{'surer' if value > 1 else 'less sure'} than its accuracy warrants"
 
 
-def risk_coverage(curve: Block, part: str) -> Drawing:
+def risk_coverage(curve: RiskCoverage, part: str) -> Drawing:
     """The share of mistakes among the images that are kept, against the share that is kept, with its interval."""
-    points = curve["points"]
-    coverage, risk = [point["coverage"] for point in points], [point["risk"] for point in points]
-    chosen = [min(points, key=lambda point: abs(point["coverage"] - share)) for share in (0.5, 0.8, 1.0)]
-    said = ", ".join(f"{point['risk']:.3f} at {point['coverage']:.2f}" for point in chosen)
+    points = curve.points
+    coverage, risk = [point.coverage for point in points], [point.risk for point in points]
+    chosen = [min(points, key=lambda point: abs(point.coverage - share)) for share in (0.5, 0.8, 1.0)]
+    said = ", ".join(f"{point.risk:.3f} at {point.coverage:.2f}" for point in chosen)
     words = f"Risk by coverage of {part} images: {said}."
 
     def draw(axes: Axes) -> None:
-        low, high = [point["low"] for point in points], [point["high"] for point in points]
+        low, high = [point.low for point in points], [point.high for point in points]
         axes.fill_between(coverage, low, high, color=LINE, linewidth=0)
         axes.plot(coverage, risk, color=SECOND, marker="o" if len(points) == 1 else None)
         axes.set_xlim(0, 1.02)
@@ -133,19 +171,19 @@ def risk_coverage(curve: Block, part: str) -> Drawing:
     return _drawn("Risk and coverage", words, draw)
 
 
-def curve_words(curve: Block, part: str) -> str:
+def curve_words(curve: RiskCoverage, part: str) -> str:
     """What the curve says, in a sentence or two."""
-    points, area = curve["points"], curve["area"]
-    half = min(points, key=lambda point: abs(point["coverage"] - 0.5))
+    points, area = curve.points, curve.area
+    half = min(points, key=lambda point: abs(point.coverage - 0.5))
     return (
-        f"Of all {part} images {texts.percent(points[-1]['risk'])} are mistakes; of the surer half, "
-        f"{texts.percent(half['risk'])}. The mean over all coverages, the area under the curve, is "
-        f"{texts.number(area['value'])}{_span(area)}; confidence that says nothing would give "
-        f"{texts.number(points[-1]['risk'])}."
+        f"Of all {part} images {texts.percent(points[-1].risk)} are mistakes; of the surer half, "
+        f"{texts.percent(half.risk)}. The mean over all coverages, the area under the curve, is "
+        f"{texts.number(area.value)}{_span(area)}; confidence that says nothing would give "
+        f"{texts.number(points[-1].risk)}."
     )
 
 
-def _span(estimate: Block) -> str:
+def _span(estimate: Estimate) -> str:
     span = texts.interval(estimate)
     return f" ({span})" if span else ""
 

@@ -2,12 +2,14 @@
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loupe.errors import RunStateError
+from loupe.evaluate import metrics
+from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.results import Evaluation, RunResults
 from loupe.report import figures, texts
 from loupe.report.pictures import Pile, Piles
 
@@ -115,12 +117,12 @@ def bar_drawing(title: str, values: Mapping[str, float], shown: Sequence[str], c
     return Drawing(title, wide, narrow)
 
 
-def matrix(block: Mapping[str, Any], classes: Sequence[str], piles: Piles) -> Matrix | None:
+def matrix(block: Evaluation, classes: Sequence[str], piles: Piles) -> Matrix | None:
     """The confusion matrix as rows of cells; None for more classes than a page can show."""
     if len(classes) > MOST_CLASSES_IN_MATRIX:
         return None
     rows = []
-    for true, (name, counts) in enumerate(zip(classes, block["confusion_matrix"], strict=True)):
+    for true, (name, counts) in enumerate(zip(classes, block.confusion_matrix, strict=True)):
         total = sum(counts) or 1
         cells = [
             Cell(
@@ -147,42 +149,48 @@ class Confusion:
     pile: Pile | None
 
 
-def confusions(block: Mapping[str, Any], classes: Sequence[str], piles: Piles, most: int = 10) -> list[Confusion]:
+def confusions(block: Evaluation, classes: Sequence[str], piles: Piles, most: int = 10) -> list[Confusion]:
     """The most frequent errors."""
     found = [
         Confusion(classes[true], classes[guess], count, count / sum(counts), piles.get((true, guess)))
-        for true, counts in enumerate(block["confusion_matrix"])
+        for true, counts in enumerate(block.confusion_matrix)
         for guess, count in enumerate(counts)
         if count and true != guess
     ]
     return sorted(found, key=lambda item: -item.count)[:most]
 
 
-METRICS = {
-    "accuracy": ("Accuracy", "share of images whose most probable class is the true one"),
-    "macro_f1": ("Macro F1", "F1 of each class, averaged with equal weight"),
-    "micro_f1": ("Micro F1", "equal to accuracy, where each image has one class"),
-    "weighted_f1": ("Weighted F1", "F1 of each class, averaged by its number of images"),
-    "roc_auc": ("ROC AUC", "each class against the rest, averaged"),
-    "log_loss": ("Log loss", "mean of −log of the true class's probability; lower is better"),
-    "ece": ("Calibration error", "expected gap between confidence and accuracy, 15 bins; lower is better"),
-}
+@dataclass(frozen=True)
+class MetricCell:
+    """A metric of one split: the value, its interval, and why either is missing."""
+
+    split: str
+    value: str
+    interval: str | None
+    why: str | None
 
 
-def metric_rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The headline metrics: for each, its name, its meaning, and its value and interval on validation and test."""
-    for key, (name, meaning) in METRICS.items():
-        cells = []
-        for part in ("validation", "test"):
-            if results.get(part) is None:
-                continue
-            metric = results[part][key]
-            cells.append(
-                {
-                    "part": part.capitalize(),
-                    "value": texts.estimate(metric, as_percent=key == "accuracy"),
-                    "interval": texts.interval(metric, as_percent=key == "accuracy"),
-                    "why": metric.get("why"),
-                }
-            )
-        yield {"name": name, "meaning": meaning, "cells": cells}
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric with its meaning, and a cell for each split."""
+
+    name: str
+    meaning: str
+    cells: Sequence[MetricCell]
+
+
+def metric_rows(results: RunResults) -> list[MetricRow]:
+    """All metrics of the splits that were evaluated."""
+    return [
+        MetricRow(
+            metric.heading,
+            metric.meaning + ("; lower is better" if metric.better == "lower" else ""),
+            [_cell(split, block.metric(metric.key), metric) for split, block in results.splits.items()],
+        )
+        for metric in metrics.METRICS
+    ]
+
+
+def _cell(split: str, found: Estimate, metric: metrics.Metric) -> MetricCell:
+    value = texts.estimate(found, as_percent=metric.as_percent)
+    return MetricCell(split, value, texts.interval(found, as_percent=metric.as_percent), found.why)

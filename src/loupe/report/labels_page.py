@@ -78,7 +78,7 @@ FLATTERS = (
 
 
 def _share(estimate: Mapping[str, Any]) -> str:
-    return f"{texts.percent(estimate['value'])} ({texts.interval(estimate, as_percent=True)})"
+    return f"{texts.percent(estimate['value'])} ({texts.between(estimate['low'], estimate['high'], as_percent=True)})"
 
 
 def _gap(judged: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loupe.errors import RunStateError
+from loupe.evaluate.results import Evaluation
 from loupe.report.embed import data_uri
 
 ROLES = ("sample", "original", "augmented", "missed", "hit")
@@ -89,14 +90,14 @@ def _hardest_first(picture: Picture) -> float:
     return -(picture.loss if picture.loss is not None else -math.inf)
 
 
-def piles(gallery: Gallery, block: Mapping[str, Any], classes: Sequence[str]) -> dict[tuple[int, int], Pile]:
+def piles(gallery: Gallery, block: Evaluation, classes: Sequence[str]) -> dict[tuple[int, int], Pile]:
     """The cells that have pictures, by (true, predicted) class; `block` has the confusion matrix they belong to."""
     index = {name: number for number, name in enumerate(classes)}
     found: dict[tuple[int, int], list[Picture]] = defaultdict(list)
     for picture in (*gallery["missed"], *gallery["hit"]):
         if picture.label in index and picture.predicted in index:
             found[index[picture.label], index[picture.predicted]].append(picture)
-    counts = block["confusion_matrix"]
+    counts = block.confusion_matrix
     return {cell: Pile(*cell, max(counts[cell[0]][cell[1]], len(mine)), mine) for cell, mine in found.items()}
 
 

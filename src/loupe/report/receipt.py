@@ -3,12 +3,18 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from loupe.log import command_line
+from loupe.evaluate.results import RunResults
+from loupe.log import command_line, printable
+from loupe.provenance import RunEnvironment
 from loupe.report import texts
 
-HIDDEN = {"command", "skip_damaged", "open_test"}  # the page shows the command, and whether the test was opened
+HIDDEN = {
+    "schema",
+    "command",
+    "skip_damaged",
+    "open_test",
+}  # the page shows the command, and whether the test was opened
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ GROUPS = {
 }
 
 
-def receipt(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | None) -> list[Group]:
+def receipt(results: RunResults | None, environment: RunEnvironment) -> list[Group]:
     """The facts that the run's files have, in groups; what they lack is left out."""
     facts = dict(_facts(results, environment))
     groups = [
@@ -71,7 +77,7 @@ def receipt(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | 
     return [group for group in groups if group.rows]
 
 
-def hashes(runs: Iterable[tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]]) -> list[Row]:
+def hashes(runs: Iterable[tuple[RunResults | None, RunEnvironment]]) -> list[Row]:
     """What several runs were made of: of each hash the values that they have, of (results, environment) of each run."""
     names = {key: name for group in GROUPS.values() for key, name in group.items()}
     found: dict[str, dict[str, None]] = {}
@@ -80,17 +86,19 @@ def hashes(runs: Iterable[tuple[Mapping[str, Any] | None, Mapping[str, Any] | No
     return [Row(names[key], value, True) for key in names for value in found.get(key, ())]
 
 
-def _facts(results: Mapping[str, Any] | None, environment: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+def _facts(results: RunResults | None, environment: RunEnvironment) -> Iterator[tuple[str, str]]:
     if results:
-        yield "images", ", ".join(f"{number:,} {split}" for split, number in results["images"].items())
+        images = {"train": results.images.train, "val": results.images.val, "test": results.images.test}
+        yield "images", ", ".join(f"{number:,} {split}" for split, number in images.items())
         for key in ("dataset", "split_hash", "test_looks", "seed", "precision", "frozen_precision", "device"):
-            if results.get(key) is not None:
-                yield key, str(results[key])
-        if results.get("damaged"):
-            yield "damaged", texts.count(results["damaged"])
-    for key, value in (environment or {}).items():
+            if getattr(results, key) is not None:
+                yield key, str(getattr(results, key))
+        if results.damaged:
+            yield "damaged", texts.count(results.damaged)
+    for key, value in environment.to_json().items():
         inner = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {key: value}
-        yield from ((name, str(part)) for name, part in inner.items() if part is not None and key not in HIDDEN)
+        shown = ((name, part) for name, part in inner.items() if part is not None and key not in HIDDEN)
+        yield from ((printable(name), printable(str(part))) for name, part in shown)
 
 
 def _row(name: str, value: str, key: str) -> Row:
@@ -101,8 +109,8 @@ def _is_hash(key: str) -> bool:
     return key == "split_hash" or key.startswith("hashes.")
 
 
-def repeat_command(run: Path, environment: Mapping[str, Any]) -> str:
+def repeat_command(run: Path, environment: RunEnvironment) -> str:
     """Trains the run in this directory again, from its own recipe, and reports every number that differs."""
-    data = environment.get("data") or "DATA"
-    skip = ["--skip-damaged"] if environment.get("skip_damaged") else []
+    data = printable(environment.data or "DATA")
+    skip = ["--skip-damaged"] if environment.skip_damaged else []
     return command_line(["loupe", "train", data, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip])

@@ -10,14 +10,16 @@ from typing import Any
 from markupsafe import escape
 
 from loupe.errors import RunStateError
+from loupe.evaluate.results import RunResults, results_file, results_of
 from loupe.files import write_atomic
-from loupe.log import command_line
+from loupe.log import command_line, printable
+from loupe.provenance import environment_file, environment_of
+from loupe.records import RecordError
 from loupe.report import confidence, content, figures, gallery, pictures, texts
 from loupe.report.receipt import receipt, repeat_command
 from loupe.report.template import render
 from loupe.rundir import RunDirectory
 
-SCHEMA = 1
 NOTEBOOK_PX = 800  # the height of a cell; what is longer scrolls
 FIRST_MISSED = 24  # missed images that stand open; the others are one click away
 STYLES = ("pictures.css",)
@@ -46,22 +48,23 @@ def in_notebook(run_dir: Path) -> str:
 
 def _gather(run: RunDirectory) -> dict[str, Any]:
     """Everything that the template names, from the run's files."""
-    results = run.read_json("results.json")
+    results = results_of(run)
     history = content.read_history(run.file("metrics.csv"))
-    environment = run.read_json("environment.json")
+    environment = environment_of(run)
+    command = [printable(word) for word in environment.command]
     shown: dict[str, Any] = {
         "name": run.path.resolve().name,
         "results": results,
         "history": history,
-        "curves": content.curves(history, (results or {}).get("best_epoch")) if history else [],
+        "curves": content.curves(history, results.best_epoch if results else None) if history else [],
         "gallery": pictures.read_gallery(run.file("gallery.parquet")),
         "calibrated": gallery.temperature(run.file("gallery.parquet")) != 1,
         "first_missed": FIRST_MISSED,
         "limit_bytes": gallery.PAGE_BYTES,
         "recipe": run.file("recipe.yaml").read_text(encoding="utf-8"),
-        "environment": environment,
-        "command": command_line(environment["command"]) if environment else None,
-        "repeat": repeat_command(run.path, environment) if environment else None,
+        "environment": environment if environment_file(run).is_file() else None,
+        "command": command_line(command) if command else None,
+        "repeat": repeat_command(run.path, environment) if environment_file(run).is_file() else None,
         "part": None,
         "confidence": None,
         "piles": {},
@@ -69,39 +72,34 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
     }
     if results is None:
         return shown | {"receipt": receipt(None, environment)}
-    if results.get("schema") != SCHEMA:
-        raise RunStateError(
-            f"{run.file('results.json')}: schema {results.get('schema')} is not the one this Loupe reads ({SCHEMA}); "
-            "use the version that wrote it."
-        )
     try:
         shown |= _from_results(results, shown["gallery"])
         return shown | {"receipt": receipt(results, environment)}
-    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise RunStateError(
-            f"{run.file('results.json')}: incomplete or damaged ({error!r}). Restore it, or train again."
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise RecordError(
+            results_file(run), f"figures that do not belong together ({error})", RunResults.REMEDY
         ) from None
 
 
-def _from_results(results: dict[str, Any], kept: pictures.Gallery) -> dict[str, Any]:
+def _from_results(results: RunResults, kept: pictures.Gallery) -> dict[str, Any]:
     """What follows from results.json: headline, metrics, matrix, sizes and times. The test counts where it was made."""
-    classes: list[str] = results["classes"]
-    part = next((part for part in ("test", "validation") if (results.get(part) or {}).get("images")), None)
-    block = results[part] if part else None
+    classes, spent = results.classes, results.seconds
+    part, block = next(
+        ((name, block) for name, block in reversed(results.splits.items()) if block.images), (None, None)
+    )
     piles = pictures.piles(kept, block, classes) if block else {}
-    seconds = {name: results["seconds"].get(key) for name, key in SECONDS.items()}
-    seconds = {
-        name: value for name, value in seconds.items() if value is not None and (value or name != "frozen blocks")
-    }
-    images = {SPLITS[split]: number for split, number in results["images"].items()}
+    frozen = {"frozen blocks": spent.frozen} if spent.frozen else {}
+    seconds = {"loading": spent.load, **frozen, "training": spent.train, "evaluation": spent.evaluate}
+    seconds["total"] = spent.total
+    images = {"training": results.images.train, "validation": results.images.val, "test": results.images.test}
     return {
         "part": part,
         "block": block,
-        "commonest": max(row["support"] for row in block["per_class"]) / block["images"] if block else None,
-        "metrics": list(content.metric_rows(results)),
+        "commonest": max(row.support for row in block.per_class) / block.images if block else None,
+        "metrics": content.metric_rows(results),
         "matrix": content.matrix(block, classes, piles) if block else None,
         "confusions": content.confusions(block, classes, piles) if block else [],
-        "missed": sum(map(sum, block["confusion_matrix"])) - _hits(block) if block else None,
+        "missed": block.mistakes if block else None,
         "confidence": confidence.shown(results),
         "piles": piles,
         "reading_order": list(pictures.in_reading_order(piles)),
@@ -112,17 +110,3 @@ def _from_results(results: dict[str, Any], kept: pictures.Gallery) -> dict[str, 
             "Time", seconds, [texts.duration(value) for value in seconds.values()], figures.SECOND
         ),
     }
-
-
-def _hits(block: dict[str, Any]) -> int:
-    return sum(row[index] for index, row in enumerate(block["confusion_matrix"]))
-
-
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
-SECONDS = {
-    "loading": "load",
-    "frozen blocks": "frozen",
-    "training": "train",
-    "evaluation": "evaluate",
-    "total": "total",
-}

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import log
+from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.spread import Spread
 
 UNDEFINED = "–"
 UNIT = "\N{NO-BREAK SPACE}%"
@@ -29,14 +31,14 @@ def number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
-def estimate(metric: Mapping[str, Any], *, as_percent: bool = False) -> str:
-    """The value of one of results.json's metrics."""
-    return percent(metric["value"]) if as_percent else number(metric["value"])
+def estimate(metric: Estimate | Spread, *, as_percent: bool = False) -> str:
+    """The value of a metric."""
+    return percent(metric.value) if as_percent else number(metric.value)
 
 
-def interval(metric: Mapping[str, Any], *, as_percent: bool = False) -> str | None:
+def interval(metric: Estimate | Spread, *, as_percent: bool = False) -> str | None:
     """Its interval, such as `0.971–0.984` or `97.1–98.4 %`; None where it has none."""
-    return between(metric.get("low"), metric.get("high"), as_percent=as_percent)
+    return between(metric.low, metric.high, as_percent=as_percent)
 
 
 def between(low: float | None, high: float | None, *, as_percent: bool = False) -> str | None:

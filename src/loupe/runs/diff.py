@@ -17,22 +17,24 @@ from safetensors import SafetensorError, safe_open
 from loupe.data.splits import split as splits
 from loupe.errors import RunStateError
 from loupe.evaluate.predictions import Predictions, read_splits
+from loupe.evaluate.results import RunResults, results_of
+from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 
 SCHEMA = 1
 Row = dict[str, Any]
 
-# Parts of a key in results.json below which nothing is a figure.
-NOT_FIGURES = frozenset(
+# Keys of results.json below which nothing is a figure: of the run, and wherever they stand.
+NOT_FIGURES_OF_RUN = frozenset(
     {
         *("schema", "version", "name", "dataset", "recipe", "network", "seed", "device", "published"),
         *("precision", "frozen_precision"),
-        *("test_looks", "seconds", "images_per_second", "text", "next", "why", "date", "path"),
     }
 )
+NOT_FIGURES = frozenset({"test_looks", "seconds", "images_per_second", "text", "next", "why", "date", "path"})
 TIMES = ("_seconds", "_per_second")
 NOT_CIRCUMSTANCES = frozenset(
-    {"command", "date", "data", "open_test", "hashes.split", "recipe.name", "recipe.description"}
+    {"schema", "command", "date", "data", "open_test", "hashes.split", "recipe.name", "recipe.description"}
 )
 
 
@@ -60,7 +62,7 @@ def differences(first: RunDirectory, second: RunDirectory) -> dict[str, Any]:
         "schema": SCHEMA,
         "first": str(first.path),
         "second": str(second.path),
-        "device": finished(second)["device"],
+        "device": finished(second).device,
         "same": not any(found.values()),
         "compared": compared,
         "differences": found,
@@ -68,9 +70,9 @@ def differences(first: RunDirectory, second: RunDirectory) -> dict[str, Any]:
     }
 
 
-def finished(run: RunDirectory) -> dict[str, Any]:
+def finished(run: RunDirectory) -> RunResults:
     """The results of a run; LoupeError where it has none yet."""
-    results = run.read_json("results.json")
+    results = results_of(run)
     if results is None:
         raise RunStateError(
             f"{run.path} is not finished, so that nothing can be compared with it. Go on with it first: "
@@ -81,7 +83,9 @@ def finished(run: RunDirectory) -> dict[str, Any]:
 
 def _results(first: RunDirectory, second: RunDirectory, compared: dict[str, int]) -> list[Row]:
     """The figures of results.json, each under its key."""
-    one, other = ({key: value for key, value in _leaves(finished(run)) if _is_figure(key)} for run in (first, second))
+    one, other = (
+        {key: value for key, value in _leaves(finished(run).to_json()) if _is_figure(key)} for run in (first, second)
+    )
     compared["figures"] = len(one.keys() | other.keys())
     return _unequal(one, other)
 
@@ -209,7 +213,7 @@ def _unequal_tensors(one: Any, other: Any, compared: dict[str, int]) -> Iterator
 def _circumstances(first: RunDirectory, second: RunDirectory) -> list[Row]:
     """What both runs recorded of what they were made with and of, and that differs; the recipe's keys first."""
     recipes = [dict(_leaves(run.read_recipe().model_dump(mode="json"), "recipe")) for run in (first, second)]
-    made = [dict(_leaves(run.read_json("environment.json") or {})) for run in (first, second)]
+    made = [dict(_leaves(environment_of(run).to_json())) for run in (first, second)]
     known = made[0].keys() & made[1].keys()
     rows = _unequal(*recipes) + _unequal(*({key: side[key] for key in side if key in known} for side in made))
     return [row for row in rows if NOT_CIRCUMSTANCES.isdisjoint({row["key"], row["key"].partition(".")[0]})]
@@ -230,6 +234,8 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _is_figure(key: str) -> bool:
     parts = key.split(".")
+    if parts[0] in NOT_FIGURES_OF_RUN:
+        return False
     return NOT_FIGURES.isdisjoint(parts) and not any(part.endswith(TIMES) for part in parts)
 
 

@@ -16,13 +16,16 @@ from loupe.data.pixels.prepare import Images
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.errors import LoupeError, RunStateError
-from loupe.evaluate import calibration, inference, selective
+from loupe.evaluate import calibration, inference, metrics, selective
 from loupe.evaluate.calibration import Temperature
+from loupe.evaluate.groups import by_group
 from loupe.evaluate.learning_curves import Diagnosis, diagnose
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
+from loupe.evaluate.results import Evaluation, results_file, results_of
 from loupe.log import command_line
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
+from loupe.provenance import environment_of
 from loupe.report import gallery, run_page
 from loupe.report.gallery_selection import exhibits
 from loupe.rundir import RunDirectory, record_look
@@ -62,10 +65,10 @@ class RunFinalizer:
         test_hash = self._test_hash()
         looks = self._looks(test_hash, looked="test" in parts)
         bundle.save(self.directory.model, model, self.recipe.model, preparation.arithmetic.precision)
-        if parts:
-            self._write_predictions(parts, model)
-        blocks = {name: self._measured(parts, split) for name, split in SPLITS.items()}
-        diagnosis = self._diagnose(position, blocks["validation"], len(model.trunk))
+        evaluations = write_evaluation(
+            self.directory, self.recipe, model.preprocessing, self.images, self.split, parts, temperature
+        )
+        diagnosis = self._diagnose(position, evaluations["validation"], len(model.trunk))
         content = results.assemble(
             name=self.directory.name,
             recipe=self.recipe,
@@ -75,18 +78,16 @@ class RunFinalizer:
             preparation=preparation,
             position=position,
             split_hash=test_hash,
-            blocks=blocks,
-            confidence={
-                "calibration": calibration.report(temperature, parts),
-                "selective": selective.report(temperature.value, parts),
-            },
+            evaluations=evaluations,
+            calibration=calibration.report(temperature, parts),
+            selective=selective.report(temperature.value, parts),
             test_looks=looks,
             load_seconds=load_seconds,
             evaluate_seconds=time.perf_counter() - began,
             diagnosis=diagnosis,
             next_command=self._next_command(diagnosis, model.preprocessing),
         )
-        self.directory.write_json("results.json", content)
+        content.write(results_file(self.directory))
         run_page.write_page(self.directory.path)
 
     def _predictions(self, model: Classifier, preparation: StageDataBuilder) -> dict[str, Predictions]:
@@ -100,21 +101,6 @@ class RunFinalizer:
 
     def _rows(self) -> dict[str, np.ndarray]:
         return {"val": self.split.val, "test": self.split.test if self.open_test else self.split.test[:0]}
-
-    def _measured(self, parts: Mapping[str, Predictions], split: str) -> results.Block | None:
-        if split not in parts:
-            return None
-        groups = self.images.table.groups
-        return results.measured(parts[split], [groups[row] for row in self._rows()[split]])
-
-    def _write_predictions(self, parts: Mapping[str, Predictions], model: Classifier) -> None:
-        """predictions.csv, and the pictures of the report, both with calibrated probabilities."""
-        calibrated = {name: part.calibrated(model.temperature) for name, part in parts.items()}
-        write_splits(self.directory.file("predictions.csv"), calibrated)
-        shown = "test" if "test" in calibrated else "val"
-        last = Augmenter(self.recipe.stages[-1].augment, model.preprocessing, self.recipe.seed)
-        pictures = exhibits(self.images, self.split.train, last, calibrated[shown], shown)
-        gallery.write(self.directory.file("gallery.parquet"), pictures, model.temperature)
 
     def _test_hash(self) -> str | None:
         """Identifies the test images, also while they are locked."""
@@ -133,14 +119,14 @@ class RunFinalizer:
             rundir.record_look(runs, test_hash, self.directory.name) if looked else rundir.count_looks(runs, test_hash)
         )
 
-    def _diagnose(self, position: TrainState, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
-        supports = [row["support"] for row in validation["per_class"]] if validation else []
+    def _diagnose(self, position: TrainState, validation: Evaluation | None, blocks: int) -> Diagnosis:
+        supports = [row.support for row in validation.per_class] if validation else []
         commonest = max(supports) / sum(supports) if supports else None
         return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
 
     def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
         """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
-        data = self.directory.data or "DATA"
+        data = environment_of(self.directory).data or "DATA"
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
         if changes:
             return command_line(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])
@@ -165,6 +151,41 @@ def input_settings(network: BackboneSpec, preprocessing: Preprocessing) -> list[
     return [f"input.{name}={str(value).replace(' ', '')}" for name, value in mine.items() if name in other]
 
 
+def write_evaluation(
+    directory: RunDirectory,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    images: Images,
+    split: Split,
+    parts: Mapping[str, Predictions],
+    temperature: Temperature,
+) -> dict[str, Evaluation | None]:
+    """Writes predictions.csv and the pictures of the report, both with calibrated probabilities.
+
+    Args:
+        parts: the predictions of each split that may be looked at and is not empty, as predictions.csv calls it.
+
+    Returns:
+        the metrics of each split, of the logits as they are, as results.json calls it; None where there are none.
+    """
+    if parts:
+        calibrated = {name: part.calibrated(temperature.value) for name, part in parts.items()}
+        write_splits(directory.file("predictions.csv"), calibrated)
+        shown = "test" if "test" in calibrated else "val"
+        augmenter = Augmenter(recipe.stages[-1].augment, preprocessing, recipe.seed)
+        pictures = exhibits(images, split.train, augmenter, calibrated[shown], shown)
+        gallery.write(directory.file("gallery.parquet"), pictures, temperature.value)
+    return {
+        name: _measured(parts[split_name], images, split.rows(split_name)) if split_name in parts else None
+        for name, split_name in SPLITS.items()
+    }
+
+
+def _measured(part: Predictions, images: Images, rows_N: np.ndarray) -> Evaluation:
+    groups = images.table.groups
+    return metrics.evaluate(part).model_copy(update={"per_group": by_group(part, [groups[row] for row in rows_N])})
+
+
 def open_test(run: Run, data: Any = None) -> Run:
     """The run with its test images evaluated: in results.json, in predictions.csv and in the report.
 
@@ -176,35 +197,36 @@ def open_test(run: Run, data: Any = None) -> Run:
     Raises:
         LoupeError: the run has no test images, or they cannot be found; or another process is writing the run.
     """
-    if run.results["test"] is not None:
+    if run.results.test is not None:
         return run
     with run.directory.locked():
-        run.results = run.directory.read_json("results.json") or run.results  # another process may have opened it
-        return run if run.results["test"] is not None else _opened(run, data)
+        run.results = results_of(run.directory) or run.results  # another process may have opened it
+        return run if run.results.test is not None else _opened(run, data)
 
 
 def _opened(run: Run, data: Any) -> Run:
     """The run, which is locked for other processes, with its test images evaluated now."""
-    if not run.results["images"]["test"]:
+    if not run.results.images.test:
         raise RunStateError(f"{run.path} has no test images to open.")
     images, split = run.own_images(data)
     test = run.predictions_for(images, split.test)
     file = run.directory.file("predictions.csv")
     parts = {**(read_splits(file) if file.is_file() else {}), "test": test}
-    temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else calibration.Temperature()
+    temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else Temperature()
     if run.temperature != temperature.value:  # a run of before there were temperatures stays as it predicts
-        temperature = calibration.Temperature(run.temperature, why="the run was made without one")
-    found = {
-        "test": results.measured(test, [images.table.groups[row] for row in split.test]),
-        "calibration": calibration.report(temperature, parts),
-        "selective": selective.report(temperature.value, parts),
-        "test_looks": record_look(run.path.parent, split_hash(test), run.directory.name),
-    }
-    write_splits(file, {name: part.calibrated(temperature.value) for name, part in parts.items()})
-    augmenter = Augmenter(run.recipe.stages[-1].augment, run.model.preprocessing, run.recipe.seed)
-    pictures = exhibits(images, split.train, augmenter, test.calibrated(temperature.value), "test")
-    gallery.write(run.directory.file("gallery.parquet"), pictures, temperature.value)
-    run.results = {**run.results, **found}
-    run.directory.write_json("results.json", run.results)
+        temperature = Temperature(run.temperature, why="the run was made without one")
+    looks = record_look(run.path.parent, split_hash(test), run.directory.name)
+    evaluations = write_evaluation(
+        run.directory, run.recipe, run.model.preprocessing, images, split, parts, temperature
+    )
+    run.results = run.results.model_copy(
+        update={
+            "test": evaluations["test"],
+            "calibration": calibration.report(temperature, parts),
+            "selective": selective.report(temperature.value, parts),
+            "test_looks": looks,
+        }
+    )
+    run.results.write(results_file(run.directory))
     run_page.write_page(run.path)
     return run

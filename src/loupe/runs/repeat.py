@@ -11,6 +11,7 @@ from loupe.data.sources.datasets import DATASETS
 from loupe.devices import choose_device, cores, use_threads
 from loupe.errors import DataError, InterruptedRunError, LoupeError
 from loupe.log import command_line, logger
+from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 from loupe.runs import diff
 from loupe.runs.finalize import open_test
@@ -41,22 +42,21 @@ def as_before(asked: Asked, earlier: RunDirectory) -> Asked:
     Raises:
         LoupeError: the images of the earlier run were not stored, or are no longer where they were.
     """
-    environment = earlier.read_json("environment.json") or {}
-    results = earlier.read_json("results.json") or {}
+    environment, results = environment_of(earlier), diff.finished(earlier)
     changes: dict[str, Any] = {
-        "skip_damaged": asked.skip_damaged or bool(environment.get("skip_damaged")),
-        "open_test": results.get("test") is not None and environment.get("open_test", True),
+        "skip_damaged": asked.skip_damaged or environment.skip_damaged,
+        "open_test": results.test is not None and environment.open_test,
     }
     if asked.data is None:
-        changes["data"] = _data(environment.get("data"), earlier)
+        changes["data"] = _data(environment.data, earlier)
         logger.info(f"data: {changes['data']}, as in {earlier.path}.")
     if asked.recipe is None:
         changes["recipe"] = str(earlier.file("recipe.yaml"))
         logger.info(f"recipe: {changes['recipe']}.")
     if asked.device is None:
-        changes["device"] = _device(environment.get("device", "auto"), earlier)
+        changes["device"] = _device(environment.device or "auto", earlier)
     same = replace(asked, **changes)
-    threads = environment.get("threads")
+    threads = environment.threads
     if threads and choose_device(same.device or "auto").type == "cpu":
         _use_threads(threads)
     return same
@@ -99,8 +99,7 @@ def told_when_stopped(earlier: RunDirectory | None) -> Iterator[None]:
 
 def opened_as(run: Run, earlier: RunDirectory) -> Run:
     """The run with its test images opened afterwards, where those of the earlier run were."""
-    results, environment = (earlier.read_json(name) or {} for name in ("results.json", "environment.json"))
-    if results.get("test") is not None and not environment.get("open_test", True):
+    if diff.finished(earlier).test is not None and not environment_of(earlier).open_test:
         return open_test(run)
     return run
 

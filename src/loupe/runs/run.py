@@ -15,9 +15,11 @@ from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, RunStateError, unknown_name
 from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
+from loupe.evaluate.results import Calibrated, Evaluation, results_of
 from loupe.explain import cam, feature_maps, filters
 from loupe.explain.explanations import Explanation, explain, representative
 from loupe.log import logger, progress_bar, terminal
+from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import Predictor
 
@@ -27,11 +29,11 @@ class Run(Predictor):
 
     Attributes:
         directory: the run's files.
-        results: the content of results.json.
+        results: the content of results.json; `results.to_json()` is plain data.
     """
 
     def __init__(self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True) -> None:
-        results = directory.read_json("results.json")
+        results = results_of(directory)
         if results is None:
             raise RunStateError(f"{directory.path} is not finished. Go on with: {directory.resume_command}")
         super().__init__(directory.model, device=device, quiet=quiet)
@@ -53,7 +55,7 @@ class Run(Predictor):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.results["classes"])
+        return self.results.classes
 
     @cached_property
     def recipe(self) -> ResolvedRecipe:
@@ -83,7 +85,7 @@ class Run(Predictor):
             )
         return found
 
-    def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> dict[str, Any]:
+    def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> Evaluation:
         """The metrics of one split of the run's data, or of other data, as in results.json.
 
         They are those of the logits as they are; `calibrated` has log loss and calibration error at the temperature.
@@ -100,10 +102,11 @@ class Run(Predictor):
             LoupeError: there are no such images, or they have a class that the model does not know.
         """
         predictions = self.predictions_of(split, data, skip_damaged=skip_damaged)
-        block = {**metrics.evaluate(predictions), "calibrated": self._calibrated(predictions)}
+        block = metrics.evaluate(predictions).model_copy(update={"calibrated": self._calibrated(predictions)})
         identity = self._identity(predictions, split)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
-            block["test_looks"] = record_look(self.path.parent, identity, self.directory.name)
+            looks = record_look(self.path.parent, identity, self.directory.name)
+            block = block.model_copy(update={"test_looks": looks})
         return block
 
     def predictions_of(self, split: str, data: Any = None, *, skip_damaged: bool = False) -> Predictions:
@@ -133,7 +136,7 @@ class Run(Predictor):
         Raises:
             LoupeError: they cannot be found, or have changed.
         """
-        images = self._open(self._own_dataset(data), bool(self.results["damaged"]))
+        images = self._open(self._own_dataset(data), bool(self.results.damaged))
         return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
 
     def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
@@ -222,7 +225,7 @@ class Run(Predictor):
         """The images of the run; `data` are they again where it was trained on arrays."""
         if isinstance(data, Dataset):
             return data
-        named = self.directory.data
+        named = environment_of(self.directory).data
         source = data if named is None else named
         if source is None:
             raise DataError("this run was trained on arrays, which are not stored. Give the images again.")
@@ -238,10 +241,10 @@ class Run(Predictor):
             raise DataError(f"{table.name}: {lost[0]} is no longer there. Restore the data, or give images.")
         return table.select([where[path] for path in said.path])
 
-    def _calibrated(self, predictions: Predictions) -> dict[str, Any]:
+    def _calibrated(self, predictions: Predictions) -> Calibrated:
         compared = calibration.compare(predictions, self.temperature)
-        after = {name: compared[name]["after"] if compared else None for name in ("log_loss", "ece")}
-        return {"temperature": self.temperature, **after}
+        log_loss, ece = (compared.log_loss.after, compared.ece.after) if compared else (None, None)
+        return Calibrated(temperature=self.temperature, log_loss=log_loss, ece=ece)
 
     def _asked_of(self, images: Images, split: str) -> tuple[np.ndarray, str]:
         """The rows that a split means of images that were given, and what is to be known where some are the run's own.
@@ -274,7 +277,7 @@ class Run(Predictor):
         if split == "test":
             own = splits.stored(self.directory.file("split.csv")).values()
             if {digest for _, part, digest in own if part == "test"} & set(predictions.content):
-                return str(self.results["split_hash"])
+                return str(self.results.split_hash)
         return split_hash(predictions)
 
 

@@ -20,7 +20,9 @@ from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
 from loupe.errors import ConfigError, DataError, InterruptedRunError, enough_memory
+from loupe.evaluate.results import results_file
 from loupe.log import logger, run_log, terminal
+from loupe.provenance import RunEnvironment
 from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable, check_weights
 from loupe.runs.run import Run
@@ -91,14 +93,18 @@ def train(
         for note in parts.notes:
             logger.info(note)
         setup = _set_up(chosen, images, parts, place)
-        environment = provenance.environment(str(place), gpu_name(place), torch.get_num_threads())
-        environment |= {"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test}
-        environment["hashes"] = provenance.hashes(images.table, images.content, parts, weights_file(chosen.model))
+        environment = RunEnvironment.model_validate(
+            {
+                **provenance.environment(str(place), gpu_name(place), torch.get_num_threads()).to_json(),
+                **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
+                "hashes": provenance.hashes(images.table, images.content, parts, weights_file(chosen.model)),
+            }
+        )
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
         directory = rundir.create_run(Path(output), name, default)
         with directory.locked():
             splits.write(directory.file("split.csv"), images.table, images.content, parts)
-            directory.write_json("environment.json", environment)
+            environment.write(provenance.environment_file(directory))
             directory.write_recipe(setup.recipe)  # the last of them: with it, there is a run
             log.write_to(directory.file("train.log"))
             Session(directory, setup, began, open_test).run()
@@ -129,25 +135,26 @@ def resume(
     with terminal(quiet=quiet), run_log() as log:
         directory = rundir.open_run(run, Path(output))
         with directory.locked():
-            if directory.read_json("results.json") is not None:
+            if results_file(directory).is_file():
                 logger.info(f"{directory.path} is already finished.")
                 return Run(directory, device=device or "auto", quiet=quiet)
-            environment = directory.read_json("environment.json") or {}
-            source = data if data is not None else environment.get("data")
+            environment = provenance.environment_of(directory)
+            source = data if data is not None else environment.data
             if source is None:
                 raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
-            place = choose_device(device or environment["device"])
-            use_threads(environment["threads"])
+            place = choose_device(device or environment.device or "auto")
+            if environment.threads:
+                use_threads(environment.threads)
             stored = directory.read_recipe()
             recipe = ResolvedRecipe.of(stored)
-            images = _load(recipe, open_dataset(source), bool(environment.get("skip_damaged")))
+            images = _load(recipe, open_dataset(source), environment.skip_damaged)
             split = splits.read(directory.file("split.csv"), images.table, images.content)
             logger.info(f"going on with {directory.path}")
             log.write_to(directory.file("train.log"))
             setup = _set_up(recipe, images, split, place, pretrained=not Checkpoints(directory.checkpoints).begun)
             if differences(setup.recipe, stored):  # an earlier version recorded a recipe before all of it was measured
                 directory.write_recipe(setup.recipe)
-            open_test = open_test and environment.get("open_test", True)
+            open_test = open_test and environment.open_test
             Session(directory, setup, began, open_test).run()
     return Run(directory, device=str(place), quiet=quiet)
 

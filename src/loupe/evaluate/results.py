@@ -1,0 +1,356 @@
+"""Results of a run: the content of results.json, on which scripts rely.
+
+Fractions, not percent; seconds; an undefined figure is null and has a `why`. A key is never renamed, and a file written
+by an earlier version is read as it is: what it lacks has a default here.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from loupe.evaluate.intervals import Estimate
+from loupe.recipes.published.publication import Published
+from loupe.records import Part, Record, Seconds, Whole
+from loupe.rundir import RunDirectory
+
+FILE = "results.json"
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ClassScores(Part):
+    """Scores of one class; None where there is nothing to divide by, and `why` then says so.
+
+    Attributes:
+        recall_low, recall_high: 95 % interval of the recall.
+        support: the images of the class.
+    """
+
+    name: str = Field(alias="class")
+    precision: Probability | None
+    recall: Probability | None
+    f1: Probability | None
+    recall_low: Probability | None = None
+    recall_high: Probability | None = None
+    support: Whole
+    why: str | None = None
+
+
+class GroupAccuracy(Part):
+    """Accuracy on the images of one group."""
+
+    group: str
+    images: Whole
+    accuracy: Estimate
+
+
+class GroupsLeftOut(Part):
+    """Groups of too few images, and how many images these are."""
+
+    groups: Whole
+    images: Whole
+
+
+class GroupAccuracies(Part):
+    """Accuracy by group; `rows` is None where there is nothing to show, and `why` says so."""
+
+    rows: tuple[GroupAccuracy, ...] | None
+    left_out: GroupsLeftOut | None = None
+    why: str | None = None
+
+
+class Calibrated(Part):
+    """Log loss and calibration error at the model's temperature; None without labelled images."""
+
+    temperature: float
+    log_loss: float | None
+    ece: float | None
+
+
+class Evaluation(Part):
+    """Metrics of one split. A metric that is added to METRICS stands in it under its key, and in `metric(key)`.
+
+    Attributes:
+        confusion_matrix: counts, a row for each true class, a column for each predicted one.
+        per_group: None in files of before there were groups.
+        calibrated, test_looks: of a later evaluation alone, not of results.json.
+    """
+
+    __pydantic_extra__: dict[str, Estimate | Any] = Field(init=False)
+
+    images: Whole
+    accuracy: Estimate
+    macro_f1: Estimate
+    micro_f1: Estimate
+    weighted_f1: Estimate
+    roc_auc: Estimate
+    log_loss: Estimate
+    ece: Estimate
+    per_class: tuple[ClassScores, ...]
+    confusion_matrix: tuple[tuple[Whole, ...], ...]
+    per_group: GroupAccuracies | None = None
+    calibrated: Calibrated | None = None
+    test_looks: Whole | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        classes = len(self.per_class)
+        if len(self.confusion_matrix) != classes or any(len(row) != classes for row in self.confusion_matrix):
+            raise ValueError(f"confusion_matrix must have {classes} rows and columns, as there are classes")
+        return self
+
+    def metric(self, key: str) -> Estimate:
+        """A metric by its key in METRICS; undefined where the file is older than the metric."""
+        found = getattr(self, key, None)
+        return found if isinstance(found, Estimate) else Estimate(value=None, why="not measured")
+
+    @property
+    def mistakes(self) -> int:
+        hits = sum(row[index] for index, row in enumerate(self.confusion_matrix))
+        return sum(map(sum, self.confusion_matrix)) - hits
+
+
+class FittedTemperature(Part):
+    """Temperature of the calibrated probabilities; `why` says why it stays 1 where none was fitted."""
+
+    value: Annotated[float, Field(gt=0)]
+    low: float | None = None
+    high: float | None = None
+    why: str | None = None
+    images: Whole
+    mistakes: Whole
+
+
+class ReliabilityBin(Part):
+    """One bin of the reliability diagram; None where it holds no images."""
+
+    above: float = Field(alias="from")
+    to: float
+    images: Whole
+    confidence: float | None
+    accuracy: float | None
+    low: float | None
+    high: float | None
+
+
+class ReliabilityBins(Part):
+    """Bins of the reliability diagram, before and after the temperature."""
+
+    before: tuple[ReliabilityBin, ...]
+    after: tuple[ReliabilityBin, ...]
+
+
+class CalibrationChange(Part):
+    """A figure before and after the temperature; `change` is the mean difference by image, of the log loss alone."""
+
+    before: float
+    after: float
+    change: Estimate | None = None
+
+
+class CalibrationOfSplit(Part):
+    """Effect of the temperature on one split."""
+
+    images: Annotated[int, Field(ge=1)]
+    log_loss: CalibrationChange
+    ece: CalibrationChange
+    bins: ReliabilityBins
+
+
+class Calibration(Part):
+    """Temperature scaling: the temperature, and its effect on each split; None for a split without images."""
+
+    temperature: FittedTemperature
+    fitted_on: str
+    validation: CalibrationOfSplit | None
+    test: CalibrationOfSplit | None
+
+
+class CoveragePoint(Part):
+    """Point of the risk–coverage curve."""
+
+    threshold: float
+    coverage: Probability
+    risk: Probability
+    low: Probability
+    high: Probability
+
+
+class RiskCoverage(Part):
+    """Risk–coverage curve of one split, from the surest images to all of them, and the area under it."""
+
+    images: Annotated[int, Field(ge=1)]
+    area: Estimate
+    points: Annotated[tuple[CoveragePoint, ...], Field(min_length=1)]
+
+
+class ThresholdResult(Part):
+    """Coverage and precision of a threshold on one split."""
+
+    coverage: Estimate
+    precision: Estimate
+
+
+class PrecisionThreshold(Part):
+    """Threshold that promises a precision; None, with the reason, where none does."""
+
+    precision: Probability
+    threshold: float | None
+    validation: ThresholdResult | None
+    test: ThresholdResult | None
+    why: str | None = None
+
+
+class Selective(Part):
+    """Selective classification: risk–coverage curves, and thresholds for some precisions.
+
+    Attributes:
+        confidence: of the promise.
+        highest_precision: the highest that can be promised.
+    """
+
+    confidence: Probability
+    validation: RiskCoverage | None
+    test: RiskCoverage | None
+    highest_precision: Probability | None
+    thresholds: tuple[PrecisionThreshold, ...] | None
+    why: str | None = None
+
+
+class ImageCounts(Part):
+    """Images of each split."""
+
+    train: Whole
+    val: Whole
+    test: Whole
+
+    @property
+    def counts(self) -> dict[Literal["train", "val", "test"], int]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+class Parameters(Part):
+    """Parameters of the network."""
+
+    total: Whole
+    trainable: Whole
+    non_trainable: Whole
+
+
+class Layer(Part):
+    """One row of the layer table; `output` is the shape without the batch."""
+
+    name: str
+    type: str
+    output: tuple[Whole, ...]
+    parameters: Whole
+    trainable: bool
+
+
+class SecondsSpent(Part):
+    """Seconds of each part of a run.
+
+    Attributes:
+        frozen: computing the frozen blocks' activations, or finding them.
+        frozen_alone: computing them where nothing is found in the cache; None where that is not known.
+    """
+
+    load: Seconds
+    frozen: Seconds = 0.0
+    frozen_alone: Seconds | None = None
+    train: Seconds
+    epoch_mean: Seconds | None
+    evaluate: Seconds
+    total: Seconds
+
+    @property
+    def by_itself(self) -> float | None:
+        """Seconds of a run that finds nothing in the cache, without loading; None where not known.
+
+        Files of before there was `frozen_alone` do not say whether activations were computed or found.
+        """
+        known = "frozen_alone" in self.model_fields_set or bool(self.frozen)
+        alone = self.frozen_alone if known else 0.0
+        return None if alone is None else self.total - self.load + alone - self.frozen
+
+
+class DiagnosisResult(Part):
+    """Diagnosis of the learning curves; `next` is the command that follows its advice."""
+
+    verdict: str | None = None
+    epoch: Whole | None = None
+    text: str
+    settings: tuple[str, ...] = ()
+    next: str | None = None
+
+
+class RunResults(Record):
+    """The content of results.json.
+
+    Attributes:
+        split_hash: identifies the test images; None without any.
+        validation, test: None for a split that is empty or locked.
+        calibration, selective: None in files of before there were.
+        test_looks: evaluations of these test images in this runs folder.
+        best_epoch: epoch of the weights that were kept.
+        stopped: why training ended before its last planned epoch.
+        damaged: images that were left out.
+        published: published figures of the experiment that the recipe reproduces.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "Restore it, train again, or use the version of Loupe that wrote it."
+
+    version: str
+    name: str | None = None
+    dataset: str
+    recipe: str
+    network: str | None = None
+    seed: Whole
+    split_hash: str | None
+    classes: tuple[str, ...]
+    images: ImageCounts
+    validation: Evaluation | None
+    test: Evaluation | None
+    calibration: Calibration | None = None
+    selective: Selective | None = None
+    test_looks: Whole
+    parameters: Parameters
+    layers: tuple[Layer, ...] = ()
+    epochs: Whole
+    best_epoch: Whole | None
+    stopped: str | None = None
+    seconds: SecondsSpent
+    images_per_second: Annotated[float, Field(ge=0, lt=1e12)] | None
+    precision: str
+    frozen_precision: str | None = None
+    device: str
+    damaged: Whole
+    diagnosis: DiagnosisResult | None = None
+    published: Published | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for block in (self.validation, self.test):
+            if block and len(block.per_class) != len(self.classes):
+                raise ValueError(f"per_class must have {len(self.classes)} rows, as there are classes")
+        return self
+
+    @property
+    def splits(self) -> dict[str, Evaluation]:
+        """The splits that were evaluated, by name: `validation`, `test`."""
+        both = {"validation": self.validation, "test": self.test}
+        return {name: block for name, block in both.items() if block}
+
+
+def results_file(run: RunDirectory) -> Path:
+    return run.file(FILE)
+
+
+def results_of(run: RunDirectory) -> RunResults | None:
+    """The results of a run; None where it is not finished.
+
+    Raises:
+        RecordError: they cannot be read.
+    """
+    return RunResults.read_if_there(results_file(run))
