@@ -60,7 +60,7 @@ def test_a_run_whose_disk_is_full_says_how_to_go_on(tmp_path):
         "train again."
     )
     run.file("recipe.yaml").write_text("")
-    assert said(full).endswith(f"then go on with: loupe train --resume {tmp_path}.")
+    assert said(full).endswith(f"then resume with: loupe train --resume {tmp_path}.")
     closed = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "metrics.csv"))
     assert said(closed).startswith(f"{tmp_path / 'metrics.csv'}: Read-only file system. Give access to it")
     run.file("results.json").write_text("{}")
@@ -74,7 +74,7 @@ def test_a_look_that_cannot_be_counted_is_none(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(rundir, "FileLock", closed)
-    with pytest.raises(LoupeError, match=r"Permission denied.*looks at test images are counted there"):
+    with pytest.raises(LoupeError, match=r"Permission denied.*test-set evaluations are recorded there"):
         record_look(tmp_path, "hash", "run")
     assert count_looks(tmp_path, "hash") == 0
 

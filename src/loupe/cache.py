@@ -1,6 +1,6 @@
-"""What is kept between runs, how much it takes, and how it is removed: pixels, activations, downloads, hashes.
+"""Cache shared by runs: its contents (pixels, activations, downloads, hashes), their sizes, and their removal.
 
-All of it can be made again. A folder in which a process is writing begins with a dot, and is left alone for a day.
+Everything in it can be recreated. Folders that are being written begin with a dot and are not removed for a day.
 """
 
 import os
@@ -26,14 +26,14 @@ DAY_SECONDS = 24 * 3600
 
 
 def cache_folder() -> Path:
-    """Where downloads and decoded pixels are kept: `$LOUPE_CACHE`, else the user's cache folder."""
-    given = os.environ.get("LOUPE_CACHE")
-    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("loupe", appauthor=False))
+    """Folder of the cache: `$LOUPE_CACHE`, else the user's cache folder."""
+    configured = os.environ.get("LOUPE_CACHE")
+    return Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("loupe", appauthor=False))
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One thing that is kept; `used` is when it was last made or used, in seconds since 1970."""
+    """Entry of the cache: kind, path, size in bytes, and time of the last use in seconds since 1970."""
 
     kind: str
     path: Path
@@ -42,16 +42,16 @@ class CacheEntry:
 
 
 def entries(folder: Path) -> list[CacheEntry]:
-    """Everything that is kept under the cache folder, what was used longest ago first."""
+    """Entries of the cache folder, least recently used first."""
     return sorted(_entries(folder), key=lambda entry: entry.used)
 
 
 def _entries(folder: Path) -> Iterator[CacheEntry]:
     for kind in KINDS:
         for path in (folder / kind).glob("*") if (folder / kind).is_dir() else ():
-            if path.suffix == ".lock":  # empty, and removing one takes it from whoever waits for it
+            if path.suffix == ".lock":  # empty, and another process may be waiting for it
                 continue
-            with suppress(FileNotFoundError):  # a run is just writing it
+            with suppress(FileNotFoundError):  # another process may be writing it
                 files = [file for file in [path, *path.rglob("*")] if file.is_file()]
                 size = sum(file.stat().st_size for file in files)
                 used = max(file.stat().st_mtime for file in [path, *files])
@@ -59,7 +59,12 @@ def _entries(folder: Path) -> Iterator[CacheEntry]:
 
 
 def remove(folder: Path, kind: str, unused_days: float) -> list[CacheEntry]:
-    """Removes what of one kind (or `all`) has not been used for so many days, and returns it."""
+    """Remove entries of one kind (or `all`) that were not used for `unused_days` days, and return them.
+
+    Raises:
+        ConfigError: the kind is unknown.
+        DiskError: an entry cannot be removed.
+    """
     if kind not in KINDS and kind != "all":
         raise unknown_name("kind", kind, [*KINDS, "all"])
     now = time.time()

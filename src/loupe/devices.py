@@ -1,4 +1,4 @@
-"""What a run runs on: device, precision, threads, and the signals that ask it to stop."""
+"""Device, precision and threads of a run, and the signals that stop it."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from typing import Literal, Self
 
 import torch
 
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, counted
 from loupe.log import logger
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -27,12 +27,16 @@ DTYPES: dict[Resolved, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bflo
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
-# A reduced precision must earn its place: below this gain over fp32, `auto` stays with fp32.
+# Smallest speedup over fp32 for which `auto` chooses a reduced precision.
 WORTHWHILE_SPEEDUP = 1.15
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU; a named device that is not there raises LoupeError."""
+    """Device of that name; `auto` is the first available of CUDA, MPS and CPU.
+
+    Raises:
+        ConfigError: the name is unknown, or the device is not available.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
@@ -40,7 +44,7 @@ def choose_device(name: str) -> torch.device:
     if kind not in available:
         raise ConfigError(f"unknown device {name!r}. Known: {', '.join(DEVICES)}, or one GPU such as cuda:0.")
     if not available[kind]:
-        raise ConfigError(f"--device {name}: PyTorch finds no such device here. Use --device auto.")
+        raise ConfigError(f"--device {name}: PyTorch finds no such device. Use --device auto.")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -48,24 +52,27 @@ def choose_device(name: str) -> torch.device:
             f"--device {name}: not a device. Known: {', '.join(DEVICES)}, or one GPU such as cuda:0."
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from 0.")
+        raise ConfigError(
+            f"--device {name}: this machine has {counted(torch.cuda.device_count(), 'GPU')}, counted from 0."
+        )
     return device
 
 
 def gpu_name(device: torch.device) -> str | None:
+    """Name of a CUDA GPU; None for other devices."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are, where a container or a scheduler says so
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: within the limits of a container or a scheduler
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @cache
 def processor_flags() -> frozenset[str]:
-    """What the processor can do, where Linux tells it."""
+    """Feature flags of the processor on Linux; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -74,7 +81,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether it is a CPU with units for products of bf16 matrices (AMX): with instructions alone fp32 is faster."""
+    """True for a CPU with matrix units for bf16 (AMX); with vector instructions alone fp32 is faster."""
     return device.type == "cpu" and "amx_bf16" in processor_flags()
 
 
@@ -88,7 +95,7 @@ def use_threads(threads: int) -> None:
 
 
 def precisions(device: torch.device) -> tuple[Resolved, ...]:
-    """The precisions that `auto` weighs on this device. fp16 is only for GPUs that lack bf16: it needs loss scaling."""
+    """Precisions that `auto` compares on a device; fp16, which needs loss scaling, only on GPUs without bf16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return ("fp32", "fp16")
     return ("fp32", "bf16")
@@ -96,9 +103,9 @@ def precisions(device: torch.device) -> tuple[Resolved, ...]:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a network is computed, and in what precision its convolutions and matrix products are.
+    """Device of a network, and precision of its convolutions and matrix products.
 
-    With it, fp32 means fp32 on NVIDIA GPUs, for the whole process: PyTorch otherwise rounds their convolutions to TF32.
+    Creating one turns TF32 off on NVIDIA GPUs for the whole process; PyTorch otherwise rounds fp32 convolutions to it.
     """
 
     device: torch.device
@@ -113,17 +120,17 @@ class Compute:
             torch.backends.cuda.matmul.allow_tf32 = False
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Forward passes inside run in the precision; weights, norms' statistics and losses stay in fp32."""
+        """Context for forward passes in this precision; weights, batch-norm statistics and losses stay in fp32."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Keeps fp16 gradients from vanishing; does nothing in the other precisions."""
+        """Gradient scaler, against underflow of fp16 gradients; disabled in other precisions."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def synchronize(self) -> None:
-        """Waits until the device has done what it was given, so that a clock read now tells the truth."""
+        """Wait until the device has finished all queued work, for example before reading a clock."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -133,13 +140,13 @@ class Compute:
 def fastest_precision(
     candidates: tuple[Resolved, ...], seconds: Callable[[Resolved], float], timed: str = "a step", repeats: int = 3
 ) -> tuple[Resolved, str]:
-    """The precision of the shortest step, and the reason in words.
+    """Fastest precision by the time of a step, with the reason in words.
 
     Args:
-        candidates: precisions, fp32 among them.
-        seconds: runs a few training steps in one precision and returns the time of one step.
-        timed: what stands in the place of a step, in words.
-        repeats: how often each is timed; they take turns, because other work comes and goes, and medians count.
+        candidates: precisions, including fp32.
+        seconds: function that returns the time of one step in a precision.
+        timed: name of the timed step, for the reason.
+        repeats: number of timings of each precision, alternating; their medians are compared.
     """
     times: dict[Resolved, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(repeats):
@@ -148,19 +155,19 @@ def fastest_precision(
     median = {candidate: statistics.median(values) for candidate, values in times.items()}
     best = min(median, key=lambda candidate: median[candidate])
     speedup = median["fp32"] / median[best]
-    shown = ", ".join(f"{candidate} {1000 * value:.0f} ms" for candidate, value in median.items())
+    timings = ", ".join(f"{candidate} {1000 * value:.0f} ms" for candidate, value in median.items())
     if best == "fp32" or speedup < WORTHWHILE_SPEEDUP:
-        return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster here ({timed} takes {shown})"
-    return best, f"precision {best}: {speedup:.1f} times faster than fp32 here ({timed} takes {shown})"
+        return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster ({timed} takes {timings})"
+    return best, f"precision {best}: {speedup:.1f} times faster than fp32 ({timed} takes {timings})"
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory rather than give it back to the system; does nothing elsewhere.
+    """Make glibc keep freed memory instead of returning it to the system; no effect with other C libraries.
 
-    Networks on a CPU free and take the same hundreds of megabytes in every step, and in every batch that they predict.
-    By default glibc returns them each time, and the kernel then clears them anew, page by page: up to two fifths of a
-    training step's processor time, four fifths of a forward pass's (results/features.md). It stays so for the process;
-    `give_back_memory` returns what is free at one moment.
+    Networks on a CPU free and allocate the same hundreds of megabytes in every batch. By default glibc returns them
+    each time, and the kernel clears them again page by page: up to two fifths of the processor time of a training step
+    and four fifths of a forward pass (results/features.md). The setting lasts for the process; `give_back_memory`
+    returns free memory once.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -171,14 +178,14 @@ def keep_freed_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Returns what glibc keeps to the system, when work that took much of it is over; does nothing elsewhere."""
+    """Return free memory of glibc to the system; no effect with other C libraries."""
     if sys.platform.startswith("linux"):
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
 
 
 class StopSignal:
-    """Inside, Ctrl-C and SIGTERM set `received` in place of ending the process; a second one ends it at once."""
+    """Context in which Ctrl-C and SIGTERM set `received` instead of ending the process; a second signal ends it."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -187,7 +194,7 @@ class StopSignal:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        # Only the main thread may set handlers; elsewhere (a notebook's worker, a server) signals are not ours to take.
+        # Only the main thread may set handlers; in other threads (a notebook, a server) signals are left alone.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
         return self

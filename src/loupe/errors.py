@@ -1,4 +1,4 @@
-"""What a person can put right. The command line prints these without a traceback; anything else is a defect of ours."""
+"""User-correctable errors, printed by the command line without a traceback, and helpers for messages."""
 
 import errno
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,40 +6,40 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-MOST_NAMES = 60  # above, a list of all that is known would bury what it says
+MOST_NAMES = 60  # longer lists of known names are left out of messages
 
-# How PyTorch's allocators (CUDA, MPS, CPU) and NVIDIA's libraries say that there is no memory left.
+# Phrases for a lack of memory in messages of PyTorch's allocators (CUDA, MPS, CPU) and NVIDIA's libraries.
 NO_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
-DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quotas by that name
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT
 DISK_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class LoupeError(ValueError):
-    """Base of all errors that a user can correct: what was given, what is allowed, and what to do."""
+    """Base of all errors that a user can correct: the value given, the values allowed, and the remedy."""
 
 
 class DataError(LoupeError):
-    """Images, labels or splits that are absent, damaged, or do not fit what is asked of them."""
+    """Images, labels or splits that are missing, damaged or unsuitable."""
 
 
 class ConfigError(LoupeError):
-    """A recipe, setting, name or option that is unknown, or cannot be used here or with the others."""
+    """Recipe, setting, name or option that is unknown, or invalid here or in combination with others."""
 
 
 class DiskError(LoupeError):
-    """A disk that is full, or a file or folder that cannot be written."""
+    """Full disk, or file or folder that cannot be written."""
 
 
 class NotEnoughMemoryError(LoupeError):
-    """The memory of the machine or of the GPU does not suffice."""
+    """Too little memory of the machine or of the GPU."""
 
 
 class RunStateError(LoupeError):
-    """A run, or another file that Loupe wrote, that is absent, unfinished, in use, damaged, or of other data."""
+    """Run, or other file written by Loupe, that is missing, unfinished, in use, damaged, or of other data."""
 
 
 class ImageError(DataError):
-    """One image that cannot be used: `path` names it, `reason` says why."""
+    """Unusable image, with its `path` and the `reason`."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -51,15 +51,15 @@ class ImageError(DataError):
 
 
 class StoppedError(LoupeError):
-    """Asked to stop, before any of it was lost."""
+    """Stop on request, without loss of work."""
 
 
 class InterruptedRunError(RunStateError):
-    """Training was asked to stop; it has been saved and can go on."""
+    """Training stopped on request; the run is saved and can be resumed."""
 
 
 class DivergedError(RunStateError):
-    """The loss or the output of a network is no longer a finite number."""
+    """Loss or output of a network that is no longer finite."""
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

@@ -1,7 +1,4 @@
-"""Files that are whole or not there: written beside their place, synced, renamed.
-
-A reader, or a process that was killed, never sees half of one.
-"""
+"""Atomic writing of files: to a temporary file, synced, then renamed, so that no reader sees an incomplete file."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +8,7 @@ from typing import BinaryIO
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable. Windows has no such call and needs none."""
+    """Sync the entries of a folder to the disk. Windows has no such call and needs none."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -22,7 +19,7 @@ def sync_folder(path: Path) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """The bytes, on the disk when this returns."""
+    """Write bytes and sync them to the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -31,9 +28,9 @@ def write_synced(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """What is written to the file that this gives replaces the file at `path`: whole, or not at all.
+    """Open a temporary file that replaces the file at `path` when the context ends without an exception.
 
-    A device or a pipe (`/dev/null`) is written to, and stays what it is.
+    A device or a pipe (`/dev/null`) is written directly.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         with path.open("wb") as file:
@@ -52,6 +49,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replaces the file as `replacing` does."""
+    """Write a file atomically, as with `replacing`."""
     with replacing(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)

@@ -1,7 +1,7 @@
-"""What a run was made of, as hashes: images with their labels, split, pretrained weights, and Loupe's own sources.
+"""Provenance of a run: hashes of labelled images, split, pretrained weights and Loupe's sources, and its environment.
 
-Two runs whose hashes agree were made of the same things, wherever these lay. They stand in environment.json under
-`hashes` and never change once a run has begun to learn.
+Runs with equal hashes have equal inputs, wherever these were stored. The hashes are in environment.json under `hashes`
+and do not change after the start of training.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from loupe.rundir import RunDirectory, now
 
 SOURCES = Path(__file__).parent
 
-# What can change a figure when its version changes. openvino computes frozen networks where it is installed.
+# Packages whose version can change a figure. openvino computes frozen networks if it is installed.
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
 
 
 class Environment(Part):
-    """Software and machine, without the names of the computer and of its user. None: not installed, or not known."""
+    """Software and machine, without the names of the computer and of its user. None: not installed or unknown."""
 
     loupe: str | None = None
     python: str | None = None
@@ -52,12 +52,12 @@ class Environment(Part):
 
 
 class Hashes(Part):
-    """SHA-256 of each thing that a run is made of.
+    """SHA-256 of the inputs of a run.
 
     Attributes:
-        data: the sorted contents of all labelled images with the names of their classes.
-        split: the same contents with the split of each.
-        weights: the file of pretrained weights; None without one.
+        data: sorted contents of all labelled images with their class names.
+        split: the same contents with their splits.
+        weights: file of pretrained weights; None without one.
         code: Loupe's sources.
     """
 
@@ -89,41 +89,41 @@ def environment_file(run: RunDirectory) -> Path:
 
 
 def environment_of(run: RunDirectory) -> RunEnvironment:
-    """What a run was made with and of; one without a file of it has recorded nothing.
+    """Recorded environment and hashes of a run; empty if it has no such file.
 
     Raises:
-        RecordError: it cannot be read.
+        RecordError: the file cannot be read.
     """
     return RunEnvironment.read_if_there(environment_file(run)) or RunEnvironment()
 
 
 def hashes(table: ImageTable, content: Sequence[str], split: Split, weights: Path | None = None) -> Hashes:
-    """SHA-256 of each thing that a run is made of; neither the order of the images nor their names matter."""
+    """SHA-256 of the inputs of a run, independent of the order and the names of the images."""
     return Hashes(
         data=of_images(table, content),
-        split=splits.digest((content[i], part) for part in SPLITS for i in split.rows(part).tolist()),
+        split=splits.digest((content[i], name) for name in SPLITS for i in split.rows(name).tolist()),
         weights=None if weights is None else of_file(weights),
         code=of_sources(SOURCES),
     )
 
 
 def of_images(table: ImageTable, content: Sequence[str]) -> str:
-    """SHA-256 of the sorted contents of all labelled images with the names of their classes."""
+    """SHA-256 of the sorted contents of all labelled images with their class names."""
     labelled = (i for i, label in enumerate(table.labels.tolist()) if label >= 0)
     return splits.digest((content[i], table.classes[table.labels[i]]) for i in labelled)
 
 
 def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str], damaged: int) -> bool:
-    """Whether a finished run was made of these images, labelled as they are now; also where it recorded no hash.
+    """True if a finished run used these images with these labels, or if it recorded no hash.
 
-    `damaged` is the number of images that it left out: they have no content to be known by.
+    `damaged` is the number of images that it left out, which have no content hash.
     """
     recorded = environment_of(run).hashes.data
     if recorded is None:
         return True
     if damaged:
-        part_of = {digest for _, _, digest in splits.stored(run.file("split.csv")).values()}
-        kept = [row for row, digest in enumerate(content) if digest in part_of]
+        used = {digest for _, _, digest in splits.stored(run.file("split.csv")).values()}
+        kept = [row for row, digest in enumerate(content) if digest in used]
         if len(content) - len(kept) != damaged:
             return False
         table, content = table.select(kept), [content[row] for row in kept]
@@ -131,18 +131,18 @@ def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str], damage
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, which takes less than loading them as weights."""
+    """SHA-256 of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_sources(folder: Path) -> str:
-    """SHA-256 over the names and contents of the Python files in a folder, whichever way their lines end."""
-    found = hashlib.sha256()
+    """SHA-256 of the names and contents of the Python files in a folder, independent of line endings."""
+    digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
         text = path.read_bytes().replace(b"\r\n", b"\n")
-        found.update(f"{path.relative_to(folder).as_posix()}\0{len(text)}\0".encode() + text)
-    return found.hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(text)}\0".encode() + text)
+    return digest.hexdigest()
 
 
 def environment(device: str, gpu: str | None, threads: int) -> Environment:
@@ -164,12 +164,12 @@ def environment(device: str, gpu: str | None, threads: int) -> Environment:
 
 
 def _program(name: str) -> list[str]:
-    """What is typed to start it: Python calls a package that is run with -m after its __main__.py."""
+    """Program as typed; Python names a package that is run with -m after its __main__.py."""
     return ["python", "-m", "loupe"] if name == "__main__.py" else [name]
 
 
 def installed(package: str) -> str | None:
-    """The version of a package; None where it is not installed."""
+    """Version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -177,7 +177,7 @@ def installed(package: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's model where Linux tells it, else what Python knows."""
+    """Model of the processor on Linux, else Python's `platform.processor()`."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

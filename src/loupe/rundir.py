@@ -1,6 +1,6 @@
-"""The run directory: what is written where, and reading it back. It never imports torch.
+"""Run directory: names of its files, writing and reading. It never imports torch.
 
-Files are written beside their place, synced and renamed, so that a reader (or a killed process) never sees half of one.
+Files are written atomically, so that neither a reader nor a killed process leaves an incomplete file.
 """
 
 import json
@@ -39,7 +39,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One run's files. `path.name` is the run's name, `path.parent` the runs folder."""
+    """Files of a run; `path.name` is its name, `path.parent` the runs folder."""
 
     path: Path
 
@@ -60,7 +60,7 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """What goes on with the run where it was interrupted."""
+        """Command that resumes the run."""
         return command_line(["loupe", "train", "--resume", str(self.path)])
 
     def write_recipe(self, value: Recipe) -> None:
@@ -77,10 +77,11 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held while a process writes to the run, so that no second one does.
+        """Lock of the run, held while a process writes to it.
 
         Raises:
-            LoupeError: another process holds it, or the disk is full or may not be written.
+            RunStateError: another process holds it.
+            DiskError: the disk is full, or cannot be written.
         """
         lock = FileLock(self.file(".lock"))
         try:
@@ -98,24 +99,24 @@ class RunDirectory:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunStateError(
-                f"{self.path} is being written by another process. Wait for it, or stop it first."
+                f"{self.path} is in use by another process. Wait for it, or stop it first."
             ) from None
 
     def _then(self) -> str:
-        """What a process that could not write does when it can."""
+        """Remedy after a failed write, once the disk can be written."""
         if not self.file("recipe.yaml").is_file():
             return f"delete {self.path} and train again"
         if self.file("results.json").is_file():
             return "give the same command again"
-        return f"go on with: {self.resume_command}"
+        return f"resume with: {self.resume_command}"
 
 
 def check_name(runs: Path, name: str | None) -> None:
-    """Check, before any work is done, that a new run can have this name.
+    """Check that a new run can have this name.
 
     Raises:
-        RunStateError: it is taken.
-        ConfigError: it cannot be a folder's name.
+        RunStateError: the name is taken.
+        ConfigError: the name is not a plain folder name.
     """
     if not name:
         return
@@ -123,7 +124,7 @@ def check_name(runs: Path, name: str | None) -> None:
     path = runs / name
     if (path / "recipe.yaml").exists():
         raise RunStateError(
-            f"{path} exists, and a run is never overwritten. Choose another --name, or go on with it: "
+            f"{path} exists, and a run is never overwritten. Choose another --name, or resume the run: "
             f"{RunDirectory(path).resume_command}"
         )
     if path.exists() and not _abandoned(path):
@@ -140,7 +141,7 @@ def _check_plain(name: str) -> None:
 
 
 def _abandoned(path: Path) -> bool:
-    """Whether a folder holds no more than what a process that was killed writes before the recipe of a new run."""
+    """True if a folder has only files that a new run writes before its recipe, as after a killed process."""
     if not path.is_dir():
         return False
     unfinished = tuple(f".{name}." for name in (*BEFORE_RECIPE, "recipe.yaml"))
@@ -149,33 +150,44 @@ def _abandoned(path: Path) -> bool:
 
 
 def create_run(runs: Path, name: str | None, default: str) -> RunDirectory:
-    """A new run directory; an existing run is never used again.
+    """Create the directory of a new run; an existing run is never overwritten.
+
+    Args:
+        runs: runs folder.
+        name: requested name, which must be free; None for `default`.
+        default: default name; a number is appended if it is taken.
 
     Raises:
-        LoupeError: `name` is taken, or cannot be a folder's name, or the runs folder cannot be written.
+        RunStateError: `name` is taken.
+        ConfigError: `name` is not a plain folder name.
+        DiskError: the runs folder cannot be written.
     """
-    wanted = name or default
-    _check_plain(wanted)
+    base = name or default
+    _check_plain(base)
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 100_000):
-            path = runs / (wanted if attempt == 1 else f"{wanted}-{attempt}")
+            path = runs / (base if attempt == 1 else f"{base}-{attempt}")
             try:
                 path.mkdir()
                 return RunDirectory(path)
             except FileExistsError:
                 if name:
-                    check_name(runs, name)  # another process may have begun it just now
+                    check_name(runs, name)  # another process may have created it meanwhile
                     return RunDirectory(path)
     except OSError as error:
         raise DiskError(
-            f"{runs}: the run directory cannot be made: {error.strerror}. Choose another folder with --output."
+            f"{runs}: the run directory cannot be created: {error.strerror}. Choose another folder with --output."
         ) from None
-    raise ConfigError(f"{runs}: too many runs named {wanted}. Choose a --name.")
+    raise ConfigError(f"{runs}: too many runs named {base}. Choose a --name.")
 
 
 def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
-    """The run at a path, or of a name in the runs folder; LoupeError with the nearest names where there is none."""
+    """Run at a path, or of a name in the runs folder.
+
+    Raises:
+        RunStateError: there is no such run.
+    """
     for path in (Path(run), runs / run):
         if (path / "recipe.yaml").is_file():
             return RunDirectory(path if path.name not in ("", "..") else path.resolve())
@@ -183,12 +195,12 @@ def open_run(run: str | Path, runs: Path = Path("runs")) -> RunDirectory:
         raise RunStateError(f"{run} is not a run: it has no recipe.yaml.")
     names = [found.name for found in list_runs(runs)]
     if not names:
-        raise RunStateError(f"no run {str(run)!r}: there are no runs in {runs}. Make one with: loupe train DATA")
+        raise RunStateError(f"no run {str(run)!r}: there are no runs in {runs}. Train one with: loupe train DATA")
     raise unknown_name("run", str(run), names, RunStateError)
 
 
 def list_runs(runs: Path) -> list[RunDirectory]:
-    """The runs in a folder, oldest first."""
+    """Runs in a folder, oldest first."""
     found = []
     for path in runs.glob("*/recipe.yaml") if runs.is_dir() else ():
         with suppress(OSError):  # removed just now, or a link to nothing
@@ -197,10 +209,10 @@ def list_runs(runs: Path) -> list[RunDirectory]:
 
 
 def record_look(runs: Path, split_hash: str, run: str) -> int:
-    """Notes one look at a test split; returns how many there have been in this runs folder, this one included.
+    """Record a test-set evaluation, and return the number recorded in this runs folder, including this one.
 
     Raises:
-        LoupeError: it cannot be noted there, so that there must be no look.
+        DiskError: it cannot be recorded; the evaluation must not take place.
     """
     line = json.dumps({"split_hash": split_hash, "run": run, "date": now()})
     try:
@@ -209,7 +221,7 @@ def record_look(runs: Path, split_hash: str, run: str) -> int:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        then = "ask again: looks at test images are counted there. Or copy the run into a folder that can be written"
+        then = "try again: test-set evaluations are recorded there. Or copy the run to a folder that can be written"
         if told := of_disk(error, runs, then):
             raise told from error
         raise
@@ -217,6 +229,7 @@ def record_look(runs: Path, split_hash: str, run: str) -> int:
 
 
 def count_looks(runs: Path, split_hash: str) -> int:
+    """Number of evaluations of a test split recorded in a runs folder."""
     path = runs / "test_looks.jsonl"
     if not path.is_file():
         return 0
@@ -224,4 +237,5 @@ def count_looks(runs: Path, split_hash: str) -> int:
 
 
 def now() -> str:
+    """Current time in UTC, in ISO format to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -60,7 +60,7 @@ def test_a_sound_set(folder, tmp_path):
     assert (report.formats, report.modes) == ({"PNG": 24}, {"RGB": 24})
     assert (report.damaged, report.copies, report.small, report.long) == ((), (), (), ())
     assert report.imbalance == 1
-    assert "Nothing stands in the way" in text_of(report)
+    assert "No problem that prevents training" in text_of(report)
 
 
 def test_sizes_formats_and_modes(folder, tmp_path):

@@ -391,7 +391,7 @@ def test_the_command_shows_and_writes_near_duplicates_and_does_not_fail_for_them
 
 def test_a_report_needs_near_and_a_name_of_a_page(terminal, folder, tmp_path):
     code, _, err = terminal("check", folder, "--report", tmp_path / "page.html")
-    assert code == 1 and "give --near too" in err
+    assert code == 1 and "--near" in err
     code, _, err = terminal("check", folder, "--near", "--report", tmp_path / "rows.csv")
     assert code == 1 and "check.html" in err and not (tmp_path / "rows.csv").exists()
     code, _, err = terminal("check", folder, "--near", "--report", folder / "train" / "cat" / "1.png" / "page.html")

@@ -1,7 +1,7 @@
-"""What is wrong with the images of a set, and what is in it: counts, sizes, damage, copies, leaks, contradictions.
+"""Check of a data set: counts, sizes, damage, exact copies, leakage between splits, conflicting labels.
 
-Every image is decoded whole, since a header says nothing of what follows it (a JPEG at an eighth of its size: that
-reads all of its data and computes little of it). Copies are files with the same bytes.
+Every image is decoded completely, because a header does not show later damage (a JPEG at an eighth of its size, which
+reads all data with little computation). Copies are files with the same bytes.
 """
 
 from collections import Counter, defaultdict
@@ -23,17 +23,16 @@ _LOOK_PX = 32
 _NO_SPLIT = "no split"
 _NO_LABEL = "no label"
 SMALL_FRACTION = 0.25
-"""An image counts as small when its shorter side is below this fraction of the median one."""
+"""Limit for small images: shorter side as a fraction of the median shorter side."""
 LONG_ASPECT = 3.0
-"""An image counts as long when its longer side is above this many times the shorter: a crop keeps a third of it or
-less."""
+"""Limit for long images: ratio of the sides, above which a crop keeps less than a third of the image."""
 IMBALANCE = 3.0
-"""Classes count as unbalanced when the largest has more than this many times the images of the smallest."""
+"""Limit for unbalanced classes: ratio of the sizes of the largest and the smallest class."""
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Images that are one and the same: their paths, and the split and the label of each (None: not given)."""
+    """Files with the same bytes: path, split and label of each; None where unknown."""
 
     paths: tuple[str, ...]
     splits: tuple[str | None, ...]
@@ -41,12 +40,12 @@ class Copies:
 
     @property
     def leaks(self) -> bool:
-        """Whether two of the given splits hold the image, so that one tests what the other taught."""
+        """True if the image is in several splits."""
         return len(set(self.splits) - {None}) > 1
 
     @property
     def conflicts(self) -> bool:
-        """Whether the image has two different labels."""
+        """True if the image has several labels."""
         return len(set(self.labels) - {None}) > 1
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -56,7 +55,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The findings. `counts`: split -> class -> images. Sizes: min, median, max; None where no image can be read."""
+    """Findings of a check. `counts`: split -> class -> images. Sizes: min, median, max; None without images."""
 
     name: str
     images: int
@@ -81,25 +80,23 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """False where a result could not be trusted: damage, a copy or a group in two given splits, a copy with two
-        labels.
+        """False with damaged images, copies or groups in several splits, or copies with different labels.
 
-        Copies within one split, imbalance and unusual sizes are told, and allowed.
+        Copies within one split, imbalance and unusual sizes are reported and allowed.
         """
         return not (self.damaged or self.leaks or self.conflicts or self.split_groups)
 
     @property
     def class_sizes(self) -> dict[str, int]:
-        """The images of each class: of the train split where one is given, else of all splits."""
-        parts = [self.counts["train"]] if "train" in self.counts else list(self.counts.values())
+        """Number of images of each class, in the train split if there is one, else in all splits."""
+        tables = [self.counts["train"]] if "train" in self.counts else list(self.counts.values())
         names = dict.fromkeys(chain.from_iterable(self.counts.values()))
         names.pop(_NO_LABEL, None)
-        return {name: sum(part.get(name, 0) for part in parts) for name in names}
+        return {name: sum(table.get(name, 0) for table in tables) for name in names}
 
     @property
     def imbalance(self) -> float | None:
-        """Images of the largest class for each of the smallest; None where there are no two classes, or one is
-        empty."""
+        """Ratio of the largest to the smallest class; None with fewer than two classes or an empty one."""
         sizes = self.class_sizes.values()
         return max(sizes) / min(sizes) if len(sizes) > 1 and min(sizes) > 0 else None
 
@@ -127,7 +124,7 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one image turned out to be; `error` and nothing else where it is damaged."""
+    """Properties of an image, or the `error` of a damaged one."""
 
     error: ImageError | None = None
     format: str = ""
@@ -137,7 +134,7 @@ class _Seen:
 
 
 def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
-    """Looks at every image of a table, whose digests are `content`. Damage is a finding, not an error."""
+    """Check every image of a table with the digests `content`. Damage is a finding, not an error."""
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
     parts = in_parallel(table, _look, chunk=_CHUNK_IMAGES, description="checking images")
@@ -180,7 +177,7 @@ def _look_at(file: File) -> _Seen:
 
 
 def _counts(table: ImageTable) -> dict[str, dict[str, int]]:
-    """Split -> class -> images, splits and classes in their own order, those without last."""
+    """Split -> class -> number of images, in the order of splits and classes; missing ones are last."""
     found = Counter(zip(table.splits, table.labels.tolist(), strict=True))
     splits = [split for split in ("train", "val", "test", None) if any(key[0] == split for key in found)]
     counts = {}
@@ -209,12 +206,12 @@ def _copies(table: ImageTable, content: Sequence[str], whole: Iterable[int]) -> 
 
 
 def _split_groups(table: ImageTable) -> tuple[str, ...]:
-    """The groups that lie in more than one of the given splits."""
+    """Groups in more than one split."""
     splits: dict[str, set[str]] = defaultdict(set)
     for group, split in zip(table.groups, table.splits, strict=True):
         if group is not None and split is not None:
             splits[group].add(split)
-    return tuple(group for group, given in splits.items() if len(given) > 1)
+    return tuple(group for group, names in splits.items() if len(names) > 1)
 
 
 def _extent(values_N: NDArray[np.int64]) -> dict[str, float] | None:
@@ -224,7 +221,7 @@ def _extent(values_N: NDArray[np.int64]) -> dict[str, float] | None:
 
 
 def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
-    """Each kind of finding that there is: a title with its remedy, and one line for each case."""
+    """Findings by kind: a title with the remedy, and one line for each case."""
     copied = [_describe(copies) for copies in report.copies if not (copies.leaks or copies.conflicts)]
     leaking = [_describe(copies) for copies in report.leaks]
     conflicting = [_describe(copies) for copies in report.conflicts]

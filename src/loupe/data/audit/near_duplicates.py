@@ -1,8 +1,8 @@
-"""Near duplicates: images that are one photograph, re-encoded, brightened, recoloured, shifted, cropped or mirrored.
+"""Near duplicates: copies of one photograph, re-encoded, brightened, recoloured, shifted, cropped or mirrored.
 
-Between two splits they are leakage that no comparison of files shows: a test of such an image rewards memory. They
-are found by likeness, so a person decides what they are: each pair has its distance, and a page shows them side by
-side. Files with the same bytes are copies, which `check.py` tells.
+Between two splits they are leakage that a comparison of bytes does not find. They are found by similarity and have to
+be judged by a person: each pair has a distance, and a page shows the pairs side by side. Files with the same bytes are
+copies, which `check` reports.
 """
 
 from collections import Counter
@@ -28,15 +28,15 @@ from loupe.errors import counted
 from loupe.log import terminal
 
 DISTANCE = 0.4
-"""Pairs up to this distance are told: 1 less their likeness in detail. results/near_duplicates.md compares others."""
+"""Largest reported distance, 1 minus the similarity in detail. results/near_duplicates.md compares others."""
 LAYOUT = 0.82
-"""Pairs below this likeness of their layouts are not looked at more closely."""
+"""Smallest similarity of layout for which pairs are compared in detail."""
 MOST_CANDIDATES = 1_000_000
 MOST_CANDIDATES_EACH = 4
-"""So many pairs, or so many for each image if that is more, are looked at more closely: the most alike by layout."""
+"""Limit of pairs compared in detail, in all or for each image, whichever is more; the most similar by layout."""
 MOST_PAIRS = 100_000
 ALIKE_BY_NATURE = 0.25
-"""With more pairs than this for each image, a set is one of images that are alike rather than of copies."""
+"""Pairs per image above which the images of a data set are similar by nature and most pairs are no copies."""
 SPLITS = ("train", "val", "test", None)
 _CHUNK_IMAGES = 4096
 _CHUNK_PAIRS = 1024
@@ -61,17 +61,17 @@ class NearPair:
 
     @property
     def across(self) -> bool:
-        """Whether the pair lies in two of the given splits."""
+        """True if the images are in two different splits."""
         return None not in self.splits and self.splits[0] != self.splits[1]
 
     @property
     def same_label(self) -> bool | None:
-        """None where one of the labels is not given."""
+        """True for equal labels; None if one is unknown."""
         return None if None in self.labels else self.labels[0] == self.labels[1]
 
     @property
     def kind(self) -> str:
-        """`between train and test`, `within train`, `within the set` where no split is given."""
+        """Kind of the pair: `between train and test`, `within train`, or `within the set` without splits."""
         if self.splits[0] == self.splits[1]:
             return f"within {self.splits[0] or 'the set'}"
         return f"between {self.splits[0]} and {self.splits[1] or 'no split'}"
@@ -124,7 +124,7 @@ class NearReport:
         }
 
     def findings(self) -> list[tuple[str, list[str]]]:
-        """For each kind a title with its remedy, and a line for each pair: the form of `findings`."""
+        """Findings by kind, in the form of `check.findings`: a title with the remedy, and one line for each pair."""
         found = []
         for kind, count in self.counts().items():
             pairs = [pair for pair in self.pairs if pair.kind == kind]
@@ -135,9 +135,10 @@ class NearReport:
         return found
 
     def conclusions(self) -> list[str]:
-        """What follows from the findings, a sentence each."""
+        """Conclusions from the findings, as sentences."""
         leaks = [
-            f"Images of the {split} split with a near duplicate in another: {count:,}. A result on them rewards memory."
+            f"{counted(count, 'image')} of the {split} split with a near duplicate in another split. Results on such "
+            "images are too optimistic."
             for split, count in self.leaked().items()
         ]
         nothing = [] if self.pairs else ["No two images are near duplicates."]
@@ -145,9 +146,12 @@ class NearReport:
 
 
 def find_near(table: ImageTable, content: Sequence[str], *, cache: Path | None) -> NearReport:
-    """Compares every image of a table, whose digests are `content`, with every other; damaged ones are left out.
+    """Find near duplicates among all pairs of images of a table; damaged images are left out.
 
-    `cache` is the folder that keeps the small images this looks at; None keeps nothing.
+    Args:
+        table: images.
+        content: digest of each image.
+        cache: cache folder for the reduced images; None for no cache.
     """
     with terminal(quiet=True):
         store, kept = _open(table, content, cache)
@@ -164,7 +168,7 @@ def find_near(table: ImageTable, content: Sequence[str], *, cache: Path | None) 
 
 
 def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tuple[PixelStore, NDArray[np.int64]]:
-    """The whole images at `SIDE_PX`, and the rows of the table that they are."""
+    """Pixel store of the intact images at `SIDE_PX`, and their rows in the table."""
     opened = partial(open_store, budget_bytes=default_budget(), cache=cache)
     images = EncodedImages(table, SIDE_PX, "squash", "bilinear")
     kept = np.arange(len(table))
@@ -181,7 +185,7 @@ def _layouts(store: PixelStore) -> NDArray[np.float32]:
 
 
 def _judged(store: PixelStore, candidates: Candidates) -> NDArray[np.float32]:
-    """The likeness of every candidate in detail."""
+    """Similarity in detail of every candidate pair."""
 
     def judge(part: range) -> NDArray[np.float32]:
         pairs = slice(part.start, part.stop)
@@ -193,7 +197,7 @@ def _judged(store: PixelStore, candidates: Candidates) -> NDArray[np.float32]:
         len(candidates),
         chunk=_CHUNK_PAIRS,
         workers=worker_count(),
-        description="looking at alike images",
+        description="comparing similar images",
     )
     return np.concatenate([np.empty(0, np.float32), *parts])
 
@@ -201,7 +205,7 @@ def _judged(store: PixelStore, candidates: Candidates) -> NDArray[np.float32]:
 def _pairs(
     table: ImageTable, ends_P2: NDArray[np.int64], distance_P: NDArray[np.float32], mirrored_P: NDArray[np.bool_]
 ) -> list[NearPair]:
-    """Rows of the table as pairs, in the order that a `NearReport` has."""
+    """Pairs of rows as `NearPair`, in the order of a `NearReport`."""
     groups_N = _groups(ends_P2, len(table))
     names = (*table.classes, None)  # label -1 is the last
     pairs = []
@@ -222,13 +226,13 @@ def _pairs(
 
 
 def _suspicion(pair: NearPair) -> tuple[Any, ...]:
-    """Sorts what matters most first: between splits before within one, what touches test first, then the nearest."""
+    """Sort key: pairs between splits first, those with test images before others, then by distance."""
     first, second = (SPLITS.index(split) for split in pair.splits)
     return (not pair.across, -second, first, pair.distance, pair.first, pair.second)
 
 
 def _groups(ends_P2: NDArray[np.int64], images: int) -> NDArray[np.int64]:
-    """For each image the number of its group, from 1, in the order of the images; 0 where it is in no pair."""
+    """Group of connected pairs of each image, numbered from 1 in the order of the images; 0 without a pair."""
     links = coo_array((np.ones(len(ends_P2), np.int8), (ends_P2[:, 0], ends_P2[:, 1])), shape=(images, images))
     _, part_N = connected_components(links, directed=False)
     in_pairs = np.unique(ends_P2)
@@ -239,20 +243,20 @@ def _groups(ends_P2: NDArray[np.int64], images: int) -> NDArray[np.int64]:
 
 
 def _cautions(candidates: Candidates, pairs: int, images: int) -> tuple[str, ...]:
-    told = []
+    cautions = []
     if pairs > ALIKE_BY_NATURE * images:
-        told.append(
-            "So many pairs are found where images are alike by nature (digits, icons, X-rays): most are no copies. "
-            "Trust the smallest distances only."
+        cautions.append(
+            "The number of pairs is typical of images that are similar by nature (digits, icons, X-rays). Most of them "
+            "are no copies; trust only the smallest distances."
         )
     if candidates.least > LAYOUT:
-        told.append(
-            f"So many images are alike that only the {len(candidates):,} pairs most alike in layout were looked at "
-            "closely: more near duplicates may be there."
+        cautions.append(
+            f"Only the {len(candidates):,} pairs with the most similar layout were compared in detail. There may be "
+            "more near duplicates."
         )
     if pairs > MOST_PAIRS:
-        told.append(f"Of {pairs:,} pairs the first {MOST_PAIRS:,} are told.")
-    return tuple(told)
+        cautions.append(f"Only the first {MOST_PAIRS:,} of {counted(pairs, 'pair')} are reported.")
+    return tuple(cautions)
 
 
 def _describe(pair: NearPair) -> str:

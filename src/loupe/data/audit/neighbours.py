@@ -1,8 +1,7 @@
-"""All pairs of images whose layouts are alike: every pair is compared, blocks of rows with blocks of columns.
+"""Exact search for all pairs of images with similar layouts, in blocks of rows and columns.
 
-Nothing is approximated: two thin matrix products tell the likeness of each pair and of its mirror image, so that a
-pair is missed only where more are alike than can be kept. Memory is that of one block for each thread, and of the
-pairs that are kept.
+Two thin matrix products give the similarity of each pair and of its mirror image. A pair is missed only if more pairs
+are similar than can be kept. Memory is that of one block for each thread and of the kept pairs.
 """
 
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ BLOCK_ROWS, BLOCK_COLUMNS = 128, 1024  # two blocks of float32 of this size lie 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs of rows, the first below the second, by falling likeness; `mirrored` where the mirror image is more alike.
+    """Pairs of rows, `first` < `second`, by falling similarity; `mirrored` if the mirror image is more similar.
 
-    `least` is the likeness above which every pair is there: what was asked for, or more where there were too many.
+    `least` is the similarity above which all pairs are included: the requested one, or more if there were too many.
     """
 
     first: NDArray[np.int32]
@@ -34,9 +33,9 @@ class Candidates:
 
 
 def alike(layout_N2K: Float32Array, identity_N: NDArray[np.int64], *, least: float, most: int) -> Candidates:
-    """The pairs of at least the likeness `least` whose `identity_N` differs: the `most` most alike, if there are more.
+    """Pairs with different `identity_N` and a similarity of at least `least`; only the `most` most similar ones.
 
-    `layout_N2K` holds even and odd parts, as `likeness.layouts` makes them.
+    `layout_N2K` are even and odd parts, as from `similarity.layouts`.
     """
     best = _Best(least, most)
     blocks = in_chunks(
@@ -52,7 +51,7 @@ def alike(layout_N2K: Float32Array, identity_N: NDArray[np.int64], *, least: flo
 
 
 class _Best:
-    """The most alike of the pairs that were added: twice `most` at any time, and `most` at the end."""
+    """Collector of the most similar pairs: up to twice `most` while adding, and `most` at the end."""
 
     def __init__(self, least: float, most: int) -> None:
         self.least = least
@@ -68,7 +67,7 @@ class _Best:
             self.all()
 
     def all(self) -> Candidates:
-        """In order. From now on only what is at least as alike as the last of them is worth adding."""
+        """Pairs in order. Later pairs less similar than the last of them need not be added."""
         pairs = _joined(self._parts, self.least)
         if len(pairs) > self._most:
             pairs = _cut(pairs, self._most)
@@ -78,7 +77,7 @@ class _Best:
 
 
 def _below(rows: range, layout_N2K: Float32Array, identity_N: NDArray[np.int64], best: _Best) -> Candidates:
-    """The pairs of these rows with themselves and all rows that follow."""
+    """Pairs of these rows with each other and with all later rows."""
     even_RK, odd_RK = layout_N2K[rows.start : rows.stop, 0], layout_N2K[rows.start : rows.stop, 1]
     for start in range(rows.start, len(layout_N2K), BLOCK_COLUMNS):
         columns = layout_N2K[start : start + BLOCK_COLUMNS]
@@ -93,7 +92,7 @@ def _below(rows: range, layout_N2K: Float32Array, identity_N: NDArray[np.int64],
 
 
 def _joined(parts: list[Candidates], least: float) -> Candidates:
-    """All of the parts in one, in order."""
+    """Concatenation of candidates, in order."""
     if not parts:
         nothing = np.empty(0, np.int32)
         return Candidates(nothing, nothing, np.empty(0, np.float32), np.empty(0, np.bool_), least)

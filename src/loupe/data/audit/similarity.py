@@ -1,6 +1,6 @@
-"""How alike two images are: by layout, which is compared for all pairs, and by detail, which judges what is left.
+"""Similarity of two images: by layout, compared for all pairs, and by detail, compared for similar layouts.
 
-Both look at the images in grey at `SIDE_PX` on a side, so that neither colour, size nor the quality of a JPEG counts.
+Both use grey images of `SIDE_PX` on a side, so that colour, size and JPEG quality have little effect.
 
 Layout: the lowest frequencies of the cosine transform, as in perceptual hashes (Zauner, "Implementation and
 Benchmarking of Perceptual Image Hash Functions", 2010), kept as numbers in place of bits. Each is weighted by the root
@@ -43,7 +43,7 @@ _MOST = 0.9999  # Fisher's transform of 1 is infinite
 
 
 def layouts(pixels_BHWC: UInt8Array) -> Float32Array:
-    """Even and odd parts, float32 [B, 2, 18]; of length 1 together, or 0 for an image that is plain."""
+    """Layouts, even and odd parts, float32 [B, 2, 18], with a joint norm of 1, or 0 for a plain image."""
     waves_FH = fft.dct(np.eye(SIDE_PX, dtype=np.float32), axis=0, norm="ortho")[:FREQUENCIES]
     waves_BHW = waves_FH @ (pixels_BHWC @ _GREY) @ waves_FH.T
     waves_BHW[:, 0, 0] = 0
@@ -58,9 +58,9 @@ def layouts(pixels_BHWC: UInt8Array) -> Float32Array:
 
 
 def likeness(first_BHWC: UInt8Array, second_BHWC: UInt8Array, mirrored_B: NDArray[np.bool_]) -> Float32Array:
-    """The likeness in detail of pairs of images, 1 where they are the same, near 0 where they have nothing in common.
+    """Similarity in detail of pairs of images [B]: 1 for equal images, near 0 for unrelated ones.
 
-    Where `mirrored_B`, the second is turned left to right first.
+    The second image is flipped horizontally where `mirrored_B` is true.
     """
     first_BHW, second_BHW = first_BHWC @ _GREY, second_BHWC @ _GREY
     second_BHW = np.where(mirrored_B[:, None, None], second_BHW[:, :, ::-1], second_BHW)
@@ -75,25 +75,25 @@ def likeness(first_BHWC: UInt8Array, second_BHWC: UInt8Array, mirrored_B: NDArra
 
 
 def _correlation(first: NDArray[np.complex64], second: NDArray[np.complex64]) -> Float32Array:
-    """The largest normalised cross-correlation over shifts of up to `SHIFT_PX`, from the spectra of both."""
+    """Largest normalised cross-correlation over shifts of up to `SHIFT_PX`, from the spectra of both images."""
     shifted_BHW = fft.irfft2(first.conj() * second, s=(SIDE_PX, SIDE_PX))
     near = np.r_[-SHIFT_PX : SHIFT_PX + 1]
     return np.asarray(shifted_BHW[:, near[:, None], near[None, :]].max(axis=(1, 2)), np.float32)
 
 
 def _spread(first: NDArray[np.complex64], second: NDArray[np.complex64]) -> Float32Array:
-    """The standard deviation of the correlation of images that have nothing in common, with such autocorrelations."""
+    """Standard deviation of the correlation of unrelated images with these autocorrelations."""
     own_BHW = [fft.irfft2(np.abs(spectrum) ** 2, s=(SIDE_PX, SIDE_PX)) for spectrum in (first, second)]
     return np.asarray(np.sqrt(np.maximum((own_BHW[0] * own_BHW[1]).sum(axis=(1, 2)), 1)) / SIDE_PX, np.float32)
 
 
 def _lower_end(correlation_B: Float32Array, spread_B: Float32Array) -> Float32Array:
-    """Of the 95 % interval, by Fisher's transform."""
+    """Lower limit of the 95 % interval of a correlation, by Fisher's transform."""
     return np.asarray(np.tanh(np.arctanh(np.clip(correlation_B, -_MOST, _MOST)) - _INTERVAL * spread_B), np.float32)
 
 
 def _spectrum(grey_BHW: Float32Array) -> NDArray[np.complex64]:
-    """The Fourier transform of the detail, which fades out towards the borders and has length 1."""
+    """Fourier transform of the detail, windowed towards the borders and normalised to 1."""
     detail_BHW = grey_BHW - _blurred(grey_BHW, _FINE_PX)
     nearby_BHW = _blurred(detail_BHW**2, _NEARBY_PX)
     detail_BHW = detail_BHW / np.sqrt(np.maximum(nearby_BHW, 0) + _NOISE_LEVELS**2) * _window()
@@ -108,7 +108,7 @@ def _blurred(grey_BHW: Float32Array, sigma_px: float) -> Float32Array:
 
 
 def _enlarged(grey_BHW: Float32Array, zoom: float) -> Float32Array:
-    """The centre of the images, enlarged to their size, by linear interpolation."""
+    """Centre of the images, enlarged to their size by linear interpolation."""
     centre = (SIDE_PX - 1) / 2
     at = centre + (np.arange(SIDE_PX) - centre) / zoom
     weights_HH = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(SIDE_PX)[None, :])).astype(np.float32)
