@@ -98,9 +98,7 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunStateError(
-                f"{self.path} is in use by another process. Wait for it, or stop it first."
-            ) from None
+            raise RunStateError(f"{self.path} is in use by another process. Wait for it, or stop it first.") from None
 
     def _then(self) -> str:
         """Remedy after a failed write, once the disk can be written."""
