@@ -9,7 +9,6 @@ from rich.table import Table
 
 from loupe.errors import counted
 from loupe.log import printable
-from loupe.report import texts
 
 MOST_ROWS = 25  # of one kind; against.json has all of them
 HASHES = {"hashes.data": "images", "hashes.weights": "pretrained weights", "hashes.code": "sources of Loupe"}
@@ -43,7 +42,7 @@ def _rows(differences: Mapping[str, Sequence[Row]]) -> Iterator[Cells]:
     changed = [row for row in differences["weights"] if "unequal" in row]
     if changed:
         number, largest = sum(row["unequal"] for row in changed), max(row["largest_difference"] or 0 for row in changed)
-        yield f"weights: {number:,} values in {texts.several(len(changed), 'tensor')}, by up to {largest:.2g}", "", ""
+        yield f"weights: {number:,} values in {counted(len(changed), 'tensor')}, by up to {largest:.2g}", "", ""
     yield from _first([row for row in differences["weights"] if "unequal" not in row], _value, "weights")
 
 

@@ -46,7 +46,7 @@ class Row:
     name: str
     settings: str
     chosen: bool
-    verdict: str | None
+    verdict: str
     why: str | None
     cells: Sequence[Cell]
     runs: Sequence[tuple[str, str]]
@@ -104,7 +104,7 @@ def _row(row: CandidateRow, judgement: Judgement, number: int) -> Row:
         name=row.name,
         settings=row.settings,
         chosen=row.name == judgement.chosen,
-        verdict=judgement.verdicts.get(row.name, "").removeprefix(f"{row.name}: ") or None,
+        verdict=_verdict(row.name, judgement),
         why=row.why,
         cells=_cells(row.measured) if row.measured else [],
         # Quoted whole and after a "./", the name of a directory can be nothing but the name of a directory.
@@ -115,6 +115,13 @@ def _row(row: CandidateRow, judgement: Judgement, number: int) -> Row:
         number=number,
         color=COLORS[(number - 1) % len(COLORS)],
     )
+
+
+def _verdict(name: str, judgement: Judgement) -> str:
+    """Verdict on a candidate without its name, which stands above it."""
+    verdict = judgement.verdicts.get(name, "").removeprefix(f"{name}: ")
+    absent = "The other recipes are compared with it." if name == judgement.chosen else "No verdict was recorded."
+    return verdict or absent
 
 
 def _cells(measured: CandidateFigures) -> list[Cell]:

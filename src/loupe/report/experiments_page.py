@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from loupe.errors import counted
 from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import Spread
 from loupe.files import write_atomic
@@ -233,7 +234,7 @@ def _wording(row: ExperimentRow, published: Published, measured: ExperimentFigur
         said |= {
             "Settings used": measured.settings,
             "Parameters measured": _parameters(measured.parameters.total, measured.parameters.non_trainable),
-            "Judged on": texts.several(measured.images, f"{measured.judged_on} image"),
+            "Judged on": counted(measured.images, f"{measured.judged_on} image"),
             "Macro-F1": texts.number(measured.macro_f1.value),
             "Diagnosis": measured.diagnosis,
         }

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from loupe.errors import counted
 from loupe.report import texts
 
 FOLDER = Path(__file__).parent / "templates"
@@ -49,7 +50,7 @@ def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), s
         "number": texts.number,
         "duration": texts.duration,
         "spent": texts.spent,
-        "several": texts.several,
+        "counted": counted,
         "short": texts.short,
         "drawn": Markup,  # only for what figures.py draws
     }

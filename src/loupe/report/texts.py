@@ -58,11 +58,6 @@ def spent(seconds: float | None) -> str:
     return "unknown" if seconds is None else log.duration(seconds)
 
 
-def several(amount: int, one: str, many: str | None = None) -> str:
-    """`1 image`, `3 images`."""
-    return f"{count(amount)} {one if amount == 1 else many or one + 's'}"
-
-
 def short(name: str, most: int = 60) -> str:
     """A name for a caption, cut where it is too long for one."""
     return name if len(name) <= most else name[: most - 1] + "…"
