@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from loupe.config.network import CnnSpec
 from loupe.config.recipe import Preprocessing
@@ -13,6 +14,7 @@ from loupe.data.pixels.store import DamagedImages, RawStore, StreamedStore
 from loupe.data.sources.folders import from_paths
 from loupe.errors import LoupeError
 from loupe.models.cnn import cnn
+from loupe.models.engine import OpenVinoEngine
 from loupe.runs import predictor as module
 from loupe.runs.predictor import Predictor
 
@@ -98,3 +100,41 @@ def test_nothing_but_damage_is_an_error_whoever_leaves_it_out(folder, stored, be
         file.write_bytes(b"no image")
     with pytest.raises(LoupeError, match="all 11 images are damaged"):
         stored.predictions(from_paths([str(folder)]), skip_damaged=True)
+
+
+class Reversed:
+    """Stand-in engine: the mean of each image's input for the second class, its negative for the first."""
+
+    name = "stand-in"
+
+    def __init__(self, model, compute):
+        self.seen = []
+
+    def run(self, inputs):
+        for x_BCHW in inputs:
+            self.seen.append(tuple(x_BCHW.shape))
+            mean_B = x_BCHW.mean(dim=(1, 2, 3)).numpy()
+            yield np.stack([-mean_B, mean_B], axis=1)
+
+
+def test_another_engine_computes_the_logits_of_the_same_preprocessed_images(folder, stored):
+    table = from_paths([str(folder)])
+    other = Predictor(folder, device="cpu", engine=Reversed)
+    said = other.predictions(table)
+    assert said.path == stored.predictions(table).path
+    assert other.engine.seen == [(4, 3, 8, 8), (4, 3, 8, 8), (3, 3, 8, 8)]
+    images = prepare.load_images(table, other.model.preprocessing, cache=None)
+    pixels_NHWC = np.asarray(images.store.pixels, np.float64) / 255
+    np.testing.assert_allclose(said.logits_NK[:, 1], pixels_NHWC.mean(axis=(1, 2, 3)), rtol=1e-5)
+    assert other.predict([str(folder / "00.png")]) == ["b"]
+
+
+def test_openvino_predicts_as_pytorch_does(folder, stored):
+    pytest.importorskip("openvino")
+
+    def openvino(model, compute):
+        return OpenVinoEngine(nn.Sequential(model.trunk, model.head), compute, model.preprocessing.size_px)
+
+    table = from_paths([str(folder)])
+    said = Predictor(folder, device="cpu", engine=openvino).predictions(table)
+    np.testing.assert_allclose(said.logits_NK, stored.predictions(table).logits_NK, rtol=1e-4, atol=1e-5)

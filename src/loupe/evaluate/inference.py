@@ -12,11 +12,13 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 
 from loupe.augment.pipeline import evaluation_view
+from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.batches import Batch
 from loupe.data.pixels.prepare import Images
 from loupe.devices import Compute
 from loupe.evaluate.predictions import Predictions
 from loupe.models.classifier import Classifier
+from loupe.models.engine import Engine
 
 SPEED_BATCH = 32
 
@@ -67,30 +69,46 @@ def predictions(
 ) -> Predictions:
     """Predictions for some images, with the labels of the loader; arguments as for `logits`."""
     logits_NK = logits(model, loader, rows_N, compute, first_block)
+    return _with_images(logits_NK, loader, images, rows_N, model.classes)
+
+
+def engine_predictions(
+    engine: Engine,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    loader: InputLoader,
+    images: Images,
+    rows_N: np.ndarray,
+) -> Predictions:
+    """Predictions of an engine that gives logits for preprocessed images, with the labels of the loader."""
+    batches = loader.batches(rows_N, batch_size(preprocessing.size_px))
+    made = list(engine.run(evaluation_view(batch.x_BCHW, preprocessing) for batch in batches))
+    logits_NK = np.concatenate(made) if made else np.empty((0, 0), np.float32)
+    return _with_images(logits_NK, loader, images, rows_N, classes)
+
+
+def _with_images(
+    logits_NK: np.ndarray, loader: InputLoader, images: Images, rows_N: np.ndarray, classes: tuple[str, ...]
+) -> Predictions:
     return Predictions(
         path=tuple(images.table.paths[row] for row in rows_N),
         content=tuple(images.content[row] for row in rows_N),
         label=loader.labels_N.cpu().numpy()[rows_N],
-        logits_NK=logits_NK.reshape(len(rows_N), len(model.classes)),
-        classes=model.classes,
+        logits_NK=logits_NK.reshape(len(rows_N), len(classes)),
+        classes=classes,
     )
 
 
 @torch.inference_mode()
-def images_per_second(model: Classifier, compute: Compute, repeats: int = 3) -> float:
-    """Inference speed from decoded pixels, in images per second: median of `repeats` batches."""
-    preprocessing = model.preprocessing
+def images_per_second(engine: Engine, preprocessing: Preprocessing, device: torch.device, repeats: int = 3) -> float:
+    """Inference speed from decoded pixels, in images per second: median of `repeats` batches, answers included."""
     images = min(SPEED_BATCH, batch_size(preprocessing.size_px))
     x_BCHW = torch.zeros(images, 3, preprocessing.load_px, preprocessing.load_px, dtype=torch.uint8)
-    x_BCHW = x_BCHW.to(compute.device, memory_format=torch.channels_last)
-    model.eval()
+    x_BCHW = x_BCHW.to(device, memory_format=torch.channels_last)
     seconds = []
     for _ in range(1 + repeats):  # the first pass compiles and fills caches
-        compute.synchronize()
         began = time.perf_counter()
-        with compute.autocast():
-            model(evaluation_view(x_BCHW, preprocessing))
-        compute.synchronize()
+        list(engine.run(iter([evaluation_view(x_BCHW, preprocessing)])))
         seconds.append(time.perf_counter() - began)
     return images / statistics.median(seconds[1:])
 

@@ -80,7 +80,7 @@ def digest_of(blocks: nn.Sequential) -> str:
 class TorchEngine:
     """PyTorch, in the precision of the run."""
 
-    def __init__(self, blocks: nn.Sequential, arithmetic: Compute) -> None:
+    def __init__(self, blocks: nn.Module, arithmetic: Compute) -> None:
         self.blocks = blocks
         self.arithmetic = arithmetic
         self.name = f"pytorch-{arithmetic.precision}"

@@ -1,5 +1,6 @@
-"""A stored classifier that predicts from raw images: they pass the decoder and the preprocessing that it has stored."""
+"""Prediction from raw images by a stored classifier, with the decoder and the preprocessing stored with it."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -19,15 +20,24 @@ from loupe.evaluate.predictions import Predictions
 from loupe.log import logger, progress_bar, terminal
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
+from loupe.models.engine import Engine, TorchEngine
+
+EngineBuilder = Callable[[Classifier, Compute], Engine]
 
 
 class Predictor:
-    """A classifier that lies in a folder; it is loaded when it is first asked."""
+    """Stored classifier that predicts from raw images; loaded on first use.
 
-    def __init__(self, folder: Path, *, device: str = "auto", quiet: bool = True) -> None:
+    `engine` builds what computes the logits, from the network in evaluation mode and its precision: PyTorch by default.
+    """
+
+    def __init__(
+        self, folder: Path, *, device: str = "auto", quiet: bool = True, engine: EngineBuilder = TorchEngine
+    ) -> None:
         self.quiet = quiet
         self._folder = folder
         self._device = choose_device(device)
+        self._build_engine = engine
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -39,14 +49,19 @@ class Predictor:
         model, precision = bundle.load(self._folder, self._device)
         return model, Compute(self._device, precision)
 
+    @cached_property
+    def engine(self) -> Engine:
+        """Engine that computes the logits of preprocessed images."""
+        return self._build_engine(*self._loaded)
+
     @property
     def model(self) -> Classifier:
-        """The network, in evaluation mode on its device."""
+        """Network in evaluation mode on its device."""
         return self._loaded[0]
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by for calibrated probabilities; 1 where none was fitted."""
+        """Divisor of the logits for calibrated probabilities; 1 if none was fitted."""
         return self.model.temperature
 
     def predict(self, images: Pictures) -> list[str]:
@@ -91,8 +106,8 @@ class Predictor:
         return said.select(kept_N)
 
     def images_per_second(self) -> float:
-        """How fast it predicts here, from decoded pixels."""
-        return inference.images_per_second(*self._loaded)
+        """Inference speed on this machine, from decoded pixels."""
+        return inference.images_per_second(self.engine, self.model.preprocessing, self._device)
 
     def _open(self, dataset: Dataset, skip_damaged: bool, *, keep: bool = True, once: bool = False) -> Images:
         cache = cache_folder() if keep else None
@@ -100,10 +115,12 @@ class Predictor:
             return load_images(dataset, self.model.preprocessing, cache=cache, skip_damaged=skip_damaged, once=once)
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
-        model, arithmetic = self._loaded
+        model, compute = self._loaded
         remedy = "End other programs that hold it, or take another --device."
         with terminal(quiet=self.quiet), enough_memory(remedy), progress_bar() as progress:
-            feed = BatchLoader(images.store, label_N, arithmetic.device)
+            loader = BatchLoader(images.store, label_N, compute.device)
             bar = progress.add_task("predicting", total=len(rows_N), note="")
-            watched = ProgressLoader(feed, lambda images: progress.advance(bar, images))
-            return inference.predictions(model, watched, images, rows_N, arithmetic)
+            watched = ProgressLoader(loader, lambda images: progress.advance(bar, images))
+            return inference.engine_predictions(
+                self.engine, model.preprocessing, model.classes, watched, images, rows_N
+            )
