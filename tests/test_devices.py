@@ -121,7 +121,7 @@ def timed(train_N, images=None, batch_size=32, part="all"):
         build(recipe.model, preprocessing, table.classes, 0),
         stage=stage,
         augmenter=Augmenter(stage.augment, preprocessing, 0),
-        feed=BatchLoader(images_20.store, images_20.table.labels, torch.device("cpu")),
+        loader=BatchLoader(images_20.store, images_20.table.labels, torch.device("cpu")),
         train_N=train_N,
         weights_K=None,
         images=images,

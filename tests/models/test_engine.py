@@ -94,7 +94,7 @@ def passes(blocks, monkeypatch):
         augmenter = Augmenter(AugmentSpec(), PIXELS, 0)
         rows_N = np.arange(50)
         said = precision.resolve(
-            "auto", model, stage=stage, augmenter=augmenter, feed=on, train_N=rows_N, class_weights_K=None
+            "auto", model, stage=stage, augmenter=augmenter, loader=on, train_N=rows_N, class_weights_K=None
         )
         return said, seen
 

@@ -48,7 +48,7 @@ def resolved(network: Classifier, *, wanted="auto", asked="auto", run="fp32") ->
     feed = BatchLoader(RawStore(pixels), np.arange(50) % 3, CPU)
     rows_N, engines = np.arange(50), Engines()
     return precision.resolve_frozen(
-        wanted, asked=asked, run=run, model=network, feed=feed, rows_N=rows_N, engines=engines
+        wanted, asked=asked, run=run, model=network, loader=feed, rows_N=rows_N, engines=engines
     )
 
 
@@ -90,7 +90,7 @@ def test_the_agreement_is_the_mean_cosine_of_what_the_trunk_makes():
     network = model()
     x = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
     feed = BatchLoader(RawStore(x), np.arange(50) % 3, CPU)
-    found = precision.agreement(network, "bf16", feed=feed, rows_N=np.arange(32), engines=Engines())
+    found = precision.agreement(network, "bf16", loader=feed, rows_N=np.arange(32), engines=Engines())
     with torch.no_grad():
         given = torch.from_numpy(x[:32]).permute(0, 3, 1, 2) / 255
         whole = network.trunk.eval()(given).mean(dim=(2, 3)).double()

@@ -59,17 +59,17 @@ class Planner:
         decoding = (time.perf_counter() - began) / len(images.table) * self._images
         seconds = decoding if self._first(_pixels(recipe.preprocessing)) else 0.0
         model = build(recipe.model, recipe.preprocessing, self.table.classes, recipe.seed).to(self.device)
-        feed, engines = BatchLoader(images.store, images.table.labels, self.device), Engines()
+        loader, engines = BatchLoader(images.store, images.table.labels, self.device), Engines()
         disk_bytes = 0
         for stage in recipe.stages:
             model.learn(stage.part, batch_statistics=stage.batch_statistics)
             if model.frozen:
-                spent, size = self._frozen(recipe, stage, model, images, feed, engines)
+                spent, size = self._frozen(recipe, stage, model, images, loader, engines)
                 seconds, disk_bytes = seconds + spent, disk_bytes + size
             if isinstance(stage.optimizer, Logistic):
                 seconds += solving_seconds(model, stage, len(self.split.train))
             else:
-                seconds += self._training(recipe, stage, model, feed)
+                seconds += self._training(recipe, stage, model, loader)
         return Cost(seconds, disk_bytes, peak_memory_bytes(self.device))
 
     @property
@@ -104,7 +104,7 @@ class Planner:
         stage: ResolvedStage,
         model: Classifier,
         images: Images,
-        feed: BatchLoader,
+        loader: BatchLoader,
         engines: Engines,
     ) -> tuple[float, int]:
         """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
@@ -114,22 +114,22 @@ class Planner:
             asked=asked,
             run="fp32" if asked == "auto" else asked,
             model=model,
-            feed=feed,
-            rows_N=_every(feed),
+            loader=loader,
+            rows_N=_every(loader),
             engines=engines,
         )
         augmenter = Augmenter(stage.augment, model.preprocessing, recipe.seed)
         frozen = FrozenPass(
             model,
             trunk_key(recipe.model),
-            feed,
+            loader,
             images.content,
             cache_folder() / "frozen",
             Compute(self.device, precision),
             StopSignal(),  # not entered: Ctrl-C ends the plan at once
             engines,
         )
-        each = frozen.estimate(_every(feed), lambda batch: augmenter.train(batch.x_BCHW, batch.index_B, 0))
+        each = frozen.estimate(_every(loader), lambda batch: augmenter.train(batch.x_BCHW, batch.index_B, 0))
         new = self._new_views(recipe, stage, model.frozen)
         return each.seconds * new, each.size_bytes(new)
 
@@ -147,17 +147,17 @@ class Planner:
             new += views if self._first(("augmented", network, frozen, views)) else 0
         return new
 
-    def _training(self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, feed: BatchLoader) -> float:
+    def _training(self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, loader: BatchLoader) -> float:
         """Seconds of a stage's epochs, with their validation."""
         timed = partial(
             TimedSteps,
             model,
             stage=stage,
             augmenter=Augmenter(stage.augment, model.preprocessing, recipe.seed),
-            feed=feed,
+            loader=loader,
             weights_K=None,
         )
-        steps = timed(train_N=_every(feed))
+        steps = timed(train_N=_every(loader))
         either = self.device.type != "cpu" or multiplies_bf16(self.device)
         wanted = precisions(self.device) if either else ("fp32",)
         times = {precision: steps.seconds(precision) for precision in wanted}
@@ -165,7 +165,7 @@ class Planner:
         step = times[fastest] * stage.batch_size / steps.images
         train, evaluated = len(self.split.train), len(self.split.val)
         if steps.images < (whole := min(stage.batch_size, train)):  # for what it holds in memory
-            timed(train_N=np.resize(_every(feed), whole), images=whole).one(fastest)
+            timed(train_N=np.resize(_every(loader), whole), images=whole).one(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
 
@@ -175,8 +175,8 @@ def _pixels(preprocessing: Preprocessing) -> tuple[object, ...]:
     return "pixels", preprocessing.load_px, preprocessing.resize, preprocessing.interpolation
 
 
-def _every(feed: BatchLoader) -> np.ndarray:
-    return np.arange(len(feed.labels_N))
+def _every(loader: BatchLoader) -> np.ndarray:
+    return np.arange(len(loader.labels_N))
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

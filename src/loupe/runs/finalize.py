@@ -47,9 +47,7 @@ class RunFinalizer:
     split: Split
     open_test: bool
 
-    def write(
-        self, model: Classifier, preparation: StageDataBuilder, position: TrainState, load_seconds: float
-    ) -> None:
+    def write(self, model: Classifier, preparation: StageDataBuilder, state: TrainState, load_seconds: float) -> None:
         """Everything but recipe, split and environment, which were there before.
 
         Args:
@@ -58,17 +56,24 @@ class RunFinalizer:
             load_seconds: what came before the training.
         """
         began = time.perf_counter()
-        self.directory.write_metrics(position.history)
+        self.directory.write_metrics(state.history)
         parts = self._predictions(model, preparation)
         temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else Temperature()
         model.temperature = temperature.value
         test_hash = self._test_hash()
         looks = self._looks(test_hash, looked="test" in parts)
         bundle.save(self.directory.model, model, self.recipe.model, preparation.arithmetic.precision)
+<<<<<<< HEAD
         evaluations = write_evaluation(
             self.directory, self.recipe, model.preprocessing, self.images, self.split, parts, temperature
         )
         diagnosis = self._diagnose(position, evaluations["validation"], len(model.trunk))
+=======
+        if parts:
+            self._write_predictions(parts, model)
+        blocks = {name: self._measured(parts, split) for name, split in SPLITS.items()}
+        diagnosis = self._diagnose(state, blocks["validation"], len(model.trunk))
+>>>>>>> f9f3ddb (Names in training: loader, stage_data, state; frozen blocks in the words of the field)
         content = results.assemble(
             name=self.directory.name,
             recipe=self.recipe,
@@ -76,7 +81,7 @@ class RunFinalizer:
             split=self.split,
             model=model,
             preparation=preparation,
-            position=position,
+            state=state,
             split_hash=test_hash,
             evaluations=evaluations,
             calibration=calibration.report(temperature, parts),
@@ -119,10 +124,15 @@ class RunFinalizer:
             rundir.record_look(runs, test_hash, self.directory.name) if looked else rundir.count_looks(runs, test_hash)
         )
 
+<<<<<<< HEAD
     def _diagnose(self, position: TrainState, validation: Evaluation | None, blocks: int) -> Diagnosis:
         supports = [row.support for row in validation.per_class] if validation else []
+=======
+    def _diagnose(self, state: TrainState, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
+        supports = [row["support"] for row in validation["per_class"]] if validation else []
+>>>>>>> f9f3ddb (Names in training: loader, stage_data, state; frozen blocks in the words of the field)
         commonest = max(supports) / sum(supports) if supports else None
-        return diagnose(position.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
+        return diagnose(state.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
 
     def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
         """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""

@@ -53,7 +53,7 @@ class Session:
             preparation = StageDataBuilder(
                 model=setup.model,
                 network=trunk_key(recipe.model),
-                feed=setup.loader,
+                loader=setup.loader,
                 content=setup.images.content,
                 train_N=split.train,
                 test_N=split.test,
@@ -65,7 +65,7 @@ class Session:
                 engines=setup.engines,
             )
             try:
-                position = Trainer(
+                state = Trainer(
                     setup.model,
                     stages=recipe.stages,
                     prepare=preparation.of,
@@ -81,17 +81,19 @@ class Session:
                 ).fit()
             except StoppedError:
                 raise self._interrupted() from None
-        if position.stage < len(recipe.stages):
+        if state.stage < len(recipe.stages):
             raise self._interrupted()
         outcome = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test)
-        outcome.write(setup.model, preparation, position, load_seconds)
+        outcome.write(setup.model, preparation, state, load_seconds)
 
     def _interrupted(self) -> InterruptedRunError:
         return InterruptedRunError(f"stopped and saved. Go on with: {self.directory.resume_command}")
 
-    def _validate(self, network: Classifier, work: StageData) -> dict[str, Any]:
+    def _validate(self, network: Classifier, stage_data: StageData) -> dict[str, Any]:
         rows_N = self.setup.split.val
-        logits_NK = inference.logits(network, work.validation, rows_N, self.setup.compute, work.validation_first)
+        logits_NK = inference.logits(
+            network, stage_data.validation, rows_N, self.setup.compute, stage_data.validation_first
+        )
         return inference.scores(logits_NK, self.setup.images.table.labels[rows_N])
 
     def _log(self, history: Sequence[Mapping[str, Any]]) -> None:

@@ -68,7 +68,7 @@ def set_up(
         model,
         stage=stage,
         augmenter=Augmenter(stage.augment, model.preprocessing, recipe.seed),
-        feed=loader,
+        loader=loader,
         train_N=split.train,
         class_weights_K=class_weights_K,
     )
@@ -81,7 +81,7 @@ def set_up(
             asked=recipe.precision,
             run=precision,
             model=model,
-            feed=loader,
+            loader=loader,
             rows_N=split.train,
             engines=engines,
         )

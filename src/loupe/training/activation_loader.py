@@ -1,4 +1,4 @@
-"""What stands in the place of images and of their augmentation where the blocks before are frozen."""
+"""Outputs of frozen blocks in batches, in place of images, and the augmentation that goes with them."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,11 +32,11 @@ class ActivationLoader:
     turn: int = 0
 
     def at(self, epoch: int) -> Self:
-        """The feed of that epoch's view: the views take turns."""
+        """Loader of the view of that epoch; views are used in turn."""
         return replace(self, turn=(epoch - self.first_epoch) % len(self.views))
 
     def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        """The activations of the images of `order`, in batches, from batch number `first` on."""
+        """Activations of the images of `order`, in batches, from batch number `first` on."""
         rows = self.views[self.turn]
         for index_B in cut(order, batch_size)[first:]:
             where_B = torch.from_numpy(self.place_N[index_B]).to(rows.device)
@@ -47,7 +47,7 @@ class ActivationLoader:
 
 @dataclass(frozen=True)
 class IdentityAugment:
-    """Stands where an augmenter does, for activations, which have been augmented as images."""
+    """Augmentation that changes nothing: activations were augmented as images."""
 
     seed: int
 
@@ -57,7 +57,7 @@ class IdentityAugment:
 
 @dataclass(frozen=True)
 class CyclicAugment:
-    """An augmenter whose views take turns from epoch to epoch, as those that are kept do."""
+    """Augmenter whose views are used in turn from epoch to epoch, as cached views are."""
 
     augmenter: Augmenter
     first_epoch: int

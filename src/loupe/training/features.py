@@ -44,17 +44,17 @@ def features(
     assert not network.hidden
     model = build(network, preprocessing, images.table.classes, seed=0).to(device)
     model.learn("head")
-    feed, rows_N = BatchLoader(images.store, images.table.labels, device), np.arange(len(images.table))
+    loader, rows_N = BatchLoader(images.store, images.table.labels, device), np.arange(len(images.table))
     engines = Engines()
     precision, reason = resolve_frozen(
-        "auto", asked="auto", run="fp32", model=model, feed=feed, rows_N=rows_N, engines=engines
+        "auto", asked="auto", run="fp32", model=model, loader=loader, rows_N=rows_N, engines=engines
     )
     if reason:
         logger.info(reason)
     frozen = FrozenPass(
         model,
         trunk_key(network),
-        feed,
+        loader,
         images.content,
         folder,
         Compute(device, precision),

@@ -79,7 +79,7 @@ class FrozenPass:
 
     model: Classifier
     network: str
-    feed: BatchLoader
+    loader: BatchLoader
     content: tuple[str, ...]
     folder: Path
     arithmetic: Compute
@@ -105,7 +105,7 @@ class FrozenPass:
         """
         if not len(rows_N):  # neither validation nor test images, and none to look at training images
             return self._feed([np.empty(0, np.float32)], rows_N, 0)
-        every_N = np.arange(len(self.feed.labels_N))
+        every_N = np.arange(len(self.loader.labels_N))
         view = self._found({"kind": "evaluation", "rows": _digest_of(every_N)}, len(every_N))
         if view is not None:
             return self._feed([view], every_N, 0)
@@ -131,11 +131,11 @@ class FrozenPass:
         return self._feed(views, rows_N, epochs[0])
 
     def _feed(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> ActivationLoader:
-        place_N = np.full(len(self.feed.labels_N), -1, np.int64)
+        place_N = np.full(len(self.loader.labels_N), -1, np.int64)
         place_N[rows_N] = np.arange(len(rows_N))
-        device = self.feed.device
+        device = self.loader.device
         tensors = placed(views, device, room_bytes(device))
-        return ActivationLoader(tensors, place_N, self.feed.labels_N, device, first_epoch)
+        return ActivationLoader(tensors, place_N, self.loader.labels_N, device, first_epoch)
 
     def _evaluation_view(self, batch: Batch) -> Tensor:
         return evaluation_view(batch.x_BCHW, self.model.preprocessing)
@@ -216,7 +216,7 @@ class FrozenPass:
             "blocks": self.digest,
             "preprocessing": self.model.preprocessing.model_dump(mode="json"),
             "precision": self.arithmetic.precision,
-            "device": self.feed.device.type,
+            "device": self.loader.device.type,
             "dtype": dtype.__name__,
             **kind,
         }
@@ -266,7 +266,7 @@ class FrozenPass:
 
     def _computed(self, rows_N: np.ndarray, view: View) -> Iterator[Array]:
         """float32 [B, ...] for each batch of these rows' images."""
-        return self.engine[0].run(view(batch) for batch in self.feed.batches(rows_N, PASS_BATCH))
+        return self.engine[0].run(view(batch) for batch in self.loader.batches(rows_N, PASS_BATCH))
 
     @cached_property
     def engine(self) -> tuple[Engine, str]:

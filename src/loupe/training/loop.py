@@ -47,8 +47,8 @@ class Trainer:
         train_N: the images to train on, as rows of the table.
         validate: the validation metrics of a network, by name; None for those that cannot be had.
         on_epoch: called with the history after each epoch, once its checkpoint is written.
-        stop: once received, training saves and returns with `position.stage` short of the number of stages.
-        position: where training stands.
+        stop: once received, training saves and returns with `state.stage` short of the number of stages.
+        state: state of the training between two steps.
     """
 
     model: Classifier
@@ -63,7 +63,7 @@ class Trainer:
     monitor: str
     keep_best: bool
     stop: StopSignal
-    position: TrainState = field(default_factory=TrainState, init=False)
+    state: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in goes on
 
     def fit(self) -> TrainState:
@@ -75,14 +75,14 @@ class Trainer:
         self._saved = self.checkpoints.load_last()
         if self._saved:
             with self._fitting():
-                self.position = TrainState.of(self._saved.values["position"])
-        self.checkpoints.forget_bests_after(self.position.best_epoch)
-        while self.position.stage < len(self.stages):
+                self.state = TrainState.of(self._saved.values["position"])
+        self.checkpoints.forget_bests_after(self.state.best_epoch)
+        while self.state.stage < len(self.stages):
             if not self._train_stage():
-                return self.position
+                return self.state
         if self.keep_best:
-            self.model.load_state_dict(self.checkpoints.load_best(self.position.best_epoch))
-        return self.position
+            self.model.load_state_dict(self.checkpoints.load_best(self.state.best_epoch))
+        return self.state
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
@@ -99,27 +99,29 @@ class Trainer:
 
     @property
     def stage(self) -> ResolvedStage:
-        return self.stages[self.position.stage]
+        return self.stages[self.state.stage]
 
     def _train_stage(self) -> bool:
-        """The rest of the stage that `position` stands in; False when asked to stop before its end, and it is saved."""
-        position, stage = self.position, self.stage
+        """Train the rest of the current stage; False when asked to stop before its end, and it is saved."""
+        state, stage = self.state, self.stage
         snapshot, self._saved = self._saved, None
         if snapshot:  # before what is frozen is computed with these weights
             with self._fitting():
                 self.model.load_state_dict(snapshot.tensors["weights"])
-        first_epoch = len(position.history) - position.epoch
+        first_epoch = len(state.history) - state.epoch
         solved = isinstance(stage.optimizer, Logistic)
         if solved:
-            check_memory(self.model, stage, position.stage, len(self.train_N))
-        work = self.prepare(stage, first_epoch, position.stage == len(self.stages) - 1)
-        learner = TrainStep(self.model, stage, work.augmenter, self.arithmetic, self.class_weights_K, work.first)
+            check_memory(self.model, stage, state.stage, len(self.train_N))
+        stage_data = self.prepare(stage, first_epoch, state.stage == len(self.stages) - 1)
+        learner = TrainStep(
+            self.model, stage, stage_data.augmenter, self.arithmetic, self.class_weights_K, stage_data.first
+        )
         if snapshot:
             with self._fitting():
                 learner.restore(snapshot)
         del snapshot  # as large as the weights, the optimizer and the averaged weights together
-        solver = Solver(learner, work, self.train_N, first_epoch, self.stop) if solved else None
-        whole = self._train_epochs(learner, work, solver)
+        solver = Solver(learner, stage_data, self.train_N, first_epoch, self.stop) if solved else None
+        whole = self._train_epochs(learner, stage_data, solver)
         if whole and solver:
             whole = self._settle(learner, solver, first_epoch)
         if solver or not whole:
@@ -127,80 +129,80 @@ class Trainer:
         if not whole:
             return False
         self.model.load_state_dict(learner.result.state_dict())
-        position.stage, position.epoch = position.stage + 1, 0
+        state.stage, state.epoch = state.stage + 1, 0
         return True
 
-    def _train_epochs(self, learner: TrainStep, work: StageData, solver: Solver | None) -> bool:
+    def _train_epochs(self, learner: TrainStep, stage_data: StageData, solver: Solver | None) -> bool:
         """The epochs that the stage still has, or has patience for; False when asked to stop before their end."""
-        position, stage = self.position, self.stage
-        while position.epoch < stage.epochs and not self._patience_is_over():
-            if not (self.solve_stage(solver) if solver else self.train_epoch(learner, work.feed)):
+        state, stage = self.state, self.stage
+        while state.epoch < stage.epochs and not self._patience_is_over():
+            if not (self.solve_stage(solver) if solver else self.train_epoch(learner, stage_data.loader)):
                 return False
             began = time.perf_counter()
-            scores = self._scores(learner, work)
+            scores = self._scores(learner, stage_data)
             self._close_epoch(scores, time.perf_counter() - began)
-            if position.best(self.monitor) == len(position.history) - 1:
-                position.best_epoch = len(position.history)
+            if state.best(self.monitor) == len(state.history) - 1:
+                state.best_epoch = len(state.history)
                 if self.keep_best and not solver:
-                    self.checkpoints.save_best(position.best_epoch, learner.result.state_dict())
+                    self.checkpoints.save_best(state.best_epoch, learner.result.state_dict())
             if not solver:
                 self._save(learner)
-            self.on_epoch(position.history)
-            logger.info(epoch_line(position, self.stages))
-        position.stopped = None
-        if position.epoch < stage.epochs:
+            self.on_epoch(state.history)
+            logger.info(epoch_line(state, self.stages))
+        state.stopped = None
+        if state.epoch < stage.epochs:
             tried = f"{stage.patience_epochs} {'penalties' if solver else 'epochs'}"
-            position.stopped = f"stage {position.stage + 1}: no better {self.monitor} for {tried}"
-            logger.info(f"stopped early: {position.stopped}.")
+            state.stopped = f"stage {state.stage + 1}: no better {self.monitor} for {tried}"
+            logger.info(f"stopped early: {state.stopped}.")
         return True
 
-    def train_epoch(self, learner: TrainStep, feed: BatchLoader | ActivationLoader) -> bool:
-        """The rest of the epoch that `position` stands in; False when asked to stop before its end."""
-        position, stage, augmenter, train_N = self.position, learner.stage, learner.augmenter, self.train_N
-        epoch = len(position.history)
+    def train_epoch(self, learner: TrainStep, loader: BatchLoader | ActivationLoader) -> bool:
+        """Train the rest of the current epoch; False when asked to stop before its end."""
+        state, stage, augmenter, train_N = self.state, learner.stage, learner.augmenter, self.train_N
+        epoch = len(state.history)
         steps_per_epoch = steps_in(len(train_N), stage.batch_size)
-        monitored = position.monitored(self.monitor, position.stage)
+        monitored = state.monitored(self.monitor, state.stage)
         order_N = random.permutation(augmenter.seed, epoch, train_N)
-        batches = feed.at(epoch).batches(order_N, stage.batch_size, first=position.step)
+        batches = loader.at(epoch).batches(order_N, stage.batch_size, first=state.step)
         partners: Iterator[Batch | None] = itertools.repeat(None)
         if stage.augment.mixes:
             assert isinstance(augmenter, Augmenter), "images are mixed as images"
             partner_N = augmenter.partners(order_N, epoch, train_N)
-            partners = feed.batches(partner_N, stage.batch_size, first=position.step)
-        sums = torch.tensor(position.sums, dtype=_widest(feed.device), device=feed.device)
-        clock = Clock(position.seconds)
+            partners = loader.batches(partner_N, stage.batch_size, first=state.step)
+        sums = torch.tensor(state.sums, dtype=_widest(loader.device), device=loader.device)
+        clock = Clock(state.seconds)
         with progress_bar() as progress:
-            bar = progress.add_task(title(position, stage), total=steps_per_epoch, completed=position.step, note="")
+            bar = progress.add_task(title(state, stage), total=steps_per_epoch, completed=state.step, note="")
             for batch, partner in zip(batches, partners, strict=False):
                 if self.stop.received:
-                    position.sums, position.seconds = sums.tolist(), clock.total()
-                    self._check_finite(position.sums[0])
+                    state.sums, state.seconds = sums.tolist(), clock.total()
+                    self._check_finite(state.sums[0])
                     return False
-                before = position.epoch * steps_per_epoch + position.step
+                before = state.epoch * steps_per_epoch + state.step
                 lr = schedules.rate(stage, before, steps_per_epoch, monitored)
-                sums += learner.step(batch, partner, epoch=epoch, step=position.step, steps=before, lr=lr)
-                position.step += 1
-                if position.step % LOOK_EVERY_STEPS and position.step != steps_per_epoch and feed.device.type != "cpu":
+                sums += learner.step(batch, partner, epoch=epoch, step=state.step, steps=before, lr=lr)
+                state.step += 1
+                if state.step % LOOK_EVERY_STEPS and state.step != steps_per_epoch and loader.device.type != "cpu":
                     continue
-                position.sums = sums.tolist()
-                self._check_finite(position.sums[0])
-                images = min(position.step * stage.batch_size, len(train_N))
-                text = note(position, stage, self.monitor, images, len(train_N), clock)
-                progress.update(bar, completed=position.step, note=text)
+                state.sums = sums.tolist()
+                self._check_finite(state.sums[0])
+                images = min(state.step * stage.batch_size, len(train_N))
+                text = note(state, stage, self.monitor, images, len(train_N), clock)
+                progress.update(bar, completed=state.step, note=text)
                 if clock.due(SAVE_EVERY_SECONDS):
-                    position.seconds = clock.total()
+                    state.seconds = clock.total()
                     self._save(learner)
         learner.arithmetic.synchronize()
-        position.seconds = clock.total()
+        state.seconds = clock.total()
         return True
 
     def solve_stage(self, solver: Solver) -> bool:
         """An epoch of logistic regression: one strength of the penalty, to convergence. False when asked to stop."""
         if self.stop.received:
             return False
-        position, images, clock = self.position, len(self.train_N), Clock(0.0)
-        loss, accuracy = solver.solve(position.epoch)
-        position.sums, position.seconds = [loss * images, accuracy * images], clock.total()
+        state, images, clock = self.state, len(self.train_N), Clock(0.0)
+        loss, accuracy = solver.solve(state.epoch)
+        state.sums, state.seconds = [loss * images, accuracy * images], clock.total()
         return True
 
     def _settle(self, learner: TrainStep, solver: Solver, first_epoch: int) -> bool:
@@ -210,58 +212,58 @@ class Trainer:
         """
         if self.stop.received:
             return False
-        position = self.position
-        solver.solve(position.best(self.monitor, position.stage))
-        if self.keep_best and position.best_epoch > first_epoch:
-            self.checkpoints.save_best(position.best_epoch, learner.result.state_dict())
+        state = self.state
+        solver.solve(state.best(self.monitor, state.stage))
+        if self.keep_best and state.best_epoch > first_epoch:
+            self.checkpoints.save_best(state.best_epoch, learner.result.state_dict())
         return True
 
-    def _scores(self, learner: TrainStep, work: StageData) -> Row:
+    def _scores(self, learner: TrainStep, stage_data: StageData) -> Row:
         """The validation metrics, and with them the loss that is minimised: `val_objective` has the L2 term too."""
-        scores = {**self.validate(learner.result, work), "val_objective": None}
+        scores = {**self.validate(learner.result, stage_data), "val_objective": None}
         if scores["val_loss"] is not None:
             self._check_finite(scores["val_loss"], "validation loss")
             scores["val_objective"] = scores["val_loss"] + learner.penalty()
         return scores
 
     def _close_epoch(self, scores: Row, seconds: float) -> None:
-        """Writes the epoch into the history; the position moves to the start of the next one."""
-        position, stage, images = self.position, self.stage, len(self.train_N)
+        """Add the epoch to the history; the state moves to the start of the next one."""
+        state, stage, images = self.state, self.stage, len(self.train_N)
         lr = None
         if not isinstance(stage.optimizer, Logistic):
             steps_per_epoch = steps_in(images, stage.batch_size)
-            last_step = (position.epoch + 1) * steps_per_epoch - 1
-            lr = schedules.rate(stage, last_step, steps_per_epoch, position.monitored(self.monitor, position.stage))
+            last_step = (state.epoch + 1) * steps_per_epoch - 1
+            lr = schedules.rate(stage, last_step, steps_per_epoch, state.monitored(self.monitor, state.stage))
         row: Row = {
-            "epoch": len(position.history) + 1,
-            "stage": position.stage + 1,
+            "epoch": len(state.history) + 1,
+            "stage": state.stage + 1,
             "lr": lr,
-            "train_loss": position.sums[0] / images,
-            "train_accuracy": position.sums[1] / images,
+            "train_loss": state.sums[0] / images,
+            "train_accuracy": state.sums[1] / images,
             **scores,
-            "seconds": round(position.seconds + seconds, 3),
-            "images_per_second": round(images / max(position.seconds, 1e-9), 1),
+            "seconds": round(state.seconds + seconds, 3),
+            "images_per_second": round(images / max(state.seconds, 1e-9), 1),
         }
-        position.history.append(row)
-        position.epoch, position.step, position.sums, position.seconds = position.epoch + 1, 0, [0.0, 0.0], 0.0
+        state.history.append(row)
+        state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, [0.0, 0.0], 0.0
 
     def _patience_is_over(self) -> bool:
-        stale = schedules.stale_epochs(self.position.monitored(self.monitor, self.position.stage))
+        stale = schedules.stale_epochs(self.state.monitored(self.monitor, self.state.stage))
         return self.stage.patience_epochs is not None and stale >= self.stage.patience_epochs
 
     def _check_finite(self, value: float, what: str = "loss") -> None:
         if math.isfinite(value):
             return
-        position, rate = self.position, self.stage.lr
+        state, rate = self.state, self.stage.lr
         raise DivergedError(
-            f"the {what} is not finite in epoch {len(position.history) + 1}, step {position.step}. The learning rate "
+            f"the {what} is not finite in epoch {len(state.history) + 1}, step {state.step}. The learning rate "
             f"{rate:.2g} is probably too high: train again with --lr {rate / 10:.2g}, or with "
-            f"--set stages.{position.stage}.clip_norm=1. The last good checkpoint is kept."
+            f"--set stages.{state.stage}.clip_norm=1. The last good checkpoint is kept."
         )
 
     def _save(self, learner: TrainStep) -> None:
         state = learner.state()
-        values = {**state.values, "position": asdict(self.position)}
+        values = {**state.values, "position": asdict(self.state)}
         self.checkpoints.save_last(Snapshot(state.tensors, values))
 
 

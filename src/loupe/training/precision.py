@@ -34,7 +34,7 @@ def resolve(
     *,
     stage: Stage,
     augmenter: Augmenter,
-    feed: BatchLoader,
+    loader: BatchLoader,
     train_N: np.ndarray,
     class_weights_K: Tensor | None,
 ) -> tuple[Resolved, str]:
@@ -44,13 +44,15 @@ def resolve(
     """
     if wanted != "auto":
         return wanted, f"precision {wanted}, as asked for"
-    if stage.part == "head" and feed.device.type == "cpu":
+    if stage.part == "head" and loader.device.type == "cpu":
         return "fp32", "precision fp32: only the head learns"
     if stage.part == "head":
-        frozen = TimedPass(model, feed=feed, train_N=train_N)
-        return fastest_precision(precisions(feed.device), frozen.seconds, f"{frozen.images} images' frozen pass")
-    steps = TimedSteps(model, stage=stage, augmenter=augmenter, feed=feed, train_N=train_N, weights_K=class_weights_K)
-    return fastest_precision(precisions(feed.device), steps.seconds)
+        frozen = TimedPass(model, loader=loader, train_N=train_N)
+        return fastest_precision(precisions(loader.device), frozen.seconds, f"{frozen.images} images' frozen pass")
+    steps = TimedSteps(
+        model, stage=stage, augmenter=augmenter, loader=loader, train_N=train_N, weights_K=class_weights_K
+    )
+    return fastest_precision(precisions(loader.device), steps.seconds)
 
 
 def resolve_frozen(
@@ -59,7 +61,7 @@ def resolve_frozen(
     asked: Precision,
     run: Resolved,
     model: Classifier,
-    feed: BatchLoader,
+    loader: BatchLoader,
     rows_N: np.ndarray,
     engines: Engines,
 ) -> tuple[Resolved, str]:
@@ -75,11 +77,11 @@ def resolve_frozen(
     """
     if wanted != "auto":
         return wanted, ""
-    if asked != "auto" or feed.device.type != "cpu":
+    if asked != "auto" or loader.device.type != "cpu":
         return run, ""
-    if not multiplies_bf16(feed.device):
+    if not multiplies_bf16(loader.device):
         return "fp32", ""
-    cosine = agreement(model, "bf16", feed=feed, rows_N=rows_N, engines=engines)
+    cosine = agreement(model, "bf16", loader=loader, rows_N=rows_N, engines=engines)
     if cosine < AGREEMENT:
         return "fp32", (
             "what is frozen is computed in fp32: in bf16, which is faster, its features agree with these to a "
@@ -92,15 +94,15 @@ def resolve_frozen(
 
 
 def agreement(
-    model: Classifier, precision: Resolved, *, feed: BatchLoader, rows_N: np.ndarray, engines: Engines
+    model: Classifier, precision: Resolved, *, loader: BatchLoader, rows_N: np.ndarray, engines: Engines
 ) -> float:
     """The mean cosine, over some images, between their features in that precision and in fp32; maps are averaged."""
     spread = np.unique(np.linspace(0, len(rows_N) - 1, min(PASS_BATCH, len(rows_N)), dtype=np.int64))
-    batch = next(feed.batches(rows_N[spread], PASS_BATCH))
+    batch = next(loader.batches(rows_N[spread], PASS_BATCH))
     x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
     blocks = copy.deepcopy(model.trunk).eval()
-    reduced, _ = engines.of(blocks, Compute(feed.device, precision), model.preprocessing.size_px)
-    whole = TorchEngine(blocks, Compute(feed.device, "fp32"))
+    reduced, _ = engines.of(blocks, Compute(loader.device, precision), model.preprocessing.size_px)
+    whole = TorchEngine(blocks, Compute(loader.device, "fp32"))
     one_BC, other_BC = (_unit(next(computes.run(iter([x_BCHW])))) for computes in (reduced, whole))
     return float((one_BC * other_BC).sum(axis=1).mean())
 
@@ -120,10 +122,10 @@ class TimedPass:
         images: in a pass.
     """
 
-    def __init__(self, model: Classifier, *, feed: BatchLoader, train_N: np.ndarray) -> None:
-        self._device = feed.device
+    def __init__(self, model: Classifier, *, loader: BatchLoader, train_N: np.ndarray) -> None:
+        self._device = loader.device
         self._blocks = copy.deepcopy(model.trunk[: model.blocks_before("head")]).eval()
-        batch = next(feed.batches(train_N[:PASS_BATCH], PASS_BATCH))
+        batch = next(loader.batches(train_N[:PASS_BATCH], PASS_BATCH))
         self._x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
         self.images = len(batch)
 
@@ -156,12 +158,12 @@ class TimedSteps:
         *,
         stage: Stage,
         augmenter: Augmenter,
-        feed: BatchLoader,
+        loader: BatchLoader,
         train_N: np.ndarray,
         weights_K: Tensor | None,
         images: int | None = None,
     ) -> None:
-        self._stage, self._device, self._weights_K = stage, feed.device, weights_K
+        self._stage, self._device, self._weights_K = stage, loader.device, weights_K
         self._model = copy.deepcopy(model)
         self._model.learn(stage.part, batch_statistics=stage.batch_statistics)
         few = max(8, TIMED_PIXELS // model.preprocessing.size_px**2)
@@ -169,7 +171,7 @@ class TimedSteps:
         self.images = images or min(most, len(train_N))
         batches = 2 if self._model.frozen else 1 + TIMED_STEPS  # what is frozen has to make them first
         rows_N = train_N[: self.images * batches]
-        self._batches = [_past_frozen(self._model, batch) for batch in feed.batches(rows_N, self.images)]
+        self._batches = [_past_frozen(self._model, batch) for batch in loader.batches(rows_N, self.images)]
         self._views = IdentityAugment(augmenter.seed) if self._model.frozen else augmenter
 
     def seconds(self, precision: Resolved) -> float:

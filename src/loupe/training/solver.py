@@ -82,7 +82,7 @@ class Solver:
     def __init__(
         self,
         learner: TrainStep,
-        work: StageData,
+        stage_data: StageData,
         train_N: np.ndarray,
         first_epoch: int,
         stop: StopSignal,
@@ -91,7 +91,7 @@ class Solver:
         self.logits = logits_layer(learner.model)
         self.learner = learner
         self.stop = stop
-        features_NC, label_N = self._features(work, train_N, first_epoch)
+        features_NC, label_N = self._features(stage_data, train_N, first_epoch)
         self.classes = np.unique(label_N)
         if len(self.classes) < 2:
             raise DataError("the training images are all of one class: there is nothing to tell apart.")
@@ -99,23 +99,23 @@ class Solver:
         self.found: list[Solution] = []
 
     @torch.inference_mode()
-    def _features(self, work: StageData, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, stage_data: StageData, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """What the head's linear layer gets, for all views."""
         model, batch = self.learner.model, batch_size(self.learner.model.preprocessing.size_px)
         pool = nn.Sequential(*[layer for layer in model.head if layer is not self.logits])
-        features_NC = np.empty((work.views * len(train_N), self.logits.in_features), np.float32)
+        features_NC = np.empty((stage_data.views * len(train_N), self.logits.in_features), np.float32)
         label_N = np.empty(len(features_NC), np.int64)
         done = 0
         model.eval()
         with progress_bar() as progress:
             bar = progress.add_task("features", total=len(features_NC), note="")
-            for epoch in range(first_epoch, first_epoch + work.views):
-                for given in work.feed.at(epoch).batches(train_N, batch):
+            for epoch in range(first_epoch, first_epoch + stage_data.views):
+                for given in stage_data.loader.at(epoch).batches(train_N, batch):
                     if self.stop.received:
                         raise StoppedError("stopped; what was computed is kept.")
                     with self.learner.arithmetic.autocast():
-                        x = work.augmenter.train(given.x_BCHW, given.index_B, epoch)
-                        made = pool(model.trunk[work.first :](x))
+                        x = stage_data.augmenter.train(given.x_BCHW, given.index_B, epoch)
+                        made = pool(model.trunk[stage_data.first :](x))
                     _check_finite(made)
                     features_NC[done : done + len(given)] = made.float().cpu().numpy()
                     label_N[done : done + len(given)] = given.y_B.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Where training stands, and how it is told."""
+"""State of a training between two steps, and its lines in log and progress bar."""
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
 
 @dataclass
 class TrainState:
-    """Where training stands. With weights, averaged weights and optimizer, it is all that a resumed run needs."""
+    """State of a training: with weights, averaged weights and optimizer, all that a resumed run needs."""
 
     stage: int = 0
     epoch: int = 0  # epochs of the stage that are over
@@ -71,32 +71,32 @@ class Clock:
         return True
 
 
-def title(position: TrainState, stage: Stage) -> str:
-    return f"epoch {position.epoch + 1}/{stage.epochs}"
+def title(state: TrainState, stage: Stage) -> str:
+    return f"epoch {state.epoch + 1}/{stage.epochs}"
 
 
-def note(position: TrainState, stage: Stage, monitor: str, images: int, train_images: int, clock: Clock) -> str:
+def note(state: TrainState, stage: Stage, monitor: str, images: int, train_images: int, clock: Clock) -> str:
     """Beside the bar: loss so far, the last validation metric, and the time that the stage will still take."""
-    parts = [f"loss {position.sums[0] / images:.3f}"]
-    if position.history and position.history[-1][monitor] is not None:
-        parts.append(f"{monitor} {position.history[-1][monitor]:.4f}")
-    epochs_left = stage.epochs - position.epoch - images / train_images
+    parts = [f"loss {state.sums[0] / images:.3f}"]
+    if state.history and state.history[-1][monitor] is not None:
+        parts.append(f"{monitor} {state.history[-1][monitor]:.4f}")
+    epochs_left = stage.epochs - state.epoch - images / train_images
     parts.append(f"{duration(epochs_left * clock.total() * train_images / images)} left")
     return ", ".join(parts)
 
 
-def epoch_line(position: TrainState, stages: Sequence[Stage]) -> str:
-    """What an epoch gave, in one line."""
-    row = position.history[-1]
-    where = f"epoch {position.epoch:>3}/{stages[position.stage].epochs}"
+def epoch_line(state: TrainState, stages: Sequence[Stage]) -> str:
+    """Results of the last epoch in one line."""
+    row = state.history[-1]
+    where = f"epoch {state.epoch:>3}/{stages[state.stage].epochs}"
     if len(stages) > 1:
-        where = f"stage {position.stage + 1}, {where}"
-    stage = stages[position.stage]
+        where = f"stage {state.stage + 1}, {where}"
+    stage = stages[state.stage]
     if isinstance(stage.optimizer, Logistic):
-        where += f"   penalty {strength(stage, position.epoch - 1):.3g}"
+        where += f"   penalty {strength(stage, state.epoch - 1):.3g}"
     parts = [f"{where}   loss {row['train_loss']:.4f}   accuracy {row['train_accuracy']:.4f}"]
     if row["val_loss"] is not None:
         parts.append(f"val loss {row['val_loss']:.4f}   val accuracy {row['val_accuracy']:.4f}")
     parts.append(f"{row['seconds']:.1f} s   {row['images_per_second']:,.0f} images/s")
-    is_best = row["val_loss"] is not None and position.best_epoch == len(position.history)
+    is_best = row["val_loss"] is not None and state.best_epoch == len(state.history)
     return "   ".join(parts) + ("   best" if is_best else "")
