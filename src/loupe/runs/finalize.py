@@ -63,17 +63,10 @@ class RunFinalizer:
         test_hash = self._test_hash()
         looks = self._looks(test_hash, looked="test" in parts)
         bundle.save(self.directory.model, model, self.recipe.model, preparation.arithmetic.precision)
-<<<<<<< HEAD
         evaluations = write_evaluation(
             self.directory, self.recipe, model.preprocessing, self.images, self.split, parts, temperature
         )
-        diagnosis = self._diagnose(position, evaluations["validation"], len(model.trunk))
-=======
-        if parts:
-            self._write_predictions(parts, model)
-        blocks = {name: self._measured(parts, split) for name, split in SPLITS.items()}
-        diagnosis = self._diagnose(state, blocks["validation"], len(model.trunk))
->>>>>>> f9f3ddb (Names in training: loader, stage_data, state; frozen blocks in the words of the field)
+        diagnosis = self._diagnose(state, evaluations["validation"], len(model.trunk))
         content = results.assemble(
             name=self.directory.name,
             recipe=self.recipe,
@@ -124,13 +117,8 @@ class RunFinalizer:
             rundir.record_look(runs, test_hash, self.directory.name) if looked else rundir.count_looks(runs, test_hash)
         )
 
-<<<<<<< HEAD
-    def _diagnose(self, position: TrainState, validation: Evaluation | None, blocks: int) -> Diagnosis:
+    def _diagnose(self, state: TrainState, validation: Evaluation | None, blocks: int) -> Diagnosis:
         supports = [row.support for row in validation.per_class] if validation else []
-=======
-    def _diagnose(self, state: TrainState, validation: Mapping[str, Any] | None, blocks: int) -> Diagnosis:
-        supports = [row["support"] for row in validation["per_class"]] if validation else []
->>>>>>> f9f3ddb (Names in training: loader, stage_data, state; frozen blocks in the words of the field)
         commonest = max(supports) / sum(supports) if supports else None
         return diagnose(state.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
 

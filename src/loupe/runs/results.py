@@ -51,8 +51,7 @@ def assemble(
         evaluations: the metrics of `validation` and `test`, of the logits as they are; None where a split is empty.
         diagnosis: of the learning curves; `next_command` runs what it recommends, if it does.
     """
-<<<<<<< HEAD
-    history = position.history
+    history = state.history
     return RunResults(
         version=__version__,
         name=name,
@@ -71,8 +70,8 @@ def assemble(
         parameters=Parameters.model_validate(count_parameters(model)),
         layers=tuple(Layer.model_validate(row) for row in layer_table(model)),
         epochs=len(history),
-        best_epoch=position.best_epoch if recipe.keep == "best" else len(history),
-        stopped=position.stopped,
+        best_epoch=state.best_epoch if recipe.keep == "best" else len(history),
+        stopped=state.stopped,
         seconds=_seconds(history, preparation, load_seconds, evaluate_seconds),
         images_per_second=round(fmean(row["images_per_second"] for row in history), 1),
         precision=preparation.arithmetic.precision,
@@ -88,43 +87,6 @@ def assemble(
         ),
         published=experiment(recipe.experiment) if recipe.experiment else None,
     )
-=======
-    history = state.history
-    return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "name": name,
-        "dataset": images.table.name,
-        "recipe": recipe.name,
-        "network": recipe.model.name,
-        "seed": recipe.seed,
-        "split_hash": split_hash,
-        "classes": list(model.classes),
-        "images": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
-        **blocks,
-        **confidence,
-        "test_looks": test_looks,
-        "parameters": count_parameters(model),
-        "layers": layer_table(model),
-        "epochs": len(history),
-        "best_epoch": state.best_epoch if recipe.keep == "best" else len(history),
-        "stopped": state.stopped,
-        "seconds": _seconds(history, preparation, load_seconds, evaluate_seconds),
-        "images_per_second": round(fmean(row["images_per_second"] for row in history), 1),
-        "precision": preparation.arithmetic.precision,
-        "frozen_precision": preparation.frozen_arithmetic.precision if model.frozen else None,
-        "device": str(preparation.arithmetic.device),
-        "damaged": images.damaged,
-        "diagnosis": {
-            "verdict": diagnosis.verdict,
-            "epoch": diagnosis.epoch,
-            "text": diagnosis.text,
-            "settings": list(diagnosis.settings),
-            "next": next_command,
-        },
-        "published": experiment(recipe.experiment).to_json() if recipe.experiment else None,
-    }
->>>>>>> f9f3ddb (Names in training: loader, stage_data, state; frozen blocks in the words of the field)
 
 
 def _seconds(history: Sequence[Row], preparation: StageDataBuilder, load: float, evaluate: float) -> SecondsSpent:
