@@ -9,6 +9,7 @@ from torch import nn
 
 from loupe.config.network import CnnSpec
 from loupe.config.recipe import Preprocessing
+from loupe.data.dataset import Dataset
 from loupe.data.pixels import decoding, prepare
 from loupe.data.pixels.store import DamagedImages, RawStore, StreamedStore
 from loupe.data.sources.folders import from_paths
@@ -123,7 +124,7 @@ def test_another_engine_computes_the_logits_of_the_same_preprocessed_images(fold
     said = other.predictions(table)
     assert said.path == stored.predictions(table).path
     assert other.engine.seen == [(4, 3, 8, 8), (4, 3, 8, 8), (3, 3, 8, 8)]
-    images = prepare.load_images(table, other.model.preprocessing, cache=None)
+    images = prepare.load_images(Dataset(None, table), other.model.preprocessing, cache=None)
     pixels_NHWC = np.asarray(images.store.pixels, np.float64) / 255
     np.testing.assert_allclose(said.logits_NK[:, 1], pixels_NHWC.mean(axis=(1, 2, 3)), rtol=1e-5)
     assert other.predict([str(folder / "00.png")]) == ["b"]

@@ -14,7 +14,7 @@ from loupe.data.pixels.store import StreamedStore
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.table import ImageTable
 from loupe.devices import Compute, choose_device, keep_freed_memory
-from loupe.errors import enough_memory
+from loupe.errors import counted, enough_memory
 from loupe.evaluate import calibration, inference
 from loupe.evaluate.predictions import Predictions
 from loupe.log import logger, progress_bar, terminal
@@ -102,7 +102,7 @@ class Predictor:
         if not len(kept_N):
             raise all_damaged(store.images.table)
         with terminal(quiet=self.quiet):
-            logger.warning(f"{len(store.damaged):,} damaged images are left out.")
+            logger.warning(f"{counted(len(store.damaged), 'damaged image')} left out.")
         return said.select(kept_N)
 
     def images_per_second(self) -> float:
