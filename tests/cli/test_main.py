@@ -407,7 +407,7 @@ def test_predict_leaves_as_many_unclassified_as_a_wanted_precision_needs(termina
         sure = image["top"][0]["probability"] >= answer["threshold"]
         assert image["label"] == (image["top"][0]["class"] if sure else "unclassified")
     _, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.95")
-    assert "0.95 of what is classified is right, with 95% confidence" in err
+    assert "precision of at least 0.95 with 95% confidence" in err
     code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.999")
     highest = selective.highest_precision(validation, 2.0)
     assert code == 1 and f"the highest of this run is {highest:g}" in err
