@@ -108,9 +108,9 @@ def test_test_images_wait_for_the_last_stage(tmp_path, computed):
     images, sample = first.results.images, frozen.PASS_BATCH
     learnt_from = images.train + images.val
     assert images.test
-    assert computed["images"] == learnt_from + sum(images.values()) + 2 * sample
+    assert computed["images"] == learnt_from + learnt_from + images.test + 2 * sample
     trained(tmp_path, "again", *stages)
-    assert computed["images"] == learnt_from + sum(images.values()) + 2 * sample, "nothing new"
+    assert computed["images"] == learnt_from + learnt_from + images.test + 2 * sample, "nothing new"
 
 
 def test_views_share_one_budget_of_the_device():
