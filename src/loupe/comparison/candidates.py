@@ -172,8 +172,10 @@ def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: Candida
         runs=runs,
         seeds=tuple(result.seed for result in results),
         network=results[0].network or results[0].recipe,
-        validation=_figures(entry, "val", [result.validation for result in results if result.validation]),
-        test=_figures(entry, "test", [result.test for result in results if result.test]) if entry in seen else None,
+        validation=split_figures(entry, "val", [result.validation for result in results if result.validation]),
+        test=split_figures(entry, "test", [result.test for result in results if result.test])
+        if entry in seen
+        else None,
         parameters=results[0].parameters,
         epochs=float(np.mean([result.epochs for result in results])),
         seconds_per_epoch=float(np.median([result.seconds.epoch_mean or 0.0 for result in results])),
@@ -184,7 +186,7 @@ def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: Candida
     )
 
 
-def _figures(entry: Entry, split: str, blocks: Sequence[Evaluation]) -> SplitFigures:
+def split_figures(entry: Entry, split: str, blocks: Sequence[Evaluation]) -> SplitFigures:
     """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
     keys = [metric.key for metric in metrics.headlines() if metric.key != "accuracy"]
     spread = {key: over_seeds([block.metric(key) for block in blocks]) for key in keys}

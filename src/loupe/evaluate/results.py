@@ -97,6 +97,9 @@ class Evaluation(Part):
         classes = len(self.per_class)
         if len(self.confusion_matrix) != classes or any(len(row) != classes for row in self.confusion_matrix):
             raise ValueError(f"confusion_matrix must have {classes} rows and columns, as there are classes")
+        ends = (self.accuracy.low, self.accuracy.value, self.accuracy.high)
+        if self.images and any(end is None or not 0 <= end <= 1 for end in ends):
+            raise ValueError("accuracy of some images must have a value and an interval from 0 to 1")
         return self
 
     def metric(self, key: str) -> Estimate:
