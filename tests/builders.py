@@ -292,3 +292,34 @@ def comparison_content() -> dict:
         "next": None,
         "test": {"opened": ["small"], "opened_before": [], "looks": 2, "judgement": None},
     }
+
+
+def differences_content() -> dict:
+    """Two runs that differ in each kind of figure."""
+    values = {"first": 0.5, "second": None}
+    return {
+        "schema": 1,
+        "first": "runs/first",
+        "second": "runs/second",
+        "device": "cpu",
+        "same": False,
+        "compared": {"figures": 13, "epochs": 3, "images": 8},
+        "differences": {
+            "results": [{"key": "test.accuracy.value", **values}, {"key": "test.ece", "second": 0.1}],
+            "curves": [{"key": "epochs", "first": 3, "second": 4}, {"key": "lr", "epoch": 2, "epochs": 2, **values}],
+            "split": [{"key": "images in another split, or of another class", "images": 2}],
+            "predictions": [
+                {"key": "test", "first": "present"},
+                {"key": "val: classes", "first": ["cat"], "second": ["cat", "dog"]},
+                {
+                    **{"key": "val", "images": 4, "of_another_class": 1, "largest_difference": 0.5},
+                    "images_of_one_run_alone": 1,
+                },
+            ],
+            "weights": [
+                {"key": "head.weight", "values": 6, "unequal": 1, "largest_difference": None},
+                {"key": "head.bias", "second": "present"},
+            ],
+        },
+        "circumstances": [{"key": "hashes.code", "first": "01" * 32, "second": "23" * 32}],
+    }

@@ -1,4 +1,4 @@
-"""Comparisons and experiments read back from JSON: the same keys as written, and one error for whatever is damaged."""
+"""Results about many runs, read back from JSON: the same keys as written, and one error for all damaged content."""
 
 import copy
 import json
@@ -8,17 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import comparison_content, experiments_content
+from builders import comparison_content, differences_content, experiments_content
+from loupe.cli import diff_table
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.evaluate.experiment_results import ExperimentResults
 from loupe.records import RecordError
 from loupe.report import comparison_page, comparison_tables, experiments_page, experiments_tables
+from loupe.runs.diff_results import RunDifferences
 
 KINDS = [
     pytest.param(ComparisonResults, comparison_content, id="comparison"),
     pytest.param(ExperimentResults, experiments_content, id="experiments"),
+    pytest.param(RunDifferences, differences_content, id="differences"),
 ]
-SHOWN = {
+PAGES = {
     ComparisonResults: (comparison_page, comparison_tables),
     ExperimentResults: (experiments_page, experiments_tables),
 }
@@ -54,7 +57,10 @@ def damaged(draw, content):
 
 def show(results, folder: Path) -> None:
     """Every form in which results are shown to a person."""
-    page, tables = SHOWN[type(results)]
+    if isinstance(results, RunDifferences):
+        diff_table.print_report(results)
+        return
+    page, tables = PAGES[type(results)]
     page.write_page(folder / "page.html", results)
     tables.markdown(results).encode()
     tables.write_csv(folder / "table.csv", results)

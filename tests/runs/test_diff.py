@@ -1,4 +1,4 @@
-"""Whether a run repeats another: each kind of figure, changed alone, is found and nothing else is."""
+"""Comparison of two runs: each kind of figure, changed alone, is found and nothing else is."""
 
 import json
 import sys
@@ -70,21 +70,20 @@ def edit(run: RunDirectory, name: str, change) -> None:
 
 def only(report, part: str) -> list[dict]:
     """The rows of the only part that differs."""
-    assert [name for name in PARTS if report["differences"][name]] == [part]
-    assert not report["same"]
-    json.dumps(report, allow_nan=False)
-    return report["differences"][part]
+    assert [name for name in PARTS if getattr(report.differences, name)] == [part]
+    assert not report.same
+    return json.loads(json.dumps(report.to_json(), allow_nan=False))["differences"][part]
 
 
 def test_equal_runs_are_the_same_and_all_was_compared(pair):
     report = differences(*pair)
-    assert report["same"]
-    assert not any(report["differences"].values())
-    assert report["circumstances"] == []
+    assert report.same
+    assert not any(rows for _, rows in report.differences)
+    assert report.circumstances == ()
     # 12 of the run, 3 of its parameters, 5 of its layer, and the images, metrics, classes and cells of test
     of_test = 1 + 6 * 3 + 1 + 2 * 7 + 4
-    assert report["compared"]["figures"] == 12 + 3 + 5 + of_test
-    assert report["compared"] == {"figures": 58, "epochs": 3, "images": 8, "predictions": 4, "weights": 7}
+    assert report.compared["figures"] == 12 + 3 + 5 + of_test
+    assert report.compared == {"figures": 58, "epochs": 3, "images": 8, "predictions": 4, "weights": 7}
 
 
 def test_times_looks_names_and_dates_are_no_figures(pair):
@@ -99,7 +98,7 @@ def test_times_looks_names_and_dates_are_no_figures(pair):
     metrics.write_text(metrics.read_text().replace(",0.625,", ",0.875,"))
     assert "0.875" in metrics.read_text()
     report = differences(*pair)
-    assert report["same"] and report["circumstances"] == []
+    assert report.same and report.circumstances == ()
 
 
 def test_one_metric(pair):
@@ -134,14 +133,14 @@ def test_the_split_is_compared_by_content(pair):
     split = pair[1].file("split.csv")
     lines = split.read_text().splitlines()
     split.write_text("\n".join([lines[0], *(f"elsewhere/{line}" for line in reversed(lines[1:]))]) + "\n")
-    assert differences(*pair)["same"], "neither names nor order matter"
+    assert differences(*pair).same, "neither names nor order matter"
     lines[1] = lines[1].replace("val", "train")
     lines[2] = lines[2].replace(",b,", ",a,")
     lines[3] = lines[3][:-1] + "f"  # another content
     split.write_text("\n".join(lines) + "\n")
     assert only(differences(*pair), "split") == [
-        {"key": "images in another part, or of another class", "images": 2},
-        {"key": "images that the other has not", "first": 1, "second": 1},
+        {"key": "images in another split, or of another class", "images": 2},
+        {"key": "images of one run only", "first": 1, "second": 1},
     ]
 
 
@@ -170,7 +169,7 @@ def test_copies_of_an_image_are_compared_each_with_itself(pair):
         stored = read_splits(run.file("predictions.csv"))["val"]
         copies = Predictions(stored.path, ("aa", "bb", "aa", "cc"), stored.label, stored.logits_NK, stored.classes)
         write_splits(run.file("predictions.csv"), {"val": copies})
-    assert differences(*pair)["same"]
+    assert differences(*pair).same
     write_splits(pair[1].file("predictions.csv"), {"val": copies.select(np.arange(3))})
     (row,) = only(differences(*pair), "predictions")
     assert (row["images"], row["images_of_one_run_alone"], row["largest_difference"]) == (3, 1, 0.0)
@@ -216,7 +215,7 @@ def test_files_that_are_missing(pair):
     for run in pair:  # a run without validation and test images
         run.file("predictions.csv").unlink()
         run.file("metrics.csv").unlink(missing_ok=True)
-    assert differences(*pair)["same"]
+    assert differences(*pair).same
     pair[1].file("results.json").unlink()
     with pytest.raises(LoupeError, match="not finished"):
         differences(*pair)
@@ -233,8 +232,8 @@ def test_circumstances_are_told_and_are_no_differences(pair):
     edit(pair[1], "environment.json", lambda made: made["hashes"].update(code="23" * 32, split="45" * 32))
     pair[1].write_recipe(digits().model_copy(update={"seed": 5, "name": "mine"}))
     report = differences(*pair)
-    assert report["same"]
-    assert [(row["key"], row["first"], row["second"]) for row in report["circumstances"]] == [
+    assert report.same
+    assert [(row.key, row.first, row.second) for row in report.circumstances] == [
         ("recipe.seed", 0, 5),
         ("torch", "2.8.0", "2.9.0"),
         ("hashes.code", "01" * 32, "23" * 32),
@@ -261,7 +260,7 @@ def test_the_terminal_says_what_differs_and_why(pair, capsys):
         pair[1].file(name).unlink()
         assert f"{name} present absent" in printed(differences(*pair), capsys)
     pair[1].write_json("environment.json", ENVIRONMENT)
-    assert "loupe.cross_validate repeats it" in printed(differences(*pair), capsys)
+    assert "loupe.cross_validate" in printed(differences(*pair), capsys)
 
 
 def test_the_terminal_shows_the_first_of_many(pair, capsys):

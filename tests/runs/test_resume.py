@@ -106,8 +106,8 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, undisturbe
     loupe.resume(run, quiet=True)
     assert_same(run, undisturbed)
     report = differences(RunDirectory(undisturbed), RunDirectory(run))
-    assert report["same"]
-    assert report["circumstances"] == [], "hashes and all else that was recorded stay through every resumption"
+    assert report.same
+    assert report.circumstances == (), "hashes and all else that was recorded stay through every resumption"
 
 
 def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, monkeypatch, undisturbed):

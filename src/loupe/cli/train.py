@@ -84,14 +84,14 @@ def train(
             )
     report = None if earlier is None else repeat.compare(repeat.opened_as(done, earlier).directory, earlier)
     if as_json:
-        print_json(done.results.to_json() | ({} if report is None else {"against": report}))
+        print_json(done.results.to_json() | ({} if report is None else {"against": report.to_json()}))
     else:
         from loupe.cli import diff_table, tables
 
         tables.print_results(done.results, done.path)
         if report is not None:
             diff_table.print_report(report)
-    if report is not None and not report["same"]:
+    if report is not None and not report.same:
         raise typer.Exit(1)
 
 

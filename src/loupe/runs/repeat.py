@@ -14,6 +14,7 @@ from loupe.log import command_line, logger
 from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 from loupe.runs import diff
+from loupe.runs.diff_results import RunDifferences
 from loupe.runs.finalize import open_test
 from loupe.runs.run import Run
 
@@ -104,8 +105,8 @@ def opened_as(run: Run, earlier: RunDirectory) -> Run:
     return run
 
 
-def compare(run: RunDirectory, earlier: RunDirectory) -> dict[str, Any]:
-    """What differs from the earlier run; it is written into the new one as against.json."""
+def compare(run: RunDirectory, earlier: RunDirectory) -> RunDifferences:
+    """Compare a run with the earlier run, and write the differences into its directory as against.json."""
     report = diff.differences(earlier, run)
-    run.write_json("against.json", report)
+    report.write(run.file("against.json"))
     return report
