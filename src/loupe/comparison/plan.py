@@ -19,11 +19,12 @@ from loupe.devices import choose_device, give_back_memory, keep_freed_memory
 from loupe.errors import ConfigError, LoupeError, enough_memory
 from loupe.evaluate.comparison_results import Cost
 from loupe.log import duration, logger, progress_bar, size_text, terminal
+from loupe.models.pretrained import check_weights
 from loupe.recipes import catalog
 from loupe.recipes.choice import without_weights
 from loupe.recipes.ladder import ladder
 from loupe.recipes.resolve import resolve
-from loupe.recipes.validate import check_buildable, check_weights
+from loupe.recipes.validate import check_buildable
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
@@ -77,7 +78,7 @@ def _check_weights(recipe: ResolvedRecipe) -> None:
     if named == "timm" and (problem := without_weights(recipe.model.backbone)):
         raise ConfigError(f"{recipe.name} cannot be compared: {problem}")
     if named not in {"none", "timm"}:
-        check_weights(recipe)
+        check_weights(recipe.model)
 
 
 def plan(entries: list[Entry], dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> None:

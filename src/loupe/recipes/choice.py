@@ -6,6 +6,7 @@ from functools import cache
 from loupe.config.recipe import Recipe
 from loupe.errors import LoupeError
 from loupe.models.catalog import NETWORKS
+from loupe.models.pretrained import fetch_weights
 from loupe.recipes import catalog
 from loupe.recipes.transfer import BACKBONE
 
@@ -53,10 +54,8 @@ def choose(
 @cache
 def without_weights(backbone: str) -> str | None:
     """Why the weights of a backbone cannot be had, in words; None where they can: they are fetched, and stay here."""
-    from loupe.models.timm import weights  # timm takes seconds to import
-
     try:
-        weights.fetch(backbone)
+        fetch_weights(backbone)
     except LoupeError as error:
         return str(error)
     return None

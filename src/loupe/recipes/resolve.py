@@ -17,6 +17,7 @@ from loupe.data.table import ImageTable
 from loupe.errors import ConfigError
 from loupe.log import logger
 from loupe.models.catalog import network, weights_name
+from loupe.models.pretrained import native_preprocessing
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
 from loupe.recipes.published.experiments import experiment
@@ -136,9 +137,7 @@ def _input(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
 
 def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> dict[str, Any]:
     """Preprocessing that the backbone was trained with, where the recipe names no other."""
-    from loupe.models.timm import backbones  # timm takes seconds to import
-
-    own = backbones.preprocessing(spec)
+    own = native_preprocessing(spec)
     size_px = given.size_px or own.size_px
     changes: dict[str, Any] = {
         "size_px": size_px,

@@ -1,7 +1,6 @@
-"""Checks of a resolved recipe before any image is decoded: can the network be built, are its weights there?"""
+"""Check of a resolved recipe before any image is decoded: network and augmentation suit the size of the images."""
 
 from loupe.augment.pipeline import Augmenter
-from loupe.config.network import BackboneSpec
 from loupe.config.optimizer import Logistic
 from loupe.config.resolved import ResolvedRecipe
 from loupe.errors import ConfigError
@@ -23,15 +22,3 @@ def check_buildable(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> None:
                 "Set model.hidden=[], or another optimizer."
             )
         Augmenter(stage.augment, recipe.preprocessing, recipe.seed)
-
-
-def check_weights(recipe: ResolvedRecipe) -> None:
-    """Check, before any image is decoded and any run begun, that pretrained weights can be had and fit the network.
-
-    Raises:
-        LoupeError: they cannot, or do not; the message says what to give.
-    """
-    if isinstance(recipe.model, BackboneSpec):
-        from loupe.models.timm import weights
-
-        weights.check_weights(recipe.model)

@@ -25,6 +25,7 @@ from loupe.evaluate.results import Evaluation, results_file, results_of
 from loupe.log import command_line
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
+from loupe.models.pretrained import native_preprocessing
 from loupe.provenance import environment_of
 from loupe.report import gallery, run_page
 from loupe.report.gallery_selection import exhibits
@@ -138,11 +139,9 @@ class RunFinalizer:
 
 def input_settings(network: BackboneSpec, preprocessing: Preprocessing) -> list[str]:
     """Settings that prepare pixels as they were, where the backbone alone would not say so."""
-    from loupe.models.timm import backbones
-
     mine, own = preprocessing.model_dump(mode="json"), dict[str, Any]()
     with suppress(LoupeError):  # what lies beside the weights may be gone by now: then all is said
-        own = backbones.preprocessing(network).model_dump(mode="json")
+        own = native_preprocessing(network).model_dump(mode="json")
     other = {name for name, value in mine.items() if name not in own or value != own[name]}
     if "size_px" in other:
         other.add("load_px")  # which otherwise grows with it

@@ -1,7 +1,6 @@
 """From a resolved recipe and loaded images to all that a run trains with; what had to be measured is in its recipe."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -105,15 +104,6 @@ def less_memory(recipe: Recipe) -> str:
     sizes = [stage.batch_size for stage in recipe.stages if not isinstance(stage.optimizer, Logistic)]
     less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
     return f"Train again with {less}, or on another --device"
-
-
-def weights_file(network: Network) -> Path | None:
-    """The file of pretrained weights that a network was built from; None where there is none."""
-    if not isinstance(network, BackboneSpec):
-        return None
-    from loupe.models.timm import weights  # imported lazily: timm imports slowly
-
-    return weights.weights_file(network)
 
 
 def _without_weights(network: Network) -> Network:

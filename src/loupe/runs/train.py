@@ -22,12 +22,13 @@ from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_
 from loupe.errors import ConfigError, DataError, InterruptedRunError, enough_memory
 from loupe.evaluate.results import results_file
 from loupe.log import logger, run_log, terminal
+from loupe.models.pretrained import check_weights, weights_file
 from loupe.provenance import RunEnvironment
 from loupe.recipes.resolve import resolve
-from loupe.recipes.validate import check_buildable, check_weights
+from loupe.recipes.validate import check_buildable
 from loupe.runs.run import Run
 from loupe.runs.session import Session
-from loupe.runs.setup import TrainingSetup, less_memory, set_up, weights_file
+from loupe.runs.setup import TrainingSetup, less_memory, set_up
 from loupe.training.checkpoint import Checkpoints
 
 Splitter = Callable[[ImageTable, Sequence[str], SplitSpec, int], Split]
@@ -82,7 +83,7 @@ def train(
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
         chosen = resolve(recipe, dataset, model=model, weights=weights, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
-        check_weights(chosen)
+        check_weights(chosen.model)
         if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
             logger.warning(
                 f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
