@@ -32,7 +32,7 @@ from loupe.data.splits.split import Split, assign
 from loupe.data.table import ImageTable
 from loupe.evaluate.intervals import wilson
 from loupe.labels import find
-from loupe.labels.confident import compared
+from loupe.labels.confident import paired_accuracy
 from loupe.labels.cross_fit import STRENGTHS
 from loupe.labels.find import LabelReport, check_labels
 from loupe.training.features import features
@@ -84,8 +84,8 @@ def rows(table: ImageTable, weights: str, size_px: int | None, rates: Iterable[f
             without_N = solved(features_NC, noisy.labels, kept, split)
             yield {
                 **{"rate": rate, "seed": seed, **found(report, wrong_M)},
-                "test": compared(all_N, without_N),
-                "clean": compared(without_N, clean_N),
+                "test": paired_accuracy(all_N, without_N).to_json(),
+                "clean": paired_accuracy(without_N, clean_N).to_json(),
             }
 
 
@@ -111,7 +111,7 @@ def found(report: LabelReport, wrong_M: np.ndarray) -> Row:
         "precision": share(hits, len(suspects)),
         "recall": share(hits, len(wrong)),
         "auc": float(roc_auc_score(np.isin(report.rows_N, wrong_M), -report.quality_N)),
-        "effect": report.effect,
+        "effect": report.effect.to_json(),
     }
 
 

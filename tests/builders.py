@@ -323,3 +323,30 @@ def differences_content() -> dict:
         },
         "circumstances": [{"key": "hashes.code", "first": "01" * 32, "second": "23" * 32}],
     }
+
+
+def labels_content() -> dict:
+    """Three suspects of two splits, of 52 examined labels."""
+    share = {"value": 0.9, "low": 0.8, "high": 0.96}
+    pair = {
+        **{"images": 52, "with": share, "without": share, "gained": 1, "lost": 1},
+        "difference": {"value": 0.0, "low": -0.05, "high": 0.05},
+    }
+    scores = {"label": "light", "suggested": "dark", "score": 0.01, "score_of_suggested": 0.99}
+    return {
+        "schema": 1,
+        "dataset": "photos",
+        "network": "test_resnet",
+        "size_px": 32,
+        "seed": 0,
+        "folds": 3,
+        "strengths": [1.0, 1.0, 10.0],
+        "left_out": [1, 1, 2],
+        "classes": ["dark", "light", "mixed"],
+        "examined": {"train": 40, "val": 12},
+        "suspected": {"train": 2, "val": 1},
+        "doubtful": 3,
+        "effect": {"all": pair, "unsuspected": {**pair, "images": 49}},
+        "suspects": [{"path": f"{split}/light/1.png", "split": split, **scores} for split in ("train", "train", "val")],
+        "files": {"labels": "found/labels.csv", "page": "found/labels.html", "kept": "found/kept.csv"},
+    }

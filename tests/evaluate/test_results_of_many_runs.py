@@ -8,19 +8,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import comparison_content, differences_content, experiments_content
+from builders import comparison_content, differences_content, experiments_content, labels_content
 from loupe.cli import diff_table
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.evaluate.experiment_results import ExperimentResults
+from loupe.evaluate.label_results import LabelResults
 from loupe.records import RecordError
-from loupe.report import comparison_page, comparison_tables, experiments_page, experiments_tables
+from loupe.report import comparison_page, comparison_tables, experiments_page, experiments_tables, labels_page
 from loupe.runs.diff_results import RunDifferences
 
 KINDS = [
     pytest.param(ComparisonResults, comparison_content, id="comparison"),
     pytest.param(ExperimentResults, experiments_content, id="experiments"),
     pytest.param(RunDifferences, differences_content, id="differences"),
+    pytest.param(LabelResults, labels_content, id="labels"),
 ]
+SOURCE = "data:image/png;base64,"
 PAGES = {
     ComparisonResults: (comparison_page, comparison_tables),
     ExperimentResults: (experiments_page, experiments_tables),
@@ -59,6 +62,10 @@ def show(results, folder: Path) -> None:
     """Every form in which results are shown to a person."""
     if isinstance(results, RunDifferences):
         diff_table.print_report(results)
+        return
+    if isinstance(results, LabelResults):
+        pictures = [SOURCE] * len(results.suspects)
+        labels_page.write_page(folder / "page.html", results, pictures, [(one, SOURCE) for one in results.suspects])
         return
     page, tables = PAGES[type(results)]
     page.write_page(folder / "page.html", results)

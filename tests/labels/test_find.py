@@ -18,7 +18,7 @@ from loupe.data.table import ImageTable, make_rows
 from loupe.errors import LoupeError
 from loupe.labels import confident, export
 from loupe.labels import cross_fit as fitting
-from loupe.labels.confident import compared, effect, paired_interval
+from loupe.labels.confident import effect, paired_accuracy, paired_interval
 from loupe.labels.cross_fit import CrossFit, cross_fit, fold_counts
 from loupe.labels.find import LabelReport, check_labels
 from loupe.report import labels_page
@@ -157,18 +157,20 @@ def test_the_effect_is_counted_on_the_same_images_with_and_without_the_suspects(
     without_NK = np.eye(2)[[0, 0, 0, 1, 1, 1, 1, 1]]
     suspect_N = np.array([0, 0, 0, 1, 0, 0, 0, 0], bool)
     found = effect(label_N, with_NK, without_NK, suspect_N)
-    assert (found["all"]["with"]["value"], found["all"]["without"]["value"]) == (5 / 8, 7 / 8)
-    assert (found["all"]["gained"], found["all"]["lost"], found["all"]["difference"]["value"]) == (2, 0, 0.25)
-    assert (found["unsuspected"]["images"], found["unsuspected"]["without"]["value"]) == (7, 1.0)
-    assert found["unsuspected"]["difference"]["value"] == pytest.approx(2 / 7)
+    assert (found.all.with_suspects.value, found.all.without.value) == (5 / 8, 7 / 8)
+    assert (found.all.gained, found.all.lost, found.all.difference.value) == (2, 0, 0.25)
+    assert (found.unsuspected.images, found.unsuspected.without.value) == (7, 1.0)
+    assert found.unsuspected.difference.value == pytest.approx(2 / 7)
 
 
-@pytest.mark.parametrize(("gained", "lost", "words"), [(40, 0, "helps"), (0, 40, "harms"), (3, 2, "cannot be told")])
+@pytest.mark.parametrize(
+    ("gained", "lost", "words"), [(40, 0, "raises"), (0, 40, "lowers"), (3, 2, "no significant effect")]
+)
 def test_the_verdict_follows_the_interval(gained, lost, words):
     hit_N, hit_without_N = np.zeros(200, bool), np.zeros(200, bool)
     hit_without_N[:gained] = True
     hit_N[200 - lost :] = True
-    assert words in labels_page.verdict(compared(hit_N, hit_without_N))
+    assert words in labels_page.verdict(paired_accuracy(hit_N, hit_without_N))
 
 
 @pytest.fixture
@@ -215,7 +217,7 @@ def written(photos, tmp_path):
         table.paths.index("train/light/1.png"): 0.01,
         table.paths.index("val/dark/3.png"): 0.2,
     }
-    return table, export.write(report_on(table, suspects), tmp_path / "deep" / "found")
+    return table, export.write(report_on(table, suspects), tmp_path / "deep" / "found").files
 
 
 def test_the_list_of_labels_is_trained_on_as_it_stands_and_as_it_is_corrected(written):
@@ -262,7 +264,7 @@ def test_groups_stand_in_the_lists_and_images_without_a_label_do_not(photos, tmp
     names = [f"train/{label}/{i}.png" for label in ("dark", "light") for i in range(2, 6)]
     lines = [f"{name},{name.split('/')[1]},train,g{i % 4}" for i, name in enumerate(names)]
     source.write_text("path,label,split,group\n" + "\n".join(lines) + "\n")
-    files = export.write(report_on(open_table(source), {0: 0.1}), tmp_path / "found")
+    files = export.write(report_on(open_table(source), {0: 0.1}), tmp_path / "found").files
     assert {row["group"] for row in listed(Path(files["kept"]))} == {"g0", "g1", "g2", "g3"}
     again = open_table(files["labels"])
     assert again.groups[0] == "g0"
@@ -270,7 +272,7 @@ def test_groups_stand_in_the_lists_and_images_without_a_label_do_not(photos, tmp
 
 def test_images_that_are_no_files_get_no_list_to_train_on(tmp_path):
     table = from_arrays(np.zeros((8, 16, 16, 3), np.uint8), np.arange(8) % 2, splits=["train"] * 8)
-    files = export.write(report_on(table, {3: 0.1}), tmp_path / "found")
+    files = export.write(report_on(table, {3: 0.1}), tmp_path / "found").files
     assert "kept" not in files
     assert listed(Path(files["labels"]))[0]["path"] == table.paths[3]
     assert "not files" in Path(files["page"]).read_text()
@@ -283,23 +285,8 @@ def test_the_page_shows_every_suspect_and_escapes_what_others_wrote(written, pho
     assert "of 52 labels" in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
-    content = {
-        "dataset": "<b>x",
-        "suspects": [],
-        "confused": [],
-        "doubted": [],
-        "doubtful": 0,
-        "files": {},
-        "images": 4,
-        "examined": {"train": 4},
-    }
-    content |= {"suspected": {}, "classes": ["a", "b"], "network": "n", "size_px": 8, "folds": 3, "seed": 0}
-    content |= {
-        "strengths": [1.0],
-        "left_out": [0],
-        "effect": effect(*[np.zeros(4, int)], *[np.eye(2)[[0] * 4]] * 2, np.zeros(4, bool)),
-    }
-    labels_page.write_page(tmp_path / "none.html", content, [])
+    none = report_on(from_arrays(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, splits=["train"] * 4), {})
+    labels_page.write_page(tmp_path / "none.html", none.results.model_copy(update={"dataset": "<b>x"}), [])
     assert "<b>x" not in (tmp_path / "none.html").read_text()
 
 
@@ -317,7 +304,7 @@ def test_what_cannot_be_examined_is_refused(photos):
         check_labels(photos, number_of_folds=2)
     with pytest.raises(LoupeError, match="not a pretrained network"):
         check_labels(photos, model="simple-cnn", quiet=True)
-    with pytest.raises(LoupeError, match=r"fewer of dark, light\. Choose fewer folds"):
+    with pytest.raises(LoupeError, match=r"7 folds .* dark and light"):
         check_labels(photos, model="test_resnet", weights="none", size_px=32, splits=["val"], number_of_folds=7)
 
 

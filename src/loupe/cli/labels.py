@@ -1,6 +1,5 @@
 """`loupe labels`: labels that look wrong, in the terminal and as files."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ from loupe.cli.options import Data, Device, Json, Quiet, SkipDamaged, print_json
 from loupe.errors import counted
 
 if TYPE_CHECKING:
-    from loupe.labels.find import LabelReport
+    from loupe.evaluate.label_results import LabelResults
 
 FIRST_SHOWN = 20
 
@@ -56,14 +55,14 @@ def labels(
         skip_damaged=skip_damaged,
         quiet=quiet or as_json,
     )
-    files = export.write(report, to or export.free_name(report.table.name))
+    results = export.write(report, to or export.free_name(report.table.name))
     if as_json:
-        print_json({**report.to_json(), "files": files})
+        print_json(results.to_json())
     else:
-        _show(report, files)
+        _show(results)
 
 
-def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
+def _show(results: "LabelResults") -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -75,37 +74,36 @@ def _show(report: "LabelReport", files: Mapping[str, str]) -> None:
     out = Console(highlight=False)
     table = Table("image", "split", "label", "probability", "suggested", "probability", box=None)
     table.columns[0].overflow = "fold"
-    for item in report.ranked[:FIRST_SHOWN]:
-        names = (escape(printable(item[key])) for key in ("path", "split", "label", "suggested"))
-        path, split, label, suggested = names
-        table.add_row(
-            *(path, split, label, percent(item["score"])),
-            *(suggested, percent(item["score_of_suggested"])),
-        )
-    if report.ranked:
+    for item in results.suspects[:FIRST_SHOWN]:
+        names = (item.path, item.split or "", item.label, item.suggested)
+        path, split, label, suggested = (escape(printable(name)) for name in names)
+        table.add_row(path, split, label, percent(item.score), suggested, percent(item.score_of_suggested))
+    if results.suspects:
         out.print(table)
-    if len(report.ranked) > FIRST_SHOWN:
-        out.print(f"and {len(report.ranked) - FIRST_SHOWN:,} more")
-    found = report.counts(report.suspect_rows)
-    parts = ", ".join(
-        f"{part} {found.get(part, 0):,} of {number:,}" for part, number in report.counts(report.rows_N.tolist()).items()
+    if len(results.suspects) > FIRST_SHOWN:
+        out.print(f"and {len(results.suspects) - FIRST_SHOWN:,} more")
+    splits = ", ".join(
+        f"{split} {results.suspected.get(split, 0):,} of {number:,}" for split, number in results.examined.items()
     )
-    out.print(f"{len(report.ranked):,} of {counted(len(report.rows_N), 'label')} look wrong: {parts}.", soft_wrap=True)
-    if report.doubtful:
-        doubtful = counted(len(report.doubtful), "more label is", "more labels are")
+    look = "looks" if len(results.suspects) == 1 else "look"
+    of_all = f"{len(results.suspects):,} of {counted(results.images, 'label')}"
+    out.print(escape(printable(f"{of_all} {look} wrong: {splits}.")), soft_wrap=True)
+    if results.doubtful:
+        doubtful = counted(results.doubtful, "more label is", "more labels are")
         out.print(f"{doubtful} in doubt: another class is more likely, but not clearly.", soft_wrap=True)
-    for sentence in in_words(report.effect) if report.ranked else []:
+    for sentence in in_words(results.effect) if results.suspects else []:
         out.print(sentence, soft_wrap=True)
-    for line in _next(report, files):
+    for line in _next(results):
         out.print(escape(printable(line)), soft_wrap=True)
 
 
-def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
+def _next(results: "LabelResults") -> list[str]:
     """Next steps, as lines."""
     from loupe.log import command_line
 
-    if not report.ranked:
-        return [f"No label has to be left out. Examined images: {files['page']}"]
+    files = results.files
+    if not results.suspects:
+        return [f"No label has to be left out. Page: {files['page']}"]
     lines = [f"Page: {files['page']}"]
     if "kept" not in files:
         return [
@@ -114,9 +112,8 @@ def _next(report: "LabelReport", files: Mapping[str, str]) -> list[str]:
             f"data: {files['labels']} lists the rows, suspects first.",
         ]
     command = {name: command_line(["loupe", "train", files[name]]) for name in ("labels", "kept")}
-    found = report.counts(report.suspect_rows)
-    stay = " and ".join(f"{number:,} of {part}" for part, number in found.items() if part != "train")
-    staying = f" (kept, since they test the model: {stay})" if stay else ""
+    stay = " and ".join(f"{number:,} of {split}" for split, number in results.suspected.items() if split != "train")
+    staying = f" (kept for evaluation: {stay})" if stay else ""
     return [
         *lines,
         f"To correct labels: edit the column label in {files['labels']} (suspects first), then: {command['labels']}",

@@ -6,13 +6,13 @@ a model that has not seen the image, and estimates how many labels of each class
 
 from importlib.util import find_spec
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from loupe.errors import LoupeError
 from loupe.evaluate.intervals import CONFIDENCE, wilson
+from loupe.evaluate.label_results import AccuracyDifference, LabelEffect, PairedAccuracy, Share
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -58,30 +58,27 @@ def quality(label_N: Ints, probability_NK: Floats) -> Floats:
     return np.asarray(probability_NK[np.arange(len(label_N)), label_N])
 
 
-def effect(label_N: Ints, with_NK: Floats, without_NK: Floats, suspect_N: Bools) -> dict[str, Any]:
-    """Accuracy of heads trained with and without the suspects, on the same held-out images.
-
-    `all` evaluates on every image with its given label; `unsuspected` leaves the suspects out of the evaluation.
-    """
+def effect(label_N: Ints, with_NK: Floats, without_NK: Floats, suspect_N: Bools) -> LabelEffect:
+    """Accuracy of heads trained with and without the suspects, on the same held-out images and their given labels."""
     hit_N, hit_without_N = with_NK.argmax(axis=1) == label_N, without_NK.argmax(axis=1) == label_N
-    return {
-        name: compared(hit_N[judged_N], hit_without_N[judged_N])
-        for name, judged_N in (("all", np.ones(len(label_N), np.bool_)), ("unsuspected", ~suspect_N))
-    }
+    return LabelEffect(
+        all=paired_accuracy(hit_N, hit_without_N),
+        unsuspected=paired_accuracy(hit_N[~suspect_N], hit_without_N[~suspect_N]),
+    )
 
 
-def compared(hit_N: Bools, hit_without_N: Bools) -> dict[str, Any]:
-    """Two accuracies on the same images and their difference (`without` minus `with`), each with its interval."""
+def paired_accuracy(hit_N: Bools, hit_without_N: Bools) -> PairedAccuracy:
+    """Two accuracies on the same images and their difference, each with its interval."""
     images, gained, lost = len(hit_N), int((hit_without_N & ~hit_N).sum()), int((hit_N & ~hit_without_N).sum())
     low, high = paired_interval(gained, lost, images)
-    return {
-        "images": images,
-        "with": _accuracy(int(hit_N.sum()), images),
-        "without": _accuracy(int(hit_without_N.sum()), images),
-        "difference": {"value": (gained - lost) / images, "low": low, "high": high},
-        "gained": gained,
-        "lost": lost,
-    }
+    return PairedAccuracy(
+        images=images,
+        with_suspects=_accuracy(int(hit_N.sum()), images),
+        without=_accuracy(int(hit_without_N.sum()), images),
+        difference=AccuracyDifference(value=(gained - lost) / images, low=low, high=high),
+        gained=gained,
+        lost=lost,
+    )
 
 
 def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
@@ -96,6 +93,6 @@ def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
     return max(-1.0, up - down - half), min(1.0, up - down + half)
 
 
-def _accuracy(hits: int, images: int) -> dict[str, float]:
+def _accuracy(hits: int, images: int) -> Share:
     low, high = wilson(hits, images)
-    return {"value": hits / images, "low": low, "high": high}
+    return Share(value=hits / images, low=low, high=high)

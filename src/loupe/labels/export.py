@@ -1,20 +1,20 @@
-"""Files about labels that look wrong: lists to correct and to train on, and a page that shows them.
+"""Files about labels that look wrong: lists to correct and to train on, and a page.
 
-labels.csv     every labelled image, suspects first, with the columns that Loupe trains on and the findings
-kept.csv       the same images without the suspects of the training split: `loupe train kept.csv`
-labels.html    the suspects as pictures, and the effect of leaving them out
+labels.csv     all labelled images, suspects first, with the columns for training and the findings
+kept.csv       the same images without the suspects of the training split, for `loupe train kept.csv`
+labels.html    the images of the suspects, and the effect of leaving them out
 """
 
 import os
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from loupe import csv_files
 from loupe.data.table import ImageTable, text_name
 from loupe.errors import ConfigError, DiskError
+from loupe.evaluate.label_results import LabelFinding, LabelResults
 from loupe.labels.find import LabelReport
 from loupe.report import labels_page
 from loupe.report.embed import source_of_image
@@ -38,10 +38,10 @@ def free_name(dataset: str) -> Path:
     return next(path for path in (Path(f"{dataset}-labels{number}") for number in numbers) if not path.exists())
 
 
-def write(report: LabelReport, folder: Path) -> dict[str, str]:
-    """Write the files into a new folder and return their paths by name.
+def write(report: LabelReport, folder: Path) -> LabelResults:
+    """Write the files into a new folder. Returns the results with the paths of the files.
 
-    `kept.csv` is among them only if the images are files: a list can name nothing else.
+    `kept.csv` is written only if the images are files: a list can name nothing else.
     """
     try:
         folder.mkdir(parents=True)
@@ -53,15 +53,14 @@ def write(report: LabelReport, folder: Path) -> dict[str, str]:
     if places is not None:
         written["kept"] = folder / "kept.csv"
         csv_files.write(written["kept"], _columns(report), _kept(report, places))
-    files = {name: str(path) for name, path in written.items()}
-    content = {**report.to_json(), "images": len(report.rows_N), "confused": report.confused, "files": files}
-    rows = [int(report.rows_N[i]) for i in report.doubtful[:MOST_DOUBTFUL]]
-    content["doubted"] = [report.row(i) for i in report.doubtful[:MOST_DOUBTFUL]]
-    pictures = [
-        [source_of_image(report.table, row) for row in part] for part in (report.suspect_rows[:MOST_PICTURES], rows)
+    results = report.results.model_copy(update={"files": {name: str(path) for name, path in written.items()}})
+    pictures = [source_of_image(report.table, row) for row in report.suspect_rows[:MOST_PICTURES]]
+    doubtful = [
+        (report.finding(i), source_of_image(report.table, int(report.rows_N[i])))
+        for i in report.doubtful[:MOST_DOUBTFUL]
     ]
-    labels_page.write_page(written["page"], content, *pictures)
-    return files
+    labels_page.write_page(written["page"], results, pictures, doubtful)
+    return results
 
 
 def _places(table: ImageTable, folder: Path) -> tuple[str, ...] | None:
@@ -81,22 +80,23 @@ def _relative(file: Path, base: Path) -> str:
 
 
 def _labels(report: LabelReport, places: tuple[str, ...]) -> list[dict[str, str]]:
-    """CSV text: suspects, then the other examined images, each by rank; then the rest in the order of the table."""
+    """Rows: suspects, then the other examined images, each by rank; then the rest in the order of the table."""
     suspects, examined = set(report.order), {int(row) for row in report.rows_N}
     rows = []
     for i in np.lexsort((report.quality_N, ~report.suspect_N)).tolist():
-        found = _part(report.row(i), FOUND if i in suspects else OF_EVERY_LABEL)
+        found = _cells(report.finding(i), FOUND if i in suspects else OF_EVERY_LABEL)
         rows.append({**_trained_on(report, int(report.rows_N[i]), places), **found})
     rows += [_trained_on(report, row, places) for row in _labelled(report) if row not in examined]
     return rows
 
 
-def _part(item: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
-    return {name: f"{item[name]:.4f}" if isinstance(item[name], float) else item[name] for name in names}
+def _cells(finding: LabelFinding, names: tuple[str, ...]) -> dict[str, str]:
+    values = {name: getattr(finding, name) for name in names}
+    return {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _kept(report: LabelReport, places: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows without the suspects of train. Those of validation and test stay: without them accuracy is too high."""
+    """Rows without the suspects of train. Those of validation and test stay, for an unbiased accuracy."""
     left_out = {row for row in report.suspect_rows if report.splits[row] == "train"}
     return [_trained_on(report, row, places) for row in _labelled(report) if row not in left_out]
 

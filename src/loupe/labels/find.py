@@ -19,14 +19,13 @@ from loupe.data.splits.split import SPLITS, Split, assign
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, keep_freed_memory
 from loupe.errors import ConfigError, DataError, counted, enumerated, unknown_name
+from loupe.evaluate.label_results import LabelEffect, LabelFinding, LabelResults
 from loupe.labels import confident
 from loupe.labels.confident import Bools, Floats, Ints
 from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
 from loupe.log import logger, terminal
 from loupe.recipes.resolve import resolve
 from loupe.training.features import features
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class LabelReport:
 
     @cached_property
     def doubtful(self) -> list[int]:
-        """Images that are no suspects, but whose most likely class is another: the least likely label first."""
+        """Images that are not suspects but have another most likely class; the least likely label first."""
         found = np.flatnonzero(~self.suspect_N & (self.fit.probability_NK.argmax(axis=1) != self.given_N))
         return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
 
@@ -69,57 +68,47 @@ class LabelReport:
         """Rows of the suspects in the table, in that order."""
         return [int(self.rows_N[i]) for i in self.order]
 
-    @cached_property
-    def ranked(self) -> list[dict[str, Any]]:
-        """Findings about the suspects, in that order."""
-        return [self.row(i) for i in self.order]
-
-    def row(self, i: int) -> dict[str, Any]:
-        """Finding about one examined image; `suggested` is the most likely class other than its label."""
+    def finding(self, i: int) -> LabelFinding:
+        """Finding about one examined image."""
         row, given, said_K = int(self.rows_N[i]), int(self.given_N[i]), self.fit.probability_NK[i]
         suggested = int(np.where(np.arange(len(said_K)) == given, -1.0, said_K).argmax())
-        return {
-            "path": self.table.paths[row],
-            "split": self.splits[row],
-            "label": self.classes[given],
-            "suggested": self.classes[suggested],
-            "score": float(self.quality_N[i]),
-            "score_of_suggested": float(said_K[suggested]),
-        }
+        return LabelFinding(
+            path=self.table.paths[row],
+            split=self.splits[row],
+            label=self.classes[given],
+            suggested=self.classes[suggested],
+            score=float(self.quality_N[i]),
+            score_of_suggested=float(said_K[suggested]),
+        )
 
     @cached_property
-    def effect(self) -> dict[str, Any]:
+    def effect(self) -> LabelEffect:
         """Effect of training a head without the suspects: see `confident.effect`."""
         return confident.effect(self.given_N, self.fit.probability_NK, self.fit.without_NK, self.suspect_N)
-
-    @property
-    def confused(self) -> list[tuple[str, str, int]]:
-        """Number of suspects for each pair of label and suggested class, most frequent first."""
-        pairs = Counter((item["label"], item["suggested"]) for item in self.ranked)
-        return [(label, suggested, number) for (label, suggested), number in pairs.most_common()]
 
     def counts(self, rows: Sequence[int]) -> dict[str, int]:
         """Number of these rows of the table in each split."""
         found = Counter(self.splits[row] for row in rows)
         return {part: found[part] for part in SPLITS if found[part]}
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "dataset": self.table.name,
-            "network": self.network,
-            "size_px": self.size_px,
-            "seed": self.seed,
-            "folds": len(self.fit.strength_F),
-            "strengths": list(self.fit.strength_F),
-            "left_out": list(self.fit.left_out_F),
-            "classes": list(self.classes),
-            "examined": self.counts(self.rows_N.tolist()),
-            "suspected": self.counts(self.suspect_rows),
-            "doubtful": len(self.doubtful),
-            "effect": self.effect,
-            "suspects": self.ranked,
-        }
+    @cached_property
+    def results(self) -> LabelResults:
+        """The findings without the arrays."""
+        return LabelResults(
+            dataset=self.table.name,
+            network=self.network,
+            size_px=self.size_px,
+            seed=self.seed,
+            folds=len(self.fit.strength_F),
+            strengths=self.fit.strength_F,
+            left_out=self.fit.left_out_F,
+            classes=self.classes,
+            examined=self.counts(self.rows_N.tolist()),
+            suspected=self.counts(self.suspect_rows),
+            doubtful=len(self.doubtful),
+            effect=self.effect,
+            suspects=tuple(self.finding(i) for i in self.order),
+        )
 
 
 def check_labels(
@@ -153,7 +142,7 @@ def check_labels(
             logger.warning(
                 "test labels are examined. No runs folder counts this test-set evaluation: do not choose by it."
             )
-        place = choose_device(device)
+        computing = choose_device(device)
         keep_freed_memory()
         dataset = open_dataset(data)
         recipe, network = recipe_for(dataset, model, weights, size_px, seed)
@@ -168,7 +157,7 @@ def check_labels(
             network,
             preprocessing,
             images,
-            device=place,
+            device=computing,
             folder=cache_folder() / "frozen",
         )
         logger.info(
