@@ -156,8 +156,8 @@ def test_a_plan_whose_whole_step_finds_no_memory_names_the_recipe_and_a_remedy(t
 
     monkeypatch.setattr(plan.Planner, "cost", none_left)
     entries = [Entry("digits-plain", catalog.recipe("digits-plain"))]
-    with pytest.raises(LoupeError, match=r"not enough memory .*digits-plain needs it: take a smaller batch"):
-        plan.plan(entries, open_dataset("digits"), ComparisonRequest(), RunOptions(tmp_path, "cpu"))
+    with pytest.raises(LoupeError, match=r"not enough memory .*digits-plain needs more: set a smaller batch"):
+        plan.estimate_costs(entries, open_dataset("digits"), ComparisonRequest(), RunOptions(tmp_path, "cpu"))
 
 
 def test_elsewhere_nothing_is_switched(tf32):

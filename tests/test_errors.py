@@ -94,15 +94,15 @@ def test_an_image_error_names_the_image_also_after_a_process_has_sent_it():
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_disk_that_cannot_be_written_is_a_disk_error(number):
-    error = errors.of_disk(OSError(number, "why", "/here"), "/elsewhere", "go on")
+    error = errors.disk_error(OSError(number, "why", "/here"), "/elsewhere", "go on")
     assert type(error) is loupe.DiskError
     assert "/here" in str(error)
-    assert errors.of_disk(OSError(errno.EIO, "why"), "/here", "go on") is None
+    assert errors.disk_error(OSError(errno.EIO, "why"), "/here", "go on") is None
 
 
 @pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
 def test_memory_that_runs_out_is_an_error_of_its_own(kind):
-    with pytest.raises(loupe.NotEnoughMemoryError, match="--batch-size 2"), errors.enough_memory("--batch-size 2"):
+    with pytest.raises(loupe.NotEnoughMemoryError, match="--batch-size 2"), errors.memory_remedy("--batch-size 2"):
         raise kind("CUDA out of memory")
 
 

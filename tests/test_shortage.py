@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from loupe import files, rundir
-from loupe.errors import LoupeError, enough_memory, of_disk
+from loupe.errors import LoupeError, disk_error, memory_remedy
 from loupe.rundir import RunDirectory, count_looks, record_look
 
 CUDA = (
@@ -27,22 +27,22 @@ CUDA = (
     ],
 )
 def test_memory_that_runs_out_is_a_sentence_with_the_remedy(error, says):
-    with pytest.raises(LoupeError, match=r"not enough memory.* Buy more\.$") as caught, enough_memory("Buy more."):
+    with pytest.raises(LoupeError, match=r"not enough memory.* Buy more\.$") as caught, memory_remedy("Buy more."):
         raise error
     assert says in str(caught.value) and "Memory Management" not in str(caught.value)
 
 
 def test_the_allocator_of_this_machine_is_understood():
-    with pytest.raises(LoupeError, match="not enough memory"), enough_memory("Buy more."):
+    with pytest.raises(LoupeError, match="not enough memory"), memory_remedy("Buy more."):
         torch.empty(2**58, dtype=torch.uint8)
 
 
 def test_other_errors_stay_as_they_are():
     for error in (RuntimeError("shapes do not match"), ValueError("out of memory"), OSError(errno.ENOSPC, "full")):
-        with pytest.raises(type(error)) as caught, enough_memory("Buy more."):
+        with pytest.raises(type(error)) as caught, memory_remedy("Buy more."):
             raise error
         assert caught.value is error
-    assert of_disk(OSError(errno.ENOENT, "gone"), "here", "look again") is None
+    assert disk_error(OSError(errno.ENOENT, "gone"), "here", "look again") is None
 
 
 def test_a_run_whose_disk_is_full_says_how_to_go_on(tmp_path):
@@ -62,7 +62,7 @@ def test_a_run_whose_disk_is_full_says_how_to_go_on(tmp_path):
     run.file("recipe.yaml").write_text("")
     assert said(full).endswith(f"then resume with: loupe train --resume {tmp_path}.")
     closed = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "metrics.csv"))
-    assert said(closed).startswith(f"{tmp_path / 'metrics.csv'}: Read-only file system. Give access to it")
+    assert said(closed).startswith(f"{tmp_path / 'metrics.csv'}: Read-only file system. Give write permission")
     run.file("results.json").write_text("{}")
     assert said(full).endswith("then give the same command again.")
     with pytest.raises(FileNotFoundError), run.locked():

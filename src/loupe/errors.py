@@ -92,7 +92,14 @@ def sentences(*parts: str) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], error: type[LoupeError] = ConfigError) -> LoupeError:
-    """The error for a name that nobody knows, with the nearest known ones first."""
+    """Error for an unknown name, with the nearest known names.
+
+    Args:
+        kind: noun for what the name stands for, for example `recipe`.
+        name: name as given.
+        known: allowed names; listed in the message if they are at most `MOST_NAMES`.
+        error: class of the error.
+    """
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -100,31 +107,37 @@ def unknown_name(kind: str, name: str, known: Iterable[str], error: type[LoupeEr
     return error(f"unknown {kind} {name!r}.{hint}{all_of_them}")
 
 
-def of_memory(error: Exception, remedy: str) -> NotEnoughMemoryError | None:
-    """An error of an allocator, of a GPU or of the machine, with the remedy; None where the error is another."""
-    named = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
-    if not named and not isinstance(error, MemoryError):
+def memory_error(error: Exception, remedy: str) -> NotEnoughMemoryError | None:
+    """Error for a lack of memory of the GPU or of the machine, with the remedy; None if `error` is of another kind."""
+    of_allocator = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+    if not of_allocator and not isinstance(error, MemoryError):
         return None
-    said = ". ".join(str(error).split(". ")[:2]).strip(".")  # what follows is advice on PyTorch's settings
-    return NotEnoughMemoryError(f"there is not enough memory ({said or 'the machine has none left'}). {remedy}")
+    reason = ". ".join(str(error).split(". ")[:2]).strip(".")  # without PyTorch's advice on its settings
+    return NotEnoughMemoryError(f"not enough memory ({reason or 'the machine has none left'}). {remedy}")
 
 
-def of_disk(error: OSError, place: str | Path, then: str) -> DiskError | None:
-    """A disk that is full, or may not be written, with what to do `then`; None where the error is another."""
-    where = error.filename or place
+def disk_error(error: OSError, path: str | Path, then: str) -> DiskError | None:
+    """Error for a full disk or a path without write permission; None if `error` is of another kind.
+
+    Args:
+        error: error of the system.
+        path: path to name where `error` names none.
+        then: next step for the user after that is mended, for example `resume the run`.
+    """
+    named = error.filename or path
     if error.errno in DISK_FULL:
-        return DiskError(f"{where}: {error.strerror}. Free space on that disk, then {then}.")
+        return DiskError(f"{named}: {error.strerror}. Free space on that disk, then {then}.")
     if error.errno in DISK_CLOSED:
-        return DiskError(f"{where}: {error.strerror}. Give access to it, then {then}.")
+        return DiskError(f"{named}: {error.strerror}. Give write permission, then {then}.")
     return None
 
 
 @contextmanager
-def enough_memory(remedy: str) -> Iterator[None]:
-    """Memory that runs out inside is a NotEnoughMemoryError with the remedy."""
+def memory_remedy(remedy: str) -> Iterator[None]:
+    """Turn a lack of memory inside the block into a NotEnoughMemoryError with the remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if told := of_memory(error, remedy):
-            raise told from error
+        if shortage := memory_error(error, remedy):
+            raise shortage from error
         raise

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from loupe import csv_files
 from loupe.config import overrides
 from loupe.config.recipe import Recipe
-from loupe.errors import ConfigError, DiskError, RunStateError, of_disk, unknown_name
+from loupe.errors import ConfigError, DiskError, RunStateError, disk_error, unknown_name
 from loupe.files import write_atomic
 from loupe.log import command_line
 
@@ -88,7 +88,7 @@ class RunDirectory:
             self._acquire(lock)
             yield
         except OSError as error:
-            if told := of_disk(error, self.path, self._then()):
+            if told := disk_error(error, self.path, self._then()):
                 raise told from error
             raise
         finally:
@@ -220,7 +220,7 @@ def record_look(runs: Path, split_hash: str, run: str) -> int:
             os.fsync(file.fileno())
     except OSError as error:
         then = "try again: test-set evaluations are recorded there. Or copy the run to a folder that can be written"
-        if told := of_disk(error, runs, then):
+        if told := disk_error(error, runs, then):
             raise told from error
         raise
     return count_looks(runs, split_hash)

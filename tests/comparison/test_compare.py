@@ -31,6 +31,7 @@ from loupe.records import RecordError
 from loupe.report import charts
 from loupe.report.comparison_page import write_page
 from loupe.rundir import count_looks
+from loupe.runs import finalize
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
@@ -151,10 +152,10 @@ def test_what_is_trained_is_planned_with_what_it_took_and_what_is_missing_with_b
     planned = compare.compare(digits, seeds=2, **chosen).rows
     assert [row.expected.seconds for row in planned] == [rows[row.name].measured.seconds for row in planned]
     said = " ".join(capfd.readouterr().err.split())
-    assert "all is trained" in said and said.count("trained before, in") == 2
+    assert "all are trained" in said and said.count("already trained, in") == 2
     planned = compare.compare(digits, seeds=3, **chosen).rows
     said = " ".join(capfd.readouterr().err.split())
-    assert "3 trainings of each, of which 4 are there, in all about" in said and "trained before" not in said
+    assert "3 trainings each, 4 of them finished; in all about" in said and "already trained" not in said
     assert all(row.expected.seconds != rows[row.name].measured.seconds for row in planned)
 
 
@@ -167,20 +168,20 @@ def test_runs_are_compared_as_they_are(compared):
     assert again.test.looks == content.test.looks
     with pytest.raises(loupe.LoupeError, match="one recipe"):
         compare.compare_runs(names[:2], output=folder)
-    with pytest.raises(loupe.LoupeError, match="named twice"):
+    with pytest.raises(loupe.LoupeError, match="names a run twice"):
         compare.compare_runs([names[0], names[2], names[0]], output=folder)
 
 
 def test_where_a_candidate_fails_the_others_are_judged_and_the_test_stays_locked(compared, digits, monkeypatch):
     folder, _ = compared
-    finished = compare.candidates.sweep.finished
+    finished = compare.candidates.sweep.train_or_open
 
     def failing(dataset, recipe, *arguments, **options):
         if recipe.name == "digits-plain":
             raise loupe.LoupeError("the disk is full.")
         return finished(dataset, recipe, *arguments, **options)
 
-    monkeypatch.setattr(compare.candidates.sweep, "finished", failing)
+    monkeypatch.setattr(compare.candidates.sweep, "train_or_open", failing)
     arguments = {"recipes": ["digits-plain", "digits"], "settings": QUICK, "output": folder, "quiet": True}
     looks = (folder / "test_looks.jsonl").read_text()
     with pytest.raises(loupe.LoupeError, match=r"1 of 2 candidates failed.*disk is full"):
@@ -207,10 +208,10 @@ def test_a_test_is_opened_by_one_process_at_a_time_and_looked_at_once(compared, 
     mine, theirs = (Run(compare.rundir.open_run(path)) for _ in range(2))
     before = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
     with mine.directory.locked(), pytest.raises(loupe.LoupeError, match="another process"):
-        compare.opened(theirs, digits)
+        finalize.open_test(theirs, digits)
     assert before == {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
-    compare.opened(mine, digits)
-    assert compare.opened(theirs, digits).results == mine.results
+    finalize.open_test(mine, digits)
+    assert finalize.open_test(theirs, digits).results == mine.results
     assert count_looks(tmp_path, mine.results.split_hash) == 1
 
 
@@ -222,7 +223,7 @@ def test_runs_of_other_images_are_not_used_again(compared, digits):
     def use(again, x):
         return again(open_dataset((x, digits[1])), wanted, row.runs[0], RunOptions(folder))
 
-    for again in (sweep.found, sweep.finished):
+    for again in (sweep.finished_run, sweep.train_or_open):
         assert use(again, digits[0]).path.name == row.runs[0]
         with pytest.raises(loupe.LoupeError, match="made with other images"):
             use(again, 255 - digits[0])
@@ -232,7 +233,7 @@ def test_what_cannot_be_compared_is_refused(digits, tmp_path_factory, tmp_path):
     other = tmp_path_factory.mktemp("weights") / "other.safetensors"
     save_file({"a": np.zeros(1, np.float32)}, other)
     for given, words in (
-        ({"recipes": ["digits"]}, "nothing beside it"),
+        ({"recipes": ["digits"]}, "at least two recipes"),
         ({"recipes": ["digits", "digits"]}, "twice"),
         ({"recipes": ["digits", "digits-plian"]}, "digits-plain"),
         ({"recipes": ["digits", "digits-plain"], "folds": 1}, "2 or more"),
@@ -287,9 +288,9 @@ def test_another_comparison_never_takes_the_files_of_the_first(compared, tmp_pat
     (tmp_path / "comparison-pets-2.html").write_text("a page without its figures")
     (tmp_path / "comparison-pets-3.json").write_text('{"half of')
     assert files.name_of(other, None, tmp_path) == ("comparison-pets-4", None)
-    with pytest.raises(loupe.LoupeError, match=r"of another comparison \(loupe compare DATA --seeds 1\)"):
+    with pytest.raises(loupe.LoupeError, match=r"from another comparison \(loupe compare DATA --seeds 1\)"):
         files.name_of(other, "comparison-pets", tmp_path)
-    with pytest.raises(loupe.LoupeError, match=r"files of that name .* are there"):
+    with pytest.raises(loupe.LoupeError, match="files of that name exist"):
         files.name_of(other.model_copy(update={"name": "comparison-pets-3"}), "comparison-pets-3", tmp_path)
 
 
@@ -330,15 +331,15 @@ def test_seeds_share_a_split_that_has_a_seed_of_its_own():
 
 
 def test_the_ladder_has_what_can_be_had(monkeypatch):
-    monkeypatch.setattr("loupe.recipes.ladder.without_weights", lambda name: "no weights here")
+    monkeypatch.setattr("loupe.recipes.ladder.weights_problem", lambda name: "no weights here")
     asked = {"dataset_recipe": None, "model": None, "weights": None}
     names, reason = ladder(typical_px=32, **asked)
     assert names == ["small-images-plain", "small-images"]
     assert "no weights here" in reason
-    monkeypatch.setattr("loupe.recipes.ladder.without_weights", lambda name: None)
+    monkeypatch.setattr("loupe.recipes.ladder.weights_problem", lambda name: None)
     assert ladder(typical_px=300, **asked)[0] == ["photographs-plain", "photographs", *PRETRAINED]
     assert ladder(typical_px=300, **asked | {"weights": "none"})[0] == ["photographs-plain", "photographs"]
-    with pytest.raises(loupe.LoupeError, match="deep-cnn is none"):
+    with pytest.raises(loupe.LoupeError, match="deep-cnn: not a pretrained model"):
         ladder(typical_px=300, **asked | {"model": "deep-cnn"})
 
 

@@ -172,8 +172,8 @@ def test_all_of_them_are_planned_and_what_cannot_be_run_says_why(folder, tmp_pat
     assert [row.name for row in rows] == list(EXPERIMENTS)
     whys = {row.name: row.why for row in rows}
     assert whys["deep-cnn"] == "not run by this test"
-    assert whys["lecture-vgg16"] == "not measured: no weights of VGG16"
-    assert whys["project-mobilenet-finetune"] == "not measured: no weights of MobileNet v1"
+    assert whys["lecture-vgg16"] == "not measured: the weights of VGG16 are not available"
+    assert whys["project-mobilenet-finetune"] == "not measured: the weights of MobileNet v1 are not available"
     assert "cats_vs_dogs" in whys["catsdogs-cnn"]
 
 
@@ -181,8 +181,8 @@ def test_all_of_them_are_planned_and_what_cannot_be_run_says_why(folder, tmp_pat
     ("arguments", "message"),
     [
         ({"names": ["deep-cn"]}, "Did you mean deep-cnn"),
-        ({"names": ["lecture-vgg16"]}, "lecture-vgg16 cannot be run: not measured: no weights of VGG16"),
-        ({"names": ["catsdogs-cnn"]}, "cannot be run: not measured: --data"),
+        ({"names": ["lecture-vgg16"]}, "lecture-vgg16 cannot be run: the weights of VGG16"),
+        ({"names": ["catsdogs-cnn"]}, "cannot be run: give the folder that contains cats_vs_dogs"),
         ({"names": ["deep-cnn"], "budget": "slow"}, "quick or published"),
         ({"names": ["deep-cnn"], "data": "nowhere"}, "there is no nowhere"),
     ],

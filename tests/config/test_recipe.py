@@ -136,7 +136,7 @@ def test_the_choice_goes_by_what_was_named_then_by_size_and_number_of_the_images
         found, reason = choice.choose(
             default=default, model=model, weights=weights, images_per_class=each, typical_px=lambda: px
         )
-        assert f"recipe {found.name}" in reason
+        assert f"Recipe {found.name}" in reason
         return found.name, reason
 
     assert chosen(32)[0] == "small-images"
@@ -146,13 +146,13 @@ def test_the_choice_goes_by_what_was_named_then_by_size_and_number_of_the_images
     assert chosen(500, model="photo-cnn")[0] == "photographs"
     assert chosen(500, model="resnet18", weights="none")[0] == "photographs"
     assert chosen(500, weights="none")[0] == "photographs"
-    monkeypatch.setattr(choice, "without_weights", lambda backbone: None)
+    monkeypatch.setattr(choice, "weights_problem", lambda backbone: None)
     assert chosen(65)[0] == "features"
     assert chosen(32)[0] == "small-images"
     assert chosen(32, each=50)[0] == "features"
-    assert "50 of each class" in chosen(32, each=50)[1]
+    assert "50 images per class" in chosen(32, each=50)[1]
     assert chosen(32, each=50, weights="none")[0] == "small-images"
-    monkeypatch.setattr(choice, "without_weights", lambda backbone: "its weights cannot be had")
+    monkeypatch.setattr(choice, "weights_problem", lambda backbone: "its weights cannot be had")
     assert chosen(65)[0] == "photographs"
     assert chosen(32, each=50)[0] == "small-images"
     assert "65 px" in chosen(65)[1]

@@ -10,7 +10,7 @@ import typer
 from loupe import __version__
 from loupe.cli import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
 from loupe.doctor import installation
-from loupe.errors import InterruptedRunError, LoupeError, of_disk, of_memory
+from loupe.errors import InterruptedRunError, LoupeError, disk_error, memory_error
 from loupe.log import printable, terminal
 
 app = typer.Typer(
@@ -96,5 +96,5 @@ def _explain(error: Exception) -> int:
 def _of_the_machine(error: Exception) -> LoupeError | None:
     """Memory and disks that are full, where nobody nearer to it knew more to say."""
     if isinstance(error, OSError):
-        return of_disk(error, "the disk", "give the same command again, or name another folder")
-    return of_memory(error, "End other programs that hold it, or take another --device.")
+        return disk_error(error, "the disk", "give the same command again, or name another folder")
+    return memory_error(error, "End other programs that hold it, or take another --device.")

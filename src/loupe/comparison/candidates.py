@@ -1,4 +1,4 @@
-"""The candidates of a comparison: their recipes, their trainings, the runs of these, and what they give."""
+"""Candidates of a comparison: recipe, trainings, runs, and the measurements of the runs."""
 
 import math
 import os
@@ -34,9 +34,16 @@ FOLD = re.compile(r"-fold\d+of\d+$")
 
 @dataclass
 class Entry:
-    """One candidate: its recipe, what it was expected to take, its runs, and why it has none where it failed.
+    """One candidate.
 
-    `asked` is the word that named its recipe, where one did. `missing`: how many of its trainings are not finished.
+    Attributes:
+        name: unique in the comparison.
+        recipe: resolved for the images.
+        cost: expected cost of one training; None if unknown.
+        runs: finished runs, one for each seed or fold.
+        why: message of the error if a training failed.
+        recipe_argument: name or file of the recipe as given by the user; None for runs that were given.
+        missing: number of trainings that are not finished.
     """
 
     name: str
@@ -44,14 +51,14 @@ class Entry:
     cost: Cost | None = None
     runs: list[Run] = field(default_factory=list)
     why: str | None = None
-    asked: str | None = None
+    recipe_argument: str | None = None
     missing: int = 0
 
     @property
     def seconds(self) -> float | None:
-        """What one training takes by itself: without the loading of images, and with what it found in the cache.
+        """Mean time of one training: without loading images, with the time that cached activations once took.
 
-        None where it found something there whose time is not known.
+        None if the time of cached activations is unknown.
         """
         each = [run.results.seconds.by_itself for run in self.runs]
         known = [seconds for seconds in each if seconds is not None]
@@ -59,7 +66,7 @@ class Entry:
 
     @property
     def order(self) -> float:
-        """Its place among the others: by its time, those of unknown time last."""
+        """Sort key: time of a training; unknown times last."""
         return math.inf if self.seconds is None else self.seconds
 
     @property
@@ -68,18 +75,18 @@ class Entry:
 
     @property
     def expected(self) -> str:
-        """What it was expected to take, in words."""
+        """Expected cost as text."""
         if not self.missing:
-            return f"trained before, in {duration(self.cost.seconds)}" if self.cost else "trained before"
+            return f"already trained, in {duration(self.cost.seconds)}" if self.cost else "already trained"
         if self.cost is None:
             return ""
-        kept = f", {size_text(self.cost.disk_bytes)} of activations kept" if self.cost.disk_bytes else ""
+        kept = f", {size_text(self.cost.disk_bytes)} of cached activations" if self.cost.disk_bytes else ""
         return f"about {duration(self.cost.seconds)}{kept}"
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a candidate: the recipe with its seed, the name of its run, and how the images are split."""
+    """One training of a candidate: recipe with its seed, name of the run, and function that splits the images."""
 
     recipe: ResolvedRecipe
     name: str
@@ -87,7 +94,7 @@ class Training:
 
 
 def trainings(entry: Entry, dataset: Dataset, request: ComparisonRequest) -> list[Training]:
-    """Trainings of a candidate: each seed on one and the same split, or each fold."""
+    """Trainings of a candidate: one for each seed, all on the same split, or one for each fold."""
     stem, recipe, folds = f"{dataset.name}-{entry.name}", entry.recipe, request.folds
     if folds:
         return [
@@ -100,30 +107,33 @@ def trainings(entry: Entry, dataset: Dataset, request: ComparisonRequest) -> lis
     ]
 
 
-def runs_of(entry: Entry, dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> list[Run]:
-    """The finished runs of a candidate on these images, with the test locked."""
+def train(entry: Entry, dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> list[Run]:
+    """Train what is missing of a candidate, without evaluating test images, and return all of its runs."""
     return [
-        sweep.finished(dataset, one.recipe, one.name, options, split=one.split, open_test=False)
+        sweep.train_or_open(dataset, one.recipe, one.name, options, split=one.split, open_test=False)
         for one in trainings(entry, dataset, request)
     ]
 
 
 def _without_seed(recipe: ResolvedRecipe) -> ResolvedRecipe:
-    """What trainings of one recipe share: not the seed, nor what each settled from its own images and timings."""
+    """Recipe without its seed and without values that a run measures on its images or its machine."""
     pixels = recipe.input
     if pixels.normalise in {"dataset", "channels"}:
         pixels = pixels.model_copy(update={"mean": None, "std": None})
     return recipe.model_copy(update={"seed": 0, "precision": "auto", "frozen_precision": "auto", "input": pixels})
 
 
-def grouped(runs: Sequence[Run]) -> list[Entry]:
-    """Runs of one recipe, seeds apart, are one candidate; a recipe's name that two share is told apart by the run's."""
+def group_by_recipe(runs: Sequence[Run]) -> list[Entry]:
+    """Group runs that differ only in their seed into candidates.
+
+    A candidate has the name of its recipe, or of its first run where two different recipes share a name.
+    """
     entries: list[Entry] = []
     for run in runs:
         recipe = _without_seed(run.recipe)
-        mine = next((entry for entry in entries if entry.recipe == recipe), None)
-        if mine:
-            mine.runs.append(run)
+        same_recipe = next((entry for entry in entries if entry.recipe == recipe), None)
+        if same_recipe:
+            same_recipe.runs.append(run)
         else:
             entries.append(Entry(recipe.name, recipe, runs=[run]))
     names = [entry.name for entry in entries]
@@ -134,19 +144,33 @@ def grouped(runs: Sequence[Run]) -> list[Entry]:
 
 
 def candidate(entry: Entry, split: str) -> Candidate:
-    parts = [read_splits(run.directory.file("predictions.csv")).get(split) for run in entry.runs]
-    predictions = [part for part in parts if part is not None]
-    if len(predictions) < len(parts):
-        raise RunStateError(f"{entry.name}: a run has no {split} images to judge it by.")
+    """Predictions of all runs of a candidate for one split.
+
+    Raises:
+        RunStateError: a run has no predictions for that split.
+    """
+    predictions = []
+    for run in entry.runs:
+        stored = read_splits(run.directory.file("predictions.csv")).get(split)
+        if stored is None:
+            raise RunStateError(
+                f"{run.path} has no predictions for the {split} split, by which candidates are compared. Compare "
+                "other runs, or train it again."
+            )
+        predictions.append(stored)
     if entry.has_folds:
         predictions = [join(predictions)]  # each image was validated on in one fold
     return Candidate(entry.name, tuple(predictions), entry.seconds)
 
 
 def row(entry: Entry, seen: Sequence[Entry], output: Path, before: CandidateRow | None = None) -> CandidateRow:
-    """A candidate's row in the results; timings of `before`, its earlier row of the same runs, are kept.
+    """Row of a candidate in the results.
 
-    `seen` are the candidates whose test images are open.
+    Args:
+        entry: candidate.
+        seen: candidates with evaluated test images.
+        output: folder of the results file, to which paths of runs are relative.
+        before: earlier row of the candidate; its timings are kept if the runs are the same.
     """
     planned = CandidateRow(
         name=entry.name,
@@ -165,7 +189,7 @@ def row(entry: Entry, seen: Sequence[Entry], output: Path, before: CandidateRow 
 
 def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: CandidateFigures | None) -> CandidateFigures:
     results = [run.results for run in entry.runs]
-    runs = tuple(_from(output, run.path) for run in entry.runs)
+    runs = tuple(_relative_path(run.path, output) for run in entry.runs)
     timed = before.images_per_second if before and before.runs == runs else None
     weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
     return CandidateFigures(
@@ -187,7 +211,7 @@ def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: Candida
 
 
 def split_figures(entry: Entry, split: str, blocks: Sequence[Evaluation]) -> SplitFigures:
-    """Means over the seeds; over folds, the figures of all images together, and the range of the folds."""
+    """Means over seeds; with folds, the metrics of all images together, and the range over folds."""
     keys = [metric.key for metric in metrics.headlines() if metric.key != "accuracy"]
     spread = {key: over_seeds([block.metric(key) for block in blocks]) for key in keys}
     accuracy = accuracy_over_seeds(blocks)
@@ -202,9 +226,9 @@ def split_figures(entry: Entry, split: str, blocks: Sequence[Evaluation]) -> Spl
     )
 
 
-def _from(output: Path, run: Path) -> str:
-    """Where a run lies, as seen from the page that names it."""
+def _relative_path(run: Path, folder: Path) -> str:
+    """Path of a run relative to the folder of the results; absolute on another drive."""
     try:
-        return Path(os.path.relpath(run, output)).as_posix()
+        return Path(os.path.relpath(run, folder)).as_posix()
     except ValueError:  # another drive
         return run.resolve().as_posix()

@@ -1,4 +1,4 @@
-"""What a training will take, from a few timed batches of each stage: time and disk, before anything is run."""
+"""Expected time and disk space of a training, estimated from a few timed batches of each stage."""
 
 import sys
 import time
@@ -37,10 +37,10 @@ FORWARD_SHARE = 1 / 3  # of a training step, which goes forward once and backwar
 
 @dataclass
 class Planner:
-    """Estimates runs on the same images, in the order in which they will be run.
+    """Estimates the cost of runs on the same images, in the order of the runs.
 
     Attributes:
-        kept: what the runs before leave in the cache, so that those after find it.
+        kept: keys of the cache entries that earlier runs leave for later ones.
     """
 
     table: ImageTable
@@ -49,15 +49,16 @@ class Planner:
     kept: set[tuple[object, ...]] = field(default_factory=set)
 
     def cost(self, recipe: ResolvedRecipe) -> Cost:
-        """What a resolved recipe is expected to take.
+        """Expected cost of a training.
 
         Raises:
-            LoupeError: the sampled images cannot be decoded, or the network cannot be built.
+            DataError: the sampled images cannot be decoded.
+            ConfigError: the network cannot be built.
         """
         began = time.perf_counter()
         images = self._sample(recipe)
         decoding = (time.perf_counter() - began) / len(images.table) * self._images
-        seconds = decoding if self._first(_pixels(recipe.preprocessing)) else 0.0
+        seconds = decoding if self._is_new(_pixels(recipe.preprocessing)) else 0.0
         model = build(recipe.model, recipe.preprocessing, self.table.classes, recipe.seed).to(self.device)
         loader, engines = BatchLoader(images.store, images.table.labels, self.device), Engines()
         disk_bytes = 0
@@ -76,22 +77,22 @@ class Planner:
     def _images(self) -> int:
         return sum(len(self.split.rows(name)) for name in ("train", "val", "test"))
 
-    def _first(self, kept: tuple[object, ...]) -> bool:
-        """Whether it is the first run that needs this."""
-        new = kept not in self.kept
-        self.kept.add(kept)
+    def _is_new(self, key: tuple[object, ...]) -> bool:
+        """True if no earlier run has left this cache entry; from now on it is there."""
+        new = key not in self.kept
+        self.kept.add(key)
         return new
 
-    def leaves(self, recipe: ResolvedRecipe) -> None:
-        """A run of a resolved recipe was there before: those after find what it keeps."""
-        self._first(_pixels(recipe.preprocessing))
+    def add_finished(self, recipe: ResolvedRecipe) -> None:
+        """Record the cache entries of a finished run of this recipe."""
+        self._is_new(_pixels(recipe.preprocessing))
         model = skeleton(recipe.model, recipe.preprocessing, self.table.classes)
         for stage in recipe.stages:
             if frozen := model.blocks_before(stage.part):
                 self._new_views(recipe, stage, frozen)
 
     def _sample(self, recipe: ResolvedRecipe) -> Images:
-        """Training images, evenly spread."""
+        """A few training images, evenly spread."""
         train_N = self.split.train
         rows = np.unique(np.linspace(0, len(train_N) - 1, min(SAMPLED_IMAGES, len(train_N)), dtype=np.int64))
         chosen = self.table.select(train_N[rows])
@@ -107,7 +108,7 @@ class Planner:
         loader: BatchLoader,
         engines: Engines,
     ) -> tuple[float, int]:
-        """Seconds and bytes for the frozen blocks of a stage: each image once, and each augmented view."""
+        """Seconds and bytes for the frozen blocks of a stage: once for each image and each augmented view."""
         asked = recipe.precision
         precision, _ = resolve_frozen(
             recipe.frozen_precision,
@@ -134,21 +135,21 @@ class Planner:
         return each.seconds * new, each.size_bytes(new)
 
     def _new_views(self, recipe: ResolvedRecipe, stage: ResolvedStage, frozen: int) -> int:
-        """How many images and views a stage wants that many frozen blocks to see which no run before it has left."""
+        """Number of images and views of a stage whose activations after `frozen` blocks no earlier run has left."""
         network = trunk_key(recipe.model)
         plain, last, train = stage.augment == AugmentSpec(), stage is recipe.stages[-1], len(self.split.train)
         evaluated = self._images - (0 if plain else train) - (0 if last else len(self.split.test))
         new = 0
-        every = ("evaluation", network, frozen, self._images)  # the activations of all images serve for any of them
-        if every not in self.kept and self._first(("evaluation", network, frozen, evaluated)):
+        every = ("evaluation", network, frozen, self._images)  # activations of all images serve any subset
+        if every not in self.kept and self._is_new(("evaluation", network, frozen, evaluated)):
             new += evaluated
         if not plain and stage.views != "fresh" and not stage.augment.mixes:
             views = views_of(stage) * train
-            new += views if self._first(("augmented", network, frozen, views)) else 0
+            new += views if self._is_new(("augmented", network, frozen, views)) else 0
         return new
 
     def _training(self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, loader: BatchLoader) -> float:
-        """Seconds of a stage's epochs, with their validation."""
+        """Seconds of all epochs of a stage, with their validation."""
         timed = partial(
             TimedSteps,
             model,
@@ -164,14 +165,14 @@ class Planner:
         fastest = min(times, key=lambda precision: times[precision])
         step = times[fastest] * stage.batch_size / steps.images
         train, evaluated = len(self.split.train), len(self.split.val)
-        if steps.images < (whole := min(stage.batch_size, train)):  # for what it holds in memory
+        if steps.images < (whole := min(stage.batch_size, train)):  # to measure the memory of a whole batch
             timed(train_N=np.resize(_every(loader), whole), images=whole).one(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
 
 
 def _pixels(preprocessing: Preprocessing) -> tuple[object, ...]:
-    """What decides the stored pixels of images."""
+    """Key of the pixel cache."""
     return "pixels", preprocessing.load_px, preprocessing.resize, preprocessing.interpolation
 
 
@@ -180,19 +181,19 @@ def _every(loader: BatchLoader) -> np.ndarray:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most memory that this process has held: of the GPU where it computes on one, else of the machine."""
+    """Peak memory of this process: of the GPU if `device` is one, else of the machine; None where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(ImportError):  # Windows has no such module
         import resource
 
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return held if sys.platform == "darwin" else held * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
     return None
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """Of all runs of a plan, one after the other."""
+    """Cost of all runs of a plan, one after the other."""
     costs = list(costs)
     memory = [cost.memory_bytes for cost in costs if cost.memory_bytes is not None]
     return Cost(

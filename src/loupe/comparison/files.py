@@ -1,4 +1,4 @@
-"""The files of a comparison: the name that they have, what they hold of the same comparison, and writing them."""
+"""Files of a comparison: their name, earlier results under that name, and writing them."""
 
 from contextlib import suppress
 from itertools import count
@@ -15,43 +15,51 @@ KINDS = (".json", ".md", ".csv", ".html")
 
 
 def check_name(name: str | None) -> None:
-    """LoupeError where a name is a path."""
-    if name is not None and (Path(name).name != name or name in {".", ".."}):
-        raise ConfigError(f"--name {name!r} must be a plain file name. Use --output for the folder.")
-
-
-def name_of(asked: Comparison, name: str | None, output: Path) -> tuple[str, ComparisonResults | None]:
-    """The name of the files, and the earlier results there of the same command on a dataset of the same name.
-
-    Another comparison's files are never replaced: without a name of its own, one gets the next number.
+    """Check the name of the files.
 
     Raises:
-        LoupeError: `name` is another comparison's.
+        ConfigError: the name is a path.
+    """
+    if name is not None and (Path(name).name != name or name in {".", ".."}):
+        raise ConfigError(f"--name {name!r} is not a plain file name. Give the folder with --output.")
+
+
+def name_of(comparison: Comparison, name: str | None, output: Path) -> tuple[str, ComparisonResults | None]:
+    """Name for the files, and earlier results of the same comparison under that name; None if there are none.
+
+    Files of another comparison are never replaced: without `name`, a numeric suffix is added.
+
+    Raises:
+        ConfigError: files of another comparison have the given `name`.
     """
     for number in count(1):
-        wanted = asked.name if number == 1 else f"{asked.name}-{number}"
+        wanted = comparison.name if number == 1 else f"{comparison.name}-{number}"
         before = _read(output / f"{wanted}.json")
-        if before and before.same_command(asked):
+        if before and before.same_command(comparison):
             return wanted, before
         if not any((output / f"{wanted}{kind}").exists() for kind in KINDS):
             return wanted, None
         if name:
-            what = f"of another comparison ({before.command})" if before else "there"
+            owner = f", from another comparison ({before.command})" if before else ""
             raise ConfigError(
-                f"--name {name}: files of that name in {output} are {what}. Choose another, or delete them."
+                f"--name {name}: files of that name exist in {output}{owner}. Choose another name, or delete them."
             )
     raise AssertionError("numbers do not end")
 
 
 def _read(path: Path) -> ComparisonResults | None:
-    """The results in a comparison's JSON file; None where there is none, or one that cannot be read."""
+    """Results in a comparison's JSON file; None if it is missing or unreadable."""
     with suppress(RecordError):
         return ComparisonResults.read(path)
     return None
 
 
 def write(results: ComparisonResults, output: Path) -> None:
-    """The comparison in its four forms; each file is replaced whole."""
+    """Write the comparison as JSON, Markdown, CSV and HTML; each file is replaced atomically.
+
+    Raises:
+        DiskError: a file cannot be written.
+    """
     name = results.name
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -61,6 +69,6 @@ def write(results: ComparisonResults, output: Path) -> None:
         page.write_page(output / f"{name}.html", results)
     except OSError as error:
         raise DiskError(
-            f"{output / name}: the comparison cannot be written: {error.strerror or error}. The runs are there: free "
-            "space or give write permission, and the same command writes it."
+            f"{output / name}: the comparison cannot be written: {error.strerror or error}. The runs are saved. Free "
+            "space or give write permission, then give the same command again."
         ) from None

@@ -1,4 +1,4 @@
-"""What a comparison is about to do: its candidates, each resolved for these images, and what they will take."""
+"""Plan of a comparison: candidates resolved for the images, with their expected cost."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import typical_px
 from loupe.data.splits import split as splits
 from loupe.devices import choose_device, give_back_memory, keep_freed_memory
-from loupe.errors import ConfigError, LoupeError, enough_memory
+from loupe.errors import ConfigError, LoupeError, counted, enumerated, memory_remedy, sentences
 from loupe.evaluate.comparison_results import Cost
 from loupe.log import duration, logger, progress_bar, size_text, terminal
 from loupe.models.pretrained import check_weights
 from loupe.recipes import catalog
-from loupe.recipes.choice import without_weights
+from loupe.recipes.choice import weights_problem
 from loupe.recipes.ladder import ladder
 from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable
@@ -29,39 +29,46 @@ from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
 
-def resolved(dataset: Dataset, request: ComparisonRequest) -> list[Entry]:
-    """The candidates, each resolved for these images, all with one and the same split."""
+def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Entry]:
+    """Resolve the recipes of a request for the images, all with the same split.
+
+    Raises:
+        ConfigError: an unknown recipe or setting, a duplicate name, or weights that are missing or do not fit.
+    """
     names, model, weights = request.recipes, request.model, request.weights
     if not names:
         own, side = dataset.default_recipe, typical_px(dataset.table)
         rungs, reason = ladder(dataset_recipe=own, typical_px=side, model=model, weights=weights)
         names = tuple(rungs)
-        logger.info(f"Candidates {reason}. Others: --recipes")
+        logger.info(f"{sentences(reason)} To compare others: --recipes NAME,NAME")
     split = SplitSpec(seed=0)
     entries: list[Entry] = []
     for name in names:
-        wanted = overrides.load(Path(name)) if Path(name).suffix in {".yaml", ".yml"} else catalog.recipe(name)
-        pretrained = _pretrained(wanted)
+        named = overrides.load(Path(name)) if Path(name).suffix in {".yaml", ".yml"} else catalog.recipe(name)
+        pretrained = _pretrained(named)
         with terminal(quiet=True):
             recipe = resolve(
-                wanted.model_copy(update={"split": split}),
+                named.model_copy(update={"split": split}),
                 dataset,
                 model=model if pretrained else None,
                 weights=weights if pretrained else None,
                 flags={},
                 extra=request.settings,
             )
-        if wanted.split != SplitSpec():
-            logger.info(f"{recipe.name}: its own split gives way to one for all; --set split.KEY=VALUE changes that.")
+        if named.split != SplitSpec():
+            logger.info(
+                f"{recipe.name}: its own split settings are not used, because all candidates share one split. To "
+                "change the shared split: --set split.KEY=VALUE"
+            )
         if recipe.name in {entry.name for entry in entries}:
-            raise ConfigError(f"two recipes are called {recipe.name}: give one of them another name.")
+            raise ConfigError(f"two recipes have the name {recipe.name}. Change `name` in one of their files.")
         check_buildable(recipe, dataset.table.classes)
         _check_weights(recipe)
-        entries.append(Entry(recipe.name, recipe, asked=name))
+        entries.append(Entry(recipe.name, recipe, recipe_argument=name))
     if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):
         raise ConfigError(
-            f"{'--model' if model else '--weights'} is for recipes that start from a pretrained network, and none of "
-            f"{', '.join(entry.name for entry in entries)} does. Leave it out, or name such recipes with --recipes."
+            f"{'--model' if model else '--weights'} applies to recipes with a pretrained network, unlike "
+            f"{enumerated([entry.name for entry in entries])}. Leave it out, or name such recipes with --recipes."
         )
     return entries
 
@@ -71,67 +78,77 @@ def _pretrained(recipe: Recipe) -> bool:
 
 
 def _check_weights(recipe: ResolvedRecipe) -> None:
-    """Weights that cannot be had, or are another network's, are refused now, and not after the candidates before."""
+    """Check, before any training, that the pretrained weights of a recipe are available and fit its network."""
     if not isinstance(recipe.model, BackboneSpec):
         return
-    named = recipe.model.weights
-    if named == "timm" and (problem := without_weights(recipe.model.backbone)):
+    source = recipe.model.weights
+    if source == "timm" and (problem := weights_problem(recipe.model.backbone)):
         raise ConfigError(f"{recipe.name} cannot be compared: {problem}")
-    if named not in {"none", "timm"}:
+    if source not in {"none", "timm"}:
         check_weights(recipe.model)
 
 
-def plan(entries: list[Entry], dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> None:
-    """Estimate the cost of each candidate, from finished runs or a few timed batches, and sort them by it."""
+def estimate_costs(entries: list[Entry], dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> None:
+    """Estimate the cost of each candidate from finished runs or a few timed batches, and sort them by it.
+
+    Raises:
+        ConfigError: the split has no validation images.
+        NotEnoughMemoryError: a candidate needs more memory than there is.
+    """
     recipe = entries[0].recipe
-    parts = splits.assign(dataset.table, dataset.hashes, recipe.split, recipe.split_seed)
-    for note in parts.notes:
+    split = splits.assign(dataset.table, dataset.hashes, recipe.split, recipe.split_seed)
+    for note in split.notes:
         logger.info(note)
-    if not len(parts.val):
-        raise ConfigError("recipes are judged on validation images, and there are none. Set split.validation above 0.")
-    keep_freed_memory()  # as every training does: time and memory are other ones without it
-    planner = Planner(dataset.table, parts, choose_device(options.device))
+    if not len(split.val):
+        raise ConfigError(
+            "candidates are compared on validation images, and there are none. Give --set split.validation=0.1"
+        )
+    keep_freed_memory()  # as in every training, because it affects time and memory
+    planner = Planner(dataset.table, split, choose_device(options.device))
     for entry in entries:
-        done = _done(dataset, trainings(entry, dataset, request), options)
+        done = _finished_runs(dataset, trainings(entry, dataset, request), options)
         entry.missing = request.trainings_each - len(done)
         if not entry.missing:
             seconds = Entry(entry.name, entry.recipe, runs=done).seconds
             entry.cost = None if seconds is None else Cost(seconds, 0, None)
-            planner.leaves(entry.recipe)
+            planner.add_finished(entry.recipe)
     untimed = [entry for entry in entries if entry.missing]
     with progress_bar() as progress:
-        bar = progress.add_task("timing a few batches", total=len(untimed), note="")
+        bar = progress.add_task("timing batches", total=len(untimed), note="")
         for entry in untimed:
-            with enough_memory(f"{entry.name} needs it: take a smaller batch or input.size_px, or another --device."):
+            with memory_remedy(
+                f"{entry.name} needs more: set a smaller batch_size or input.size_px, or another --device."
+            ):
                 entry.cost = planner.cost(entry.recipe)
             progress.update(bar, advance=1)
     give_back_memory()
     entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else math.inf)
-    logger.info(f"\nThe plan, in order of cost; {_in_all(entries, request.trainings_each)}:")
+    logger.info(f"\nCandidates in order of cost ({_total_text(entries, request.trainings_each)}):")
     for entry in entries:
         logger.info(f"  {entry.name:<24}{entry.expected}")
 
 
-def _done(dataset: Dataset, wanted: Sequence[Training], options: RunOptions) -> list[Run]:
-    """The trainings that are finished; none where a run is another's, which its turn will say."""
+def _finished_runs(dataset: Dataset, trainings: Sequence[Training], options: RunOptions) -> list[Run]:
+    """Runs of the finished trainings; empty if a run is of other images, which is reported when it is trained."""
     try:
-        found = [sweep.found(dataset, one.recipe, one.name, options) for one in wanted]
+        runs = [sweep.finished_run(dataset, one.recipe, one.name, options) for one in trainings]
     except LoupeError:
         return []
-    return [run for run in found if run is not None]
+    return [run for run in runs if run is not None]
 
 
-def _in_all(entries: Sequence[Entry], each: int) -> str:
-    """What is to be done still, in words."""
+def _total_text(entries: Sequence[Entry], each: int) -> str:
+    """Trainings that are missing, and their cost in all, as text."""
     missing = sum(entry.missing for entry in entries)
     if not missing:
-        return "all is trained"
+        return "all are trained"
     costs = [(entry.missing, entry.cost) for entry in entries if entry.missing and entry.cost]
     every = total(cost for _, cost in costs)
     seconds = sum(number * cost.seconds for number, cost in costs)
-    there = f", of which {each * len(entries) - missing} are there" if missing < each * len(entries) else ""
-    held = f", at least {size_text(every.memory_bytes)} of memory" if every.memory_bytes else ""
+    finished = each * len(entries) - missing
+    finished_text = f", {finished:,} of them finished" if finished else ""
+    memory = f", at least {size_text(every.memory_bytes)} of memory" if every.memory_bytes else ""
     return (
-        f"{each} {'training' if each == 1 else 'trainings'} of each{there}, in all about {duration(seconds)}, "
-        f"{size_text(every.disk_bytes)} of disk{held}"
+        f"{counted(each, 'training')} each{finished_text}; in all about {duration(seconds)}, "
+        f"{size_text(every.disk_bytes)} of disk space{memory}"
     )

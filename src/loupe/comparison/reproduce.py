@@ -1,4 +1,4 @@
-"""The published experiments, run and set beside what the documents say: one table, written again after each row."""
+"""Reproduction of the published experiments: train each, and tabulate published beside measured figures."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.devices import choose_device, gpu_name
-from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, unknown_name
+from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, counted, unknown_name
 from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.files import write_atomic
@@ -33,7 +33,7 @@ SPREAD = ("macro_f1", "micro_f1", "roc_auc", "log_loss")
 
 @dataclass(frozen=True)
 class Planned:
-    """One experiment: its recipe and its data, or the reason why there is nothing to run."""
+    """One experiment with its recipe and its data, or with the reason `why` it cannot be run."""
 
     published: Published
     recipe: Recipe | None = None
@@ -52,27 +52,31 @@ def reproduce(
     output: str | Path = "runs",
     quiet: bool = False,
 ) -> ExperimentResults:
-    """Runs the published experiments and writes `experiments-BUDGET` as .json, .md, .csv and .html into `output`.
+    """Run the published experiments and write experiments-BUDGET.json, .md, .csv and .html into `output`.
 
-    Finished runs are read, interrupted ones go on, so that the same call again does what is missing.
+    Finished runs are read and interrupted ones resumed: the same call again does what is missing. The files are
+    written after each experiment.
 
     Args:
-        names: of the experiments; none stands for all.
-        data: the folder that holds `cifar10` and `cats_vs_dogs`; None downloads CIFAR-10 and has no photographs.
-        budget: `published` trains as the documents did, `quick` the same layers in far fewer epochs.
-        seeds: of each, from 0.
-        changes: settings, as KEY=VALUE, for every recipe; they are named beside the results.
+        names: names of the experiments; empty for all.
+        data: folder with `cifar10` and `cats_vs_dogs`; None downloads CIFAR-10 and skips photographs.
+        budget: `published` for the published number of epochs, `quick` for the same layers in far fewer epochs.
+        seeds: trainings of each experiment, with seeds from 0.
+        changes: settings as KEY=VALUE, for every recipe; they are stated with the results.
+        device, output: as for `loupe.train`.
+        quiet: print nothing.
 
     Returns:
-        the results, as the JSON file holds them: a row for each experiment, and what they were made with.
+        results, as in the JSON file: a row for each experiment.
 
     Raises:
-        LoupeError: an unknown name, or a named experiment that cannot be run; a run that failed, after the others.
-        InterruptedRunError: stopped and saved; the same call goes on.
+        ConfigError: an unknown name, or a named experiment that cannot be run.
+        RunStateError: an experiment failed; the others are finished.
+        InterruptedRunError: stopped and saved; the same call resumes.
     """
     changes, output = list(changes), Path(output)
     if budget not in BUDGETS:
-        raise ConfigError(f"--budget is quick or published; got {budget!r}.")
+        raise ConfigError(f"--budget {budget}: give quick or published.")
     plan = [_plan(name, data, budget, changes, named=bool(names)) for name in names or EXPERIMENTS]
     results = ExperimentResults(
         version=__version__,
@@ -87,13 +91,13 @@ def reproduce(
     )
     with terminal(quiet=quiet):
         _announce(plan, budget, seeds)
-        options, opened = RunOptions(output, device, quiet=quiet), dict[str, Dataset]()
+        options, datasets = RunOptions(output, device, quiet=quiet), dict[str, Dataset]()
         failed: list[str] = []
         for planned in plan:
             try:
-                row = experiment_row(planned, seeds, options, opened)
+                row = experiment_row(planned, seeds, options, datasets)
             except InterruptedRunError:
-                raise InterruptedRunError("stopped and saved. The same command goes on where this one ended.") from None
+                raise InterruptedRunError("stopped and saved. To resume, give the same command again.") from None
             except LoupeError as error:
                 failed.append(f"{planned.published.name}: {error}")
                 row = unmeasured_row(planned, f"failed: {error}")
@@ -101,77 +105,83 @@ def reproduce(
             results = results.model_copy(update={"rows": rows})
             _write(results, output)
     if failed:
-        raise RunStateError(f"{len(failed)} of {len(plan)} experiments failed; the others are done. {failed[0]}")
+        raise RunStateError(
+            f"{len(failed)} of {counted(len(plan), 'experiment')} failed; the others are finished. {failed[0]}"
+        )
     return results
 
 
 def _command(names: Sequence[str], data: str | Path | None, budget: str, seeds: int, changes: Sequence[str]) -> str:
-    """What repeats the table on any machine: the folder of the data, where there was one, is left to its user."""
+    """Command that repeats the table on any machine, with $LOUPE_DATA for the folder of the data."""
     settings = [part for change in changes for part in ("--set", change)]
     command = command_line(["loupe", "reproduce", *names, "--budget", budget, "--seeds", str(seeds), *settings])
     return f"{command} --data $LOUPE_DATA" if data else command
 
 
 def _plan(name: str, data: str | Path | None, budget: str, changes: Sequence[str], *, named: bool) -> Planned:
-    """What to run for an experiment; one that was named must be possible, one of all may be left out."""
+    """Plan of one experiment.
+
+    Raises:
+        ConfigError: the name is unknown, or a `named` experiment cannot be run; others are left out with the reason.
+    """
     if name not in EXPERIMENTS:
         raise unknown_name("experiment", name, EXPERIMENTS)
     published = EXPERIMENTS[name]
     source, missing = _data(published, data)
-    why = missing or _without_weights(published, budget)
+    why = missing or _weights_missing(published, budget)
     if why and named:
-        raise ConfigError(f"{name} cannot be run: {why}.")
+        raise ConfigError(f"experiment {name} cannot be run: {why}.")
     if why:
-        return Planned(published, why=why)
+        return Planned(published, why=f"not measured: {why}")
     recipe = catalog.recipe(name if budget == "published" else f"{name}-quick")
     return Planned(published, settings.override(recipe, changes), source)
 
 
-def _without_weights(published: Published, budget: str) -> str | None:
-    """Why an experiment that starts from a pretrained network cannot be run; nothing stands in for its weights."""
+def _weights_missing(published: Published, budget: str) -> str | None:
+    """Reason why an experiment with a pretrained network cannot be run; None if it can."""
     model = catalog.recipe(published.name).model
     if not isinstance(model, BackboneSpec):
         return None
-    if choice.without_weights(model.backbone):
-        return f"not measured: no weights of {published.weights}"
-    return "not measured: it has no quick form; --budget published runs it" if budget == "quick" else None
+    if choice.weights_problem(model.backbone):
+        return f"the weights of {published.weights} are not available"
+    return "it has no quick form (--budget published runs it)" if budget == "quick" else None
 
 
 def _data(published: Published, folder: str | Path | None) -> tuple[str | None, str | None]:
-    """Where the images are, or the reason why they cannot be had."""
+    """Source of the images, or the reason why they are missing."""
     if folder is None:
         if published.dataset == "cifar10":
             return "cifar10", None
-        return None, f"not measured: --data DIR must hold {published.dataset}"
-    place = Path(folder) / published.dataset
-    return (str(place), None) if place.exists() else (None, f"not measured: there is no {place}")
+        return None, f"give the folder that contains {published.dataset} with --data DIR"
+    path = Path(folder) / published.dataset
+    return (str(path), None) if path.exists() else (None, f"there is no {path}")
 
 
 def _announce(plan: Sequence[Planned], budget: str, seeds: int) -> None:
     runnable = [planned for planned in plan if planned.recipe]
     other = "published" if budget == "quick" else "quick"
     logger.info(
-        f"{len(runnable)} of {len(plan)} experiments can be run, {seeds} {'seed' if seeds == 1 else 'seeds'} each, "
-        f"budget {budget} (the other: --budget {other}). What is finished is read, not run again."
+        f"{len(runnable)} of {counted(len(plan), 'experiment')} can be run, with {counted(seeds, 'seed')} each, "
+        f"budget {budget} (the other: --budget {other}). Finished runs are read, not trained again."
     )
     for planned in plan:
         if planned.why:
             logger.info(f"{planned.published.name}: {planned.why}")
 
 
-def experiment_row(planned: Planned, seeds: int, options: RunOptions, opened: dict[str, Dataset]) -> ExperimentRow:
-    """The row of an experiment, trained now where it is not finished; its data are opened once and kept in `opened`."""
+def experiment_row(planned: Planned, seeds: int, options: RunOptions, datasets: dict[str, Dataset]) -> ExperimentRow:
+    """Train an experiment unless it is finished, and give its row; opened data are kept in `datasets`."""
     if planned.recipe is None:
         return unmeasured_row(planned, planned.why)
     assert planned.data is not None
-    if planned.data not in opened:
-        opened[planned.data] = open_dataset(planned.data)
+    if planned.data not in datasets:
+        datasets[planned.data] = open_dataset(planned.data)
     runs = []
     for seed in range(seeds):
         name = f"{planned.recipe.name}-seed{seed}"
         logger.info(f"\n{name}, in {options.output}")
         recipe = planned.recipe.model_copy(update={"seed": seed})
-        runs.append(sweep.finished(opened[planned.data], recipe, name, options))
+        runs.append(sweep.train_or_open(datasets[planned.data], recipe, name, options))
     measured = _measured(planned, runs)
     published = planned.published.accuracy
     verdict = None if published is None else "reached" if measured.accuracy.value >= published else "missed"
@@ -179,6 +189,7 @@ def experiment_row(planned: Planned, seeds: int, options: RunOptions, opened: di
 
 
 def unmeasured_row(planned: Planned, why: str | None) -> ExperimentRow:
+    """Row without figures, with the reason."""
     return ExperimentRow(
         name=planned.published.name,
         recipe=planned.recipe.name if planned.recipe else None,
@@ -190,7 +201,7 @@ def unmeasured_row(planned: Planned, why: str | None) -> ExperimentRow:
 
 
 def _measured(planned: Planned, runs: Sequence[Run]) -> ExperimentFigures:
-    """The mean over the seeds, and their spread; the interval of a mean accuracy is Wilson's over the images."""
+    """Means over the seeds, with their spread; the interval of the mean accuracy is Wilson's over the images."""
     results = [run.results for run in runs]
     judged = [result.splits.get(planned.published.judged_on) for result in results]
     blocks = [block for block in judged if block]
@@ -215,15 +226,15 @@ def _measured(planned: Planned, runs: Sequence[Run]) -> ExperimentFigures:
 
 
 def _with_looks(row: ExperimentRow, output: Path) -> ExperimentRow:
-    """The row with the looks at its test splits until now: those that later experiments took count for it too."""
+    """Row with the test-set evaluations recorded for its test splits until now, those of later experiments included."""
     if row.measured is None:
         return row
-    looks = sum(rundir.count_looks(output, identity) for identity in row.measured.split_hashes)
+    looks = sum(rundir.count_looks(output, split_hash) for split_hash in row.measured.split_hashes)
     return row.model_copy(update={"measured": row.measured.model_copy(update={"test_looks": looks})})
 
 
 def _write(results: ExperimentResults, output: Path) -> None:
-    """The table in its four forms; each file is replaced whole."""
+    """Write the table as JSON, Markdown, CSV and HTML; each file is replaced atomically."""
     output.mkdir(parents=True, exist_ok=True)
     name = f"experiments-{results.budget}"
     results.write(output / f"{name}.json")

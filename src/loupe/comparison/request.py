@@ -1,24 +1,24 @@
-"""What a comparison was asked for."""
+"""Request for a comparison: recipes, seeds, folds and settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, enumerated
 from loupe.log import command_line
 
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """Recipes to compare, and how each is trained.
+    """Recipes to compare, and how to train each.
 
     Attributes:
-        recipes: names or YAML files; none stands for the ladder from scratch to the whole pretrained network.
-        model, weights: of the recipes that start from a pretrained network.
-        seeds: trainings of each recipe on one and the same split.
-        folds: 2 or more cross-validate each recipe instead; 0 does not.
-        settings: keys of the recipes as KEY=VALUE, for every recipe.
-        open_test: open the test images for every candidate, not for the chosen one alone.
+        recipes: names or YAML files; empty for the ladder of recipes.
+        model, weights: network and weights for the recipes with a pretrained network.
+        seeds: trainings of each recipe, all on the same split.
+        folds: number of cross-validation folds, at least 2; 0 for no cross-validation.
+        settings: values of recipe keys as KEY=VALUE, for every recipe.
+        open_test: evaluate every candidate on the test images, not only the chosen one.
     """
 
     recipes: tuple[str, ...] = ()
@@ -31,27 +31,29 @@ class ComparisonRequest:
 
     @property
     def trainings_each(self) -> int:
-        """Trainings of each recipe."""
+        """Number of trainings of each recipe."""
         return self.seeds * max(1, self.folds)
 
     def check(self) -> None:
-        """Check that there is something to compare.
+        """Check that the request is a comparison.
 
         Raises:
-            ConfigError: there is not; the message says what to change.
+            ConfigError: a single recipe, a recipe that is named twice, or options that exclude each other.
         """
         twice = sorted({one for one in self.recipes if self.recipes.count(one) > 1})
         if twice:
-            raise ConfigError(f"--recipes names {', '.join(twice)} twice.")
+            raise ConfigError(f"--recipes names {enumerated(twice)} twice. Name each recipe once.")
         if len(self.recipes) == 1:
             raise ConfigError(
-                f"--recipes {self.recipes[0]}: one recipe has nothing beside it. Name two, separated by commas."
+                f"--recipes {self.recipes[0]}: a comparison needs at least two recipes. Separate their names by commas."
             )
         if self.folds and (self.folds < 2 or self.seeds > 1 or self.open_test):
-            raise ConfigError("--folds is 2 or more, and goes with neither --seeds nor --open-test.")
+            raise ConfigError(
+                f"--folds {self.folds}: give 2 or more folds, and neither --seeds nor --open-test with them."
+            )
 
     def command(self, names: Sequence[str], *, skip_damaged: bool) -> str:
-        """The command that repeats the comparison; the place of the data and of a weights file is left to its user."""
+        """Command that repeats the comparison, with DATA for the data and the bare name of a weights file."""
         model, weights = self.model, self.weights
         words = ["loupe", "compare", "DATA", "--recipes", ",".join(names)]
         words += ["--model", model] if model else []

@@ -1,4 +1,4 @@
-"""Many runs: each is trained once, resumed where it was interrupted, and read where it is finished."""
+"""Runs by name: trained once, resumed if interrupted, read if finished; and cross-validation."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
-from loupe.errors import RunStateError
+from loupe.errors import RunStateError, counted, enumerated
 from loupe.evaluate.metrics import headlines
 from loupe.evaluate.results import results_file, results_of
 from loupe.log import terminal
@@ -24,11 +24,11 @@ from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
 
-def found(dataset: Dataset, recipe: Recipe, name: str, options: RunOptions) -> Run | None:
-    """The run of that name and recipe where it is finished; else None.
+def finished_run(dataset: Dataset, recipe: Recipe, name: str, options: RunOptions) -> Run | None:
+    """Finished run of that name and recipe; None if it is missing or unfinished.
 
     Raises:
-        LoupeError: a run of that name has another recipe, other data or other images.
+        RunStateError: a run of that name has another recipe, other data or other images.
     """
     directory = RunDirectory(options.output / name)
     if not directory.file("recipe.yaml").is_file():
@@ -39,7 +39,7 @@ def found(dataset: Dataset, recipe: Recipe, name: str, options: RunOptions) -> R
     return Run(directory, device=options.device, quiet=options.quiet)
 
 
-def finished(
+def train_or_open(
     dataset: Dataset,
     recipe: Recipe,
     name: str,
@@ -48,16 +48,16 @@ def finished(
     split: runner.Splitter = splits.assign,
     open_test: bool = True,
 ) -> Run:
-    """The finished run of that name and recipe; whatever is missing of it is done now.
+    """Open the run of that name if it is finished; else train it, or resume it where it was interrupted.
 
     Args:
-        split, open_test: as for `loupe.train`, where the run is begun now.
+        split, open_test: as for `loupe.train`, for a new run.
 
     Raises:
-        LoupeError: a run of that name has another recipe, other data or other images, and is left as it is.
-        InterruptedRunError: stopped; the same call goes on.
+        RunStateError: a run of that name has another recipe, other data or other images. It is left as it is.
+        InterruptedRunError: stopped and saved; the same call resumes.
     """
-    if run := found(dataset, recipe, name, options):
+    if run := finished_run(dataset, recipe, name, options):
         return run
     device, quiet = options.device, options.quiet
     directory = RunDirectory(options.output / name)
@@ -77,30 +77,34 @@ def finished(
 
 
 def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> None:
-    """A run is used again only for what it was made for. One that is not finished checks its images as it goes on."""
-    other = keys.differences(wanted, _as_asked(directory.read_recipe(), wanted))
-    what = f"another recipe ({', '.join(other[:3])})" if other else None
-    if not what and dataset.source != provenance.environment_of(directory).data:
-        what = "other data"
+    """Check that a run has this recipe, this data and, if it is finished, these images; a resumed run checks its own.
+
+    Raises:
+        RunStateError: it differs in one of them.
+    """
+    other = keys.differences(wanted, _unsettled(directory.read_recipe(), wanted))
+    difference = f"another recipe ({enumerated(other, most=3)})" if other else None
+    if not difference and dataset.source != provenance.environment_of(directory).data:
+        difference = "other data"
     results = results_of(directory)
-    if not what and results and not provenance.made_of(directory, dataset.table, dataset.hashes, results.damaged):
-        what = "other images than there are now"
-    if what:
+    if not difference and results and not provenance.made_of(directory, dataset.table, dataset.hashes, results.damaged):
+        difference = "other images than there are now"
+    if difference:
         raise RunStateError(
-            f"{directory.path} was made with {what}, so that it cannot be used here. Choose another --output, or move "
+            f"{directory.path} was made with {difference}, so it cannot be used here. Choose another --output, or move "
             "that run away."
         )
 
 
-def _as_asked(stored: Recipe, wanted: Recipe) -> Recipe:
-    """The stored recipe with what its run settled left open again, where the wanted one leaves it open."""
+def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:
+    """Stored recipe without the values that its run measured, where the wanted recipe leaves them open."""
     fields = ("size_px", "load_px", "resize", "interpolation", "normalise", "mean", "std")
     unsettled = {field: None for field in fields if getattr(wanted.input, field) is None}
     changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
     if len(stored.stages) == len(wanted.stages):
         pairs = zip(stored.stages, wanted.stages, strict=True)
         changes["stages"] = tuple(
-            mine.model_copy(update={"views": "auto"}) if asked.views == "auto" else mine for mine, asked in pairs
+            mine.model_copy(update={"views": "auto"}) if theirs.views == "auto" else mine for mine, theirs in pairs
         )
     changes |= {field: "auto" for field in ("precision", "frozen_precision") if getattr(wanted, field) == "auto"}
     return stored.model_copy(update=changes)
@@ -108,11 +112,11 @@ def _as_asked(stored: Recipe, wanted: Recipe) -> Recipe:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """K runs, each validated on the images that the others trained on.
+    """K runs, each validated on another fold.
 
     Attributes:
-        runs: one for each fold.
-        metrics: for each headline metric, its value in each fold.
+        runs: one run for each fold.
+        metrics: value of each headline metric in each fold.
     """
 
     runs: tuple[Run, ...]
@@ -122,13 +126,13 @@ class CrossValidation:
         return statistics.fmean(self.metrics[metric])
 
     def deviation(self, metric: str = "accuracy") -> float:
-        """The standard deviation over the folds. Folds share training images, so that it is no standard error."""
+        """Standard deviation over the folds; not a standard error, because folds share training images."""
         return statistics.stdev(self.metrics[metric])
 
     def __str__(self) -> str:
         return "\n".join(
             f"{name:<10} {self.mean(name):.4f} ± {self.deviation(name):.4f}   "
-            f"({min(values):.4f} to {max(values):.4f} over {len(values)} folds)"
+            f"({min(values):.4f} to {max(values):.4f} over {counted(len(values), 'fold')})"
             for name, values in self.metrics.items()
         )
 
@@ -144,26 +148,28 @@ def cross_validate(
     name: str | None = None,
     quiet: bool = False,
 ) -> CrossValidation:
-    """Trains a recipe on each choice of all folds but one, and validates it on that one.
+    """Cross-validate a recipe: train on all folds but one, validate on that one, for each fold.
 
-    Folds are stratified by class; copies and groups stay together. A test split is left out and never looked at. The
-    same call again reads the folds that are finished and goes on with the others.
+    Folds are stratified by class; copies and groups stay in one fold. A test split is not used. The same call again
+    reads finished folds and trains the others.
 
     Args:
         data, recipe, settings, device, output: as for `loupe.train`.
-        folds: how many.
-        name: of the runs, which become NAME-fold1 and so on; None takes the data's and the recipe's.
+        folds: number of folds.
+        name: prefix of the names of the runs, NAME-fold1ofK and so on. Default: DATA-RECIPE.
+        quiet: print nothing.
 
     Raises:
-        LoupeError: as for `loupe.train`, or too few images of a class.
-        InterruptedRunError: stopped; the same call goes on.
+        LoupeError: as for `loupe.train`.
+        DataError: a class has too few images.
+        InterruptedRunError: stopped and saved; the same call resumes.
     """
     with terminal(quiet=quiet):
         dataset, options = open_dataset(data), RunOptions(Path(output), device, quiet=quiet)
         chosen = resolve(recipe, dataset, model=None, flags={}, extra=settings)
         stem = name or f"{dataset.name}-{chosen.name}"
         runs = tuple(
-            finished(
+            train_or_open(
                 dataset,
                 chosen,
                 f"{stem}-fold{number}of{folds}",

@@ -1,8 +1,8 @@
-"""The ladder that `loupe compare` climbs when no recipe is named: from the cheapest idea to the dearest."""
+"""Recipes that `loupe compare` trains if none is named: the ladder, from the cheapest to the most expensive."""
 
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, enumerated, sentences
 from loupe.models.catalog import NETWORKS
-from loupe.recipes.choice import SMALL_PX, without_weights
+from loupe.recipes.choice import SMALL_PX, weights_problem
 from loupe.recipes.transfer import BACKBONE
 
 PRETRAINED = ("features", "features-augment", "last-block", "finetune")
@@ -11,21 +11,34 @@ PRETRAINED = ("features", "features-augment", "last-block", "finetune")
 def ladder(
     *, dataset_recipe: str | None, typical_px: int, model: str | None, weights: str | None
 ) -> tuple[list[str], str]:
-    """The names of the recipes, and in words why these.
+    """Choose the recipes to compare.
 
     Args:
-        dataset_recipe: the recipe that the data set itself names, if any.
-        typical_px: the median of the images' shorter sides.
-        model, weights: of the pretrained recipes, as for `loupe.train`; None where nothing was said.
+        dataset_recipe: recipe that the data set names; None without.
+        typical_px: median of the images' shorter sides.
+        model, weights: for the pretrained recipes, as for `loupe.train`; None if not given.
+
+    Returns:
+        names of the recipes, and the reason for them as one or more sentences.
+
+    Raises:
+        ConfigError: the model is not a pretrained one.
     """
     scratch = dataset_recipe or ("small-images" if typical_px <= SMALL_PX else "photographs")
     from_scratch = [f"{scratch}-plain", scratch]
-    kind = f"from scratch ({', '.join(from_scratch)}), as the images are typically {typical_px} px"
+    scratch_text = (
+        f"Candidates trained from scratch: {enumerated(from_scratch)} (the images are typically {typical_px} px)"
+    )
     if model in NETWORKS:
-        raise ConfigError(f"the ladder starts from a pretrained --model, and {model} is none. Name recipes: --recipes.")
+        raise ConfigError(
+            f"--model {model}: not a pretrained model, which the default recipes need. Give a model of timm, or name "
+            "recipes with --recipes."
+        )
     if weights == "none":
-        return from_scratch, f"{kind}; nothing pretrained, as nothing of it is asked for"
-    problem = None if weights else without_weights(model or BACKBONE)
+        return from_scratch, sentences(scratch_text, "No pretrained candidates, because of --weights none")
+    problem = None if weights else weights_problem(model or BACKBONE)
     if problem:
-        return from_scratch, f"{kind}; nothing pretrained: {problem}"
-    return [*from_scratch, *PRETRAINED], f"{kind}; pretrained {model or BACKBONE}: {', '.join(PRETRAINED)}"
+        return from_scratch, sentences(scratch_text, "No pretrained candidates:", problem)
+    return [*from_scratch, *PRETRAINED], sentences(
+        scratch_text, f"Candidates with pretrained {model or BACKBONE}: {enumerated(PRETRAINED)}"
+    )

@@ -14,7 +14,7 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import typical_px
 from loupe.data.table import ImageTable
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, sentences
 from loupe.log import logger
 from loupe.models.catalog import network, weights_name
 from loupe.models.pretrained import native_preprocessing
@@ -76,7 +76,7 @@ def _choose(wanted: str | Path | Recipe | None, dataset: Dataset, model: str | N
             images_per_class=np.count_nonzero(table.labels >= 0) / max(1, len(table.classes)),
             typical_px=lambda: typical_px(table),
         )
-        logger.info(f"{reason}. Others: loupe recipes")
+        logger.info(f"{sentences(reason)} To list others: loupe recipes")
         return recipe
     if Path(wanted).suffix in {".yaml", ".yml"}:
         return overrides.load(Path(wanted))

@@ -14,7 +14,7 @@ from loupe.data.pixels.store import StreamedStore
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.table import ImageTable
 from loupe.devices import Compute, choose_device, keep_freed_memory
-from loupe.errors import counted, enough_memory
+from loupe.errors import counted, memory_remedy
 from loupe.evaluate import calibration, inference
 from loupe.evaluate.predictions import Predictions
 from loupe.log import logger, progress_bar, terminal
@@ -117,7 +117,7 @@ class Predictor:
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, compute = self._loaded
         remedy = "End other programs that hold it, or take another --device."
-        with terminal(quiet=self.quiet), enough_memory(remedy), progress_bar() as progress:
+        with terminal(quiet=self.quiet), memory_remedy(remedy), progress_bar() as progress:
             loader = BatchLoader(images.store, label_N, compute.device)
             bar = progress.add_task("predicting", total=len(rows_N), note="")
             watched = ProgressLoader(loader, lambda images: progress.advance(bar, images))

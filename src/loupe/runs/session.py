@@ -7,7 +7,7 @@ from typing import Any
 
 from loupe.cache import cache_folder
 from loupe.devices import StopSignal, give_back_memory
-from loupe.errors import InterruptedRunError, StoppedError, enough_memory
+from loupe.errors import InterruptedRunError, StoppedError, memory_remedy
 from loupe.evaluate import inference
 from loupe.log import logger
 from loupe.models.classifier import Classifier
@@ -40,7 +40,7 @@ class Session:
             f"{less_memory(self.setup.recipe)}; or, where other programs hold the memory, end them and go on with: "
             f"{self.directory.resume_command}"
         )
-        with enough_memory(remedy):
+        with memory_remedy(remedy):
             try:
                 self._run()
             finally:

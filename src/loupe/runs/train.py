@@ -19,7 +19,7 @@ from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
-from loupe.errors import ConfigError, DataError, InterruptedRunError, enough_memory
+from loupe.errors import ConfigError, DataError, InterruptedRunError, memory_remedy
 from loupe.evaluate.results import results_file
 from loupe.log import logger, run_log, terminal
 from loupe.models.pretrained import check_weights, weights_file
@@ -174,7 +174,7 @@ def _set_up(
 ) -> TrainingSetup:
     """All that the run trains with, before it has a directory: a run that cannot be set up leaves nothing behind."""
     keep_freed_memory()
-    with enough_memory(f"{less_memory(recipe)}."):
+    with memory_remedy(f"{less_memory(recipe)}."):
         try:
             return set_up(recipe, images, split, device, pretrained=pretrained)
         except BaseException:

@@ -17,7 +17,7 @@ from loupe.config.optimizer import Logistic
 from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
 from loupe.devices import Compute, StopSignal
-from loupe.errors import DivergedError, LoupeError, RunStateError, of_memory
+from loupe.errors import DivergedError, LoupeError, RunStateError, memory_error
 from loupe.log import logger, progress_bar
 from loupe.models.classifier import Classifier
 from loupe.training import schedules
@@ -90,7 +90,7 @@ class Trainer:
         try:
             yield
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, LoupeError) or of_memory(error, ""):
+            if isinstance(error, LoupeError) or memory_error(error, ""):
                 raise
             raise RunStateError(
                 f"{self.checkpoints.last}: the checkpoint does not fit recipe.yaml, or another version of Loupe wrote "

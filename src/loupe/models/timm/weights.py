@@ -9,6 +9,7 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.utils import LocalEntryNotFoundError  # type: ignore[attr-defined]
 from torch import nn
 
 from loupe.config.network import BackboneSpec
@@ -31,7 +32,7 @@ def fetch(name: str) -> None:
     check_name(name)
     trained = None if name in KERAS_WIDTHS else timm.get_pretrained_cfg(name)
     if trained is None or not trained.hf_hub_id:
-        raise ConfigError(f"timm has no weights of {name}. Give a file with --weights FILE, or --weights none.")
+        raise ConfigError(f"timm has no pretrained weights of {name}. Give --weights FILE or --weights none.")
     try:
         download(trained.hf_hub_id, trained.hf_hub_filename or "model.safetensors")
     except (OSError, ValueError) as error:
@@ -101,7 +102,7 @@ def check_weights(spec: BackboneSpec) -> None:
 
 def _from_hub(spec: BackboneSpec) -> nn.Module:
     if spec.backbone in KERAS_WIDTHS:
-        raise ConfigError(f"timm has no weights of {spec.backbone}. Give a file with --weights, or --weights none.")
+        raise ConfigError(f"timm has no pretrained weights of {spec.backbone}. Give --weights FILE or --weights none.")
     overlay = {} if spec.weights == "timm" else {"hf_hub_id": spec.weights.removeprefix("hf-hub:")}
     try:
         return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -110,11 +111,14 @@ def _from_hub(spec: BackboneSpec) -> nn.Module:
 
 
 def unreachable(name: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:100]
+    """Error for pretrained weights that are not cached and cannot be downloaded, with the reason and the remedy."""
+    if isinstance(error, LocalEntryNotFoundError):  # its text is about options of huggingface_hub
+        reason = "no connection to huggingface.co"
+    else:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
     return ConfigError(
-        f"the weights of {name} cannot be downloaded ({type(error).__name__}: {reason}). Connect to the internet once: "
-        "they are then kept on this machine. Or give a file with --weights FILE.safetensors, or train from random "
-        "weights with --weights none."
+        f"the pretrained weights of {name} are not on this machine and cannot be downloaded: {reason}. Connect to the "
+        "internet once, or give --weights FILE.safetensors or --weights none."
     )
 
 
