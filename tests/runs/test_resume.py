@@ -10,6 +10,7 @@ import torch
 
 import loupe
 from child_processes import start, was_killed
+from loupe.provenance import RunEnvironment
 from loupe.rundir import RunDirectory, list_runs
 from loupe.runs.diff import differences
 from loupe.training import checkpoint, loop
@@ -146,13 +147,13 @@ def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
 
 
 def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path, monkeypatch, undisturbed):
-    from loupe.runs import results
+    from loupe.runs import finalize
 
     def die(*args, **kwargs):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(results.metrics, "evaluate", die)
+        patch.setattr(finalize.metrics, "evaluate", die)
         with pytest.raises(Killed):
             begin(tmp_path, "run")
     with monkeypatch.context() as patch:
@@ -165,9 +166,9 @@ def test_killed_before_it_is_set_up_a_run_leaves_its_name_free(tmp_path, monkeyp
     def die(*args):
         raise Killed
 
-    for function in ("write_json", "write_recipe"):
+    for owner, function in ((RunEnvironment, "write"), (RunDirectory, "write_recipe")):
         with monkeypatch.context() as patch:
-            patch.setattr(RunDirectory, function, die)
+            patch.setattr(owner, function, die)
             with pytest.raises(Killed):
                 begin(tmp_path, "run")
         assert not list_runs(tmp_path)
@@ -206,7 +207,7 @@ import sys
 from pathlib import Path
 import test_resume
 from child_processes import kill_at_call
-from loupe.runs import results
+from loupe.runs import finalize
 from loupe.training import checkpoint, loop
 from loupe.training.train_step import TrainStep
 loop.SAVE_EVERY_SECONDS = 0.0
@@ -215,7 +216,7 @@ points = {
     "step": (TrainStep, "step"),
     "write": (checkpoint, "write_synced"),
     "sync": (checkpoint, "sync_folder"),
-    "evaluate": (results.metrics, "evaluate"),
+    "evaluate": (finalize.metrics, "evaluate"),
 }
 kill_at_call([points[point]], int(number))
 test_resume.begin(Path(sys.argv[1]), "run")

@@ -62,7 +62,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_its_report_and_predicts(phot
     resumed = loupe.resume(tmp_path / "killed", quiet=True)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
-    assert resumed.results["test"] == whole.results["test"]
+    assert resumed.results.test == whole.results.test
     assert "</html>" in (resumed.path / "report.html").read_text(encoding="utf-8")
     new = [photos / "cat" / "1.jpg", photos / "dog" / "1.jpg"]
     assert resumed.predict(new) == whole.predict(new)
