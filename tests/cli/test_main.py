@@ -304,7 +304,7 @@ def test_predict_writes_over_its_own_files_alone(terminal, trained, photos, tmp_
 
 
 def test_predict_refuses_before_the_work_what_would_fail_after_it(terminal, trained, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("loupe.evaluate.inference.logits", None)
+    monkeypatch.setattr("loupe.evaluate.inference.engine_predictions", None)
     target = tmp_path / "out.csv"
     for asked in (
         ("--to", tmp_path),
@@ -324,9 +324,9 @@ def test_memory_and_disk_that_run_out_are_one_clear_error(terminal, trained, pho
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("loupe.evaluate.inference.logits", greedy)
+        patched.setattr("loupe.models.classifier.Classifier.forward", greedy)
         code, out, err = terminal("predict", trained, photos, "--to", tmp_path / "out.csv")
-        assert code == 1 and not out and "error: there is not enough memory (MPS backend" in err
+        assert code == 1 and not out and "error: not enough memory (MPS backend" in err
     monkeypatch.setattr("loupe.runs.run.Run.evaluate", full)
     code, out, err = terminal("evaluate", trained)
     assert code == 1 and not out and "error: the disk: No space left on device. Free space" in err
