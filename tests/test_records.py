@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from loupe import records
 from loupe.config import overrides
-from loupe.data import array_file, hashing
+from loupe.data import array_file, checksums, hashing
+from loupe.data.array_file import ArrayRecord
 from loupe.data.pixels.pixel_cache import KnownDamage
 from loupe.errors import LoupeError
 from loupe.models import bundle
@@ -23,7 +24,7 @@ from loupe.training import activations, checkpoint
 from loupe.training.checkpoint import Checkpoints, CheckpointState, DamagedError, Snapshot
 from loupe.training.train_state import TrainState
 
-RECORDS = [BundleConfig, CheckpointState, KnownDamage]
+RECORDS = [ArrayRecord, BundleConfig, CheckpointState, KnownDamage]
 DEEP = "[" * 100_000
 NOT_ONE = ["", "{", "null", "[]", "3", '"text"', "[1, 2]", DEEP, '{"schema": 99}', "{}", '{"a": NaN}', '{"a": 1e999}']
 NOT_ONE += ['{"a":' * 100_000, '{"schema": [1]}', '{"network": ' + "[" * 60 + "]" * 60 + "}", '{"a": "\\ud800"}']
@@ -268,28 +269,42 @@ def test_a_state_of_training_is_one_or_a_value_error(content):
 @example(data=b"\x93NUMPY\x01\x00\x10\x00'''             \n")
 @in_a_folder
 def test_arrays_of_the_cache_are_read_or_made_again(tmp_path, data):
-    path = tmp_path / "activations.npy"
+    path = tmp_path / "key" / "activations.npy"
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-    for reading in (array_file.mapped, array_file.header):
-        with pytest.raises(ValueError):
-            reading(path)
-    assert activations.opened(tmp_path) is None
+    with pytest.raises(ValueError):
+        array_file.mapped(path)
+    assert activations.opened(path.parent) is None
+    assert not path.parent.exists()
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-1", "x", "", "1e400"])
-def test_times_of_the_cache_that_are_none_are_unknown(tmp_path, text):
-    (tmp_path / "seconds").write_text(text)
-    assert activations.seconds_of(tmp_path) is None
-
-
-@pytest.mark.parametrize("done", ["-3", "999", "x", "2"])
-def test_activations_begun_in_another_shape_are_begun_again(tmp_path, done):
-    (tmp_path / ".key").mkdir()
-    np.save(tmp_path / ".key" / "activations.npy", np.zeros((4, 7), np.float64))
-    (tmp_path / ".key" / "done").write_text(done)
+@given(text=st.binary(max_size=100) | values.map(lambda value: json.dumps(value).encode()))
+@example(text=b'{"shape": [4, 3], "dtype": "<f4", "rows": 4, "checksums": [1, 2]}')
+@example(text=b'{"shape": [4, 3], "dtype": "<f4", "rows": 4, "checksums": [], "seconds": 1e13}')
+@in_a_folder
+def test_activations_with_other_checksums_than_their_own_are_made_again(tmp_path, text):
+    for name in ("key", ".key"):  # whole, and begun
+        (tmp_path / name).mkdir(exist_ok=True)
+        np.save(tmp_path / name / "activations.npy", np.zeros((4, 3), np.float32))
+        (tmp_path / name / "array.json").write_bytes(text)
+    assert activations.seconds_of(tmp_path / "key") is None
     made = np.arange(12, dtype=np.float32).reshape(4, 3)
     rows = activations.kept(tmp_path, "key", (4, 3), np.float32, lambda first: iter([made[first:]]), lambda: None)
     np.testing.assert_array_equal(rows, made)
+
+
+@pytest.mark.parametrize("rows", [0, 2, 4])
+def test_activations_begun_in_another_shape_are_begun_again(tmp_path, rows):
+    (tmp_path / ".key").mkdir()
+    begun = np.zeros((4, 7), np.float64)
+    np.save(tmp_path / ".key" / "activations.npy", begun)
+    sums = checksums.BlockChecksums()
+    sums.add(array_file.bytes_of(begun[:rows]))
+    record = ArrayRecord(shape=(4, 7), dtype="<f8", rows=rows, checksums=sums.all())
+    record.write(tmp_path / ".key" / array_file.RECORD)
+    made = np.arange(12, dtype=np.float32).reshape(4, 3)
+    kept = activations.kept(tmp_path, "key", (4, 3), np.float32, lambda first: iter([made[first:]]), lambda: None)
+    np.testing.assert_array_equal(kept, made)
 
 
 def test_digests_of_the_cache_that_are_not_whole_are_made_again(tmp_path):

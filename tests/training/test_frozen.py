@@ -23,6 +23,8 @@ from loupe.config.optimizer import Logistic
 from loupe.config.overrides import override
 from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe, Stage
 from loupe.config.resolved import ResolvedStage
+from loupe.data import array_file
+from loupe.data.array_file import ArrayRecord
 from loupe.errors import InterruptedRunError, LoupeError, StoppedError
 from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
@@ -142,7 +144,8 @@ def test_another_run_with_the_same_key_computes_nothing(tmp_path, computed, monk
 def test_of_activations_that_were_kept_without_their_time_the_time_is_unknown(tmp_path):
     for name in ("known", "unknown"):
         (tmp_path / name).mkdir()
-    (tmp_path / "known" / "seconds").write_text("2.5")
+    record = ArrayRecord(shape=(2, 3), dtype="<f4", rows=2, checksums=(1,), seconds=2.5)
+    record.write(tmp_path / "known" / array_file.RECORD)
     found = FrozenPass(*[None] * 8)
     for name, spent in (("known", 2.5), ("known", 5.0), ("unknown", None), ("known", None)):
         found._count(tmp_path / name)
@@ -561,3 +564,54 @@ def test_without_validation_and_test_images_an_augmented_stage_trains(tmp_path, 
     run = trained(tmp_path, "all", stage, **{"split.validation": 0, "split.test": 0})
     assert run.results.epochs == 3
     assert computed["images"] == 300 + frozen.PASS_BATCH
+
+
+@pytest.mark.parametrize("damage", ["zeros", "signs", "swapped", "shape", "transposed", "short", "no checksums"])
+def test_damaged_activations_are_computed_again_to_the_same_bits(tmp_path, computed, caplog, damage):
+    caplog.set_level("INFO", "loupe")
+    stage = {"epochs": 1, "part": "head", "batch_size": 32}
+    whole = logits(trained(tmp_path, "whole", stage))
+    images = computed["images"]
+    [file] = (tmp_path / "cache" / "frozen").glob("[!.]*/activations.npy")
+    kept, good = np.load(file), file.read_bytes()
+    random = np.random.default_rng(0)
+    changed = {
+        "zeros": np.where(np.arange(kept.size).reshape(kept.shape) < kept.size // 2, 0, kept),
+        "signs": np.where(random.random(kept.shape) < 0.05, -kept, kept),
+        "swapped": kept[[1, 0, *range(2, len(kept))]],
+        "shape": kept[:, :1],
+        "transposed": kept.reshape(len(kept), -1, kept.shape[1]),
+    }.get(damage)
+    if changed is not None:
+        np.save(file, changed.astype(kept.dtype))
+    elif damage == "short":
+        file.write_bytes(good[:-1])
+    else:
+        (file.parent / "array.json").unlink()
+    np.testing.assert_array_equal(logits(trained(tmp_path, "again", stage)), whole)
+    assert computed["images"] > images and file.read_bytes() == good
+    assert caplog.text.count("computed again") == 1
+
+
+def test_activations_begun_and_damaged_are_computed_from_the_first_on(tmp_path):
+    rows = np.arange(40, dtype=np.float32).reshape(10, 4)
+
+    def stopped(first):
+        yield rows[:3]
+        raise RuntimeError
+
+    def whole(first):
+        asked.append(first)
+        yield rows[first:]
+
+    for change, begins in ((b"", 3), (b"x", 0)):
+        asked: list[int] = []
+        key = f"key{begins}"
+        with pytest.raises(RuntimeError):
+            activations.kept(tmp_path, key, rows.shape, np.float32, stopped, lambda: None)
+        file = tmp_path / f".{key}" / "activations.npy"
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) - len(change)] + change)
+        kept = activations.kept(tmp_path, key, rows.shape, np.float32, whole, lambda: None)
+        np.testing.assert_array_equal(kept, rows)
+        assert asked == [begins]

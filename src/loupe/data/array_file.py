@@ -1,14 +1,96 @@
-"""Memory-mapped NumPy arrays in files of the cache; a damaged file raises ValueError, whatever the damage."""
+"""Memory-mapped NumPy arrays in folders of the cache, each with a record of its checksums, verified when it is opened.
 
+    <folder>/NAME.npy       the array
+    <folder>/array.json     checksums of its blocks, and what computing it took
+
+A damaged array raises ValueError, whatever the damage.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
+
+from loupe.data import checksums
+from loupe.data.checksums import BLOCK_BYTES, Bytes
+from loupe.records import Record, RecordError, Seconds, Whole
+
+RECORD = "array.json"
+Checksum = Annotated[int, Field(ge=0, lt=2**32)]
+Array = npt.NDArray[Any]
 
 
-def mapped(path: Path) -> npt.NDArray[Any]:
-    """Map the array in a .npy file, read-only.
+class ArrayRecord(Record):
+    """Content of array.json.
+
+    Attributes:
+        shape, dtype: of the whole array.
+        rows: rows that are safely on the disk, from the first on.
+        block_bytes: size of a block; the last one may be smaller.
+        checksums: of each block of these rows, in order.
+        seconds: time of computing the array; None where it is not known.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "The array is computed again."
+
+    shape: tuple[Whole, ...]
+    dtype: str
+    rows: Whole
+    block_bytes: Whole = BLOCK_BYTES
+    checksums: tuple[Checksum, ...]
+    seconds: Seconds | None = None
+
+
+class NoChecksumsError(ValueError):
+    """An array without a record that can be read, as earlier versions wrote it."""
+
+
+def verified(file: Path) -> tuple[Array, ArrayRecord]:
+    """Map the array in a .npy file, read-only, and verify it against its record.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        NoChecksumsError: it has no record.
+        ValueError: the file is damaged, or holds something else.
+    """
+    array = mapped(file)
+    record = record_of(file.parent)
+    if record is None:
+        raise NoChecksumsError("it has no checksums")
+    if (array.shape, array.dtype.str, len(array)) != (record.shape, record.dtype, record.rows):
+        raise ValueError(f"it holds {array.dtype} {list(array.shape)}, not {record.dtype} {list(record.shape)}")
+    check(bytes_of(array), record)
+    return array, record
+
+
+def check(data: Bytes, record: ArrayRecord) -> None:
+    """Verify the checksums of the bytes of an array; ValueError names the first block that is damaged."""
+    if record.block_bytes != BLOCK_BYTES:
+        raise ValueError(f"its checksums are of blocks of {record.block_bytes:,} bytes")
+    damaged = checksums.first_damaged(data, record.checksums)
+    if damaged is not None:
+        raise ValueError(f"block {damaged + 1:,} of {len(record.checksums):,} has another checksum")
+
+
+def bytes_of(array: Array) -> Bytes:
+    """Bytes of a contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def record_of(folder: Path) -> ArrayRecord | None:
+    """Record of the array in a folder; None where there is none that can be read."""
+    try:
+        return ArrayRecord.read(folder / RECORD)
+    except RecordError:
+        return None
+
+
+def mapped(path: Path) -> Array:
+    """Map the array in a .npy file, read-only, without verifying it.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -16,8 +98,8 @@ def mapped(path: Path) -> npt.NDArray[Any]:
     """
     try:
         array = np.load(path, mmap_mode="r")
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it holds several arrays")
+        if not isinstance(array, np.ndarray) or not array.ndim or not array.flags.c_contiguous:
+            raise ValueError("it holds something else than one array in rows")
         return array.view(np.ndarray)
     except FileNotFoundError:
         raise
@@ -25,21 +107,7 @@ def mapped(path: Path) -> npt.NDArray[Any]:
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
-def header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type in the header of a .npy file, which may still be written.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or holds something else.
-    """
-    try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # as above
-        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
-    if fortran:
-        raise ValueError("it is stored by columns")
-    return shape, dtype
+def write_header(file: BinaryIO, shape: Sequence[int], dtype: Any) -> None:
+    """Write the header of a .npy file of an array in rows."""
+    description = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(file, description)

@@ -1,19 +1,20 @@
 """Activations of many images in one memory-mapped file, computed once and found again under the key of their making.
 
     <cache>/frozen/<key>/activations.npy        one row for each image
-    <cache>/frozen/<key>/seconds                what computing them took
-    <cache>/frozen/.<key>/                      the same while it is written, with `done`, the rows that are safe
+    <cache>/frozen/<key>/array.json             checksums of its blocks, and what computing it took
+    <cache>/frozen/.<key>/                      the same while it is written; array.json has the rows that are safe
 
-A process that is killed loses what it wrote since `done`; the next one goes on from there. Only what is whole has the
-name under which it is looked for. Two processes that want the same wait for each other.
+A process that is killed loses what it wrote since the last array.json; the next one goes on from there. Only what is
+whole has the name under which it is looked for. Checksums are verified whenever an array is opened, and what is damaged
+is computed again. Two processes that want the same wait for each other.
 """
 
-import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from loupe.data import array_file
-from loupe.files import sync_folder, write_atomic
+from loupe.data.array_file import ArrayRecord, NoChecksumsError
+from loupe.data.checksums import BlockChecksums
+from loupe.files import sync_folder
+from loupe.log import logger
 
 # What is written between two marks of progress; a killed process repeats no more than that.
 SAFE_EVERY_BYTES = 64 * 2**20
@@ -88,12 +92,9 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def seconds_of(place: Path) -> float | None:
-    """What computing them took; None where that is not known: an older Loupe, or one that was killed, noted no time."""
-    try:
-        seconds = float((place / "seconds").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return seconds if 0 <= seconds < math.inf else None
+    """Seconds that computing them took; None where that is not known, as after a process that was killed."""
+    record = array_file.record_of(place)
+    return None if record is None else record.seconds
 
 
 def begun_bytes(folder: Path, key: str) -> int:
@@ -105,65 +106,90 @@ def begun_bytes(folder: Path, key: str) -> int:
 
 
 def opened(place: Path) -> Array | None:
-    """What is kept there, mapped for reading; None where nothing is."""
+    """Map what is kept there, verified; None where nothing is. What is damaged is removed, and logged."""
     try:
-        rows: Array = array_file.mapped(place / "activations.npy")
-    except (OSError, ValueError):
+        rows, _ = array_file.verified(place / "activations.npy")
+        if rows.ndim < 2 or rows.dtype not in DTYPES:
+            raise ValueError(f"it holds {rows.dtype} {list(rows.shape)}")
+    except NoChecksumsError:
+        logger.info(f"the activations in {place} have no checksums (an earlier version): they are computed again.")
+    except OSError:
         return None
-    if rows.ndim < 2 or rows.dtype not in DTYPES:
-        return None
-    with suppress(OSError):  # a read-only cache is as good
-        os.utime(place)  # when it was last used
-    return rows
+    except ValueError as error:
+        logger.warning(f"the activations in {place} are damaged ({error}): they are computed again.")
+    else:
+        with suppress(OSError):  # a read-only cache is as good
+            os.utime(place)  # when it was last used
+        return rows
+    shutil.rmtree(place, ignore_errors=True)
+    return None
 
 
 def _write(
     place: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]], rows: Callable[[int], Iterator[Array]]
 ) -> None:
-    """Writes the rows that are missing, and marks every so often how many are safe on the disk."""
+    """Writes the rows that are missing, and records every so often how many are safe on the disk."""
     place.mkdir(exist_ok=True)
-    file, done = place / "activations.npy", _safe_rows(place, shape, dtype)
+    file = place / "activations.npy"
+    done, start, sums = _safe_rows(place, shape, dtype)
     if not done:
         with file.open("wb") as out:
-            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(out, header)
-    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
+            array_file.write_header(out, shape, dtype)
+            start = out.tell()
     with file.open("r+b") as out:
-        np.lib.format.read_magic(out)
-        np.lib.format.read_array_header_1_0(out)
-        out.seek(done * row_bytes, os.SEEK_CUR)
+        out.seek(start)
         out.truncate()
         began, before = time.perf_counter(), done
         unsafe_bytes, marked = 0, time.monotonic()
+        record = ArrayRecord(shape=shape, dtype=np.dtype(dtype).str, rows=done, checksums=sums.all())
         try:
             for part in rows(done):
-                out.write(np.ascontiguousarray(part, dtype=dtype).data)
+                data = array_file.bytes_of(np.ascontiguousarray(part, dtype=dtype))
+                out.write(data.data)
+                sums.add(data)
                 done += len(part)
-                unsafe_bytes += part.nbytes
+                unsafe_bytes += len(data)
                 if unsafe_bytes >= SAFE_EVERY_BYTES or time.monotonic() - marked >= SAFE_EVERY_SECONDS:
-                    _mark(place, out, done)
+                    _mark(place, out, record, done, sums)
                     unsafe_bytes, marked = 0, time.monotonic()
         finally:  # also when it is asked to stop
-            _mark(place, out, done)
+            _mark(place, out, record, done, sums)
     if done != shape[0]:
         raise OSError(f"{done} rows were made in place of {shape[0]}")
     made = shape[0] - before
     if made >= FEWEST_TIMED * shape[0]:  # as long for the rows of a process that was killed as for those of this one
-        write_atomic(place / "seconds", f"{(time.perf_counter() - began) * shape[0] / made:.3f}")
-    (place / "done").unlink()
+        seconds = (time.perf_counter() - began) * shape[0] / made
+        whole = {"rows": done, "checksums": sums.all(), "seconds": round(seconds, 3)}
+        record.model_copy(update=whole).write(place / array_file.RECORD)
 
 
-def _mark(place: Path, out: BinaryIO, done: int) -> None:
+def _mark(place: Path, out: BinaryIO, record: ArrayRecord, rows: int, sums: BlockChecksums) -> None:
     out.flush()
     os.fsync(out.fileno())
-    write_atomic(place / "done", str(done))
+    record.model_copy(update={"rows": rows, "checksums": sums.all()}).write(place / array_file.RECORD)
 
 
-def _safe_rows(place: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> int:
-    """The rows that a process that did not come to its end has left; 0 where they are not of this shape."""
+def _safe_rows(place: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> tuple[int, int, BlockChecksums]:
+    """Rows that an unfinished process has left, the byte at which they end, and their checksums; 0 if not usable."""
+    none = 0, 0, BlockChecksums()
+    record, file = array_file.record_of(place), place / "activations.npy"
+    if (
+        record is None
+        or (record.shape, record.dtype) != (shape, np.dtype(dtype).str)
+        or not 0 < record.rows <= shape[0]
+    ):
+        return none
+    size = record.rows * int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
+    sums = BlockChecksums()
     try:
-        done = int((place / "done").read_text(encoding="ascii"))
-        found = array_file.header(place / "activations.npy")
-    except (OSError, ValueError):
-        return 0
-    return done if 0 < done <= shape[0] and found == (shape, np.dtype(dtype)) else 0
+        with file.open("rb") as begun:
+            array_file.write_header(header := BytesIO(), shape, dtype)
+            if begun.read(len(header.getvalue())) != header.getvalue():
+                raise ValueError("its header is another")
+        data = np.memmap(file, np.uint8, "r", begin := len(header.getvalue()), size)
+        array_file.check(data, record)
+    except (OSError, ValueError) as error:
+        logger.warning(f"the activations begun in {place} are damaged ({error}): they are computed again.")
+        return none
+    sums.add(data)
+    return record.rows, begin + size, sums

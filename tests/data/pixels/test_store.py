@@ -235,20 +235,36 @@ def test_an_encoded_store_names_an_image_that_is_damaged_after_it_was_opened(fol
 # --- builds that fail ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["short", "empty", "garbage", "shape"])
+@pytest.mark.parametrize(
+    "how", ["short", "empty", "garbage", "shape", "zeros", "bit", "swapped", "record", "no record"]
+)
 def test_a_kept_file_that_is_not_whole_is_made_again(folder, cache, in_files, caplog, how):
     caplog.set_level("INFO", "loupe")
     table = table_of(folder)
     opened(table, cache)
     (file,) = (cache / "pixels").glob("*/pixels.npy")
     data = file.read_bytes()
-    if how == "shape":
-        np.save(file, np.zeros((COUNT, 3, 3, 3), dtype=np.uint8))
+    pixels, record = np.load(file), file.with_name("array.json")
+    arrays = {
+        "shape": np.zeros((COUNT, 3, 3, 3), dtype=np.uint8),
+        "zeros": pixels * (np.arange(COUNT) < COUNT // 2)[:, None, None, None].astype(np.uint8),
+        "bit": pixels ^ (np.arange(pixels.size).reshape(pixels.shape) == 70_001).astype(np.uint8),
+        "swapped": pixels[[1, 0, *range(2, COUNT)]],
+    }
+    if how in arrays:
+        np.save(file, arrays[how])
+    elif how == "record":
+        record.write_text(record.read_text().replace("2", "3"))
+    elif how == "no record":
+        record.unlink()
     else:
         file.write_bytes({"short": data[:-1], "empty": b"", "garbage": b"x" * 5000}[how])
     np.testing.assert_array_equal(opened(table, cache).pixels, expected(table))
-    assert "built again" in caplog.text
+    assert caplog.text.count("built again") == 1
     assert file.read_bytes() == data
+    caplog.clear()
+    opened(table, cache)
+    assert "built again" not in caplog.text
 
 
 def test_a_full_disk_is_announced_and_the_pixels_stay_in_memory(folder, cache, in_files, monkeypatch, caplog):

@@ -1,6 +1,7 @@
 """Pixel cache: the decoded pixels of a data set in one memory-mapped file, under a key of content and settings.
 
     <cache>/pixels/<key>/pixels.npy      uint8 [N, S, S, 3]
+    <cache>/pixels/<key>/array.json      checksums of its blocks, which are verified whenever it is opened
     <cache>/pixels/<key>/damaged.json    instead, if images are damaged: their rows and the reasons
     <cache>/pixels/<key>/whole           empty file: all images were decoded without damage
 
@@ -15,11 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from loupe.data import array_file
+from loupe.data.array_file import ArrayRecord, NoChecksumsError
+from loupe.data.checksums import BlockChecksums
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, DamagedImages, EncodedImages, damaged_images
 from loupe.data.table import ImageTable
@@ -79,26 +82,30 @@ def build(images: EncodedImages, content: Sequence[str], folder: Path) -> UInt8A
 def _write_pixels(file: Path, images: EncodedImages) -> list[Damage]:
     """Write the pixels of all intact images in order, synced to the disk, and return the damaged ones."""
     damaged: list[Damage] = []
+    sums = BlockChecksums()
     with file.open("wb") as out:
-        _write_header(out, len(images.table), images.load_px)
+        array_file.write_header(out, _shape(images), np.uint8)
         start = out.tell()
         with closing(images.decode_all()) as chunks:
             for chunk in chunks:
                 # Not written through a memory map, where a full disk ends the process by a signal.
                 out.write(chunk.pixels.data)
+                sums.add(array_file.bytes_of(chunk.pixels))
                 damaged += chunk.damaged
+        shape = _shape(images, len(damaged))
         if damaged:
             out.seek(0)
-            _write_header(out, len(images.table) - len(damaged), images.load_px)
+            array_file.write_header(out, shape, np.uint8)
             assert out.tell() == start, "NumPy pads headers so that they can grow in place"
         out.flush()
         os.fsync(out.fileno())
+    record = ArrayRecord(shape=shape, dtype="|u1", rows=shape[0], checksums=sums.all())
+    record.write(file.with_name(array_file.RECORD))
     return damaged
 
 
-def _write_header(out: BinaryIO, images: int, side_px: int) -> None:
-    shape = (images, side_px, side_px, 3)
-    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _shape(images: EncodedImages, damaged: int = 0) -> tuple[int, int, int, int]:
+    return len(images.table) - damaged, images.load_px, images.load_px, 3
 
 
 def verify(images: EncodedImages, content: Sequence[str], folder: Path | None) -> None:
@@ -144,18 +151,19 @@ def reopen(entry: Path, images: EncodedImages) -> UInt8Array | None:
     """
     _raise_known_damage(entry / "damaged.json", images.table)
     file = entry / "pixels.npy"
-    shape = (len(images.table), images.load_px, images.load_px, 3)
     try:
-        pixels: UInt8Array = array_file.mapped(file)
-        if pixels.shape == shape and pixels.dtype == np.uint8:
-            _touch(entry)
-            return pixels
-        reason = f"it holds {pixels.dtype} {list(pixels.shape)} instead of uint8 {list(shape)}"
+        pixels, _ = array_file.verified(file)
+        if pixels.shape != _shape(images) or pixels.dtype != np.uint8:
+            raise ValueError(f"it holds {pixels.dtype} {list(pixels.shape)} instead of uint8 {list(_shape(images))}")
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        reason = str(error)
-    logger.info(f"The cached pixels in {file} cannot be used ({reason}). They are built again.")
+    except NoChecksumsError:
+        logger.info(f"The cached pixels in {file} have no checksums (an earlier version). They are built again.")
+    except (OSError, ValueError) as error:
+        logger.warning(f"The cached pixels in {file} are damaged ({error}). They are built again.")
+    else:
+        _touch(entry)
+        return pixels
     shutil.rmtree(entry, ignore_errors=True)
     return None
 
@@ -204,7 +212,7 @@ def _publish(building: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
-        for file in building.iterdir():
+        for file in sorted(building.iterdir()):  # checksums before the array that is verified against them
             if not (target / file.name).exists():
                 file.replace(target / file.name)
     if hasattr(os, "O_DIRECTORY"):
