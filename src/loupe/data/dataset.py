@@ -52,6 +52,8 @@ def open_dataset(data: Any, *, announce: bool = True) -> Dataset:
     table = open_table(data)
     for note in table.notes if announce else ():
         logger.info(note)
+    for warning in table.warnings if announce else ():
+        logger.warning(warning)
     return Dataset(_source_of(data), table)
 
 

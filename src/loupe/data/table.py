@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from loupe.data.unread import UnreadFiles, sentences_on
 from loupe.errors import DataError, ImageError, counted, enumerated
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64()), ("split", pa.string()), ("group", pa.string())])
 
 SLICED_ROWS = 64  # selected rows in runs of at least this average length are sliced and not copied
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -43,6 +43,7 @@ class ImageTable:
         name: name of the data set.
         root: folder of the files; None for images held in the table.
         notes: sentences about the data, shown by the caller.
+        unread: image files of the source that cannot be read here, and are not in the table.
 
     Raises:
         DataError: labels are out of range, a class name repeats, or a split is unknown.
@@ -53,6 +54,7 @@ class ImageTable:
     name: str
     root: Path | None = None
     notes: tuple[str, ...] = ()
+    unread: tuple[UnreadFiles, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rows.schema.equals(SCHEMA):
@@ -96,6 +98,17 @@ class ImageTable:
     @cached_property
     def groups(self) -> list[str | None]:
         return list(self.rows["group"].to_pylist())
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Number of images of each class, over all splits."""
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about images that are left out, shown by the caller as warnings."""
+        return sentences_on(self.unread, self.class_counts) if self.unread else []
 
     def file(self, i: int) -> Path | None:
         """Path of image `i`; None if the table holds its bytes.

@@ -277,6 +277,14 @@ class SecondsSpent(Part):
         return None if alone is None else self.total - self.load + alone - self.frozen
 
 
+class UnreadImages(Part):
+    """Number of image files of one class and one format that could not be read; `label` is None without a class."""
+
+    label: str | None
+    format: str
+    images: Whole
+
+
 class DiagnosisResult(Part):
     """Diagnosis of the learning curves; `next` is the command that follows its advice."""
 
@@ -298,6 +306,7 @@ class RunResults(Record):
         best_epoch: epoch of the weights that were kept.
         stopped: why training ended before its last planned epoch.
         damaged: images that were left out.
+        unread: image files that could not be read, and were left out.
         published: published figures of the experiment that the recipe reproduces.
     """
 
@@ -329,6 +338,7 @@ class RunResults(Record):
     frozen_precision: str | None = None
     device: str
     damaged: Whole
+    unread: tuple[UnreadImages, ...] = ()
     diagnosis: DiagnosisResult | None = None
     published: Published | None = None
 

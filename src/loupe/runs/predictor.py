@@ -91,6 +91,9 @@ class Predictor:
             DamagedImages: images that cannot be decoded, and `skip_damaged` is off; of images that are decoded as they
                 are classified, those that were found until then.
         """
+        with terminal(quiet=self.quiet):
+            for warning in table.warnings:
+                logger.warning(warning)
         images = self._open(Dataset(None, table), skip_damaged, keep=False, once=True)
         said = self._predict(images, np.arange(len(images.table)), images.table.labels)
         store = images.store

@@ -18,6 +18,7 @@ from loupe.evaluate.results import (
     RunResults,
     SecondsSpent,
     Selective,
+    UnreadImages,
 )
 from loupe.models.classifier import Classifier
 from loupe.models.summary import count_parameters, layer_table
@@ -78,6 +79,10 @@ def assemble(
         frozen_precision=preparation.frozen_arithmetic.precision if model.frozen else None,
         device=str(preparation.arithmetic.device),
         damaged=images.damaged,
+        unread=tuple(
+            UnreadImages(label=group.label, format=group.format, images=len(group.paths))
+            for group in images.table.unread
+        ),
         diagnosis=DiagnosisResult(
             verdict=diagnosis.verdict,
             epoch=diagnosis.epoch,

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from loupe.data.pixels.decode import MAX_PIXELS, decode, load, sniff, to_square
+from loupe.data.formats import sniff
+from loupe.data.pixels.decode import MAX_PIXELS, decode, load, to_square
 from loupe.errors import ImageError, LoupeError
 
 RNG = np.random.default_rng(7)

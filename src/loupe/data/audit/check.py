@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import finish, open_header
 from loupe.data.table import ImageTable
+from loupe.data.unread import LOST_FRACTION, UnreadFiles, lost_classes
 from loupe.errors import ImageError, counted
 
 _CHUNK_IMAGES = 64
@@ -55,7 +56,10 @@ class Copies:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Findings of a check. `counts`: split -> class -> images. Sizes: min, median, max; None without images."""
+    """Findings of a check. `counts`: split -> class -> images. Sizes: min, median, max; None without images.
+
+    `unread`: image files that cannot be read here; `lost`: a line for each class that loses too many of them.
+    """
 
     name: str
     images: int
@@ -69,6 +73,8 @@ class CheckReport:
     split_groups: tuple[str, ...]
     small: tuple[str, ...]
     long: tuple[str, ...]
+    unread: tuple[UnreadFiles, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def leaks(self) -> tuple[Copies, ...]:
@@ -80,11 +86,11 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """False with damaged images, copies or groups in several splits, or copies with different labels.
+        """False with damaged images, copies or groups in several splits, copies with different labels, or lost classes.
 
         Copies within one split, imbalance and unusual sizes are reported and allowed.
         """
-        return not (self.damaged or self.leaks or self.conflicts or self.split_groups)
+        return not (self.damaged or self.leaks or self.conflicts or self.split_groups or self.lost)
 
     @property
     def class_sizes(self) -> dict[str, int]:
@@ -117,6 +123,10 @@ class CheckReport:
             "conflicting_labels": [copies.to_json() for copies in self.conflicts],
             "groups_across_splits": list(self.split_groups),
             "imbalance": self.imbalance,
+            "unread": [
+                {"class": group.label, "format": group.format, "paths": list(group.paths)} for group in self.unread
+            ],
+            "lost_classes": list(self.lost),
             "small": list(self.small),
             "long": list(self.long),
         }
@@ -157,6 +167,8 @@ def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
         split_groups=_split_groups(table),
         small=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_small_N)),
         long=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_long_N)),
+        unread=table.unread,
+        lost=tuple(lost_classes(table.unread, table.class_counts)),
     )
 
 
@@ -225,7 +237,10 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
     copied = [_describe(copies) for copies in report.copies if not (copies.leaks or copies.conflicts)]
     leaking = [_describe(copies) for copies in report.leaks]
     conflicting = [_describe(copies) for copies in report.conflicts]
+    unread = [f"{path} ({group.format})" for group in report.unread for path in group.paths]
     found = [
+        ("images that cannot be read here: convert them, or install what reads them", unread),
+        (f"classes that lose more than {LOST_FRACTION:.0%} of their images, which cannot be read", list(report.lost)),
         ("damaged: repair or remove them, or train with --skip-damaged", [str(error) for error in report.damaged]),
         ("the same image in more than one split: remove it from all but one", leaking),
         ("the same image with different labels: correct or remove it", conflicting),

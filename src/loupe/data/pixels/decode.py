@@ -1,13 +1,14 @@
 """Image decoder: bytes of an image file to 8-bit RGB pixels, for training, evaluation, prediction and serving.
 
-The format is recognised by content, not by file name: JPEG, PNG, WebP, BMP, GIF, TIFF. Rules:
+The format is recognised by content, not by file name; `loupe.data.formats` lists the formats. Rules:
 
 * Grey and 1-bit images get three equal channels. Palettes are resolved. CMYK is converted without a colour profile, and
   a CMYK JPEG is read as inverted, which is Adobe's convention (as in Pillow, ImageMagick and browsers). Colour profiles
   are ignored.
 * 16-bit channels keep their upper byte, so 65535 becomes 255 and 0 stays 0; 12-bit grey is scaled likewise.
 * 32-bit integers, signed 16-bit integers, floats and CIELAB (TIFF) are refused: the file does not state their range.
-* Transparent pixels (alpha, palette entry or colour) are composited over white.
+* Transparent pixels (alpha, palette entry or colour) are composited over white. A BMP, Targa or DDS whose alpha is 0
+  in every pixel is opaque: many programs leave that byte unused.
 * The orientation of EXIF or XMP is applied; unreadable metadata counts as upright.
 * The first frame of animations and multi-page files is used.
 * Images of more than `MAX_PIXELS` are refused by their header, before decoding.
@@ -23,22 +24,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from loupe.config.recipe import Interpolation, Resize
+from loupe.data.formats import FORMATS, readable_names, reader_of, sniff
 from loupe.errors import ConfigError, ImageError, enumerated
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Part of the key of the pixel cache: increase it with every change that gives other pixels for the same bytes."""
 
 MAX_PIXELS = 178_956_970
@@ -46,27 +38,6 @@ MAX_PIXELS = 178_956_970
 
 UInt8Array = npt.NDArray[np.uint8]
 
-# Image classes instead of Image.open, whose limits are process globals, whose warnings reach other threads, and which
-# takes twice as long.
-_READERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WebP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-}
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"BM", "BMP"),
-)
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -82,6 +53,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_UNUSED_ALPHA = frozenset({"BMP", "DIB", "TGA", "DDS"})
 _METADATA = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 _WHITE_IS_ZERO = 0
 
@@ -140,21 +112,17 @@ def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
     name = sniff(data)
     if name is None:
         raise ImageError(path, _not_an_image(data))
+    reader = reader_of(name)
+    if reader is None:
+        raise ImageError(path, f"{name} images cannot be read here. {FORMATS[name].remedy}")
     try:
-        image = _READERS[name](BytesIO(data), "")
+        image = reader(BytesIO(data), "")
     except Exception as error:  # as above
         raise ImageError(path, f"damaged {name} header: {_reason(error)}") from error
     width_px, height_px = image.size
     if width_px * height_px > MAX_PIXELS:
         raise ImageError(path, f"{width_px} x {height_px} px exceeds the limit of {MAX_PIXELS:,} pixels")
     return image
-
-
-def sniff(data: bytes) -> str | None:
-    """Name of the format by the first bytes; None if it is not supported."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    return next((name for signature, name in _SIGNATURES if data.startswith(signature)), None)
 
 
 def to_square(image: Image.Image, load_px: int, resize: Resize, interpolation: Interpolation) -> UInt8Array:
@@ -191,7 +159,7 @@ def _scale(
 
 
 def _rgb(image: ImageFile.ImageFile) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
         return _over_white(*_upper_bytes(image))
     if image.mode in ("I", "F", "LAB"):
         kind = {"I": "32-bit or signed integers", "F": "floats", "LAB": "CIELAB colours"}[image.mode]
@@ -200,6 +168,8 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
         return image
     if not image.has_transparency_data:
         return image.convert("RGB")
+    if image.format in _UNUSED_ALPHA and image.mode in {"RGBA", "LA"} and not image.getchannel("A").getbbox():
+        return image.convert("RGBA").convert("RGB")
     colour = image.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:
         # The colour has 16 bits, of which the pixels keep only the upper byte.
@@ -268,7 +238,7 @@ def _verify_png(data: bytes) -> None:
 def _not_an_image(data: bytes) -> str:
     if not data:
         return "the file is empty"
-    return f"not a {enumerated([*_READERS], 'or')} image (it begins with {data[:8]!r})"
+    return f"not a {enumerated(readable_names(), 'or')} image (it begins with {data[:8]!r})"
 
 
 def _reason(error: Exception) -> str:

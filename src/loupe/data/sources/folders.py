@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loupe.data.table import IMAGE_SUFFIXES, ImageTable, describe, make_rows, split_of, text_name
-from loupe.errors import DataError, counted, enumerated
+from loupe.data.formats import image_suffixes
+from loupe.data.table import ImageTable, describe, make_rows, split_of, text_name
+from loupe.data.unread import UnreadFiles, grouped, sentences_on, unread_format
+from loupe.errors import DataError, counted, enumerated, sentences
 
 EXPECTED = """expected a folder for each class, with or without split folders above them:
     DATA/cat/1.jpg  DATA/dog/2.jpg
@@ -24,6 +26,7 @@ class Tree:
     images: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)  # Parquet files, as sorted relative names
     others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
+    unread: list[tuple[str, str]] = field(default_factory=list)  # images that cannot be read: relative name, format
     empty: list[str] = field(default_factory=list)  # folders without images
     hidden: int = 0  # hidden folders, which are skipped
     loops: list[str] = field(default_factory=list)  # links to a parent folder
@@ -57,6 +60,7 @@ def scan(folder: Path) -> Tree:
     _walk(os.fspath(folder), "", (), tree)
     for names in (tree.images, tree.shards, tree.empty):
         names.sort()
+    tree.unread.sort()
     return tree
 
 
@@ -70,7 +74,7 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
         DataError: the layout is not supported; the message shows the supported ones.
     """
     if not tree.images:
-        raise DataError(f"{folder}: there are no images in it; {EXPECTED}")
+        raise DataError(f"{folder}: {_no_images(tree)}; {EXPECTED}")
     inner = _inner(tree.images)
     names = [name.removeprefix(inner).split("/") for name in tree.images]
     assignments, notes = _assign(names, folder)
@@ -86,7 +90,10 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
         split=[split for _, (split, _) in used],
     )
     notes = [describe(rows, classes), *notes, *class_notes, *tree.notes()]
-    return ImageTable(rows, classes, text_name(folder.resolve().name), folder.resolve(), tuple(notes))
+    unread = grouped(
+        (_class_of_unread(name.removeprefix(inner).split("/"), assignments), kind, name) for name, kind in tree.unread
+    )
+    return ImageTable(rows, classes, text_name(folder.resolve().name), folder.resolve(), tuple(notes), unread)
 
 
 def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True) -> ImageTable:
@@ -107,7 +114,27 @@ def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True)
     names = list(dict.fromkeys(names)) if unique else names
     rows = make_rows(n=len(names), path=names, label=None)
     notes = (f"{counted(len(names), 'image')}.", *tree.notes())
-    return ImageTable(rows, (), "paths", Path.cwd(), notes)
+    return ImageTable(rows, (), "paths", Path.cwd(), notes, _without_class(tree))
+
+
+def _no_images(tree: Tree) -> str:
+    unread = " ".join(_unread(tree)).rstrip(".")
+    return f"there are no images in it that can be read. {unread}" if unread else "there are no images in it"
+
+
+def _unread(tree: Tree) -> list[str]:
+    return sentences_on(_without_class(tree), {})
+
+
+def _without_class(tree: Tree) -> tuple[UnreadFiles, ...]:
+    return grouped((None, kind, name) for name, kind in tree.unread)
+
+
+def _class_of_unread(parts: Sequence[str], assignments: Sequence["Assignment | None"]) -> str | None:
+    """Class folder of an unread image, beside images that have been assigned."""
+    has_splits = any(pair is not None and pair[0] is not None for pair in assignments)
+    depth = 1 if has_splits and split_of(parts[0]) else 0
+    return parts[depth] if len(parts) > depth + 1 else None
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], tree: Tree) -> bool:
@@ -127,11 +154,13 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], tree: Tr
         elif not entry.name.startswith("."):
             suffix = _suffix(entry.name)
             # A broken link with an image's name is kept, so that it is reported as a damaged image.
-            if suffix in IMAGE_SUFFIXES and (entry.is_symlink() or entry.is_file()):
+            if suffix in image_suffixes() and (entry.is_symlink() or entry.is_file()):
                 tree.images.append(name)
                 found = True
             elif suffix == ".parquet":
                 tree.shards.append(name)
+            elif kind := unread_format(suffix, Path(entry.path)):
+                tree.unread.append((name, kind))
             else:
                 tree.others[suffix] += 1
     if not found and prefix:
@@ -262,14 +291,16 @@ def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
     if os.path.isfile(text):  # noqa: PTH113
         yield _posix(text)
     elif os.path.isdir(text):  # noqa: PTH112
-        yield from _nonempty([*_below(text, tree)], f"{text_name(text)}: there are no images in this folder.")
+        names = [*_below(text, tree)]
+        yield from _nonempty(names, f"{text_name(text)}: {_no_images(tree)}.")
     else:
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
         if not matches:
             raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.")
-        message = f"{text_name(text)}: it matches {enumerated([text_name(m) for m in matches], most=5)}, but no image."
-        yield from _nonempty([name for match in matches for name in _matched(match, tree)], message)
+        names = [name for match in matches for name in _matched(match, tree)]
+        found = enumerated([text_name(match) for match in matches], most=5)
+        yield from _nonempty(names, sentences(f"{text_name(text)}: it matches {found}, but no image", *_unread(tree)))
 
 
 def _nonempty(names: list[str], message: str) -> list[str]:
@@ -282,8 +313,10 @@ def _matched(match: str, tree: Tree) -> Iterator[str]:
     suffix = Path(match).suffix.lower()
     if Path(match).is_dir():
         yield from _below(match, tree)
-    elif suffix in IMAGE_SUFFIXES:
+    elif suffix in image_suffixes():
         yield _posix(match)
+    elif kind := unread_format(suffix, Path(match)):
+        tree.unread.append((_posix(match), kind))
     else:
         tree.others[suffix] += 1
 
@@ -291,6 +324,7 @@ def _matched(match: str, tree: Tree) -> Iterator[str]:
 def _below(folder: str, tree: Tree) -> Iterator[str]:
     below = scan(Path(folder))
     tree.others += below.others
+    tree.unread += below.unread
     tree.empty += below.empty
     tree.hidden += below.hidden
     tree.loops += below.loops
@@ -299,7 +333,7 @@ def _below(folder: str, tree: Tree) -> Iterator[str]:
 
 
 def _suffix(name: str) -> str:
-    """Suffix as in `IMAGE_SUFFIXES`; faster than pathlib for a hundred thousand names."""
+    """Suffix as in `image_suffixes()`; faster than pathlib for a hundred thousand names."""
     stem, dot, suffix = name.rpartition(".")
     return f".{suffix.lower()}" if dot and stem else ""
 

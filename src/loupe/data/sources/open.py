@@ -7,12 +7,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from loupe.data.formats import format_of_suffix
 from loupe.data.sources import archives, datasets
 from loupe.data.sources.arrays import from_arrays, open_arrays, open_npz
 from loupe.data.sources.csv_file import open_csv
 from loupe.data.sources.folders import from_paths, open_folder, scan
 from loupe.data.sources.parquet import open_parquet
-from loupe.data.table import IMAGE_SUFFIXES, ImageTable, os_name, text_name
+from loupe.data.table import ImageTable, os_name, text_name
 from loupe.errors import DataError
 
 __all__ = ["Data", "ImageTable", "from_arrays", "from_paths", "open_table"]
@@ -67,7 +68,7 @@ def _open_path(data: str | os.PathLike[str]) -> ImageTable:
             return open_npz(path)
         case ".zip" | ".rar" | ".7z":
             raise DataError(f"{path}: unpack this archive and give the folder.")
-        case suffix if suffix in IMAGE_SUFFIXES:
+        case suffix if format_of_suffix(suffix):
             raise DataError(f"{path}: a single image has no label. Give {KINDS}.")
         case _:
             raise DataError(f"{path}: this kind of file is not supported. Give {KINDS}.")

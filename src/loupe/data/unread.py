@@ -1,0 +1,106 @@
+"""Image files of a source that cannot be read here: counted by class and format, so that none is lost silently."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loupe.data.formats import FORMATS, SIGNATURE_BYTES, format_of_suffix, image_suffixes, sniff
+from loupe.errors import counted, enumerated
+
+MISNAMED = "misnamed"
+"""In place of a format: images of a readable format, in files without an image's suffix."""
+LOST_FRACTION = 0.1
+"""Fraction of a class's images above which unreadable ones make the data unfit."""
+COMPANIONS = frozenset(
+    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".ini", ".cfg", ".log"}
+    | {".db", ".py", ".ipynb", ".pdf", ".zip", ".gz"}
+)
+"""Suffixes of files that often lie beside images, and whose content is not looked at."""
+MOST_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class UnreadFiles:
+    """Image files of one class and one format that are left out; `label` is None for files without a class."""
+
+    label: str | None
+    format: str
+    paths: tuple[str, ...]
+
+
+def unread_format(suffix: str, file: Path) -> str | None:
+    """Format of a file that is left out although it is an image: known and unreadable, or `misnamed`; else None.
+
+    Args:
+        suffix: of the file, lower case; not one of `image_suffixes()`.
+        file: read only where the suffix says nothing.
+    """
+    if known := format_of_suffix(suffix):
+        return known
+    if suffix in COMPANIONS or not file.is_file():
+        return None
+    try:
+        with file.open("rb") as opened:
+            found = sniff(opened.read(SIGNATURE_BYTES))
+    except OSError:
+        return None
+    if found is None or found == "TGA":  # Targa has no signature: too weak where the suffix says nothing
+        return None
+    return MISNAMED if FORMATS[found].is_readable else found
+
+
+def grouped(files: Iterable[tuple[str | None, str, str]]) -> tuple[UnreadFiles, ...]:
+    """Unread files from (label, format, path) of each, in the order of labels and formats."""
+    paths: dict[tuple[str | None, str], list[str]] = {}
+    for label, name, path in files:
+        paths.setdefault((label, name), []).append(path)
+    order = sorted(paths, key=lambda key: (key[0] is None, key[0] or "", key[1]))
+    return tuple(UnreadFiles(*key, tuple(paths[key])) for key in order)
+
+
+def sentences_on(unread: Sequence[UnreadFiles], read: Mapping[str, int]) -> list[str]:
+    """One warning for each format; `read` is the number of readable images of each class."""
+    all_files = _per_class(unread)
+    warnings = []
+    for name in dict.fromkeys(group.format for group in unread):
+        groups = [group for group in unread if group.format == name]
+        files = sum(len(group.paths) for group in groups)
+        parts = [
+            f"{len(group.paths):,} of {all_files[group.label] + read.get(group.label, 0):,} in {group.label}"
+            for group in groups
+            if group.label is not None
+        ]
+        where = f" ({enumerated(parts, most=MOST_CLASSES)})" if parts else ""
+        warnings.append(_sentence(name, files, where, groups[0].paths[0]))
+    return warnings
+
+
+def _sentence(name: str, files: int, where: str, example: str) -> str:
+    verb = "is" if files == 1 else "are"
+    if name == MISNAMED:
+        suffixes = enumerated(sorted(image_suffixes() & {".jpg", ".png", ".webp"}), "or")
+        return (
+            f"{counted(files, 'image')} {verb} left out{where}: no image suffix, as {example}. Rename "
+            f"{'it' if files == 1 else 'them'} to end in {suffixes}."
+        )
+    return f"{counted(files, f'{name} image')} cannot be read and {verb} left out{where}. {FORMATS[name].remedy}"
+
+
+def lost_classes(unread: Sequence[UnreadFiles], read: Mapping[str, int]) -> list[str]:
+    """A line for each class that loses more than `LOST_FRACTION` of its images."""
+    lines = []
+    for label, lost in _per_class(unread).items():
+        if label is None:
+            continue
+        images = lost + read.get(label, 0)
+        if lost > LOST_FRACTION * images:
+            lines.append(f"{label}: {lost:,} of {counted(images, 'image')}")
+    return lines
+
+
+def _per_class(unread: Sequence[UnreadFiles]) -> Counter[str | None]:
+    counts: Counter[str | None] = Counter()
+    for group in unread:
+        counts[group.label] += len(group.paths)
+    return counts
