@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from loupe.augment.pixels import normalise
@@ -252,3 +253,17 @@ def test_missed_images_come_first_then_the_surest_of_each_class():
     said = Predictions(names, names, label, logits.astype(np.float32), ("cat", "dog"))
     chosen = {count: "".join(names[i] for i in representative(said, count)) for count in (1, 2, 4, 6, 9)}
     assert chosen == {1: "c", 2: "ce", 4: "cfed", 6: "cfedab", 9: "cfedab"}
+
+
+def test_of_images_of_one_confidence_the_seed_decides_which_are_explained():
+    classes = tuple(f"class {k:02}" for k in range(30))
+    label = np.repeat(np.arange(30), 3)  # in the order of the classes, as a folder gives them
+    content = tuple(f"{i:064x}" for i in range(90))
+    said = Predictions(content, content, label, (100 * np.eye(30)[label]).astype(np.float32), classes)
+    met = np.zeros(30, np.int64)
+    for seed in range(100):
+        chosen = label[representative(said, 12, seed)]
+        assert len(set(chosen.tolist())) == 12, "each of another class"
+        met[chosen] += 1
+    low, high = binom.interval(1 - 1e-4 / 30, 100, 12 / 30)
+    assert np.all((low <= met) & (met <= high))

@@ -329,3 +329,14 @@ def test_the_command_finds_the_wrong_labels_of_a_folder(photos, tmp_path, monkey
     assert "2 of 52 labels look wrong: train 2 of 40, val 0 of 12." in outputs["--quiet"]
     assert f"loupe train {found['files']['kept']}".replace("--json", "--quiet") in outputs["--quiet"].replace("'", "")
     assert Path(found["files"]["page"]).is_file()
+
+
+def test_of_labels_that_are_equally_unlikely_not_the_first_rows_alone_are_suspects():
+    quality_N = np.array([0.1] * 50 + [0.05, 0.4])
+    found_N = np.array([True] * 10 + [False] * 40 + [True, False])
+    confident.draw_equal(found_N, quality_N)
+    assert found_N.sum() == 11 and found_N[50] and not found_N[51]
+    assert np.flatnonzero(found_N[:50]).max() >= 20
+    distinct_N = np.array([True, False, True])
+    confident.draw_equal(distinct_N, np.array([0.1, 0.5, 0.2]))
+    assert distinct_N.tolist() == [True, False, True]

@@ -1,9 +1,11 @@
 """Which images of an evaluation are worth showing: computed here image by image."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from loupe.config.recipe import Preprocessing
 from loupe.evaluate.predictions import Predictions
@@ -77,3 +79,37 @@ def test_what_is_said_of_a_picture_is_at_the_temperature_of_the_predictions(temp
         assert exhibit.probability == pytest.approx(odds.max() / odds.sum())
         assert exhibit.loss == pytest.approx(-np.log(odds[found.label[i]] / odds.sum()))
         assert exhibit.top[0] == (exhibit.predicted, exhibit.probability)
+
+
+def test_samples_of_many_classes_are_of_those_that_the_seed_draws():
+    classes = tuple(f"class {k:03}" for k in range(120))
+    label = np.repeat(np.arange(120), 3)
+    table = SimpleNamespace(paths=[str(i) for i in range(360)], labels=label, classes=classes)
+    images, met = SimpleNamespace(store=Store(), table=table), Counter()
+    for seed in range(60):
+        augmenter = SimpleNamespace(seed=seed, preprocessing=Preprocessing(size_px=8, load_px=8))
+        shown = [exhibit.label for exhibit in gallery_selection._samples(images, np.arange(360), augmenter)]
+        assert len(shown) == len(set(shown)) == gallery_selection.SAMPLES
+        assert shown == sorted(shown), "in the order of the classes"
+        met.update(shown)
+    low, high = binom.interval(1 - 1e-4 / 120, 60, gallery_selection.SAMPLES / 120)
+    assert all(low <= met[name] <= high for name in classes)
+
+
+def test_samples_of_few_classes_are_of_each_in_turn():
+    label = np.repeat(np.arange(4), 30)
+    table = SimpleNamespace(paths=[str(i) for i in range(120)], labels=label, classes=tuple("abcd"))
+    augmenter = SimpleNamespace(seed=1, preprocessing=Preprocessing(size_px=8, load_px=8))
+    images = SimpleNamespace(store=Store(), table=table)
+    shown = [exhibit.label for exhibit in gallery_selection._samples(images, np.arange(120), augmenter)]
+    assert shown == [*"abcd"] * 10
+
+
+def test_of_equal_losses_the_seed_decides_what_is_shown_first():
+    label = np.repeat(np.arange(40), 2)
+    names = tuple(f"{i:064x}" for i in range(80))
+    logits = (100 * np.eye(40)[label]).astype(np.float32)
+    found = Predictions(names, names, label, logits, tuple(f"class {k:02}" for k in range(40)))
+    first = [set(label[gallery_selection.by_interest(found, seed)[:10]].tolist()) for seed in range(20)]
+    assert len({frozenset(classes) for classes in first}) == 20
+    assert set().union(*first) == set(range(40))

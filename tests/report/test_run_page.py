@@ -7,6 +7,7 @@ from base64 import b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -20,7 +21,7 @@ from loupe.cli.report import report
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
-from loupe.report import figures, texts
+from loupe.report import content, figures, texts
 from loupe.report.gallery import Exhibit
 from loupe.report.gallery import write as write_gallery
 from loupe.report.run_page import in_notebook, write_page
@@ -394,3 +395,15 @@ def test_percentages_never_round_to_all_or_nothing(text, expected):
 )
 def test_durations(seconds, expected):
     assert texts.duration(seconds) == expected
+
+
+def test_of_equally_frequent_errors_the_seed_decides_which_are_listed():
+    classes = [f"class {k:02}" for k in range(40)]
+    matrix = np.eye(40, dtype=int) * 5 + np.roll(np.eye(40, dtype=int), 1, axis=1)
+    matrix[30, 2] = 3
+    block = SimpleNamespace(confusion_matrix=matrix.tolist())
+    listed = [content.confusions(block, classes, {}, seed=seed) for seed in range(30)]
+    for rows in listed:
+        assert len(rows) == 10 and (rows[0].truth, rows[0].guess) == ("class 30", "class 02")
+        assert [row.truth for row in rows[1:]] == sorted(row.truth for row in rows[1:])
+    assert {row.truth for rows in listed for row in rows} == {*classes}

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loupe.data.audit.check import CheckReport, findings
+from loupe.data.audit.check import CheckReport, findings, listed
 from loupe.errors import counted
 from loupe.log import printable
 
@@ -19,10 +19,12 @@ def print_check(report: CheckReport, console: Console, also: Iterable[tuple[str,
     console.print(_counts_table(report))
     for line in _facts(report):
         console.print(printable(line), markup=False, highlight=False)
-    for title, lines in [*findings(report), *also]:
+    found = [(title, listed(lines, MOST_LINES), len(lines)) for title, lines in findings(report)]
+    found += [(title, lines[:MOST_LINES], len(lines)) for title, lines in also]  # the nearest first
+    for title, lines, count in found:
         console.print(Text(title, style="bold"))
-        more = [f"... and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
-        for line in [*lines[:MOST_LINES], *more]:
+        more = [f"... and {count - MOST_LINES:,} more"] if count > MOST_LINES else []
+        for line in [*lines, *more]:
             console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
     verdict = "No problem that prevents training." if report.ok else "Results on these images would not be reliable."
     console.print(Text(verdict, style="green" if report.ok else "red"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from loupe.data.keyed_order import turns
 from loupe.errors import counted
 from loupe.evaluate.metrics import proportion
 from loupe.evaluate.predictions import UNKNOWN, Predictions
@@ -58,8 +59,9 @@ def losses(predictions: Predictions) -> npt.NDArray[np.float64]:
     return loss_N
 
 
-def ranked(predictions: Predictions) -> npt.NDArray[np.int64]:
-    """Positions of the misclassified images, highest loss first; ties keep their order."""
+def ranked(predictions: Predictions, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Positions of the misclassified images, highest loss first; equal ones in an order that the seed gives."""
     wrong_M = np.flatnonzero((predictions.predicted != predictions.label) & (predictions.label != UNKNOWN))
-    order_M: npt.NDArray[np.int64] = wrong_M[np.argsort(-losses(predictions)[wrong_M], kind="stable")]
+    turn_M = turns(f"ranked {seed}", [predictions.content[i] for i in wrong_M])
+    order_M: npt.NDArray[np.int64] = wrong_M[np.lexsort((turn_M, -losses(predictions)[wrong_M]))]
     return order_M

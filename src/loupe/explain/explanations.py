@@ -9,6 +9,7 @@ import torch
 
 from loupe.augment.pipeline import evaluation_view
 from loupe.augment.pixels import centre_crop
+from loupe.data.keyed_order import turns
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import Images
 from loupe.evaluate.predictions import Predictions
@@ -50,14 +51,15 @@ class Explanation:
         return {name: evidence(map_HW) for name, map_HW in self.maps.items()}
 
 
-def representative(predictions: Predictions, count: int) -> np.ndarray:
+def representative(predictions: Predictions, count: int, seed: int = 0) -> np.ndarray:
     """Positions of `count` images to explain: misclassified images first, then correct ones.
 
     Each of the two kinds gets half if there are enough of both. Misclassified images are ordered by confidence, highest
-    first. Correct images are taken from the classes in turn, the most confident of each class first.
+    first. Correct images are taken from the classes in turn, the most confident of each class first. Of equal
+    confidence, as that of a perfect classifier, the seed decides.
     """
     confidence_N = predictions.probabilities_NK.max(axis=1)
-    falling_N = np.argsort(-confidence_N, kind="stable")
+    falling_N = np.lexsort((turns(f"explain {seed}", predictions.content), -confidence_N))
     wrong_N = (predictions.predicted != predictions.label) & (predictions.label >= 0)
     missed, correct = falling_N[wrong_N[falling_N]], falling_N[~wrong_N[falling_N]]
     rank_in_class = np.empty(len(correct), np.int64)

@@ -10,6 +10,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from loupe.data.keyed_order import turns
 from loupe.errors import LoupeError
 from loupe.evaluate.intervals import CONFIDENCE, wilson
 from loupe.evaluate.label_results import AccuracyDifference, LabelEffect, PairedAccuracy, Share
@@ -41,9 +42,19 @@ def suspects(label_N: Ints, probability_NK: Floats) -> Bools:
     from cleanlab.filter import find_label_issues
 
     found_N: Bools = find_label_issues(label_N, probability_NK, filter_by="low_self_confidence", n_jobs=1)
+    draw_equal(found_N, quality(label_N, probability_NK))
     found_N = found_N & (probability_NK.argmax(axis=1) != label_N)
     keep_one_of_each(found_N, label_N, quality(label_N, probability_NK))
     return found_N
+
+
+def draw_equal(found_N: Bools, quality_N: Floats) -> None:
+    """Draw among equal labels of which only some are found: the first rows are often of one class."""
+    if not found_N.any():
+        return
+    equal = np.flatnonzero(quality_N == quality_N[found_N].max())
+    count = int(found_N[equal].sum())
+    found_N[equal] = turns("suspects", [*map(str, equal)]) < count
 
 
 def keep_one_of_each(found_N: Bools, label_N: Ints, quality_N: Floats) -> None:

@@ -13,6 +13,7 @@ from loupe.config.network import BackboneSpec
 from loupe.config.recipe import SplitSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, open_dataset
+from loupe.data.keyed_order import turns
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.splits import folds
 from loupe.data.splits.split import SPLITS, Split, assign
@@ -54,14 +55,18 @@ class LabelReport:
     @cached_property
     def order(self) -> list[int]:
         """Suspects among the examined images, the least likely label first."""
-        found = np.flatnonzero(self.suspect_N)
-        return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
+        return self._by_quality(np.flatnonzero(self.suspect_N))
 
     @cached_property
     def doubtful(self) -> list[int]:
         """Images that are not suspects but have another most likely class; the least likely label first."""
-        found = np.flatnonzero(~self.suspect_N & (self.fit.probability_NK.argmax(axis=1) != self.given_N))
-        return [int(i) for i in found[np.argsort(self.quality_N[found], kind="stable")]]
+        likelier_N = self.fit.probability_NK.argmax(axis=1) != self.given_N
+        return self._by_quality(np.flatnonzero(~self.suspect_N & likelier_N))
+
+    def _by_quality(self, found: Ints) -> list[int]:
+        """The least likely label first; of equal ones the seed decides."""
+        turn = turns(f"labels {self.seed}", [self.table.paths[row] for row in self.rows_N[found]])
+        return [int(i) for i in found[np.lexsort((turn, self.quality_N[found]))]]
 
     @property
     def suspect_rows(self) -> list[int]:

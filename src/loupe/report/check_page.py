@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from loupe.data.audit.check import CheckReport, findings
+from loupe.data.audit.check import CheckReport, findings, listed
 from loupe.data.audit.near_duplicates import DISTANCE, NearPair, NearReport
 from loupe.data.table import ImageTable
 from loupe.files import write_atomic
@@ -62,7 +62,7 @@ def write_page(path: Path, table: ImageTable, report: CheckReport, near: NearRep
         "limit": DISTANCE,
         "kinds": kinds,
         "across": sum(pair.across for pair in near.pairs),
-        "findings": [(title, lines[:MOST_LINES], len(lines)) for title, lines in findings(report)],
+        "findings": [(title, listed(lines, MOST_LINES), len(lines)) for title, lines in findings(report)],
         "most_shown": MOST_SHOWN,
         "first_shown": FIRST_SHOWN,
     }

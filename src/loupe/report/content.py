@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from loupe.data.keyed_order import turns
 from loupe.errors import RunStateError
 from loupe.evaluate import metrics
 from loupe.evaluate.intervals import Estimate
@@ -149,15 +152,19 @@ class Confusion:
     pile: Pile | None
 
 
-def confusions(block: Evaluation, classes: Sequence[str], piles: Piles, most: int = 10) -> list[Confusion]:
-    """The most frequent errors."""
+def confusions(
+    block: Evaluation, classes: Sequence[str], piles: Piles, most: int = 10, *, seed: int = 0
+) -> list[Confusion]:
+    """The most frequent errors, of equal ones those that the seed draws; equal ones in the order of the classes."""
     found = [
         Confusion(classes[true], classes[guess], count, count / sum(counts), piles.get((true, guess)))
         for true, counts in enumerate(block.confusion_matrix)
         for guess, count in enumerate(counts)
         if count and true != guess
     ]
-    return sorted(found, key=lambda item: -item.count)[:most]
+    turn = turns(f"confusions {seed}", [f"{item.truth}\0{item.guess}" for item in found])
+    drawn = sorted(np.lexsort((turn, np.array([-item.count for item in found])))[:most].tolist())
+    return sorted((found[i] for i in drawn), key=lambda item: -item.count)
 
 
 @dataclass(frozen=True)

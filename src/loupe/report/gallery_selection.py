@@ -8,6 +8,7 @@ import torch
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.config.recipe import AugmentSpec, Preprocessing
+from loupe.data.keyed_order import turns
 from loupe.data.pixels.prepare import Images
 from loupe.evaluate.groups import losses, ranked
 from loupe.evaluate.predictions import Predictions
@@ -30,18 +31,20 @@ def exhibits(
     """
     yield from _samples(images, train_N, augmenter)
     yield from _views(images, train_N, augmenter)
-    yield from confusion_cells(images, predictions, split, augmenter.preprocessing)
+    yield from confusion_cells(images, predictions, split, augmenter.preprocessing, augmenter.seed)
 
 
 def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
-    """Training images, the classes taking turns."""
+    """Training images, the classes taking turns; of more classes than samples, those that the seed draws."""
     label_N = images.table.labels[train_N]
     order_N = random.permutation(augmenter.seed, 0, np.arange(len(train_N)))
     turn_N = np.empty(len(train_N), np.int64)
     for label in np.unique(label_N):
         mine = order_N[label_N[order_N] == label]
         turn_N[mine] = np.arange(len(mine))
-    chosen = train_N[np.lexsort((label_N, turn_N))[:SAMPLES]]
+    class_turn_K = turns(f"samples {augmenter.seed}", images.table.classes)
+    drawn = np.lexsort((class_turn_K[label_N], turn_N))[:SAMPLES]
+    chosen = train_N[drawn[np.lexsort((label_N[drawn], turn_N[drawn]))]]
     for row, pixels in zip(chosen, _view(images.store.read(chosen), augmenter.preprocessing), strict=True):
         label = images.table.classes[images.table.labels[row]]
         yield Exhibit(pixels, "sample", images.table.paths[row], split="train", label=label)
@@ -64,10 +67,10 @@ def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterato
 
 
 def confusion_cells(
-    images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing
+    images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing, seed: int = 0
 ) -> Iterator[Exhibit]:
     """Images of every cell of the confusion matrix. They are read as they are asked for: who asks may have no room."""
-    order_M = by_interest(predictions)
+    order_M = by_interest(predictions, seed)
     probability_NK, loss_N = predictions.probabilities_NK, losses(predictions)
     where = {path: row for row, path in enumerate(images.table.paths)}
     for start in range(0, len(order_M), CHUNK_IMAGES):
@@ -88,18 +91,19 @@ def confusion_cells(
             )
 
 
-def by_interest(predictions: Predictions) -> np.ndarray:
+def by_interest(predictions: Predictions, seed: int = 0) -> np.ndarray:
     """Positions of the images worth showing, the most interesting first.
 
     First the `HARDEST` misses of the highest loss. Then the cells of the
     confusion matrix take turns: each gives its next miss from the highest loss down, or of the images it has right, of
-    which it gives `HITS`, the least sure and the surest by turns.
+    which it gives `HITS`, the least sure and the surest by turns. Of equal losses the seed decides.
     """
     rows_M = np.flatnonzero(predictions.label >= 0)
     truth_M, guess_M = predictions.label[rows_M], predictions.predicted[rows_M]
     loss_M = losses(predictions)[rows_M]
     cell_M = truth_M * len(predictions.classes) + guess_M
-    by_cell_M = np.lexsort((-loss_M, cell_M))
+    tie_M = turns(f"gallery {seed}", [predictions.content[row] for row in rows_M])
+    by_cell_M = np.lexsort((tie_M, -loss_M, cell_M))
     first_M, end_M = (np.searchsorted(cell_M[by_cell_M], cell_M[by_cell_M], side) for side in ("left", "right"))
     turn_M = np.empty(len(rows_M), np.int64)
     turn_M[by_cell_M] = np.arange(len(rows_M)) - first_M
@@ -107,8 +111,8 @@ def by_interest(predictions: Predictions) -> np.ndarray:
     from_end_M[by_cell_M] = end_M - 1 - np.arange(len(rows_M))
     hit_M = truth_M == guess_M
     turn_M[hit_M] = np.minimum(2 * turn_M, 2 * from_end_M + 1)[hit_M]
-    turn_M[np.isin(rows_M, ranked(predictions)[:HARDEST])] = -1
-    order_M = np.lexsort((-loss_M, turn_M))
+    turn_M[np.isin(rows_M, ranked(predictions, seed)[:HARDEST])] = -1
+    order_M = np.lexsort((tie_M, -loss_M, turn_M))
     chosen: np.ndarray = rows_M[order_M[~hit_M[order_M] | (turn_M[order_M] < HITS)]]
     return chosen
 

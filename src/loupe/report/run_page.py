@@ -98,7 +98,7 @@ def _from_results(results: RunResults, kept: pictures.Gallery) -> dict[str, Any]
         "commonest": max(row.support for row in block.per_class) / block.images if block else None,
         "metrics": content.metric_rows(results),
         "matrix": content.matrix(block, classes, piles) if block else None,
-        "confusions": content.confusions(block, classes, piles) if block else [],
+        "confusions": content.confusions(block, classes, piles, seed=results.seed) if block else [],
         "missed": block.mistakes if block else None,
         "confidence": confidence.shown(results),
         "piles": piles,

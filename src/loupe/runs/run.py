@@ -219,7 +219,7 @@ class Run(Predictor):
             looks = record_look(self.path.parent, split_hash(said), self.directory.name)
             with terminal(quiet=self.quiet):
                 logger.info(f"Looks at this test split so far, in this runs folder: {looks}.")
-        return said.select(representative(said, count))
+        return said.select(representative(said, count, self.recipe.seed))
 
     def _own_dataset(self, data: Any = None) -> Dataset:
         """The images of the run; `data` are they again where it was trained on arrays."""

@@ -194,3 +194,14 @@ def test_the_real_sets(real_data, tmp_path):
         report = report_on(real_data / name, tmp_path)
         assert report.ok and report.images == images
         assert report.copies == ()
+
+
+def test_a_list_that_is_cut_has_cases_of_all_classes(tmp_path):
+    for name in ("ant", "bee", "cat", "dog"):
+        for k in range(30):
+            save(tmp_path / "set" / name / f"{k:02}.png", k)
+            (tmp_path / "set" / name / f"broken{k:02}.png").write_bytes(b"x")
+    text = text_of(report_on(tmp_path / "set", tmp_path))
+    shown = [line.strip() for line in text.splitlines() if "broken" in line]
+    assert len(shown) == 10 and shown == sorted(shown)
+    assert {line.split("/")[0] for line in shown} == {"ant", "bee", "cat", "dog"}

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.sources.open import open_table
+from loupe.data.splits.folds import numbers
 from loupe.data.splits.split import SPLITS, assign, digest, known, read, write
 from loupe.data.splits.stratify import units
 from loupe.data.table import ImageTable, make_rows
@@ -342,3 +344,80 @@ def test_cifar10_gets_its_validation_from_train(real_data: Path):
     assert set(counts.values()) == {500}
     held = {content[i] for i in split.val.tolist()}
     assert held.isdisjoint(content[i] for part in ("train", "test") for i in split.rows(part).tolist())
+
+
+def appearances(per_class: list[int], seeds: int, spec: SplitSpec | None = None) -> dict[str, np.ndarray]:
+    """Number of seeds with at least one image of each class in a drawn split, [K], for validation and test."""
+    labels = np.repeat(np.arange(len(per_class)), per_class)
+    table, content = table_of(labels.tolist()), contents(len(labels))
+    found = {part: np.zeros(len(per_class), np.int64) for part in ("val", "test")}
+    for seed in range(seeds):
+        split = assign(table, content, spec or SplitSpec(), seed)
+        for part in found:
+            found[part] += np.bincount(labels[split.rows(part)], minlength=len(per_class)) > 0
+    return found
+
+
+def within_chance(successes: np.ndarray, seeds: int, share: float) -> bool:
+    """True where every count is in the binomial interval that all of them leave with a probability below 1e-4."""
+    low, high = binom.interval(1 - 1e-4 / len(successes), seeds, share)
+    return bool(np.all((low <= successes) & (successes <= high)))
+
+
+def test_a_thousand_small_classes_are_validated_and_tested_about_equally_often():
+    for found in appearances([6] * 1000, 51).values():
+        assert within_chance(found, 51, 0.6)
+
+
+def test_two_classes_of_five_images_take_turns():
+    for found in appearances([5, 5], 51).values():
+        assert found.sum() == 51
+        assert within_chance(found, 51, 0.5)
+
+
+@pytest.mark.parametrize(
+    "per_class",
+    [[9] * 20 + [5], [5] + [9] * 20, [1000, 1000, 3], [2] * 60, [4, 7, 3, 8, 6], [300] * 3 + [2] * 5],
+)
+def test_a_class_below_one_image_has_its_turn_beside_larger_ones(per_class):
+    seeds = 300
+    n, total = -(-sum(per_class) // 10), sum(per_class)
+    found = appearances(per_class, seeds)["test"]
+    for size in {*per_class}:
+        share = min(1.0, n * size / total)
+        assert within_chance(found[np.array(per_class) == size], seeds, share), (size, share)
+
+
+def test_remainders_of_larger_classes_go_by_size_and_equal_ones_by_the_seed():
+    extra = np.zeros(6, np.int64)
+    labels = np.repeat(np.arange(6), [15, 15, 15, 15, 11, 19])  # 1.5, 1.5, 1.5, 1.5, 1.1 and 1.9 of nine images
+    for seed in range(200):
+        split = assign(table_of(labels.tolist()), contents(90), SplitSpec(validation=0, test=9), seed)
+        count = np.bincount(labels[split.test], minlength=6)
+        assert count[4:].tolist() == [1, 2]
+        extra += count - 1
+    assert within_chance(extra[:4], 200, 0.5)
+
+
+def test_the_turn_of_a_class_depends_on_its_name_and_not_on_its_place():
+    labels = [k for k in range(40) for _ in range(6)]
+    names = tuple(f"class {k}" for k in range(40))
+    content = contents(240)
+    split = assign(table_of(labels, classes=names), content, SplitSpec(), seed=5)
+    there = assign(table_of([39 - k for k in labels], classes=names[::-1]), content, SplitSpec(), seed=5)
+    for part in SPLITS:
+        assert np.array_equal(split.rows(part), there.rows(part))
+
+
+@pytest.mark.parametrize(("per_class", "folds"), [([5, 5], 3), ([7] * 4, 5), ([11] * 5, 5)])
+def test_what_cannot_be_divided_by_the_folds_goes_by_the_seed(per_class, folds):
+    seeds = 300
+    labels = np.repeat(np.arange(len(per_class)), per_class)
+    table, content, rows_N = table_of(labels.tolist()), contents(len(labels)), np.arange(len(labels))
+    more_KF = np.zeros((len(per_class), folds), np.int64)
+    for seed in range(seeds):
+        count_KF = np.zeros_like(more_KF)
+        np.add.at(count_KF, (labels, numbers(table, content, rows_N, folds=folds, seed=seed)), 1)
+        assert count_KF.max() - count_KF.min() == 1
+        more_KF += count_KF - per_class[0] // folds
+    assert within_chance(more_KF.ravel(), seeds, per_class[0] % folds / folds)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loupe.data.keyed_order import chosen
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import finish, open_header
 from loupe.data.table import ImageTable
@@ -254,6 +255,11 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
         (f"unbalanced by more than {IMBALANCE:g} to 1: consider class_weights balanced", _unbalanced(report)),
     ]
     return [(f"{len(lines):,} {title}", lines) for title, lines in found if lines]
+
+
+def listed(lines: Sequence[str], most: int) -> list[str]:
+    """Lines of a finding for a page, in their order: where there are more, cases of all classes and not the first."""
+    return chosen(lines, most, key="check")
 
 
 def _describe(copies: Copies) -> str:

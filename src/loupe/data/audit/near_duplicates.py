@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from loupe import csv_files
 from loupe.data.audit.neighbours import Candidates, alike
 from loupe.data.audit.similarity import SIDE_PX, layouts, likeness
+from loupe.data.keyed_order import keyed_hash
 from loupe.data.parallel import in_chunks, worker_count
 from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import DamagedImages, PixelStore, default_budget, open_store
@@ -222,13 +223,17 @@ def _pairs(
             int(groups_N[first]),
         )
         pairs.append(pair)
-    return sorted(pairs, key=_suspicion)
+    hashed = keyed_hash("near duplicates")
+    return sorted(pairs, key=lambda pair: (*_suspicion(pair), hashed("\0".join(pair.paths))))
 
 
 def _suspicion(pair: NearPair) -> tuple[Any, ...]:
-    """Sort key: pairs between splits first, those with test images before others, then by distance."""
+    """Sort key: pairs between splits first, those with test images before others, then by distance.
+
+    Pairs of equal distance are in the order of a hash: by row, the first classes alone would be shown.
+    """
     first, second = (SPLITS.index(split) for split in pair.splits)
-    return (not pair.across, -second, first, pair.distance, pair.first, pair.second)
+    return (not pair.across, -second, first, pair.distance)
 
 
 def _groups(ends_P2: NDArray[np.int64], images: int) -> NDArray[np.int64]:

@@ -99,8 +99,16 @@ def _joined(parts: list[Candidates], least: float) -> Candidates:
     first, second = (np.concatenate(column) for column in ([p.first for p in parts], [p.second for p in parts]))
     likeness = np.concatenate([part.likeness for part in parts])
     mirrored = np.concatenate([part.mirrored for part in parts])
-    order = np.lexsort((second, first, -likeness))
+    order = np.lexsort((_tie(first, second), -likeness))
     return Candidates(first[order], second[order], likeness[order], mirrored[order], least)
+
+
+def _tie(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """Pseudo-random order of pairs that are equally alike, so that a cut takes them from all rows: SplitMix64."""
+    bits = (first.astype(np.uint64) << np.uint64(32)) | second.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    return bits ^ (bits >> np.uint64(31))
 
 
 def _cut(pairs: Candidates, most: int) -> Candidates:

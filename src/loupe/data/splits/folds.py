@@ -1,7 +1,8 @@
 """Cross-validation folds: every image outside the test split is in one validation fold.
 
 scikit-learn's StratifiedGroupKFold draws the folds, stratified by class. Images of identical content and images of one
-group stay together.
+group stay together. Where a class cannot be divided equally, the seed decides which folds have more of it: scikit-learn
+prefers some folds for the first classes and others for the last, so the folds are then numbered anew.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from loupe.config.recipe import SplitSpec
+from loupe.data.keyed_order import turns
 from loupe.data.splits.split import Split, assign
 from loupe.data.splits.stratify import Indices, units
 from loupe.data.table import ImageTable
@@ -53,4 +55,8 @@ def numbers(table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds
     number_N = np.empty(len(rows_N), np.int64)
     for number, (_, val) in enumerate(splitter.split(np.zeros(len(rows_N)), labels, groups=unit)):
         number_N[val] = number
-    return number_N
+    count_FK = np.zeros((folds, len(table.classes)), np.int64)
+    np.add.at(count_FK, (number_N, labels), 1)
+    if np.all(count_FK == count_FK[0]):
+        return number_N
+    return turns(f"folds {seed}", [str(number) for number in range(folds)])[number_N]

@@ -12,7 +12,8 @@ split of the data, its training copies stay in train: `loupe check` reports the 
 Unlabelled images are in no split. Each class keeps at least one training image, before test and then validation.
 
 Images are drawn in the order of a keyed hash of their content. The order depends neither on the order of the rows nor
-on the platform, and an added image changes the split of few others.
+on the platform, and an added image changes the split of few others. Where the share of a class is no whole number, the
+seed decides whether it is rounded up, so that over the seeds every class is in every split.
 """
 
 import csv
@@ -81,7 +82,7 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
         pool=pool,
         unit=unit,
         pinned=set(unit[(split_N == "val") | (split_N == "test")].tolist()),
-        n_classes=len(table.classes),
+        classes=table.classes,
     )
     n_test = 0 if has_test or has_val else _size(spec.test, len(pool), "test")
     n_val = 0 if has_val else _size(spec.validation, len(pool), "validation")

@@ -6,10 +6,12 @@ divided between splits.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
+
+from loupe.data.keyed_order import keyed_hash
 
 Indices = NDArray[np.int64]
 
@@ -42,15 +44,23 @@ class UnitSampler:
         pool: rows of the training images.
         unit: unit of each image.
         pinned: units that are not drawn; their images remain training images.
-        n_classes: number of classes.
+        classes: class names.
     """
 
     def __init__(
-        self, *, content: Sequence[str], labels: Indices, pool: Indices, unit: Indices, pinned: set[int], n_classes: int
+        self,
+        *,
+        content: Sequence[str],
+        labels: Indices,
+        pool: Indices,
+        unit: Indices,
+        pinned: set[int],
+        classes: Sequence[str],
     ) -> None:
         self.content = content
+        self.classes = classes
         self.labels: list[int] = labels.tolist()
-        self.train = np.bincount(labels[pool], minlength=n_classes).tolist()
+        self.train = np.bincount(labels[pool], minlength=len(classes)).tolist()
         self.before = list(self.train)
         self.free: dict[int, list[int]] = {}
         for row, number in zip(pool.tolist(), unit[pool].tolist(), strict=True):
@@ -64,7 +74,7 @@ class UnitSampler:
         image. With enough single images the targets are met exactly. If even the smallest unit is too large, the one
         nearest to the targets is taken. The result is empty only if no unit can be taken.
         """
-        lacking = self._shares(n)
+        lacking = self._shares(n, key)
         chosen: list[int] = []
         order = self._order(key) if n else []
         distance = sum(lacking.values())
@@ -97,13 +107,15 @@ class UnitSampler:
             label for label, (had, left) in enumerate(zip(self.before, self.train, strict=True)) if had and not left
         ]
 
-    def _shares(self, n: int) -> dict[int, int]:
-        """Target of each class in `n` images: proportional, by largest remainder; each class keeps one image."""
+    def _shares(self, n: int, key: str) -> dict[int, int]:
+        """Target of each class in `n` images: its proportion, rounded down or up; each class keeps one image."""
         free: Counter[int] = Counter(self.labels[row] for rows in self.free.values() for row in rows)
         room = {label: min(free[label], self.train[label] - 1) for label in sorted(free)}
-        exact = {label: n * self.before[label] / sum(self.before) for label in room}
-        shares = {label: min(int(exact[label]), room[label]) for label in room}
-        by_remainder = sorted(room, key=lambda label: (int(exact[label]) - exact[label], label))
+        total = sum(self.before)
+        whole = {label: n * self.before[label] // total for label in room}
+        remainder = {label: n * self.before[label] % total for label in room}
+        shares = {label: min(whole[label], room[label]) for label in room}
+        by_remainder = self._by_remainder(whole, remainder, total, key)
         while (missing := n - sum(shares.values())) > 0:
             open_classes = [label for label in by_remainder if shares[label] < room[label]]
             if not open_classes:
@@ -112,11 +124,30 @@ class UnitSampler:
                 shares[label] += 1
         return shares
 
+    def _by_remainder(
+        self, whole: Mapping[int, int], remainder: Mapping[int, int], total: int, key: str
+    ) -> Sequence[int]:
+        """Classes in the order in which they are rounded up; remainders are in units of 1 / `total` image.
+
+        Where every class has a whole image, the largest remainders come first, equal ones in the order of a hash of
+        `key` and the class name. Where a class has less than one, it would never get an image beside larger ones: each
+        class is then rounded up with a probability equal to its remainder, by systematic sampling in the order of the
+        hashes. So over the keys each class has its turn, and on average its proportion.
+        """
+        hashed = keyed_hash(f"class {key}")
+        order = sorted(remainder, key=lambda label: hashed(self.classes[label]))
+        if all(whole.values()):
+            return sorted(order, key=lambda label: -remainder[label])
+        start = int.from_bytes(keyed_hash(f"start {key}")("")) % total
+        ends = list(accumulate((remainder[label] for label in order), initial=start))
+        drawn = {label: end // total > begin // total for label, begin, end in zip(order, ends, ends[1:], strict=False)}
+        return sorted(order, key=lambda label: not drawn[label])
+
     def _order(self, key: str) -> list[int]:
         """Free units in the order of the keyed hash of their smallest digest, which is unique."""
-        secret = blake2b(key.encode(), digest_size=32).digest()
+        hashed = keyed_hash(key)
         least = {number: min(self.content[row] for row in rows) for number, rows in self.free.items()}
-        return sorted(least, key=lambda number: blake2b(least[number].encode(), key=secret, digest_size=16).digest())
+        return sorted(least, key=lambda number: hashed(least[number]))
 
     def _counts(self, number: int) -> Mapping[int, int]:
         rows = self.free[number]

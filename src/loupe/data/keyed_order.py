@@ -1,0 +1,35 @@
+"""Keyed order of names: pseudo-random, given by a key, and the same for names in any order and on any platform.
+
+Where many are equal and few are taken, the seed decides in this way who is taken, and not the alphabet.
+"""
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+
+def keyed_hash(key: str) -> Callable[[str], bytes]:
+    """Function from a name to its hash under the key, 16 bytes."""
+    secret = blake2b(key.encode(), digest_size=32).digest()
+    return lambda name: blake2b(name.encode("utf-8", "surrogatepass"), key=secret, digest_size=16).digest()
+
+
+def turns(key: str, names: Sequence[str]) -> NDArray[np.int64]:
+    """Position of each name in the keyed order of all of them; equal names keep their order."""
+    hashed = [*map(keyed_hash(key), names)]
+    turn_N = np.empty(len(names), np.int64)
+    turn_N[sorted(range(len(names)), key=hashed.__getitem__)] = np.arange(len(names))
+    return turn_N
+
+
+def chosen(items: Sequence[T], most: int, *, key: str, name: Callable[[T], str] = str) -> list[T]:
+    """At most `most` of the items, drawn by the key, in the order in which they were given."""
+    if len(items) <= most:
+        return [*items]
+    turn_N = turns(key, [name(item) for item in items])
+    return [items[i] for i in np.sort(np.argsort(turn_N)[:most]).tolist()]
