@@ -37,7 +37,7 @@ PACKAGES = {
     "recipes/published": "the experiments of course notes and project reports, and their quick forms.",
     "evaluate": "predictions, metrics, intervals, calibration, thresholds, paired tests.",
     "training": "the training loop, optimizers, schedules, checkpoints, frozen features, solved heads.",
-    "explain": "class activation maps, and pictures of what filters respond to.",
+    "explain": "class activation maps, and images that activate filters.",
     "report": "pages, tables and figures, from the files of runs alone.",
     "runs": "one run from data to results: train, resume, repeat, evaluate, predict.",
     "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",

@@ -62,7 +62,7 @@ def undrawn(monkeypatch):
 def test_it_says_and_draws_what_the_results_hold(whole):
     page, compared = Partial(whole), whole.calibration.test
     assert len(page.labels) == 4 and len(page.ids) == len(set(page.ids))
-    assert "surer than its accuracy warrants" in page.words and "an improvement" in page.words
+    assert "the network is overconfident" in page.words and ": better." in page.words
     assert f"from {texts.number(compared.ece.before)} to {texts.number(compared.ece.after)}" in page.words
     assert "1,200 test images in 15 bins" in page.words
     for row in compared.bins.after:
@@ -89,15 +89,15 @@ def test_without_validation_there_is_no_threshold_and_no_temperature(undrawn):
     part = simulated(np.random.default_rng(1), 300, 3)
     words = Partial(results({"test": part})).words
     assert "No temperature was fitted: there are no validation images" in words
-    assert "No threshold can be chosen: there are no validation images" in words
-    assert "as the network gives it" in words and "By group" not in words
-    assert "of loupe predict are as the network gives them" in words and "are calibrated" not in words
+    assert "No threshold was chosen: there are no validation images" in words
+    assert "not calibrated" in words and "By group" not in words
+    assert "from loupe predict are not calibrated" in words and "are calibrated" not in words
 
 
 def test_without_test_images_validation_stands_in_by_its_name(undrawn):
     page = Partial(results({"val": predictions(np.arange(60) % 3, 5 * np.eye(3)[np.arange(60) % 3])}))
     assert "60 validation images in 15 bins" in page.words and "No temperature was fitted: " in page.words
-    assert "Classified of test" not in page.words
+    assert "Coverage, test" not in page.words
 
 
 def test_a_run_without_these_figures_has_no_such_part(whole):
@@ -107,7 +107,7 @@ def test_a_run_without_these_figures_has_no_such_part(whole):
 
 
 def test_pictures_are_said_to_be_calibrated_where_they_are(whole, undrawn):
-    said = "of pictures on this page and of loupe predict are calibrated"
+    said = "below pictures on this page and from loupe predict are calibrated"
     assert said in Partial(whole, calibrated=True).words and said not in Partial(whole).words
 
 
@@ -119,4 +119,4 @@ def test_groups_are_shown_lowest_first_with_hostile_names_as_text(whole, undrawn
     rows = sorted(named.rows, key=lambda row: row.accuracy.value)
     places = [page.words.index(row.group) for row in rows]
     assert places == sorted(places) and "script" not in page.tags
-    assert "1 group of fewer than five images is left out" in page.words
+    assert "1 group is left out, with fewer than five images" in page.words

@@ -1,4 +1,4 @@
-"""Figures of a comparison: many learning curves on one axis, and accuracy against cost."""
+"""Figures of a comparison: learning curves of several candidates, and accuracy against cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from loupe.report import figures
 from loupe.report.figures import Curve
 
 DOT_PX = 7
-# Where a name may stand by its dot: right or left of it, above or below, and a line further up or down.
+# Positions of a name relative to its dot: right or left, above or below, and one line further up or down.
 CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 2.6), (1, -2.6), (-1, 2.6), (-1, -2.6))
 
 
 def learning_curves(curves: Sequence[Curve], *, label: str, width_px: int, height_px: int = 320) -> str:
-    """An SVG of one accuracy over the epochs, a line for each candidate; line i has the class `series-i`, from 1."""
+    """SVG of an accuracy over the epochs, a line for each candidate; line i has the class `series-i`, from 1."""
     with figures.canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
         for number, curve in enumerate(curves, 1):
@@ -39,7 +39,7 @@ def learning_curves(curves: Sequence[Curve], *, label: str, width_px: int, heigh
 
 @dataclass(frozen=True)
 class Point:
-    """A candidate: what it costs in seconds, its accuracy with the ends of its interval, and whether it was chosen."""
+    """One candidate: training time in seconds, accuracy with its interval, and True if it was chosen."""
 
     name: str
     seconds: float
@@ -50,7 +50,7 @@ class Point:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Those that no cheaper one equals or beats, from the cheapest on."""
+    """Points with a higher value than all cheaper ones, by ascending cost."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (point.seconds, -point.value)):
         if not best or point.value > best[-1].value:
@@ -59,7 +59,7 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int, height_px: int = 320) -> str:
-    """An SVG with a dot and a whisker for each candidate over the logarithm of its time, and the frontier as a line."""
+    """SVG with a dot and a whisker for each candidate over its time (log scale), and the Pareto front as a line."""
     with figures.canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
         axes.set_xscale("log")
@@ -88,7 +88,7 @@ def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int,
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if value <= 1 else ""))
         axes.set_xlabel("time of one training")
-        figure.draw_without_rendering()  # names are put where there is room, which only the layout tells
+        figure.draw_without_rendering()  # positions of names depend on the layout
         taken = [box for point in points for box in _drawn(axes, point)]
         for point in sorted(points, key=lambda point: not point.chosen):
             taken.append(_name(axes, point, taken))
@@ -104,7 +104,7 @@ def _draw(axes: Axes, point: Point) -> None:
 
 
 def _drawn(axes: Axes, point: Point) -> list[Bbox]:
-    """The places that a dot and its whisker take, in pixels."""
+    """Boxes of a dot and its whisker, in pixels."""
     ends = [end for end in (point.low, point.value, point.high) if end is not None]
     x, y = axes.transData.transform((point.seconds, point.value))
     [_, low], [_, high] = axes.transData.transform([(point.seconds, min(ends)), (point.seconds, max(ends))])
@@ -115,7 +115,7 @@ def _drawn(axes: Axes, point: Point) -> list[Bbox]:
 
 
 def _name(axes: Axes, point: Point, taken: Sequence[Bbox]) -> Bbox:
-    """Writes the name at the corner of its dot where it meets no other and stays inside, and returns its place."""
+    """Write the name beside its dot with the least overlap, and return its box."""
     places = []
     for right, up in CORNERS:
         name = axes.annotate(
@@ -128,7 +128,7 @@ def _name(axes: Axes, point: Point, taken: Sequence[Bbox]) -> Bbox:
             color=figures.INK if point.chosen else figures.MUTED,
             fontweight="bold" if point.chosen else "normal",
         )
-        box = name.get_window_extent().expanded(1.15, 1)  # the page's own font may be a wider one
+        box = name.get_window_extent().expanded(1.15, 1)  # the font of the page can be wider
         outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
         places.append((sum(box.overlaps(other) for other in taken) + 10 * outside, name, box))
     best = min(range(len(places)), key=lambda i: places[i][0])

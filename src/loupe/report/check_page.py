@@ -1,4 +1,4 @@
-"""The page of `loupe check --near --report`: near duplicates side by side, and what else was found, in one file."""
+"""Page of `loupe check --near --report`: near duplicates side by side, and the other findings, in one file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ from loupe.files import write_atomic
 from loupe.report.embed import source_of_image
 from loupe.report.template import render
 
-MOST_SHOWN = 100
-"""So many pairs of each kind are on the page: those of the smallest distance."""
-FIRST_SHOWN = 24  # pairs of a kind that stand open; the others are one click away
+MOST_SHOWN = 100  # pairs of each kind on the page, with the smallest distance
+FIRST_SHOWN = 24  # pairs of a kind; the others are in a closed section
 MOST_LINES = 10
 
 
@@ -31,7 +30,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair as the page shows it."""
+    """One pair of images."""
 
     sides: tuple[Side, Side]
     distance: float
@@ -41,7 +40,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Kind:
-    """The pairs of one kind: how many there are, and those that are shown."""
+    """Pairs of one kind: their counts, and the pairs that are shown."""
 
     name: str
     count: Mapping[str, int]
@@ -50,7 +49,11 @@ class Kind:
 
 
 def write_page(path: Path, table: ImageTable, report: CheckReport, near: NearReport) -> None:
-    """Writes the page of what was found in `table`. ImageError where an image has become unreadable meanwhile."""
+    """Write the page of the findings in `table`.
+
+    Raises:
+        ImageError: an image has become unreadable.
+    """
     counts = near.counts()
     kinds = [
         _kind(name, counts[name], list(pairs), table) for name, pairs in groupby(near.pairs, key=lambda pair: pair.kind)

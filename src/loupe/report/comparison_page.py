@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate as the page shows it. `color` is the name of its curve's, `number` its place among the curves."""
+    """One candidate. `color` names the colour of its curve, `number` its position among the curves."""
 
     name: str
     settings: str
@@ -133,7 +133,10 @@ def _cells(measured: CandidateFigures) -> list[Cell]:
         *(_metric(judged.metric(one.key), one) for one in beside_accuracy()),
         Cell(
             texts.count(parameters.total),
-            (f"{texts.count(parameters.trainable)} trainable", f"{texts.count(parameters.non_trainable)} not"),
+            (
+                f"{texts.count(parameters.trainable)} trainable",
+                f"{texts.count(parameters.non_trainable)} non-trainable",
+            ),
         ),
         Cell(
             texts.spent(measured.seconds),

@@ -1,4 +1,4 @@
-"""How far a run's confidence can be trusted, as figures, sentences and a table, from results.json alone."""
+"""Calibration, selective prediction and accuracy by group of a run, as figures, sentences and tables."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from loupe.report.content import NARROW_PX, WIDE_PX, Drawing
 from loupe.report.figures import FIRST, LINE, MUTED, SECOND, SURFACE
 
 HEIGHT_PX = 300
-FEWEST_IN_LINE = 10  # images of a bin; the line of the diagram passes by points that are little but chance
+FEWEST_IN_LINE = 10  # images of a bin; bins with fewer are not part of the line
 
 
 def shown(results: RunResults) -> dict[str, Any] | None:
-    """What the template `confidence.html` shows; None where the run has no such figures (as one of before them).
+    """Values of the template `confidence.html`; None if the run has no such figures, as in earlier versions.
 
-    Test images where the run has some, else those of validation; `part` says which.
+    They are of test images if the run has evaluated some, else of validation images; `part` names the split.
     """
     calibration, selective = results.calibration, results.selective
     if not calibration or not selective:
@@ -63,7 +63,7 @@ def is_fitted(temperature: FittedTemperature) -> bool:
 
 
 def _groups(per_group: GroupAccuracies | None) -> dict[str, Any] | None:
-    """The groups' rows, lowest accuracy first, and how many were left out; None where there are no rows to show."""
+    """Rows of the groups, lowest accuracy first, and the number left out; None without rows."""
     if not per_group or not per_group.rows:
         return None
     rows = sorted(per_group.rows, key=lambda row: row.accuracy.value or 0.0)
@@ -71,7 +71,7 @@ def _groups(per_group: GroupAccuracies | None) -> dict[str, Any] | None:
 
 
 def reliability(temperature: FittedTemperature, compared: CalibrationOfSplit, part: str) -> Drawing:
-    """The reliability diagram: accuracy against confidence, bin by bin, before and after the temperature."""
+    """Reliability diagram: accuracy against confidence by bin, before and after calibration."""
     series = [("before", _filled(compared.bins.before), MUTED)]
     if is_fitted(temperature):
         series.append(("after", _filled(compared.bins.after), FIRST))
@@ -92,7 +92,7 @@ def reliability(temperature: FittedTemperature, compared: CalibrationOfSplit, pa
 
 @dataclass(frozen=True)
 class _Bin:
-    """A bin of the diagram that holds images."""
+    """Bin of the diagram with images."""
 
     images: int
     confidence: float
@@ -115,7 +115,7 @@ def _bins_in_words(name: str, bins: Sequence[_Bin]) -> str:
 
 
 def _draw_bins(axes: Axes, bins: Sequence[_Bin], color: str, *, hollow: bool) -> None:
-    """Intervals as whiskers, points whose area grows with the images of their bin, and a line through all but few."""
+    """Intervals as whiskers, points with an area that grows with the images of the bin, and a line."""
     sure, right = [one.confidence for one in bins], [one.accuracy for one in bins]
     axes.vlines(sure, [one.low for one in bins], [one.high for one in bins], color=color, linewidth=1.2)
     line = [one for one in bins if one.images >= FEWEST_IN_LINE]
@@ -126,7 +126,7 @@ def _draw_bins(axes: Axes, bins: Sequence[_Bin], color: str, *, hollow: bool) ->
 
 
 def reliability_words(fitted: FittedTemperature, compared: CalibrationOfSplit, part: str) -> str:
-    """What the diagram says, in a sentence or two."""
+    """Conclusions from the reliability diagram."""
     error, loss = compared.ece, compared.log_loss
     if fitted.low is None or fitted.high is None:
         return (
@@ -135,24 +135,24 @@ def reliability_words(fitted: FittedTemperature, compared: CalibrationOfSplit, p
         )
     change, span = loss.change, f"{texts.number(fitted.low)} to {texts.number(fitted.high)}"
     low, high = (change.low or 0.0, change.high or 0.0) if change else (0.0, 0.0)
-    kept = " It was fitted on these images." if part == "validation" else ""
-    clear = "an improvement" if high < 0 else "a loss" if low > 0 else "no clear difference"
+    kept = " The temperature was fitted on these images." if part == "validation" else ""
+    clear = "better" if high < 0 else "worse" if low > 0 else "no significant difference"
     return (
-        f"On validation images the network was {_verdict(fitted.value, fitted.low, fitted.high)}: temperature "
-        f"{texts.number(fitted.value)} ({span}). On {part} images this takes the calibration error from "
+        f"On validation images the network is {_verdict(fitted.value, fitted.low, fitted.high)}: temperature "
+        f"{texts.number(fitted.value)} ({span}). On {part} images, calibration changes the calibration error from "
         f"{texts.number(error.before)} to {texts.number(error.after)}, and the log loss from "
-        f"{texts.number(loss.before)} to {texts.number(loss.after)}, {clear}.{kept}"
+        f"{texts.number(loss.before)} to {texts.number(loss.after)}: {clear}.{kept}"
     )
 
 
 def _verdict(value: float, low: float, high: float) -> str:
     if low <= 1 <= high:
-        return "neither clearly too sure nor too unsure"
-    return f"{'surer' if value > 1 else 'less sure'} than its accuracy warrants"
+        return "neither significantly overconfident nor underconfident"
+    return "overconfident" if value > 1 else "underconfident"
 
 
 def risk_coverage(curve: RiskCoverage, part: str) -> Drawing:
-    """The share of mistakes among the images that are kept, against the share that is kept, with its interval."""
+    """Risk–coverage curve: error rate among the classified images against their share, with its interval."""
     points = curve.points
     coverage, risk = [point.coverage for point in points], [point.risk for point in points]
     chosen = [min(points, key=lambda point: abs(point.coverage - share)) for share in (0.5, 0.8, 1.0)]
@@ -164,7 +164,7 @@ def risk_coverage(curve: RiskCoverage, part: str) -> Drawing:
         axes.fill_between(coverage, low, high, color=LINE, linewidth=0)
         axes.plot(coverage, risk, color=SECOND, marker="o" if len(points) == 1 else None)
         axes.set_xlim(0, 1.02)
-        # The first points are a few images each, whose intervals reach far above all that follows.
+        # The first points have few images, and much wider intervals than the others.
         axes.set_ylim(0, 1.15 * max(*high[len(high) // 10 :], *risk))
         _percents(axes, "coverage: share of images classified", "risk")
 
@@ -172,14 +172,13 @@ def risk_coverage(curve: RiskCoverage, part: str) -> Drawing:
 
 
 def curve_words(curve: RiskCoverage, part: str) -> str:
-    """What the curve says, in a sentence or two."""
+    """Conclusions from the risk–coverage curve."""
     points, area = curve.points, curve.area
     half = min(points, key=lambda point: abs(point.coverage - 0.5))
     return (
-        f"Of all {part} images {texts.percent(points[-1].risk)} are mistakes; of the surer half, "
-        f"{texts.percent(half.risk)}. The mean over all coverages, the area under the curve, is "
-        f"{texts.number(area.value)}{_span(area)}; confidence that says nothing would give "
-        f"{texts.number(points[-1].risk)}."
+        f"The error rate is {texts.percent(points[-1].risk)} on all {part} images, and {texts.percent(half.risk)} on "
+        f"the most confident half. The area under the risk–coverage curve is {texts.number(area.value)}{_span(area)}; "
+        f"uninformative confidence would give {texts.number(points[-1].risk)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the page of a run shows, gathered from the run directory's files; what has no file is empty or None."""
+"""Content of the page of a run, from the files of its directory; empty or None without a file."""
 
 import csv
 import math
@@ -16,14 +16,14 @@ from loupe.evaluate.results import Evaluation, RunResults
 from loupe.report import figures, texts
 from loupe.report.pictures import Pile, Piles
 
-MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond, a cell of the matrix has room for a colour alone
+MOST_CELLS_WITH_NUMBERS = 20  # classes; with more, cells have no room for numbers
 MOST_CLASSES_IN_MATRIX = 100
 WIDE_PX, NARROW_PX = 540, 330  # widths at which the figures are drawn: half a desk page, a phone
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure at two widths; the page shows the one that fits. `words` says what it shows."""
+    """One figure at two widths; the page shows the one that fits."""
 
     title: str
     wide: str
@@ -32,7 +32,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the confusion matrix: its images, their share of the row, and its pictures where it has any."""
+    """Cell of the confusion matrix: number of images, their share of the row, and its pictures."""
 
     count: int
     share: float
@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def strength(self) -> float:
-        """How strongly the cell is coloured: errors by the root of their share, so that rare ones can be seen."""
+        """Colour strength: for errors the square root of their share, so that rare ones are visible."""
         return round(self.share if self.hit else math.sqrt(self.share), 3)
 
 
@@ -73,7 +73,7 @@ def _finite(text: str | None) -> float | None:
 
 
 def curves(history: Sequence[Mapping[str, float | None]], kept_epoch: int | None) -> list[Drawing]:
-    """Loss and accuracy over the epochs, for training and validation; what was never measured is left out."""
+    """Figures of loss and accuracy over the epochs, for training and validation, as far as they were measured."""
     epochs = [int(row["epoch"] or 0) for row in history]
     stages = [row.get("stage") for row in history]
     starts = [epoch for epoch, before, stage in zip(epochs[1:], stages, stages[1:], strict=False) if stage != before]
@@ -104,7 +104,7 @@ def curves(history: Sequence[Mapping[str, float | None]], kept_epoch: int | None
 
 
 def _last(curve: figures.Curve, epochs: Sequence[int], kept_epoch: int | None) -> str:
-    """One curve in words, for who does not see it."""
+    """Alt text of one curve."""
     points = [(epoch, value) for epoch, value in zip(epochs, curve.values, strict=True) if value is not None]
     (first, start), (last, end) = points[0], points[-1]
     text = f"{curve.name.capitalize()}: from {start:.3f} at epoch {first} to {end:.3f} at epoch {last}"
@@ -121,7 +121,7 @@ def bar_drawing(title: str, values: Mapping[str, float], shown: Sequence[str], c
 
 
 def matrix(block: Evaluation, classes: Sequence[str], piles: Piles) -> Matrix | None:
-    """The confusion matrix as rows of cells; None for more classes than a page can show."""
+    """Confusion matrix as rows of cells; None with too many classes for a page."""
     if len(classes) > MOST_CLASSES_IN_MATRIX:
         return None
     rows = []
@@ -143,7 +143,7 @@ def matrix(block: Evaluation, classes: Sequence[str], piles: Piles) -> Matrix | 
 
 @dataclass(frozen=True)
 class Confusion:
-    """A frequent error: `share` is that of the true class's images."""
+    """Frequent error; `share` is the share of the images of the true class."""
 
     truth: str
     guess: str
@@ -155,7 +155,7 @@ class Confusion:
 def confusions(
     block: Evaluation, classes: Sequence[str], piles: Piles, most: int = 10, *, seed: int = 0
 ) -> list[Confusion]:
-    """The most frequent errors, of equal ones those that the seed draws; equal ones in the order of the classes."""
+    """Most frequent errors. Equal ones are drawn with the seed, and listed in the order of the classes."""
     found = [
         Confusion(classes[true], classes[guess], count, count / sum(counts), piles.get((true, guess)))
         for true, counts in enumerate(block.confusion_matrix)

@@ -1,6 +1,6 @@
-"""The pages of `loupe explain`: class activation maps over their images, and what filters respond to.
+"""Pages of `loupe explain`: class activation maps over their images, and images that activate filters.
 
-Each is one HTML file that needs no network, no script and no server.
+Each page is one HTML file that needs no network, script or server.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +21,10 @@ from loupe.report import texts
 from loupe.report.embed import LARGEST_PX, LOSSLESS_PX, source_of_pixels
 from loupe.report.template import render
 
-COLORS = "plasma"  # from dark to bright, in order for any eyes and in print
-STRENGTH = 0.8  # how much of the picture the strongest evidence covers
-DIMMED = 0.75  # how bright the picture is beneath, so that light parts of it are not taken for evidence
-NO_EVIDENCE = "nothing here speaks for it"
+COLORS = "plasma"  # monotonic in lightness, also for colour-blind readers and in grey print
+STRENGTH = 0.8  # opacity of the strongest evidence
+DIMMED = 0.75  # brightness of the picture below, so that its light areas do not look like evidence
+NO_EVIDENCE = "no positive evidence"
 LONG_NAMES = {"none": "no regularisation", "L2": "L2", "Gaussian blur": "Gaussian blur"}
 SHORT_NAMES = {"none": "none", "L2": "L2", "Gaussian blur": "blur"}
 
@@ -37,7 +37,7 @@ class Shown:
     alt: str
     caption: str
     note: str = ""
-    small: bool = False  # so small that its pixels are to be seen
+    small: bool = False  # its pixels are shown unsmoothed
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Card:
 
 
 def write_maps(path: Path, explanations: Iterable[Explanation], facts: Mapping[str, str], run: str) -> None:
-    """The page of class activation maps. `facts` are what stands beside the headline, such as the layer."""
+    """Write the page of class activation maps. `facts` are shown beside the headline, such as the layer."""
     cards = [_card(explanation) for explanation in explanations]
     missed = [card for card in cards if card.missed]
     right = [card for card in cards if not card.missed and card.truth is not None]
     unknown = [card for card in cards if card.truth is None]
     groups = (
-        ("missed", "Missed", missed),
-        ("right", "Right", right),
+        ("missed", "Misclassified", missed),
+        ("right", "Correct", right),
         ("images", "Images", unknown),
     )
     shown = {
@@ -75,9 +75,9 @@ def write_maps(path: Path, explanations: Iterable[Explanation], facts: Mapping[s
 
 
 def overlay(pixels: np.ndarray, map_HW: np.ndarray) -> np.ndarray:
-    """The picture in grey, under the map's colours where there is evidence; uint8 [H, W, 3].
+    """Overlay of the map's colours on the picture in grey; uint8 [H, W, 3].
 
-    Small pictures are enlarged, so that the map is not coarser than it is.
+    Small pictures are enlarged, so that the map keeps its resolution.
     """
     factor = max(1, LARGEST_PX // max(pixels.shape[:2]))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
@@ -87,7 +87,7 @@ def overlay(pixels: np.ndarray, map_HW: np.ndarray) -> np.ndarray:
 
 
 def _colored(grey: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Grey levels, and evidence from 0 to 1, both of any shape [...]: colours from 0 to 255, [..., 3]."""
+    """Colours [..., 3] from 0 to 255, from grey levels and evidence from 0 to 1, both [...]."""
     color = matplotlib.colormaps[COLORS](evidence)[..., :3] * 255
     cover = STRENGTH * evidence.clip(0, 1)[..., None] ** 0.7
     mixed: np.ndarray = (1 - cover) * DIMMED * grey[..., None] + cover * color
@@ -97,10 +97,10 @@ def _colored(grey: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 def write_filters(
     path: Path, responses: Iterable[FilterImages], ascent: AscentSettings, shapes: Mapping[str, Sequence[int]], run: str
 ) -> None:
-    """The page of what filters respond to; `shapes` has the [C, H, W] of each layer's map."""
+    """Write the page of images that activate filters; `shapes` has the [C, H, W] of each layer's map."""
     layers: list[dict[str, Any]] = []
-    for name, several in groupby(responses, key=lambda response: response.layer):
-        filters = [_filter(response) for response in several]
+    for name, of_layer in groupby(responses, key=lambda response: response.layer):
+        filters = [_filter(response) for response in of_layer]
         anchor, channels = f"layer{len(layers) + 1}", shapes[name][0]
         layers.append({"name": name, "anchor": anchor, "channels": channels, "shown": len(filters), "filters": filters})
     shown = {"run": run, "version": __version__, "layers": layers, "ascent": ascent, "facts": _settings(ascent)}
@@ -108,7 +108,7 @@ def write_filters(
 
 
 def _card(explanation: Explanation) -> Card:
-    seen = _shown(explanation.pixels, explanation.label or "the image", "as seen")
+    seen = _shown(explanation.pixels, explanation.label or "the image", "input")
     maps = [_map(explanation, name) for name in explanation.maps]
     return Card(
         explanation.path,

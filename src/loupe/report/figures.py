@@ -1,7 +1,7 @@
-"""Figures as SVG that takes its colours from the page it stands in, so that light, dark and print each get their own.
+"""Figures as SVG with the colours of the page around them, for light mode, dark mode and print.
 
-Matplotlib draws with stand-in colours; in the finished text each becomes a CSS variable. The text stays text, in the
-page's font. The same input gives the same bytes. Nothing here touches pyplot or any other state that is shared.
+Matplotlib draws with placeholder colours, which become CSS variables in the finished text. Text stays text, in the font
+of the page. The same input gives the same bytes. Neither pyplot nor other shared state is used.
 """
 
 import io
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Stand-ins are colours that nothing else draws with; matplotlib writes them in lower case.
+# Placeholder colours that nothing else draws with; matplotlib writes them in lower case.
 INK, MUTED, LINE, SURFACE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08", "#0a0b09", "#0a0b0a"
 SERIES = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
@@ -77,7 +77,7 @@ def learning_curve(
     stage_starts: Sequence[int] = (),
     percent: bool = False,
 ) -> str:
-    """An SVG of one quantity over the epochs; `label` says the same in words, for who does not see it.
+    """SVG of one quantity over the epochs; `label` is its alt text.
 
     `kept_epoch` gets a mark on every curve; `stage_starts` are the first epochs of the stages after the first.
     """
@@ -103,7 +103,7 @@ def learning_curve(
 
 
 def chart(draw: Callable[[Axes], None], *, label: str, width_px: int, height_px: int) -> str:
-    """An SVG of what `draw` puts on the axes, in the colours that are named above; `label` says the same in words."""
+    """SVG of what `draw` puts on the axes, in the colours above; `label` is its alt text."""
     with canvas(width_px, height_px) as figure:
         draw(figure.add_subplot())
         return svg(figure, label)
@@ -118,7 +118,7 @@ def bars(
     color: str = FIRST,
     bar_px: int = 30,
 ) -> str:
-    """An SVG of horizontal bars from zero, one for each named value, with its text at the bar's end."""
+    """SVG of horizontal bars from zero, one for each named value, with its text at the bar's end."""
     height_px = bar_px * len(values) + 8
     with canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
@@ -158,10 +158,10 @@ def grouped_bars(
     names_above: bool = False,
     bar_px: int = 18,
 ) -> str:
-    """An SVG of groups of two horizontal bars from zero, the reference's hollow, then the measured one's filled.
+    """SVG of groups of two horizontal bars from zero: a hollow one for the reference, a filled one for the measurement.
 
-    A group is its name, the reference and the measured bar; one that is None is left out, and the other stands in
-    the middle. `names_above` puts the names over their groups, for narrow figures, instead of at their left.
+    A group is its name, the reference bar and the measured bar; None leaves a bar out and centres the other.
+    `names_above` puts the names above their groups instead of left of them, for narrow figures.
     """
     step_px = 2 * bar_px + (bar_px + 8 if names_above else 10)
     with canvas(width_px, step_px * len(groups) + 8) as figure:
@@ -187,14 +187,14 @@ def grouped_bars(
 
 
 def _limit(groups: Sequence[tuple[str, Bar | None, Bar | None]], plot_px: int) -> float:
-    """How far the axis reaches, so that each bar has room for its text."""
+    """Upper end of the axis, with room for the text of each bar."""
     drawn = [bar for _, *pair in groups for bar in pair if bar is not None]
     ends = [bar.end / max(0.3, 1 - (7.5 * len(bar.text) + 8) / plot_px) for bar in drawn]
     return max(ends, default=0.0) or 1.0
 
 
 def _bar(axes: Axes, bar: Bar, at: float, *, thickness: float, gap: float, filled: bool) -> None:
-    """One bar with its whisker and its text. Hollow and filled can be told apart without colour."""
+    """One bar with its whisker and its text, hollow or filled, so that they differ without colour too."""
     edge = FIRST if filled else MUTED
     axes.barh(at, bar.value, height=thickness, color=FIRST if filled else SURFACE, edgecolor=edge, linewidth=1.2)
     if bar.low is not None and bar.high is not None:
@@ -204,12 +204,12 @@ def _bar(axes: Axes, bar: Bar, at: float, *, thickness: float, gap: float, fille
 
 
 def plain(name: str) -> str:
-    """A name that keeps to one line and holds no control characters, for which no font has a sign."""
+    """Name on one line, without control characters."""
     return "".join(sign if sign.isprintable() else " " for sign in name)
 
 
 def _draw(axes: Axes, epochs: Sequence[int], curve: Curve, kept_epoch: int | None) -> None:
-    """The line of one curve, with a dot where it stands alone, and a ring at the epoch whose weights were kept."""
+    """Line of one curve, a dot if it has one point, and a ring at the epoch whose weights were kept."""
     points = {epoch: value for epoch, value in zip(epochs, curve.values, strict=True) if value is not None}
     alone = "o" if len(points) == 1 else None
     axes.plot(list(points), list(points.values()), color=curve.color, marker=alone, markersize=5)
@@ -232,9 +232,9 @@ def canvas(width_px: int, height_px: int) -> Iterator[Figure]:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """The figure's SVG element alone, with CSS variables for colours, fit to stand in an HTML page beside others.
+    """SVG element of a figure with CSS variables for colours, safe to place in an HTML page beside others.
 
-    What has a gid of `series-1` and the like keeps it as a class, so that a page can show and hide it.
+    Elements with a gid such as `series-1` keep it as a class, so that a page can show and hide them.
     """
     text = io.StringIO()
     # Ids of clipping paths come from this salt and the path; with the label in it, no two figures of a page share one.

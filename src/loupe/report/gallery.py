@@ -1,6 +1,6 @@
-"""The images that a report shows, kept in the run directory so that the report needs nothing else.
+"""Images of a report, stored in the run directory so that the report needs no other data.
 
-What they may take is limited, so that the page can be opened, sent and kept: a page of 5 MB holds all of them.
+Their total size is limited, so that the page stays below 5 MB.
 """
 
 import io
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from loupe.files import write_atomic
 from loupe.report.embed import encode
 
-PAGE_BYTES = 4_600_000  # of the page of a run, for all pictures and what stands below them
-CAPTION_BYTES = 600  # what stands below one, in the page
+PAGE_BYTES = 4_600_000  # of the page of a run, for all pictures and their captions
+CAPTION_BYTES = 600  # of one picture in the page
 TEMPERATURE = b"loupe.temperature"  # in the file's metadata
 Role = Literal["sample", "original", "augmented", "missed", "hit"]
 
@@ -56,7 +56,7 @@ class Exhibit:
 
 
 def write(path: Path, exhibits: Iterable[Exhibit], temperature: float = 1.0) -> None:
-    """Writes the gallery as Parquet in the Hugging Face image layout: as many exhibits, from the first, as have room.
+    """Write the gallery as Parquet in the Hugging Face image layout: the first exhibits that fit.
 
     Exhibits beyond `PAGE_BYTES` are not taken from the iterable. `temperature` is that of their probabilities.
     """
@@ -67,16 +67,13 @@ def write(path: Path, exhibits: Iterable[Exhibit], temperature: float = 1.0) -> 
 
 
 def temperature(path: Path) -> float:
-    """What the probabilities in a gallery are calibrated by; 1 without such a file, and where it does not say so.
-
-    It does not where it is of a Loupe that did not calibrate them.
-    """
+    """Temperature of the probabilities in a gallery; 1 without a file, or in files of versions without calibration."""
     metadata = pq.read_schema(path).metadata if path.is_file() else None
     return float((metadata or {}).get(TEMPERATURE, b"1"))
 
 
 def _with_room(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The first rows that a page has room for. In it, three bytes of an image are four letters."""
+    """First rows that fit into a page, where base64 turns three bytes of an image into four characters."""
     room = PAGE_BYTES
     for row in rows:
         room -= CAPTION_BYTES + len(row["path"].encode()) + 4 * len(row["image"]["bytes"]) // 3

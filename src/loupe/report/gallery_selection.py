@@ -1,4 +1,4 @@
-"""Which images a report shows: samples, one image under augmentation, some of each cell of the confusion matrix."""
+"""Selection of the images of a report: samples, one image under augmentation, images of each confusion cell."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,8 +16,8 @@ from loupe.report.gallery import Exhibit
 
 SAMPLES = 40
 VIEWS = 11
-HARDEST = 200  # the misses of the highest loss, which come before everything else
-HITS = 24  # of each class: the least sure, and the surest
+HARDEST = 200  # misclassified images with the highest loss, which come first
+HITS = 24  # of each class: the least and the most confident
 TOP = 3  # classes named with their probabilities
 CHUNK_IMAGES = 64
 
@@ -25,7 +25,7 @@ CHUNK_IMAGES = 64
 def exhibits(
     images: Images, train_N: np.ndarray, augmenter: Augmenter, predictions: Predictions, split: str
 ) -> Iterator[Exhibit]:
-    """The gallery of a run, what matters most first; `predictions` are those of `split`, whose cells are shown.
+    """Gallery of a run, most important images first; `predictions` are those of `split`, whose cells are shown.
 
     Probabilities and losses are at the temperature of the predictions.
     """
@@ -35,7 +35,7 @@ def exhibits(
 
 
 def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
-    """Training images, the classes taking turns; of more classes than samples, those that the seed draws."""
+    """Training images, alternating between the classes; with more classes than samples, drawn with the seed."""
     label_N = images.table.labels[train_N]
     order_N = random.permutation(augmenter.seed, 0, np.arange(len(train_N)))
     turn_N = np.empty(len(train_N), np.int64)
@@ -51,7 +51,7 @@ def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Itera
 
 
 def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
-    """One training image, and what it looks like in the first epochs; nothing without augmentation."""
+    """One training image and its augmented views of the first epochs; nothing without augmentation."""
     if augmenter.spec == AugmentSpec():
         return
     row_B = random.permutation(augmenter.seed, 0, train_N)[:1]
@@ -69,7 +69,7 @@ def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterato
 def confusion_cells(
     images: Images, predictions: Predictions, split: str, preprocessing: Preprocessing, seed: int = 0
 ) -> Iterator[Exhibit]:
-    """Images of every cell of the confusion matrix. They are read as they are asked for: who asks may have no room."""
+    """Images of every cell of the confusion matrix, read lazily: the caller may stop early."""
     order_M = by_interest(predictions, seed)
     probability_NK, loss_N = predictions.probabilities_NK, losses(predictions)
     where = {path: row for row, path in enumerate(images.table.paths)}
@@ -92,11 +92,11 @@ def confusion_cells(
 
 
 def by_interest(predictions: Predictions, seed: int = 0) -> np.ndarray:
-    """Positions of the images worth showing, the most interesting first.
+    """Positions of the images to show, the most interesting first.
 
-    First the `HARDEST` misses of the highest loss. Then the cells of the
-    confusion matrix take turns: each gives its next miss from the highest loss down, or of the images it has right, of
-    which it gives `HITS`, the least sure and the surest by turns. Of equal losses the seed decides.
+    First the `HARDEST` misclassified images with the highest loss. Then the cells of the confusion matrix in turn:
+    each gives its next error by descending loss, or, of its correct images, alternately the least and the most
+    confident, up to `HITS`. The seed orders images of equal loss.
     """
     rows_M = np.flatnonzero(predictions.label >= 0)
     truth_M, guess_M = predictions.label[rows_M], predictions.predicted[rows_M]
@@ -118,14 +118,14 @@ def by_interest(predictions: Predictions, seed: int = 0) -> np.ndarray:
 
 
 def top_classes(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -> list[tuple[str, float]]:
-    """The most probable classes, and the true one where it is not among them."""
+    """Most probable classes, and the true one if it is not among them."""
     order_K = np.argsort(-probability_K, kind="stable")
     named = [*order_K[:TOP], *(index for index in order_K[TOP:] if index == truth)]
     return [(classes[index], float(probability_K[index])) for index in named]
 
 
 def _view(pixels_BHWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """The part of stored pixels that evaluation sees."""
+    """Crop of the stored pixels that evaluation uses."""
     border = (preprocessing.load_px - preprocessing.size_px) // 2
     side = slice(border, border + preprocessing.size_px)
     return pixels_BHWC[:, side, side]

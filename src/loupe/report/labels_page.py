@@ -35,7 +35,7 @@ def write_page(
         "others": doubtful,
         "first_shown": FIRST_SHOWN,
         "pairs": results.confused[:MOST_PAIRS],
-        "rows": [("all images", cells(effect.all)), ("images that are not suspects", cells(effect.unsuspected))],
+        "rows": [("all", cells(effect.all)), ("non-suspects", cells(effect.unsuspected))],
         "verdict": verdict(effect.all),
         "upward_bias": UPWARD_BIAS,
     }

@@ -1,4 +1,4 @@
-"""The pictures of a page: read from the gallery, and laid out by the cells of the confusion matrix."""
+"""Pictures of a page: read from the gallery, and grouped by the cells of the confusion matrix."""
 
 import math
 from collections import defaultdict
@@ -24,8 +24,8 @@ Gallery = Mapping[str, Sequence["Picture"]]
 class Picture:
     """An image of the gallery. `source` is a data URI; texts are those of the data, and hostile until escaped.
 
-    probability: of the predicted class. loss: −log of the probability of the true class; None where the gallery is of
-    a Loupe that kept none. top: the most probable classes and their probabilities, the true class among them.
+    probability: of the predicted class. loss: −log of the probability of the true class; None in galleries
+    of versions that stored none. top: the most probable classes and their probabilities, the true class among them.
     """
 
     source: str
@@ -56,7 +56,7 @@ class Pile:
 
     @property
     def anchor(self) -> str:
-        """The id of the pictures in the page. It is made of numbers: names may hold anything."""
+        """Id of the pictures in the page, made of numbers because class names can contain any character."""
         return f"cell-{self.truth}-{self.guess}"
 
 
@@ -64,7 +64,7 @@ Piles = Mapping[tuple[int, int], Pile]
 
 
 def read_gallery(path: Path) -> dict[str, list[Picture]]:
-    """The pictures of gallery.parquet by their role; none without such a file. LoupeError where it cannot be read."""
+    """Pictures of gallery.parquet by role; none without a file. LoupeError if it cannot be read."""
     roles: dict[str, list[Picture]] = {role: [] for role in ROLES}
     if not path.is_file():
         return roles
@@ -91,7 +91,7 @@ def _hardest_first(picture: Picture) -> float:
 
 
 def piles(gallery: Gallery, block: Evaluation, classes: Sequence[str]) -> dict[tuple[int, int], Pile]:
-    """The cells that have pictures, by (true, predicted) class; `block` has the confusion matrix they belong to."""
+    """Cells with pictures, by (true, predicted) class; `block` has the confusion matrix."""
     index = {name: number for number, name in enumerate(classes)}
     found: dict[tuple[int, int], list[Picture]] = defaultdict(list)
     for picture in (*gallery["missed"], *gallery["hit"]):
@@ -102,5 +102,5 @@ def piles(gallery: Gallery, block: Evaluation, classes: Sequence[str]) -> dict[t
 
 
 def in_reading_order(piles: Piles) -> Iterator[Pile]:
-    """Misses, the most frequent confusion first; then hits in the order of the classes."""
+    """Errors, the most frequent confusion first; then correct cells in the order of the classes."""
     yield from sorted(piles.values(), key=lambda pile: (pile.hit, pile.truth if pile.hit else -pile.count))

@@ -1,4 +1,4 @@
-"""What went into a run, as its page shows it: data, code, weights, machine, and the command that repeats it."""
+"""Receipt of a run for its page: data, code, weights, machine, and the command that repeats it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Group:
     rows: list[Row]
 
 
-# What is known by name: a key of `_facts`, and how the page calls it. What is not named here is shown as it is called.
+# Keys of `_facts` with their names on the page. Other keys are shown as they are.
 GROUPS = {
     "Data": {
         "dataset": "data set",
@@ -40,40 +40,40 @@ GROUPS = {
         "hashes.data": "hash of the images",
         "hashes.split": "hash of the split",
         "split_hash": "hash of the test split",
-        "test_looks": "looks at the test split",
+        "test_looks": "test-set evaluations",
     },
     "Code and weights": {
-        "loupe": "loupe",
-        "hashes.code": "hash of loupe's code",
+        "loupe": "Loupe",
+        "hashes.code": "hash of Loupe's code",
         "hashes.weights": "hash of the pretrained weights",
-        "python": "python",
-        "torch": "torch",
-        "numpy": "numpy",
-        "pillow": "pillow",
+        "python": "Python",
+        "torch": "PyTorch",
+        "numpy": "NumPy",
+        "pillow": "Pillow",
     },
-    "Machine and chance": {
+    "Machine and seed": {
         "seed": "seed",
         "device": "device",
         "precision": "precision",
-        "frozen_precision": "precision of what is frozen",
-        "gpu": "gpu",
+        "frozen_precision": "precision of frozen blocks",
+        "gpu": "GPU",
         "processor": "processor",
         "cores": "cores",
         "threads": "threads",
         "platform": "platform",
-        "date": "begun",
+        "date": "start",
     },
 }
 
 
 def receipt(results: RunResults | None, environment: RunEnvironment) -> list[Group]:
-    """The facts that the run's files have, in groups; what they lack is left out."""
+    """Recorded facts of a run in groups; unknown ones are left out."""
     facts = dict(_facts(results, environment))
     groups = [
         Group(title, [_row(name, facts.pop(key), key) for key, name in names.items() if key in facts])
         for title, names in GROUPS.items()
     ]
-    groups.append(Group("Also", [_row(key, value, key) for key, value in facts.items()]))
+    groups.append(Group("Other", [_row(key, value, key) for key, value in facts.items()]))
     return [group for group in groups if group.rows]
 
 
@@ -110,7 +110,7 @@ def _is_hash(key: str) -> bool:
 
 
 def repeat_command(run: Path, environment: RunEnvironment) -> str:
-    """Trains the run in this directory again, from its own recipe, and reports every number that differs."""
+    """Command that trains the run again from its own recipe, and reports all figures that differ."""
     data = printable(environment.data or "DATA")
     skip = ["--skip-damaged"] if environment.skip_damaged else []
     return command_line(["loupe", "train", data, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip])

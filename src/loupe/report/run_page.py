@@ -1,7 +1,7 @@
-"""The page of a run: one HTML file that needs no network and no server, made from the run directory alone.
+"""Page of a run: one HTML file that needs no network and no server, made from the run directory alone.
 
-It reads whole without its scripts: they open the pictures of a cell beside the confusion matrix, sort and filter the
-missed images, and copy commands.
+It is complete without its scripts, which open the pictures of a confusion cell, sort and filter the misclassified
+images, and copy commands.
 """
 
 from pathlib import Path
@@ -20,16 +20,17 @@ from loupe.report.receipt import receipt, repeat_command
 from loupe.report.template import render
 from loupe.rundir import RunDirectory
 
-NOTEBOOK_PX = 800  # the height of a cell; what is longer scrolls
-FIRST_MISSED = 24  # missed images that stand open; the others are one click away
+NOTEBOOK_PX = 800  # height of a cell; longer content scrolls
+FIRST_MISSED = 24  # misclassified images; the others are in a closed section
 STYLES = ("pictures.css",)
 SCRIPTS = ("matrix.js", "missed.js", "copy.js")
 
 
 def write_page(run_dir: Path) -> Path:
-    """Write `report.html` into a run directory, from whatever files the run has so far, and return its path.
+    """Write `report.html` into a run directory, from the files that the run has so far, and return its path.
 
-    LoupeError where the folder is no run, or one of its files is damaged or of another version.
+    Raises:
+        LoupeError: the folder is not a run, or one of its files is damaged or of another version.
     """
     run = RunDirectory(run_dir)
     if not run.file("recipe.yaml").is_file():
@@ -40,14 +41,14 @@ def write_page(run_dir: Path) -> Path:
 
 
 def in_notebook(run_dir: Path) -> str:
-    """A run's result, metrics and learning curves as HTML for a cell of a notebook, in a frame of their own."""
+    """Result, metrics and learning curves of a run as HTML for a notebook cell, in a frame."""
     whole = render("notebook.html", _gather(RunDirectory(run_dir)))
     frame = f'<iframe title="Loupe" sandbox srcdoc="{escape(whole)}" width="100%" height="{NOTEBOOK_PX}"'
     return f'{frame} style="border: 0"></iframe>'
 
 
 def _gather(run: RunDirectory) -> dict[str, Any]:
-    """Everything that the template names, from the run's files."""
+    """Values of the template, from the files of the run."""
     results = results_of(run)
     history = content.read_history(run.file("metrics.csv"))
     environment = environment_of(run)
@@ -82,7 +83,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
 
 
 def _from_results(results: RunResults, kept: pictures.Gallery) -> dict[str, Any]:
-    """What follows from results.json: headline, metrics, matrix, sizes and times. The test counts where it was made."""
+    """Values from results.json: headline, metrics, matrix, sizes and times, of the test split if it was evaluated."""
     classes, spent = results.classes, results.seconds
     part, block = next(
         ((name, block) for name, block in reversed(results.splits.items()) if block.images), (None, None)

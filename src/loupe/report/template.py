@@ -1,8 +1,7 @@
-"""From what a page shows to its HTML: one way of rendering for every page, so that all escape and look alike.
+"""Rendering of all pages from templates, with the same escaping and style.
 
-Names of classes, files and experiments come from other people. Every text is escaped by the template, and no text
-reaches a place where it could be anything but text. The page's own content security policy forbids requests, and every
-script but those of ours that stand in it, which it names by their hashes.
+Names of classes, files and experiments are untrusted. The templates escape all text, and use it only as text. The
+content security policy of a page forbids requests and all scripts except Loupe's own, which it names by hash.
 """
 
 from base64 import b64encode
@@ -23,19 +22,19 @@ FOLDER = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Script:
-    """A script as it stands in a page, and the hash by which the page's policy allows it (CSP Level 3, 2.3.1)."""
+    """Script in a page, and the hash by which the policy of the page allows it (CSP Level 3, 2.3.1)."""
 
     text: Markup
     sha256: str
 
 
 def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), scripts: Sequence[str] = ()) -> str:
-    """The template of that name as one HTML text, with `shown` as its values.
+    """Render a template as HTML, with `shown` as its values.
 
     Args:
-        name: of the template, in the folder of templates, as are the others.
-        styles: what the page has beside `report.css`, the style of all pages.
-        scripts: what runs at the page's end. A page must be whole without them.
+        name: template in the folder of templates.
+        styles: style sheets beside `report.css`, which all pages have.
+        scripts: scripts at the end of the page. A page must be readable without them.
     """
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -52,14 +51,14 @@ def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), s
         "spent": texts.spent,
         "counted": counted,
         "short": texts.short,
-        "drawn": Markup,  # only for what figures.py draws
+        "drawn": Markup,  # only for SVG from figures.py
     }
     style = Markup("\n").join(_own(file) for file in ("report.css", *styles))
     return environment.get_template(name).render(style=style, scripts=[_script(file) for file in scripts], **shown)
 
 
 def _own(file: str) -> Markup:
-    """A file of ours from among the templates, which needs no escaping."""
+    """Trusted file of the folder of templates, not escaped."""
     return Markup((FOLDER / file).read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: percent, intervals, durations, counts; and what Markdown texts share."""
+"""Numbers as text: percent, intervals, durations, counts; and tables in Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ UNIT = "\N{NO-BREAK SPACE}%"
 
 
 def count(value: float) -> str:
-    """A whole number with its thousands apart."""
+    """Whole number with thousands separators."""
     return f"{round(value):,}"
 
 
 def percent(fraction: float | None, decimals: int = 1) -> str:
-    """A fraction in percent; what is not all or nothing is never rounded to it."""
+    """Fraction in percent. Only 0 and 1 are shown as 0 % and 100 %; other values get more decimals."""
     if fraction is None:
         return UNDEFINED
     text = f"{100 * fraction:.{decimals}f}"
@@ -54,17 +54,17 @@ def duration(seconds: float | None) -> str:
 
 
 def spent(seconds: float | None) -> str:
-    """A time that was measured, or is not known."""
+    """Measured time, or `unknown`."""
     return "unknown" if seconds is None else log.duration(seconds)
 
 
 def short(name: str, most: int = 60) -> str:
-    """A name for a caption, cut where it is too long for one."""
+    """Name for a caption, shortened if it is too long."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table. Cells are Markdown already, and one line each."""
+    """Lines of a table. Cells are Markdown on one line."""
     ruled = "|" + "---|" * len(header)
     first, *others = ("| " + " | ".join(cells) + " |" for cells in (header, *rows))
     return [first, ruled, *others]

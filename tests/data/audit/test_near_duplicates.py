@@ -348,7 +348,7 @@ def test_the_page_shows_pairs_and_escapes_names(tmp_path, monkeypatch):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(found.pairs) == 3
     assert page.count("data:image/") == 4, "two pairs of two images"
-    assert "the 2 of the smallest distance are here" in page
+    assert "the 2 with the smallest distance are shown" in page
     assert "<script" not in page and "<img src=x" not in page and "&lt;script&gt;" in page
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
 
