@@ -1,20 +1,19 @@
-"""The learning rate as pure functions of the step (and, for a plateau, of the monitored values so far)."""
+"""Learning rates of steps, and L2 strengths of epochs with optimizer `logistic`, as pure functions."""
 
 import math
 from collections.abc import Sequence
 
-from loupe.config.optimizer import Cosine, OneCycle, Plateau, Step
+from loupe.config.optimizer import Cosine, Logistic, OneCycle, Plateau, Step
 from loupe.config.recipe import Stage
 
 
 def rate(stage: Stage, step: int, steps_per_epoch: int, monitored: Sequence[float]) -> float:
-    """The learning rate of a step of a stage.
+    """Learning rate of a step of a stage.
 
     Args:
-        stage: gives the rate, the schedule and the number of epochs.
-        step: counted from 0 at the start of the stage.
+        step: number of the step, from 0 at the start of the stage.
         steps_per_epoch: optimizer steps in one epoch.
-        monitored: one value for each epoch of the stage that is over, higher being better.
+        monitored: monitored metric after each finished epoch of the stage; higher is better. Only `plateau` uses it.
     """
     schedule = stage.schedule
     total = stage.epochs * steps_per_epoch
@@ -34,6 +33,16 @@ def rate(stage: Stage, step: int, steps_per_epoch: int, monitored: Sequence[floa
     return stage.lr
 
 
+def strength(stage: Stage, number: int) -> float:
+    """Strength of the L2 penalty in epoch `number`, from 0, of a stage with optimizer `logistic`.
+
+    Strengths are evenly spaced on a logarithmic scale; a single one is the geometric mean of the range.
+    """
+    assert isinstance(stage.optimizer, Logistic)
+    share = number / (stage.epochs - 1) if stage.epochs > 1 else 0.5
+    return float(stage.optimizer.strongest * (stage.optimizer.weakest / stage.optimizer.strongest) ** share)
+
+
 def stale_epochs(monitored: Sequence[float]) -> int:
     """Epochs since the best value (higher is better); the first of equal values counts as the best."""
     if not monitored:
@@ -43,12 +52,12 @@ def stale_epochs(monitored: Sequence[float]) -> int:
 
 
 def _between(start: float, end: float, progress: float) -> float:
-    """From start (progress 0) to end (progress 1) along half a cosine."""
+    """Value between `start` (progress 0) and `end` (progress 1) along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 def _one_cycle(schedule: OneCycle, step: int, total: int) -> float:
-    """As PyTorch's OneCycleLR with two cosine phases: the top is at step peak·total - 1."""
+    """Share of the rate in PyTorch's OneCycleLR with two cosine phases: the top is at step peak·total - 1."""
     top = schedule.peak * total - 1
     if step <= top:
         return _between(schedule.start_fraction, 1.0, step / top if top > 0 else 1.0)
@@ -56,7 +65,7 @@ def _one_cycle(schedule: OneCycle, step: int, total: int) -> float:
 
 
 def _plateaus(schedule: Plateau, monitored: Sequence[float]) -> int:
-    """How often the rate has been lowered, as Keras's ReduceLROnPlateau counts: each time the wait starts anew."""
+    """Number of times that Keras's ReduceLROnPlateau would have lowered the rate: each time the wait starts anew."""
     best, wait, lowered = -math.inf, 0, 0
     for value in monitored:
         if value > best:

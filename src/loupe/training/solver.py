@@ -4,8 +4,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from loupe.config.optimizer import Logistic
-from loupe.config.recipe import Stage
 from loupe.config.resolved import ResolvedStage
 from loupe.data.memory import free_bytes
 from loupe.data.pixels.batches import room_bytes
@@ -15,6 +13,7 @@ from loupe.evaluate.inference import batch_size
 from loupe.log import logger, progress_bar, size_text
 from loupe.models.classifier import Classifier
 from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds
+from loupe.training.schedules import strength
 from loupe.training.stage_data import StageData, views_of
 from loupe.training.train_step import TrainStep
 
@@ -64,13 +63,6 @@ def _check_finite(features: torch.Tensor) -> None:
             "what is frozen gives features that are not finite. Its weights are damaged, or the precision is too low "
             "for them: try --precision fp32."
         )
-
-
-def strength(stage: Stage, number: int) -> float:
-    """The strength that the stage's epoch `number`, from 0, tries; the middle of the range where there is but one."""
-    assert isinstance(stage.optimizer, Logistic)
-    share = number / (stage.epochs - 1) if stage.epochs > 1 else 0.5
-    return float(stage.optimizer.strongest * (stage.optimizer.weakest / stage.optimizer.strongest) ** share)
 
 
 class Solver:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Stage
 from loupe.log import duration
-from loupe.training.solver import strength
+from loupe.training.schedules import strength
 
 Row = dict[str, Any]
 LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
