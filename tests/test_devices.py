@@ -129,7 +129,7 @@ def timed(train_N, images=None, batch_size=32, part="all"):
 
 
 def test_a_step_of_a_whole_batch_takes_as_many_images_however_few_there_are(taken):
-    timed(np.resize(np.arange(20), 64), images=64).one("fp32")
+    timed(np.resize(np.arange(20), 64), images=64).first_step("fp32")
     assert taken == [64]
 
 

@@ -274,7 +274,7 @@ def test_arrays_of_the_cache_are_read_or_made_again(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(ValueError):
         array_file.mapped(path)
-    assert activations.opened(path.parent) is None
+    assert activations.load(path.parent) is None
     assert not path.parent.exists()
 
 

@@ -73,7 +73,7 @@ def main() -> None:
             validate=lambda network, work: NOT_MEASURED,
             checkpoints=Checkpoints(Path(folder)),
             on_epoch=lambda history: None,
-            arithmetic=Compute(feed.device, precision),
+            compute=Compute(feed.device, precision),
             class_weights_K=None,
             monitor=recipe.monitor,
             keep_best=False,

@@ -106,7 +106,7 @@ def test_where_only_the_head_learns_a_gpu_is_timed_on_what_is_frozen(passes):
     assert chosen == "fp32"
     assert set(seen) == {precision.PASS_BATCH}
     assert len(seen) == 3 * (1 + precision.TIMED_STEPS), "three times, and nothing of the head's training"
-    assert "32 images' frozen pass takes fp32" in reason
+    assert "32 images through the frozen blocks takes fp32" in reason
 
 
 def test_a_head_on_a_cpu_is_computed_in_fp32_and_nothing_is_timed(passes):

@@ -52,7 +52,7 @@ def test_a_damaged_last_one_falls_back_to_the_one_before(tmp_path, victim, damag
     found = saved.load_last()
     assert found is not None
     assert found.values["step"] == 2
-    assert "going back" in caplog.text
+    assert "save-00000003" in caplog.text
     saved.save_last(snapshot(4))
     kept = sorted(path.name for path in (tmp_path / "last").iterdir())
     assert kept == ["save-00000002", "save-00000003"], "the damaged one is gone and the good one before is kept"

@@ -1,4 +1,4 @@
-"""What is frozen is computed once, and nothing else changes."""
+"""Outputs of frozen blocks are computed once, and results do not change."""
 
 import csv
 import json
@@ -117,7 +117,7 @@ def test_test_images_wait_for_the_last_stage(tmp_path, computed):
 
 def test_views_share_one_budget_of_the_device():
     views = [np.zeros(size, np.float32) for size in (10, 30, 15)]
-    placed = activation_loader.placed(views, torch.device("meta"), room_bytes=100)
+    placed = activation_loader.on_device(views, torch.device("meta"), room_bytes=100)
     assert [rows.device.type for rows in placed] == ["meta", "cpu", "meta"]
 
 
@@ -149,7 +149,7 @@ def test_of_activations_that_were_kept_without_their_time_the_time_is_unknown(tm
     found = FrozenPass(*[None] * 8)
     for name, spent in (("known", 2.5), ("known", 5.0), ("unknown", None), ("known", None)):
         found._count(tmp_path / name)
-        assert found.spent == spent
+        assert found.computed_seconds == spent
 
 
 def test_the_model_predicts_from_raw_images_what_it_was_evaluated_at(tmp_path, monkeypatch):
@@ -313,7 +313,7 @@ def test_a_full_disk_falls_back_to_computing_anew_and_says_so(tmp_path, monkeypa
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: usage)
     run = trained(tmp_path, "full", stage)
-    assert "computed anew in every epoch. Set LOUPE_CACHE" in (run.path / "train.log").read_text()
+    assert "run in every epoch. Set LOUPE_CACHE" in (run.path / "train.log").read_text()
     np.testing.assert_allclose(logits(run), logits(kept), atol=5e-3)
 
 
@@ -376,7 +376,7 @@ def test_a_pass_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, com
             yield part
 
     monkeypatch.setattr(FrozenPass, "_rows", stopped_after)
-    monkeypatch.setattr(activations, "SAFE_EVERY_BYTES", 1)
+    monkeypatch.setattr(activations, "SYNC_EVERY_BYTES", 1)
     stage = {"epochs": 2, "part": "head", "batch_size": 32}
     with pytest.raises(InterruptedRunError, match="--resume"):
         trained(tmp_path, "cut", stage)
@@ -404,11 +404,11 @@ def test_rows_that_are_not_safe_are_made_again(tmp_path):
         yield rows[first:]
 
     def make(parts, every):
-        activations.SAFE_EVERY_BYTES, old = every, activations.SAFE_EVERY_BYTES
+        activations.SYNC_EVERY_BYTES, old = every, activations.SYNC_EVERY_BYTES
         try:
-            return activations.kept(tmp_path, "key", rows.shape, np.float32, parts, lambda: None)
+            return activations.load_or_compute(tmp_path, "key", rows.shape, np.float32, parts, lambda: None)
         finally:
-            activations.SAFE_EVERY_BYTES = old
+            activations.SYNC_EVERY_BYTES = old
 
     with pytest.raises(RuntimeError):
         make(killed, 1)
@@ -608,10 +608,10 @@ def test_activations_begun_and_damaged_are_computed_from_the_first_on(tmp_path):
         asked: list[int] = []
         key = f"key{begins}"
         with pytest.raises(RuntimeError):
-            activations.kept(tmp_path, key, rows.shape, np.float32, stopped, lambda: None)
+            activations.load_or_compute(tmp_path, key, rows.shape, np.float32, stopped, lambda: None)
         file = tmp_path / f".{key}" / "activations.npy"
         data = file.read_bytes()
         file.write_bytes(data[: len(data) - len(change)] + change)
-        kept = activations.kept(tmp_path, key, rows.shape, np.float32, whole, lambda: None)
+        kept = activations.load_or_compute(tmp_path, key, rows.shape, np.float32, whole, lambda: None)
         np.testing.assert_array_equal(kept, rows)
         assert asked == [begins]

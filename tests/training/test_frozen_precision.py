@@ -1,4 +1,4 @@
-"""What is frozen has a precision of its own: a faster one only where the features stay the same."""
+"""Precision of frozen blocks: a faster one only where the features stay the same."""
 
 import copy
 
@@ -131,7 +131,7 @@ def test_an_engine_is_built_again_only_for_other_weights_blocks_or_precision(mon
     monkeypatch.setattr("loupe.models.engine.engine", lambda *key: (built.append(key), ""))
     engines, trunk = Engines(), model().trunk
     whole, half = Compute(CPU, "fp32"), Compute(CPU, "bf16")
-    for blocks, arithmetic, number in (
+    for blocks, compute, number in (
         (trunk, whole, 1),
         (copy.deepcopy(trunk), whole, 1),
         (trunk, half, 2),
@@ -139,7 +139,7 @@ def test_an_engine_is_built_again_only_for_other_weights_blocks_or_precision(mon
         (model(nn.ReLU()).trunk[:1], half, 3),
         (trunk, half, 4),
     ):
-        engines.of(blocks, arithmetic, 8)
+        engines.of(blocks, compute, 8)
         assert len(built) == number
     with torch.no_grad():
         trunk[0].bias += 1
@@ -154,9 +154,9 @@ def test_a_plan_times_what_is_frozen_in_the_precision_that_the_run_will_take(
     built = []
     whole = Engines.of
 
-    def noted(self, blocks, arithmetic, size_px):
-        built.append(arithmetic.precision)
-        return whole(self, blocks, arithmetic, size_px)
+    def noted(self, blocks, compute, size_px):
+        built.append(compute.precision)
+        return whole(self, blocks, compute, size_px)
 
     monkeypatch.setattr(precision, "agreement", lambda *_, **__: cosine)
     monkeypatch.setattr(Engines, "of", noted)

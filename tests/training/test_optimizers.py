@@ -193,7 +193,7 @@ def test_what_dead_units_leave_in_an_optimizer_is_forgotten_and_moves_no_weight(
                 parameter.grad.zero_()
         optimizer.step()
     twin, twins = copy.deepcopy((model, optimizer))
-    optimizers.forget(optimizer)
+    optimizers.flush_subnormals(optimizer)
     smallest = torch.finfo(torch.float32).tiny
     left = [value[value != 0].abs() for _, value in memory(twins)]
     assert any(values.numel() and values.min() < smallest for values in left)

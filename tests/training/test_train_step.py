@@ -24,7 +24,7 @@ SPEC = CnnSpec(name="tiny", blocks=(), hidden=(Dense(units=8),))
 CLASSES = ("a", "b", "c")
 
 
-def learner(stage: Stage, weights_K: torch.Tensor | None = None) -> TrainStep:
+def train_step(stage: Stage, weights_K: torch.Tensor | None = None) -> TrainStep:
     model = cnn(SPEC, PIXELS, CLASSES, seed=0)
     return TrainStep(model, stage, Augmenter(stage.augment, PIXELS, 0), Compute(CPU, "fp32"), weights_K)
 
@@ -47,7 +47,7 @@ PLAIN = Sgd(momentum=0.0, nesterov=False)
 def test_the_loss_and_the_step_are_those_written_out(smoothing, weights):
     """Weighted cross-entropy divided by the number of images, as Keras's class_weight does."""
     weights_K = None if weights is None else torch.tensor(weights)
-    made = learner(Stage(epochs=1, optimizer=PLAIN, label_smoothing=smoothing), weights_K)
+    made = train_step(Stage(epochs=1, optimizer=PLAIN, label_smoothing=smoothing), weights_K)
     twin, given = copy.deepcopy(made.model), batch()
     logp_BK = F.log_softmax(twin(given.x_BCHW.float() / 255), dim=1)
     target_BK = F.one_hot(given.y_B, 3) * (1 - smoothing) + smoothing / 3
@@ -62,7 +62,7 @@ def test_the_loss_and_the_step_are_those_written_out(smoothing, weights):
 
 def test_mixed_images_learn_the_shares_of_both_classes():
     stage = Stage(epochs=1, optimizer=PLAIN, augment=AugmentSpec(mixup_alpha=1.0))
-    made, given, other = learner(stage), batch(0), batch(1)
+    made, given, other = train_step(stage), batch(0), batch(1)
     twin = copy.deepcopy(made.model)
     plain = [made.augmenter.train(part.x_BCHW, part.index_B, 0) for part in (given, other)]
     mixed_BCHW, weight_B = made.augmenter.mix(*plain, given.index_B, 0)
@@ -73,7 +73,7 @@ def test_mixed_images_learn_the_shares_of_both_classes():
 
 
 def test_clipping_bounds_the_whole_gradient():
-    before = learner(Stage(epochs=1, optimizer=PLAIN, clip_norm=1e-3))
+    before = train_step(Stage(epochs=1, optimizer=PLAIN, clip_norm=1e-3))
     start = copy.deepcopy(before.model)
     step(before, batch(), lr=1.0)
     moved = [(a - b).flatten() for a, b in zip(before.model.parameters(), start.parameters(), strict=True)]
@@ -82,7 +82,7 @@ def test_clipping_bounds_the_whole_gradient():
 
 @pytest.mark.parametrize(("steps", "left"), [(199, True), (200, False)])
 def test_what_an_optimizer_remembers_in_subnormal_numbers_is_forgotten_every_hundred_steps(monkeypatch, steps, left):
-    made = learner(Stage(epochs=1, lr=0.1, optimizer=Sgd(momentum=0.9)))
+    made = train_step(Stage(epochs=1, lr=0.1, optimizer=Sgd(momentum=0.9)))
     step(made, batch())
     buffers = [state["momentum_buffer"].fill_(1e-40) for state in made.optimizer.state.values()]
     monkeypatch.setattr(made.scaler, "step", lambda _: None)  # which would fill them anew
@@ -92,7 +92,7 @@ def test_what_an_optimizer_remembers_in_subnormal_numbers_is_forgotten_every_hun
 
 
 def test_the_average_follows_its_formula():
-    made = learner(Stage(epochs=1, optimizer=PLAIN, ema_decay=0.9))
+    made = train_step(Stage(epochs=1, optimizer=PLAIN, ema_decay=0.9))
     expected = [parameter.detach().clone() for parameter in made.model.parameters()]
     for updates in range(12):
         made.step(batch(updates), None, epoch=0, step=updates, steps=updates, lr=0.1)
@@ -144,8 +144,8 @@ def test_auto_takes_a_reduced_precision_only_where_it_pays():
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_l2_term_is_that_of_the_network_which_is_evaluated(ema):
     """Keras adds l2 · Σw² over the kernels to the loss that it calls val_loss."""
-    made = learner(Stage(epochs=1, optimizer=PLAIN, l2=0.01, ema_decay=ema))
+    made = train_step(Stage(epochs=1, optimizer=PLAIN, l2=0.01, ema_decay=ema))
     step(made, batch())
     kernels = [value for name, value in made.result.named_parameters() if name.endswith("weight")]
     assert made.penalty() == pytest.approx(0.01 * sum((kernel**2).sum().item() for kernel in kernels), rel=1e-6)
-    assert learner(Stage(epochs=1)).penalty() == 0
+    assert train_step(Stage(epochs=1)).penalty() == 0

@@ -166,7 +166,7 @@ class Planner:
         step = times[fastest] * stage.batch_size / steps.images
         train, evaluated = len(self.split.train), len(self.split.val)
         if steps.images < (whole := min(stage.batch_size, train)):  # to measure the memory of a whole batch
-            timed(train_N=np.resize(_every(loader), whole), images=whole).one(fastest)
+            timed(train_N=np.resize(_every(loader), whole), images=whole).first_step(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch
 

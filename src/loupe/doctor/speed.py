@@ -60,8 +60,8 @@ def products() -> Iterator[Finding]:
     for device in dict.fromkeys(("cpu", choose_device("auto").type)):
         speeds = {}
         for precision in precisions(torch.device(device)):
-            arithmetic = Compute(torch.device(device), precision)
-            speeds[precision] = _product(arithmetic)
+            compute = Compute(torch.device(device), precision)
+            speeds[precision] = _product(compute)
         said = ", ".join(f"{precision} {speed / 1e9:,.0f}" for precision, speed in speeds.items())
         yield Finding(
             f"products, {device}",
@@ -70,14 +70,14 @@ def products() -> Iterator[Finding]:
         )
 
 
-def _product(arithmetic: Compute) -> float:
+def _product(compute: Compute) -> float:
     """Floating-point operations per second."""
-    side = SIDE[arithmetic.device.type]
-    factor = torch.ones(side, side, device=arithmetic.device, dtype=DTYPES[arithmetic.precision])
+    side = SIDE[compute.device.type]
+    factor = torch.ones(side, side, device=compute.device, dtype=DTYPES[compute.precision])
 
     def multiply() -> None:
         factor @ factor
-        arithmetic.synchronize()
+        compute.synchronize()
 
     return 2 * side**3 * rate(multiply)
 
@@ -88,17 +88,17 @@ def training() -> Iterator[Finding]:
     classes = tuple("0123456789")
     preprocessing = Preprocessing(size_px=SIZE_PX, load_px=SIZE_PX)
     model = build(recipe.model, preprocessing, classes, seed=0).to(device)
-    arithmetic = Compute(device, "fp32")
+    compute = Compute(device, "fp32")
     stage = recipe.stages[0]
-    learner = TrainStep(model, stage, Augmenter(stage.augment, preprocessing, 0), arithmetic, None)
+    train_step = TrainStep(model, stage, Augmenter(stage.augment, preprocessing, 0), compute, None)
     random = np.random.default_rng(0)
     x_BHWC = torch.from_numpy(random.integers(0, 256, (BATCH, SIZE_PX, SIZE_PX, 3), dtype=np.uint8))
     y_B = torch.from_numpy(random.integers(0, len(classes), BATCH))
     batch = Batch(x_BHWC.permute(0, 3, 1, 2).to(device), y_B.to(device), np.arange(BATCH))
 
     def step() -> None:
-        learner.step(batch, None, epoch=0, step=0, steps=0, lr=1e-3)
-        arithmetic.synchronize()
+        train_step.step(batch, None, epoch=0, step=0, steps=0, lr=1e-3)
+        compute.synchronize()
 
     images = BATCH * rate(step)
     said = f"{images:,.0f} images/s on {device} ({recipe.model.name}, {SIZE_PX} px, batch {BATCH}, fp32)"

@@ -31,26 +31,26 @@ class Engine(Protocol):
         """float32 [B, ...] for each batch of inputs [B, 3, H, W], in their order; maps as [B, H, W, C]."""
 
 
-def engine_name(arithmetic: Compute) -> str:
+def engine_name(compute: Compute) -> str:
     """Which of the two will compute, and of what version; without building it."""
-    if arithmetic.device.type == "cpu" and arithmetic.precision != "fp16" and find_spec("openvino"):
+    if compute.device.type == "cpu" and compute.precision != "fp16" and find_spec("openvino"):
         return f"openvino {version('openvino')}"
     return f"torch {torch.__version__}"
 
 
-def engine(blocks: nn.Sequential, arithmetic: Compute, size_px: int) -> tuple[Engine, str]:
+def engine(blocks: nn.Sequential, compute: Compute, size_px: int) -> tuple[Engine, str]:
     """The fastest there is for these blocks, and a word about why it is not OpenVINO where it might be."""
-    if arithmetic.device.type != "cpu" or arithmetic.precision == "fp16":
-        return TorchEngine(blocks, arithmetic), ""
+    if compute.device.type != "cpu" or compute.precision == "fp16":
+        return TorchEngine(blocks, compute), ""
     try:
         import openvino  # noqa: F401  # an extra, and it takes a second to import
     except ImportError:
-        return TorchEngine(blocks, arithmetic), "pip install openvino lets OpenVINO compute it, which is faster"
+        return TorchEngine(blocks, compute), "pip install openvino lets OpenVINO compute it, which is faster"
     try:
-        return OpenVinoEngine(blocks, arithmetic, size_px), ""
+        return OpenVinoEngine(blocks, compute, size_px), ""
     except Exception as error:  # its converter and its compiler raise classes of their own
         reason = " ".join(str(error).split())[:200]
-        return TorchEngine(blocks, arithmetic), f"OpenVINO cannot run these blocks ({reason}): PyTorch does"
+        return TorchEngine(blocks, compute), f"OpenVINO cannot run these blocks ({reason}): PyTorch does"
 
 
 class Engines:
@@ -59,12 +59,12 @@ class Engines:
     def __init__(self) -> None:
         self._built: dict[tuple[str, Compute, int], tuple[Engine, str]] = {}
 
-    def of(self, blocks: nn.Sequential, arithmetic: Compute, size_px: int) -> tuple[Engine, str]:
+    def of(self, blocks: nn.Sequential, compute: Compute, size_px: int) -> tuple[Engine, str]:
         """What `engine` gives, built now where the one before was of other blocks, weights or precision."""
-        key = (digest_of(blocks), arithmetic, size_px)
+        key = (digest_of(blocks), compute, size_px)
         if key not in self._built:
             self._built.clear()  # it holds the weights once more
-            self._built[key] = engine(blocks, arithmetic, size_px)
+            self._built[key] = engine(blocks, compute, size_px)
         return self._built[key]
 
 
@@ -80,13 +80,13 @@ def digest_of(blocks: nn.Sequential) -> str:
 class TorchEngine:
     """PyTorch, in the precision of the run."""
 
-    def __init__(self, blocks: nn.Module, arithmetic: Compute) -> None:
+    def __init__(self, blocks: nn.Module, compute: Compute) -> None:
         self.blocks = blocks
-        self.arithmetic = arithmetic
-        self.name = f"pytorch-{arithmetic.precision}"
+        self.compute = compute
+        self.name = f"pytorch-{compute.precision}"
 
     def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:
-        on_gpu = self.arithmetic.device.type == "cuda"
+        on_gpu = self.compute.device.type == "cuda"
         busy: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
         for x_BCHW in inputs:
             busy.append(self._begun(x_BCHW))
@@ -97,14 +97,14 @@ class TorchEngine:
 
     def _begun(self, x_BCHW: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
         """The answer, and on CUDA the event of its arrival: it is still on its way to pinned memory there."""
-        with torch.inference_mode(), self.arithmetic.autocast():
+        with torch.inference_mode(), self.compute.autocast():
             made = self.blocks(x_BCHW)
         made = made.float() if made.is_floating_point() else made
-        if self.arithmetic.device.type != "cuda":
+        if self.compute.device.type != "cuda":
             return made.cpu(), None
         rows = made.to("cpu", non_blocking=True)
         arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrival.record(torch.cuda.current_stream(self.arithmetic.device))
+        arrival.record(torch.cuda.current_stream(self.compute.device))
         return rows, arrival
 
 
@@ -117,7 +117,7 @@ def _arrived(rows: Tensor, arrival: torch.cuda.Event | None) -> Array:
 class OpenVinoEngine:
     """OpenVINO's CPU plugin, with as many threads as PyTorch has."""
 
-    def __init__(self, blocks: nn.Sequential, arithmetic: Compute, size_px: int) -> None:
+    def __init__(self, blocks: nn.Sequential, compute: Compute, size_px: int) -> None:
         import openvino as ov
 
         with warnings.catch_warnings():
@@ -127,7 +127,7 @@ class OpenVinoEngine:
         prepared = ov.preprocess.PrePostProcessor(network)
         prepared.input().tensor().set_layout(ov.Layout("NHWC"))  # how our batches lie in memory
         prepared.input().model().set_layout(ov.Layout("NCHW"))
-        precision = "bf16" if arithmetic.precision == "bf16" else "f32"
+        precision = "bf16" if compute.precision == "bf16" else "f32"
         options = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "THROUGHPUT",

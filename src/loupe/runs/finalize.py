@@ -63,7 +63,7 @@ class RunFinalizer:
         model.temperature = temperature.value
         test_hash = self._test_hash()
         looks = self._looks(test_hash, looked="test" in parts)
-        bundle.save(self.directory.model, model, self.recipe.model, preparation.arithmetic.precision)
+        bundle.save(self.directory.model, model, self.recipe.model, preparation.compute.precision)
         evaluations = write_evaluation(
             self.directory, self.recipe, model.preprocessing, self.images, self.split, parts, temperature
         )
@@ -93,7 +93,7 @@ class RunFinalizer:
         """Of each split that may be looked at and is not empty."""
         source, first = preparation.evaluation()
         return {
-            name: inference.predictions(model, source, self.images, rows_N, preparation.arithmetic, first)
+            name: inference.predictions(model, source, self.images, rows_N, preparation.compute, first)
             for name, rows_N in self._rows().items()
             if len(rows_N)
         }

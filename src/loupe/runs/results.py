@@ -75,9 +75,9 @@ def assemble(
         stopped=state.stopped,
         seconds=_seconds(history, preparation, load_seconds, evaluate_seconds),
         images_per_second=round(fmean(row["images_per_second"] for row in history), 1),
-        precision=preparation.arithmetic.precision,
-        frozen_precision=preparation.frozen_arithmetic.precision if model.frozen else None,
-        device=str(preparation.arithmetic.device),
+        precision=preparation.compute.precision,
+        frozen_precision=preparation.frozen_compute.precision if model.frozen else None,
+        device=str(preparation.compute.device),
         damaged=images.damaged,
         unread=tuple(
             UnreadImages(label=group.label, format=group.format, images=len(group.paths))

@@ -16,16 +16,17 @@ from loupe.training.activations import Array
 
 @dataclass(frozen=True)
 class ActivationLoader:
-    """Activations as batches, in the place of images.
+    """Loader of activations in place of images.
 
     Attributes:
-        views: one array for each view of the images, [N, ...]; `turn` says which of them the epoch gets.
-        place_N: where an image's row of the table lies in them; -1 where it does not.
-        first_epoch: the epoch that gets the first view.
+        views: one array [N, ...] for each view of the images.
+        view_row_N: row in these arrays of each image of the table; -1 if the image is not in them.
+        first_epoch: epoch that uses the first view.
+        turn: index of the view that `batches` reads.
     """
 
     views: tuple[Tensor, ...]
-    place_N: np.ndarray
+    view_row_N: np.ndarray
     labels_N: Tensor
     device: torch.device
     first_epoch: int = 0
@@ -36,11 +37,11 @@ class ActivationLoader:
         return replace(self, turn=(epoch - self.first_epoch) % len(self.views))
 
     def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        """Activations of the images of `order`, in batches, from batch number `first` on."""
+        """Batches of the activations of the images of `order`, from batch number `first` on."""
         rows = self.views[self.turn]
         for index_B in cut(order, batch_size)[first:]:
-            where_B = torch.from_numpy(self.place_N[index_B]).to(rows.device)
-            x = rows.index_select(0, where_B).to(self.device).float()
+            view_row_B = torch.from_numpy(self.view_row_N[index_B]).to(rows.device)
+            x = rows.index_select(0, view_row_B).to(self.device).float()
             y_B = self.labels_N.index_select(0, torch.from_numpy(index_B).to(self.device))
             yield Batch(x.permute(0, 3, 1, 2) if x.ndim == 4 else x, y_B, index_B)
 
@@ -72,13 +73,13 @@ class CyclicAugment:
         return self.augmenter.train(x_BCHW, index_B, self.first_epoch + turn)
 
 
-def placed(views: Sequence[Array], device: torch.device, room_bytes: int) -> tuple[Tensor, ...]:
-    """The views that fit into the room, in their order, copied to the device; the others where they are.
+def on_device(views: Sequence[Array], device: torch.device, room_bytes: int) -> tuple[Tensor, ...]:
+    """Views as tensors; those that fit into `room_bytes`, taken in order, are copied to the device.
 
-    One budget for all of them: the network that trains on them, and its gradients, need the rest of a GPU.
+    The budget is for all views together: the network that trains on them, and its gradients, need the rest of a GPU.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that the memory is not to be written to, and nobody does
+        warnings.simplefilter("ignore")  # PyTorch warns that the arrays are read-only; nothing writes to them
         rows = [torch.from_numpy(view) for view in views]
     for number, view in enumerate(views):
         if view.nbytes <= room_bytes:

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights."""
+"""Exponential moving average of a network's weights."""
 
 import copy
 
@@ -8,9 +8,9 @@ from loupe.models.classifier import Classifier
 
 
 class WeightAverage:
-    """A copy of the model that follows it: average ← d · average + (1 - d) · weights.
+    """Copy of a model with averaged weights: average ← d · average + (1 - d) · weights.
 
-    d is `decay`, but at most (1 + n) / (10 + n) at the n-th update, so that the random first weights are soon forgotten
+    d is `decay`, but at most (1 + n) / (10 + n) at the n-th update, so that the random first weights soon count little
     (Abadi et al. 2016, TensorFlow's ExponentialMovingAverage). Running statistics are averaged with the weights.
     """
 
@@ -22,7 +22,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: Classifier, updates: int) -> None:
-        """Moves towards the model's weights; `updates` is the number of updates before this one."""
+        """Move the average towards the model's weights; `updates` is the number of updates before this one."""
         share = 1 - min(self.decay, (1 + updates) / (10 + updates))
         state = model.state_dict().values()
         torch._foreach_lerp_(self._mine, [value for value in state if value.is_floating_point()], share)

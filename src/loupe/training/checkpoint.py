@@ -1,11 +1,11 @@
-"""Checkpoints: written beside, synced, renamed; verified when read; the order of resuming stated in one place.
+"""Checkpoints of a run: atomic writing, hashes that are verified on reading, and the choice of the one to resume from.
 
-    checkpoints/last/save-00000012/    weights, averaged weights, optimizer, where training stood; the newest two
-    checkpoints/best/epoch-00000007/   the weights of the best epoch
+    checkpoints/last/save-00000012/    weights, averaged weights, optimizer, state of the training; the newest two
+    checkpoints/best/epoch-00000007/   weights of the best epoch
 
-A folder appears under its name only when it is whole. Resuming takes the newest `last` whose files have the hashes that
-were written with them, else the one before. `best` is saved before the `last` that speaks of it, and a former best is
-removed only when no kept `last` speaks of it. Only safetensors and JSON; nothing is unpickled.
+A folder gets its name only when it is complete. A run resumes from the newest `last` whose files match their hashes.
+`best` is saved before the `last` that refers to it, and an older best is removed only when no `last` refers to it.
+Files are safetensors and JSON; nothing is unpickled.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that changes while training: named groups of tensors, and plain values."""
+    """Content of a checkpoint: named groups of tensors, and plain values."""
 
     tensors: Mapping[str, Tensors]
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -55,11 +55,11 @@ class CheckpointState(Record):
 
 
 class DamagedError(Exception):
-    """A checkpoint whose files are missing, or are not those that were written."""
+    """Checkpoint with missing or changed files."""
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """Checkpoints of one run."""
 
     def __init__(self, folder: Path) -> None:
         self.last = folder / "last"
@@ -67,11 +67,11 @@ class Checkpoints:
 
     @property
     def begun(self) -> bool:
-        """Whether anything was saved."""
+        """True once a checkpoint has been saved."""
         return bool(_newest(self.last))
 
     def save_last(self, snapshot: Snapshot) -> None:
-        """Saves where training stands, under a number of its own, and keeps the save before."""
+        """Save a snapshot under the next number, and keep the one before."""
         newest = next(iter(_newest(self.last)), "save-0")
         write(self.last / f"save-{int(newest.partition('-')[2]) + 1:08d}", snapshot)
         _keep(self.last, _newest(self.last)[:2])
@@ -79,9 +79,9 @@ class Checkpoints:
             _keep(self.best, _newest(self.best)[:2])
 
     def save_best(self, epoch: int, weights: Tensors) -> None:
-        """Saves the weights of the best epoch so far. The one before stays: the second newest `last` speaks of it.
+        """Save the weights of the best epoch so far. The best before is kept: the second newest `last` refers to it.
 
-        Those that are there, and whole, are the same: a stage that was cut off after this save comes to it again.
+        Undamaged weights of this epoch are not written again: a run interrupted after this save repeats it.
         """
         path = self.best / f"epoch-{epoch:08d}"
         if path.exists():
@@ -93,31 +93,35 @@ class Checkpoints:
         write(path, Snapshot({"weights": weights}))
 
     def forget_bests_after(self, epoch: int) -> None:
-        """Removes best weights from epochs that a resumed run has not come to yet."""
+        """Remove best weights of epochs that a resumed run has not reached yet."""
         if self.best.is_dir():
             _keep(self.best, [name for name in _newest(self.best) if name <= f"epoch-{epoch:08d}"])
 
     def load_last(self) -> Snapshot | None:
-        """The newest whole checkpoint, None where none was ever saved; a damaged one is passed over with a warning.
+        """Newest undamaged checkpoint; None if none was saved. A damaged one is skipped with a warning.
 
         Raises:
-            LoupeError: there are checkpoints, and all are damaged.
+            RunStateError: all checkpoints are damaged.
         """
-        found = _newest(self.last)
-        for place, name in enumerate(found):
+        names = _newest(self.last)
+        for number, name in enumerate(names):
             try:
                 snapshot = read(self.last / name)
             except DamagedError as damage:
-                logger.warning(f"checkpoint {name} is damaged ({damage}); going back to the one before it.")
+                logger.warning(f"checkpoint {name} is damaged ({damage}); trying the one before.")
                 continue
-            _keep(self.last, found[place:])
+            _keep(self.last, names[number:])
             return snapshot
-        if found:
+        if names:
             raise RunStateError(f"{self.last}: every checkpoint is damaged. Train again under another --name.")
         return None
 
     def load_best(self, epoch: int) -> Tensors:
-        """The weights of the best epoch; LoupeError where they are damaged."""
+        """Weights of the best epoch.
+
+        Raises:
+            RunStateError: they are damaged.
+        """
         path = self.best / f"epoch-{epoch:08d}"
         try:
             return read(path).tensors["weights"]
@@ -128,9 +132,10 @@ class Checkpoints:
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Makes the folder `path` hold the snapshot: beside it first, synced, then renamed into its place.
+    """Write a snapshot as the folder `path`: to a temporary folder, synced, then renamed.
 
-    OSError where that cannot be; of what was half written, nothing then takes the disk's space.
+    Raises:
+        OSError: it cannot be written; the temporary folder is removed.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -144,7 +149,7 @@ def write(path: Path, snapshot: Snapshot) -> None:
 
 
 def _fill(folder: Path, snapshot: Snapshot) -> None:
-    """Writes the snapshot's files, synced, into a new folder."""
+    """Write the files of a snapshot, synced, into a new folder."""
     folder.mkdir(parents=True)
     hashes = {}
     for name, tensors in snapshot.tensors.items():
@@ -157,7 +162,11 @@ def _fill(folder: Path, snapshot: Snapshot) -> None:
 
 
 def read(path: Path) -> Snapshot:
-    """The snapshot in a folder; DamagedError where anything is not as it was written."""
+    """Snapshot in a folder.
+
+    Raises:
+        DamagedError: a file is missing or has changed.
+    """
     try:
         outer = records.parse((path / "state.json").read_bytes())
         if content_digest(outer["body"].encode()) != outer["digest"]:
@@ -175,7 +184,7 @@ def read(path: Path) -> Snapshot:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """An optimizer's state, flat: `{parameter number}.{name}`. Every entry of the optimizers used here is a tensor."""
+    """State of an optimizer by `{parameter number}.{name}`. All entries of the optimizers used here are tensors."""
     state = optimizer.state_dict()["state"]
     return {
         f"{number}.{name}": value
@@ -186,7 +195,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Puts back what `optimizer_tensors` gave; rates and settings stay those of the optimizer."""
+    """Restore the state that `optimizer_tensors` returned; rates and settings stay those of the optimizer."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -199,21 +208,22 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """Contiguous and on the CPU, as safetensors stores it."""
+    """Copy of a tensor as safetensors stores it: contiguous, on the CPU."""
     return tensor.detach().to("cpu").contiguous()
 
 
 def content_digest(data: bytes) -> str:
+    """BLAKE2b hash of 16 bytes, in hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _newest(folder: Path) -> list[str]:
-    """Names of the whole checkpoints in a folder, newest first. A cut-off write's name begins with a dot."""
+    """Names of complete checkpoints in a folder, newest first. Names of incomplete ones begin with a dot."""
     return sorted((path.name for path in folder.glob("[!.]*") if path.is_dir()), reverse=True)
 
 
 def _keep(folder: Path, names: list[str]) -> None:
-    """Removes everything else from a folder, what cut-off writes left behind included."""
+    """Remove all else from a folder, also incomplete checkpoints."""
     for path in list(folder.iterdir()):
         if path.name not in names:
             shutil.rmtree(path, ignore_errors=True)

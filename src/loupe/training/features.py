@@ -1,7 +1,6 @@
-"""The features of images: what a frozen backbone makes of them, and a linear head gets.
+"""Features of images: outputs of a frozen backbone, which are the inputs of a linear head.
 
-On a CPU they are those of `loupe train --recipe features` in the same precision, kept under the same key: whoever has
-them does not compute them.
+On a CPU they equal those of `loupe train --recipe features` in the same precision, and share its cache.
 """
 
 from pathlib import Path
@@ -32,14 +31,15 @@ def features(
     device: torch.device,
     folder: Path,
 ) -> npt.NDArray[np.float32]:
-    """float32 [N, C], a row for each image of the table, as evaluation sees it.
+    """Features of all images of the table in the evaluation view, float32 [N, C].
 
     Args:
-        network: without hidden layers, which would be features of no one's.
-        folder: where they are kept. What was computed before an interruption is there too.
+        network: a backbone without hidden layers in its head.
+        folder: cache of the features; after an interruption, those that were computed are reused.
 
     Raises:
-        LoupeError: weights that cannot be had, or no room on the disk.
+        ConfigError: the weights cannot be downloaded or read.
+        DiskError: there is no space for the features.
     """
     assert not network.hidden
     model = build(network, preprocessing, images.table.classes, seed=0).to(device)
@@ -58,12 +58,12 @@ def features(
         images.content,
         folder,
         Compute(device, precision),
-        StopSignal(),  # not entered: Ctrl-C ends the command at once
+        StopSignal(),  # not entered, so that Ctrl-C ends the command at once
         engines,
     )
-    kept = frozen.evaluation(rows_N)
-    if kept is None:
-        raise DiskError(f"the features cannot be kept under {folder}. Set LOUPE_CACHE to a folder with more room.")
+    feature_loader = frozen.evaluation(rows_N)
+    if feature_loader is None:
+        raise DiskError(f"{folder}: cannot store the features. Set LOUPE_CACHE to a folder with more free space.")
     pool = model.head[:-1].eval()
-    parts = [pool(batch.x_BCHW).float().cpu().numpy() for batch in kept.batches(rows_N, 8 * PASS_BATCH)]
+    parts = [pool(batch.x_BCHW).float().cpu().numpy() for batch in feature_loader.batches(rows_N, 8 * PASS_BATCH)]
     return np.concatenate(parts).astype(np.float32, copy=False)

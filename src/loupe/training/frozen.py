@@ -1,8 +1,7 @@
-"""What is frozen is computed once: the activations before the first block that learns, for each image and view.
+"""Outputs of frozen blocks, computed once for each image and view, and cached.
 
-They are a pure function of weights, layers, preprocessing, pixels and view, and are kept under a key of all these, so
-that every run and recipe with the same key shares them. The rest of the network then trains on them as it would on
-images.
+They are a pure function of weights, layers, preprocessing, pixels and view. The cache key is a hash of all these, so
+that all runs and recipes with the same key share them. The rest of the network trains on them as it would on images.
 """
 
 import hashlib
@@ -26,22 +25,22 @@ from loupe.config.network import Network
 from loupe.data.pixels import decode
 from loupe.data.pixels.batches import Batch, BatchLoader, room_bytes
 from loupe.devices import Compute, StopSignal
-from loupe.errors import StoppedError
+from loupe.errors import StoppedError, counted
 from loupe.log import duration, logger, progress_bar, size_text
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, Engines, digest_of, engine_name
 from loupe.training import activations
-from loupe.training.activation_loader import ActivationLoader, placed
+from loupe.training.activation_loader import ActivationLoader, on_device
 from loupe.training.activations import DTYPES, Array
 
 SPARE_DISK_BYTES = 2**30
 PASS_BATCH = 32
-FORMAT = 1  # of what is kept; a change of what is computed takes the next number
+FORMAT = 1  # of the cached activations; a change of their values takes the next number
 View = Callable[[Batch], Tensor]
 
 
 class HalfPrecisionError(ArithmeticError):
-    """An activation does not fit a half-precision number."""
+    """Activation beyond the range of half precision."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ class PassEstimate:
 
     @property
     def dtypes(self) -> Sequence[type[np.floating[Any]]]:
-        """Types that activations are kept in, the first that holds them; vectors are too small to be rounded."""
+        """Types to try for cached activations, in this order; vectors are so small that they stay in float32."""
         return DTYPES if len(self.shape) > 1 else DTYPES[1:]
 
     def size_bytes(self, images: int, dtype: type[np.floating[Any]] | None = None) -> int:
-        """Bytes of the activations of so many images; without a type, in the first of `dtypes`."""
+        """Bytes of the activations of that many images; without a type, in the first of `dtypes`."""
         return images * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(dtype or self.dtypes[0]).itemsize
 
 
@@ -68,13 +67,15 @@ def trunk_key(network: Network) -> str:
 
 @dataclass
 class FrozenPass:
-    """Computes what lies before the first block that learns, or finds it.
+    """Pass of images through the frozen blocks, with a cache of its outputs.
 
     Attributes:
-        network: its `trunk_key`; content: hashes of the images, in the order of the table.
-        folder: where the activations are kept.
-        estimated: shape and time of an image's activations, once they have been measured.
-        spent: the seconds that what was found or computed took when it was computed; None where that is not known.
+        network: `trunk_key` of the network.
+        content: hashes of the images, in the order of the table.
+        folder: cache of the activations.
+        logged: kinds of messages that have been logged; each is logged once.
+        pass_estimate: shape and time of one image's activations; None until measured.
+        computed_seconds: time that computing the activations took, now or in the run that cached them; None if unknown.
     """
 
     model: Classifier
@@ -82,12 +83,12 @@ class FrozenPass:
     loader: BatchLoader
     content: tuple[str, ...]
     folder: Path
-    arithmetic: Compute
+    compute: Compute
     stop: StopSignal
     engines: Engines = field(default_factory=Engines)
-    said: set[str] = field(default_factory=set)
-    estimated: PassEstimate | None = None
-    spent: float | None = 0.0
+    logged: set[str] = field(default_factory=set)
+    pass_estimate: PassEstimate | None = None
+    computed_seconds: float | None = 0.0
 
     @property
     def blocks(self) -> nn.Sequential:
@@ -95,25 +96,25 @@ class FrozenPass:
 
     @cached_property
     def digest(self) -> str:
-        """Of the frozen blocks: layers, weights, statistics."""
+        """Hash of the frozen blocks: layers, weights, statistics."""
         return digest_of(self.blocks)
 
     def evaluation(self, rows_N: np.ndarray) -> ActivationLoader | None:
-        """The images of these rows as evaluation sees them; None where they do not fit the disk.
+        """Loader of the activations of these rows in the evaluation view; None if they do not fit on the disk.
 
-        Those of all images are taken where they are there.
+        Activations of all images are used if they are cached.
         """
-        if not len(rows_N):  # neither validation nor test images, and none to look at training images
-            return self._feed([np.empty(0, np.float32)], rows_N, 0)
-        every_N = np.arange(len(self.loader.labels_N))
-        view = self._found({"kind": "evaluation", "rows": _digest_of(every_N)}, len(every_N))
+        if not len(rows_N):  # no validation or test images, and no need for training images
+            return self._loader([np.empty(0, np.float32)], rows_N, 0)
+        all_N = np.arange(len(self.loader.labels_N))
+        view = self._cached({"kind": "evaluation", "rows": _rows_digest(all_N)}, len(all_N))
         if view is not None:
-            return self._feed([view], every_N, 0)
+            return self._loader([view], all_N, 0)
         view = self._view({"kind": "evaluation"}, rows_N, self._evaluation_view)
-        return None if view is None else self._feed([view], rows_N, 0)
+        return None if view is None else self._loader([view], rows_N, 0)
 
     def augmented(self, augmenter: Augmenter, epochs: Sequence[int], rows_N: np.ndarray) -> ActivationLoader | None:
-        """The views that these rows' images have in `epochs`; None where they do not fit the disk."""
+        """Loader of the augmented views of these rows in `epochs`; None if they do not fit on the disk."""
         views = []
         for number, epoch in enumerate(epochs):
             kind = {
@@ -128,14 +129,14 @@ class FrozenPass:
             if view is None:
                 return None
             views.append(view)
-        return self._feed(views, rows_N, epochs[0])
+        return self._loader(views, rows_N, epochs[0])
 
-    def _feed(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> ActivationLoader:
-        place_N = np.full(len(self.loader.labels_N), -1, np.int64)
-        place_N[rows_N] = np.arange(len(rows_N))
+    def _loader(self, views: Sequence[Array], rows_N: np.ndarray, first_epoch: int) -> ActivationLoader:
+        view_row_N = np.full(len(self.loader.labels_N), -1, np.int64)
+        view_row_N[rows_N] = np.arange(len(rows_N))
         device = self.loader.device
-        tensors = placed(views, device, room_bytes(device))
-        return ActivationLoader(tensors, place_N, self.loader.labels_N, device, first_epoch)
+        tensors = on_device(views, device, room_bytes(device))
+        return ActivationLoader(tensors, view_row_N, self.loader.labels_N, device, first_epoch)
 
     def _evaluation_view(self, batch: Batch) -> Tensor:
         return evaluation_view(batch.x_BCHW, self.model.preprocessing)
@@ -144,135 +145,137 @@ class FrozenPass:
         return augmenter.train(batch.x_BCHW, batch.index_B, epoch)
 
     def _view(self, kind: dict[str, Any], rows_N: np.ndarray, view: View, copies: int = 1) -> Array | None:
-        """One view of the images, found or computed now; None where it does not fit the disk."""
-        kind |= {"rows": _digest_of(rows_N)}
-        found = self._found(kind, len(rows_N))
-        if found is not None:
-            return found
-        remark = self.engine[1]  # built now: what it takes is not the images' time
-        if remark and remark not in self.said:
-            self.said.add(remark)
-            logger.info(f"what is frozen runs in {self.engine[0].name}: {remark}.")
-        estimated = self.estimated = self.estimated or self.estimate(rows_N[:PASS_BATCH], view)
-        seconds = estimated.seconds * len(rows_N)
-        for dtype in estimated.dtypes:
-            key, shape = self._key(kind, dtype), (len(rows_N), *estimated.shape)
-            size = estimated.size_bytes(len(rows_N), dtype)
+        """Activations of one view of the images, cached or computed now; None if they do not fit on the disk."""
+        kind |= {"rows": _rows_digest(rows_N)}
+        cached = self._cached(kind, len(rows_N))
+        if cached is not None:
+            return cached
+        engine, reason = self.engine  # built now, so that the time of building it is not counted as the images'
+        if reason and reason not in self.logged:
+            self.logged.add(reason)
+            logger.info(f"frozen blocks run in {engine.name}: {reason}.")
+        estimate = self.pass_estimate = self.pass_estimate or self.estimate(rows_N[:PASS_BATCH], view)
+        seconds = estimate.seconds * len(rows_N)
+        for dtype in estimate.dtypes:
+            key, shape = self._key(kind, dtype), (len(rows_N), *estimate.shape)
+            size = estimate.size_bytes(len(rows_N), dtype)
             try:
-                if not self._fits(size * copies - activations.begun_bytes(self.folder, key)):
+                if not self._fits_disk(size * copies - activations.partial_bytes(self.folder, key)):
                     return None
                 self._announce(kind["kind"] == "evaluation", len(rows_N), size, seconds, copies)
                 rows = partial(self._rows, rows_N, view, dtype)
-                made = activations.kept(self.folder, key, shape, dtype, rows, self._waiting)
-                self._count(self.folder / key)
-                return made
+                computed = activations.load_or_compute(self.folder, key, shape, dtype, rows, self._on_wait)
+                self._add_seconds(self.folder / key)
+                return computed
             except HalfPrecisionError:
                 continue
             except OSError as error:
                 logger.info(
-                    f"what is frozen cannot be kept under {self.folder} ({error.strerror or error}): it is computed "
-                    "anew in every epoch."
+                    f"outputs of the frozen blocks cannot be written to {self.folder} ({error.strerror or error}): the "
+                    "frozen blocks run in every epoch. Set LOUPE_CACHE to a folder that can be written to."
                 )
                 return None
-        raise AssertionError("single precision holds whatever the network makes")
+        raise AssertionError("float32 holds all outputs of a network")
 
     def estimate(self, rows_N: np.ndarray, view: View) -> PassEstimate:
-        """Time the pass over these images; of more than one batch, after a first one that fills caches."""
+        """Time the pass over these images; with more than one batch, after a first batch that fills caches."""
         assert self.engine  # built before the clock starts
         if len(rows_N) > PASS_BATCH:
             next(self._computed(rows_N[:PASS_BATCH], view))
-        began, made = time.perf_counter(), list(self._computed(rows_N, view))
-        return PassEstimate(made[0].shape[1:], (time.perf_counter() - began) / len(rows_N))
+        began, outputs = time.perf_counter(), list(self._computed(rows_N, view))
+        return PassEstimate(outputs[0].shape[1:], (time.perf_counter() - began) / len(rows_N))
 
-    def _found(self, kind: dict[str, Any], images: int) -> Array | None:
-        """What was kept before, in either precision."""
+    def _cached(self, kind: dict[str, Any], images: int) -> Array | None:
+        """Cached activations, in either precision; None if there are none."""
         for dtype in DTYPES:
-            place = self.folder / self._key(kind, dtype)
-            found = activations.opened(place)
-            if found is not None and len(found) == images:
-                self._count(place)
-                return found
+            path = self.folder / self._key(kind, dtype)
+            cached = activations.load(path)
+            if cached is not None and len(cached) == images:
+                self._add_seconds(path)
+                return cached
         return None
 
-    def _count(self, place: Path) -> None:
-        """Adds what the activations there took; of a sum that holds an unknown time nothing is known."""
-        seconds = activations.seconds_of(place)
-        self.spent = None if self.spent is None or seconds is None else self.spent + seconds
+    def _add_seconds(self, path: Path) -> None:
+        """Add the time that computing the activations took; with an unknown time, the sum is unknown."""
+        seconds, before = activations.seconds_of(path), self.computed_seconds
+        self.computed_seconds = None if before is None or seconds is None else before + seconds
 
-    def _waiting(self) -> None:
+    def _on_wait(self) -> None:
+        """Log once that another process computes the same activations; it is called every second until then."""
         if self.stop.received:
-            raise StoppedError("stopped; nothing was lost.")
-        if "waiting" not in self.said:
-            self.said.add("waiting")
-            logger.info("another run is computing the same frozen blocks: this one waits for them.")
+            raise StoppedError("stopped; nothing is lost.")
+        if "waiting" not in self.logged:
+            self.logged.add("waiting")
+            logger.info("another run computes the outputs of the same frozen blocks: waiting for it to finish.")
 
     def _key(self, kind: dict[str, Any], dtype: type[np.floating[Any]]) -> str:
-        made = {
+        key = {
             "format": FORMAT,
-            "made_by": [__version__, engine_name(self.arithmetic), version("timm")],
+            "made_by": [__version__, engine_name(self.compute), version("timm")],
             "decoded_by": [decode.DECODER_VERSION, PIL.__version__],
             "content": self._content,
             "network": self.network,
             "blocks": self.digest,
             "preprocessing": self.model.preprocessing.model_dump(mode="json"),
-            "precision": self.arithmetic.precision,
+            "precision": self.compute.precision,
             "device": self.loader.device.type,
             "dtype": dtype.__name__,
             **kind,
         }
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
     @cached_property
     def _content(self) -> str:
         return hashlib.sha256("".join(self.content).encode()).hexdigest()
 
-    def _fits(self, size: int) -> bool:
+    def _fits_disk(self, size: int) -> bool:
+        """Check the free space of the cache's disk; log that it is too small."""
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free - SPARE_DISK_BYTES
         if size <= free:
             return True
         logger.info(
-            f"the activations of what is frozen would take {size_text(size)}, and {self.folder} has "
-            f"{size_text(max(0, free))} to spare: they are computed anew in every epoch. Set LOUPE_CACHE to a larger "
-            "disk, or fewer views."
+            f"outputs of the frozen blocks would take {size_text(size)}, and {size_text(max(0, free))} are available "
+            f"in {self.folder}: the frozen blocks run in every epoch. Set LOUPE_CACHE to a folder on a larger disk, or "
+            "set fewer views."
         )
         return False
 
     def _announce(self, evaluation: bool, images: int, size: int, seconds: float, copies: int) -> None:
+        """Log what is about to be computed, with its size and time: once for evaluation, once for augmented views."""
         kind = "evaluation" if evaluation else "augmented"
-        if kind in self.said:  # the first of several views tells of them all
+        if kind in self.logged:  # the message for the first of several views covers all of them
             return
-        self.said.add(kind)
-        views = "an augmented view" if copies == 1 else f"{copies} augmented views"
-        what = f"{images:,} images" if evaluation else f"{images:,} training images in {views}"
-        blocks = f"{self.model.frozen} of {len(self.model.trunk)} blocks"
+        self.logged.add(kind)
+        of_images = counted(images, "image" if evaluation else "training image")
+        views = "" if evaluation else f" in {counted(copies, 'augmented view')}"
         logger.info(
-            f"what is frozen ({blocks}) is computed once, for {what}: {size_text(size * copies)} under "
-            f"{self.folder}, about {duration(seconds * copies)}."
+            f"computing the outputs of {self.model.frozen} of {counted(len(self.model.trunk), 'block')} (frozen) once, "
+            f"for {of_images}{views}: {size_text(size * copies)} in {self.folder}, about {duration(seconds * copies)}."
         )
 
     def _rows(self, rows_N: np.ndarray, view: View, dtype: type[np.floating[Any]], first: int) -> Iterator[Array]:
-        """The activations of the rows from number `first` on, batch by batch."""
+        """Activations from row number `first` on, in batches of type `dtype`."""
         with progress_bar() as progress, np.errstate(over="ignore"):
             bar = progress.add_task("frozen blocks", total=len(rows_N), completed=first, note="")
-            for made in self._computed(rows_N[first:], view):
+            for outputs in self._computed(rows_N[first:], view):
                 if self.stop.received:
-                    raise StoppedError("stopped; what was computed is kept.")
-                kept = made.astype(dtype, copy=False)
-                if dtype is np.float16 and not np.isfinite(kept).all():
+                    raise StoppedError("stopped; finished outputs of the frozen blocks are kept.")
+                rounded = outputs.astype(dtype, copy=False)
+                if dtype is np.float16 and not np.isfinite(rounded).all():
                     raise HalfPrecisionError
-                progress.update(bar, advance=len(kept))
-                yield kept
+                progress.update(bar, advance=len(rounded))
+                yield rounded
 
     def _computed(self, rows_N: np.ndarray, view: View) -> Iterator[Array]:
-        """float32 [B, ...] for each batch of these rows' images."""
+        """Outputs of the frozen blocks, float32 [B, ...], for each batch of these rows."""
         return self.engine[0].run(view(batch) for batch in self.loader.batches(rows_N, PASS_BATCH))
 
     @cached_property
     def engine(self) -> tuple[Engine, str]:
-        """What computes them, and why it is not the fastest, if it is not."""
-        return self.engines.of(self.blocks, self.arithmetic, self.model.preprocessing.size_px)
+        """Engine that runs the frozen blocks, and the reason if it is not the fastest one."""
+        return self.engines.of(self.blocks, self.compute, self.model.preprocessing.size_px)
 
 
-def _digest_of(rows_N: np.ndarray) -> str:
+def _rows_digest(rows_N: np.ndarray) -> str:
     return hashlib.sha256(rows_N.tobytes()).hexdigest()

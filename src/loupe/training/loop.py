@@ -1,4 +1,4 @@
-"""The one training loop: forward, backward, step, log, evaluate, save, in that order."""
+"""The training loop: forward, backward, step, log, evaluate, save, in that order."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from loupe.config.optimizer import Logistic
 from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
 from loupe.devices import Compute, StopSignal
-from loupe.errors import DivergedError, LoupeError, RunStateError, memory_error
+from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
 from loupe.log import logger, progress_bar
 from loupe.models.classifier import Classifier
 from loupe.training import schedules
@@ -25,29 +25,31 @@ from loupe.training.activation_loader import ActivationLoader
 from loupe.training.checkpoint import Checkpoints, Snapshot
 from loupe.training.solver import Solver, check_memory
 from loupe.training.stage_data import StageData
-from loupe.training.train_state import Clock, Row, TrainState, epoch_line, note, title
+from loupe.training.train_state import EpochTimer, Row, TrainState, epoch_line, progress_note, progress_title
 from loupe.training.train_step import TrainStep
 
-# Reading a number off a GPU makes the CPU wait for it, so the loss is looked at only so often.
-LOOK_EVERY_STEPS = 20
+# Steps between two readings of the loss: each makes the CPU wait for the GPU.
+READ_EVERY_STEPS = 20
 SAVE_EVERY_SECONDS = 600.0
 
 
 @dataclass
 class Trainer:
-    """Trains the model through its stages, from the last checkpoint on where there is one.
+    """Training of a model in stages, from the last checkpoint on if there is one.
 
-    A stage goes on from the weights that the one before ended with (the averaged ones, where it averaged). At the end
-    the model has the weights of the best epoch, or with `keep_best` off those of the last.
+    A stage starts from the final weights of the stage before (the averaged ones, if it averaged). At the end the model
+    has the weights of the best epoch, or of the last one if `keep_best` is False.
 
     Attributes:
-        prepare: what a stage learns from, when it begins or goes on; called with the stage, the number of its first
-            epoch over all stages, and whether it is the last. The model then has the weights that the stage begins
-            with.
-        train_N: the images to train on, as rows of the table.
-        validate: the validation metrics of a network, by name; None for those that cannot be had.
-        on_epoch: called with the history after each epoch, once its checkpoint is written.
-        stop: once received, training saves and returns with `state.stage` short of the number of stages.
+        prepare: function that returns the inputs of a stage, called when the stage starts or resumes, with the stage,
+            the number of its first epoch over all stages, and True for the last stage. The model then has the weights
+            that the stage starts from.
+        train_N: rows of the table to train on.
+        validate: function that returns the validation metrics of a network by name; None for one that is undefined.
+        on_epoch: function called with the history after each epoch, once its checkpoint is written.
+        class_weights_K: weight of each class in the loss; None: equal weights.
+        monitor: metric that chooses the best epoch.
+        stop: on this signal, training saves and returns, with `state.stage` below the number of stages.
         state: state of the training between two steps.
     """
 
@@ -58,19 +60,21 @@ class Trainer:
     validate: Callable[[Classifier, StageData], Row]
     checkpoints: Checkpoints
     on_epoch: Callable[[Sequence[Row]], None]
-    arithmetic: Compute
+    compute: Compute
     class_weights_K: Tensor | None
     monitor: str
     keep_best: bool
     stop: StopSignal
     state: TrainState = field(default_factory=TrainState, init=False)
-    _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in goes on
+    _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in resumes
 
     def fit(self) -> TrainState:
-        """Trains to the end of the last stage, or until it is asked to stop.
+        """Train to the end of the last stage, or until asked to stop.
 
         Raises:
-            DivergedError: the loss is not finite; the last good checkpoint stays.
+            DivergedError: the loss is not finite; the last good checkpoint is kept.
+            RunStateError: the checkpoints are damaged, or belong to other stages or another network.
+            StoppedError: asked to stop while the features of a stage are computed.
         """
         self._saved = self.checkpoints.load_last()
         if self._saved:
@@ -86,7 +90,7 @@ class Trainer:
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
-        """A checkpoint that is whole, and is not of these stages and this network, is a LoupeError."""
+        """Turn errors of a checkpoint of other stages or another network into RunStateError."""
         try:
             yield
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -102,10 +106,10 @@ class Trainer:
         return self.stages[self.state.stage]
 
     def _train_stage(self) -> bool:
-        """Train the rest of the current stage; False when asked to stop before its end, and it is saved."""
+        """Train the rest of the current stage; save and return False if asked to stop before its end."""
         state, stage = self.state, self.stage
         snapshot, self._saved = self._saved, None
-        if snapshot:  # before what is frozen is computed with these weights
+        if snapshot:  # before the frozen blocks run with these weights
             with self._fitting():
                 self.model.load_state_dict(snapshot.tensors["weights"])
         first_epoch = len(state.history) - state.epoch
@@ -113,52 +117,54 @@ class Trainer:
         if solved:
             check_memory(self.model, stage, state.stage, len(self.train_N))
         stage_data = self.prepare(stage, first_epoch, state.stage == len(self.stages) - 1)
-        learner = TrainStep(
-            self.model, stage, stage_data.augmenter, self.arithmetic, self.class_weights_K, stage_data.first
+        train_step = TrainStep(
+            self.model, stage, stage_data.augmenter, self.compute, self.class_weights_K, stage_data.first
         )
         if snapshot:
             with self._fitting():
-                learner.restore(snapshot)
+                train_step.restore(snapshot)
         del snapshot  # as large as the weights, the optimizer and the averaged weights together
-        solver = Solver(learner, stage_data, self.train_N, first_epoch, self.stop) if solved else None
-        whole = self._train_epochs(learner, stage_data, solver)
+        solver = Solver(train_step, stage_data, self.train_N, first_epoch, self.stop) if solved else None
+        whole = self._train_epochs(train_step, stage_data, solver)
         if whole and solver:
-            whole = self._settle(learner, solver, first_epoch)
+            whole = self._settle(train_step, solver, first_epoch)
         if solver or not whole:
-            self._save(learner)
+            self._save(train_step)
         if not whole:
             return False
-        self.model.load_state_dict(learner.result.state_dict())
+        self.model.load_state_dict(train_step.result.state_dict())
         state.stage, state.epoch = state.stage + 1, 0
         return True
 
-    def _train_epochs(self, learner: TrainStep, stage_data: StageData, solver: Solver | None) -> bool:
-        """The epochs that the stage still has, or has patience for; False when asked to stop before their end."""
+    def _train_epochs(self, train_step: TrainStep, stage_data: StageData, solver: Solver | None) -> bool:
+        """Train the remaining epochs of the stage, until patience ends them; return False if asked to stop before."""
         state, stage = self.state, self.stage
         while state.epoch < stage.epochs and not self._patience_is_over():
-            if not (self.solve_stage(solver) if solver else self.train_epoch(learner, stage_data.loader)):
+            if not (self.solve_stage(solver) if solver else self.train_epoch(train_step, stage_data.loader)):
                 return False
             began = time.perf_counter()
-            scores = self._scores(learner, stage_data)
+            scores = self._scores(train_step, stage_data)
             self._close_epoch(scores, time.perf_counter() - began)
             if state.best(self.monitor) == len(state.history) - 1:
                 state.best_epoch = len(state.history)
                 if self.keep_best and not solver:
-                    self.checkpoints.save_best(state.best_epoch, learner.result.state_dict())
+                    self.checkpoints.save_best(state.best_epoch, train_step.result.state_dict())
             if not solver:
-                self._save(learner)
+                self._save(train_step)
             self.on_epoch(state.history)
             logger.info(epoch_line(state, self.stages))
         state.stopped = None
         if state.epoch < stage.epochs:
-            tried = f"{stage.patience_epochs} {'penalties' if solver else 'epochs'}"
-            state.stopped = f"stage {state.stage + 1}: no better {self.monitor} for {tried}"
+            assert stage.patience_epochs is not None
+            most = stage.patience_epochs
+            waited = counted(most, "penalty", "penalties") if solver else counted(most, "epoch")
+            state.stopped = f"stage {state.stage + 1}: no better {self.monitor} for {waited}"
             logger.info(f"stopped early: {state.stopped}.")
         return True
 
-    def train_epoch(self, learner: TrainStep, loader: BatchLoader | ActivationLoader) -> bool:
-        """Train the rest of the current epoch; False when asked to stop before its end."""
-        state, stage, augmenter, train_N = self.state, learner.stage, learner.augmenter, self.train_N
+    def train_epoch(self, train_step: TrainStep, loader: BatchLoader | ActivationLoader) -> bool:
+        """Train the rest of the current epoch; return False if asked to stop before its end."""
+        state, stage, augmenter, train_N = self.state, train_step.stage, train_step.augmenter, self.train_N
         epoch = len(state.history)
         steps_per_epoch = steps_in(len(train_N), stage.batch_size)
         monitored = state.monitored(self.monitor, state.stage)
@@ -170,64 +176,64 @@ class Trainer:
             partner_N = augmenter.partners(order_N, epoch, train_N)
             partners = loader.batches(partner_N, stage.batch_size, first=state.step)
         sums = torch.tensor(state.sums, dtype=_widest(loader.device), device=loader.device)
-        clock = Clock(state.seconds)
+        timer = EpochTimer(state.seconds)
         with progress_bar() as progress:
-            bar = progress.add_task(title(state, stage), total=steps_per_epoch, completed=state.step, note="")
+            bar = progress.add_task(progress_title(state, stage), total=steps_per_epoch, completed=state.step, note="")
             for batch, partner in zip(batches, partners, strict=False):
                 if self.stop.received:
-                    state.sums, state.seconds = sums.tolist(), clock.total()
+                    state.sums, state.seconds = sums.tolist(), timer.total()
                     self._check_finite(state.sums[0])
                     return False
                 before = state.epoch * steps_per_epoch + state.step
                 lr = schedules.rate(stage, before, steps_per_epoch, monitored)
-                sums += learner.step(batch, partner, epoch=epoch, step=state.step, steps=before, lr=lr)
+                sums += train_step.step(batch, partner, epoch=epoch, step=state.step, steps=before, lr=lr)
                 state.step += 1
-                if state.step % LOOK_EVERY_STEPS and state.step != steps_per_epoch and loader.device.type != "cpu":
+                if state.step % READ_EVERY_STEPS and state.step != steps_per_epoch and loader.device.type != "cpu":
                     continue
                 state.sums = sums.tolist()
                 self._check_finite(state.sums[0])
                 images = min(state.step * stage.batch_size, len(train_N))
-                text = note(state, stage, self.monitor, images, len(train_N), clock)
+                text = progress_note(state, stage, self.monitor, images, len(train_N), timer)
                 progress.update(bar, completed=state.step, note=text)
-                if clock.due(SAVE_EVERY_SECONDS):
-                    state.seconds = clock.total()
-                    self._save(learner)
-        learner.arithmetic.synchronize()
-        state.seconds = clock.total()
+                if timer.due(SAVE_EVERY_SECONDS):
+                    state.seconds = timer.total()
+                    self._save(train_step)
+        train_step.compute.synchronize()
+        state.seconds = timer.total()
         return True
 
     def solve_stage(self, solver: Solver) -> bool:
-        """An epoch of logistic regression: one strength of the penalty, to convergence. False when asked to stop."""
+        """Solve the head for one L2 strength, as one epoch; return False if asked to stop."""
         if self.stop.received:
             return False
-        state, images, clock = self.state, len(self.train_N), Clock(0.0)
+        state, images, timer = self.state, len(self.train_N), EpochTimer(0.0)
         loss, accuracy = solver.solve(state.epoch)
-        state.sums, state.seconds = [loss * images, accuracy * images], clock.total()
+        state.sums, state.seconds = [loss * images, accuracy * images], timer.total()
         return True
 
-    def _settle(self, learner: TrainStep, solver: Solver, first_epoch: int) -> bool:
-        """Gives the head the best of the strengths, and keeps the network; it was not written for each of them.
+    def _settle(self, train_step: TrainStep, solver: Solver, first_epoch: int) -> bool:
+        """Set the head to that of the best L2 strength, and save it as the best weights; return False if asked to stop.
 
-        False when asked to stop.
+        Within the stage, weights are not saved after each strength.
         """
         if self.stop.received:
             return False
         state = self.state
         solver.solve(state.best(self.monitor, state.stage))
         if self.keep_best and state.best_epoch > first_epoch:
-            self.checkpoints.save_best(state.best_epoch, learner.result.state_dict())
+            self.checkpoints.save_best(state.best_epoch, train_step.result.state_dict())
         return True
 
-    def _scores(self, learner: TrainStep, stage_data: StageData) -> Row:
-        """The validation metrics, and with them the loss that is minimised: `val_objective` has the L2 term too."""
-        scores = {**self.validate(learner.result, stage_data), "val_objective": None}
+    def _scores(self, train_step: TrainStep, stage_data: StageData) -> Row:
+        """Validation metrics, and `val_objective`, the validation loss with the L2 term."""
+        scores = {**self.validate(train_step.result, stage_data), "val_objective": None}
         if scores["val_loss"] is not None:
             self._check_finite(scores["val_loss"], "validation loss")
-            scores["val_objective"] = scores["val_loss"] + learner.penalty()
+            scores["val_objective"] = scores["val_loss"] + train_step.penalty()
         return scores
 
     def _close_epoch(self, scores: Row, seconds: float) -> None:
-        """Add the epoch to the history; the state moves to the start of the next one."""
+        """Add the epoch to the history, and set the state to the start of the next epoch."""
         state, stage, images = self.state, self.stage, len(self.train_N)
         lr = None
         if not isinstance(stage.optimizer, Logistic):
@@ -261,12 +267,12 @@ class Trainer:
             f"--set stages.{state.stage}.clip_norm=1. The last good checkpoint is kept."
         )
 
-    def _save(self, learner: TrainStep) -> None:
-        state = learner.state()
+    def _save(self, train_step: TrainStep) -> None:
+        state = train_step.state()
         values = {**state.values, "position": asdict(self.state)}
         self.checkpoints.save_last(Snapshot(state.tensors, values))
 
 
 def _widest(device: torch.device) -> torch.dtype:
-    """The widest float that the device has: sums over an epoch must not depend on how they were cut."""
+    """Widest float type of the device, so that sums over an epoch do not depend on interruptions."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,4 +1,4 @@
-"""Muon: for each kernel, the nearest orthogonal matrix to the momentum of its gradient."""
+"""Muon: an optimizer that moves each kernel along the nearest orthogonal matrix to its momentum."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Group = dict[str, Any]  # as PyTorch's optimizers take them: `params`, and settings of their own
+Group = dict[str, Any]  # parameter group of a PyTorch optimizer: `params`, and its settings
 
-# The quintic that brings singular values of 0 to 1 near 1 fastest, and how often it is applied (Jordan et al. 2024).
+# Quintic polynomial that moves singular values between 0 and 1 towards 1, and how often it is applied (Jordan et al.
+# 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
-# The share of a matrix's norm below which an entry is taken for 0. Units that have died leave a momentum that decays
-# towards numbers below float32's normal ones, which processors multiply a hundred times slower; and all the steps
-# together magnify 500 times.
+# Entries below this share of a matrix's norm are set to 0. The momentum of dead units decays towards subnormal float32
+# numbers, which processors multiply a hundred times slower; all the steps together magnify 500 times.
 NEGLIGIBLE = 1e-10
 
 
@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
     """Muon for the kernels, Adam for everything else, at one learning rate.
 
     A kernel of a convolution is the matrix of its filters. The orthogonal matrix is scaled by 0.2·√max(rows, columns),
-    which gives its entries the size that Adam's update has, so that Adam's rates and weight decay fit both.
+    so that its entries are as large as those of Adam's update, and Adam's rates and weight decay suit both.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale is of Liu et al.
     2025, arXiv:2502.16982, section 2.2.
@@ -80,10 +80,10 @@ def _adam(gradient: Tensor, state: dict[str, Tensor], betas: tuple[float, float]
 
 
 def orthogonalised(matrix_RC: Tensor) -> Tensor:
-    """About U·Vᵀ of the matrix U·S·Vᵀ: its singular values come to between 0.7 and 1.2. Those that are 0 stay.
+    """Approximation of U·Vᵀ for a matrix U·S·Vᵀ: singular values become 0.7 to 1.2, and those of 0 stay 0.
 
-    Each step multiplies by a polynomial of the Gram matrix, from the left. All of them commute, so that they are
-    gathered there, on the short side, and the long side is passed but twice.
+    Each step multiplies by a polynomial of the Gram matrix, from the left. These polynomials commute, so that their
+    product is computed on the short side first, and only two products have the long side.
     """
     wide = (matrix_RC if matrix_RC.shape[0] <= matrix_RC.shape[1] else matrix_RC.T).float()
     wide = wide / (wide.norm() + 1e-7)

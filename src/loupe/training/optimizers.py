@@ -1,4 +1,4 @@
-"""Optimizers, and which parameters are decayed."""
+"""Optimizers, their groups of parameters, L2 penalty and weight decay."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from loupe.config.recipe import Stage
 from loupe.models.classifier import Classifier
 from loupe.training import muon
 
-FORGET_EVERY_STEPS = 100
+FLUSH_EVERY_STEPS = 100
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 
 
@@ -54,13 +54,13 @@ class KerasRmsProp(torch.optim.Optimizer):
 
 
 def penalised(model: nn.Module, stage: Stage) -> list[nn.Parameter]:
-    """The trainable parameters that the stage's L2 acts on."""
+    """Trainable parameters with the stage's L2 penalty."""
     parameters = decayed(model, everything=stage.decay_all)
     return [p for p in parameters if p.ndim == 4] if stage.l2_on == "convolutions" else parameters
 
 
 def decayed(model: nn.Module, *, everything: bool = False) -> list[nn.Parameter]:
-    """The trainable parameters that L2 and weight decay act on: the kernels, or all of them.
+    """Trainable parameters with weight decay or L2 penalty: the kernels, or all of them.
 
     Kernels are the weights of convolutions and dense layers, of four and two dimensions; biases and norms have one, the
     tokens and positions of a transformer three.
@@ -71,33 +71,33 @@ def decayed(model: nn.Module, *, everything: bool = False) -> list[nn.Parameter]
 
 @torch.no_grad()
 def l2_penalty(parameters: list[nn.Parameter], l2: float) -> float:
-    """l2 · Σw², as Keras's `regularizers.l2` adds it to the loss."""
+    """L2 term of the loss, l2 · Σw², as in Keras's `regularizers.l2`."""
     return l2 * sum(parameter.float().square().sum().item() for parameter in parameters) if l2 else 0.0
 
 
 @torch.no_grad()
 def add_l2_gradient(parameters: list[nn.Parameter], l2: float) -> None:
-    """Adds the gradient of l2 · Σw², which is 2·l2·w; cheaper than the same term in the loss, and equal to it."""
+    """Add the gradient of l2 · Σw², which is 2·l2·w; the same as the term in the loss, and cheaper."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     torch._foreach_add_(gradients, [p for p in parameters if p.grad is not None], alpha=2 * l2)
 
 
 @torch.no_grad()
 def decay(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], weight_decay: float) -> None:
-    """Decoupled weight decay: w ← w · (1 - rate · weight_decay), each at its own rate (Loshchilov and Hutter 2019)."""
+    """Apply decoupled weight decay, w ← w · (1 - rate · decay), at the rate of each group (Loshchilov, Hutter 2019)."""
     chosen = {id(parameter) for parameter in parameters}
     for group in optimizer.param_groups:
-        found: list[Tensor] = [parameter for parameter in group["params"] if id(parameter) in chosen]
-        if found:
-            torch._foreach_mul_(found, 1 - group["lr"] * weight_decay)
+        kernels: list[Tensor] = [parameter for parameter in group["params"] if id(parameter) in chosen]
+        if kernels:
+            torch._foreach_mul_(kernels, 1 - group["lr"] * weight_decay)
 
 
 @torch.no_grad()
-def forget(optimizer: torch.optim.Optimizer) -> None:
-    """Sets to 0 what an optimizer on a CPU remembers in numbers below float32's normal ones.
+def flush_subnormals(optimizer: torch.optim.Optimizer) -> None:
+    """Set subnormal float32 numbers in an optimizer's state on a CPU to 0.
 
-    They are what is left of the gradients of units that died. They move no weight, never decay to 0 by themselves, and
-    take a processor many times as long as other numbers.
+    They are remains of the gradients of dead units. They change no weight, never decay to 0 by themselves, and slow a
+    processor down many times.
     """
     for state in optimizer.state.values():
         for value in state.values():
@@ -106,15 +106,15 @@ def forget(optimizer: torch.optim.Optimizer) -> None:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of the next step; each group of parameters gets its share of it."""
+    """Set the learning rate of the next step; each group of parameters gets its share of it."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["share"]
 
 
 def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
-    """The stage's optimizer over the trainable parameters; weight decay and L2 are the loop's, not the optimizer's.
+    """Build the stage's optimizer over the trainable parameters; the training step applies weight decay and L2.
 
-    Each group of parameters has the `share` of the rate that its depth gives it.
+    Each group of parameters has a `share` of the learning rate, which depends on its depth.
     """
     optimizer = _build(stage, model, _groups(stage, model))
     set_rate(optimizer, stage.lr)
@@ -122,7 +122,7 @@ def build(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _groups(stage: Stage, model: nn.Module) -> list[muon.Group]:
-    """The trainable parameters by depth: with a `layer_decay`, each block has less of the rate than the one above."""
+    """Trainable parameters by depth: with `layer_decay`, each block has a lower rate than the one after it."""
     blocks: list[nn.Module] = [model]
     if stage.layer_decay != 1:
         assert isinstance(model, Classifier)
@@ -135,15 +135,15 @@ def _groups(stage: Stage, model: nn.Module) -> list[muon.Group]:
 
 
 def _among(chosen: set[int], groups: list[muon.Group], *, inside: bool) -> list[muon.Group]:
-    """The groups with only those parameters that are chosen, or that are not."""
-    found = [{**group, "params": [p for p in group["params"] if (id(p) in chosen) == inside]} for group in groups]
-    return [group for group in found if group["params"]]
+    """Groups with only the chosen parameters, or with only the others; empty groups are left out."""
+    parts = [{**group, "params": [p for p in group["params"] if (id(p) in chosen) == inside]} for group in groups]
+    return [group for group in parts if group["params"]]
 
 
 def _build(stage: Stage, model: nn.Module, groups: list[muon.Group]) -> torch.optim.Optimizer:
     spec = stage.optimizer
     if isinstance(spec, Logistic):
-        return torch.optim.SGD(groups, lr=stage.lr)  # has no state, and takes no step: solver.py sets the weights
+        return torch.optim.SGD(groups, lr=stage.lr)  # without state and without steps: solver.py sets the weights
     if isinstance(spec, Sgd):
         return torch.optim.SGD(groups, lr=stage.lr, momentum=spec.momentum, nesterov=spec.nesterov)
     if isinstance(spec, RmsProp):

@@ -1,4 +1,4 @@
-"""A linear head on frozen features, solved to convergence, for one strength of its penalty after another."""
+"""Solver of linear heads on frozen features: logistic regression to convergence, for a series of L2 strengths."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from loupe.config.resolved import ResolvedStage
 from loupe.data.memory import free_bytes
 from loupe.data.pixels.batches import room_bytes
 from loupe.devices import StopSignal
-from loupe.errors import DataError, DivergedError, NotEnoughMemoryError, StoppedError
+from loupe.errors import DataError, DivergedError, NotEnoughMemoryError, StoppedError, counted
 from loupe.evaluate.inference import batch_size
 from loupe.log import logger, progress_bar, size_text
 from loupe.models.classifier import Classifier
@@ -17,15 +17,15 @@ from loupe.training.schedules import strength
 from loupe.training.stage_data import StageData, views_of
 from loupe.training.train_step import TrainStep
 
-UNSEEN = 10.0  # how far below the least likely class one without training images starts
-FLOATS_BESIDE = 3  # the features of each image in each view: its label and its weight
+UNSEEN = 10.0  # bias of a class without training images, below the smallest bias of the others
+FLOATS_BESIDE = 3  # besides the features, of each view of an image: its label (64 bits) and its weight
 
 
 def check_memory(model: Classifier, stage: ResolvedStage, number: int, images: int) -> None:
-    """Finds out, before anything is computed for it, that the features of stage `number`, from 0, do not fit in memory.
+    """Check that the features of stage `number`, from 0, fit in memory, before any are computed.
 
     Raises:
-        LoupeError: they do not; the error says what to set.
+        NotEnoughMemoryError: they do not; the message has the settings to change.
     """
     view_bytes = 4 * images * (logits_layer(model).in_features + FLOATS_BESIDE)
     views, free = views_of(stage), free_bytes()
@@ -34,66 +34,78 @@ def check_memory(model: Classifier, stage: ResolvedStage, number: int, images: i
     fitting = free // view_bytes
     fewer = f"fewer views of each image (--set stages.{number}.views={fitting}), or " if fitting else ""
     raise NotEnoughMemoryError(
-        f"optimizer logistic holds the features of all {images:,} training images in memory, in {views} views: about "
-        f"{size_text(views * view_bytes)}, and {size_text(free)} are free. Set {fewer}an optimizer that takes steps, "
-        f"and holds a batch at a time (--set stages.{number}.optimizer=adamw)."
+        f"optimizer logistic needs the features of all {counted(images, 'training image')} in memory, in "
+        f"{counted(views, 'view')}: about {size_text(views * view_bytes)}, and {size_text(free)} are free. Set {fewer}"
+        f"an optimizer that takes steps, and needs one batch at a time (--set stages.{number}.optimizer=adamw)."
     )
 
 
 def solving_seconds(model: Classifier, stage: ResolvedStage, images: int) -> float:
-    """About how long solving the stage takes on that many training images, from one timed pass over a part of them."""
+    """Estimated time of solving the stage on that many training images, from timed passes over random features."""
     layer, rows = logits_layer(model), views_of(stage) * images
-    device = _device(layer.weight.device, 4 * rows * layer.in_features)
+    device = _solver_device(layer.weight.device, 4 * rows * layer.in_features)
     return expected_seconds(rows, layer.in_features, layer.out_features, stage.epochs, device)
 
 
-def _device(device: torch.device, feature_bytes: int) -> torch.device:
-    """Where heads are solved: on an NVIDIA GPU with room for the features, else on the CPU."""
+def _solver_device(device: torch.device, feature_bytes: int) -> torch.device:
+    """Device that heads are solved on: an NVIDIA GPU with room for the features, else the CPU."""
     return device if device.type == "cuda" and feature_bytes <= room_bytes(device) else torch.device("cpu")
 
 
 def logits_layer(model: Classifier) -> nn.Linear:
-    [found] = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)]
-    return found
+    """The only linear layer of a head without hidden layers."""
+    [layer] = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)]
+    return layer
 
 
-def _check_finite(features: torch.Tensor) -> None:
+def _check_features(features: torch.Tensor) -> None:
     if not features.isfinite().all():
         raise DivergedError(
-            "what is frozen gives features that are not finite. Its weights are damaged, or the precision is too low "
-            "for them: try --precision fp32."
+            "the frozen blocks give features that are not finite. Their weights are damaged, or the precision is too "
+            "low for them: try --precision fp32."
         )
 
 
 class Solver:
-    """Solves the head for one strength after the other, on the features of every training image in every view.
+    """Solver of a head, for one L2 strength after the other, on the features of all training images in all views.
 
-    Each strength is solved from the solution of the one before, which is not far.
+    Each search starts from the solutions of the strengths before.
+
+    Attributes:
+        logits: the linear layer that gets the weights.
+        classes: indices of the classes that have training images.
+        solutions: solutions so far, one for each strength.
     """
 
     def __init__(
         self,
-        learner: TrainStep,
+        train_step: TrainStep,
         stage_data: StageData,
         train_N: np.ndarray,
         first_epoch: int,
         stop: StopSignal,
     ) -> None:
-        """Raises StoppedError when asked to stop while the features are made."""
-        self.logits = logits_layer(learner.model)
-        self.learner = learner
+        """Compute the features.
+
+        Raises:
+            DataError: all training images are of one class.
+            DivergedError: features that are not finite.
+            StoppedError: asked to stop while the features are computed.
+        """
+        self.logits = logits_layer(train_step.model)
+        self.train_step = train_step
         self.stop = stop
         features_NC, label_N = self._features(stage_data, train_N, first_epoch)
         self.classes = np.unique(label_N)
         if len(self.classes) < 2:
-            raise DataError("the training images are all of one class: there is nothing to tell apart.")
+            raise DataError("all training images have the same class. Add images of at least one other class.")
         self.regression = self._regression(features_NC, np.searchsorted(self.classes, label_N))
-        self.found: list[Solution] = []
+        self.solutions: list[Solution] = []
 
     @torch.inference_mode()
     def _features(self, stage_data: StageData, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the head's linear layer gets, for all views."""
-        model, batch = self.learner.model, batch_size(self.learner.model.preprocessing.size_px)
+        """Inputs of the logits layer [N, C], and class indices [N], for all views."""
+        model, images = self.train_step.model, batch_size(self.train_step.model.preprocessing.size_px)
         pool = nn.Sequential(*[layer for layer in model.head if layer is not self.logits])
         features_NC = np.empty((stage_data.views * len(train_N), self.logits.in_features), np.float32)
         label_N = np.empty(len(features_NC), np.int64)
@@ -102,44 +114,44 @@ class Solver:
         with progress_bar() as progress:
             bar = progress.add_task("features", total=len(features_NC), note="")
             for epoch in range(first_epoch, first_epoch + stage_data.views):
-                for given in stage_data.loader.at(epoch).batches(train_N, batch):
+                for batch in stage_data.loader.at(epoch).batches(train_N, images):
                     if self.stop.received:
-                        raise StoppedError("stopped; what was computed is kept.")
-                    with self.learner.arithmetic.autocast():
-                        x = stage_data.augmenter.train(given.x_BCHW, given.index_B, epoch)
-                        made = pool(model.trunk[stage_data.first :](x))
-                    _check_finite(made)
-                    features_NC[done : done + len(given)] = made.float().cpu().numpy()
-                    label_N[done : done + len(given)] = given.y_B.cpu().numpy()
-                    done += len(given)
+                        raise StoppedError("stopped; finished outputs of the frozen blocks are kept.")
+                    with self.train_step.compute.autocast():
+                        x = stage_data.augmenter.train(batch.x_BCHW, batch.index_B, epoch)
+                        features_BC = pool(model.trunk[stage_data.first :](x))
+                    _check_features(features_BC)
+                    features_NC[done : done + len(batch)] = features_BC.float().cpu().numpy()
+                    label_N[done : done + len(batch)] = batch.y_B.cpu().numpy()
+                    done += len(batch)
                     progress.update(bar, completed=done)
         model.train()
         return features_NC, label_N
 
-    def _regression(self, features_NC: np.ndarray, place_N: np.ndarray) -> Regression:
-        """Over the classes that there are."""
-        device = _device(self.learner.arithmetic.device, features_NC.nbytes)
-        features, place = torch.from_numpy(features_NC).to(device), torch.from_numpy(place_N).to(device)
-        weights_K = self.learner.class_weights_K
-        weight_N = None if weights_K is None else weights_K.cpu()[torch.from_numpy(self.classes)].to(device)[place]
-        return Regression(features, place, len(self.classes), weight_N=weight_N)
+    def _regression(self, features_NC: np.ndarray, class_N: np.ndarray) -> Regression:
+        """Regression over the classes that have training images; `class_N` are indices into `classes`."""
+        device = _solver_device(self.train_step.compute.device, features_NC.nbytes)
+        features, labels = torch.from_numpy(features_NC).to(device), torch.from_numpy(class_N).to(device)
+        weights_K = self.train_step.class_weights_K
+        weight_N = None if weights_K is None else weights_K.cpu()[torch.from_numpy(self.classes)].to(device)[labels]
+        return Regression(features, labels, len(self.classes), weight_N=weight_N)
 
     def solve(self, number: int) -> tuple[float, float]:
-        """Gives the head the weights of the stage's epoch `number`, from 0; returns the mean loss and the accuracy."""
-        penalties = self.learner.stage.epochs
+        """Set the weights of the head to those of epoch `number` of the stage, from 0; return loss and accuracy."""
+        penalties = self.train_step.stage.epochs
         with progress_bar() as progress:
-            bar = progress.add_task("penalties", total=penalties, completed=len(self.found), note="")
-            while len(self.found) <= number:
-                penalty = strength(self.learner.stage, len(self.found))
-                self.found.append(self.regression.solve(penalty, self.found))
-                progress.update(bar, completed=len(self.found))
-                if not self.found[-1].converged:
-                    logger.info(f"penalty {penalty:.3g}: not converged in {MOST_STEPS:,} steps at float32 precision.")
-        found = self.found[number]
+            bar = progress.add_task("penalties", total=penalties, completed=len(self.solutions), note="")
+            while len(self.solutions) <= number:
+                penalty = strength(self.train_step.stage, len(self.solutions))
+                self.solutions.append(self.regression.solve(penalty, self.solutions))
+                progress.update(bar, completed=len(self.solutions))
+                if not self.solutions[-1].converged:
+                    logger.info(f"L2 penalty {penalty:.3g}: not converged within {MOST_STEPS:,} steps in float32.")
+        solution = self.solutions[number]
         with torch.no_grad():
             self.logits.weight.zero_()
-            self.logits.bias.fill_(float(found.bias_K.min()) - UNSEEN)
+            self.logits.bias.fill_(float(solution.bias_K.min()) - UNSEEN)
             rows = torch.from_numpy(self.classes)
-            self.logits.weight[rows] = found.weight_KC.to(self.logits.weight)
-            self.logits.bias[rows] = found.bias_K.to(self.logits.bias)
-        return found.loss, found.accuracy
+            self.logits.weight[rows] = solution.weight_KC.to(self.logits.weight)
+            self.logits.bias[rows] = solution.bias_K.to(self.logits.bias)
+        return solution.loss, solution.accuracy

@@ -1,4 +1,4 @@
-"""Inputs of a stage: images, or the outputs of frozen blocks, which are computed once."""
+"""Inputs of a stage: images, or cached outputs of the frozen blocks."""
 
 import time
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class StageData:
     """Training and validation inputs of one stage: images, or outputs of the frozen blocks.
 
     Attributes:
-        first: block that receives the training inputs; above 0, these are outputs of the block before.
-        validation_first: the same for the validation inputs.
-        views: views of each training image that are used in turn.
+        first: block that receives the training inputs; above 0, the inputs are outputs of the block before.
+        validation_first: block that receives the validation inputs.
+        views: number of views of each training image, used in turn.
     """
 
     loader: BatchLoader | ActivationLoader
@@ -41,12 +41,16 @@ class StageDataBuilder:
     """Builder of the inputs of each stage of a run.
 
     Attributes:
-        network: its name and settings, without its weights.
-        loader: the images; content: their hashes, in the order of the table.
-        train_N: rows to train on; test_N: those that are looked at when training has come to its end.
-        folder: where activations are kept; frozen_arithmetic: what they are computed with.
-        seconds: spent so far on computing what is frozen, or on finding it.
-        alone_seconds: what this takes where nothing of it is found; None where that is not known.
+        network: `trunk_key` of the network.
+        loader: loader of the images.
+        content: hashes of the images, in the order of the table.
+        train_N: rows to train on.
+        test_N: rows that are evaluated after the last stage only.
+        folder: cache of activations.
+        compute: device and precision of training.
+        frozen_compute: device and precision of the frozen blocks.
+        seconds: time spent so far on computing the outputs of frozen blocks, or on loading them.
+        alone_seconds: the same without any cached outputs; None if unknown.
     """
 
     model: Classifier
@@ -57,34 +61,35 @@ class StageDataBuilder:
     test_N: np.ndarray
     seed: int
     folder: Path
-    arithmetic: Compute
-    frozen_arithmetic: Compute
+    compute: Compute
+    frozen_compute: Compute
     stop: StopSignal
     engines: Engines
     seconds: float = 0.0
     alone_seconds: float | None = 0.0
-    _kept: tuple[str, StageData] | None = None
+    _cached: tuple[str, StageData] | None = None
 
     def of(self, stage: ResolvedStage, first_epoch: int, last: bool) -> StageData:
         """Build the inputs of a stage that begins with the present weights of the model.
 
         Args:
-            first_epoch: of the stage, over all stages; last: whether it is the last of them.
+            first_epoch: number of the stage's first epoch over all stages, from 0.
+            last: True for the last stage.
 
         Raises:
             StoppedError: asked to stop during the pass through the frozen blocks.
         """
         self.model.learn(stage.part, batch_statistics=stage.batch_statistics)
-        self._kept = None
+        self._cached = None
         augmenter = Augmenter(stage.augment, self.model.preprocessing, self.seed)
         stage_data = None
         if self.model.frozen:
             began, frozen = time.perf_counter(), self._frozen_pass()
             stage_data = self._on_activations(frozen, stage, augmenter, first_epoch, last)
-            taken = time.perf_counter() - began
-            self.seconds += taken
-            if self.alone_seconds is not None:
-                self.alone_seconds = None if frozen.spent is None else self.alone_seconds + max(taken, frozen.spent)
+            elapsed = time.perf_counter() - began
+            self.seconds += elapsed
+            computed, alone = frozen.computed_seconds, self.alone_seconds
+            self.alone_seconds = None if computed is None or alone is None else alone + max(elapsed, computed)
         return stage_data or StageData(self.loader, self.loader, augmenter, views=views_of(stage))
 
     def _frozen_pass(self) -> FrozenPass:
@@ -94,7 +99,7 @@ class StageDataBuilder:
             self.loader,
             self.content,
             self.folder,
-            self.frozen_arithmetic,
+            self.frozen_compute,
             self.stop,
             self.engines,
         )
@@ -104,43 +109,46 @@ class StageDataBuilder:
     ) -> StageData | None:
         """Inputs from cached outputs; None if none can be cached. Uncached ones are computed in every epoch."""
         rows_N, views, number = np.arange(len(self.loader.labels_N)), views_of(stage), self.model.frozen
-        if stage.augment != AugmentSpec():  # then nobody looks at training images as evaluation sees them
+        if stage.augment != AugmentSpec():  # training images are then not used in the evaluation view
             rows_N = np.setdiff1d(rows_N, self.train_N)
         if not last:
             rows_N = np.setdiff1d(rows_N, self.test_N)
-        kept = frozen.evaluation(rows_N)
+        evaluation = frozen.evaluation(rows_N)
         in_turn = CyclicAugment(augmenter, first_epoch, views)
-        if kept is None:
+        if evaluation is None:
             return None if stage.augment.mixes else StageData(self.loader, self.loader, in_turn, views=views)
         if stage.augment == AugmentSpec():
-            stage_data = StageData(kept, kept, IdentityAugment(self.seed), first=number, validation_first=number)
-        elif reason := _why_not_kept(stage):
+            stage_data = StageData(
+                evaluation, evaluation, IdentityAugment(self.seed), first=number, validation_first=number
+            )
+        elif reason := _why_not_cached(stage):
             logger.info(f"{reason}: the frozen blocks run in every epoch.")
-            stage_data = StageData(self.loader, kept, augmenter, validation_first=number, views=views)
+            stage_data = StageData(self.loader, evaluation, augmenter, validation_first=number, views=views)
         elif loader := frozen.augmented(augmenter, range(first_epoch, first_epoch + views), self.train_N):
             stage_data = StageData(
-                loader, kept, IdentityAugment(self.seed), first=number, validation_first=number, views=views
+                loader, evaluation, IdentityAugment(self.seed), first=number, validation_first=number, views=views
             )
         else:
-            stage_data = StageData(self.loader, kept, in_turn, validation_first=number, views=views)
-        self._kept = (frozen.digest, stage_data)
+            stage_data = StageData(self.loader, evaluation, in_turn, validation_first=number, views=views)
+        self._cached = (frozen.digest, stage_data)
         return stage_data
 
     def evaluation(self) -> tuple[BatchLoader | ActivationLoader, int]:
         """Inputs to evaluate the model on, and the block that receives them.
 
-        Activations only while they are those of the model's own frozen blocks: the best weights may be of a stage
-        before.
+        They are activations only if the model still has the frozen blocks that computed them: the best weights may be
+        those of an earlier stage.
         """
-        if self._kept and self._kept[0] == digest_of(self.model.trunk[: self.model.frozen]):
-            return self._kept[1].validation, self._kept[1].validation_first
+        if self._cached and self._cached[0] == digest_of(self.model.trunk[: self.model.frozen]):
+            return self._cached[1].validation, self._cached[1].validation_first
         return self.loader, 0
 
 
-def _why_not_kept(stage: ResolvedStage) -> str | None:
+def _why_not_cached(stage: ResolvedStage) -> str | None:
+    """Reason why outputs for training images are not cached; None if they are."""
     if stage.augment.mixes:
         return "inputs mixed by mixup or cutmix cannot be cached"
-    return "views are fresh, as set" if stage.views == "fresh" else None
+    return "views are fresh" if stage.views == "fresh" else None
 
 
 def views_of(stage: ResolvedStage) -> int:

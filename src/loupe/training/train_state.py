@@ -1,4 +1,4 @@
-"""State of a training between two steps, and its lines in log and progress bar."""
+"""State of a training between two steps, and its texts in log and progress bar."""
 
 import time
 from collections.abc import Sequence
@@ -18,31 +18,35 @@ LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
 
 @dataclass
 class TrainState:
-    """State of a training: with weights, averaged weights and optimizer, all that a resumed run needs."""
+    """State of a training. With weights, averaged weights and optimizer, it is all that a resumed run needs."""
 
     stage: int = 0
-    epoch: int = 0  # epochs of the stage that are over
-    step: int = 0  # steps of the epoch that are over
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss and hits over the epoch's images so far
+    epoch: int = 0  # finished epochs of the stage
+    step: int = 0  # finished steps of the epoch
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of loss and hits in the epoch so far
     seconds: float = 0.0  # spent on the epoch so far
     history: list[Row] = field(default_factory=list)
     best_epoch: int = 0  # from 1, over all stages; 0: none yet
-    stopped: str | None = None  # why the last stage ended before its time
+    stopped: str | None = None  # reason for early stopping of the last stage
 
     @classmethod
     def of(cls, values: Any) -> "TrainState":
-        """The state in plain values, as a checkpoint holds it; ValueError where they are not of one."""
+        """State from the plain values of a checkpoint.
+
+        Raises:
+            ValueError: values of another shape.
+        """
         return TypeAdapter(cls).validate_python(values)
 
     def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
-        """The monitored metric after each epoch (of one stage), turned so that higher is better."""
+        """Monitored metric after each epoch (of one stage); its sign is changed if lower is better."""
         sign = -1.0 if monitor in LOWER_IS_BETTER else 1.0
         return [sign * row[monitor] for row in self._rows(stage) if row[monitor] is not None]
 
     def best(self, monitor: str, stage: int | None = None) -> int:
-        """The best epoch so far (of one stage), from 0; the last where nothing was measured.
+        """Best epoch so far (of one stage), from 0; the last one without validation.
 
-        Of equally good ones, which accuracy on few images often has, the one with the lowest validation loss.
+        Of epochs with the same metric, as accuracy on few images often has, the one with the lowest validation loss.
         """
         rows, sign = self._rows(stage), -1.0 if monitor in LOWER_IS_BETTER else 1.0
         measured = [number for number, row in enumerate(rows) if row[monitor] is not None]
@@ -54,34 +58,43 @@ class TrainState:
         return [row for row in self.history if stage is None or row["stage"] == stage + 1]
 
 
-class Clock:
-    """The seconds that an epoch takes, over interruptions, and when the next save within it is due."""
+class EpochTimer:
+    """Time of an epoch over interruptions, and time since the last save within it.
+
+    Attributes:
+        before: seconds before the interruption.
+    """
 
     def __init__(self, before: float) -> None:
         self.before = before
         self.began = self.saved = time.perf_counter()
 
     def total(self) -> float:
+        """Seconds of the epoch so far."""
         return self.before + time.perf_counter() - self.began
 
     def due(self, every_seconds: float) -> bool:
+        """True once in every `every_seconds`."""
         if time.perf_counter() - self.saved < every_seconds:
             return False
         self.saved = time.perf_counter()
         return True
 
 
-def title(state: TrainState, stage: Stage) -> str:
+def progress_title(state: TrainState, stage: Stage) -> str:
+    """Text before the progress bar: the epoch."""
     return f"epoch {state.epoch + 1}/{stage.epochs}"
 
 
-def note(state: TrainState, stage: Stage, monitor: str, images: int, train_images: int, clock: Clock) -> str:
-    """Beside the bar: loss so far, the last validation metric, and the time that the stage will still take."""
+def progress_note(
+    state: TrainState, stage: Stage, monitor: str, images: int, train_images: int, timer: EpochTimer
+) -> str:
+    """Text beside the progress bar: loss so far, last validation metric, estimated time left in the stage."""
     parts = [f"loss {state.sums[0] / images:.3f}"]
     if state.history and state.history[-1][monitor] is not None:
         parts.append(f"{monitor} {state.history[-1][monitor]:.4f}")
     epochs_left = stage.epochs - state.epoch - images / train_images
-    parts.append(f"{duration(epochs_left * clock.total() * train_images / images)} left")
+    parts.append(f"{duration(epochs_left * timer.total() * train_images / images)} left")
     return ", ".join(parts)
 
 

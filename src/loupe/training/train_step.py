@@ -1,4 +1,4 @@
-"""One step of training, and what it changes: weights, optimizer, averaged weights."""
+"""Training step, and the state that it changes: weights, optimizer, averaged weights."""
 
 import torch
 from torch import Tensor, nn
@@ -16,55 +16,64 @@ from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optim
 
 
 class TrainStep:
-    """What one stage trains with: network, optimizer, augmentation, and the average of the weights, if it keeps one."""
+    """Training step of a stage.
+
+    Attributes:
+        first: block that receives the inputs; above 0, the inputs are outputs of the block before.
+        decayed: parameters with weight decay.
+        penalised: parameters with the L2 penalty.
+        average: moving average of the weights; None if the stage has none.
+    """
 
     def __init__(
         self,
         model: Classifier,
         stage: Stage,
         augmenter: Augmenter | IdentityAugment | CyclicAugment,
-        arithmetic: Compute,
+        compute: Compute,
         class_weights_K: Tensor | None,
         first: int = 0,
     ) -> None:
-        """`first`: the block that the inputs enter at; with activations of frozen blocks, the one after them."""
+        """Freeze the blocks of the model that the stage does not train, and build its loss and optimizer."""
         model.learn(stage.part, batch_statistics=stage.batch_statistics)
         self.model = model
         self.stage = stage
         self.augmenter = augmenter
-        self.arithmetic = arithmetic
+        self.compute = compute
         self.class_weights_K = class_weights_K
         self.first = first
         self.loss = losses.build(stage, class_weights_K)
         self.optimizer = optimizers.build(stage, model)
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
         self.penalised = optimizers.penalised(model, stage)
-        self.scaler = arithmetic.scaler()
+        self.scaler = compute.scaler()
         self.average = WeightAverage(model, stage.ema_decay) if stage.ema_decay else None
 
     @property
     def result(self) -> Classifier:
-        """The network to evaluate and to keep."""
+        """Network to evaluate and to save: the averaged one, if there is one."""
         return self.average.model if self.average else self.model
 
     def penalty(self) -> float:
-        """The L2 term of the loss, for the network that is evaluated; 0 where the stage has none."""
+        """L2 term of the loss, for the network that is evaluated; 0 if the stage has none."""
         chosen = {id(parameter) for parameter in self.penalised}
         pairs = zip(self.model.parameters(), self.result.parameters(), strict=True)
         return optimizers.l2_penalty([kept for mine, kept in pairs if id(mine) in chosen], self.stage.l2)
 
     def step(self, batch: Batch, partner: Batch | None, *, epoch: int, step: int, steps: int, lr: float) -> Tensor:
-        """One step of the optimizer; returns the sum of the loss and the number of hits over the batch, on the device.
+        """Take one step of the optimizer; return the batch's sum of the loss and number of hits, on the device.
 
         Args:
-            batch: the images; partner: the images that they are mixed with, if any.
-            epoch: over all stages, from 0; step: in the epoch, from 0; steps: of this stage, before this one.
-            lr: the learning rate of this step.
+            partner: images that those of the batch are mixed with, if any.
+            epoch: number of the epoch over all stages, from 0.
+            step: number of the step in the epoch, from 0.
+            steps: number of steps of this stage before this one.
+            lr: learning rate of this step.
         """
         stage = self.stage
         torch.manual_seed(random.integer_seed(self.augmenter.seed, epoch, step, "dropout"))
         x_BCHW, target = self._inputs(batch, partner, epoch)
-        with self.arithmetic.autocast():
+        with self.compute.autocast():
             logits_BK = self.model(x_BCHW, self.first)
         losses_B = self.loss(logits_BK.float(), target)
         self.scaler.scale(losses_B.mean()).backward()  # type: ignore[no-untyped-call]
@@ -74,8 +83,8 @@ class TrainStep:
         if stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip_norm)
         optimizers.set_rate(self.optimizer, lr)
-        if steps % optimizers.FORGET_EVERY_STEPS == 0:
-            optimizers.forget(self.optimizer)
+        if steps % optimizers.FLUSH_EVERY_STEPS == 0:
+            optimizers.flush_subnormals(self.optimizer)
         if stage.weight_decay:
             optimizers.decay(self.optimizer, self.decayed, stage.weight_decay)
         self.scaler.step(self.optimizer)
@@ -87,7 +96,7 @@ class TrainStep:
         return torch.stack([losses_B.detach().sum(), hits.to(losses_B.dtype)])
 
     def _inputs(self, batch: Batch, partner: Batch | None, epoch: int) -> tuple[Tensor, Tensor]:
-        """Augmented pixels and their target, mixed with those of the partner where there is one."""
+        """Augmented inputs and their target, mixed with those of the partner if there is one."""
         classes = len(self.model.classes)
         x_BCHW = self.augmenter.train(batch.x_BCHW, batch.index_B, epoch)
         if partner is None:
@@ -98,14 +107,14 @@ class TrainStep:
         return x_BCHW, losses.target(batch.y_B, partner.y_B, share_B, classes)
 
     def state(self) -> Snapshot:
-        """Everything here that training changes."""
+        """State that training changes."""
         tensors = {"weights": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
         if self.average:
             tensors["average"] = self.average.model.state_dict()
         return Snapshot(tensors, {"scaler": self.scaler.state_dict()})
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Puts back what `state` gave."""
+        """Restore the state of a snapshot that `state` returned."""
         self.model.load_state_dict(snapshot.tensors["weights"])
         restore_optimizer(self.optimizer, snapshot.tensors["optimizer"])
         if self.average:

@@ -378,10 +378,10 @@ def test_openvino_computes_what_pytorch_does(name, images):
     from loupe.models.engine import OpenVinoEngine, TorchEngine
 
     _, model = assembled(name, 64)
-    blocks, arithmetic = model.trunk[:3], Compute(torch.device("cpu"), "fp32")
+    blocks, compute = model.trunk[:3], Compute(torch.device("cpu"), "fp32")
     inputs = [torch.randn(count, 3, 64, 64).contiguous(memory_format=torch.channels_last) for count in (4, images, 4)]
-    ours = list(OpenVinoEngine(blocks, arithmetic, 64).run(iter(inputs)))
-    reference = list(TorchEngine(blocks, arithmetic).run(iter(inputs)))
+    ours = list(OpenVinoEngine(blocks, compute, 64).run(iter(inputs)))
+    reference = list(TorchEngine(blocks, compute).run(iter(inputs)))
     assert [len(made) for made in ours] == [4, images, 4], "in their order"
     for mine, theirs in zip(ours, reference, strict=True):
         assert mine.shape == theirs.shape
