@@ -289,7 +289,9 @@ def test_activations_with_other_checksums_than_their_own_are_made_again(tmp_path
         (tmp_path / name / "array.json").write_bytes(text)
     assert activations.seconds_of(tmp_path / "key") is None
     made = np.arange(12, dtype=np.float32).reshape(4, 3)
-    rows = activations.kept(tmp_path, "key", (4, 3), np.float32, lambda first: iter([made[first:]]), lambda: None)
+    rows = activations.load_or_compute(
+        tmp_path, "key", (4, 3), np.float32, lambda first: iter([made[first:]]), lambda: None
+    )
     np.testing.assert_array_equal(rows, made)
 
 
@@ -303,7 +305,9 @@ def test_activations_begun_in_another_shape_are_begun_again(tmp_path, rows):
     record = ArrayRecord(shape=(4, 7), dtype="<f8", rows=rows, checksums=sums.all())
     record.write(tmp_path / ".key" / array_file.RECORD)
     made = np.arange(12, dtype=np.float32).reshape(4, 3)
-    kept = activations.kept(tmp_path, "key", (4, 3), np.float32, lambda first: iter([made[first:]]), lambda: None)
+    kept = activations.load_or_compute(
+        tmp_path, "key", (4, 3), np.float32, lambda first: iter([made[first:]]), lambda: None
+    )
     np.testing.assert_array_equal(kept, made)
 
 

@@ -111,7 +111,7 @@ def test_where_only_the_head_learns_a_gpu_is_timed_on_what_is_frozen(passes):
 
 def test_a_head_on_a_cpu_is_computed_in_fp32_and_nothing_is_timed(passes):
     (chosen, reason), seen = passes("head", torch.device("cpu"))
-    assert (chosen, reason, seen) == ("fp32", "precision fp32: only the head learns", [])
+    assert (chosen, reason, seen) == ("fp32", "precision fp32: only the head is trained", [])
 
 
 def test_where_all_learns_its_steps_are_timed(passes):

@@ -148,7 +148,7 @@ def test_of_activations_that_were_kept_without_their_time_the_time_is_unknown(tm
     record.write(tmp_path / "known" / array_file.RECORD)
     found = FrozenPass(*[None] * 8)
     for name, spent in (("known", 2.5), ("known", 5.0), ("unknown", None), ("known", None)):
-        found._count(tmp_path / name)
+        found._add_seconds(tmp_path / name)
         assert found.computed_seconds == spent
 
 

@@ -161,10 +161,8 @@ def _write(
     if done != shape[0]:
         raise OSError(f"{done} rows were computed in place of {shape[0]}")
     computed = shape[0] - before
-    if (
-        computed >= LEAST_TIMED_SHARE * shape[0]
-    ):  # rows of a killed process are taken to be as slow as those of this one
-        seconds = (time.perf_counter() - began) * shape[0] / made
+    if computed >= LEAST_TIMED_SHARE * shape[0]:  # rows of a killed process count as those of this one
+        seconds = (time.perf_counter() - began) * shape[0] / computed
         whole = {"rows": done, "checksums": sums.all(), "seconds": round(seconds, 3)}
         record.model_copy(update=whole).write(folder / array_file.RECORD)
 
