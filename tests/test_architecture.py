@@ -5,6 +5,7 @@ by `python tests/test_architecture.py` (`make architecture`).
 """
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -20,6 +21,9 @@ errors log files csv_files records cache devices config rundir data provenance a
 explain report runs comparison labels doctor cli __main__
 """
 ORDER = ROOMS.split()
+
+# First words of docstrings that say neither what a thing is nor what it does.
+NO_NOUN = re.compile(r"(What|Whether|Which|How|Where|When|Why|Who|Everything)(ever)?\b")
 
 # One sentence for each package, here and in README.md: their `__init__.py` files are empty.
 ROOT = "errors, atomic files, CSV tables, JSON records, the cache, devices, logging, the run folder, provenance."
@@ -129,6 +133,14 @@ def test_the_readme_lists_each_package_with_its_sentence():
 
 def test_no_modules_import_each_other_in_a_circle():
     TopologicalSorter({module: imports(module) for module in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_begin_with_a_noun_or_a_verb(module):
+    tree = ast.parse((SOURCE / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    texts = [ast.get_docstring(node) or "" for node in documented]
+    assert [text for text in texts if NO_NOUN.match(text)] == []
 
 
 @pytest.mark.parametrize("init", sorted(path for path in SOURCE.rglob("*/__init__.py")))

@@ -16,11 +16,11 @@ import platformdirs
 from loupe.errors import DiskError, unknown_name
 
 KINDS = {
-    "pixels": "images decoded once",
-    "rows": "Parquet files, copied to be mapped",
-    "frozen": "activations of frozen networks",
-    "datasets": "data sets that were downloaded",
-    "content": "what identifies the images of a data set",
+    "pixels": "decoded images",
+    "rows": "memory-mapped copies of Parquet files",
+    "frozen": "activations of frozen blocks",
+    "datasets": "downloaded data sets",
+    "content": "content hashes of images",
 }
 DAY_SECONDS = 24 * 3600
 

@@ -118,7 +118,7 @@ class Terminal(logging.Handler):
         return self.level <= logging.INFO and self.screen.is_terminal and not self.is_left_to_user(logging.INFO)
 
     def is_left_to_user(self, level: int) -> bool:
-        """Whether logging is configured to write records of this level to standard output or standard error."""
+        """True if logging is configured to write records of this level to standard output or standard error."""
         source: logging.Logger | None = logger.logger if logger.isEnabledFor(level) else None
         while source:
             if any(level >= handler.level and _stream(handler) in self._streams for handler in source.handlers):

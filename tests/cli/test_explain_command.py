@@ -156,7 +156,7 @@ def test_looking_at_test_images_is_counted_and_at_others_not(terminal, made):
     assert terminal("explain", made, "--count", "2")[0] == 0
     assert not looks.exists()
     code, _, err = terminal("explain", made, "--split", "test", "--count", "2")
-    assert code == 0 and "Looks at this test split so far, in this runs folder: 1." in err
+    assert code == 0 and "Test-set evaluations recorded in this folder: 1." in err
     assert len(looks.read_text().splitlines()) == 1
     looks.unlink()
 
@@ -194,7 +194,7 @@ def test_a_run_explains_arrays(made):
         (["RUN", "--layer", "trunk.block1.conv3"], "Did you mean trunk.block1.conv"),
         (["RUN", "--filters", "--layer", "head.logits"], "unknown layer"),
         (["RUN", "--class", "cut"], "Did you mean cat"),
-        (["RUN", "--split", "train"], "--split is val or test"),
+        (["RUN", "--split", "train"], "--split train: give val or test"),
         (["RUN", "--filters", "x.png"], "--filters cannot be combined with images"),
         (["RUN", "--to", "no-such-folder/page.html"], "does not exist"),
         (["RUN", "--method", "guided"], "grad-cam"),

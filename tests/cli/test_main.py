@@ -240,12 +240,12 @@ def test_evaluate_keeps_the_runs_own_images_where_its_split_has_them(terminal, t
         assert block["test_looks"] == looks + again, "a look at the run's own test split"
         assert "warning" not in err
     _, _, err = terminal("evaluate", trained, "--data", moved)
-    assert "40 of these 40 images are the run's own" in " ".join(err.split())
+    assert "40 of 40 images belong to the run" in " ".join(err.split())
     split = {row["path"]: row["split"] for row in csv.DictReader((trained / "split.csv").open())}
     learnt = copied(photos, tmp_path / "learnt", lambda path: split[path.relative_to(photos).as_posix()] == "train")
     for part in ("val", "test"):
         code, out, err = terminal("evaluate", trained, "--split", part, "--data", learnt)
-        assert code == 1 and not out and f"no {part} images to evaluate: 32 of these 32" in err
+        assert code == 1 and not out and f"no {part} images to evaluate. 32 of 32" in err
     tested = copied(photos / "dark", tmp_path / "tested" / "dark")
     _, out, err = terminal("evaluate", trained, "--split", "test", "--data", tested.parent, "--json")
     block = json.loads(out)
@@ -260,8 +260,8 @@ def test_evaluate_leaves_the_runs_training_images_out_of_new_ones_and_says_so(te
         _, out, err = terminal("evaluate", trained, "--split", part, "--data", mixed, "--json", "--quiet")
         assert json.loads(out)["images"] == 4 + 3
         said = " ".join(err.split())
-        assert "warning: 40 of these 43 images are the run's own" in said
-        assert "(train 32, val 4, test 4). Evaluated: 4 of them, and 3 others." in said
+        assert "warning: 40 of 43 images belong to the run" in said
+        assert "(train 32, val 4, test 4). Evaluated: 4 of those, and 3 other images." in said
     alone = copied(mixed, tmp_path / "alone", lambda path: path.name.startswith("new"))
     _, out, err = terminal("evaluate", trained, "--split", "test", "--data", alone, "--json")
     assert json.loads(out)["images"] == 3 and "own" not in err
@@ -270,7 +270,7 @@ def test_evaluate_leaves_the_runs_training_images_out_of_new_ones_and_says_so(te
 def test_evaluate_prints_tables(terminal, trained):
     code, out, _ = terminal("evaluate", trained)
     assert code == 0
-    assert all(word in out for word in ("accuracy", "macro F1", "precision", "confusion matrix", "dark", "light"))
+    assert all(word in out for word in ("accuracy", "macro F1", "precision", "Confusion matrix", "dark", "light"))
 
 
 def test_predict_writes_labels_probabilities_and_a_histogram(terminal, trained, photos, tmp_path):
@@ -353,7 +353,7 @@ def test_a_class_that_is_called_unclassified_is_not_mixed_up_with_images_below_t
     logits = np.array([[0, 3], [3, 0], [0.1, 0]], np.float32)
     predictions = Predictions(("a", "b", "c"), ("a", "b", "c"), np.array([1, 0, 0]), logits, ("dark", "unclassified"))
     assert label(predictions).counts() == {"dark": 2, "unclassified": 1}
-    with pytest.raises(LoupeError, match="a class of this model is called 'unclassified'"):
+    with pytest.raises(LoupeError, match="a class of this model has the name 'unclassified'"):
         label(predictions, threshold=0.6)
 
 
@@ -410,7 +410,7 @@ def test_predict_leaves_as_many_unclassified_as_a_wanted_precision_needs(termina
     assert "precision of at least 0.95 with 95% confidence" in err
     code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.999")
     highest = selective.highest_precision(validation, 2.0)
-    assert code == 1 and f"the highest of this run is {highest:g}" in err
+    assert code == 1 and f"the highest is {highest:g}" in err
     code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.9", "--threshold", "0.5")
     assert code == 1 and "Give one of them" in err
     (calibrated / "predictions.csv").unlink()

@@ -38,7 +38,7 @@ def test_an_added_metric_is_in_the_results_the_terminal_and_the_page_of_a_run(ad
     results = RunResults.read(run / "results.json")
     assert results.to_json() == content and results.test.metric("kappa") == Estimate(value=value)
     tables.print_results(results, run)
-    tables.print_block(results.test, "test")
+    tables.print_evaluation(results.test, "test")
     assert capsys.readouterr().out.count(f"{value:.4f}") == 3  # validation and test are the same images
     page = write_page(run).read_text()
     assert HEADING in page and MEANING in page and f"<b>{value:.3f}</b>" in page

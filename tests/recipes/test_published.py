@@ -6,7 +6,7 @@ import re
 import pytest
 
 from loupe.config import overrides
-from loupe.config.optimizer import Adam, RmsProp
+from loupe.config.optimizer import Adam, Logistic, RmsProp
 from loupe.config.recipe import AugmentSpec, Preprocessing, Stage
 from loupe.models.build import skeleton
 from loupe.models.summary import count_parameters
@@ -124,7 +124,9 @@ def test_two_recipes_differ_where_they_differ():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_said_in_a_line(name):
     line = wording.training(recipe(name))
-    assert f"{recipe(name).stages[0].epochs} epochs of " in line
+    stage = recipe(name).stages[0]
+    unit = "L2 strengths" if isinstance(stage.optimizer, Logistic) else "epochs"
+    assert f"{stage.epochs} {unit} of " in line
     assert "_" not in line
     assert "\n" not in line
 

@@ -327,12 +327,12 @@ def test_what_is_not_asked_for_is_taken_from_the_run(command, pair, monkeypatch)
 
 
 def test_images_that_cannot_be_found_again_are_asked_for(pair):
-    nothing = repeat.Asked(None, None, "cpu", False)
+    nothing = repeat.RepeatOptions(None, None, "cpu", False)
     with pytest.raises(LoupeError, match="no longer at /one/pets"):
-        repeat.as_before(nothing, pair[0])
+        repeat.complete(nothing, pair[0])
     edit(pair[0], "environment.json", lambda made: made.update(data=None))
     with pytest.raises(LoupeError, match="arrays"):
-        repeat.as_before(nothing, pair[0])
+        repeat.complete(nothing, pair[0])
 
 
 def test_only_a_finished_run_can_be_repeated(pair):
@@ -342,7 +342,10 @@ def test_only_a_finished_run_can_be_repeated(pair):
 
 
 def test_an_interrupted_repetition_says_how_to_go_on_to_the_comparison(pair):
-    with pytest.raises(InterruptedRunError, match=r"--resume b --against .*first$"), repeat.told_when_stopped(pair[0]):
-        raise InterruptedRunError("stopped and saved. Go on with: loupe train --resume b")
-    with pytest.raises(InterruptedRunError, match=r"b$"), repeat.told_when_stopped(None):
-        raise InterruptedRunError("stopped and saved. Go on with: loupe train --resume b")
+    with (
+        pytest.raises(InterruptedRunError, match=r"--resume b --against .*first$"),
+        repeat.resume_with_comparison(pair[0]),
+    ):
+        raise InterruptedRunError("stopped and saved. Resume with: loupe train --resume b")
+    with pytest.raises(InterruptedRunError, match=r"b$"), repeat.resume_with_comparison(None):
+        raise InterruptedRunError("stopped and saved. Resume with: loupe train --resume b")

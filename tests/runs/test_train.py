@@ -92,7 +92,7 @@ def test_arrays_that_have_changed_are_not_evaluated_on_what_was_trained(run, cap
     x[split.index("train")] = 255 - x[split.index("train")]
     said = run.predictions_of("test", (x, y))
     assert len(said) == run.results.images.test + 1
-    assert "399 of these 400 images are the run's own" in caplog.text
+    assert "399 of 400 images belong to the run" in caplog.text
 
 
 def test_a_run_is_loaded_by_its_path(run):

@@ -30,10 +30,10 @@ def check(
 ) -> None:
     """Find damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage.
 
-    Near duplicates (--near) have to be judged by a person, and do not change the exit code.
+    Near duplicates (--near) must be confirmed by a person, and do not affect the exit code.
     """
     if report is not None and not near:
-        raise ConfigError("--report shows near duplicates: add --near.")
+        raise ConfigError("--report needs --near, because its page shows near duplicates. Add --near.")
     code = _check(data, near=near, report=report, as_json=as_json, quiet=quiet)
     raise typer.Exit(code)
 
@@ -50,47 +50,52 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
     from loupe.report.check_page import write_page
 
     if report is not None:
-        _make_room(report)
+        _check_writable(report)
     with terminal(quiet=quiet or as_json):
         dataset = open_dataset(data)
         table, content = dataset.table, dataset.hashes
-        found = examine(table, content)
-        alike = find_near(table, content, cache=cache_folder()) if near else None
-    if report is not None and alike is not None:
-        write_page(report, table, found, alike)
-        write_csv(_rows_file(report), alike)
+        checked = examine(table, content)
+        near_report = find_near(table, content, cache=cache_folder()) if near else None
+    if report is not None and near_report is not None:
+        write_page(report, table, checked, near_report)
+        write_csv(_pairs_file(report), near_report)
     if as_json:
-        print_json(found.to_json() | {"near_duplicates": alike.to_json() if alike else None})
-        return 0 if found.ok else 1
+        print_json(checked.to_json() | {"near_duplicates": near_report.to_json() if near_report else None})
+        return 0 if checked.ok else 1
     screen = RichConsole(highlight=False)
-    print_check(found, screen, alike.findings() if alike else ())
-    if alike is not None:
-        _conclude(screen, alike, report)
-    return 0 if found.ok else 1
+    print_check(checked, screen, near_report.findings() if near_report else ())
+    if near_report is not None:
+        _conclude(screen, near_report, report)
+    return 0 if checked.ok else 1
 
 
-def _conclude(screen: RichConsole, alike: "NearReport", report: Path | None) -> None:
-    """Print the conclusions about near duplicates, and where they are shown."""
-    for sentence in alike.conclusions():
-        screen.print(Text(sentence, style="yellow" if alike.pairs else "green"), soft_wrap=True)
+def _conclude(screen: RichConsole, near_report: "NearReport", report: Path | None) -> None:
+    """Print the conclusions about near duplicates, and the paths of the page and the CSV."""
+    for sentence in near_report.conclusions():
+        screen.print(Text(sentence, style="yellow" if near_report.pairs else "green"), soft_wrap=True)
     if report is not None:
-        page, rows = printable(str(report)), printable(str(_rows_file(report)))
-        screen.print(Text(f"Page: {page}; all pairs as CSV: {rows}"), soft_wrap=True)
-    elif alike.pairs:
+        page, pairs = printable(str(report)), printable(str(_pairs_file(report)))
+        screen.print(Text(f"Page: {page} (all pairs: {pairs})"), soft_wrap=True)
+    elif near_report.pairs:
         screen.print("To see them side by side: loupe check DATA --near --report check.html", markup=False)
 
 
-def _make_room(report: Path) -> None:
-    """Raise a LoupeError now if the page could not be written after the search."""
+def _check_writable(report: Path) -> None:
+    """Check, before the search, that the page can be written.
+
+    Raises:
+        ConfigError: the path is not an HTML file.
+        DiskError: it cannot be written.
+    """
     if report.suffix.lower() not in {".html", ".htm"}:
-        raise ConfigError(f"--report is an HTML file, for example check.html; got {str(report)!r}.")
+        raise ConfigError(f"--report {report}: not an HTML file. Give a name such as check.html.")
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
-        _rows_file(report).touch()
+        _pairs_file(report).touch()
     except OSError as error:
         raise DiskError(f"{report} cannot be written ({error.strerror or error}). Choose another file.") from None
 
 
-def _rows_file(report: Path) -> Path:
-    """`check.pairs.csv` beside `check.html`: not `check.csv`, which may be the list of the images themselves."""
+def _pairs_file(report: Path) -> Path:
+    """Path of the CSV beside the page: not `check.csv`, which may be the list of the images themselves."""
     return report.with_suffix(".pairs.csv")

@@ -10,7 +10,9 @@ from loupe.errors import ConfigError
 
 
 def compare(
-    what: Annotated[list[str], typer.Argument(help="DATA to train on, as for loupe train; or at least two runs.")],
+    what: Annotated[
+        list[str], typer.Argument(help="DATA to train on, as for loupe train; or at least two finished runs.")
+    ],
     recipes: Annotated[
         str | None, typer.Option(help="Recipe names or YAML files, separated by commas. Default: a ladder of recipes.")
     ] = None,
@@ -38,7 +40,7 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare recipes on the same images. Plan, train in order of cost, judge on validation images."""
+    """Compare recipes on the same images. Train in order of cost, select on validation images."""
     from loupe.cli import tables
     from loupe.comparison import compare
     from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults

@@ -1,4 +1,4 @@
-"""`loupe explain`: pages of class activation maps, and of pictures that filters respond to."""
+"""`loupe explain`: pages of class activation maps, and of images that filters respond to."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,7 +28,7 @@ def explain(
         typer.Argument(help="Images, folders or globs. Default: images of the run, misclassified ones first."),
     ] = None,
     filters: Annotated[
-        bool, typer.Option("--filters", help="Show pictures that filters respond to, instead of images.")
+        bool, typer.Option("--filters", help="Show images that filters respond to, instead of regions.")
     ] = False,
     layer: Annotated[
         str | None,
@@ -55,11 +55,11 @@ def explain(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Show where in an image the evidence for a class is. Or what filters respond to."""
+    """Show which regions of an image support a class. With --filters: images that filters respond to."""
     if filters and (images or target or method):
         raise ConfigError("--filters cannot be combined with images, --class or --method.")
     if split not in {"val", "test"}:
-        raise ConfigError(f"--split is val or test; got {split!r}.")
+        raise ConfigError(f"--split {split}: give val or test.")
     to = to or Path("filters.html" if filters else "explain.html")
     if not to.absolute().parent.is_dir():  # before the work, not after
         raise ConfigError(f"--to {to}: the folder does not exist. Create it, or choose another.")
@@ -68,56 +68,63 @@ def explain(
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
-    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json)
     if filters:
-        answer = _filters(done, layer, count, to, show=not as_json)
+        result = _filters(opened, layer, count, to, show=not as_json)
     else:
-        way = method or DEFAULT
+        cam_method = method or DEFAULT
         if images and (several := len(from_paths(images))) > MOST_IMAGES:
             raise ConfigError(f"{several:,} images are too many for one page. Give at most {MOST_IMAGES}.")
-        found = done.explain(
-            images or None, split=split, count=count, layer=layer, target=target, method=way, skip_damaged=skip_damaged
+        explanations = opened.explain(
+            images or None,
+            split=split,
+            count=count,
+            layer=layer,
+            target=target,
+            method=cam_method,
+            skip_damaged=skip_damaged,
         )
-        answer = {"method": way, "temperature": done.temperature} | _maps(done, found, layer, way, to, show=not as_json)
+        maps = _maps(opened, explanations, layer, cam_method, to, show=not as_json)
+        result = {"method": cam_method, "temperature": opened.temperature} | maps
     if as_json:
-        print_json({"run": str(done.path), **answer})
+        print_json({"run": str(opened.path), **result})
 
 
 def _maps(
-    done: "Run", found: "Sequence[Explanation]", layer: str | None, method: str, to: Path, *, show: bool
+    run: "Run", explanations: "Sequence[Explanation]", layer: str | None, method: str, to: Path, *, show: bool
 ) -> dict[str, Any]:
-    """Writes the page of class activation maps, prints a line for each image, and returns the answer for scripts."""
+    """Write the page of class activation maps, print a line for each image, and return the JSON output."""
     from loupe.explain.feature_maps import choose_layer
     from loupe.report import explain_page as page
 
-    chosen = choose_layer(done.model, layer)
+    chosen = choose_layer(run.model, layer)
     side = chosen.shape[1:]
     facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Feature map": f"{side[0]} × {side[1]}"}
-    if done.temperature != 1:
-        facts["Calibrated by"] = f"temperature {done.temperature:.3g}"
-    if any(one.label is not None for one in found):
-        facts["Misclassified"] = f"{sum(one.missed for one in found):,}"
-    _write(to, lambda: page.write_maps(to, found, facts, done.directory.name))
+    if run.temperature != 1:
+        facts["Calibrated by"] = f"temperature {run.temperature:.3g}"
+    if any(one.label is not None for one in explanations):
+        facts["Misclassified"] = f"{sum(one.missed for one in explanations):,}"
+    _write(to, lambda: page.write_maps(to, explanations, facts, run.directory.name))
     if show:
-        for one in found:
+        for one in explanations:
             verdict = f"{one.label} predicted as {one.predicted}" if one.missed else one.predicted
-            print(printable(f"{one.path}  {verdict} {one.probability:.1%}  {'; '.join(_places(one))}"))
+            print(printable(f"{one.path}  {verdict} {one.probability:.1%}  {'; '.join(_regions(one))}"))
         print(printable(f"Page: {to}"))
-    return {"page": str(to), "layer": chosen.name, "map": side, "images": [_image(one) for one in found]}
+    return {"page": str(to), "layer": chosen.name, "map": side, "images": [_image(one) for one in explanations]}
 
 
-def _places(one: "Explanation") -> list[str]:
+def _regions(one: "Explanation") -> list[str]:
     return [
-        f"{name}: strongest {found.region}, half of it in {found.half:.0%} of the image"
-        if found
+        f"{name}: strongest {evidence.region}, half of it in {evidence.half:.0%} of the image"
+        if evidence
         else f"{name}: no evidence"
-        for name, found in one.evidence.items()
+        for name, evidence in one.evidence.items()
     ]
 
 
 def _image(one: "Explanation") -> dict[str, Any]:
     evidence = {
-        name: asdict(found) | {"place": found.region} if found else None for name, found in one.evidence.items()
+        name: asdict(known) | {"place": known.region} if known else None for name, known in one.evidence.items()
     }
     return {
         "path": one.path,
@@ -128,17 +135,17 @@ def _image(one: "Explanation") -> dict[str, Any]:
     }
 
 
-def _filters(done: "Run", layer: str | None, count: int, to: Path, *, show: bool) -> dict[str, Any]:
-    """Writes the page of filters, prints a line for each layer, and returns the answer for scripts."""
+def _filters(run: "Run", layer: str | None, count: int, to: Path, *, show: bool) -> dict[str, Any]:
+    """Write the page of filters, print a line for each layer, and return the JSON output."""
     from loupe.explain.feature_maps import map_layers
     from loupe.explain.filters import AscentSettings
     from loupe.report import explain_page as page
 
     ascent = AscentSettings()
-    found = done.filters(layer, count=count, ascent=ascent)
-    shapes = {name: known.shape for name, known in map_layers(done.model).items()}
-    _write(to, lambda: page.write_filters(to, found, ascent, shapes, done.directory.name))
-    layers = {name: [one for one in found if one.layer == name] for name in dict.fromkeys(one.layer for one in found)}
+    images = run.filters(layer, count=count, ascent=ascent)
+    shapes = {name: known.shape for name, known in map_layers(run.model).items()}
+    _write(to, lambda: page.write_filters(to, images, ascent, shapes, run.directory.name))
+    layers = {name: [one for one in images if one.layer == name] for name in dict.fromkeys(one.layer for one in images)}
     if show:
         for name, several in layers.items():
             print(printable(f"{name}: {counted(len(several), 'filter')}; {_medians(several)}"))

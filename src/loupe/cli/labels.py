@@ -27,7 +27,7 @@ def labels(
     ] = None,
     folds: Annotated[int, typer.Option(min=3, help="Cross-validation folds.")] = 5,
     seed: Annotated[
-        int, typer.Option(min=0, help="Random seed for the folds, and for splits that the data does not give.")
+        int, typer.Option(min=0, help="Random seed for the folds, and for the splits if the data has none.")
     ] = 0,
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="New folder to write. Default: DATA-labels.")
@@ -42,7 +42,7 @@ def labels(
     from loupe.labels.find import check_labels
 
     if to is not None:
-        export.check_new(to)  # refused now, and not after the work
+        export.check_new(to)  # before the work, not after
     report = check_labels(
         data,
         model=model,

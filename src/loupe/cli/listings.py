@@ -17,15 +17,15 @@ def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
     from loupe.cli import tables
     from loupe.rundir import list_runs
 
-    found = list_runs(output)
+    listed = list_runs(output)
     if as_json:
-        print_json([_as_json(run) for run in found])
+        print_json([_as_json(run) for run in listed])
     else:
-        tables.print_runs(found, output)
+        tables.print_runs(listed, output)
 
 
 def _as_json(run: "RunDirectory") -> dict[str, Any]:
-    """A run with its results: None where it is not finished, or cannot be read, and then `error` says why."""
+    """Run with its results; None if it is unfinished or unreadable, with the `error` for an unreadable one."""
     from loupe.evaluate.results import results_of
 
     try:
@@ -60,16 +60,16 @@ def models(
     size: Annotated[int | None, typer.Option(min=1, help="Input size in pixels. Default: that of the model.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List models of Loupe and timm, or show one. With layers, parameters and what is trained."""
+    """List models of Loupe and timm, or show one. Shows layers, blocks and parameters."""
     from loupe.cli import tables
     from loupe.models import overview
 
     if name is None or not overview.exists(name):
-        found = overview.matching(name or "")
+        matching = overview.matching(name or "")
         if as_json:
-            print_json(found)
+            print_json(matching)
         else:
-            tables.print_models(found, name)
+            tables.print_models(matching, name)
         return
     shown = overview.overview(name, part=part, classes=classes, size_px=size)
     if as_json:
@@ -87,14 +87,13 @@ def cache(
     ] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Show or remove cached data. All of it can be computed again. Folder: LOUPE_CACHE."""
-    from loupe import cache as kept
-    from loupe.cache import cache_folder
+    """Show or remove cached data. All of it can be recreated. Folder: LOUPE_CACHE."""
+    from loupe import cache as cached_data
     from loupe.cli import tables
 
-    folder = cache_folder()
-    found = kept.entries(folder) if clear is None else kept.remove(folder, clear, unused_days)
+    folder = cached_data.cache_folder()
+    entries = cached_data.entries(folder) if clear is None else cached_data.remove(folder, clear, unused_days)
     if as_json:
-        print_json([{"kind": e.kind, "path": str(e.path), "bytes": e.size, "used": e.used} for e in found])
+        print_json([{"kind": e.kind, "path": str(e.path), "bytes": e.size, "used": e.used} for e in entries])
     else:
-        tables.print_cache(found, folder, removed=clear is not None)
+        tables.print_cache(entries, folder, removed=clear is not None)

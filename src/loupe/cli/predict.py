@@ -15,7 +15,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split: val, test or train. Test-set evaluations are counted.")] = "val",
     data: Annotated[
         str | None,
-        typer.Option(help="Other labelled images. Images of the run stay in their split."),
+        typer.Option(help="Other labelled images. Those that belong to the run keep its split."),
     ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
@@ -23,19 +23,19 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained classifier on a split. With --data, on other labelled images."""
+    """Evaluate a trained classifier on a split. With --data: on other labelled images."""
     if split not in {"train", "val", "test"}:
-        raise ConfigError(f"--split is val, test or train; got {split!r}.")
+        raise ConfigError(f"--split {split}: give val, test or train.")
     from loupe.cli import tables
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
-    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
-    block = done.evaluate(split, data, skip_damaged=skip_damaged)
+    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    evaluation = opened.evaluate(split, data, skip_damaged=skip_damaged)
     if as_json:
-        print_json({"run": str(done.path), "data": data, "split": split, **block.to_json()})
+        print_json({"run": str(opened.path), "data": data, "split": split, **evaluation.to_json()})
     else:
-        tables.print_block(block, split if data is None else f"{data} ({split})")
+        tables.print_evaluation(evaluation, split if data is None else f"{data} ({split})")
 
 
 def predict(
@@ -52,8 +52,8 @@ def predict(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Guaranteed share of correct images among those classified, for example 0.99. The threshold is "
-            "chosen on validation images.",
+            help="Guaranteed share of correct predictions among the classified images, for example 0.99. Chooses the "
+            "threshold on validation images.",
         ),
     ] = None,
     device: Device = "auto",
@@ -68,22 +68,22 @@ def predict(
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.rundir import open_run
-    from loupe.runs.classify import check_place, check_threshold, check_top, label, write_csv
+    from loupe.runs.classify import check_path, check_threshold, check_top, label, write_csv
     from loupe.runs.run import Run
 
-    check_place(to)
-    done = Run(open_run(run, output), device=device, quiet=quiet or as_json)
-    check_top(top, done.classes)
-    with terminal(quiet=done.quiet):
-        if done.temperature != 1:
-            logger.info(f"probabilities are calibrated by temperature {done.temperature:.3g}")
+    check_path(to)
+    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    check_top(top, opened.classes)
+    with terminal(quiet=opened.quiet):
+        if opened.temperature != 1:
+            logger.info(f"probabilities are calibrated by temperature {opened.temperature:.3g}")
         if wanted_precision is not None:
-            chosen = done.threshold_for(wanted_precision)
+            chosen = opened.threshold_for(wanted_precision)
             threshold = chosen.value
             logger.info(str(chosen))
-    check_threshold(threshold or 0.0, done.classes)
-    predictions = done.predictions(from_paths(paths), skip_damaged=skip_damaged)
-    labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=done.temperature)
+    check_threshold(threshold or 0.0, opened.classes)
+    predictions = opened.predictions(from_paths(paths), skip_damaged=skip_damaged)
+    labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=opened.temperature)
     write_csv(to, labelled)
     if as_json:
         print_json(labelled.to_json())

@@ -17,16 +17,16 @@ def report(
     output: Output = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Write the pages of runs or comparisons again. From their files, for example after an update."""
-    found = [_drawer(name, output) for name in runs]  # all of them, before the first is drawn
+    """Write the pages of runs or comparisons again. Their files are read; nothing is computed anew."""
+    writers = [_page_writer(name, output) for name in runs]  # all names are checked before the first page is written
     pages = []
-    for page, draw in found:
+    for page, write in writers:
         try:
-            draw()
+            write()
         except OSError as error:
             raise DiskError(
-                f"{page} cannot be written: {error.strerror or error}. Free space or give write permission, or copy "
-                "its folder to where you may write."
+                f"{page} cannot be written: {error.strerror or error}. Free space, give write permission, or copy its "
+                "folder elsewhere."
             ) from None
         pages.append(page)
         if not as_json:
@@ -35,8 +35,12 @@ def report(
         print_json([{"run": str(page.parent), "report": str(page), "bytes": page.stat().st_size} for page in pages])
 
 
-def _drawer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
-    """The page of a run or a comparison, and what draws it."""
+def _page_writer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
+    """Path of the page of a run or a comparison, and a function that writes it.
+
+    Raises:
+        RunStateError: the run or file is missing, or cannot be read.
+    """
     from loupe.evaluate.comparison_results import ComparisonResults
     from loupe.report import comparison_page
     from loupe.report import run_page as page
@@ -45,9 +49,9 @@ def _drawer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
     if not name.endswith(".json"):
         run = open_run(name, output)
         return run.file("report.html"), lambda: page.write_page(run.path)
-    path = next((place for place in (Path(name), output / name) if place.is_file()), None)
+    path = next((file for file in (Path(name), output / name) if file.is_file()), None)
     if path is None:
-        raise RunStateError(f"{name}: no such file. Give a JSON file that `loupe compare` wrote, or a run.")
+        raise RunStateError(f"{name}: no such file. Give a run, or a JSON file written by `loupe compare`.")
     results = ComparisonResults.read(path)
-    where = path.with_suffix(".html")
-    return where, lambda: comparison_page.write_page(where, results)
+    page_path = path.with_suffix(".html")
+    return page_path, lambda: comparison_page.write_page(page_path, results)

@@ -26,7 +26,7 @@ def reproduce(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train published experiments and compare the figures. The same command continues after a stop."""
+    """Train published experiments and compare the figures. The same command resumes after an interruption."""
     from loupe.cli import tables
     from loupe.comparison import reproduce as experiments
 

@@ -27,7 +27,7 @@ HISTOGRAM_WIDTH = 40
 
 
 def print_results(results: RunResults, path: Path) -> None:
-    """The short summary at the end of a training."""
+    """Print the summary at the end of a training."""
     out = Console(highlight=False)
     blocks = results.splits.values()
     table = Table("", *results.splits, box=None)
@@ -49,11 +49,11 @@ def print_results(results: RunResults, path: Path) -> None:
         soft_wrap=True,
     )
     if seconds.frozen >= 0.05:
-        out.print(f"What is frozen was computed once, or found, in {seconds.frozen:.1f} s.")
+        out.print(f"Frozen features (computed or cached): {seconds.frozen:.1f} s.")
     if results.damaged:
-        out.print(f"{results.damaged:,} damaged images were left out.")
+        out.print(f"{counted(results.damaged, 'damaged image')} left out.")
     if results.test:
-        out.print(f"Looks at this test split so far, in this runs folder: {results.test_looks}.")
+        out.print(f"Test-set evaluations recorded in this folder: {results.test_looks}.")
     if results.diagnosis:
         advice = f" Try next:\n  {results.diagnosis.next}" if results.diagnosis.next else ""
         out.print(_plain(results.diagnosis.text + advice), soft_wrap=True)
@@ -61,7 +61,7 @@ def print_results(results: RunResults, path: Path) -> None:
 
 
 def _calibration(calibration: Calibration) -> str:
-    """What the temperature is, and what it does on test images, in a sentence."""
+    """Temperature and its effect on test images, in a sentence."""
     fitted = calibration.temperature
     if fitted.low is None or fitted.high is None:
         return f"Probabilities are not calibrated: {fitted.why}."
@@ -70,15 +70,17 @@ def _calibration(calibration: Calibration) -> str:
         return f"{text}, fitted on validation images."
     loss, error = calibration.test.log_loss, calibration.test.ece
     return (
-        f"{text}, fitted on validation: on test the log loss goes from {loss.before:.4f} to {loss.after:.4f}, "
-        f"the calibration error from {error.before:.4f} to {error.after:.4f}. The table is without it."
+        f"{text}, fitted on validation images. On test images the log loss goes from {loss.before:.4f} to "
+        f"{loss.after:.4f}, the calibration error from {error.before:.4f} to {error.after:.4f}. The table shows "
+        "uncalibrated values."
     )
 
 
-def print_block(block: Evaluation, title: str) -> None:
-    """One evaluation: metrics with intervals, classes, confusion matrix."""
+def print_evaluation(block: Evaluation, title: str) -> None:
+    """Print one evaluation: metrics with intervals, classes, confusion matrix."""
     out = Console(highlight=False)
-    table = Table(title=_plain(f"{title}: {block.images:,} images"), box=None, show_header=False, title_justify="left")
+    heading = _plain(f"{title}: {counted(block.images, 'image')}")
+    table = Table(title=heading, box=None, show_header=False, title_justify="left")
     for metric in metrics.METRICS:
         table.add_row(_plain(metric.title), _estimate(block.metric(metric.key)))
     out.print(table)
@@ -96,24 +98,24 @@ def print_block(block: Evaluation, title: str) -> None:
     out.print(classes)
     names = [_plain(row.name) for row in block.per_class]
     if len(names) <= 12:
-        out.print("\nconfusion matrix: rows are the truth, columns the prediction")
+        out.print("\nConfusion matrix: rows are true classes, columns are predicted classes")
         matrix = Table("", *names, box=None)
         for name, counts in zip(names, block.confusion_matrix, strict=True):
             matrix.add_row(name, *map(str, counts))
         out.print(matrix)
     if block.test_looks is not None:
-        out.print(f"Looks at this test split so far, in this runs folder: {block.test_looks}.")
+        out.print(f"Test-set evaluations recorded in this folder: {block.test_looks}.")
 
 
 def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
-    """A row for each run; of one that cannot be read, the reason below the table."""
+    """Print a row for each run, and below the table the reasons why runs cannot be read."""
     out = Console(highlight=False)
     if not runs:
-        out.print(f"No runs in {_plain(str(folder))} yet. Make one with: loupe train DATA")
+        out.print(f"No runs in {_plain(str(folder))}. To train one: loupe train DATA")
         return
     table = Table(box=None)
     table.add_column("run", overflow="fold")
-    for name in ("test accuracy", "looks", "validation", "parameters", "epochs", "time"):
+    for name in ("test accuracy", "evals", "validation", "parameters", "epochs", "time"):
         table.add_column(name, no_wrap=True)
     unreadable = []
     for run in runs:
@@ -126,7 +128,7 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
             cells = _run_cells(results, folder) if results else ["not finished", *[""] * 5]
         table.add_row(_plain(run.name), *cells)
     out.print(table)
-    out.print("Looks: how often this folder's runs have looked at the test split of the row.")
+    out.print("evals: test-set evaluations of the same test split recorded in this folder.")
     for reason in unreadable:
         out.print(_plain(reason), soft_wrap=True)
 
@@ -159,17 +161,17 @@ def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:
     table = Table("model", "", box=None)
     shown = models if text else [model for model in models if model["name"] in NETWORKS]
     for model in shown:
-        start = "from scratch" if model["name"] in NETWORKS else "weights in timm's hub" if model["pretrained"] else ""
+        start = "from scratch" if model["name"] in NETWORKS else "pretrained, by timm" if model["pretrained"] else ""
         table.add_row(_plain(model["name"]), start)
     out.print(table)
     if len(shown) < len(models):
-        out.print(f"And {len(models) - len(shown):,} of timm's: loupe models PART-OF-A-NAME lists them.")
+        out.print(f"And {len(models) - len(shown):,} of timm. To list them: loupe models PART-OF-NAME")
 
 
 def print_model(model: Mapping[str, Any]) -> None:
-    """The layer table, and the sums."""
+    """Print the layers of a model, and the sums."""
     out = Console(highlight=False)
-    table = Table("layer", "type", "output", "parameters", "learns", box=None)
+    table = Table("layer", "type", "output", "parameters", "trained", box=None)
     for row in model["layers"]:
         output, learns = " x ".join(map(str, row["output"])), "yes" if row["trainable"] else ""
         table.add_row(row["name"], row["type"], output, f"{row['parameters']:,}" if row["parameters"] else "", learns)
@@ -177,16 +179,16 @@ def print_model(model: Mapping[str, Any]) -> None:
     counts = model["parameters"]
     out.print(
         f"{_plain(model['name'])} at {model['size_px']} px with {model['classes']} classes: {counts['total']:,} "
-        f"parameters, {counts['trainable']:,} trainable, {counts['non_trainable']:,} not. {model['frozen_blocks']} of "
-        f"{len(model['blocks'])} blocks frozen ({', '.join(model['blocks'])}).",
+        f"parameters, {counts['trainable']:,} trainable, {counts['non_trainable']:,} non-trainable. "
+        f"{model['frozen_blocks']} of {counted(len(model['blocks']), 'block')} frozen ({', '.join(model['blocks'])}).",
         soft_wrap=True,
     )
 
 
 def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -> None:
-    """How much of each kind there is, or was."""
+    """Print the number and size of cached entries of each kind."""
     out = Console(highlight=False)
-    table = Table("", "number", "size", "last used", box=None)
+    table = Table("", "entries", "size", "last used", box=None)
     for kind, meaning in KINDS.items():
         mine = [entry for entry in entries if entry.kind == kind]
         used = f"{datetime.fromtimestamp(max(entry.used for entry in mine)):%Y-%m-%d}" if mine else ""
@@ -195,11 +197,11 @@ def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -
     verb = "removed from" if removed else "in"
     out.print(f"{size_text(sum(entry.size for entry in entries))} {verb} {_plain(str(folder))}.", soft_wrap=True)
     if not removed and entries:
-        out.print("Remove what was not used for a month: loupe cache --clear all --unused-days 30")
+        out.print("To remove entries not used for 30 days: loupe cache --clear all --unused-days 30")
 
 
 def print_experiments(results: ExperimentResults, folder: Path) -> None:
-    """Published beside measured, as `loupe reproduce` found it."""
+    """Print published beside measured figures."""
     out = Console(highlight=False)
     table = Table(box=None)
     table.add_column("experiment", no_wrap=True)
@@ -217,15 +219,13 @@ def print_experiments(results: ExperimentResults, folder: Path) -> None:
         table.add_row(row.name + on, given, *cells, f"{measured.seconds_per_epoch:.1f}", row.verdict)
     out.print(table)
     looks = max((row.measured.test_looks for row in results.rows if row.measured), default=0)
-    out.print(f"Looks at a test split in this folder so far: at most {looks} at one of them.")
+    out.print(f"Test-set evaluations recorded in this folder: at most {looks} of one test split.")
     name = f"experiments-{results.budget}"
-    out.print(
-        f"Page: {_plain(str(folder / f'{name}.html'))}; the same as .md, .csv and .json beside it.", soft_wrap=True
-    )
+    out.print(f"Page: {_plain(str(folder / f'{name}.html'))} (also .md, .csv and .json)", soft_wrap=True)
 
 
 def print_comparison(results: ComparisonResults, folder: Path) -> None:
-    """The table, the verdicts and the conclusion of `loupe compare`."""
+    """Print the table, the verdicts and the conclusion of `loupe compare`."""
     out = Console(highlight=False)
     table = Table(box=None)
     for column in ("recipe", "validation, %", "test, %"):
@@ -246,10 +246,11 @@ def print_comparison(results: ComparisonResults, folder: Path) -> None:
     out.print(f"\n{_plain(judgement.conclusion)}", soft_wrap=True)
     if results.next:
         out.print(results.next, soft_wrap=True)
-    opened = f"opened for {', '.join(test_set.opened)}" if test_set.opened else "not opened"
-    looks = f"Judged on validation images. The test set was {opened}; looks at it so far: {test_set.looks}."
-    out.print(_plain(looks), soft_wrap=True)
-    out.print(f"Page: {_plain(str(folder / results.name))}.html; the same as .md, .csv and .json.", soft_wrap=True)
+    opened = f"evaluated for {', '.join(test_set.opened)}" if test_set.opened else "not evaluated"
+    selection = f"Selected on validation images. The test images were {opened}."
+    out.print(_plain(selection), soft_wrap=True)
+    out.print(f"Test-set evaluations recorded in this folder: {test_set.looks}.")
+    out.print(f"Page: {_plain(str(folder / results.name))}.html (also .md, .csv and .json)", soft_wrap=True)
 
 
 def _in_percent(accuracy: AccuracySpread) -> str:
@@ -257,7 +258,7 @@ def _in_percent(accuracy: AccuracySpread) -> str:
 
 
 def print_histogram(counts: Mapping[str, int], path: Path) -> None:
-    """How many images fell into each class, as bars."""
+    """Print the number of images of each class, as bars."""
     out = Console(highlight=False)
     most = max(1, *counts.values())
     table = Table("class", "images", "", box=None)
@@ -280,5 +281,5 @@ def _value(value: Estimate) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names of classes and files as they are, never as markup or as commands to the terminal."""
+    """Escape names of classes and files, so that they are neither markup nor terminal commands."""
     return escape(printable(text))

@@ -53,20 +53,20 @@ def train(
     from loupe.runs import train as runner
 
     earlier = None if against is None else repeat.earlier_run(against, output)
-    with repeat.told_when_stopped(earlier):
+    with repeat.resume_with_comparison(earlier):
         if resume is not None:
             _refuse_with_resume(
                 recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
             )
             done = runner.resume(resume, data, output=output, device=device, quiet=quiet or as_json)
         else:
-            asked = repeat.Asked(data, recipe, device, skip_damaged)
+            options = repeat.RepeatOptions(data, recipe, device, skip_damaged)
             if earlier is not None:
                 with terminal(quiet=quiet or as_json):
-                    asked = repeat.as_before(asked, earlier)
+                    options = repeat.complete(options, earlier)
             done = runner.train(
-                asked.data,
-                recipe=asked.recipe,
+                options.data,
+                recipe=options.recipe,
                 model=model,
                 weights=weights,
                 epochs=epochs,
@@ -75,14 +75,14 @@ def train(
                 seed=seed,
                 precision=precision,
                 settings=settings or [],
-                device=asked.device or "auto",
+                device=options.device or "auto",
                 output=output,
                 name=name,
-                skip_damaged=asked.skip_damaged,
-                open_test=asked.open_test,
+                skip_damaged=options.skip_damaged,
+                open_test=options.open_test,
                 quiet=quiet or as_json,
             )
-    report = None if earlier is None else repeat.compare(repeat.opened_as(done, earlier).directory, earlier)
+    report = None if earlier is None else repeat.compare(repeat.open_test_as(done, earlier).directory, earlier)
     if as_json:
         print_json(done.results.to_json() | ({} if report is None else {"against": report.to_json()}))
     else:
@@ -98,6 +98,6 @@ def train(
 def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
         raise ConfigError(
-            "--resume goes on with the run as it was begun. Give it alone, or with --device, --output, --quiet, "
-            "--json, --against, and DATA where the images have moved."
+            "--resume continues a run with its own recipe. Give it alone, or with --device, --output, --quiet, --json, "
+            "--against, and DATA if the images have moved."
         )

@@ -55,7 +55,7 @@ class ResolvedInput(InputSpec):
 
     @property
     def wants_statistics(self) -> bool:
-        """Whether mean and deviation of the training pixels are still to be computed."""
+        """True if mean and standard deviation of the training pixels are still to be computed."""
         return self.normalise in {"dataset", "channels"} and (self.mean is None or self.std is None)
 
 

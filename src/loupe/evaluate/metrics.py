@@ -1,8 +1,8 @@
 """Metrics of an evaluation, with a 95 % interval beside each.
 
-`METRICS` is the table of them: a new metric is a function and a row in it, and it then stands in results.json, in the
-terminal, on the pages, and in the Markdown and CSV of comparisons. `intervals` says what each interval is, and why.
-Calibration error has none: it is biased, and no correction is established.
+To add a metric, add a function and a row to the table `METRICS`. It is then in results.json, in the terminal, on the
+pages, and in the Markdown and CSV of comparisons. The module `intervals` describes each interval. Calibration error has
+none: it is biased, and no correction is established.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a metric is computed from: N labelled images, at least one.
+    """Input of a metric: N labelled images, at least one.
 
     Attributes:
         label: true class of each image, [N].
-        p_NK: probability of each class, not calibrated; `log_p_NK` is its logarithm.
+        p_NK: uncalibrated probability of each class; `log_p_NK` is its logarithm.
         confusion_KK: counts, a row for each true class, a column for each predicted one.
         support: images of each class, [K].
     """
@@ -47,16 +47,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table.
+    """Metric of the table `METRICS`.
 
     Attributes:
-        key: in results.json and CSV.
-        title: as in the middle of a sentence.
-        meaning: in a few words, below the title on a page.
-        compute: the metric with its interval.
-        shown: as a percentage, or as a number.
-        better: the direction of improvement.
-        headline: whether it stands in tables that compare runs; every metric stands in the table of a run.
+        key: key in results.json and CSV.
+        title: name, as in the middle of a sentence.
+        meaning: short description for pages.
+        compute: function that computes the metric with its interval.
+        shown: format, a percentage or a number.
+        better: direction of improvement.
+        headline: true for metrics in tables that compare runs; the table of a run has every metric.
     """
 
     key: str
@@ -77,7 +77,7 @@ class Metric:
 
 
 def evaluate(predictions: Predictions) -> Evaluation:
-    """Every metric of the labelled images among `predictions`: the block that results.json holds for a split."""
+    """Compute every metric of the labelled images among `predictions`, as in results.json for a split."""
     known = predictions.select(predictions.label != UNKNOWN)
     labelled = Labelled.of(known)
     undefined = None if len(known) else _undefined("there are no labelled images")
@@ -201,13 +201,13 @@ def _averages_and_changes(confusion_KK: Ints) -> list[tuple[float, Floats]]:
     true_f1 = _ratio(2 * (hits_K[true] - hit), total_K[true] - 1 - hit)
     true_f1 = np.where(support_K[true] > 1, true_f1, f1_K[true])
     predicted_f1 = np.nan_to_num(_ratio(2 * hits_K[predicted], total_K[predicted] - 1))
-    found = []
+    averages = []
     for weight_K, weight_left in (((support_K > 0) * 1, 1), (support_K, support_K[true] - 1)):
         sum_C = weight_K @ f1_K - (weight_K * f1_K)[true] + weight_left * true_f1
         sum_C -= ~hit * weight_K[predicted] * (f1_K[predicted] - predicted_f1)
         average = float(weight_K @ f1_K / weight_K.sum())
-        found.append((average, average - _ratio(sum_C, weight_K.sum() - weight_K[true] + weight_left)))
-    return found
+        averages.append((average, average - _ratio(sum_C, weight_K.sum() - weight_K[true] + weight_left)))
+    return averages
 
 
 def _as_the_rarest(support_K: Ints) -> int:
@@ -302,5 +302,5 @@ METRICS: tuple[Metric, ...] = (
 
 
 def headlines() -> tuple[Metric, ...]:
-    """The metrics of tables that compare runs."""
+    """Metrics of tables that compare runs."""
     return tuple(metric for metric in METRICS if metric.headline)

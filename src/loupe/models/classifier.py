@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         return logits_BK
 
     def blocks_before(self, part: str) -> int:
-        """How many blocks stay frozen where `part` learns: head, last-block, last-N or all.
+        """Number of frozen blocks if `part` is trained: head, last-block, last-N or all.
 
         Raises:
             LoupeError: the trunk has fewer blocks.

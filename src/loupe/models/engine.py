@@ -1,4 +1,4 @@
-"""What runs frozen blocks: OpenVINO on a CPU where it is installed, PyTorch otherwise.
+"""Engines that run frozen blocks: OpenVINO on a CPU if it is installed, PyTorch otherwise.
 
 Both give the same predictions. OpenVINO works on one batch while the next is being read and augmented, and so does an
 NVIDIA GPU, where the CPU does not wait for an answer before it hands over the next batch.
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
 
 def engine_name(compute: Compute) -> str:
-    """Which of the two will compute, and of what version; without building it."""
+    """Name and version of the engine that will be used, without building it."""
     if compute.device.type == "cpu" and compute.precision != "fp16" and find_spec("openvino"):
         return f"openvino {version('openvino')}"
     return f"torch {torch.__version__}"
@@ -60,7 +60,7 @@ class Engines:
         self._built: dict[tuple[str, Compute, int], tuple[Engine, str]] = {}
 
     def of(self, blocks: nn.Sequential, compute: Compute, size_px: int) -> tuple[Engine, str]:
-        """What `engine` gives, built now where the one before was of other blocks, weights or precision."""
+        """Engine for these blocks, weights and precision; built again only if one of them has changed."""
         key = (digest_of(blocks), compute, size_px)
         if key not in self._built:
             self._built.clear()  # it holds the weights once more

@@ -1,4 +1,4 @@
-"""What is put on a trunk: pooling, hidden layers, logits."""
+"""Head of a network: pooling, hidden layers, logits."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

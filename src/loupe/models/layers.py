@@ -41,11 +41,11 @@ class Dropout(nn.Dropout):
 
 
 class TokenPool(nn.Module):
-    """What pools a vision transformer's tokens, [B, N, C], to [B, C].
+    """Pooling of the tokens of a vision transformer, [B, N, C], to [B, C].
 
     Attributes:
-        prefix: how many tokens come before those of the patches: the class token, and registers.
-        reads_patches: whether it reads the patches' tokens; not where it takes the class token alone.
+        prefix: number of tokens before those of the patches: the class token, and registers.
+        reads_patches: true if it reads the tokens of the patches, not the class token alone.
     """
 
     prefix: int

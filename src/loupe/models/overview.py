@@ -1,4 +1,4 @@
-"""What models there are, and what one is made of, without its weights."""
+"""List of models, and overview of one: layers, blocks and parameters, without its weights."""
 
 from typing import Any
 
@@ -10,16 +10,20 @@ from loupe.models.catalog import NETWORKS, network
 from loupe.models.summary import count_parameters, layer_table
 from loupe.models.timm import backbones, networks
 
-OWN_PX = 32  # at which a network of ours is shown when no size is named
+OWN_PX = 32  # default input size for networks of Loupe
 
 
 def exists(name: str) -> bool:
-    """Whether this is a whole name."""
+    """True for the whole name of a model."""
     return name in NETWORKS or networks.exists(name)
 
 
 def matching(text: str) -> list[dict[str, Any]]:
-    """The models whose names hold the text: ours, then timm's; LoupeError with the nearest where there are none."""
+    """Models whose names contain the text: those of Loupe, then of timm.
+
+    Raises:
+        ConfigError: there are none; the message has the nearest names.
+    """
     ours = [{"name": name, "pretrained": False} for name in NETWORKS if text in name]
     others = [{"name": name, "pretrained": known} for name, known in networks.names() if text in name]
     if not ours and not others:
@@ -28,10 +32,10 @@ def matching(text: str) -> list[dict[str, Any]]:
 
 
 def overview(name: str, *, part: str, classes: int, size_px: int | None) -> dict[str, Any]:
-    """One model: its layers with a flag for what learns, its blocks, its parameters, its preprocessing.
+    """Overview of one model: layers, each with a flag if it is trained, blocks, parameters and preprocessing.
 
     Raises:
-        LoupeError: it cannot be cut there, or cannot take images of this size.
+        ConfigError: the model is unknown, has fewer blocks than `part` needs, or cannot take images of this size.
     """
     chosen = network(name, "none")
     own = backbones.preprocessing(chosen) if isinstance(chosen, BackboneSpec) else None

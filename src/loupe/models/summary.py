@@ -1,4 +1,4 @@
-"""What a network is made of: parameter counts and the layer table."""
+"""Summary of a network: parameter counts and the layer table."""
 
 from collections.abc import Iterable
 from typing import Any

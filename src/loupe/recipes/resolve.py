@@ -1,4 +1,4 @@
-"""From what was asked for, and the images at hand, to the one recipe that is run."""
+"""Resolution of a recipe: from names, flags, settings and the images to the complete recipe of a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import typical_px
 from loupe.data.table import ImageTable
-from loupe.errors import ConfigError, sentences
+from loupe.errors import ConfigError, enumerated, sentences
 from loupe.log import logger
 from loupe.models.catalog import network, weights_name
 from loupe.models.pretrained import native_preprocessing
@@ -24,10 +24,10 @@ from loupe.recipes.published.experiments import experiment
 
 OF_INPUT = ("size_px", "load_px", "resize", "interpolation", "normalise")
 
-# Random crops need room around the part that evaluation sees.
+# Random crops need a margin around the region that evaluation uses.
 CROP_ROOM = 1.15
 
-# What only a stage that trains in steps takes, and the flags' names.
+# Flags for stages that train in steps, by their recipe keys.
 OF_STEPS = {"batch_size": "--batch-size", "lr": "--lr"}
 
 Settings = Mapping[str, Any] | Sequence[str]
@@ -42,25 +42,26 @@ def resolve(
     flags: Mapping[str, Any],
     extra: Settings,
 ) -> ResolvedRecipe:
-    """The recipe to run; only what training pixels and the machine decide is left to measure.
+    """Resolve a recipe for the images of a data set. Pixel statistics and precision remain to be measured.
 
     Args:
-        wanted: a name, a YAML file or a recipe; None or `auto` chooses by the data set and the size of its images.
-        dataset: the images, whose size settles what the recipe leaves open.
-        model: the network to put in place of the recipe's; weights: those that its backbone starts from.
-        flags: `epochs`, `batch_size`, `lr`, `seed`, `precision`; None where not given.
-        extra: any keys of the recipe, as a mapping or as KEY=VALUE.
+        wanted: name, YAML file or recipe; None or `auto` to choose by the data set and the size of its images.
+        dataset: images, whose size settles what the recipe leaves open.
+        model: network in place of the recipe's.
+        weights: pretrained weights of its backbone.
+        flags: `epochs`, `batch_size`, `lr`, `seed`, `precision`; None if not given.
+        extra: values of recipe keys, as a mapping or as KEY=VALUE.
 
     Raises:
-        LoupeError: an unknown name or key, or a flag that nothing in the recipe takes.
+        ConfigError: an unknown name or key, or a flag that does not apply to the recipe.
     """
     recipe = _choose(wanted, dataset, model, weights)
     if model is not None or weights is not None:
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
-    recipe = overrides.override(recipe, extra)  # which optimizer a stage has says which flags it takes
+    recipe = overrides.override(recipe, extra)  # the optimizer of a stage decides which flags apply
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
-        experiment(recipe.experiment)  # refused now, and not after the training
+        experiment(recipe.experiment)  # an unknown name is refused before the training
     return ResolvedRecipe.of(recipe, _input(recipe, dataset.table))
 
 
@@ -84,12 +85,15 @@ def _choose(wanted: str | Path | Recipe | None, dataset: Dataset, model: str | N
 
 
 def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
-    """The recipe's network with another name or other weights; a recipe's head stays when its backbone changes."""
+    """Network of the recipe with another backbone or other weights; the head of the recipe stays."""
     if model is None:
         if weights == "none" and not isinstance(recipe.model, BackboneSpec):
             return recipe.model
         if not isinstance(recipe.model, BackboneSpec):
-            raise ConfigError(f"recipe {recipe.name} trains {recipe.model.name} from scratch: it takes no --weights.")
+            raise ConfigError(
+                f"recipe {recipe.name} trains {recipe.model.name} from scratch. Leave out --weights, or choose a "
+                "recipe with a pretrained network."
+            )
         return recipe.model.model_copy(update={"weights": weights_name(weights or recipe.model.weights)})
     chosen = network(model, weights)
     if isinstance(chosen, BackboneSpec) and isinstance(recipe.model, BackboneSpec):
@@ -98,25 +102,27 @@ def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
 
 
 def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The field's own flags as settings; those of a stage hold for every stage, but epochs only where there is one.
+    """Convert flags to settings: stage flags apply to every stage, epochs only to a recipe of one stage.
 
-    A stage that is solved has neither learning rate nor batches; its epochs are the penalties that are tried.
+    A stage with optimizer `logistic` has neither learning rate nor batches; its epochs are L2 strengths.
+
+    Raises:
+        ConfigError: epochs for several stages, or a flag for which there is no stage.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if "epochs" in given and len(recipe.stages) > 1:
         raise ConfigError(
-            f"recipe {recipe.name} has {len(recipe.stages)} stages: say which one, for example "
-            f"--set stages.{len(recipe.stages) - 1}.epochs={given['epochs']}."
+            f"--epochs: recipe {recipe.name} has {len(recipe.stages)} stages. Set the epochs of one, for example "
+            f"--set stages.{len(recipe.stages) - 1}.epochs={given['epochs']}"
         )
     of_stage = [name for name in given if name in {"epochs", *OF_STEPS}]
     in_steps = [i for i, stage in enumerate(recipe.stages) if not isinstance(stage.optimizer, Logistic)]
-    vain = [OF_STEPS[name] for name in of_stage if name in OF_STEPS and not in_steps]
-    if vain:
+    unused = [OF_STEPS[name] for name in of_stage if name in OF_STEPS and not in_steps]
+    if unused:
         raise ConfigError(
-            f"{' and '.join(vain)}: recipe {recipe.name} solves its head to convergence, without learning rate and "
-            f"batches. Leave {'it' if len(vain) == 1 else 'them'} out; penalties are set with "
-            "--set stages.0.optimizer.strongest=... and weakest, their number with --epochs. To train the head in "
-            "steps: --set stages.0.optimizer=adam."
+            f"{enumerated(unused)}: recipe {recipe.name} has optimizer logistic, which has neither a learning rate nor "
+            f"batches. Leave {'it' if len(unused) == 1 else 'them'} out, or train the head in steps with "
+            "--set stages.0.optimizer=adam"
         )
     stages = {
         f"stages.{i}.{name}": given[name]
@@ -127,7 +133,7 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
-    """Values of the input that the recipe leaves to the backbone or to the images; none where it names all."""
+    """Input values that the recipe leaves to the backbone or to the images."""
     if all(getattr(recipe.input, name) is not None for name in OF_INPUT):
         return {}
     if isinstance(recipe.model, BackboneSpec):
@@ -136,7 +142,7 @@ def _input(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
 
 
 def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> dict[str, Any]:
-    """Preprocessing that the backbone was trained with, where the recipe names no other."""
+    """Preprocessing that the backbone was trained with, unless the recipe has another."""
     own = native_preprocessing(spec)
     size_px = given.size_px or own.size_px
     changes: dict[str, Any] = {
@@ -157,7 +163,8 @@ def _input_of_images(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
         typical = typical_px(table)
         size_px = min(typical, SMALL_PX)
         logger.info(
-            f"images are resized to {size_px} px on a side (typically {typical}): --set input.size_px=... for another"
+            f"images are resized to {size_px} x {size_px} px (their shorter side is typically {typical} px). To change "
+            "that: --set input.size_px=PIXELS"
         )
     if load_px is None:
         crops = any(stage.augment.random_resized_crop for stage in recipe.stages)

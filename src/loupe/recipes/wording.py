@@ -1,4 +1,4 @@
-"""How a recipe trains, in one line: what stands beside a result when only layers and pixels are shared."""
+"""Training settings of a recipe as one line of text."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,11 @@ from loupe.config.loss import Focal
 from loupe.config.network import CnnSpec
 from loupe.config.optimizer import Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.config.recipe import AugmentSpec, Recipe, Stage
+from loupe.errors import counted
 
 
 def training(recipe: Recipe) -> str:
-    """Optimizer, rate, schedule, batch, regularisation, dropout and augmentation, stage after stage."""
+    """Optimizer, learning rate, schedule, batch size, regularisation, dropout and augmentation of each stage."""
     stages = ", then ".join(", ".join(_stage(stage)) for stage in recipe.stages)
     rates = [block.dropout for block in recipe.model.blocks] if isinstance(recipe.model, CnnSpec) else []
     rates += [layer.dropout for layer in recipe.model.hidden]
@@ -20,9 +21,9 @@ def training(recipe: Recipe) -> str:
 def _stage(stage: Stage) -> Iterator[str]:
     part = "" if stage.part == "all" else f" for the {stage.part}"
     if isinstance(stage.optimizer, Logistic):
-        yield f"{stage.epochs} epochs of {_optimizer(stage)}{part}"
+        yield f"{counted(stage.epochs, 'L2 strength')} of {_optimizer(stage)}{part}"
     else:
-        yield f"{stage.epochs} epochs of {_optimizer(stage)} at {stage.lr:g}{part}"
+        yield f"{counted(stage.epochs, 'epoch')} of {_optimizer(stage)} at {stage.lr:g}{part}"
         yield stage.schedule.name
         yield f"batch {stage.batch_size}"
     if isinstance(stage.loss, Focal):
@@ -31,7 +32,7 @@ def _stage(stage: Stage) -> Iterator[str]:
         if value := getattr(stage, name):
             yield f"{name.removesuffix('_epochs').replace('_', ' ')} {value:g}"
     if not stage.batch_statistics:
-        yield "batch norm's statistics kept"
+        yield "frozen batch-norm statistics"
     changed = [_change(name, value) for name, value in _augmentation(stage.augment)]
     yield ", ".join(changed) if changed else "no augmentation"
 
@@ -41,7 +42,7 @@ def _optimizer(stage: Stage) -> str:
     if isinstance(optimizer, Adam):
         return "AdamW" if stage.weight_decay else "Adam"
     if isinstance(optimizer, Logistic):
-        return f"logistic regression, penalties {optimizer.strongest:g} to {optimizer.weakest:g}"
+        return f"logistic regression ({optimizer.strongest:g} to {optimizer.weakest:g})"
     if isinstance(optimizer, Muon):
         return "Muon"
     if isinstance(optimizer, RmsProp):
@@ -51,7 +52,7 @@ def _optimizer(stage: Stage) -> str:
 
 
 def _augmentation(spec: AugmentSpec) -> Iterator[tuple[str, object]]:
-    """The fields that differ from no augmentation; the fill belongs to the others."""
+    """Fields that differ from no augmentation, without those of the fill."""
     plain = AugmentSpec()
     for name in AugmentSpec.model_fields:
         if name not in {"fill", "fill_value"} and getattr(spec, name) != getattr(plain, name):

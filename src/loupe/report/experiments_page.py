@@ -41,7 +41,7 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What one place of the table says: the measured value, and below it, small, what belongs to it."""
+    """Cell of the table: the measured value, and smaller text below it."""
 
     value: str
     below: Sequence[str] = ()

@@ -78,7 +78,7 @@ def receipt(results: RunResults | None, environment: RunEnvironment) -> list[Gro
 
 
 def hashes(runs: Iterable[tuple[RunResults | None, RunEnvironment]]) -> list[Row]:
-    """What several runs were made of: of each hash the values that they have, of (results, environment) of each run."""
+    """Distinct values of each hash over several runs, given as (results, environment) of each run."""
     names = {key: name for group in GROUPS.values() for key, name in group.items()}
     found: dict[str, dict[str, None]] = {}
     for key, value in (fact for run in runs for fact in _facts(*run) if fact[0] in names and _is_hash(fact[0])):

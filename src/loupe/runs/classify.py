@@ -1,4 +1,4 @@
-"""Predictions as labels for people: the best classes of each image, and `unclassified` below a threshold."""
+"""Labels from predictions: the best classes of each image, and `unclassified` below a threshold."""
 
 import csv
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from loupe import csv_files
-from loupe.errors import ConfigError, DiskError
+from loupe.errors import ConfigError, DiskError, counted
 from loupe.evaluate import calibration
 from loupe.evaluate.predictions import Predictions
 
@@ -22,9 +22,13 @@ PROBABILITY = "probability:"  # before the name of a class
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of N images. `order_NT` holds the best T classes of each image, `label` its class or `unclassified`.
+    """Labels of N images.
 
-    `probability_NK` are calibrated by `temperature`; below `threshold` an image is `unclassified`.
+    Attributes:
+        predictions: logits and paths of the images.
+        label: predicted class, or `unclassified` if its probability is below `threshold`.
+        order_NT: best T classes of each image, best first.
+        probability_NK: probability of each class, calibrated by `temperature`.
     """
 
     predictions: Predictions
@@ -35,9 +39,9 @@ class Labels:
     threshold: float
 
     def counts(self) -> dict[str, int]:
-        """How many images fell into each class, in the order of the classes, `unclassified` last."""
-        counted = Counter(self.label)
-        return {name: counted[name] for name in (*self.predictions.classes, UNCLASSIFIED)}
+        """Number of images of each class, in the order of the classes, `unclassified` last."""
+        counts = Counter(self.label)
+        return {name: counts[name] for name in (*self.predictions.classes, UNCLASSIFIED)}
 
     def to_json(self) -> dict[str, Any]:
         probability_NK, classes = self.probability_NK, self.predictions.classes
@@ -49,17 +53,21 @@ class Labels:
             }
             for i, (path, label) in enumerate(zip(self.predictions.path, self.label, strict=True))
         ]
-        how = {"temperature": self.temperature, "threshold": self.threshold}
-        return {**how, "images": images, "counts": self.counts()}
+        settings = {"temperature": self.temperature, "threshold": self.threshold}
+        return {**settings, "images": images, "counts": self.counts()}
 
 
 def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, temperature: float = 1.0) -> Labels:
-    """Labels each image with its most probable class, or `unclassified` where that is less probable than the threshold.
+    """Label each image with its most probable class, or `unclassified` if its probability is below the threshold.
 
-    Probabilities are calibrated by the temperature.
+    Args:
+        predictions: logits of the images.
+        top: number of classes to list for each image.
+        threshold: smallest calibrated probability of a classified image.
+        temperature: divisor of the logits.
 
     Raises:
-        LoupeError: `top` is more than the number of classes, or a class is itself called `unclassified`.
+        ConfigError: `top` is above the number of classes, or a class has the name `unclassified`.
     """
     classes = predictions.classes
     check_top(top, classes)
@@ -74,47 +82,59 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, tem
 
 
 def check_top(top: int, classes: Sequence[str]) -> None:
-    """LoupeError where there are fewer classes than are to be named."""
+    """Check the number of classes to list.
+
+    Raises:
+        ConfigError: it is above the number of classes.
+    """
     if top > len(classes):
-        raise ConfigError(f"--top {top}: the model knows {len(classes)} classes.")
+        raise ConfigError(f"--top {top}: the model has {counted(len(classes), 'class')}. Give at most that number.")
 
 
 def check_threshold(threshold: float, classes: Sequence[str]) -> None:
-    """LoupeError where images below the threshold could not be told from those of a class."""
+    """Check that no class has the name of images below the threshold.
+
+    Raises:
+        ConfigError: a class has it, and there is a threshold.
+    """
     if threshold > 0 and UNCLASSIFIED in classes:
         raise ConfigError(
-            f"a class of this model is called {UNCLASSIFIED!r}, as are images below the threshold. Train with that "
-            "class's folder or label renamed, or predict without a threshold: the file has every probability."
+            f"a class of this model has the name {UNCLASSIFIED!r}, which images below the threshold get. Rename that "
+            "class and train again, or predict without a threshold."
         )
 
 
-def check_place(path: Path) -> None:
-    """Finds out, before anything is predicted, that nothing can be written there, or that another file would be lost.
+def check_path(path: Path) -> None:
+    """Check, before prediction, that the file can be written and replaces no file of another kind.
 
     Raises:
-        LoupeError: it is a folder, or in none; the file is there and `write_csv` did not write it; or a run keeps
-            predictions of its own there.
+        ConfigError: the path is a folder or in a missing folder, a file that `write_csv` did not write, or the
+            predictions of a run.
     """
     if path.is_dir():
-        raise ConfigError(f"--to {path} is a folder. Name the file to write, as {path / 'predictions.csv'}.")
+        raise ConfigError(f"--to {path} is a folder. Give a file, for example {path / 'predictions.csv'}")
     if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--to {path}: there is no such folder. Make it, or choose another.")
+        raise ConfigError(f"--to {path}: its folder does not exist. Create it, or choose another.")
     if path.name == "predictions.csv" and (path.parent / "recipe.yaml").is_file():
-        raise ConfigError(f"{path}: that is where a run keeps its own predictions. Choose another file with --to.")
+        raise ConfigError(f"{path} belongs to a run. Choose another file with --to.")
     if not path.is_file() or not path.stat().st_size:
         return
     header: list[str] = []
     with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):
         header = next(csv.reader(file), [])
     if tuple(header[: len(COLUMNS)]) != COLUMNS or not header[-1].startswith(PROBABILITY):
-        raise ConfigError(f"{path} is there, and is no list that `loupe predict` wrote. Choose another file with --to.")
+        raise ConfigError(f"{path} exists and was not written by `loupe predict`. Choose another file with --to.")
 
 
 def write_csv(path: Path, labels: Labels) -> None:
-    """Columns: path, label, probability, the second to T-th best with theirs, then the probability of every class."""
+    """Write the columns path, label, probability, the second to T-th best class with theirs, and all probabilities.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
     predictions, extra = labels.predictions, range(2, labels.order_NT.shape[1] + 1)
     header = [*COLUMNS]
-    header += [name for place in extra for name in (f"label_{place}", f"probability_{place}")]
+    header += [name for rank in extra for name in (f"label_{rank}", f"probability_{rank}")]
     try:
         csv_files.write(path, [*header, *(PROBABILITY + name for name in predictions.classes)], _rows(labels))
     except OSError as error:

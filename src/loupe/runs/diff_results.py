@@ -70,7 +70,7 @@ AnyTensor = Annotated[TensorDifference | ValueDifference, LEFT_TO_RIGHT]
 
 
 class Differences(Part):
-    """Everything that differs, by the file that holds it."""
+    """Differences, by the file that holds them."""
 
     results: tuple[ValueDifference, ...]
     curves: tuple[AnyCurve, ...]

@@ -1,4 +1,4 @@
-"""What a run leaves when its training is over: evaluation, model, predictions, pictures, results and report."""
+"""End of a run: evaluation, model, predictions, pictures, results and report; and evaluation of test images later."""
 
 import time
 from collections.abc import Mapping
@@ -35,12 +35,12 @@ from loupe.runs.run import Run
 from loupe.training.stage_data import StageDataBuilder
 from loupe.training.train_state import TrainState
 
-SPLITS = {"validation": "val", "test": "test"}  # as results.json calls them, and as predictions.csv does
+SPLITS = {"validation": "val", "test": "test"}  # names in results.json, and in predictions.csv
 
 
 @dataclass
 class RunFinalizer:
-    """Evaluates what a run has trained, and writes it; the test split only where it may be opened."""
+    """Evaluates the trained network of a run and writes the results; the test split only with `open_test`."""
 
     directory: RunDirectory
     recipe: Recipe
@@ -49,23 +49,24 @@ class RunFinalizer:
     open_test: bool
 
     def write(self, model: Classifier, preparation: StageDataBuilder, state: TrainState, load_seconds: float) -> None:
-        """Everything but recipe, split and environment, which were there before.
+        """Write everything but recipe, split and environment, which are there already.
 
         Args:
-            model: with the weights that the run ends with; it is given its temperature.
-            preparation: of the last stage, whose activations may serve once more.
-            load_seconds: what came before the training.
+            model: network with its final weights; its temperature is set here.
+            preparation: data of the last stage, whose activations are used again where possible.
+            state: state of the training at its end.
+            load_seconds: time before the training.
         """
         began = time.perf_counter()
         self.directory.write_metrics(state.history)
-        parts = self._predictions(model, preparation)
-        temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else Temperature()
+        predictions = self._predictions(model, preparation)
+        temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
         model.temperature = temperature.value
         test_hash = self._test_hash()
-        looks = self._looks(test_hash, looked="test" in parts)
+        looks = self._record_look(test_hash, evaluated="test" in predictions)
         bundle.save(self.directory.model, model, self.recipe.model, preparation.compute.precision)
         evaluations = write_evaluation(
-            self.directory, self.recipe, model.preprocessing, self.images, self.split, parts, temperature
+            self.directory, self.recipe, model.preprocessing, self.images, self.split, predictions, temperature
         )
         diagnosis = self._diagnose(state, evaluations["validation"], len(model.trunk))
         content = results.assemble(
@@ -78,8 +79,8 @@ class RunFinalizer:
             state=state,
             split_hash=test_hash,
             evaluations=evaluations,
-            calibration=calibration.report(temperature, parts),
-            selective=selective.report(temperature.value, parts),
+            calibration=calibration.report(temperature, predictions),
+            selective=selective.report(temperature.value, predictions),
             test_looks=looks,
             load_seconds=load_seconds,
             evaluate_seconds=time.perf_counter() - began,
@@ -90,10 +91,10 @@ class RunFinalizer:
         run_page.write_page(self.directory.path)
 
     def _predictions(self, model: Classifier, preparation: StageDataBuilder) -> dict[str, Predictions]:
-        """Of each split that may be looked at and is not empty."""
-        source, first = preparation.evaluation()
+        """Predictions for each split that is to be evaluated and is not empty."""
+        source, first_block = preparation.evaluation()
         return {
-            name: inference.predictions(model, source, self.images, rows_N, preparation.compute, first)
+            name: inference.predictions(model, source, self.images, rows_N, preparation.compute, first_block)
             for name, rows_N in self._rows().items()
             if len(rows_N)
         }
@@ -102,21 +103,21 @@ class RunFinalizer:
         return {"val": self.split.val, "test": self.split.test if self.open_test else self.split.test[:0]}
 
     def _test_hash(self) -> str | None:
-        """Identifies the test images, also while they are locked."""
+        """Hash of the test images, even if they are not evaluated."""
         if not len(self.split.test):
             return None
         table = self.images.table
         images = ((self.images.content[row], table.classes[table.labels[row]]) for row in self.split.test)
         return splits.digest(images)
 
-    def _looks(self, test_hash: str | None, *, looked: bool) -> int:
-        """How often the test images have been looked at in this runs folder, with this time if it is one."""
+    def _record_look(self, test_hash: str | None, *, evaluated: bool) -> int:
+        """Record the test-set evaluation, if this is one, and count those in the runs folder."""
         runs = self.directory.path.parent
         if test_hash is None:
             return 0
-        return (
-            rundir.record_look(runs, test_hash, self.directory.name) if looked else rundir.count_looks(runs, test_hash)
-        )
+        if not evaluated:
+            return rundir.count_looks(runs, test_hash)
+        return rundir.record_look(runs, test_hash, self.directory.name)
 
     def _diagnose(self, state: TrainState, validation: Evaluation | None, blocks: int) -> Diagnosis:
         supports = [row.support for row in validation.per_class] if validation else []
@@ -124,7 +125,7 @@ class RunFinalizer:
         return diagnose(state.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
 
     def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
-        """What the diagnosis recommends, to be typed as it stands: this run's recipe with changes, or another one."""
+        """Command that the diagnosis recommends: this run's recipe with changes, or another recipe."""
         data = environment_of(self.directory).data or "DATA"
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
         if changes:
@@ -138,13 +139,13 @@ class RunFinalizer:
 
 
 def input_settings(network: BackboneSpec, preprocessing: Preprocessing) -> list[str]:
-    """Settings that prepare pixels as they were, where the backbone alone would not say so."""
+    """Settings of the preprocessing that differ from those of the backbone."""
     mine, own = preprocessing.model_dump(mode="json"), dict[str, Any]()
-    with suppress(LoupeError):  # what lies beside the weights may be gone by now: then all is said
+    with suppress(LoupeError):  # the config beside the weights may be gone: then all are given
         own = native_preprocessing(network).model_dump(mode="json")
     other = {name for name, value in mine.items() if name not in own or value != own[name]}
     if "size_px" in other:
-        other.add("load_px")  # which otherwise grows with it
+        other.add("load_px")  # otherwise it would be scaled with size_px
     return [f"input.{name}={str(value).replace(' ', '')}" for name, value in mine.items() if name in other]
 
 
@@ -154,73 +155,75 @@ def write_evaluation(
     preprocessing: Preprocessing,
     images: Images,
     split: Split,
-    parts: Mapping[str, Predictions],
+    predictions: Mapping[str, Predictions],
     temperature: Temperature,
 ) -> dict[str, Evaluation | None]:
-    """Writes predictions.csv and the pictures of the report, both with calibrated probabilities.
+    """Write predictions.csv and the pictures of the report, both with calibrated probabilities.
 
     Args:
-        parts: the predictions of each split that may be looked at and is not empty, as predictions.csv calls it.
+        predictions: uncalibrated predictions for each evaluated split, by its name in predictions.csv.
 
     Returns:
-        the metrics of each split, of the logits as they are, as results.json calls it; None where there are none.
+        uncalibrated metrics of each split, by its name in results.json; None for a split that is not evaluated.
     """
-    if parts:
-        calibrated = {name: part.calibrated(temperature.value) for name, part in parts.items()}
+    if predictions:
+        calibrated = {name: one.calibrated(temperature.value) for name, one in predictions.items()}
         write_splits(directory.file("predictions.csv"), calibrated)
         shown = "test" if "test" in calibrated else "val"
         augmenter = Augmenter(recipe.stages[-1].augment, preprocessing, recipe.seed)
         pictures = exhibits(images, split.train, augmenter, calibrated[shown], shown)
         gallery.write(directory.file("gallery.parquet"), pictures, temperature.value)
     return {
-        name: _measured(parts[split_name], images, split.rows(split_name)) if split_name in parts else None
+        name: _measured(predictions[split_name], images, split.rows(split_name)) if split_name in predictions else None
         for name, split_name in SPLITS.items()
     }
 
 
-def _measured(part: Predictions, images: Images, rows_N: np.ndarray) -> Evaluation:
-    groups = images.table.groups
-    return metrics.evaluate(part).model_copy(update={"per_group": by_group(part, [groups[row] for row in rows_N])})
+def _measured(predictions: Predictions, images: Images, rows_N: np.ndarray) -> Evaluation:
+    groups = by_group(predictions, [images.table.groups[row] for row in rows_N])
+    return metrics.evaluate(predictions).model_copy(update={"per_group": groups})
 
 
 def open_test(run: Run, data: Any = None) -> Run:
-    """The run with its test images evaluated: in results.json, in predictions.csv and in the report.
+    """Evaluate the test images of a run, and write results.json, predictions.csv and the report again.
 
-    A run that has looked at them already is returned as it is.
+    A run with evaluated test images is returned unchanged.
 
     Args:
-        data: the images again, where the run was trained on arrays.
+        run: finished run.
+        data: images, if the run was trained on arrays.
 
     Raises:
-        LoupeError: the run has no test images, or they cannot be found; or another process is writing the run.
+        RunStateError: the run has no test images, or another process is writing it.
+        DataError: its images are missing or have changed.
     """
     if run.results.test is not None:
         return run
     with run.directory.locked():
-        run.results = results_of(run.directory) or run.results  # another process may have opened it
-        return run if run.results.test is not None else _opened(run, data)
+        run.results = results_of(run.directory) or run.results  # another process may have done it
+        return run if run.results.test is not None else _evaluate_test(run, data)
 
 
-def _opened(run: Run, data: Any) -> Run:
-    """The run, which is locked for other processes, with its test images evaluated now."""
+def _evaluate_test(run: Run, data: Any) -> Run:
+    """Evaluate the test images of a run that is locked for other processes."""
     if not run.results.images.test:
-        raise RunStateError(f"{run.path} has no test images to open.")
+        raise RunStateError(f"{run.path} has no test images to evaluate.")
     images, split = run.own_images(data)
     test = run.predictions_for(images, split.test)
     file = run.directory.file("predictions.csv")
-    parts = {**(read_splits(file) if file.is_file() else {}), "test": test}
-    temperature = calibration.fit_temperature(parts["val"]) if "val" in parts else Temperature()
-    if run.temperature != temperature.value:  # a run of before there were temperatures stays as it predicts
-        temperature = Temperature(run.temperature, why="the run was made without one")
+    predictions = {**(read_splits(file) if file.is_file() else {}), "test": test}
+    temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
+    if run.temperature != temperature.value:  # a run of an older version, without temperature, keeps its predictions
+        temperature = Temperature(run.temperature, why="the run was made without calibration")
     looks = record_look(run.path.parent, split_hash(test), run.directory.name)
     evaluations = write_evaluation(
-        run.directory, run.recipe, run.model.preprocessing, images, split, parts, temperature
+        run.directory, run.recipe, run.model.preprocessing, images, split, predictions, temperature
     )
     run.results = run.results.model_copy(
         update={
             "test": evaluations["test"],
-            "calibration": calibration.report(temperature, parts),
-            "selective": selective.report(temperature.value, parts),
+            "calibration": calibration.report(temperature, predictions),
+            "selective": selective.report(temperature.value, predictions),
             "test_looks": looks,
         }
     )

@@ -1,4 +1,4 @@
-"""Options of a run that are no part of its recipe."""
+"""Options of a run that are not part of its recipe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How runs are made, whatever they train.
+    """Options of runs, independent of what they train.
 
     Attributes:
-        output: the folder that holds the runs.
+        output: folder of the runs.
         device: auto, cpu, cuda, cuda:N or mps.
-        skip_damaged: leave damaged images out in place of stopping.
-        quiet: show nothing on the terminal.
+        skip_damaged: leave damaged images out, instead of stopping.
+        quiet: print nothing.
     """
 
     output: Path

@@ -65,48 +65,54 @@ class Predictor:
         return self.model.temperature
 
     def predict(self, images: Pictures) -> list[str]:
-        """The class of each image.
+        """Predict the class of each image.
 
         Args:
-            images: one or many of: paths (files, folders, globs), uint8 arrays [H, W, 3] or [H, W], PIL images.
+            images: one or more paths (files, folders, globs), uint8 arrays [H, W, 3] or [H, W], or PIL images.
 
         Raises:
-            DamagedImages: images that cannot be decoded; LoupeError: a path that matches nothing.
+            DamagedImages: images that cannot be decoded.
+            DataError: a path that matches nothing.
         """
         return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
 
     def predict_proba(self, images: Pictures) -> np.ndarray:
-        """The probability of each class, float64 [N, classes], columns in the order of `classes`.
+        """Predict calibrated probabilities, float64 [N, classes], columns in the order of `classes`.
 
-        Calibrated: the softmax of the logits divided by `temperature`.
+        They are the softmax of the logits divided by `temperature`.
         """
         return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
-        """The logits of every image of a table, in its order; as the network gives them, not calibrated.
+        """Predict the uncalibrated logits of every image of a table, in its order.
 
-        Images whose pixels take more than memory should hold are decoded as they are classified, and not before.
+        Images that do not fit the memory budget are decoded batch by batch.
+
+        Args:
+            table: images; labels are optional.
+            skip_damaged: leave damaged images out, instead of stopping.
 
         Raises:
-            DamagedImages: images that cannot be decoded, and `skip_damaged` is off; of images that are decoded as they
-                are classified, those that were found until then.
+            DamagedImages: images that cannot be decoded; with decoding batch by batch, those found so far.
         """
         with terminal(quiet=self.quiet):
             for warning in table.warnings:
                 logger.warning(warning)
         images = self._open(Dataset(None, table), skip_damaged, keep=False, once=True)
-        said = self._predict(images, np.arange(len(images.table)), images.table.labels)
+        predictions = self._predict(images, np.arange(len(images.table)), images.table.labels)
         store = images.store
-        return self._undamaged(said, store) if isinstance(store, StreamedStore) and store.damaged else said
+        if isinstance(store, StreamedStore) and store.damaged:
+            return self._undamaged(predictions, store)
+        return predictions
 
-    def _undamaged(self, said: Predictions, store: StreamedStore) -> Predictions:
-        """The predictions without those of black squares in the place of damaged images."""
-        kept_N = np.setdiff1d(np.arange(len(said)), [damage.index for damage in store.damaged])
+    def _undamaged(self, predictions: Predictions, store: StreamedStore) -> Predictions:
+        """Predictions without those of damaged images, which the store replaces by black images."""
+        kept_N = np.setdiff1d(np.arange(len(predictions)), [damage.index for damage in store.damaged])
         if not len(kept_N):
             raise all_damaged(store.images.table)
         with terminal(quiet=self.quiet):
             logger.warning(f"{counted(len(store.damaged), 'damaged image')} left out.")
-        return said.select(kept_N)
+        return predictions.select(kept_N)
 
     def images_per_second(self) -> float:
         """Inference speed on this machine, from decoded pixels."""
@@ -119,7 +125,7 @@ class Predictor:
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, compute = self._loaded
-        remedy = "End other programs that hold it, or take another --device."
+        remedy = "End other programs that use it, or choose another --device."
         with terminal(quiet=self.quiet), memory_remedy(remedy), progress_bar() as progress:
             loader = BatchLoader(images.store, label_N, compute.device)
             bar = progress.add_task("predicting", total=len(rows_N), note="")

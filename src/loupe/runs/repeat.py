@@ -1,4 +1,4 @@
-"""`loupe train --against RUN`: what a repetition takes over from the run it repeats, and the comparison afterwards."""
+"""`loupe train --against RUN`: options taken over from the earlier run, and the comparison with it afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from typing import Any
 from loupe import rundir
 from loupe.data.sources.datasets import DATASETS
 from loupe.devices import choose_device, cores, use_threads
-from loupe.errors import DataError, InterruptedRunError, LoupeError
+from loupe.errors import DataError, InterruptedRunError, LoupeError, counted
 from loupe.log import command_line, logger
 from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
@@ -20,8 +20,8 @@ from loupe.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for on the command line, as far as an earlier run can stand in for it; None where nothing was."""
+class RepeatOptions:
+    """Options of the command line that an earlier run can supply; None for those that were not given."""
 
     data: str | None
     recipe: str | None
@@ -31,32 +31,36 @@ class Asked:
 
 
 def earlier_run(run: str, output: Path) -> RunDirectory:
-    """The run to repeat; LoupeError where there is none, or where it is not finished."""
+    """Run to repeat.
+
+    Raises:
+        RunStateError: it is missing or unfinished.
+    """
     directory = rundir.open_run(run, output)
     diff.finished(directory)
     return directory
 
 
-def as_before(asked: Asked, earlier: RunDirectory) -> Asked:
-    """Fills in from the earlier run what was not asked for otherwise, says so, and takes as many threads.
+def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
+    """Take options that were not given from the earlier run, log them, and use the same number of threads.
 
     Raises:
-        LoupeError: the images of the earlier run were not stored, or are no longer where they were.
+        DataError: the images of the earlier run were not stored, or have moved.
     """
     environment, results = environment_of(earlier), diff.finished(earlier)
     changes: dict[str, Any] = {
-        "skip_damaged": asked.skip_damaged or environment.skip_damaged,
+        "skip_damaged": options.skip_damaged or environment.skip_damaged,
         "open_test": results.test is not None and environment.open_test,
     }
-    if asked.data is None:
+    if options.data is None:
         changes["data"] = _data(environment.data, earlier)
-        logger.info(f"data: {changes['data']}, as in {earlier.path}.")
-    if asked.recipe is None:
+        logger.info(f"data: {changes['data']} (from {earlier.path})")
+    if options.recipe is None:
         changes["recipe"] = str(earlier.file("recipe.yaml"))
-        logger.info(f"recipe: {changes['recipe']}.")
-    if asked.device is None:
+        logger.info(f"recipe: {changes['recipe']}")
+    if options.device is None:
         changes["device"] = _device(environment.device or "auto", earlier)
-    same = replace(asked, **changes)
+    same = replace(options, **changes)
     threads = environment.threads
     if threads and choose_device(same.device or "auto").type == "cpu":
         _use_threads(threads)
@@ -65,9 +69,9 @@ def as_before(asked: Asked, earlier: RunDirectory) -> Asked:
 
 def _data(own: str | None, earlier: RunDirectory) -> str:
     if own is None:
-        raise DataError(f"{earlier.path} was trained on arrays, which are not stored: name DATA to repeat it on.")
+        raise DataError(f"{earlier.path} was trained on arrays, which are not stored. Give DATA.")
     if own not in DATASETS and not Path(own).exists():
-        raise DataError(f"the images of {earlier.path} are no longer at {own}: name DATA, where they are now.")
+        raise DataError(f"the images of {earlier.path} are no longer at {own}. Give DATA, where they are now.")
     return own
 
 
@@ -75,7 +79,7 @@ def _device(device: str, earlier: RunDirectory) -> str:
     try:
         choose_device(device)
     except LoupeError:
-        logger.info(f"{earlier.path} ran on {device}, which is not here: the device is auto.")
+        logger.info(f"{earlier.path} was trained on {device}, which this machine lacks; device auto is used instead.")
         return "auto"
     return device
 
@@ -84,12 +88,15 @@ def _use_threads(threads: int) -> None:
     if threads <= cores():
         use_threads(threads)
     else:
-        logger.info(f"the run to repeat had {threads} threads, and here are {cores()} cores: last digits may differ.")
+        logger.info(
+            f"the earlier run used {counted(threads, 'thread')}, but this machine has {counted(cores(), 'core')}: the "
+            "last digits may differ."
+        )
 
 
 @contextmanager
-def told_when_stopped(earlier: RunDirectory | None) -> Iterator[None]:
-    """An interrupted repetition says how to go on to the comparison."""
+def resume_with_comparison(earlier: RunDirectory | None) -> Iterator[None]:
+    """Add `--against` to the command that an interrupted repetition gives for resuming."""
     try:
         yield
     except InterruptedRunError as stopped:
@@ -98,8 +105,8 @@ def told_when_stopped(earlier: RunDirectory | None) -> Iterator[None]:
         raise InterruptedRunError(f"{stopped} --against {command_line([str(earlier.path)])}") from None
 
 
-def opened_as(run: Run, earlier: RunDirectory) -> Run:
-    """The run with its test images opened afterwards, where those of the earlier run were."""
+def open_test_as(run: Run, earlier: RunDirectory) -> Run:
+    """Evaluate the test images of the run if those of the earlier run were evaluated after its training."""
     if diff.finished(earlier).test is not None and not environment_of(earlier).open_test:
         return open_test(run)
     return run

@@ -46,11 +46,12 @@ def assemble(
     diagnosis: Diagnosis,
     next_command: str | None,
 ) -> RunResults:
-    """The results, with every key.
+    """Assemble the results.
 
     Args:
-        evaluations: the metrics of `validation` and `test`, of the logits as they are; None where a split is empty.
-        diagnosis: of the learning curves; `next_command` runs what it recommends, if it does.
+        evaluations: metrics of `validation` and `test`, uncalibrated; None for an empty split.
+        diagnosis: diagnosis of the learning curves.
+        next_command: command that the diagnosis recommends; None if it recommends none.
     """
     history = state.history
     return RunResults(
@@ -95,7 +96,7 @@ def assemble(
 
 
 def _seconds(history: Sequence[Row], preparation: StageDataBuilder, load: float, evaluate: float) -> SecondsSpent:
-    """Seconds of each part; training is summed up from the history, over all interruptions."""
+    """Seconds of each phase; training is the sum over the history, across interruptions."""
     train, alone = sum(row["seconds"] for row in history), preparation.alone_seconds
     return SecondsSpent(
         load=round(load, 3),

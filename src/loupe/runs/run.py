@@ -1,4 +1,4 @@
-"""A run that has been trained: a predictor that knows its own images, and evaluates and explains itself on any."""
+"""Finished run: predicts, evaluates and explains, on its own images or others."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from loupe.data.pixels.prepare import Images
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, match_classes
-from loupe.errors import ConfigError, DataError, RunStateError, unknown_name
+from loupe.errors import ConfigError, DataError, RunStateError, counted, sentences, unknown_name
 from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
@@ -25,17 +25,17 @@ from loupe.runs.predictor import Predictor
 
 
 class Run(Predictor):
-    """A finished run: its files, its results, and its classifier.
+    """Finished run: files, results and classifier.
 
     Attributes:
-        directory: the run's files.
-        results: the content of results.json; `results.to_json()` is plain data.
+        directory: files of the run.
+        results: content of results.json; `results.to_json()` is plain data.
     """
 
     def __init__(self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True) -> None:
         results = results_of(directory)
         if results is None:
-            raise RunStateError(f"{directory.path} is not finished. Go on with: {directory.resume_command}")
+            raise RunStateError(f"{directory.path} is not finished. Resume with: {directory.resume_command}")
         super().__init__(directory.model, device=device, quiet=quiet)
         self.directory = directory
         self.results = results
@@ -44,7 +44,7 @@ class Run(Predictor):
         return f"Run({str(self.directory.path)!r})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it."""
+        """Summary for notebooks, as HTML."""
         from loupe.report.run_page import in_notebook  # matplotlib takes a second to import
 
         return in_notebook(self.path)
@@ -62,55 +62,60 @@ class Run(Predictor):
         return ResolvedRecipe.of(self.directory.read_recipe())
 
     def threshold_for(self, precision: float) -> selective.Threshold:
-        """The lowest calibrated probability from which on predictions can be promised to be right in that share.
+        """Lowest threshold of the calibrated probability that guarantees a precision, from the validation images.
 
-        It is chosen by the run's validation images; `selective` says what the promise is.
+        The module `evaluate.selective` defines the guarantee.
 
         Raises:
-            LoupeError: there were no validation images, or that precision cannot be promised; it says which can.
+            RunStateError: the run has no predictions of validation images.
+            ConfigError: that precision cannot be guaranteed; the message has the highest possible.
         """
         file = self.directory.file("predictions.csv")
         validation = (read_splits(file) if file.is_file() else {}).get("val")
         if validation is None:
             raise RunStateError(
-                f"{self.path} has no predictions of validation images to choose a threshold by. Give a --threshold."
-            )
-        found = selective.threshold_for(validation, precision, self.temperature)
-        if found is None:
-            highest = selective.highest_precision(validation, self.temperature)
-            raise ConfigError(
-                f"a precision of {precision:g} cannot be promised: by its {len(validation):,} validation images the "
-                f"highest of this run is {highest:g}. Ask for that at most, validate on more images, or give a "
+                f"{self.path} has no predictions of validation images, which --wanted-precision needs. Give "
                 "--threshold."
             )
-        return found
+        threshold = selective.threshold_for(validation, precision, self.temperature)
+        if threshold is None:
+            highest = selective.highest_precision(validation, self.temperature)
+            raise ConfigError(
+                f"precision {precision:g} cannot be guaranteed: with {counted(len(validation), 'validation image')} "
+                f"the highest is {highest:g}. Give at most that, validate on more images, or give --threshold."
+            )
+        return threshold
 
     def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> Evaluation:
-        """The metrics of one split of the run's data, or of other data, as in results.json.
+        """Evaluate one split of the run's data, or other data; metrics as in results.json.
 
-        They are those of the logits as they are; `calibrated` has log loss and calibration error at the temperature.
-        Classes are matched by name. A look at a test split is counted in the runs folder, and the count comes with the
-        metrics as `test_looks`.
+        Metrics are uncalibrated; `calibrated` has log loss and calibration error at the temperature. Classes are
+        matched by name. An evaluation of test images is recorded in the runs folder; `test_looks` counts them.
 
         Args:
-            split: val or test (or train).
-            data: other images with labels. Of those that have splits given, `split` is taken; else all. Images that are
-                the run's own, by their content, stay where its split has them, and it is said how many these are: no
-                image that was trained on counts as one of validation or test.
+            split: train, val or test.
+            data: other images with labels. If they have splits, `split` is evaluated, else all. Images of the run
+                itself are recognised by content and keep its split, so that no training image counts as a validation or
+                test image; their number is logged.
+            skip_damaged: leave damaged images out, instead of stopping.
 
         Raises:
-            LoupeError: there are no such images, or they have a class that the model does not know.
+            ConfigError: the split is unknown.
+            DataError: there are no such images, or one has a class that the model lacks.
         """
         predictions = self.predictions_of(split, data, skip_damaged=skip_damaged)
         block = metrics.evaluate(predictions).model_copy(update={"calibrated": self._calibrated(predictions)})
         identity = self._identity(predictions, split)
-        if split == "test" or count_looks(self.path.parent, identity):  # a test set under another name is still one
+        if split == "test" or count_looks(self.path.parent, identity):  # a test set may come as data of its own
             looks = record_look(self.path.parent, identity, self.directory.name)
             block = block.model_copy(update={"test_looks": looks})
         return block
 
     def predictions_of(self, split: str, data: Any = None, *, skip_damaged: bool = False) -> Predictions:
-        """What the network says of one split of the run's data, or of other data; who looks at labels counts the look.
+        """Predict one split of the run's data, or other data, without recording a test-set evaluation.
+
+        Args:
+            split, data, skip_damaged: as for `evaluate`.
 
         Raises:
             LoupeError: as for `evaluate`.
@@ -123,24 +128,24 @@ class Run(Predictor):
         with terminal(quiet=self.quiet):
             dataset = open_dataset(data, announce=False)
         images = self._open(dataset, skip_damaged)
-        rows_N, remark = self._asked_of(images, split)
+        rows_N, remark = self._rows_to_evaluate(images, split)
         label_N = match_classes(images.table, self.classes)
         return _some(self._predict(images, rows_N, label_N), split, remark)
 
     def own_images(self, data: Any = None) -> tuple[Images, splits.Split]:
-        """The run's own images, opened, and the split that it was trained on.
+        """Open the images of the run, and its split.
 
         Args:
-            data: the images again, where the run was trained on arrays.
+            data: images, if the run was trained on arrays.
 
         Raises:
-            LoupeError: they cannot be found, or have changed.
+            DataError: they are missing or have changed.
         """
         images = self._open(self._own_dataset(data), bool(self.results.damaged))
         return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
 
     def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
-        """What the network says of some rows of the run's own images."""
+        """Predict some rows of the run's own images."""
         return self._predict(images, rows_N, images.table.labels)
 
     def explain(
@@ -154,136 +159,143 @@ class Run(Predictor):
         method: str = cam.DEFAULT,
         skip_damaged: bool = False,
     ) -> list[Explanation]:
-        """Where the evidence lies for what the network says of some images: class activation maps.
+        """Explain predictions by class activation maps.
 
         Args:
-            images: as for `predict`; without them, `count` images of the run's own `split`, missed ones first. Those of
-                the test split count as a look at it.
-            layer: whose map of features is explained, as the layer table names it, or a block of a vision transformer
-                (`trunk.block3`); unless given, the last that holds places (`evaluate.layouts`).
-            target: the class that is explained; unless given, the predicted one, and where it is wrong the true one.
-            method: hires-cam or grad-cam; the module `evaluate.activation_maps` says how they differ.
+            images: as for `predict`; None for `count` images of the run's own `split`, misclassified ones first. Those
+                of the test split are recorded as a test-set evaluation.
+            split: split of the run's own images.
+            count: number of its own images.
+            layer: name of a layer in the layer table, or block of a vision transformer (`trunk.block3`). Default: the
+                last layer with a feature map (`explain.feature_maps`).
+            target: class to explain. Default: the predicted class, and the true class if the prediction is wrong.
+            method: hires-cam or grad-cam (see `explain.cam`).
+            skip_damaged: leave damaged images out, instead of stopping.
 
         Raises:
-            LoupeError: no such layer, class, method or images; or captum is not installed.
+            ConfigError: the layer, class or method is unknown, or captum is not installed.
+            DataError: the images are missing or have changed.
         """
-        chosen = feature_maps.choose_layer(self.model, layer)
-        way = cam.choose_method(method)
+        feature_layer = feature_maps.choose_layer(self.model, layer)
+        cam_method = cam.choose_method(method)
         if target is not None and target not in self.classes:
             raise unknown_name("class", target, self.classes)
         number = None if target is None else self.classes.index(target)
         if images is None:
-            recorded = self._telling(split, count)
+            recorded = self._representative(split, count)
             table = self._own_rows(recorded)
         else:
             recorded, table = None, table_of(images)
-        opened = self._open(Dataset(None, table), skip_damaged, keep=False)
-        if recorded is not None and opened.content != recorded.content:
+        loaded = self._open(Dataset(None, table), skip_damaged, keep=False)
+        if recorded is not None and loaded.content != recorded.content:
             raise DataError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")
-        said = self._predict(opened, np.arange(len(opened.table)), match_classes(opened.table, self.classes))
-        said = said.calibrated(self.temperature)
-        found = []
+        predictions = self._predict(loaded, np.arange(len(loaded.table)), match_classes(loaded.table, self.classes))
+        predictions = predictions.calibrated(self.temperature)
+        explanations = []
         with terminal(quiet=self.quiet), progress_bar() as progress:
-            task = progress.add_task("explaining", total=len(said), note="")
-            for explanation in explain(self.model, opened, said, chosen, way, number):
-                found.append(explanation)
+            task = progress.add_task("explaining", total=len(predictions), note="")
+            for explanation in explain(self.model, loaded, predictions, feature_layer, cam_method, number):
+                explanations.append(explanation)
                 progress.advance(task)
-        return found
+        return explanations
 
     def filters(
         self, layer: str | None = None, *, count: int = 12, ascent: filters.AscentSettings | None = None
     ) -> list[filters.FilterImages]:
-        """What the first filters of a layer respond to: pictures by activation maximisation, with the same seed.
+        """Visualise the first filters of a layer by activation maximisation.
 
         Args:
-            layer: as the layer table names it; unless given, the first, the middle and the last convolution.
-            count: how many filters of each layer.
-            ascent: the settings; as the module `evaluate.filters` has them unless given.
+            layer: name of a layer in the layer table. Default: the first, the middle and the last convolution.
+            count: number of filters of each layer.
+            ascent: settings of the gradient ascent. Default: those of `explain.filters`.
         """
         layers = [feature_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
         numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
         settings = ascent or filters.AscentSettings()
         with terminal(quiet=self.quiet), progress_bar() as progress:
             steps = settings.steps * sum(map(len, numbers.values()))
-            task = progress.add_task("climbing", total=steps, note="")
+            task = progress.add_task("maximising activations", total=steps, note="")
             return [
                 response
                 for chosen, wanted in numbers.items()
                 for response in filters.maximise(self.model, chosen, wanted, settings, lambda: progress.advance(task))
             ]
 
-    def _telling(self, split: str, count: int) -> Predictions:
-        """What the run said, when it was made, of those images of a split that are worth explaining."""
-        said = Predictions.read(self.directory.file("predictions.csv"), split).calibrated(self.temperature)
+    def _representative(self, split: str, count: int) -> Predictions:
+        """Stored predictions of a few images of a split, misclassified ones first; a test split is recorded."""
+        stored = Predictions.read(self.directory.file("predictions.csv"), split).calibrated(self.temperature)
         if split == "test":
-            looks = record_look(self.path.parent, split_hash(said), self.directory.name)
+            looks = record_look(self.path.parent, split_hash(stored), self.directory.name)
             with terminal(quiet=self.quiet):
-                logger.info(f"Looks at this test split so far, in this runs folder: {looks}.")
-        return said.select(representative(said, count, self.recipe.seed))
+                logger.info(f"Test-set evaluations recorded in this folder: {looks}.")
+        return stored.select(representative(stored, count, self.results.seed))
 
     def _own_dataset(self, data: Any = None) -> Dataset:
-        """The images of the run; `data` are they again where it was trained on arrays."""
+        """Images of the run; `data` if it was trained on arrays."""
         if isinstance(data, Dataset):
             return data
-        named = environment_of(self.directory).data
-        source = data if named is None else named
+        recorded = environment_of(self.directory).data
+        source = data if recorded is None else recorded
         if source is None:
-            raise DataError("this run was trained on arrays, which are not stored. Give the images again.")
+            raise DataError("this run was trained on arrays, which are not stored. Give the images.")
         with terminal(quiet=self.quiet):
             return open_dataset(source, announce=False)
 
-    def _own_rows(self, said: Predictions) -> ImageTable:
-        """The images, of the run's own data, that these predictions are of, in their order."""
+    def _own_rows(self, predictions: Predictions) -> ImageTable:
+        """Images of the run that these predictions are of, in their order."""
         table = self._own_dataset().table
-        where = {path: row for row, path in enumerate(table.paths)}
-        lost = [path for path in said.path if path not in where]
-        if lost:
-            raise DataError(f"{table.name}: {lost[0]} is no longer there. Restore the data, or give images.")
-        return table.select([where[path] for path in said.path])
+        row_of = {path: row for row, path in enumerate(table.paths)}
+        missing = [path for path in predictions.path if path not in row_of]
+        if missing:
+            raise DataError(f"{table.name}: {missing[0]} no longer exists. Restore the data, or give images.")
+        return table.select([row_of[path] for path in predictions.path])
 
     def _calibrated(self, predictions: Predictions) -> Calibrated:
         compared = calibration.compare(predictions, self.temperature)
         log_loss, ece = (compared.log_loss.after, compared.ece.after) if compared else (None, None)
         return Calibrated(temperature=self.temperature, log_loss=log_loss, ece=ece)
 
-    def _asked_of(self, images: Images, split: str) -> tuple[np.ndarray, str]:
-        """The rows that a split means of images that were given, and what is to be known where some are the run's own.
+    def _rows_to_evaluate(self, images: Images, split: str) -> tuple[np.ndarray, str]:
+        """Rows of the given images to evaluate as `split`, and a remark if some are images of the run itself.
 
-        The run's own stay where its split has them; of the others count those that are given as `split`, or all.
+        Images of the run keep its split; of the others, those with this split are taken, or all if they have none.
         """
         given = images.table.splits
         known_N = splits.known(self.directory.file("split.csv"), images.table, images.content)
         asked_N = np.array([name == split for name in given]) if any(given) else np.full(len(given), True)
         rows_N = np.flatnonzero(np.where(known_N == "", asked_N, known_N == split))
-        counts = {part: int((known_N == part).sum()) for part in splits.SPLITS}
+        counts = {name: int((known_N == name).sum()) for name in splits.SPLITS}
         if not any(counts.values()):
             return rows_N, ""
-        listed = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-        remark = (
-            f"{sum(counts.values()):,} of these {len(given):,} images are the run's own, and stay where its split has "
-            f"them ({listed})"
-        )
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        images_text = f"{sum(counts.values()):,} of {counted(len(given), 'image')}"
+        remark = f"{images_text} belong to the run and keep its split ({listed})"
         other_N = (known_N == "") & (images.table.labels >= 0)
-        own, others = np.count_nonzero(known_N[rows_N] != ""), np.count_nonzero(other_N[rows_N])
+        own, others = int((known_N[rows_N] != "").sum()), int(other_N[rows_N].sum())
         with terminal(quiet=self.quiet):
             if not other_N.any():
                 logger.info(f"{remark}.")
             else:
-                logger.warning(f"{remark}. Evaluated: {own:,} of them, and {others:,} others.")
+                logger.warning(f"{remark}. Evaluated: {own:,} of those, and {counted(others, 'other image')}.")
         return rows_N, remark
 
     def _identity(self, predictions: Predictions, split: str) -> str:
-        """What looks at these images are counted under: the run's test split, where any of them is of it."""
+        """Hash under which evaluations of these images are recorded: that of the test split, if one image is in it."""
         if split == "test":
             own = splits.stored(self.directory.file("split.csv")).values()
-            if {digest for _, part, digest in own if part == "test"} & set(predictions.content):
+            if {digest for _, name, digest in own if name == "test"} & set(predictions.content):
                 return str(self.results.split_hash)
         return split_hash(predictions)
 
 
 def _some(predictions: Predictions, split: str, remark: str = "") -> Predictions:
-    """The predictions; LoupeError where they are of no image."""
+    """Check that there are predictions, and return them.
+
+    Raises:
+        DataError: there are none.
+    """
     if len(predictions):
         return predictions
-    why = f": {remark}" if remark else ""
-    raise DataError(f"there are no {split} images to evaluate{why}. Choose another --split, or give other --data.")
+    raise DataError(
+        sentences(f"there are no {split} images to evaluate", remark, "Choose another --split, or give other --data.")
+    )

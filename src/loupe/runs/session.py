@@ -1,4 +1,4 @@
-"""One process's work on one run: training from the last checkpoint on, evaluation, results and report."""
+"""Training of one run in one process: from the last checkpoint on, then evaluation, results and report."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from loupe.training.stage_data import StageData, StageDataBuilder
 
 @dataclass
 class Session:
-    """One process's work on one run: everything from a training that is set up to the report."""
+    """Training of one run in one process, from the setup to the report."""
 
     directory: RunDirectory
     setup: TrainingSetup
@@ -33,11 +33,12 @@ class Session:
         """Train from the last checkpoint on, evaluate, and write the results.
 
         Raises:
-            InterruptedRunError: asked to stop.
-            LoupeError: there is not enough memory, or the loss diverged. What was saved stays.
+            InterruptedRunError: stopped on request; the run is saved.
+            NotEnoughMemoryError: too little memory; checkpoints stay.
+            DivergedError: the loss is no longer finite; checkpoints stay.
         """
         remedy = (
-            f"{less_memory(self.setup.recipe)}; or, where other programs hold the memory, end them and go on with: "
+            f"{less_memory(self.setup.recipe)}. If other programs use the memory, end them and resume with: "
             f"{self.directory.resume_command}"
         )
         with memory_remedy(remedy):
@@ -83,11 +84,11 @@ class Session:
                 raise self._interrupted() from None
         if state.stage < len(recipe.stages):
             raise self._interrupted()
-        outcome = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test)
-        outcome.write(setup.model, preparation, state, load_seconds)
+        finalizer = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test)
+        finalizer.write(setup.model, preparation, state, load_seconds)
 
     def _interrupted(self) -> InterruptedRunError:
-        return InterruptedRunError(f"stopped and saved. Go on with: {self.directory.resume_command}")
+        return InterruptedRunError(f"stopped and saved. Resume with: {self.directory.resume_command}")
 
     def _validate(self, network: Classifier, stage_data: StageData) -> dict[str, Any]:
         rows_N = self.setup.split.val
@@ -97,7 +98,7 @@ class Session:
         return inference.scores(logits_NK, self.setup.images.table.labels[rows_N])
 
     def _log(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """The learning curves as they grow. The checkpoint has them too, so that failing here loses nothing."""
+        """Write the learning curves. The checkpoint has them too, so a failure here loses nothing."""
         try:
             self.directory.write_metrics(history)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""From a resolved recipe and loaded images to all that a run trains with; what had to be measured is in its recipe."""
+"""Setup of a training from a resolved recipe and loaded images: network, loader, measured statistics and precision."""
 
 from dataclasses import dataclass
 
@@ -23,14 +23,15 @@ from loupe.training.precision import resolve, resolve_frozen
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a run is trained with.
+    """Input of a training.
 
     Attributes:
-        recipe: with the statistics of the training pixels and with its precisions.
-        model: on its device, with the weights that the first stage begins with.
-        loader: of all images.
-        class_weights_K: None where all classes weigh the same.
-        compute: in training; frozen_compute: of the frozen blocks.
+        recipe: recipe with the statistics of the training pixels and the precisions.
+        model: network on its device, with the weights at the start of the first stage.
+        loader: loader of all images.
+        class_weights_K: weights of the classes in the loss; None for equal weights.
+        compute: device and precision of the training.
+        frozen_compute: device and precision of the frozen blocks.
     """
 
     recipe: ResolvedRecipe
@@ -47,13 +48,13 @@ class TrainingSetup:
 def set_up(
     recipe: ResolvedRecipe, images: Images, split: Split, device: torch.device, *, pretrained: bool = True
 ) -> TrainingSetup:
-    """Measure what the recipe leaves to training pixels and machine, and build the network.
+    """Measure what the recipe leaves open (pixel statistics, precision) and build the network.
 
     Args:
-        pretrained: load pretrained weights; off where a checkpoint has the weights.
+        pretrained: load pretrained weights; False if a checkpoint has the weights.
 
     Raises:
-        LoupeError: the images do not suit the network, or its pretrained weights cannot be had.
+        ConfigError: the images do not suit the network, or its pretrained weights are unavailable.
     """
     if recipe.input.wants_statistics:
         by_channel = recipe.input.normalise == "channels"
@@ -100,10 +101,10 @@ def set_up(
 
 
 def less_memory(recipe: Recipe) -> str:
-    """Advice where the memory does not suffice for a training."""
+    """Advice for a training that needs too much memory, without a full stop."""
     sizes = [stage.batch_size for stage in recipe.stages if not isinstance(stage.optimizer, Logistic)]
     less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
-    return f"Train again with {less}, or on another --device"
+    return f"Train again with {less}, or with another --device"
 
 
 def _without_weights(network: Network) -> Network:
@@ -111,7 +112,7 @@ def _without_weights(network: Network) -> Network:
 
 
 def _class_weights(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:
-    """For `balanced`, N / (K · N_k) over the K classes that training has: each weighs the same in all."""
+    """For `balanced`, N / (K · N_k) over the K classes of the training images, so that each has equal total weight."""
     if recipe.class_weights == "none":
         return None
     counts_K = np.bincount(images.table.labels[split.train], minlength=len(images.table.classes))

@@ -1,4 +1,4 @@
-"""The front door: train, resume, load. A recipe is resolved and set up here; `session.py` trains it."""
+"""Functions `train`, `resume` and `load`. The recipe is resolved and set up here; `session.py` trains it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,26 +56,32 @@ def train(
     open_test: bool = True,
     quiet: bool = False,
 ) -> Run:
-    """Trains a classifier on labelled images and evaluates it; everything is written into a new run directory.
+    """Train a classifier on labelled images, evaluate it, and write everything into a new run directory.
 
     Args:
-        data: a folder, CSV, Parquet, CIFAR archive or .npz file; the name of a data set; or arrays (x, y).
-        recipe: a name, a YAML file or a Recipe; None chooses by the images.
-        model, weights, epochs, batch_size, lr, seed, precision: in place of what the recipe says. A model is one of
-            ours or of timm; weights are `timm` (its hub), `none`, a file, or an `hf-hub:` or `local-dir:` name. Where a
-            head is solved, its epochs are the penalties tried; batch size and learning rate are of other stages.
-        settings: other keys of the recipe: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
+        data: folder, CSV, Parquet, CIFAR archive or .npz file; name of a data set; or arrays (x, y).
+        recipe: name, YAML file or Recipe; None to choose by the images.
+        model, weights, epochs, batch_size, lr, seed, precision: values in place of the recipe's. `model` is a network
+            of Loupe or timm; `weights` is `timm` (download), `none`, a file, `hf-hub:NAME` or `local-dir:DIR`. With
+            optimizer `logistic`, `epochs` is the number of L2 strengths; `batch_size` and `lr` then do not apply.
+        settings: other recipe keys: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
-        output: the folder that holds the runs; name: of this run in it.
-        split: what divides the images, from their table, hashes, the recipe's split and its seed.
-        skip_damaged: leave damaged images out (and count them) in place of stopping.
-        open_test: evaluate the test images too; if not, they stay locked until `loupe.runs.finalize.open_test`.
+        output: folder of the runs.
+        name: name of this run. Default: DATA-RECIPE.
+        split: function that splits the images, given their table, hashes, the recipe's split settings and the seed.
+        skip_damaged: leave damaged images out and count them, instead of stopping.
+        open_test: evaluate test images; if False, they stay unused until `loupe.runs.finalize.open_test`.
+        quiet: print nothing.
 
     Raises:
-        LoupeError: something that the caller can put right; it says what and how.
+        DataError: images, labels or splits that cannot be used.
+        ConfigError: an unknown or invalid recipe, setting, name or option.
+        DiskError: the run cannot be written.
+        NotEnoughMemoryError: too little memory.
+        DivergedError: the loss is no longer finite.
         InterruptedRunError: stopped by Ctrl-C or SIGTERM, saved, ready for `resume`.
     """
-    began, place = time.perf_counter(), choose_device(device)
+    began, chosen_device = time.perf_counter(), choose_device(device)
     with terminal(quiet=quiet), run_log() as log:
         rundir.check_name(Path(output), name)
         dataset = open_dataset(data)
@@ -86,30 +92,32 @@ def train(
         check_weights(chosen.model)
         if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
             logger.warning(
-                f"what is frozen has random weights: only the {chosen.stages[0].part} of {chosen.model.name} learns."
+                f"the frozen blocks of {chosen.model.name} have random weights. Trained: {chosen.stages[0].part}."
             )
         images = _load(chosen, dataset, skip_damaged)
-        parts = split(images.table, images.content, chosen.split, chosen.split_seed)
-        _check_split(chosen, parts)
-        for note in parts.notes:
+        divided = split(images.table, images.content, chosen.split, chosen.split_seed)
+        _check_split(chosen, divided)
+        for note in divided.notes:
             logger.info(note)
-        setup = _set_up(chosen, images, parts, place)
+        setup = _set_up(chosen, images, divided, chosen_device)
         environment = RunEnvironment.model_validate(
             {
-                **provenance.environment(str(place), gpu_name(place), torch.get_num_threads()).to_json(),
+                **provenance.environment(
+                    str(chosen_device), gpu_name(chosen_device), torch.get_num_threads()
+                ).to_json(),
                 **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
-                "hashes": provenance.hashes(images.table, images.content, parts, weights_file(chosen.model)),
+                "hashes": provenance.hashes(images.table, images.content, divided, weights_file(chosen.model)),
             }
         )
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
         directory = rundir.create_run(Path(output), name, default)
         with directory.locked():
-            splits.write(directory.file("split.csv"), images.table, images.content, parts)
+            splits.write(directory.file("split.csv"), images.table, images.content, divided)
             environment.write(provenance.environment_file(directory))
-            directory.write_recipe(setup.recipe)  # the last of them: with it, there is a run
+            directory.write_recipe(setup.recipe)  # last: a folder with this file is a run
             log.write_to(directory.file("train.log"))
             Session(directory, setup, began, open_test).run()
-    return Run(directory, device=str(place), quiet=quiet)
+    return Run(directory, device=str(chosen_device), quiet=quiet)
 
 
 def resume(
@@ -121,16 +129,20 @@ def resume(
     open_test: bool = True,
     quiet: bool = False,
 ) -> Run:
-    """Goes on with a run that was interrupted, to the same end as if it had not been.
+    """Resume an interrupted run. The results are those of a run without interruption.
 
     Args:
-        run: its directory, or its name in the folder `output`.
-        data: the images again, where the run was trained on arrays or the data has moved.
-        device: None takes the run's own.
-        open_test: off keeps the test images locked, also where the run was begun to open them.
+        run: directory of the run, or its name in the folder `output`.
+        data: images, if the run was trained on arrays or the data has moved.
+        output: folder of the runs.
+        device: None for the run's own.
+        open_test: False to leave the test images unused, even if the run was begun with them.
+        quiet: print nothing.
 
     Raises:
-        LoupeError: no such run, its data cannot be found or has changed, or its checkpoints are damaged.
+        RunStateError: no such run, or its checkpoints are damaged.
+        DataError: its data is missing or has changed.
+        InterruptedRunError: stopped again, and saved.
     """
     began = time.perf_counter()
     with terminal(quiet=quiet), run_log() as log:
@@ -142,26 +154,34 @@ def resume(
             environment = provenance.environment_of(directory)
             source = data if data is not None else environment.data
             if source is None:
-                raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
-            place = choose_device(device or environment.device or "auto")
+                raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data.")
+            chosen_device = choose_device(device or environment.device or "auto")
             if environment.threads:
                 use_threads(environment.threads)
             stored = directory.read_recipe()
             recipe = ResolvedRecipe.of(stored)
             images = _load(recipe, open_dataset(source), environment.skip_damaged)
             split = splits.read(directory.file("split.csv"), images.table, images.content)
-            logger.info(f"going on with {directory.path}")
+            logger.info(f"resuming {directory.path}")
             log.write_to(directory.file("train.log"))
-            setup = _set_up(recipe, images, split, place, pretrained=not Checkpoints(directory.checkpoints).begun)
-            if differences(setup.recipe, stored):  # an earlier version recorded a recipe before all of it was measured
+            pretrained = not Checkpoints(directory.checkpoints).begun
+            setup = _set_up(recipe, images, split, chosen_device, pretrained=pretrained)
+            if differences(setup.recipe, stored):  # an earlier version wrote the recipe before measuring all of it
                 directory.write_recipe(setup.recipe)
             open_test = open_test and environment.open_test
             Session(directory, setup, began, open_test).run()
-    return Run(directory, device=str(place), quiet=quiet)
+    return Run(directory, device=str(chosen_device), quiet=quiet)
 
 
 def load(run: str | Path, *, device: str = "auto") -> Run:
-    """A finished run, ready to predict and to evaluate; `run` is its directory, or its name in ./runs."""
+    """Open a finished run, to predict and evaluate.
+
+    Args:
+        run: directory of the run, or its name in ./runs.
+
+    Raises:
+        RunStateError: it is missing, unfinished or damaged.
+    """
     return Run(rundir.open_run(run), device=device)
 
 
@@ -172,7 +192,7 @@ def _load(recipe: ResolvedRecipe, dataset: Dataset, skip_damaged: bool) -> Image
 def _set_up(
     recipe: ResolvedRecipe, images: Images, split: Split, device: torch.device, *, pretrained: bool = True
 ) -> TrainingSetup:
-    """All that the run trains with, before it has a directory: a run that cannot be set up leaves nothing behind."""
+    """Set up the training before the run has a directory, so that a failure leaves nothing behind."""
     keep_freed_memory()
     with memory_remedy(f"{less_memory(recipe)}."):
         try:
@@ -183,17 +203,21 @@ def _set_up(
 
 
 def _check_split(recipe: Recipe, split: Split) -> None:
-    """A rule that looks at validation images needs some."""
-    watchful = any(
+    """Check that there are validation images if the recipe needs them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    needed = any(
         stage.patience_epochs
         or isinstance(stage.schedule, Plateau)
         or (isinstance(stage.optimizer, Logistic) and stage.epochs > 1)
         for stage in recipe.stages
     )
-    if not watchful and not len(split.val):
+    if not needed and not len(split.val):
         logger.info("there are no validation images: the weights of the last epoch are kept.")
-    if watchful and not len(split.val):
+    if needed and not len(split.val):
         raise ConfigError(
-            "early stopping, the plateau schedule and the choice of a penalty need validation images. Set "
-            "split.validation above 0."
+            "early stopping, the plateau schedule and the choice of an L2 strength need validation images, and there "
+            "are none. Give --set split.validation=0.1"
         )

@@ -45,10 +45,14 @@ _CHUNK_PAIRS = 1024
 
 @dataclass(frozen=True)
 class NearPair:
-    """Two images that are near duplicates, rows `first` and `second` of their table, in the order of `SPLITS`.
+    """Two images that are near duplicates, in the order of `SPLITS`.
 
-    `distance` is from 0 (the same) to `DISTANCE`; `mirrored`: the one is the other turned left to right. Pairs that
-    hang together share a `group`, whose number is from 1.
+    Attributes:
+        first, second: rows in the image table.
+        paths, splits, labels: of both images; None for no split or no label.
+        distance: from 0 (equal) to `DISTANCE`.
+        mirrored: true if one image is the other flipped horizontally.
+        group: number from 1, shared by pairs that are connected by common images.
     """
 
     first: int
@@ -89,9 +93,12 @@ class NearPair:
 
 @dataclass(frozen=True)
 class NearReport:
-    """The near duplicates among `images` images, those between splits first, the nearest of each kind first.
+    """Near duplicates of a data set.
 
-    `cautions` say why some may be missing, or most may be none.
+    Attributes:
+        images: number of images that were compared.
+        pairs: pairs between splits first, then by distance.
+        cautions: reasons why pairs may be missing or wrong, as sentences.
     """
 
     images: int
@@ -99,18 +106,18 @@ class NearReport:
     cautions: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Kind -> pairs, and how many of them have the same label, another one, or lack one."""
+        """Number of pairs of each kind: in all, with equal labels, with different labels, and with a label missing."""
         counts: dict[str, Counter[str]] = {}
         for pair in self.pairs:
             agreement = {True: "same_label", False: "other_label", None: "no_label"}[pair.same_label]
             counts.setdefault(pair.kind, Counter())[agreement] += 1
         names = ("same_label", "other_label", "no_label")
         return {
-            kind: {"pairs": found.total()} | {name: found[name] for name in names} for kind, found in counts.items()
+            kind: {"pairs": pairs.total()} | {name: pairs[name] for name in names} for kind, pairs in counts.items()
         }
 
     def leaked(self) -> dict[str, int]:
-        """Split -> how many of its images have a near duplicate in a split that learns before it: val, test."""
+        """Number of images of val and test with a near duplicate in an earlier split, in the order train, val, test."""
         rows = {(pair.splits[1], pair.second) for pair in self.pairs if pair.across}
         return dict(Counter(split for split, _ in sorted(rows) if split is not None))
 
@@ -126,14 +133,14 @@ class NearReport:
 
     def findings(self) -> list[tuple[str, list[str]]]:
         """Findings by kind, in the form of `check.findings`: a title with the remedy, and one line for each pair."""
-        found = []
+        findings = []
         for kind, count in self.counts().items():
             pairs = [pair for pair in self.pairs if pair.kind == kind]
             remedy = "remove one, or give both one group" if pairs[0].across else "they count twice"
             labels = f" ({count['other_label']:,} with different labels)" if count["other_label"] else ""
             lines = [_describe(pair) for pair in pairs]
-            found.append((f"{counted(len(pairs), 'near-duplicate pair')} {kind}{labels}: {remedy}", lines))
-        return found
+            findings.append((f"{counted(len(pairs), 'near-duplicate pair')} {kind}{labels}: {remedy}", lines))
+        return findings
 
     def conclusions(self) -> list[str]:
         """Conclusions from the findings, as sentences."""
@@ -170,37 +177,37 @@ def find_near(table: ImageTable, content: Sequence[str], *, cache: Path | None) 
 
 def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tuple[PixelStore, NDArray[np.int64]]:
     """Pixel store of the intact images at `SIDE_PX`, and their rows in the table."""
-    opened = partial(open_store, budget_bytes=default_budget(), cache=cache)
+    open_cached = partial(open_store, budget_bytes=default_budget(), cache=cache)
     images = EncodedImages(table, SIDE_PX, "squash", "bilinear")
     kept = np.arange(len(table))
     try:
-        return opened(images, content), kept
+        return open_cached(images, content), kept
     except DamagedImages as damage:
         kept = np.setdiff1d(kept, damage.indices)
-    return opened(replace(images, table=table.select(kept)), [content[i] for i in kept.tolist()]), kept
+    return open_cached(replace(images, table=table.select(kept)), [content[i] for i in kept.tolist()]), kept
 
 
 def _layouts(store: PixelStore) -> NDArray[np.float32]:
     rows = (np.arange(start, min(start + _CHUNK_IMAGES, len(store))) for start in range(0, len(store), _CHUNK_IMAGES))
-    return np.concatenate([layouts(store.read(part)) for part in rows])
+    return np.concatenate([layouts(store.read(chunk)) for chunk in rows])
 
 
 def _judged(store: PixelStore, candidates: Candidates) -> NDArray[np.float32]:
     """Similarity in detail of every candidate pair."""
 
-    def judge(part: range) -> NDArray[np.float32]:
-        pairs = slice(part.start, part.stop)
+    def judge(chunk: range) -> NDArray[np.float32]:
+        pairs = slice(chunk.start, chunk.stop)
         first, second = (store.read(side[pairs].astype(np.int64)) for side in (candidates.first, candidates.second))
         return likeness(first, second, candidates.mirrored[pairs])
 
-    parts = in_chunks(
+    similarities = in_chunks(
         judge,
         len(candidates),
         chunk=_CHUNK_PAIRS,
         workers=worker_count(),
         description="comparing similar images",
     )
-    return np.concatenate([np.empty(0, np.float32), *parts])
+    return np.concatenate([np.empty(0, np.float32), *similarities])
 
 
 def _pairs(
@@ -271,7 +278,7 @@ def _describe(pair: NearPair) -> str:
 
 
 def write_csv(path: Path, report: NearReport) -> None:
-    """The pairs as rows, in their order: `group` can be given back as the group of both images."""
+    """Write a row for each pair. Used as the group of both images, `group` keeps them in one split."""
     sides = [f"{name}_{side}" for side in (1, 2) for name in ("path", "split", "label")]
     csv_files.write(path, [*sides, "distance", "mirrored", "group"], map(_cells, report.pairs))
 

@@ -2,19 +2,19 @@
 
 Both use grey images of `SIDE_PX` on a side, so that colour, size and JPEG quality have little effect.
 
-Layout: the lowest frequencies of the cosine transform, as in perceptual hashes (Zauner, "Implementation and
-Benchmarking of Perceptual Image Hash Functions", 2010), kept as numbers in place of bits. Each is weighted by the root
-of its frequency, because photographs have the less of one the higher it is; the whole is brought to length 1. Two
-images compare by its inner product. A mirror image has the same numbers, those of odd horizontal frequency with
-the other sign: the products of even and of odd parts, added and subtracted, answer for both.
+Layout: the lowest frequencies of the discrete cosine transform, as in perceptual hashes (Zauner, "Implementation and
+Benchmarking of Perceptual Image Hash Functions", 2010), but as numbers, not bits. Each coefficient is multiplied by the
+root of its frequency, because in photographs amplitudes fall with frequency, and the vector is normalised to length 1.
+The similarity is the inner product. In a mirrored image, coefficients of odd horizontal frequency change their sign.
+So the sum of the inner products of even and odd coefficients compares two images, and their difference compares one
+image with the other mirrored.
 
-Detail: contrast against the surroundings, divided by what contrast there is nearby, so that light, shade and a small
-object before a wide sky count alike. Two images compare by the largest normalised cross-correlation over small shifts,
-and over small enlargements of either, which is what a crop looks like. Of that correlation the lower end of its 95 %
-interval counts, for a horizon and nothing else agrees with every other horizon: the number of independent places that
-agree follows from the autocorrelations of both (Bartlett, "Some Aspects of the Time-Correlation Problem in Regard to
-Tests of Significance", 1935). Photographs of one scene share the layout; only copies of one photograph share the
-detail.
+Detail: local contrast, divided by the contrast in its neighbourhood, so that dark and bright regions have equal weight.
+The similarity is the largest normalised cross-correlation over small shifts and small enlargements of either image
+(a crop is an enlargement). The lower limit of its 95 % interval is used: two images with a horizon and nothing else
+correlate strongly, but at few independent positions. The number of those follows from the autocorrelations of both
+images (Bartlett, "Some Aspects of the Time-Correlation Problem in Regard to Tests of Significance", 1935). Photographs
+of one scene share the layout; only copies of one photograph share the detail.
 """
 
 import numpy as np
@@ -29,11 +29,11 @@ Float32Array = NDArray[np.float32]
 SIDE_PX = 32
 FREQUENCIES = 6
 PLAIN_LEVELS = 2.0
-"""An image whose low frequencies vary by less than so many grey levels (root mean square) has nothing to compare."""
+"""Smallest variation of the low frequencies, in grey levels (root mean square), for which an image is compared."""
 SHIFT_PX = 4
 ZOOMS = (1.06, 1.12)
 WORTH_ZOOMING = 0.2
-"""Below this likeness, enlargements have not been seen to make near duplicates of a pair."""
+"""Similarity below which enlargements are not tried, because no such pair became a near duplicate in tests."""
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _NOISE_LEVELS = 3.0  # contrast below this counts as noise of a JPEG
@@ -65,13 +65,13 @@ def likeness(first_BHWC: UInt8Array, second_BHWC: UInt8Array, mirrored_B: NDArra
     first_BHW, second_BHW = first_BHWC @ _GREY, second_BHWC @ _GREY
     second_BHW = np.where(mirrored_B[:, None, None], second_BHW[:, :, ::-1], second_BHW)
     first, second = _spectrum(first_BHW), _spectrum(second_BHW)
-    found_B, spread_B = _correlation(first, second), _spread(first, second)
-    rest = np.flatnonzero(_lower_end(found_B, spread_B) >= WORTH_ZOOMING)
+    correlation_B, spread_B = _correlation(first, second), _spread(first, second)
+    rest = np.flatnonzero(_lower_end(correlation_B, spread_B) >= WORTH_ZOOMING)
     for zoom in ZOOMS if len(rest) else ():
         near = _correlation(_spectrum(_enlarged(first_BHW[rest], zoom)), second[rest])
         far = _correlation(first[rest], _spectrum(_enlarged(second_BHW[rest], zoom)))
-        found_B[rest] = np.maximum(found_B[rest], np.maximum(near, far))
-    return _lower_end(found_B, spread_B)
+        correlation_B[rest] = np.maximum(correlation_B[rest], np.maximum(near, far))
+    return _lower_end(correlation_B, spread_B)
 
 
 def _correlation(first: NDArray[np.complex64], second: NDArray[np.complex64]) -> Float32Array:

@@ -79,9 +79,9 @@ CHAINS = {
 
 
 def is_chain(network: nn.Module) -> bool:
-    """Whether each of its parts needs nothing but what the part before it made.
+    """True if each part of the network needs only the output of the part before it.
 
-    Not where a transformer's blocks share a bias that learns, or a rotation that learns or is drawn at random.
+    False if blocks of a transformer share a trained bias, or a rotation that is trained or random.
     """
     if type(network).__name__ not in CHAINS or not type(network).__module__.startswith("timm.models."):
         return False
@@ -112,7 +112,7 @@ def chain(network: Any, own: bool) -> Blocks:
 
 
 def _blocks(network: Any, parts: str) -> list[list[nn.Module]]:
-    """What each block is made of."""
+    """Modules of each block."""
     blocks: list[list[nn.Module]] = []
     for names in parts.split("|"):
         blocks.append([])
@@ -158,7 +158,7 @@ def _with(network: nn.Module, children: dict[str, nn.Module]) -> nn.Module:
 
 
 def _head(network: nn.Module, children: dict[str, nn.Module]) -> nn.Module:
-    """What the network does with its last map or tokens; the parameters that it has of its own are the stem's."""
+    """Network without its blocks, applied to the last feature map or tokens, without the stem's own parameters."""
     head = _with(network, children)
     head._parameters, head._buffers = {}, {}
     return _TokenHead(head) if hasattr(network, "num_prefix_tokens") else _Calls(head, "forward_head")

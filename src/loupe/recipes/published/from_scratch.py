@@ -167,7 +167,7 @@ def catsdogs_cnn() -> Recipe:
 
 
 def _lecture(name: str, description: str, model: CnnSpec, split: SplitSpec, *stages: Stage) -> Recipe:
-    """What the lecture's four from-scratch experiments share; its batches are of 128, the default."""
+    """Settings of the lecture's four from-scratch experiments; the batch size is the default, 128."""
     return Recipe(
         name=name,
         description=description,
@@ -181,7 +181,7 @@ def _lecture(name: str, description: str, model: CnnSpec, split: SplitSpec, *sta
 
 
 def _project(name: str, description: str, model: CnnSpec, augment: AugmentSpec | None = None) -> Recipe:
-    """What the project's two from-scratch experiments share."""
+    """Settings of the project's two from-scratch experiments."""
     return Recipe(
         name=name,
         description=description,

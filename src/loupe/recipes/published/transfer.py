@@ -133,7 +133,7 @@ def _catsdogs(name: str, description: str, *stages: Stage) -> Recipe:
 def _recipe(
     name: str, description: str, pixels: InputSpec, split: SplitSpec, model: BackboneSpec, *stages: Stage
 ) -> Recipe:
-    """What all of them share: the document's figures are those of the last epoch."""
+    """Common settings of these recipes: the published figures are those of the last epoch."""
     return Recipe(
         name=name,
         description=description,
