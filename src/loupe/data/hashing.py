@@ -43,7 +43,7 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None) -> tuple[str
 
     An unreadable image gets a unique digest of its name; the store and the check report its damage.
     """
-    files = [table.file(i) for i in range(len(table))]
+    files = [_file(table, i) for i in range(len(table))]
     memory = _memory_path(table.root, files, cache or cache_folder())
     known = recalled_hashes(memory) if memory else {}
     news: dict[str, _Known] = {}
@@ -60,6 +60,14 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None) -> tuple[str
     return digests
 
 
+def _file(table: ImageTable, i: int) -> Path | None:
+    """Path of an image; None if the table holds its bytes, or if there is no image."""
+    try:
+        return table.file(i)
+    except ImageError:
+        return None
+
+
 def _hash(table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Known], news: dict[str, _Known]) -> bytes:
     try:
         if file is None:
@@ -69,7 +77,7 @@ def _hash(table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Kno
         if old and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return old.digest
         digest = sha256(table.encoded(i)).digest()
-    except (ImageError, OSError):
+    except (OSError, ValueError):  # an ImageError is a ValueError; so is a null character in a path
         return sha256(b"unreadable image\0" + table.paths[i].encode("utf-8", "surrogateescape")).digest()
     if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
         news[key] = _Known(status.st_size, status.st_mtime_ns, digest)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from loupe.data.origin import Origin
 from loupe.data.unread import UnreadFiles, sentences_on
 from loupe.errors import DataError, ImageError, counted, enumerated
 
@@ -43,6 +45,7 @@ class ImageTable:
         name: name of the data set.
         root: folder of the files; None for images held in the table.
         notes: sentences about the data, shown by the caller.
+        origin: file and line or row of each image, where a file lists them; None for folders and arrays.
         unread: image files of the source that cannot be read here, and are not in the table.
 
     Raises:
@@ -55,6 +58,7 @@ class ImageTable:
     root: Path | None = None
     notes: tuple[str, ...] = ()
     unread: tuple[UnreadFiles, ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if not self.rows.schema.equals(SCHEMA):
@@ -71,12 +75,15 @@ class ImageTable:
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """Unique display name of each image; the second `a.png` is `a.png (2)`."""
-        names: list[str] = pc.struct_field(self.rows["image"], "path").to_pylist()
-        if len(set(names)) == len(names) and None not in names:
-            return tuple(names)
-        taken, unique = set(names), []
+        names: list[str | None] = pc.struct_field(self.rows["image"], "path").to_pylist()
+        if self.origin is not None and None in names:
+            names = [self.origin.name(i) if name is None else name for i, name in enumerate(names)]
+        present = [name if name is not None else self.name for name in names]
+        if len(set(present)) == len(present):
+            return tuple(present)
+        taken, unique = set(present), []
         seen: dict[str, int] = {}
-        for name in (name if name is not None else self.name for name in names):
+        for name in present:
             seen[name] = seen.get(name, 0) + 1
             shown = name if seen[name] == 1 else f"{name} ({seen[name]})"
             while seen[name] > 1 and shown in taken:
@@ -120,7 +127,7 @@ class ImageTable:
             return None
         name = self._field(i, "path").as_py()
         if name is None:
-            raise ImageError(self.paths[i], "the table has neither bytes nor a path for this image")
+            raise ImageError(self.paths[i], "no image: neither bytes nor a path")
         return (self.root or Path()) / os_name(name)
 
     def encoded(self, i: int) -> bytes:
@@ -135,14 +142,22 @@ class ImageTable:
         file = self.file(i)
         assert file is not None
         try:
-            return file.read_bytes()
-        except OSError as error:
-            raise ImageError(self.paths[i], f"cannot be read: {error.strerror or error}") from None
+            if S_ISREG(file.stat().st_mode):
+                return file.read_bytes()
+            reason = "it is not a regular file"  # a device has no end, and a pipe waits
+        except (OSError, ValueError) as error:  # the latter for a null character in the name
+            reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(self.paths[i], f"cannot be read: {reason}")
+
+    def located(self, i: int, error: ImageError) -> ImageError:
+        """Error of image `i` with the file and the line or row that list it."""
+        return error if self.origin is None else ImageError(error.path, f"{error.reason} ({self.origin.place(i)})")
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageTable":
         """Table of the images at `indices`, in that order, with the same classes, name and notes."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return replace(self, rows=_take(self.rows, chosen))
+        origin = None if self.origin is None else self.origin.select(chosen)
+        return replace(self, rows=_take(self.rows, chosen), origin=origin)
 
     @cached_property
     def _chunks(self) -> tuple[list[int], dict[str, list[pa.Array]]]:

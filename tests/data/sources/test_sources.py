@@ -237,7 +237,7 @@ def test_csv_paths_may_be_absolute_or_written_on_windows(tmp_path):
         ("path,label\n", "there are no rows below the header"),
         (
             "path,label\n1.png,a\n\nno.png,b\n1.png,\n",
-            r"2 problems in 3 rows:\s+line 4: no such file: no.png\s+line 5: the label",
+            r"1 problem in 3 rows:\s+line 5: the label",
         ),
         ("path,label,split\n1.png,a,dev\n", "line 2: unknown split 'dev'; splits are train"),
         ("path,label\n1.png,a,b\n", "line 2: 3 cells"),
@@ -254,7 +254,7 @@ def test_csv_mistakes_are_named_by_line(tmp_path, text, message):
 
 def test_csv_with_a_name_that_no_file_can_have(tmp_path):
     (tmp_path / "list.csv").write_text("path,label\n" + "a" * 300 + ".png,x\nb\\" + "c" * 300 + ".png,x\n")
-    with pytest.raises(LoupeError, match=r"(?s)2 problems.*line 2: (File name too long|no such file).*line 3: "):
+    with pytest.raises(LoupeError, match=r"(?s)2 problems.*line 2: no such file.*line 3: no such file"):
         open_(tmp_path / "list.csv")
 
 

@@ -163,7 +163,7 @@ def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
         height_px=_extent(sides_N2[:, 1]),
         formats=dict(Counter(seen[i].format for i in whole).most_common()),
         modes=dict(Counter(seen[i].mode for i in whole).most_common()),
-        damaged=tuple(image.error for image in seen if image.error is not None),
+        damaged=tuple(table.located(i, image.error) for i, image in enumerate(seen) if image.error is not None),
         copies=_copies(table, content, whole),
         split_groups=_split_groups(table),
         small=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_small_N)),

@@ -112,6 +112,7 @@ def decode_files(files: Sequence[File], *, load_px: int, resize: Resize, interpo
     return DecodedChunk(pixels[:done], damaged)
 
 
-def damaged_images(damaged: list[Damage]) -> DamagedImages:
-    """Error for a list of damaged images."""
-    return DamagedImages([damage.error for damage in damaged], [damage.index for damage in damaged])
+def damaged_images(table: ImageTable, damaged: Sequence[Damage]) -> DamagedImages:
+    """Error for damaged images of a table."""
+    errors = [table.located(damage.index, damage.error) for damage in damaged]
+    return DamagedImages(errors, [damage.index for damage in damaged])

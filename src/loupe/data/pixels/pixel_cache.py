@@ -24,7 +24,7 @@ from loupe.data import array_file
 from loupe.data.array_file import ArrayRecord, NoChecksumsError
 from loupe.data.checksums import BlockChecksums
 from loupe.data.pixels.decode import UInt8Array
-from loupe.data.pixels.decoding import Damage, DamagedImages, EncodedImages, damaged_images
+from loupe.data.pixels.decoding import Damage, EncodedImages, damaged_images
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
 from loupe.log import logger, size_text
@@ -72,7 +72,7 @@ def build(images: EncodedImages, content: Sequence[str], folder: Path) -> UInt8A
     if damaged:
         if all(damage.permanent for damage in damaged):
             _write_damaged(damaged, folder, folder / images.key(content))
-        raise damaged_images(damaged)
+        raise damaged_images(images.table, damaged)
     pixels = reopen(target, images)
     if pixels is None:
         raise OSError("the file was removed after it was written")
@@ -134,7 +134,7 @@ def verify(images: EncodedImages, content: Sequence[str], folder: Path | None) -
         bad = {damage.index for damage in damaged}
         _write_whole(folder, folder / images.key([digest for i, digest in enumerate(content) if i not in bad]))
     if damaged:
-        raise damaged_images(damaged)
+        raise damaged_images(images.table, damaged)
 
 
 def _write_whole(folder: Path, target: Path) -> None:
@@ -171,11 +171,13 @@ def reopen(entry: Path, images: EncodedImages) -> UInt8Array | None:
 def _raise_known_damage(file: Path, table: ImageTable) -> None:
     try:
         entries = KnownDamage.read(file).damaged
-        errors = [ImageError(table.paths[entry.index], entry.reason) for entry in entries]
+        known = [
+            Damage(entry.index, ImageError(table.paths[entry.index], entry.reason), permanent=True) for entry in entries
+        ]
     except (RecordError, IndexError):  # absent or unreadable: the images are decoded again
         return
-    if errors:
-        raise DamagedImages(errors, [entry.index for entry in entries])
+    if known:
+        raise damaged_images(table, known)
 
 
 def _write_damaged(damaged: list[Damage], folder: Path, target: Path) -> None:

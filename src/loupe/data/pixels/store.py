@@ -111,7 +111,7 @@ class StreamedStore(EncodedStore):
     def read(self, indices: Indices) -> UInt8Array:
         pixels = super().read(indices)
         if self.damaged and not self.skip_damaged:
-            raise damaged_images(sorted(self.damaged, key=lambda damage: damage.index))
+            raise damaged_images(self.images.table, sorted(self.damaged, key=lambda damage: damage.index))
         return pixels
 
     def _pixels(self, i: int) -> UInt8Array:
@@ -182,7 +182,7 @@ def _in_memory(images: EncodedImages) -> RawStore:
             done += len(chunk.pixels)
             damaged += chunk.damaged
     if damaged:
-        raise damaged_images(damaged)
+        raise damaged_images(images.table, damaged)
     return RawStore(pixels)
 
 

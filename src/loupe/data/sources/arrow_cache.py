@@ -21,7 +21,7 @@ from loupe.errors import DiskError
 from loupe.files import replacing
 from loupe.log import size_text
 
-_FORMAT = 2  # format of the rows; increase it with every change of the conversion
+_FORMAT = 3  # format of the rows; increase it with every change of the conversion
 SPARE_DISK_BYTES = 256 * 2**20
 
 

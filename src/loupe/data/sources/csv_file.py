@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from loupe.data.origin import of_lines
 from loupe.data.table import SPLIT_NAMES, ImageTable, describe, make_rows, os_name, sorted_classes, split_of, text_name
 from loupe.errors import DataError, counted, enumerated
 
@@ -16,7 +17,7 @@ Row = Mapping[str, str]
 
 
 def open_csv(path: Path) -> ImageTable:
-    """Open a CSV file of images.
+    """Open a CSV file of images. An empty path, or a path without a file, is a damaged image, unless all of them are.
 
     Raises:
         DataError: the file cannot be read, or rows are invalid; the message lists them by line number.
@@ -25,7 +26,9 @@ def open_csv(path: Path) -> ImageTable:
     if not numbered:
         raise DataError(f"{path}: there are no rows below the header {','.join(REQUIRED)}.")
     root = path.resolve().parent
-    problems = [(line, problem) for line, row in numbered for problem in _problems(row, root)]
+    problems = [(line, problem) for line, row in numbered for problem in _problems(row)]
+    if not problems and not any(_is_file(row["path"], root) for _, row in numbered):
+        problems = [(line, f"no such file: {row['path']}") for line, row in numbered]
     if problems:
         listed = "".join(f"\n  line {line}: {problem}" for line, problem in problems[:MOST_SHOWN])
         rest = f"\n  and {len(problems) - MOST_SHOWN:,} more" if len(problems) > MOST_SHOWN else ""
@@ -37,12 +40,13 @@ def open_csv(path: Path) -> ImageTable:
     index = {label: i for i, label in enumerate(classes)}
     rows = make_rows(
         n=len(cells),
-        path=[text_name(_posix(row["path"], root)) for row in cells],
+        path=[text_name(_posix(row["path"], root)) if row["path"] else None for row in cells],
         label=[index[row["label"]] for row in cells],
         split=[split_of(row.get("split", "")) for row in cells],
         group=[row.get("group") or None for row in cells],
     )
-    return ImageTable(rows, classes, path.stem, root, (describe(rows, classes), *_notes(cells)))
+    notes = (describe(rows, classes), *_notes(cells))
+    return ImageTable(rows, classes, path.stem, root, notes, origin=of_lines(path.name, [line for line, _ in numbered]))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -73,25 +77,21 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(f"{path}: line 1: the column {repeated[0]} repeats. Expected the columns {wanted}.")
 
 
-def _problems(row: Row, root: Path) -> Iterator[str]:
+def _problems(row: Row) -> Iterator[str]:
     if "" in row:
         yield f"{row['']}, unlike the header"
         return
-    if not row["path"]:
-        yield "the path is empty"
-    elif problem := _problem_of_file(root / _posix(row["path"], root)):
-        yield f"{problem}: {row['path']}"
     if not row["label"]:
         yield "the label is empty"
     if row.get("split") and split_of(row["split"]) is None:
         yield f"unknown split {row['split']!r}; splits are {', '.join(SPLIT_NAMES)}"
 
 
-def _problem_of_file(path: Path) -> str | None:
+def _is_file(name: str, root: Path) -> bool:
     try:
-        return None if path.is_file() else "no such file"
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        return error.strerror or "no such file"
+        return bool(name) and (root / _posix(name, root)).is_file()
+    except (OSError, ValueError):  # a name that is too long or has a null character, a folder that may not be entered
+        return False
 
 
 def _posix(name: str, root: Path) -> str:
@@ -110,5 +110,6 @@ def _posix(name: str, root: Path) -> str:
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    repeated = len(rows) - len({row["path"] for row in rows})
+    paths = [row["path"] for row in rows if row["path"]]
+    repeated = len(paths) - len(set(paths))
     return [f"{counted(repeated, 'row')} with the path of an earlier row."] if repeated else []

@@ -8,6 +8,7 @@ https://huggingface.co/docs/datasets/image_dataset
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
 from loupe.data.memory import default_budget
+from loupe.data.origin import of_rows
 from loupe.data.sources import arrow_cache
 from loupe.data.table import (
     IMAGE,
@@ -79,11 +81,14 @@ def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
         pieces = _mapped(files, columns, root, folder)
     else:
         pieces = [pa.concat_tables(_read(*each, root)) for each in zip(files, columns, strict=True)]
-    pieces = _distinct_paths(pieces, files, root)
+    names = [text_name(file.relative_to(root).as_posix()) for file in files]
+    origin = of_rows(names, [piece.num_rows for piece in pieces])
+    pieces = _distinct_paths(pieces, names)
     rows, classes = _class_indices(pa.concat_tables(pieces), columns[0].classes, name)
     if rows.num_rows == 0:
         raise DataError(f"{root / name}: there are no rows in it.")
-    return ImageTable(rows, classes, name, root.resolve(), (describe(rows, classes), *_notes(rows, files)))
+    notes = (describe(rows, classes), *_notes(rows, files))
+    return ImageTable(rows, classes, name, root.resolve(), notes, origin=origin)
 
 
 def _columns(file: Path) -> Columns:
@@ -192,16 +197,27 @@ def _filled(words: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _image(chunk: pa.Array) -> pa.Array:
-    """Chunk of images as the struct of `SCHEMA`, without copying the bytes."""
-    fields = {}
-    for name, kind in (("bytes", pa.binary()), ("path", pa.string())):
-        if not pa.types.is_struct(chunk.type):
-            fields[name] = chunk.cast(kind) if name == "bytes" else pa.nulls(len(chunk), kind)
-        elif chunk.type.get_field_index(name) >= 0:
-            fields[name] = pc.struct_field(chunk, name).cast(kind)
-        else:
-            fields[name] = pa.nulls(len(chunk), kind)
-    return pa.StructArray.from_arrays([fields["bytes"], fields["path"]], fields=list(IMAGE))
+    """Chunk of images as the struct of `SCHEMA`, without copying the bytes. A row without an image is null in both."""
+    data, path = pa.nulls(len(chunk), pa.binary()), pa.nulls(len(chunk), pa.string())
+    if not pa.types.is_struct(chunk.type):
+        data = chunk.cast(pa.binary())
+    if pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0:
+        data = pc.struct_field(chunk, "bytes").cast(pa.binary())
+    if pa.types.is_struct(chunk.type) and chunk.type.get_field_index("path") >= 0:
+        path = _text(pc.struct_field(chunk, "path"))
+        path = pc.if_else(pc.and_(pc.is_null(data), pc.equal(path, "")), None, path)
+    return pa.StructArray.from_arrays([data, path], fields=list(IMAGE))
+
+
+def _text(names: pa.Array) -> pa.Array:
+    """Names as text, also those that are not UTF-8 in a column that claims it."""
+    try:
+        text = names.cast(pa.string())
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = names.cast(pa.binary()).to_pylist()
+        return pa.array([None if name is None else text_name(os.fsdecode(name)) for name in raw], pa.string())
+    return text
 
 
 def _split_of(file: Path, root: Path) -> str | None:
@@ -255,14 +271,14 @@ def _notes(rows: pa.Table, files: Sequence[Path]) -> list[str]:
     return notes
 
 
-def _distinct_paths(pieces: list[pa.Table], files: Sequence[Path], root: Path) -> list[pa.Table]:
+def _distinct_paths(pieces: list[pa.Table], names: Sequence[str]) -> list[pa.Table]:
     """Pieces with unique paths: their own if unique, else `shard#row` for images with bytes."""
-    own = pa.chunked_array(
-        [pc.struct_field(chunk, "path") for piece in pieces for chunk in piece["image"].chunks], pa.string()
-    )
+    chunks = [chunk for piece in pieces for chunk in piece["image"].chunks]
+    own = pa.chunked_array([pc.struct_field(chunk, "path") for chunk in chunks], pa.string())
+    data = pa.chunked_array([pc.struct_field(chunk, "bytes") for chunk in chunks], pa.binary())
+    own = own.filter(pc.or_(pc.is_valid(own), pc.is_valid(data)))  # a row without an image has no name to compare
     if own.null_count == 0 and pc.count_distinct(own).as_py() == len(own):
         return pieces
-    names = [text_name(file.relative_to(root).as_posix()) for file in files]
     return [_numbered(piece, name) for piece, name in zip(pieces, names, strict=True)]
 
 
