@@ -173,7 +173,10 @@ class Planner:
 
 def _pixels(preprocessing: Preprocessing) -> tuple[object, ...]:
     """Key of the pixel cache."""
-    return "pixels", preprocessing.load_px, preprocessing.resize, preprocessing.interpolation
+    return (
+        *("pixels", preprocessing.load_px, preprocessing.resize, preprocessing.interpolation),
+        preprocessing.range,
+    )
 
 
 def _every(loader: BatchLoader) -> np.ndarray:

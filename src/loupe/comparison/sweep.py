@@ -99,7 +99,9 @@ def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> No
 def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:
     """Stored recipe without the values that its run measured, where the wanted recipe leaves them open."""
     fields = ("size_px", "load_px", "resize", "interpolation", "normalise", "mean", "std")
-    unsettled = {field: None for field in fields if getattr(wanted.input, field) is None}
+    unsettled: dict[str, Any] = {field: None for field in fields if getattr(wanted.input, field) is None}
+    if wanted.input.range == "used":
+        unsettled["range"] = "used"
     changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
     if len(stored.stages) == len(wanted.stages):
         pairs = zip(stored.stages, wanted.stages, strict=True)

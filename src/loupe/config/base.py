@@ -8,6 +8,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Levels = tuple[Annotated[int, Field(ge=0, lt=2**16)], Annotated[int, Field(ge=1, lt=2**16)]]
+"""Stored pixel values that become black and white."""
 
 
 class RecipeValue(BaseModel):

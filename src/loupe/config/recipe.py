@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from loupe.config.base import Count, Fraction, NonNegative, Positive, RecipeValue
+from loupe.config.base import Count, Fraction, Levels, NonNegative, Positive, RecipeValue
 from loupe.config.loss import CrossEntropy, Loss
 from loupe.config.network import Network
 from loupe.config.optimizer import Adam, Constant, Logistic, Optimizer, Schedule
@@ -28,7 +28,8 @@ class Preprocessing(RecipeValue):
     """Steps from a decoded RGB image to the network's input, stored with the weights.
 
     An image is resized to `load_px` on a side; evaluation takes its centre square of `size_px`. Pixels are scaled to
-    [0, 1]; then `mean` is subtracted and the result is divided by `std`, for each channel.
+    [0, 1]; then `mean` is subtracted and the result is divided by `std`, for each channel. `range`: pixel values, as
+    stored in the file, that become 0 and 255, with linear steps between; null for the whole range of the file's bits.
     """
 
     size_px: Count
@@ -37,6 +38,7 @@ class Preprocessing(RecipeValue):
     interpolation: Interpolation = "bilinear"
     mean: RGB = (0.0, 0.0, 0.0)
     std: RGB = (1.0, 1.0, 1.0)
+    range: Levels | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -44,7 +46,14 @@ class Preprocessing(RecipeValue):
             raise ValueError(f"load_px ({self.load_px}) must be at least size_px ({self.size_px})")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0 in every channel")
+        check_levels(self.range)
         return self
+
+
+def check_levels(levels: Levels | None) -> None:
+    """Raise a ValueError unless the low end of a range is below its high end."""
+    if levels is not None and levels[0] >= levels[1]:
+        raise ValueError(f"range must be [low, high], low before high; got {list(levels)}")
 
 
 class InputSpec(RecipeValue):
@@ -56,7 +65,9 @@ class InputSpec(RecipeValue):
 
     `normalise`: `unit` scales to [0, 1]. `dataset` standardises by one mean and one deviation over all training pixels,
     `channels` by one of each for every channel. `given` uses `mean` and `std` from here or from the backbone, on the
-    scale [0, 1]. A run records the chosen values; a resumed or repeated run takes them from the record.
+    scale [0, 1]. `range`: `full` keeps the 8 upper bits of every pixel value. `[low, high]` are the stored values that
+    become black and white, for example [0, 4095] for 12 bits in files of 16. `used` takes the lowest and the highest
+    value of the training images. A run records the chosen values; a resumed or repeated run takes them from the record.
     """
 
     size_px: Count | None = None
@@ -66,6 +77,12 @@ class InputSpec(RecipeValue):
     normalise: Normalise | None = None
     mean: RGB | None = None
     std: RGB | None = None
+    range: Literal["full", "used"] | Levels = "full"
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        check_levels(None if isinstance(self.range, str) else self.range)
+        return self
 
 
 class SplitSpec(RecipeValue):

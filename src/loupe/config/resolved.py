@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from loupe.config.base import Count
+from loupe.config.base import Count, Levels
 from loupe.config.recipe import (
     AUTOMATIC_VIEWS,
     RGB,
@@ -47,7 +47,11 @@ class ResolvedInput(InputSpec):
     def preprocessing(self) -> Preprocessing:
         """The same as it travels with the weights; pixels stay on [0, 1] until the statistics are known."""
         geometry = Preprocessing(
-            size_px=self.size_px, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation
+            size_px=self.size_px,
+            load_px=self.load_px,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            range=None if isinstance(self.range, str) else self.range,
         )
         if self.normalise == "unit" or self.mean is None or self.std is None:
             return geometry
@@ -81,8 +85,9 @@ def _views(stage: Stage) -> int | Literal["fresh"]:
 class ResolvedRecipe(Recipe):
     """A recipe for images at hand, which `loupe.recipes.resolve` makes.
 
-    What only training pixels and the machine decide is `measured` before a run begins: the statistics of the pixels,
-    and a precision that is `auto`. The run records the recipe with these, once.
+    What only training pixels and the machine decide is `measured` before a run begins: the range of pixel values that
+    is `used`, the statistics of the pixels, and a precision that is `auto`. The run records the recipe with these,
+    once.
     """
 
     input: ResolvedInput
@@ -110,6 +115,10 @@ class ResolvedRecipe(Recipe):
     def normalised(self, mean: RGB, std: RGB) -> Self:
         """The recipe with the statistics of the training pixels."""
         return self.model_copy(update={"input": self.input.model_copy(update={"mean": mean, "std": std})})
+
+    def scaled(self, levels: Levels) -> Self:
+        """The recipe with the range of pixel values that the training images use."""
+        return self.model_copy(update={"input": self.input.model_copy(update={"range": levels})})
 
     def computed_in(self, precision: Precision, frozen_precision: Precision) -> Self:
         """The recipe with the precisions that were measured, where it leaves them open."""

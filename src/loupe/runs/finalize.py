@@ -146,7 +146,8 @@ def input_settings(network: BackboneSpec, preprocessing: Preprocessing) -> list[
     other = {name for name, value in mine.items() if name not in own or value != own[name]}
     if "size_px" in other:
         other.add("load_px")  # otherwise it would be scaled with size_px
-    return [f"input.{name}={str(value).replace(' ', '')}" for name, value in mine.items() if name in other]
+    told = {name: value for name, value in mine.items() if name in other and value is not None}
+    return [f"input.{name}={str(value).replace(' ', '')}" for name, value in told.items()]
 
 
 def write_evaluation(

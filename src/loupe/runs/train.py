@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, open_dataset
-from loupe.data.pixels.prepare import Images, load_images
+from loupe.data.pixels.prepare import Images, load_images, used_levels
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
@@ -99,6 +100,9 @@ def train(
         _check_split(chosen, divided)
         for note in divided.notes:
             logger.info(note)
+        if chosen.input.range == "used":
+            chosen = chosen.scaled(used_levels(images.table, divided.train))
+            images = replace(_load(chosen, Dataset(dataset.source, images.table), False), damaged=images.damaged)
         setup = _set_up(chosen, images, divided, chosen_device)
         environment = RunEnvironment.model_validate(
             {

@@ -6,16 +6,17 @@ reads all data with little computation). Copies are files with the same bytes.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loupe.config.base import Levels
 from loupe.data.keyed_order import chosen
 from loupe.data.parallel import File, in_parallel
-from loupe.data.pixels.decode import finish, open_header
+from loupe.data.pixels.decode import decode, extremes, finish, open_header, wide_levels
 from loupe.data.table import ImageTable
 from loupe.data.unread import LOST_FRACTION, UnreadFiles, lost_classes
 from loupe.errors import ImageError, counted
@@ -28,6 +29,8 @@ SMALL_FRACTION = 0.25
 """Limit for small images: shorter side as a fraction of the median shorter side."""
 LONG_ASPECT = 3.0
 """Limit for long images: ratio of the sides, above which a crop keeps less than a third of the image."""
+USED_LEVELS = 128
+"""Limit for unused bits: grey levels, of 256, that the values of images of more than 8 bits reach."""
 IMBALANCE = 3.0
 """Limit for unbalanced classes: ratio of the sizes of the largest and the smallest class."""
 
@@ -56,10 +59,27 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class Depth:
+    """Lowest and highest stored pixel value of all images of one depth above 8 bits."""
+
+    bits: int
+    images: int
+    low: int
+    high: int
+
+    @property
+    def grey_levels(self) -> int:
+        """Number of the 256 grey levels that the values reach in their upper 8 bits."""
+        return (self.high >> (self.bits - 8)) - (self.low >> (self.bits - 8)) + 1
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """Findings of a check. `counts`: split -> class -> images. Sizes: min, median, max; None without images.
 
     `unread`: image files that cannot be read here; `lost`: a line for each class that loses too many of them.
+    `one_colour`: images whose pixels all have one value; `blank`: those of more than 8 bits that only become so by the
+    reduction to 8 bits. `depths`: values of the images of more than 8 bits.
     """
 
     name: str
@@ -76,6 +96,9 @@ class CheckReport:
     long: tuple[str, ...]
     unread: tuple[UnreadFiles, ...] = ()
     lost: tuple[str, ...] = ()
+    one_colour: tuple[str, ...] = ()
+    blank: tuple[str, ...] = ()
+    depths: tuple[Depth, ...] = ()
 
     @property
     def leaks(self) -> tuple[Copies, ...]:
@@ -87,11 +110,12 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """False with damaged images, copies or groups in several splits, copies with different labels, or lost classes.
+        """False with damaged images, copies or groups in several splits, copies with different labels, lost classes or
+        blank images.
 
         Copies within one split, imbalance and unusual sizes are reported and allowed.
         """
-        return not (self.damaged or self.leaks or self.conflicts or self.split_groups or self.lost)
+        return not (self.damaged or self.leaks or self.conflicts or self.split_groups or self.lost or self.blank)
 
     @property
     def class_sizes(self) -> dict[str, int]:
@@ -128,6 +152,9 @@ class CheckReport:
                 {"class": group.label, "format": group.format, "paths": list(group.paths)} for group in self.unread
             ],
             "lost_classes": list(self.lost),
+            "one_colour": list(self.one_colour),
+            "blank": list(self.blank),
+            "depths": [asdict(depth) for depth in self.depths],
             "small": list(self.small),
             "long": list(self.long),
         }
@@ -142,6 +169,8 @@ class _Seen:
     mode: str = ""
     width_px: int = 0
     height_px: int = 0
+    is_flat: bool = False
+    wide: tuple[Levels, int] | None = None  # stored values and bits, of more than 8 bits
 
 
 def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
@@ -170,6 +199,9 @@ def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
         long=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_long_N)),
         unread=table.unread,
         lost=tuple(lost_classes(table.unread, table.class_counts)),
+        one_colour=tuple(table.paths[i] for i in whole if seen[i].is_flat and not _is_blank(seen[i])),
+        blank=tuple(table.paths[i] for i in whole if _is_blank(seen[i])),
+        depths=_depths([wide for i in whole if (wide := seen[i].wide)]),
     )
 
 
@@ -183,10 +215,27 @@ def _look_at(file: File) -> _Seen:
     try:
         header = open_header(file.data, file.path)
         seen = _Seen(None, header.format or "", header.mode, header.width, header.height)
-        finish(header, file.data, file.path, at_least_px=_LOOK_PX)
+        low, high = extremes(finish(header, file.data, file.path, at_least_px=_LOOK_PX))
+        if low == high and header.size != (seen.width_px, seen.height_px):  # details may be lost in a reduced JPEG
+            low, high = extremes(decode(file.data, file.path))
+        seen = replace(seen, is_flat=low == high, wide=wide_levels(header))
     except ImageError as error:
         return _Seen(error)
     return seen
+
+
+def _is_blank(seen: _Seen) -> bool:
+    return seen.is_flat and seen.wide is not None and seen.wide[0][0] != seen.wide[0][1]
+
+
+def _depths(wide: Sequence[tuple[Levels, int]]) -> tuple[Depth, ...]:
+    by_bits: dict[int, list[Levels]] = defaultdict(list)
+    for levels, bits in wide:
+        by_bits[bits].append(levels)
+    return tuple(
+        Depth(bits, len(found), min(low for low, _ in found), max(high for _, high in found))
+        for bits, found in sorted(by_bits.items())
+    )
 
 
 def _counts(table: ImageTable) -> dict[str, dict[str, int]]:
@@ -247,6 +296,12 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
         ("the same image with different labels: correct or remove it", conflicting),
         ("the same group in more than one split: keep it on one side", list(report.split_groups)),
         ("copies within a split: training counts them as often as they are there", copied),
+        (
+            "blank: the upper 8 bits, which are kept, are all equal; try --set input.range=used",
+            list(report.blank),
+        ),
+        ("unused bits: --set input.range=used keeps all grey levels", _unused_bits(report)),
+        ("of one colour: nothing can be learned from them", list(report.one_colour)),
         (f"small: the shorter side is below {SMALL_FRACTION:g} times the median", list(report.small)),
         (
             f"long: one side is more than {LONG_ASPECT:g} times the other; resize mode pad keeps all of it",
@@ -260,6 +315,15 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
 def listed(lines: Sequence[str], most: int) -> list[str]:
     """Lines of a finding for a page, in their order: where there are more, cases of all classes and not the first."""
     return chosen(lines, most, key="check")
+
+
+def _unused_bits(report: CheckReport) -> list[str]:
+    return [
+        f"{counted(depth.images, 'image')} of {depth.bits} bits with values {depth.low:,} to {depth.high:,} of "
+        f"{2**depth.bits - 1:,}: {counted(depth.grey_levels, 'grey level')} of 256 are kept"
+        for depth in report.depths
+        if depth.grey_levels <= USED_LEVELS
+    ]
 
 
 def _describe(copies: Copies) -> str:

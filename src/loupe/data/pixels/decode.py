@@ -5,7 +5,9 @@ The format is recognised by content, not by file name; `loupe.data.formats` list
 * Grey and 1-bit images get three equal channels. Palettes are resolved. CMYK is converted without a colour profile, and
   a CMYK JPEG is read as inverted, which is Adobe's convention (as in Pillow, ImageMagick and browsers). Colour profiles
   are ignored.
-* 16-bit channels keep their upper byte, so 65535 becomes 255 and 0 stays 0; 12-bit grey is scaled likewise.
+* 16-bit channels keep their upper byte, so 65535 becomes 255 and 0 stays 0; 12-bit grey is scaled likewise. With
+  `levels` (low, high), stored values from low to high become 0 to 255 instead. Not so 16-bit colour, of which Pillow
+  reads the upper byte alone, nor 8-bit images where high exceeds 255: they are refused.
 * 32-bit integers, signed 16-bit integers, floats and CIELAB (TIFF) are refused: the file does not state their range.
 * Transparent pixels (alpha, palette entry or colour) are composited over white. A BMP, Targa or DDS whose alpha is 0
   in every pixel is opaque: many programs leave that byte unused.
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
+from loupe.config.base import Levels
 from loupe.config.recipe import Interpolation, Resize
 from loupe.data.formats import FORMATS, readable_names, reader_of, sniff
 from loupe.errors import ConfigError, ImageError, enumerated
@@ -58,7 +61,15 @@ _METADATA = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xm
 _WHITE_IS_ZERO = 0
 
 
-def load(data: bytes, path: str, *, load_px: int, resize: Resize, interpolation: Interpolation) -> UInt8Array:
+def load(
+    data: bytes,
+    path: str,
+    *,
+    load_px: int,
+    resize: Resize,
+    interpolation: Interpolation,
+    levels: Levels | None = None,
+) -> UInt8Array:
     """Decode an image and resize it to a square, uint8 [load_px, load_px, 3].
 
     All pixels pass through this function, in training and in serving.
@@ -66,24 +77,32 @@ def load(data: bytes, path: str, *, load_px: int, resize: Resize, interpolation:
     Raises:
         ImageError: the image is damaged, or its format is not supported.
     """
-    return to_square(decode(data, path, at_least_px=load_px), load_px, resize, interpolation)
+    return to_square(decode(data, path, at_least_px=load_px, levels=levels), load_px, resize, interpolation)
 
 
-def decode(data: bytes, path: str, *, at_least_px: int | None = None) -> Image.Image:
+def decode(data: bytes, path: str, *, at_least_px: int | None = None, levels: Levels | None = None) -> Image.Image:
     """Decode the first frame, upright, in 8-bit RGB, by the rules of the module.
 
     Args:
         data: bytes of the image file.
         path: name of the image in errors.
         at_least_px: side to which the caller will resize; allows the reduction of a large JPEG during decoding.
+        levels: stored values that become 0 and 255; None for the upper byte.
 
     Raises:
         ImageError: the image is damaged, or its format is not supported.
     """
-    return finish(open_header(data, path), data, path, at_least_px=at_least_px)
+    return finish(open_header(data, path), data, path, at_least_px=at_least_px, levels=levels)
 
 
-def finish(image: ImageFile.ImageFile, data: bytes, path: str, *, at_least_px: int | None = None) -> Image.Image:
+def finish(
+    image: ImageFile.ImageFile,
+    data: bytes,
+    path: str,
+    *,
+    at_least_px: int | None = None,
+    levels: Levels | None = None,
+) -> Image.Image:
     """Decode an image that `open_header` opened from the same bytes; otherwise as `decode`."""
     try:
         # No effect on a smaller JPEG, but a tenth of the time of decoding a small one.
@@ -91,8 +110,11 @@ def finish(image: ImageFile.ImageFile, data: bytes, path: str, *, at_least_px: i
             image.draft(None, (2 * at_least_px, 2 * at_least_px))
         if image.format == "PNG":
             _verify_png(data)
+        is_reduced = levels is not None and _is_wide_colour(image)
         image.load()
-        return _upright(image, _rgb(image))
+        if is_reduced:
+            raise ValueError("16 bits with colour or alpha are read as the upper 8, where input.range cannot apply")
+        return _upright(image, _rgb(image, levels))
     except Exception as error:  # a hostile file can make Pillow raise nearly anything
         raise ImageError(path, _reason(error)) from error
 
@@ -158,24 +180,78 @@ def _scale(
     return image.resize(size, _RESAMPLING[interpolation], box=box)
 
 
-def _rgb(image: ImageFile.ImageFile) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
-        return _over_white(*_upper_bytes(image))
+def stored_levels(data: bytes, path: str) -> tuple[Levels, int]:
+    """Lowest and highest pixel value of an image as stored, and its bits: 8, or more for 16-bit grey.
+
+    Raises:
+        ImageError: the image is damaged, or its format is not supported.
+    """
+    image = open_header(data, path)
+    rgb = finish(image, data, path)
+    return wide_levels(image) or (extremes(rgb), 8)
+
+
+def wide_levels(image: ImageFile.ImageFile) -> tuple[Levels, int] | None:
+    """Lowest and highest pixel value of a decoded image of more than 8 bits, and its bits; None for other images."""
+    if not _is_wide(image):
+        return None
+    level_HW, bits = _levels(image)
+    return (int(level_HW.min()), int(level_HW.max())), bits
+
+
+def extremes(rgb: Image.Image) -> Levels:
+    """Lowest and highest value over all channels of an RGB image."""
+    pixels_HWC = np.asarray(rgb)
+    return int(pixels_HWC.min()), int(pixels_HWC.max())
+
+
+def _is_wide(image: ImageFile.ImageFile) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"})
+
+
+def _is_wide_colour(image: ImageFile.ImageFile) -> bool:
+    """True for 16-bit colour, before it is decoded: Pillow names it in the arguments of its decoder."""
+    wide_pnm = image.format == "PPM" and image.mode == "RGB"
+    for tile in getattr(image, "tile", ()):
+        arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if any(isinstance(value, str) and ";16" in value for value in arguments) and not _is_wide(image):
+            return True
+        if wide_pnm and any(isinstance(value, int) and value > 255 for value in arguments[1:]):
+            return True
+    return False
+
+
+def _rgb(image: ImageFile.ImageFile, levels: Levels | None) -> Image.Image:
+    if _is_wide(image):
+        return _over_white(*_scaled_grey(image, levels))
+    if levels is not None and levels[1] > 255:
+        raise ValueError(f"it has 8 bits per channel, and input.range is [{levels[0]}, {levels[1]}]")
     if image.mode in ("I", "F", "LAB"):
         kind = {"I": "32-bit or signed integers", "F": "floats", "LAB": "CIELAB colours"}[image.mode]
         raise ValueError(f"{kind} have no defined range; convert the image to 8 or 16 bits per channel, grey or RGB")
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+        return _stretched(image, levels)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return _stretched(image.convert("RGB"), levels)
     if image.format in _UNUSED_ALPHA and image.mode in {"RGBA", "LA"} and not image.getchannel("A").getbbox():
-        return image.convert("RGBA").convert("RGB")
+        return _stretched(image.convert("RGBA").convert("RGB"), levels)
     colour = image.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:
         # The colour has 16 bits, of which the pixels keep only the upper byte.
         image.info["transparency"] = tuple(value >> 8 for value in colour)
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return _over_white(rgba.convert("RGB"), rgba.getchannel("A"))
+    return _over_white(_stretched(rgba.convert("RGB"), levels), rgba.getchannel("A"))
+
+
+def _stretched(rgb: Image.Image, levels: Levels | None) -> Image.Image:
+    return rgb if levels is None else rgb.point(scale_levels(np.arange(256), levels).tolist() * 3)
+
+
+def scale_levels(level: npt.NDArray[Any], levels: Levels) -> UInt8Array:
+    """Stored values on the scale 0 to 255: `low` and less become 0, `high` and more become 255, rounded half up."""
+    low, high = levels
+    inside = np.clip(level.astype(np.int64), low, high) - low
+    return ((2 * 255 * inside + (high - low)) // (2 * (high - low))).astype(np.uint8)
 
 
 def _over_white(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
@@ -186,19 +262,25 @@ def _over_white(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
     return white
 
 
-def _upper_bytes(image: ImageFile.ImageFile) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit grey (12-bit in some TIFF) as RGB, and the alpha of its transparent level, if any."""
+def _levels(image: ImageFile.ImageFile) -> tuple[npt.NDArray[np.uint16], int]:
+    """Pixel values of 16-bit grey (12-bit in some TIFF), where 0 is black, and their bits."""
     tags: Any = getattr(image, "tag_v2", {})
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    bits = int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
     level_HW = np.asarray(image).astype(np.uint16)
-    grey_HW = (level_HW >> (bits - 8)).astype(np.uint8)
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
-        grey_HW = 255 - grey_HW
+        level_HW = np.uint16(2**bits - 1) - level_HW
+    return level_HW, bits
+
+
+def _scaled_grey(image: ImageFile.ImageFile, levels: Levels | None) -> tuple[Image.Image, Image.Image | None]:
+    """16-bit grey (12-bit in some TIFF) as RGB, and the alpha of its transparent level, if any."""
+    level_HW, bits = _levels(image)
+    grey_HW = (level_HW >> (bits - 8)).astype(np.uint8) if levels is None else scale_levels(level_HW, levels)
     rgb = Image.fromarray(grey_HW).convert("RGB")
     clear = image.info.get("transparency")
     if clear is None:
         return rgb, None
-    return rgb, Image.fromarray(np.where(level_HW == clear, 0, 255).astype(np.uint8))
+    return rgb, Image.fromarray(np.where(np.asarray(image) == clear, 0, 255).astype(np.uint8))
 
 
 def _upright(image: ImageFile.ImageFile, rgb: Image.Image) -> Image.Image:

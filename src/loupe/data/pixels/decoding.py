@@ -5,10 +5,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from typing import TypedDict, Unpack
 
 import numpy as np
 import PIL
 
+from loupe.config.base import Levels
 from loupe.config.recipe import Interpolation, Resize
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
@@ -38,6 +40,15 @@ class DamagedImages(DataError):  # noqa: N818 - named after the images
         return type(self), (self.errors, self.indices.tolist())
 
 
+class DecoderSettings(TypedDict):
+    """Settings of `decode.load`, all of which are part of the key of the pixel cache."""
+
+    load_px: int
+    resize: Resize
+    interpolation: Interpolation
+    levels: Levels | None
+
+
 @dataclass(frozen=True)
 class EncodedImages:
     """Image files of a table with the settings for their decoding."""
@@ -46,6 +57,13 @@ class EncodedImages:
     load_px: int
     resize: Resize
     interpolation: Interpolation
+    levels: Levels | None = None
+
+    @property
+    def _settings(self) -> DecoderSettings:
+        return DecoderSettings(
+            load_px=self.load_px, resize=self.resize, interpolation=self.interpolation, levels=self.levels
+        )
 
     @property
     def total_bytes(self) -> int:
@@ -63,17 +81,17 @@ class EncodedImages:
         """
         path = self.table.paths[i]
         data = self.table.encoded(i)
-        return load(data, path, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation)
+        return load(data, path, **self._settings)
 
     def decode_all(self) -> Generator["DecodedChunk", None, None]:
         """Decode all images in order and in parallel, in chunks."""
         chunk = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // self.image_bytes))
-        work = partial(decode_files, load_px=self.load_px, resize=self.resize, interpolation=self.interpolation)
+        work = partial(decode_files, **self._settings)
         return in_parallel(self.table, work, chunk=chunk, description="decoding images")
 
     def key(self, content: Sequence[str]) -> str:
         """Cache key: digest of the decoder's settings and versions and of the content digests of the images."""
-        settings = [DECODER_VERSION, PIL.__version__, self.load_px, self.resize, self.interpolation]
+        settings = [DECODER_VERSION, PIL.__version__, *self._settings.values()]
         return sha256(json.dumps([settings, list(content)]).encode()).hexdigest()[:40]
 
 
@@ -94,9 +112,10 @@ class DecodedChunk:
     damaged: list[Damage]
 
 
-def decode_files(files: Sequence[File], *, load_px: int, resize: Resize, interpolation: Interpolation) -> DecodedChunk:
+def decode_files(files: Sequence[File], **settings: Unpack[DecoderSettings]) -> DecodedChunk:
     """Decode a chunk of files. It may run in another process, and returns errors instead of raising them."""
-    pixels = np.empty((len(files), load_px, load_px, 3), dtype=np.uint8)
+    side_px = settings["load_px"]
+    pixels = np.empty((len(files), side_px, side_px, 3), dtype=np.uint8)
     done = 0
     damaged = []
     for file in files:
@@ -104,7 +123,7 @@ def decode_files(files: Sequence[File], *, load_px: int, resize: Resize, interpo
             damaged.append(Damage(file.index, file.data, permanent=False))
             continue
         try:
-            pixels[done] = load(file.data, file.path, load_px=load_px, resize=resize, interpolation=interpolation)
+            pixels[done] = load(file.data, file.path, **settings)
             done += 1
         except ImageError as error:
             permanent = not isinstance(error.__cause__, MemoryError)

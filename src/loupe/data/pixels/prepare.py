@@ -1,18 +1,22 @@
 """Preparation of a table of images for reading: hashes, damage, pixel store and pixel statistics."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from loupe.config.base import Levels
 from loupe.config.recipe import RGB, Preprocessing
 from loupe.data.dataset import Dataset
+from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels import decode
 from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
-from loupe.errors import DataError, ImageError, LoupeError, counted
+from loupe.errors import DataError, ImageError, LoupeError, counted, enumerated
 from loupe.log import logger
 
 SAMPLED_HEADERS = 101
@@ -45,7 +49,7 @@ def load_images(
 
     Args:
         table: images.
-        preprocessing: settings, of which `load_px`, `resize` and `interpolation` decide the stored pixels.
+        preprocessing: settings, of which `load_px`, `resize`, `interpolation` and `range` decide the stored pixels.
         cache: cache folder; None for no cache.
         skip_damaged: leave damaged images out instead of raising.
         once: each image is read only once; damage may then be found on reading, see `store.open_store`.
@@ -55,7 +59,7 @@ def load_images(
         LoupeError: no image is left.
     """
     table, content = dataset.table, dataset.hashes
-    geometry = preprocessing.load_px, preprocessing.resize, preprocessing.interpolation
+    geometry = preprocessing.load_px, preprocessing.resize, preprocessing.interpolation, preprocessing.range
 
     def encoded(table: ImageTable) -> EncodedImages:
         return EncodedImages(table, *geometry)
@@ -104,6 +108,32 @@ def typical_px(table: ImageTable) -> int:
             "For the reasons: loupe check"
         )
     return int(np.median(sides))
+
+
+def used_levels(table: ImageTable, rows_N: np.ndarray) -> Levels:
+    """Lowest and highest stored pixel value of the training images `rows_N`, without damaged ones.
+
+    Raises:
+        DataError: images have different bits, or all of their pixels have one value.
+    """
+    parts = in_parallel(table.select(rows_N), _stored_levels, chunk=CHUNK_IMAGES, description="reading pixel values")
+    found = [image for part in parts for image in part]
+    bits = Counter(bits for _, bits in found)
+    if len(bits) > 1:
+        kinds = enumerated([f"{count:,} of {number} bits" for number, count in sorted(bits.items())])
+        raise DataError(
+            f"{table.name}: input.range used needs training images of one depth; there are {kinds}. Convert them, or "
+            "name the range: --set input.range=[0,255]"
+        )
+    low, high = min(low for (low, _), _ in found), max(high for (_, high), _ in found)
+    if low == high:
+        raise DataError(f"{table.name}: all pixels of the training images have the value {low}. See loupe check.")
+    logger.info(f"pixel values {low:,} to {high:,} of the training images become 0 to 255 (input.range used)")
+    return low, high
+
+
+def _stored_levels(files: Sequence[File]) -> list[tuple[Levels, int]]:
+    return [decode.stored_levels(file.data, file.path) for file in files if isinstance(file.data, bytes)]
 
 
 def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool) -> tuple[RGB, RGB]:
