@@ -10,11 +10,11 @@ from loupe.config.optimizer import Adam, Logistic, RmsProp
 from loupe.config.recipe import AugmentSpec, Preprocessing, Stage
 from loupe.models.build import skeleton
 from loupe.models.summary import count_parameters
-from loupe.recipes import wording
 from loupe.recipes.catalog import RECIPES, recipe
-from loupe.recipes.described import described
+from loupe.recipes.description import describe
 from loupe.recipes.published.experiments import EXPERIMENTS
 from loupe.recipes.published.publication import Published
+from loupe.recipes.training_summary import training_summary
 
 FROM_SCRATCH = [name for name, published in EXPERIMENTS.items() if published.weights is None]
 
@@ -123,7 +123,7 @@ def test_two_recipes_differ_where_they_differ():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_said_in_a_line(name):
-    line = wording.training(recipe(name))
+    line = training_summary(recipe(name))
     stage = recipe(name).stages[0]
     unit = "L2 strengths" if isinstance(stage.optimizer, Logistic) else "epochs"
     assert f"{stage.epochs} {unit} of " in line
@@ -134,7 +134,7 @@ def test_every_recipe_can_be_said_in_a_line(name):
 def test_the_line_names_what_changes_training():
     augment = AugmentSpec(rotation_degrees=15, zoom=(0.8, 1.2), horizontal_flip=True, crop_padding_px=4)
     stage = Stage(epochs=7, lr=0.01, weight_decay=0.02, label_smoothing=0.1, patience_epochs=3, augment=augment)
-    line = wording.training(recipe("deep-cnn").model_copy(update={"stages": (stage,)}))
+    line = training_summary(recipe("deep-cnn").model_copy(update={"stages": (stage,)}))
     for part in (
         "7 epochs of AdamW at 0.01, constant, batch 128",
         "weight decay 0.02, label smoothing 0.1, patience 3",
@@ -145,8 +145,8 @@ def test_the_line_names_what_changes_training():
 
 
 def test_a_recipe_is_shown_with_its_counts_and_the_published_figures():
-    shown = described(recipe("deep-cnn-quick"))
+    shown = describe(recipe("deep-cnn-quick"))
     assert shown["parameters"] == {"total": 309_290, "trainable": 308_394, "non_trainable": 896}
     assert shown["published"]["accuracy"] == 0.8485
-    assert described(recipe("catsdogs-cnn"))["parameters"]["total"] == 1_212_578, "a softmax over two classes"
-    assert described(recipe("digits"))["published"] is None
+    assert describe(recipe("catsdogs-cnn"))["parameters"]["total"] == 1_212_578, "a softmax over two classes"
+    assert describe(recipe("digits"))["published"] is None

@@ -41,14 +41,14 @@ def recipes(
     """List recipes, or print one as YAML."""
     from loupe.cli import tables
     from loupe.recipes.catalog import GROUPS, RECIPES, recipe
-    from loupe.recipes.described import described
+    from loupe.recipes.description import describe
 
     if name is None and as_json:
-        print_json({key: described(make()) for key, make in RECIPES.items()})
+        print_json({key: describe(make()) for key, make in RECIPES.items()})
     elif name is None:
         tables.print_recipes({title: [make() for make in group.values()] for title, group in GROUPS.items()})
     elif as_json:
-        print_json(described(recipe(name)))
+        print_json(describe(recipe(name)))
     else:
         print(recipe(name).to_yaml(), end="")
 

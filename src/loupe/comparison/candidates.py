@@ -24,7 +24,7 @@ from loupe.evaluate.results import Evaluation
 from loupe.evaluate.selection import Candidate
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.log import duration, size_text
-from loupe.recipes import wording
+from loupe.recipes.training_summary import training_summary
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.runs.train import Splitter
@@ -174,7 +174,7 @@ def row(entry: Entry, seen: Sequence[Entry], output: Path, before: CandidateRow 
     """
     planned = CandidateRow(
         name=entry.name,
-        settings=wording.training(entry.recipe),
+        settings=training_summary(entry.recipe),
         expected=entry.cost,
         why=entry.why,
         measured=None,

@@ -19,9 +19,10 @@ from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResul
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.files import write_atomic
 from loupe.log import command_line, logger, terminal
-from loupe.recipes import catalog, choice, wording
+from loupe.recipes import catalog, choice
 from loupe.recipes.published.experiments import EXPERIMENTS
 from loupe.recipes.published.publication import Published
+from loupe.recipes.training_summary import training_summary
 from loupe.report import experiments_page as page
 from loupe.report import experiments_tables
 from loupe.runs.options import RunOptions
@@ -220,7 +221,7 @@ def _measured(planned: Planned, runs: Sequence[Run]) -> ExperimentFigures:
         seconds=statistics.fmean(result.seconds.total for result in results),
         split_hashes=tuple(sorted(hashes)),
         test_looks=0,
-        settings=wording.training(planned.recipe),
+        settings=training_summary(planned.recipe),
         diagnosis=results[0].diagnosis.text if results[0].diagnosis else None,
     )
 

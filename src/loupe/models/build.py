@@ -1,4 +1,4 @@
-"""From a network as data to the network."""
+"""Builder of networks from their specs."""
 
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.recipe import Preprocessing
@@ -7,22 +7,20 @@ from loupe.models.classifier import Classifier
 
 
 def build(network: Network, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
-    """The network, channels-last on the CPU, with weights that depend on `seed` alone, or pretrained ones.
+    """Build the network, channels-last on the CPU, with pretrained weights, or with weights from `seed` alone.
 
     Raises:
-        LoupeError: the images do not suit it, or its pretrained weights cannot be had.
+        ConfigError: the size of the images does not suit it, or its pretrained weights cannot be downloaded or read.
     """
     if isinstance(network, BackboneSpec):
-        from loupe.models.timm import (
-            backbones,  # timm takes seconds to import, which who does not use it should not wait
-        )
+        from loupe.models.timm import backbones  # imported lazily: timm imports slowly
 
         return backbones.backbone(network, preprocessing, classes, seed)
     return cnn.cnn(network, preprocessing, classes, seed)
 
 
 def skeleton(network: Network, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
-    """The network without memory for its weights (PyTorch's meta device): enough to count and to list."""
+    """Build the network without memory for its weights (on PyTorch's meta device), to count and list its layers."""
     if isinstance(network, BackboneSpec):
         from loupe.models.timm import backbones
 

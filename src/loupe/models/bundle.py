@@ -1,4 +1,4 @@
-"""The self-describing bundle: weights.safetensors and config.json, all that prediction needs."""
+"""Model bundle: weights.safetensors and config.json, all that prediction needs."""
 
 import hashlib
 from pathlib import Path
@@ -21,16 +21,16 @@ from loupe.records import Record
 
 
 class BundleConfig(Record):
-    """The content of config.json.
+    """Content of config.json.
 
     Attributes:
-        precision: the one that the network was trained and evaluated in.
-        temperature: of the calibrated probabilities; bundles made before it was fitted have none.
+        precision: precision that the network was trained and evaluated in.
+        temperature: divisor of logits for calibrated probabilities; 1 in bundles of older versions, which have none.
         weights_blake2b: hash of weights.safetensors.
     """
 
     SCHEMA: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = "Restore the model folder, or train again. A newer bundle takes a newer Loupe."
+    REMEDY: ClassVar[str] = "Restore the model folder, or train again. A newer bundle needs a newer Loupe."
 
     network: Network
     preprocessing: Preprocessing
@@ -41,7 +41,7 @@ class BundleConfig(Record):
 
 
 def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) -> None:
-    """Writes the bundle; `precision` is the one that the network was trained and evaluated in."""
+    """Write the bundle; `precision` is the one that the network was trained and evaluated in."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
     config = BundleConfig(
@@ -57,22 +57,22 @@ def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) ->
 
 
 def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
-    """The classifier, ready to evaluate on the device, and its precision.
+    """Load the classifier, ready to evaluate on the device, and its precision.
 
     Raises:
-        LoupeError: there is no bundle, it is of a newer kind, its files do not belong together, or its network is
-            put together in another way here.
+        RunStateError: there is no bundle, it has a newer schema, its files are damaged or do not belong together, or
+            this version of Loupe or timm builds its network in another way.
     """
     config = BundleConfig.read(folder / "config.json")
     try:
         weights = (folder / "weights.safetensors").read_bytes()
     except OSError as error:
         raise RunStateError(
-            f"{error.filename}: cannot be read ({error.strerror}). Was the training finished?"
+            f"{error.filename}: cannot be read ({error.strerror}). Check that the training was finished."
         ) from None
     if content_digest(weights) != config.weights_blake2b:
         raise RunStateError(
-            f"{folder}: weights.safetensors is damaged or not the one that config.json describes. Restore both."
+            f"{folder}: weights.safetensors is damaged, or does not belong to config.json. Restore both files."
         )
     model = _empty(folder, config)
     model.temperature = config.temperature
@@ -83,12 +83,12 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
 def _tensors(path: Path, weights: bytes) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(weights)
-    except Exception as error:  # a file of another kind raises whatever its reader raises
-        raise RunStateError(f"{path}: not a file of weights ({_one_line(error)}). {BundleConfig.REMEDY}") from None
+    except Exception as error:  # for other files, the reader raises various errors
+        raise RunStateError(f"{path}: not a safetensors file ({_one_line(error)}). {BundleConfig.REMEDY}") from None
 
 
 def _fill(model: Classifier, tensors: dict[str, Tensor], folder: Path, name: str) -> None:
-    """Gives the network its weights: the same names, shapes and types, and no others."""
+    """Load weights into the network; their names, shapes and types must match exactly."""
     wanted = {name: value.dtype for name, value in model.state_dict().items()}
     try:
         if {name: value.dtype for name, value in tensors.items()} != wanted:
@@ -96,13 +96,13 @@ def _fill(model: Classifier, tensors: dict[str, Tensor], folder: Path, name: str
         model.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise RunStateError(
-            f"{folder}: its weights do not fit {name} as this Loupe and this timm build it. Use "
-            "the versions that the run was trained with (environment.json has them), or train again."
+            f"{folder}: the weights do not fit {name} as this Loupe and this timm build it. Use the versions that the "
+            "run was trained with (see environment.json), or train again."
         ) from None
 
 
 def _empty(folder: Path, config: BundleConfig) -> Classifier:
-    """The network, to be given its weights; with memory where it has buffers that it computes and does not store."""
+    """Network without weights; with memory only if it has buffers that are computed and not stored."""
     network, preprocessing, classes = config.network, config.preprocessing, config.classes
     try:
         model = skeleton(network, preprocessing, classes)
@@ -110,7 +110,7 @@ def _empty(folder: Path, config: BundleConfig) -> Classifier:
             return model
         assert isinstance(network, BackboneSpec)
         return build(network.model_copy(update={"weights": "none"}), preprocessing, classes, seed=0)
-    except Exception as error:  # sizes that no network has raise whatever PyTorch or timm raises
+    except Exception as error:  # for impossible sizes, PyTorch and timm raise various errors
         reason = _one_line(error)
         raise RunStateError(
             f"{folder / 'config.json'}: the network cannot be built ({reason}). {BundleConfig.REMEDY}"
@@ -122,4 +122,5 @@ def _one_line(error: Exception) -> str:
 
 
 def content_digest(data: bytes) -> str:
+    """BLAKE2b hash of 16 bytes, in hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""The networks by name."""
+"""Networks by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,23 +22,25 @@ NETWORKS: dict[str, Callable[[], CnnSpec]] = {
 
 
 def network(name: str, weights: str | None = None) -> Network:
-    """A small network of ours, or a backbone of timm's with the weights that are named.
+    """Spec of a small network, or of a backbone of timm with its weights.
 
     Raises:
-        LoupeError: there is none of that name (with the nearest known), or it takes no weights.
+        ConfigError: unknown name (the error has the nearest known ones), or weights for a small network.
     """
     if name in NETWORKS and weights not in {None, "none"}:
-        raise ConfigError(f"{name} is trained from scratch: it takes no --weights.")
+        raise ConfigError(
+            f"--weights {weights}: {name} has no pretrained weights. Leave --weights out, or name another --model."
+        )
     if name in NETWORKS:
         return NETWORKS[name]()
-    from loupe.models.timm import networks  # timm takes seconds to import
+    from loupe.models.timm import networks  # imported lazily: timm imports slowly
 
     networks.check_name(name, also=NETWORKS)
     return BackboneSpec(backbone=name, weights=weights_name(weights or "timm"))
 
 
 def weights_name(weights: str) -> str:
-    """As a recipe keeps it: files by their absolute path, so that it can be run from anywhere."""
+    """Weights as a recipe stores them: files by their absolute path, so that the recipe runs from any folder."""
     if weights in {"timm", "none"} or weights.startswith("hf-hub:"):
         return weights
     return str(Path(weights.removeprefix("local-dir:")).resolve())

@@ -1,4 +1,4 @@
-"""A network with what it takes to use it: the preprocessing of its input and the classes of its output."""
+"""Classifier: a network with the preprocessing of its input and the classes of its output."""
 
 from typing import Any, Self
 
@@ -7,21 +7,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from loupe.config.recipe import Preprocessing
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, counted
 
 
 class Classifier(nn.Module):
-    """A trunk that makes features and a head that makes logits.
+    """Network of a trunk, which computes features, and a head, which computes logits.
 
     The trunk is a sequence of blocks. Any number of them, from the first on, can be frozen: their weights then get no
     gradient, and their batch normalisation keeps its statistics, also while the rest is training.
 
     Attributes:
         preprocessing: from a decoded image to the input.
-        classes: the class of each logit, in order.
-        frozen: how many blocks of the trunk are frozen.
-        batch_statistics: whether batch normalisation in the trunk normalises by the batch while it trains.
-        temperature: what logits are divided by for calibrated probabilities. The network itself gives them undivided.
+        classes: class of each logit, in order.
+        frozen: number of frozen blocks of the trunk.
+        batch_statistics: in training, True if batch normalisation in the trunk normalises by the batch, False if it
+            keeps its running statistics.
+        temperature: divisor of logits for calibrated probabilities; `forward` does not divide by it.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Classifier(nn.Module):
                 layer.register_forward_hook(_lay_out_gradient)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """Logits, [B, classes], of images [B, 3, H, W], or of what the blocks before number `first` make of them."""
+        """Logits [B, K] of images [B, 3, H, W], or of the outputs of the blocks before block `first`."""
         logits_BK: Tensor = self.head(self.trunk[first:](x) if first else self.trunk(x))
         return logits_BK
 
@@ -48,22 +49,22 @@ class Classifier(nn.Module):
         """Number of frozen blocks if `part` is trained: head, last-block, last-N or all.
 
         Raises:
-            LoupeError: the trunk has fewer blocks.
+            ConfigError: the trunk has too few blocks.
         """
         if part in {"head", "all"}:
             return len(self.trunk) if part == "head" else 0
-        learning = 1 if part == "last-block" else int(part.removeprefix("last-"))
-        if learning >= len(self.trunk):
+        trained = 1 if part == "last-block" else int(part.removeprefix("last-"))
+        if trained >= len(self.trunk):
             raise ConfigError(
-                f"part {part!r}: this network can be cut into {len(self.trunk)} blocks, so that the last "
-                f"{len(self.trunk) - 1} can learn while the others are frozen, or all of them (part all)."
+                f"part {part!r}: this network has {counted(len(self.trunk), 'block')}. Use part head, all, or "
+                f"last-N with N up to {len(self.trunk) - 1}."
                 if len(self.trunk) > 1
-                else f"part {part!r}: Loupe does not know how to cut this network. Use part head or all."
+                else f"part {part!r}: this network cannot be cut into blocks. Use part head or all."
             )
-        return len(self.trunk) - learning
+        return len(self.trunk) - trained
 
     def learn(self, part: str, *, batch_statistics: bool = True) -> None:
-        """Freezes what lies before `part`, and frees the rest; without batch statistics, none of the trunk's change."""
+        """Freeze the blocks before `part`, and unfreeze the rest; without batch statistics, the trunk keeps its own."""
         self.frozen = self.blocks_before(part)
         self.batch_statistics = batch_statistics
         for number, block in enumerate(self.trunk):
@@ -72,7 +73,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in PyTorch, but frozen blocks, and statistics that are to stay, are in evaluation mode."""
+        """Set the mode, as in PyTorch; frozen blocks, and layers that keep their statistics, stay in `eval`."""
         super().train(mode)
         for block in self.trunk[: self.frozen]:
             block.eval()
@@ -83,13 +84,14 @@ class Classifier(nn.Module):
         return self
 
 
-def _lay_out_gradient(_layer: nn.Module, _inputs: Any, made_BCHW: Tensor) -> None:
-    """Has the gradient of a map laid out as the map is, channels-last: that of an average over it is not.
+def _lay_out_gradient(_layer: nn.Module, _inputs: Any, output_BCHW: Tensor) -> None:
+    """Set the memory layout of the gradient of a map to that of the map, channels-last.
 
-    Batch normalisation on a CPU takes fifteen times as long to go back where the two differ.
+    The gradient of an average has another layout, with which the backward pass of batch normalisation takes fifteen
+    times as long on a CPU.
     """
-    if made_BCHW.requires_grad:
-        made_BCHW.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+    if output_BCHW.requires_grad:
+        output_BCHW.register_hook(_channels_last)  # type: ignore[no-untyped-call]
 
 
 def _channels_last(gradient_BCHW: Tensor) -> Tensor:

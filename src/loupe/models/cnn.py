@@ -1,4 +1,4 @@
-"""Small convolutional networks: one builder with every part spelled out, and named networks that fill it in."""
+"""Small convolutional networks: one builder, and named specs for it."""
 
 from collections import OrderedDict
 
@@ -14,10 +14,10 @@ from loupe.models.layers import Dropout
 
 
 def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
-    """The network, with initial weights that depend on `seed` alone, channels-last, on the CPU.
+    """Build the network, channels-last on the CPU, with initial weights that depend on `seed` alone.
 
     Raises:
-        LoupeError: the images are too small for so many blocks.
+        ConfigError: the images are too small for so many blocks.
     """
     model = skeleton(spec, preprocessing, classes).to_empty(device="cpu")
     initialise(model, spec, torch.Generator().manual_seed(seed % 2**63))
@@ -25,7 +25,7 @@ def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], s
 
 
 def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
-    """The network without memory for its weights (PyTorch's meta device): enough to count and to list."""
+    """Build the network without memory for its weights (on PyTorch's meta device), to count and list its layers."""
     side = preprocessing.size_px
     channels = 3
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
@@ -36,7 +36,7 @@ def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ..
             channels = block.filters[-1] if block.filters else channels
             if side < 1:
                 raise ConfigError(
-                    f"{spec.name}: block {number} leaves nothing of an image of {preprocessing.size_px} px. "
+                    f"{spec.name}: images of {preprocessing.size_px} px are too small for block {number}. "
                     "Use larger images (--set input.size_px=...) or a network with fewer blocks (--model)."
                 )
         width = channels if spec.pooling == "average" else channels * side * side
@@ -56,7 +56,7 @@ def _block(block: ConvBlock, channels: int, spec: CnnSpec) -> nn.Sequential:
             norms = {f"norm{number}": nn.BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)}
             layers |= {**relu, **norms, **pool}
         else:
-            # The rectified largest is the largest of the rectified; pooling first leaves a quarter of the work.
+            # ReLU and max-pool can be exchanged; pooling first leaves ReLU a quarter of the work.
             layers |= {**pool, **relu}
         channels = filters
     if block.dropout:

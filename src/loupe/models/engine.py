@@ -1,7 +1,7 @@
 """Engines that run frozen blocks: OpenVINO on a CPU if it is installed, PyTorch otherwise.
 
-Both give the same predictions. OpenVINO works on one batch while the next is being read and augmented, and so does an
-NVIDIA GPU, where the CPU does not wait for an answer before it hands over the next batch.
+Both give the same predictions. OpenVINO, and PyTorch on an NVIDIA GPU, work on one batch while the CPU reads and
+augments the next one.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ IN_FLIGHT = 2
 
 
 class Engine(Protocol):
-    """`name` says what computes, and in which precision."""
+    """Engine that runs blocks; `name` has its library and its precision."""
 
     name: str
 
     def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:
-        """float32 [B, ...] for each batch of inputs [B, 3, H, W], in their order; maps as [B, H, W, C]."""
+        """Outputs, float32 [B, ...], for each batch of inputs [B, 3, H, W], in order; maps as [B, H, W, C]."""
 
 
 def engine_name(compute: Compute) -> str:
@@ -39,22 +39,22 @@ def engine_name(compute: Compute) -> str:
 
 
 def engine(blocks: nn.Sequential, compute: Compute, size_px: int) -> tuple[Engine, str]:
-    """The fastest there is for these blocks, and a word about why it is not OpenVINO where it might be."""
+    """Build the fastest engine for these blocks; also return the reason if OpenVINO cannot be used on a CPU."""
     if compute.device.type != "cpu" or compute.precision == "fp16":
         return TorchEngine(blocks, compute), ""
     try:
         import openvino  # noqa: F401  # an extra, and it takes a second to import
     except ImportError:
-        return TorchEngine(blocks, compute), "pip install openvino lets OpenVINO compute it, which is faster"
+        return TorchEngine(blocks, compute), "OpenVINO is faster: pip install openvino"
     try:
         return OpenVinoEngine(blocks, compute, size_px), ""
     except Exception as error:  # its converter and its compiler raise classes of their own
         reason = " ".join(str(error).split())[:200]
-        return TorchEngine(blocks, compute), f"OpenVINO cannot run these blocks ({reason}): PyTorch does"
+        return TorchEngine(blocks, compute), f"OpenVINO cannot run these blocks ({reason})"
 
 
 class Engines:
-    """The engine that was built last, to be had again: tracing and compiling a network takes seconds."""
+    """Cache of the last engine: tracing and compiling a network takes seconds."""
 
     def __init__(self) -> None:
         self._built: dict[tuple[str, Compute, int], tuple[Engine, str]] = {}
@@ -63,22 +63,22 @@ class Engines:
         """Engine for these blocks, weights and precision; built again only if one of them has changed."""
         key = (digest_of(blocks), compute, size_px)
         if key not in self._built:
-            self._built.clear()  # it holds the weights once more
+            self._built.clear()  # an engine holds a copy of the weights
             self._built[key] = engine(blocks, compute, size_px)
         return self._built[key]
 
 
 def digest_of(blocks: nn.Sequential) -> str:
-    """Of blocks: their layers, weights and statistics."""
-    found = hashlib.sha256(repr(blocks).encode())
+    """Hash of blocks: layers, weights and statistics."""
+    digest = hashlib.sha256(repr(blocks).encode())
     for name, value in blocks.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class TorchEngine:
-    """PyTorch, in the precision of the run."""
+    """Engine that runs blocks in PyTorch."""
 
     def __init__(self, blocks: nn.Module, compute: Compute) -> None:
         self.blocks = blocks
@@ -89,43 +89,44 @@ class TorchEngine:
         on_gpu = self.compute.device.type == "cuda"
         busy: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
         for x_BCHW in inputs:
-            busy.append(self._begun(x_BCHW))
+            busy.append(self._start(x_BCHW))
             if len(busy) == (IN_FLIGHT if on_gpu else 1):
-                yield _arrived(*busy.popleft())
+                yield _finish(*busy.popleft())
         while busy:
-            yield _arrived(*busy.popleft())
+            yield _finish(*busy.popleft())
 
-    def _begun(self, x_BCHW: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-        """The answer, and on CUDA the event of its arrival: it is still on its way to pinned memory there."""
+    def _start(self, x_BCHW: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Run the blocks; on CUDA, return before the copy to the CPU has arrived, with the event of its arrival."""
         with torch.inference_mode(), self.compute.autocast():
-            made = self.blocks(x_BCHW)
-        made = made.float() if made.is_floating_point() else made
+            outputs = self.blocks(x_BCHW)
+        outputs = outputs.float() if outputs.is_floating_point() else outputs
         if self.compute.device.type != "cuda":
-            return made.cpu(), None
-        rows = made.to("cpu", non_blocking=True)
+            return outputs.cpu(), None
+        rows = outputs.to("cpu", non_blocking=True)
         arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrival.record(torch.cuda.current_stream(self.compute.device))
         return rows, arrival
 
 
-def _arrived(rows: Tensor, arrival: torch.cuda.Event | None) -> Array:
+def _finish(rows: Tensor, arrival: torch.cuda.Event | None) -> Array:
+    """Outputs of a batch, once they have arrived on the CPU."""
     if arrival is not None:
         arrival.synchronize()
-    return _rows_last(rows.numpy())
+    return _channels_last(rows.numpy())
 
 
 class OpenVinoEngine:
-    """OpenVINO's CPU plugin, with as many threads as PyTorch has."""
+    """Engine that runs blocks in OpenVINO's CPU plugin, with as many threads as PyTorch."""
 
     def __init__(self, blocks: nn.Sequential, compute: Compute, size_px: int) -> None:
         import openvino as ov
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its converter uses parts of PyTorch that are on their way out
+            warnings.simplefilter("ignore")  # its converter uses deprecated parts of PyTorch
             network = ov.convert_model(blocks, example_input=torch.zeros(1, 3, size_px, size_px))
         network.reshape([-1, 3, size_px, size_px])
         prepared = ov.preprocess.PrePostProcessor(network)
-        prepared.input().tensor().set_layout(ov.Layout("NHWC"))  # how our batches lie in memory
+        prepared.input().tensor().set_layout(ov.Layout("NHWC"))  # memory layout of the batches
         prepared.input().model().set_layout(ov.Layout("NCHW"))
         precision = "bf16" if compute.precision == "bf16" else "f32"
         options = {
@@ -141,23 +142,24 @@ class OpenVinoEngine:
         busy: deque[tuple[Any, Array]] = deque()
         for x_BCHW in inputs:
             if not idle:
-                request, rows = _finished(busy)
+                request, rows = _next_finished(busy)
                 idle.append(request)
                 yield rows
             request = idle.pop()
             x_BHWC = np.ascontiguousarray(x_BCHW.permute(0, 2, 3, 1).numpy())
             request.start_async({0: x_BHWC}, share_inputs=True)
-            busy.append((request, x_BHWC))  # the input must live until the answer is there
+            busy.append((request, x_BHWC))  # the input must live until the request is done
         while busy:
-            yield _finished(busy)[1]
+            yield _next_finished(busy)[1]
 
 
-def _finished(busy: deque[tuple[Any, Array]]) -> tuple[Any, Array]:
+def _next_finished(busy: deque[tuple[Any, Array]]) -> tuple[Any, Array]:
+    """Oldest request, once it is done, and its outputs."""
     request, _ = busy.popleft()
     request.wait()
-    return request, _rows_last(np.array(request.get_output_tensor(0).data, dtype=np.float32))
+    return request, _channels_last(np.array(request.get_output_tensor(0).data, dtype=np.float32))
 
 
-def _rows_last(made: Array) -> Array:
-    """Maps as they lie in a channels-last batch."""
-    return made.transpose(0, 2, 3, 1) if made.ndim == 4 else made
+def _channels_last(outputs: Array) -> Array:
+    """Maps [B, C, H, W] as [B, H, W, C]; other outputs as they are."""
+    return outputs.transpose(0, 2, 3, 1) if outputs.ndim == 4 else outputs

@@ -10,11 +10,11 @@ from loupe.models.layers import AveragePool, Dropout, Flatten
 
 
 def head(pooling: str, hidden: Sequence[Dense], width: int, outputs: int) -> nn.Sequential:
-    """`pool`, `hidden1` and so on, `logits`.
+    """Build a head with the layers `pool`, `hidden1` and so on, `logits`.
 
     Args:
-        pooling: `average` or `flatten` of a map; `own` where the trunk has pooled.
-        width: the features that the hidden layers get.
+        pooling: `average` or `flatten` for a map; `own` if the trunk pools.
+        width: number of pooled features.
     """
     pools = {"average": AveragePool, "flatten": Flatten, "own": nn.Identity}
     layers: OrderedDict[str, nn.Module] = OrderedDict(pool=pools[pooling]())

@@ -1,28 +1,28 @@
-"""Layers that PyTorch has not, or has slower."""
+"""Layers missing from PyTorch, or faster here."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Flatten(nn.Module):
-    """[B, C, H, W] to [B, H·W·C]: Keras's order, and a view where the input is channels-last."""
+    """Flattening of [B, C, H, W] to [B, H·W·C]: Keras's order, and a view if the input is channels-last."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW.permute(0, 2, 3, 1).flatten(1)
 
 
 class AveragePool(nn.Module):
-    """[B, C, H, W] to [B, C]: the mean over all positions."""
+    """Mean over all positions: [B, C, H, W] to [B, C]."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW.mean(dim=(2, 3))
 
 
 class Dropout(nn.Dropout):
-    """Dropout that draws 16 random bits for each value in place of a float: on a CPU the mask costs a tenth.
+    """Dropout from 16 random bits for each value in place of a float: on a CPU the mask takes a tenth of the time.
 
-    The rate is met to within 1/131,072, and the values kept are scaled by the rate that is met, so that the mean is
-    exact. On other devices it is PyTorch's own.
+    The rate is exact to 1/131,072, and values are scaled by the rounded rate, so that the mean is exact. On other
+    devices this is PyTorch's dropout.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Dropout(nn.Dropout):
         values = input.numel()
         words = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[:values]
-        # The mask is laid out in memory as the input is, or multiplying by it would be slow.
+        # The mask has the memory layout of the input, as multiplication is slow otherwise.
         inner = input.permute(0, 2, 3, 1) if input.ndim == 4 else input
         mask = torch.empty(inner.shape, dtype=input.dtype)
         torch.ge(bits.view(inner.shape), dropped - 2**15, out=mask)

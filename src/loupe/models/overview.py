@@ -1,4 +1,4 @@
-"""List of models, and overview of one: layers, blocks and parameters, without its weights."""
+"""Models by name, and the overview of one of them, without its weights."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from loupe.models.catalog import NETWORKS, network
 from loupe.models.summary import count_parameters, layer_table
 from loupe.models.timm import backbones, networks
 
-OWN_PX = 32  # default input size for networks of Loupe
+DEFAULT_PX = 32  # size of the images of a small network if none is given
 
 
 def exists(name: str) -> bool:
-    """True for the whole name of a model."""
+    """True if a model has exactly this name."""
     return name in NETWORKS or networks.exists(name)
 
 
 def matching(text: str) -> list[dict[str, Any]]:
-    """Models whose names contain the text: those of Loupe, then of timm.
+    """Models whose names contain the text: the small networks first, then those of timm.
 
     Raises:
-        ConfigError: there are none; the message has the nearest names.
+        ConfigError: there are none; the error has the nearest names.
     """
     ours = [{"name": name, "pretrained": False} for name in NETWORKS if text in name]
     others = [{"name": name, "pretrained": known} for name, known in networks.names() if text in name]
@@ -32,14 +32,14 @@ def matching(text: str) -> list[dict[str, Any]]:
 
 
 def overview(name: str, *, part: str, classes: int, size_px: int | None) -> dict[str, Any]:
-    """Overview of one model: layers, each with a flag if it is trained, blocks, parameters and preprocessing.
+    """Overview of a model: layers, with a flag for the trainable ones, blocks, parameter counts, preprocessing.
 
     Raises:
-        ConfigError: the model is unknown, has fewer blocks than `part` needs, or cannot take images of this size.
+        ConfigError: the model has no such part, or does not take images of this size.
     """
     chosen = network(name, "none")
     own = backbones.preprocessing(chosen) if isinstance(chosen, BackboneSpec) else None
-    side = size_px or (own.size_px if own else OWN_PX)
+    side = size_px or (own.size_px if own else DEFAULT_PX)
     prepared = (own or Preprocessing(size_px=side, load_px=side)).model_copy(update={"size_px": side, "load_px": side})
     model = skeleton(chosen, prepared, tuple(str(number) for number in range(classes)))
     model.learn(part)

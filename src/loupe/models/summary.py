@@ -10,7 +10,7 @@ from loupe.models.classifier import Classifier
 
 
 def count_parameters(module: nn.Module) -> dict[str, int]:
-    """Total, trainable and non-trainable, as Keras counts: running means and variances are non-trainable parameters."""
+    """Numbers of total, trainable and non-trainable parameters, as in Keras: running statistics are non-trainable."""
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in module.parameters() if not parameter.requires_grad)
     buffers = sum(buffer.numel() for buffer in module.buffers() if buffer.is_floating_point())
@@ -18,16 +18,17 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
 
 
 def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | None = None) -> list[dict[str, Any]]:
-    """A row for each layer, in the order of the forward pass; `output` is its shape without the batch.
+    """Table of layers in the order of the forward pass; `output` is the shape without the batch.
 
-    The pass is made on PyTorch's meta device: nothing is computed, and the model's own state is not touched.
+    The pass runs on PyTorch's meta device: nothing is computed, and the state of the model does not change.
 
     Args:
-        also: names of modules made of layers that get a row too, after the last of these.
-        side_px: of the images; None is the network's own.
+        also: names of modules with layers inside that get a row too, after the last of these.
+        side_px: side of the images; None: that of the network's preprocessing.
 
     Raises:
-        RuntimeError, AssertionError: the network takes no images of that size.
+        RuntimeError: the network does not take images of that size.
+        AssertionError: the same, from some networks.
     """
     rows: list[dict[str, Any]] = []
     listed = {module: name for name, module in model.named_modules() if not list(module.children())}
@@ -35,12 +36,12 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | N
     counts = {module: count_parameters(module) for module in listed}
 
     def note(module: nn.Module, inputs: Any, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        made = output[0] if isinstance(output, tuple) else output  # an LSTM gives its state too
+        result = output[0] if isinstance(output, tuple) else output  # an LSTM also returns its state
         rows.append(
             {
                 "name": listed[module],
                 "type": type(module).__name__,
-                "output": list(made.shape[1:]),
+                "output": list(result.shape[1:]),
                 "parameters": counts[module]["total"],
                 "trainable": counts[module]["trainable"] > 0,
             }

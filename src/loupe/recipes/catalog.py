@@ -1,4 +1,4 @@
-"""The recipes by name."""
+"""Recipes by name."""
 
 from collections.abc import Callable
 
@@ -64,7 +64,11 @@ RECIPES: Recipes = {**GENERAL, **PUBLISHED, **QUICK}
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name; LoupeError with the nearest known names where there is none."""
+    """Recipe of that name.
+
+    Raises:
+        ConfigError: unknown name; the error has the nearest known ones.
+    """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]()

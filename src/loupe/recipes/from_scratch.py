@@ -1,4 +1,4 @@
-"""Recipes that need no pretrained weights: what `loupe train` takes when no recipe is named."""
+"""Recipes that train from random weights."""
 
 from loupe.config.network import CnnSpec
 from loupe.config.optimizer import Adam, OneCycle
@@ -7,7 +7,7 @@ from loupe.models.cnn import deep_cnn, digits_cnn, photo_cnn
 
 
 def digits() -> Recipe:
-    """`loupe train digits`: handwritten digits of 8 px; mirror images are other signs, so nothing is flipped."""
+    """`loupe train digits`: handwritten digits of 8 px, without flips, which would change their meaning."""
     return Recipe(
         name="digits",
         description="A small network for scikit-learn's digits: one cycle of AdamW, shifts, no flips.",
@@ -34,7 +34,7 @@ def digits_plain() -> Recipe:
 
 
 def small_images() -> Recipe:
-    """`loupe train cifar10`: images of up to 64 px, at the size that they have."""
+    """`loupe train cifar10`: images of up to 64 px, not resized."""
     return Recipe(
         name="small-images",
         description="Six convolutions for small images: one cycle of AdamW, crops and flips.",
@@ -87,13 +87,13 @@ def photographs_plain() -> Recipe:
 
 
 def _plain(recipe: Recipe) -> Recipe:
-    """The recipe without augmentation: what augmentation gives is seen beside it."""
+    """The recipe without augmentation, to compare with."""
     stages = tuple(stage.model_copy(update={"augment": AugmentSpec()}) for stage in recipe.stages)
     description = f"{recipe.name} without augmentation."
     return recipe.model_copy(update={"name": f"{recipe.name}-plain", "description": description, "stages": stages})
 
 
 def _half_dropout(network: CnnSpec) -> CnnSpec:
-    """Fewer epochs want less of it."""
+    """The network with half of its dropout, for training in fewer epochs."""
     blocks = tuple(block.model_copy(update={"dropout": block.dropout / 2}) for block in network.blocks)
     return network.model_copy(update={"blocks": blocks, "norm_momentum": 0.1})

@@ -157,6 +157,7 @@ def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> dict[str, Any]:
 
 
 def _input_of_images(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
+    """Open values of the input, by the typical size of the images."""
     given = recipe.input
     size_px, load_px = given.size_px, given.load_px
     if size_px is None:

@@ -83,8 +83,8 @@ def _stored_config(spec: BackboneSpec) -> dict[str, Any]:
         return {}
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        told: dict[str, Any] = stored.get("pretrained_cfg", stored)  # timm's older layout is flat
-        return {name: told[name] for name in STORED if name in told}
+        known: dict[str, Any] = stored.get("pretrained_cfg", stored)  # timm's older layout is flat
+        return {name: known[name] for name in STORED if name in known}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{file}: not a config.json of timm: {error}. Restore or remove it.") from None
 

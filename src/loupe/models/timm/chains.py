@@ -1,6 +1,6 @@
-"""Networks of timm that go through parts of theirs in turn: which parts, by family, and how they are cut there.
+"""Networks of timm that run some of their modules in sequence, and the blocks that they are cut into there.
 
-What comes before those parts is the network without them, whatever it does there; what comes after is its own head.
+The stem is the network without these modules; the network's own head comes after them.
 """
 
 import copy
@@ -14,8 +14,8 @@ from loupe.models.layers import TokenPool
 
 Blocks = Iterator[tuple[str, nn.Module]]
 
-# The parts that a network of that class goes through, up to its last map: `|` ends a block, `*` stands for the blocks
-# that a part consists of. Names, because not every version of timm that will do has every class.
+# Modules that a network of a class runs in sequence, up to its last map: `|` ends a block, and each child of a module
+# with `*` is a block. Classes by name, because not every supported version of timm has every class.
 CHAINS = {
     "Beit": "blocks* norm",
     "CPUBone": "stages*",
@@ -93,7 +93,7 @@ def is_chain(network: nn.Module) -> bool:
 
 
 def chain(network: Any, own: bool) -> Blocks:
-    """The stem, the blocks, and with the last of them the network's own head, or what makes a map of its output."""
+    """Stem and blocks by name; the last block includes the network's own head, or the conversion to a map."""
     blocks = _blocks(network, CHAINS[type(network).__name__])
     children = dict(network.named_children())
     parts = CHAINS[type(network).__name__].replace("|", " ").replace("*", " ").split()
@@ -130,12 +130,12 @@ def _turned(block: nn.Module, network: Any) -> nn.Module:
 
 
 class _Turned(nn.Module):
-    """A transformer's block, which gets the rotation for the patches' positions; images are squares."""
+    """Block of a transformer with a rotary embedding of the patches' positions; images are square."""
 
     def __init__(self, block: nn.Module, network: Any) -> None:
         super().__init__()
         self.block = block
-        self.shared = (network.rope,)  # not a layer of the block: it is one of the stem's, under one name
+        self.shared = (network.rope,)  # in a tuple, so that it is registered once, in the stem
         self.prefix = network.num_prefix_tokens
         self.any_size = network.dynamic_img_size or not hasattr(network.rope, "feat_shape")
 
@@ -143,12 +143,12 @@ class _Turned(nn.Module):
         side = isqrt(x_BNC.shape[1] - self.prefix)
         [rope] = self.shared
         rope = rope.get_embed(shape=(side, side)) if self.any_size else rope.get_embed()
-        made_BNC: Tensor = self.block(x_BNC, rope=rope)
-        return made_BNC
+        output_BNC: Tensor = self.block(x_BNC, rope=rope)
+        return output_BNC
 
 
 def _with(network: nn.Module, children: dict[str, nn.Module]) -> nn.Module:
-    """The network with these children in place of its own; the network itself stays as it is."""
+    """Copy of the network with these children in place of its own; the network itself does not change."""
     other = copy.copy(network)
     other.__dict__ = {
         name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(network).items()
@@ -165,7 +165,7 @@ def _head(network: nn.Module, children: dict[str, nn.Module]) -> nn.Module:
 
 
 class _Calls(nn.Module):
-    """One method of a network."""
+    """Module that calls one method of a network."""
 
     def __init__(self, network: nn.Module, method: str) -> None:
         super().__init__()
@@ -173,12 +173,12 @@ class _Calls(nn.Module):
         self.method = method
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = getattr(self.network, self.method)(x)
-        return made
+        output: Tensor = getattr(self.network, self.method)(x)
+        return output
 
 
 class _TokenHead(TokenPool):
-    """The head of a vision transformer."""
+    """Head of a vision transformer."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class _TokenHead(TokenPool):
 
 
 class _ChannelsFirst(nn.Module):
-    """[B, H, W, C] to [B, C, H, W]."""
+    """Permutation of [B, H, W, C] to [B, C, H, W]."""
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         return x_BHWC.permute(0, 3, 1, 2)

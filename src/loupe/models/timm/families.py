@@ -1,8 +1,8 @@
-"""Families of timm's networks, each as the blocks at which it can be cut.
+"""Families of timm's networks, cut into blocks.
 
-One after the other, the blocks compute what the network computes, to the bit: their layers are the network's own. A
-family neither here nor in chains.py is one block: its parts hand on more than one tensor, share weights, or need what
-came before them twice. Importing timm takes seconds; so does whoever imports this module.
+Run in sequence, the blocks give exactly the output of the network: their layers are those of the network. A family
+that is neither here nor in chains.py is one block: its parts exchange more than one tensor, share weights, or use an
+earlier output twice. Importing this module takes seconds, as timm does.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ from loupe.models.timm.chains import Blocks, chain, is_chain
 
 
 def blocks_of(network: nn.Module, pooling: str) -> Blocks:
-    """The network as blocks that, one after the other, compute what it computes: its features, or its last map."""
+    """Blocks by name that, run in sequence, compute the network's features, or its last map."""
     for family, blocks in FAMILIES.items():
         if type(network) is family:
             yield from blocks(network, pooling == "own")
@@ -35,16 +35,16 @@ def blocks_of(network: nn.Module, pooling: str) -> Blocks:
 
 
 class _Map(nn.Module):
-    """A network that ends with its last map of features."""
+    """Network without its head: its output is its last feature map."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        made: Tensor = self.network.forward_features(x_BCHW)  # type: ignore[operator]
-        channels_last = made.ndim == 4 and getattr(self.network, "output_fmt", "NCHW") == "NHWC"
-        return made.permute(0, 3, 1, 2) if channels_last else made
+        output: Tensor = self.network.forward_features(x_BCHW)  # type: ignore[operator]
+        channels_last = output.ndim == 4 and getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+        return output.permute(0, 3, 1, 2) if channels_last else output
 
 
 def _efficientnet(network: Any, own: bool) -> Blocks:
@@ -70,7 +70,7 @@ def _resnet(network: Any, own: bool) -> Blocks:
 
 
 def _vgg(network: Any, own: bool) -> Blocks:
-    """A block ends with its max-pool; the last has the two wide layers too, where they are kept."""
+    """Blocks of VGG: each ends with a max-pool; the last includes the two wide layers if they are used."""
     blocks: list[list[nn.Module]] = [[]]
     for layer in network.features:
         blocks[-1].append(layer)
@@ -98,7 +98,7 @@ def _cspnet(network: Any, own: bool) -> Blocks:
 
 
 def _byobnet(network: Any, own: bool) -> Blocks:
-    """Networks of one description (RepVGG, MobileOne and CLIP's ResNets among them)."""
+    """Blocks of timm's ByobNet (RepVGG, MobileOne and CLIP's ResNets among others)."""
     return _staged(network, network.stages, own, network.final_conv)
 
 
@@ -107,7 +107,7 @@ def _regnet(network: Any, own: bool) -> Blocks:
 
 
 def _densenet(network: Any, own: bool) -> Blocks:
-    """A block is a dense block with the transition after it; the last has the norm in its place."""
+    """Blocks of DenseNet: a dense block with the transition after it; the last has the final norm in its place."""
     blocks: list[list[nn.Module]] = [[]]
     for name, layer in network.features.named_children():
         if name.startswith("denseblock"):
@@ -121,10 +121,10 @@ def _densenet(network: Any, own: bool) -> Blocks:
 
 
 def _vit(network: Any, own: bool) -> Blocks:
-    """Embedding, the transformer's blocks, and with the last of them the norm and what pools the tokens."""
+    """Blocks of a vision transformer: embedding, blocks; the last includes the norm and the pooling of tokens."""
     *blocks, last = network.blocks
     top = [network.norm, _Tokens(network), network.fc_norm] if own else [network.norm]
-    # What is left without blocks and norms is the embedding of patches and positions.
+    # Without blocks and norms, the network is the embedding of patches and positions.
     network.blocks, network.norm, network.fc_norm = nn.Sequential(), nn.Identity(), nn.Identity()
     network.attn_pool = None
     yield "stem", _Map(network)
@@ -133,7 +133,7 @@ def _vit(network: Any, own: bool) -> Blocks:
 
 
 class _Tokens(TokenPool):
-    """The pooling that the vision transformer has of its own."""
+    """Pooling of tokens that the vision transformer was trained with."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()

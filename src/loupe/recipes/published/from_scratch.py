@@ -1,4 +1,4 @@
-"""The experiments of course notes and project reports, as they were run; `experiments.py` has what came out.
+"""Recipes of the published experiments that train from random weights; their figures are in `experiments.py`.
 
 Keras's Adam and RMSprop have an epsilon of 1e-7, and RMSprop adds it inside the root.
 """
@@ -54,7 +54,7 @@ def deep_cnn() -> Recipe:
 def lecture_cnn() -> Recipe:
     """`loupe train cifar10 --recipe lecture-cnn`: published test accuracy 73.00 %, training accuracy 91.3 %.
 
-    There is no validation set, so that nothing shows when overfitting begins.
+    There is no validation set, so that overfitting cannot be seen.
     """
     return _lecture(
         "lecture-cnn",
@@ -88,7 +88,7 @@ def lecture_batchnorm() -> Recipe:
 
 
 def lecture_augment() -> Recipe:
-    """`loupe train cifar10 --recipe lecture-augment`: published test accuracy 81.55 %, 48 min 39 s for the second part.
+    """`loupe train cifar10 --recipe lecture-augment`: published test accuracy 81.55 %, 48 min 39 s (second part).
 
     The document draws a new validation split for the second part, and so validates on images that it has trained on.
     Here the two parts are two stages, with one split.

@@ -1,4 +1,4 @@
-"""One published experiment: what a document did, and the figures that came out."""
+"""Published experiment: its description in a document, and its figures."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -8,19 +8,20 @@ from loupe.records import Fraction, Quantity, Seconds, Whole
 
 @dataclass(frozen=True)
 class Published:
-    """One experiment as a document describes it, and what came out.
+    """Published experiment: its description in a document, and its figures.
 
     Attributes:
-        network, pixels, training: the document's wording, shortened.
-        accuracy: a fraction; with `accuracy_to`, the lower end of a range. None where no figure is given.
-        epochs: the most that were trained; with early stopping, fewer.
-        seconds: of the whole training; seconds_per_epoch: of one epoch; both on the document's machine, a GPU.
+        network, pixels, training: description in the document's words, shortened.
+        accuracy: fraction; with `accuracy_to`, the lower end of a range; None if no figure is given.
+        epochs: number of epochs; with early stopping, the most.
+        seconds, seconds_per_epoch: time of the whole training, and of one epoch, on the GPU of the document.
         parameters, non_trainable: Keras's counts, in which the running statistics of batch normalisation are
-            non-trainable parameters; None where neither printed nor derivable.
-        outputs: of the network; 1 stands for a sigmoid between two classes.
-        quick_epochs: the target for the quick form, one eighth of the epochs; quick_epochs_most: the bound.
-        weights: the pretrained network that it starts from; None: from scratch.
-        remark: what a reader of the figure should know.
+            non-trainable parameters; None if neither printed nor derivable.
+        outputs: number of outputs of the network; 1 is a sigmoid for two classes.
+        quick_epochs: target for the quick form, one eighth of the epochs.
+        quick_epochs_most: upper limit for the quick form.
+        weights: pretrained network that training starts from; None: random weights.
+        remark: note on the figures.
     """
 
     name: str
@@ -53,5 +54,5 @@ class Published:
         return self.epochs // (2 if self.epochs <= 10 else 4)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as results.json and `loupe recipes NAME --json` show it."""
+        """Experiment as plain data, as in results.json and `loupe recipes NAME --json`."""
         return asdict(self)

@@ -1,8 +1,8 @@
-"""The published from-scratch experiments in far fewer epochs: the same layers, pixels and split, trained another way.
+"""Quick forms of the published experiments from scratch: the same layers, pixels and split, in far fewer epochs.
 
-Dropout, augmentation, optimizer and schedule are free, and are chosen on validation data alone; all else is what the
-published recipe says. One cycle of AdamW, label smoothing, flips and small crops, and less dropout, since fewer epochs
-leave less time to overfit; Muon where that was too slow. `results/experiments.md` has what each of them reached.
+Only dropout, augmentation, optimizer and schedule differ from the published recipes; they were chosen on validation
+data alone. They use one cycle of AdamW, or of Muon if AdamW needs more epochs, label smoothing, flips and small crops.
+Dropout is lower, as fewer epochs overfit less. `results/experiments.md` has the measured accuracies.
 """
 
 from loupe.config.network import CnnSpec
@@ -86,8 +86,8 @@ def project_cnn_augment() -> Recipe:
 def catsdogs_cnn() -> Recipe:
     """`loupe train DATA --recipe catsdogs-cnn-quick`: 12 epochs in place of 50.
 
-    Validation accuracy 79.6, 80.0, 80.4 % (published 79 to 81); 4 minutes on one thread with AMX. It is judged on the
-    validation images, which therefore must not choose the epoch: the last one is kept.
+    Validation accuracy 79.6, 80.0, 80.4 % (published 79 to 81); 4 minutes on one thread with AMX. The published
+    figure is a validation accuracy, so that validation must not choose the epoch: the last one is kept.
     """
     augment = AugmentSpec(rotation_degrees=10, width_shift=0.1, height_shift=0.1, zoom=(0.8, 1.0), horizontal_flip=True)
     stage = _cycle(epochs=12, batch_size=16, lr=1e-3, augment=augment, optimizer=Muon(), label_smoothing=0.0)
@@ -116,7 +116,7 @@ def _cycle(
 
 
 def _quick(base: Recipe, stage: Stage, dropout: float = 0.5) -> Recipe:
-    """`base` trained by one stage, with that share of its dropout."""
+    """Quick form of `base`: one stage, with that share of its dropout."""
     assert isinstance(base.model, CnnSpec)
     blocks = tuple(block.model_copy(update={"dropout": dropout * block.dropout}) for block in base.model.blocks)
     hidden = tuple(layer.model_copy(update={"dropout": dropout * layer.dropout}) for layer in base.model.hidden)

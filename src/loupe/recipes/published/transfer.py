@@ -1,6 +1,6 @@
-"""The published experiments that start from a pretrained network; `experiments.py` has what came out.
+"""Recipes of the published experiments that start from a pretrained network; their figures are in `experiments.py`.
 
-Keras's weights of VGG16 and MobileNet are not at hand: timm's stand in for them, of the same layers and counts.
+Weights are timm's in place of Keras's, which are not available; layers and parameter counts are the same.
 """
 
 from loupe.config.network import BackboneSpec, Dense

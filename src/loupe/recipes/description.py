@@ -1,4 +1,4 @@
-"""A recipe with what is known of it before any run: its parameter counts, and the figures published for it."""
+"""Description of a recipe as plain data: keys, parameter counts, published figures."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from loupe.models.summary import count_parameters
 from loupe.recipes.published.experiments import experiment
 
 
-def described(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, with `parameters` and `published`; each is None where there is nothing to say.
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """Recipe as plain data, with `parameters` and `published`; both are None for a recipe of no published experiment.
 
-    Parameters are counted without allocating any, with one output for each class of the published experiment. Those of
-    a recipe of no experiment depend on images that are not known yet.
+    Parameters are counted without allocating any, with one output for each class of the experiment. Those of other
+    recipes depend on images that are not known yet.
     """
     published = experiment(recipe.experiment) if recipe.experiment else None
     side, parameters = recipe.input.size_px, None

@@ -9,7 +9,7 @@ from loupe.config.recipe import AugmentSpec, Recipe, Stage
 from loupe.errors import counted
 
 
-def training(recipe: Recipe) -> str:
+def training_summary(recipe: Recipe) -> str:
     """Optimizer, learning rate, schedule, batch size, regularisation, dropout and augmentation of each stage."""
     stages = ", then ".join(", ".join(_stage(stage)) for stage in recipe.stages)
     rates = [block.dropout for block in recipe.model.blocks] if isinstance(recipe.model, CnnSpec) else []
@@ -60,7 +60,7 @@ def _augmentation(spec: AugmentSpec) -> Iterator[tuple[str, object]]:
 
 
 def _change(name: str, value: object) -> str:
-    """`rotation 15 degrees`, `crop padding 4 px`, `zoom 0.8 to 1.2`, `horizontal flip`."""
+    """Text of one field: `rotation 15 degrees`, `crop padding 4 px`, `zoom 0.8 to 1.2`, `horizontal flip`."""
     words = name.split("_")
     unit = words.pop() if words[-1] in {"degrees", "px"} else ""
     text = " ".join(words)
