@@ -244,7 +244,7 @@ def test_parts_count_from_the_end(part, frozen):
 
 def test_too_many_blocks_are_refused_with_the_number_that_there_is():
     _, model = assembled("test_efficientnet", 64)
-    with pytest.raises(LoupeError, match="6 blocks.*last-N with N up to 5"):
+    with pytest.raises(LoupeError, match=r"6 blocks.*last-N with N up to 5"):
         model.blocks_before("last-6")
     with pytest.raises(LoupeError, match="Use part head or all"):
         assembled("pit_ti_224", 224)[1].blocks_before("last-block")
