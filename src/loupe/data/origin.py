@@ -31,7 +31,7 @@ class Origin:
         return f"{self.files[self.file_N[i]]}#{self.number_N[i]}"
 
     def place(self, i: int) -> str:
-        """Where row `i` is written, for a message: `list.csv, line 4` or `train.parquet, row 2, counted from 0`."""
+        """Origin of row `i`, for a message: `list.csv, line 4` or `train.parquet, row 2, counted from 0`."""
         counting = ", counted from 0" if self.unit == "row" else ""
         return f"{self.files[self.file_N[i]]}, {self.unit} {self.number_N[i]}{counting}"
 
