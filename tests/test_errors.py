@@ -1,6 +1,7 @@
 import ast
 import errno
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,7 @@ def test_the_base_class_is_raised_only_where_a_package_is_missing():
     ("error", "code", "shown"),
     [
         (errors.InterruptedRunError("stopped and saved."), 130, "stopped and saved.\n"),
+        (errors.InterruptedRunError("stopped and saved.", signal.SIGTERM), 143, "stopped and saved.\n"),
         (errors.ConfigError("unknown \x1b[2J"), 1, "error: unknown \\x1b[2J\n"),
     ],
 )

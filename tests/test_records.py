@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.feather as feather
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
@@ -313,9 +313,9 @@ def test_activations_begun_in_another_shape_are_begun_again(tmp_path, rows):
 
 def test_digests_of_the_cache_that_are_not_whole_are_made_again(tmp_path):
     columns = [pa.array([None, "a"][:1], field.type) for field in hashing._COLUMNS]
-    feather.write_feather(pa.Table.from_arrays(columns, schema=hashing._COLUMNS), tmp_path / "null.arrow")
-    (tmp_path / "bytes.arrow").write_bytes(b"ARROW1\0\0" + bytes(64))
-    for name in ("null.arrow", "bytes.arrow"):
+    pq.write_table(pa.Table.from_arrays(columns, schema=hashing._COLUMNS), tmp_path / "null.parquet")
+    (tmp_path / "bytes.parquet").write_bytes(b"PAR1" + bytes(64) + b"PAR1")
+    for name in ("null.parquet", "bytes.parquet"):
         assert hashing.recalled_hashes(tmp_path / name) == {}
 
 

@@ -185,12 +185,17 @@ def give_back_memory() -> None:
 
 
 class StopSignal:
-    """Context in which Ctrl-C and SIGTERM set `received` instead of ending the process; a second signal ends it."""
+    """Context in which Ctrl-C and SIGTERM set `received` instead of ending the process; a second signal ends it.
+
+    Attributes:
+        number: of the signal that was received first.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received = False
+        self.number: int = signal.SIGINT
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -207,5 +212,9 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
+            before = self._before.get(signal.Signals(number))
+            if callable(before):
+                before(number, frame)  # the command line's, which ignores the third
+                return
             raise KeyboardInterrupt
-        self.received = True
+        self.received, self.number = True, number

@@ -1,6 +1,7 @@
 """User-correctable errors, printed by the command line without a traceback, and helpers for messages."""
 
 import errno
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -55,7 +56,15 @@ class StoppedError(LoupeError):
 
 
 class InterruptedRunError(RunStateError):
-    """Training stopped on request; the run is saved and can be resumed."""
+    """Training stopped on request; the run is saved and can be resumed.
+
+    Attributes:
+        signal_number: of the signal that stopped it: SIGINT (Ctrl-C) or SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 class DivergedError(RunStateError):

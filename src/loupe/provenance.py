@@ -16,9 +16,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from loupe import __version__
+from loupe.config.recipe import Recipe
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import SPLITS, Split
 from loupe.data.table import ImageTable
+from loupe.errors import RunStateError
 from loupe.records import OsText, Part, Record, Whole
 from loupe.rundir import RunDirectory, now
 
@@ -59,12 +61,14 @@ class Hashes(Part):
         split: the same contents with their splits.
         weights: file of pretrained weights; None without one.
         code: Loupe's sources.
+        recipe: recipe.yaml.
     """
 
     data: str | None = None
     split: str | None = None
     weights: str | None = None
     code: str | None = None
+    recipe: str | None = None
 
 
 class RunEnvironment(Environment, Record):
@@ -97,14 +101,46 @@ def environment_of(run: RunDirectory) -> RunEnvironment:
     return RunEnvironment.read_if_there(environment_file(run)) or RunEnvironment()
 
 
-def hashes(table: ImageTable, content: Sequence[str], split: Split, weights: Path | None = None) -> Hashes:
+def hashes(
+    table: ImageTable, content: Sequence[str], split: Split, weights: Path | None = None, recipe: Recipe | None = None
+) -> Hashes:
     """SHA-256 of the inputs of a run, independent of the order and the names of the images."""
     return Hashes(
         data=of_images(table, content),
         split=splits.digest((content[i], name) for name in SPLITS for i in split.rows(name).tolist()),
         weights=None if weights is None else of_file(weights),
         code=of_sources(SOURCES),
+        recipe=None if recipe is None else of_text(recipe.to_yaml().encode()),
     )
+
+
+def check_split(run: RunDirectory) -> None:
+    """Check that split.csv has the split that was recorded when the run was begun.
+
+    Raises:
+        RunStateError: it has another.
+    """
+    recorded, file = environment_of(run).hashes.split, run.file("split.csv")
+    if recorded is None:  # an earlier version recorded none
+        return
+    rows = splits.stored(file).values()
+    if splits.digest((content, name) for _, name, content in rows if name) != recorded:
+        raise _changed(file)
+
+
+def check_recipe(run: RunDirectory) -> None:
+    """Check that recipe.yaml is the file that was recorded when the run was begun.
+
+    Raises:
+        RunStateError: it is another.
+    """
+    recorded, file = environment_of(run).hashes.recipe, run.file("recipe.yaml")
+    if recorded is not None and of_text(file.read_bytes()) != recorded:
+        raise _changed(file)
+
+
+def _changed(file: Path) -> RunStateError:
+    return RunStateError(f"{file} has changed since the run was begun. Restore it, or train again with another --name.")
 
 
 def of_images(table: ImageTable, content: Sequence[str]) -> str:
@@ -134,6 +170,11 @@ def of_file(path: Path) -> str:
     """SHA-256 of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_text(text: bytes) -> str:
+    """SHA-256 of a text, independent of line endings."""
+    return hashlib.sha256(text.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def of_sources(folder: Path) -> str:

@@ -59,6 +59,10 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def resume_command(self) -> str:
         """Command that resumes the run."""
         return command_line(["loupe", "train", "--resume", str(self.path)])
@@ -104,7 +108,7 @@ class RunDirectory:
         """Remedy after a failed write, once the disk can be written."""
         if not self.file("recipe.yaml").is_file():
             return f"delete {self.path} and train again"
-        if self.file("results.json").is_file():
+        if self.file("results.json").is_file() and self.report.is_file():
             return "give the same command again"
         return f"resume with: {self.resume_command}"
 

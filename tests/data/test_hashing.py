@@ -17,6 +17,12 @@ from loupe.data.table import ImageTable
 OLD_NS = time.time_ns() - 60 * 10**9
 
 
+@pytest.fixture(autouse=True)
+def _a_minute_later(monkeypatch):
+    """Files are hashed a minute after they were made: their time of change is the system's, and cannot be set."""
+    monkeypatch.setattr(hashing, "_SETTLED_NS", -60 * 10**9)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two classes of files with some bytes; content is all that is asked of them. Last changed a minute ago."""
@@ -87,13 +93,75 @@ def test_a_changed_file_is_read_again(folder, cache, reads, change):
     assert second == expected(table)
 
 
-def test_what_was_changed_just_now_is_not_remembered(folder, cache, reads):
+def test_what_was_changed_just_now_is_not_remembered(folder, cache, reads, monkeypatch):
+    monkeypatch.setattr(hashing, "_SETTLED_NS", 2 * 10**9)
+    now = time.time_ns()
+    monkeypatch.setattr(hashing.time, "time_ns", lambda: now + 3 * 10**9)
     table = table_of(folder)
-    os.utime(table.file(5))
+    os.utime(table.file(5), ns=(now + 2 * 10**9,) * 2)
     content_hashes(table, cache=cache)
     reads.clear()
     content_hashes(table, cache=cache)
     assert reads == [5]
+
+
+def test_what_got_an_old_time_just_now_is_not_remembered(folder, cache, reads, monkeypatch):
+    """As `cp -p`, `touch -r` and archives give: the time of change tells of it."""
+    monkeypatch.setattr(hashing, "_SETTLED_NS", 2 * 10**9)
+    table = table_of(folder)
+    content_hashes(table, cache=cache)
+    reads.clear()
+    content_hashes(table, cache=cache)
+    assert len(reads) == 150
+
+
+@pytest.mark.parametrize("how", ["renamed", "rewritten", "linked"])
+def test_files_of_equal_size_and_time_that_changed_places_are_read_again(folder, cache, reads, how):
+    table = table_of(folder)
+    first = content_hashes(table, cache=cache)
+    cat, dog = table.file(0), table.file(149)
+    data = cat.read_bytes().ljust(9), dog.read_bytes().ljust(9)
+    for file, content in zip((cat, dog), data, strict=True):
+        file.write_bytes(content)
+        os.utime(file, ns=(OLD_NS, OLD_NS))
+    before = content_hashes(table, cache=cache)
+    assert before[0] != first[0]
+    reads.clear()
+    if how == "rewritten":
+        for file, content in zip((cat, dog), reversed(data), strict=True):
+            file.write_bytes(content)
+    else:
+        cat.rename(other := cat.with_name("other"))
+        dog.rename(cat)
+        other.rename(dog) if how == "renamed" else os.link(other, dog)
+    for file in (cat, dog):
+        os.utime(file, ns=(OLD_NS, OLD_NS))
+    after = content_hashes(table, cache=cache)
+    assert sorted(reads) == [0, 149]
+    assert (after[0], after[149]) == (before[149], before[0])
+
+
+def test_verifying_reads_every_image_and_remembers_it_anew(folder, cache, reads):
+    table = table_of(folder)
+    first = content_hashes(table, cache=cache)
+    [memory] = (cache / "content").iterdir()
+    wrong = {path: known._replace(digest=bytes(32)) for path, known in hashing.recalled_hashes(memory).items()}
+    hashing._remember(memory, wrong)
+    assert set(content_hashes(table, cache=cache)) == {"00" * 32}
+    reads.clear()
+    assert content_hashes(table, cache=cache, verify=True) == first
+    assert len(reads) == 150
+    assert content_hashes(table, cache=cache) == first
+
+
+def test_a_flipped_bit_in_remembered_digests_is_found(folder, cache):
+    table = table_of(folder)
+    first = content_hashes(table, cache=cache)
+    [memory] = (cache / "content").iterdir()
+    data = memory.read_bytes()
+    for place in range(8, len(data) - 8, 97):
+        memory.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        assert content_hashes(table, cache=cache) == first
 
 
 def test_a_file_that_cannot_be_read_has_a_digest_of_its_own(folder, cache):
@@ -107,11 +175,11 @@ def test_a_file_that_cannot_be_read_has_a_digest_of_its_own(folder, cache):
     assert [digests[i] for i in range(150) if i not in (2, 9)] == [before[i] for i in range(150) if i not in (2, 9)]
 
 
-@pytest.mark.parametrize("damage", [b"", b"no Arrow file", None])
+@pytest.mark.parametrize("damage", [b"", b"no Parquet file", None])
 def test_a_damaged_memory_is_made_again(folder, cache, damage):
     table = table_of(folder)
     first = content_hashes(table, cache=cache)
-    (memory,) = (cache / "content").glob("*.arrow")
+    (memory,) = (cache / "content").glob("*.parquet")
     memory.write_bytes(memory.read_bytes()[:-500] if damage is None else damage)
     assert content_hashes(table, cache=cache) == first
 
@@ -127,14 +195,14 @@ def test_a_cache_that_cannot_be_written_is_announced_and_does_no_harm(folder, tm
 def test_a_write_that_fails_leaves_the_memory_as_it_was(folder, cache, monkeypatch):
     table = table_of(folder)
     content_hashes(table.select(range(100)), cache=cache)
-    (memory,) = (cache / "content").glob("*.arrow")
+    (memory,) = (cache / "content").glob("*.parquet")
     before = memory.read_bytes()
 
     def fail(table, file, **options):
         file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(hashing.feather, "write_feather", fail)
+    monkeypatch.setattr(hashing.pq, "write_table", fail)
     assert content_hashes(table, cache=cache) == expected(table)
     assert memory.read_bytes() == before
     assert list((cache / "content").iterdir()) == [memory]

@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends, to the bit, where the undisturbed run ends."""
 
+import shutil
 import signal
 import weakref
 from pathlib import Path
@@ -9,10 +10,14 @@ import safetensors.torch
 import torch
 
 import loupe
+from builders import save_photos
 from child_processes import start, was_killed
+from loupe.errors import DataError, DiskError, RunStateError
 from loupe.provenance import RunEnvironment
 from loupe.rundir import RunDirectory, list_runs
+from loupe.runs import finalize
 from loupe.runs.diff import differences
+from loupe.runs.session import Session
 from loupe.training import checkpoint, loop
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.loop import Trainer
@@ -140,6 +145,7 @@ def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, m
 
 
 def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
+    (undisturbed / "report.html").touch()  # which the runs of these tests leave out
     before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
     loupe.resume(undisturbed)
     assert "already finished" in capsys.readouterr().err
@@ -192,6 +198,83 @@ def test_the_recipe_of_a_run_is_written_once_and_whole(tmp_path, monkeypatch):
     assert recipe.preprocessing == run.model.preprocessing
     assert recipe.preprocessing.std != (1.0, 1.0, 1.0)
     assert "auto" not in {recipe.precision, recipe.frozen_precision, *(stage.views for stage in recipe.stages)}
+
+
+def swapped(text: str) -> str:
+    """A split file with its training and its test images swapped."""
+    return text.replace(",train,", ",?,").replace(",test,", ",train,").replace(",?,", ",test,")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("split.csv", swapped),
+        ("split.csv", lambda text: text.replace(",val,", ",train,", 1)),
+        ("split.csv", lambda text: text.replace(",train,", ",,", 1)),
+        ("recipe.yaml", lambda text: text.replace("epochs: 2", "epochs: 3", 1)),
+        ("recipe.yaml", lambda text: text.replace("seed: 7", "seed: 8", 1)),
+    ],
+)
+def test_a_split_or_a_recipe_that_was_changed_is_not_gone_on_with(tmp_path, monkeypatch, name, change):
+    with monkeypatch.context() as patch:
+        die_at(patch, 3)
+        with pytest.raises(Killed):
+            begin(tmp_path, "run")
+    file = tmp_path / "run" / name
+    text = file.read_text()
+    assert change(text) != text
+    file.write_text(change(text))
+    with pytest.raises(RunStateError, match=f"{name} has changed"):
+        loupe.resume(tmp_path / "run", quiet=True)
+    file.write_bytes(text.replace("\n", "\r\n").encode())  # as an editor of another system may save it
+    monkeypatch.setattr(Session, "run", lambda self: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        loupe.resume(tmp_path / "run", quiet=True)
+
+
+def test_a_finished_run_with_a_changed_split_is_not_evaluated(tmp_path, undisturbed):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "split.csv").write_text(swapped((run / "split.csv").read_text()))
+    for data in (None, "digits"):
+        with pytest.raises(RunStateError, match=r"split\.csv has changed"):
+            loupe.load(run).evaluate("test", data)
+
+
+def test_images_that_were_moved_are_asked_for(tmp_path, monkeypatch):
+    photos = save_photos(tmp_path / "photos", ("cat", "dog"), 12)
+    settings = {"epochs": 1, "device": "cpu", "output": tmp_path, "name": "run", "quiet": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", lambda self: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            loupe.train(photos, recipe="small-images", **settings)
+    moved = photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"no longer at {photos}.*loupe train DATA --resume"):
+        loupe.resume(tmp_path / "run", quiet=True)
+    run = loupe.resume(tmp_path / "run", moved, quiet=True)
+    with pytest.raises(DataError, match=f"no longer at {photos}.*--data"):
+        run.evaluate("val")
+    assert run.evaluate("val", moved).images == run.results.images.val
+
+
+@pytest.mark.parametrize("why", [Killed(), OSError(28, "No space left on device")])
+def test_killed_or_a_full_disk_before_the_report_it_is_drawn(tmp_path, monkeypatch, undisturbed, why, capsys):
+    def fail(path):
+        raise why
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finalize.run_page, "write_page", fail)
+        with pytest.raises((Killed, DiskError)) as failed:
+            begin(tmp_path, "run")
+    run = tmp_path / "run"
+    if isinstance(failed.value, DiskError):
+        assert f"loupe train --resume {run}" in str(failed.value)
+    assert (run / "results.json").is_file() and not (run / "report.html").exists()
+    monkeypatch.setattr(finalize.run_page, "write_page", lambda path: (path / "report.html").write_text("drawn"))
+    loupe.resume(run)
+    assert "report was missing" in capsys.readouterr().err
+    assert (run / "report.html").read_text() == "drawn"
+    assert_same(run, undisturbed)
 
 
 def test_a_folder_that_is_no_run_is_left_as_it_is(tmp_path):

@@ -8,7 +8,7 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from loupe.cache import cache_folder
-from loupe.cli.options import Data, Json, Quiet, print_json
+from loupe.cli.options import Data, Json, Quiet, Verify, print_json
 from loupe.errors import ConfigError, DiskError
 from loupe.log import printable, terminal
 
@@ -27,6 +27,7 @@ def check(
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    verify: Verify = False,
 ) -> None:
     """Find damaged, duplicated, leaking and unbalanced images. Exit code 1 on damage or leakage.
 
@@ -34,11 +35,11 @@ def check(
     """
     if report is not None and not near:
         raise ConfigError("--report needs --near, because its page shows near duplicates. Add --near.")
-    code = _check(data, near=near, report=report, as_json=as_json, quiet=quiet)
+    code = _check(data, near=near, report=report, as_json=as_json, quiet=quiet, verify=verify)
     raise typer.Exit(code)
 
 
-def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: bool) -> int:
+def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: bool, verify: bool) -> int:
     """Check the images of `data` and return the exit code: 1 on damage or leakage of whole files.
 
     With `near`, near duplicates are searched too; `report` is the page that shows them, with a CSV beside it.
@@ -52,7 +53,7 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
     if report is not None:
         _check_writable(report)
     with terminal(quiet=quiet or as_json):
-        dataset = open_dataset(data)
+        dataset = open_dataset(data, verify=verify)
         table, content = dataset.table, dataset.hashes
         checked = examine(table, content)
         near_report = find_near(table, content, cache=cache_folder()) if near else None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
+from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.errors import ConfigError
 
 
@@ -37,6 +37,7 @@ def compare(
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
+    verify: Verify = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +47,7 @@ def compare(
     from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
-        if recipes or model or weights or settings or folds or seeds > 1 or plan or skip_damaged:
+        if recipes or model or weights or settings or folds or seeds > 1 or plan or skip_damaged or verify:
             raise ConfigError(
                 "finished runs are compared without training. Leave out the training options, or give DATA."
             )
@@ -68,6 +69,7 @@ def compare(
             name=name,
             skip_damaged=skip_damaged,
             plan_only=plan,
+            verify=verify,
             quiet=quiet or as_json,
         )
     if as_json:

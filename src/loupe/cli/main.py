@@ -9,6 +9,7 @@ import typer
 
 from loupe import __version__
 from loupe.cli import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
+from loupe.cli.signals import CommandSignals
 from loupe.doctor import installation
 from loupe.errors import InterruptedRunError, LoupeError, disk_error, memory_error
 from loupe.log import printable, terminal
@@ -69,12 +70,15 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     if (version := installation.other_project()) is not None:
         print(f"warning: {installation.warning(version)}", file=sys.stderr)
+    signals = CommandSignals()
     try:
-        with terminal():  # the outermost one: the commands that are quiet still show warnings
+        with signals, terminal():  # the outermost one: the commands that are quiet still show warnings
             code = app(standalone_mode=False)
+            if signals.received and code == INTERRUPTED:  # the parser has caught KeyboardInterrupt itself
+                raise KeyboardInterrupt
     except (typer.Abort, KeyboardInterrupt):
         print("stopped.", file=sys.stderr)
-        code = INTERRUPTED
+        code = signals.exit_code
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -84,9 +88,11 @@ def _explain(error: Exception) -> int:
     """Prints an error that a person can put right and returns the exit code; raises any other again."""
     error = _of_the_machine(error) or error
     if isinstance(error, LoupeError) and not os.environ.get("LOUPE_DEBUG"):
-        interrupted = isinstance(error, InterruptedRunError)
-        print(printable(str(error)) if interrupted else f"error: {printable(str(error))}", file=sys.stderr)
-        return INTERRUPTED if interrupted else 1
+        if isinstance(error, InterruptedRunError):
+            print(printable(str(error)), file=sys.stderr)
+            return 128 + error.signal_number
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 1
     if hasattr(error, "format_message"):  # wrong usage, in the parser's own words
         print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
         return WRONG_USAGE

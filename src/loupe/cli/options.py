@@ -15,6 +15,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result, war
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Output = Annotated[Path, typer.Option(help="Folder of the runs.")]
 SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out damaged images, and count them.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read and hash every image again, without hashes remembered from earlier runs.")
+]
 
 
 def print_json(value: Any) -> None:

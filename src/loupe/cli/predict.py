@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
+from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.errors import ConfigError
 from loupe.log import logger, terminal
 
@@ -20,6 +20,7 @@ def evaluate(
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
+    verify: Verify = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -30,7 +31,7 @@ def evaluate(
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
-    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify)
     evaluation = opened.evaluate(split, data, skip_damaged=skip_damaged)
     if as_json:
         print_json({"run": str(opened.path), "data": data, "split": split, **evaluation.to_json()})

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe.cli.options import Data, Json, Output, Quiet, SkipDamaged, print_json
+from loupe.cli.options import Data, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.errors import ConfigError
 from loupe.log import terminal
 
@@ -43,6 +43,7 @@ def train(
         typer.Option(metavar="RUN", help="Run to repeat. Lists every figure that differs; then the exit code is 1."),
     ] = None,
     skip_damaged: SkipDamaged = False,
+    verify: Verify = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def train(
             _refuse_with_resume(
                 recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
             )
-            done = runner.resume(resume, data, output=output, device=device, quiet=quiet or as_json)
+            done = runner.resume(resume, data, output=output, device=device, verify=verify, quiet=quiet or as_json)
         else:
             options = repeat.RepeatOptions(data, recipe, device, skip_damaged)
             if earlier is not None:
@@ -80,6 +81,7 @@ def train(
                 name=name,
                 skip_damaged=options.skip_damaged,
                 open_test=options.open_test,
+                verify=verify,
                 quiet=quiet or as_json,
             )
     report = None if earlier is None else repeat.compare(repeat.open_test_as(done, earlier).directory, earlier)
@@ -98,6 +100,6 @@ def train(
 def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
         raise ConfigError(
-            "--resume continues a run with its own recipe. Give it alone, or with --device, --output, --quiet, --json, "
-            "--against, and DATA if the images have moved."
+            "--resume continues a run with its own recipe. Give it alone, or with --device, --output, --verify, "
+            "--quiet, --json, --against, and DATA if the images have moved."
         )

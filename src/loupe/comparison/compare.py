@@ -40,6 +40,7 @@ def compare(
     name: str | None = None,
     skip_damaged: bool = False,
     plan_only: bool = False,
+    verify: bool = False,
     quiet: bool = False,
 ) -> ComparisonResults | ComparisonPlan:
     """Train recipes on the same split, compare them, and write NAME.json, .md, .csv and .html into `output`.
@@ -58,6 +59,7 @@ def compare(
         device, output, skip_damaged: as for `loupe.train`.
         name: name of the files. Default: comparison-DATA, with a numeric suffix if another comparison has that name.
         plan_only: only estimate the costs, from a few timed batches.
+        verify: hash every image anew, without remembered hashes.
         quiet: print nothing.
 
     Returns:
@@ -74,7 +76,7 @@ def compare(
     with terminal(quiet=quiet):
         files.check_name(name)
         request.check()
-        dataset = open_dataset(data)
+        dataset = open_dataset(data, verify=verify)
         entries = plan.resolve_candidates(dataset, request)
         comparison = Comparison(
             version=__version__,
@@ -98,8 +100,9 @@ def compare(
             logger.info(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
             try:
                 entry.runs = candidates.train(entry, dataset, request, options)
-            except InterruptedRunError:
-                raise InterruptedRunError("stopped and saved. To resume, give the same command again.") from None
+            except InterruptedRunError as stopped:
+                message = "stopped and saved. To resume, give the same command again."
+                raise InterruptedRunError(message, stopped.signal_number) from None
             except LoupeError as error:
                 entry.why = str(error)
                 logger.warning(f"{entry.name}: {error}")

@@ -97,8 +97,9 @@ def reproduce(
         for planned in plan:
             try:
                 row = experiment_row(planned, seeds, options, datasets)
-            except InterruptedRunError:
-                raise InterruptedRunError("stopped and saved. To resume, give the same command again.") from None
+            except InterruptedRunError as stopped:
+                message = "stopped and saved. To resume, give the same command again."
+                raise InterruptedRunError(message, stopped.signal_number) from None
             except LoupeError as error:
                 failed.append(f"{planned.published.name}: {error}")
                 row = unmeasured_row(planned, f"failed: {error}")

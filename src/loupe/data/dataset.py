@@ -18,15 +18,17 @@ class Dataset:
 
     Attributes:
         source: the name of a data set or an absolute path, from which they can be opened again; None for arrays.
+        verify: read every image to hash it, and use no remembered hash.
     """
 
     source: str | None
     table: ImageTable
+    verify: bool = False
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """SHA-256 of each image's bytes, in the order of the table; computed when first asked for."""
-        return content_hashes(self.table)
+        return content_hashes(self.table, verify=self.verify)
 
     @property
     def name(self) -> str:
@@ -38,11 +40,12 @@ class Dataset:
         return datasets.DATASETS[self.source].default_recipe if self.source in datasets.DATASETS else None
 
 
-def open_dataset(data: Any, *, announce: bool = True) -> Dataset:
+def open_dataset(data: Any, *, announce: bool = True, verify: bool = False) -> Dataset:
     """The images that `data` names or holds, as `open_table` takes them; a Dataset is returned as it is.
 
     Args:
         announce: log the notes about the images.
+        verify: hash every image anew, without the hashes that are remembered of unchanged files.
 
     Raises:
         LoupeError: nothing fits; the message says what is allowed.
@@ -54,7 +57,12 @@ def open_dataset(data: Any, *, announce: bool = True) -> Dataset:
         logger.info(note)
     for warning in table.warnings if announce else ():
         logger.warning(warning)
-    return Dataset(_source_of(data), table)
+    return Dataset(_source_of(data), table, verify)
+
+
+def is_gone(source: str) -> bool:
+    """True where the source of a data set is a path at which there is nothing."""
+    return source not in datasets.DATASETS and not Path(source).exists()
 
 
 def _source_of(data: Any) -> str | None:

@@ -1,9 +1,9 @@
 """Content hashes: SHA-256 of the bytes of each image file, the identity of an image in splits, stores and predictions.
 
-Digests of files are cached by (path, size, modification time), in one Arrow file for each data folder. The file is
-replaced atomically: concurrent processes can at worst lose each other's additions, and no lock can be left behind or
-fail on a network drive (as with SQLite). A file modified less than two seconds before hashing is not cached, because
-another change might keep its modification time.
+Digests of files are remembered by path, size, times of modification and of change, inode and device, in one Parquet
+file with checksums for each data folder. The file is replaced atomically: concurrent processes can at worst lose each
+other's additions, and no lock can be left behind or fail on a network drive (as with SQLite). A file that was modified
+or changed less than two seconds before hashing is not remembered, because another change might keep its times.
 """
 
 import os
@@ -11,12 +11,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.feather as feather
+import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
 from loupe.data.parallel import in_chunks, worker_count
@@ -26,26 +26,50 @@ from loupe.log import logger
 
 _CHUNK_IMAGES = 64
 _SETTLED_NS = 2_000_000_000
-_COLUMNS = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("sha256", pa.binary(32))])
+_COLUMNS = pa.schema(
+    [
+        ("path", pa.string()),
+        *((name, pa.int64()) for name in ("size", "mtime_ns", "ctime_ns", "inode", "device")),
+        ("sha256", pa.binary(32)),
+    ]
+)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Digest, with the size and the modification time of the file before it was read."""
+class State(NamedTuple):
+    """What a file system says of a file; another content of the same state takes an effort."""
 
     size: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "State":
+        numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+        return cls(*((number + 2**63) % 2**64 - 2**63 for number in numbers))  # inodes may have 64 bits, unsigned
+
+    @property
+    def last_change_ns(self) -> int:
+        return max(self.mtime_ns, self.ctime_ns)
+
+
+class _Known(NamedTuple):
+    """Digest, and the state of the file before it was read."""
+
+    state: State
     digest: bytes
 
 
-def content_hashes(table: ImageTable, *, cache: Path | None = None) -> tuple[str, ...]:
+def content_hashes(table: ImageTable, *, cache: Path | None = None, verify: bool = False) -> tuple[str, ...]:
     """Hexadecimal SHA-256 of the bytes of every image, in the order of the table.
 
-    An unreadable image gets a unique digest of its name; the store and the check report its damage.
+    With `verify` every image is read, and no remembered digest is used. An unreadable image gets a unique digest of its
+    name; the store and the check report its damage.
     """
     files = [_file(table, i) for i in range(len(table))]
     memory = _memory_path(table.root, files, cache or cache_folder())
-    known = recalled_hashes(memory) if memory else {}
+    known = recalled_hashes(memory) if memory and not verify else {}
     news: dict[str, _Known] = {}
 
     def hash_range(part: range) -> list[str]:
@@ -72,20 +96,20 @@ def _hash(table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Kno
     try:
         if file is None:
             return sha256(table.encoded(i)).digest()
-        key, status = os.path.abspath(file), file.stat()  # noqa: PTH100 - resolve() would ask the disk for every folder
+        key, state = os.path.abspath(file), State.of(file.stat())  # noqa: PTH100 - resolve() would ask for every folder
         old = known.get(key)
-        if old and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        if old and old.state == state:
             return old.digest
         digest = sha256(table.encoded(i)).digest()
     except (OSError, ValueError):  # an ImageError is a ValueError; so is a null character in a path
         return sha256(b"unreadable image\0" + table.paths[i].encode("utf-8", "surrogateescape")).digest()
-    if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
-        news[key] = _Known(status.st_size, status.st_mtime_ns, digest)
+    if time.time_ns() - state.last_change_ns > _SETTLED_NS:
+        news[key] = _Known(state, digest)
     return digest
 
 
 def _memory_path(root: Path | None, files: list[Path | None], cache: Path) -> Path | None:
-    """Arrow file for the folder with all the files; None if the table itself holds every image."""
+    """Parquet file for the folder with all the files; None if the table itself holds every image."""
     folders = {os.path.abspath(file.parent) for file in files if file is not None}  # noqa: PTH100
     if not folders:
         return None
@@ -93,12 +117,13 @@ def _memory_path(root: Path | None, files: list[Path | None], cache: Path) -> Pa
         owner = os.path.commonpath(folders) if root is None else os.path.abspath(root)  # noqa: PTH100
     except ValueError:  # several drives
         owner = ""
-    return cache / "content" / f"{sha256(os.fsencode(owner)).hexdigest()[:32]}.arrow"
+    return cache / "content" / f"{sha256(os.fsencode(owner)).hexdigest()[:32]}.parquet"
 
 
 def recalled_hashes(memory: Path) -> dict[str, _Known]:
+    """Remembered digests by absolute path; none where the file is absent or damaged."""
     try:
-        table = feather.read_table(memory, memory_map=False)
+        table = pq.read_table(memory, page_checksum_verification=True)
         if not table.schema.equals(_COLUMNS) or any(column.null_count for column in table.columns):
             return {}
         table.validate(full=True)
@@ -107,26 +132,21 @@ def recalled_hashes(memory: Path) -> dict[str, _Known]:
         return {}
     with suppress(OSError):  # the cache may be read-only
         os.utime(memory)  # time of the last use
-    return {path: _Known(size, mtime_ns, digest) for path, size, mtime_ns, digest in zip(*columns, strict=True)}
+    rows = zip(*columns, strict=True)
+    return {path: _Known(State(*state), digest) for path, *state, digest in rows}
 
 
 def _remember(memory: Path, known: Mapping[str, _Known]) -> None:
-    entries = {path: entry for path, entry in known.items() if _is_text(path)}
-    columns = [
-        list(entries),
-        [entry.size for entry in entries.values()],
-        [entry.mtime_ns for entry in entries.values()],
-        [entry.digest for entry in entries.values()],
-    ]
-    table = pa.Table.from_arrays(
-        [pa.array(column, kind.type) for column, kind in zip(columns, _COLUMNS, strict=True)], schema=_COLUMNS
-    )
+    rows = [(path, *entry.state, entry.digest) for path, entry in known.items() if _is_text(path)]
+    columns = zip(*rows, strict=True) if rows else [[] for _ in _COLUMNS]
+    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, _COLUMNS, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=_COLUMNS)
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=memory.parent, prefix=".writing-", suffix=".arrow")
+        handle, name = tempfile.mkstemp(dir=memory.parent, prefix=".writing-", suffix=".parquet")
         try:
             with os.fdopen(handle, "wb") as file:
-                feather.write_feather(table, file, compression="lz4")
+                pq.write_table(table, file, compression="lz4", write_page_checksum=True)
             Path(name).replace(memory)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 Two threads decode 32 px images more slowly than one; two processes nearly twice as fast. The children run `serve`. They
 are not from `multiprocessing`, which imports the caller's main module again and so runs a script without a `__main__`
-guard twice. They share nothing and are not forked.
+guard twice. They share nothing and are not forked. A child ends when its parent does, also in the midst of its work; a
+child that is stopped is ended, and this process does its work.
 """
 
 import json
@@ -12,14 +13,18 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
+from loupe.log import logger
+
 P = TypeVar("P")
 R = TypeVar("R")
 
+_WATCH_SECONDS = 0.5
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from loupe.data.processes import serve; serve()"
 
 
@@ -30,6 +35,7 @@ class Processes:
         self._count = count
         self._all: list[subprocess.Popen[bytes]] = []
         self._free: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._closed = threading.Event()
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-c", _BOOT, json.dumps(sys.path)]
@@ -38,11 +44,28 @@ class Processes:
                 child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 self._all.append(child)
                 self._free.put(child)
+        if self._all and hasattr(os, "waitid"):
+            threading.Thread(target=self._watch, name="loupe-watch", daemon=True).start()
         return self
+
+    def _watch(self) -> None:
+        """End children that are stopped (SIGSTOP, a debugger): whoever waits for one then does its work itself.
+
+        A child is ended when it is found stopped twice: on Ctrl-Z all processes stop and go on together.
+        """
+        before: set[int] = set()
+        while not self._closed.wait(_WATCH_SECONDS):
+            stopped = {child.pid for child in self._all if _is_stopped(child)}
+            for child in self._all:
+                if child.pid in stopped & before:
+                    logger.warning(f"process {child.pid} was stopped from outside: its work is done here.")
+                    child.kill()
+            before = stopped
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._closed.set()
         for child in self._all:
             child.kill()  # it has no state; all results were received or are no longer needed
         for child in self._all:
@@ -71,15 +94,31 @@ class Processes:
         return result
 
 
+def _is_stopped(child: subprocess.Popen[bytes]) -> bool:
+    """True for a stopped child; its status is left for `wait`."""
+    with suppress(OSError):  # it has ended, and was waited for
+        return os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    return False
+
+
 def serve() -> None:
     """Main loop of a child: return results until the parent closes the pipe or exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with the results
     with suppress(EOFError, OSError):
         while True:
             work, payload = pickle.load(sys.stdin.buffer)
             _send(answers, work(payload))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, also in the midst of a long image."""
+    pause = threading.Event()
+    while os.getppid() == parent:
+        pause.wait(_WATCH_SECONDS)
+    os._exit(1)
 
 
 def _send(pipe: IO[bytes], value: Any) -> None:

@@ -44,6 +44,7 @@ GROUPS = {
     },
     "Code and weights": {
         "loupe": "Loupe",
+        "hashes.recipe": "hash of the recipe",
         "hashes.code": "hash of Loupe's code",
         "hashes.weights": "hash of the pretrained weights",
         "python": "Python",

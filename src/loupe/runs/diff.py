@@ -40,7 +40,17 @@ NOT_FIGURES_OF_RUN = frozenset(
 NOT_FIGURES = frozenset({"test_looks", "seconds", "images_per_second", "text", "next", "why", "date", "path"})
 TIMES = ("_seconds", "_per_second")
 NOT_CIRCUMSTANCES = frozenset(
-    {"schema", "command", "date", "data", "open_test", "hashes.split", "recipe.name", "recipe.description"}
+    {
+        "schema",
+        "command",
+        "date",
+        "data",
+        "open_test",
+        "hashes.split",
+        "hashes.recipe",
+        "recipe.name",
+        "recipe.description",
+    }
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loupe import rundir
-from loupe.data.sources.datasets import DATASETS
+from loupe.data.dataset import is_gone
 from loupe.devices import choose_device, cores, use_threads
 from loupe.errors import DataError, InterruptedRunError, LoupeError, counted
 from loupe.log import command_line, logger
@@ -70,7 +70,7 @@ def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
 def _data(own: str | None, earlier: RunDirectory) -> str:
     if own is None:
         raise DataError(f"{earlier.path} was trained on arrays, which are not stored. Give DATA.")
-    if own not in DATASETS and not Path(own).exists():
+    if is_gone(own):
         raise DataError(f"the images of {earlier.path} are no longer at {own}. Give DATA, where they are now.")
     return own
 
@@ -102,7 +102,8 @@ def resume_with_comparison(earlier: RunDirectory | None) -> Iterator[None]:
     except InterruptedRunError as stopped:
         if earlier is None:
             raise
-        raise InterruptedRunError(f"{stopped} --against {command_line([str(earlier.path)])}") from None
+        message = f"{stopped} --against {command_line([str(earlier.path)])}"
+        raise InterruptedRunError(message, stopped.signal_number) from None
 
 
 def open_test_as(run: Run, earlier: RunDirectory) -> Run:

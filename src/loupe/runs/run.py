@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from loupe.config.resolved import ResolvedRecipe
-from loupe.data.dataset import Dataset, open_dataset
+from loupe.data.dataset import Dataset, is_gone, open_dataset
 from loupe.data.pixels.prepare import Images
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.splits import split as splits
@@ -19,7 +19,7 @@ from loupe.evaluate.results import Calibrated, Evaluation, results_of
 from loupe.explain import cam, feature_maps, filters
 from loupe.explain.explanations import Explanation, explain, representative
 from loupe.log import logger, progress_bar, terminal
-from loupe.provenance import environment_of
+from loupe.provenance import check_split, environment_of
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import Predictor
 
@@ -30,15 +30,19 @@ class Run(Predictor):
     Attributes:
         directory: files of the run.
         results: content of results.json; `results.to_json()` is plain data.
+        verify: hash every image anew, without remembered hashes.
     """
 
-    def __init__(self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True) -> None:
+    def __init__(
+        self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True, verify: bool = False
+    ) -> None:
         results = results_of(directory)
         if results is None:
             raise RunStateError(f"{directory.path} is not finished. Resume with: {directory.resume_command}")
         super().__init__(directory.model, device=device, quiet=quiet)
         self.directory = directory
         self.results = results
+        self.verify = verify
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory.path)!r})"
@@ -126,7 +130,7 @@ class Run(Predictor):
             images, own = self.own_images()
             return _some(self.predictions_for(images, own.rows(split)), split)
         with terminal(quiet=self.quiet):
-            dataset = open_dataset(data, announce=False)
+            dataset = open_dataset(data, announce=False, verify=self.verify)
         images = self._open(dataset, skip_damaged)
         rows_N, remark = self._rows_to_evaluate(images, split)
         label_N = match_classes(images.table, self.classes)
@@ -141,6 +145,7 @@ class Run(Predictor):
         Raises:
             DataError: they are missing or have changed.
         """
+        check_split(self.directory)
         images = self._open(self._own_dataset(data), bool(self.results.damaged))
         return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
 
@@ -238,8 +243,10 @@ class Run(Predictor):
         source = data if recorded is None else recorded
         if source is None:
             raise DataError("this run was trained on arrays, which are not stored. Give the images.")
+        if isinstance(source, str) and is_gone(source):
+            raise DataError(f"the images of {self.path} are no longer at {source}. Give their new place with --data.")
         with terminal(quiet=self.quiet):
-            return open_dataset(source, announce=False)
+            return open_dataset(source, announce=False, verify=self.verify)
 
     def _own_rows(self, predictions: Predictions) -> ImageTable:
         """Images of the run that these predictions are of, in their order."""
@@ -261,6 +268,7 @@ class Run(Predictor):
         Images of the run keep its split; of the others, those with this split are taken, or all if they have none.
         """
         given = images.table.splits
+        check_split(self.directory)
         known_N = splits.known(self.directory.file("split.csv"), images.table, images.content)
         asked_N = np.array([name == split for name in given]) if any(given) else np.full(len(given), True)
         rows_N = np.flatnonzero(np.where(known_N == "", asked_N, known_N == split))

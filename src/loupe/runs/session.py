@@ -81,14 +81,14 @@ class Session:
                     stop=stop,
                 ).fit()
             except StoppedError:
-                raise self._interrupted() from None
+                raise self._interrupted(stop) from None
         if state.stage < len(recipe.stages):
-            raise self._interrupted()
+            raise self._interrupted(stop)
         finalizer = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test)
         finalizer.write(setup.model, preparation, state, load_seconds)
 
-    def _interrupted(self) -> InterruptedRunError:
-        return InterruptedRunError(f"stopped and saved. Resume with: {self.directory.resume_command}")
+    def _interrupted(self, stop: StopSignal) -> InterruptedRunError:
+        return InterruptedRunError(f"stopped and saved. Resume with: {self.directory.resume_command}", stop.number)
 
     def _validate(self, network: Classifier, stage_data: StageData) -> dict[str, Any]:
         rows_N = self.setup.split.val

@@ -14,7 +14,7 @@ from loupe.config.optimizer import Logistic, Plateau
 from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
-from loupe.data.dataset import Dataset, open_dataset
+from loupe.data.dataset import Dataset, is_gone, open_dataset
 from loupe.data.pixels.prepare import Images, load_images, used_levels
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
@@ -22,11 +22,13 @@ from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
 from loupe.errors import ConfigError, DataError, InterruptedRunError, memory_remedy
 from loupe.evaluate.results import results_file
-from loupe.log import logger, run_log, terminal
+from loupe.log import command_line, logger, run_log, terminal
 from loupe.models.pretrained import check_weights, weights_file
 from loupe.provenance import RunEnvironment
 from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable
+from loupe.report import run_page
+from loupe.rundir import RunDirectory
 from loupe.runs.run import Run
 from loupe.runs.session import Session
 from loupe.runs.setup import TrainingSetup, less_memory, set_up
@@ -55,6 +57,7 @@ def train(
     split: Splitter = splits.assign,
     skip_damaged: bool = False,
     open_test: bool = True,
+    verify: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train a classifier on labelled images, evaluate it, and write everything into a new run directory.
@@ -72,6 +75,7 @@ def train(
         split: function that splits the images, given their table, hashes, the recipe's split settings and the seed.
         skip_damaged: leave damaged images out and count them, instead of stopping.
         open_test: evaluate test images; if False, they stay unused until `loupe.runs.finalize.open_test`.
+        verify: hash every image anew, without remembered hashes.
         quiet: print nothing.
 
     Raises:
@@ -85,7 +89,7 @@ def train(
     began, chosen_device = time.perf_counter(), choose_device(device)
     with terminal(quiet=quiet), run_log() as log:
         rundir.check_name(Path(output), name)
-        dataset = open_dataset(data)
+        dataset = open_dataset(data, verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
         chosen = resolve(recipe, dataset, model=model, weights=weights, flags=flags, extra=settings)
@@ -110,7 +114,9 @@ def train(
                     str(chosen_device), gpu_name(chosen_device), torch.get_num_threads()
                 ).to_json(),
                 **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
-                "hashes": provenance.hashes(images.table, images.content, divided, weights_file(chosen.model)),
+                "hashes": provenance.hashes(
+                    images.table, images.content, divided, weights_file(chosen.model), setup.recipe
+                ),
             }
         )
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
@@ -131,6 +137,7 @@ def resume(
     output: str | Path = "runs",
     device: str | None = None,
     open_test: bool = True,
+    verify: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Resume an interrupted run. The results are those of a run without interruption.
@@ -141,10 +148,11 @@ def resume(
         output: folder of the runs.
         device: None for the run's own.
         open_test: False to leave the test images unused, even if the run was begun with them.
+        verify: hash every image anew, without remembered hashes.
         quiet: print nothing.
 
     Raises:
-        RunStateError: no such run, or its checkpoints are damaged.
+        RunStateError: no such run, its split or its recipe has changed, or its checkpoints are damaged.
         DataError: its data is missing or has changed.
         InterruptedRunError: stopped again, and saved.
     """
@@ -153,28 +161,56 @@ def resume(
         directory = rundir.open_run(run, Path(output))
         with directory.locked():
             if results_file(directory).is_file():
-                logger.info(f"{directory.path} is already finished.")
+                _finish(directory)
                 return Run(directory, device=device or "auto", quiet=quiet)
+            provenance.check_recipe(directory)
+            provenance.check_split(directory)
             environment = provenance.environment_of(directory)
-            source = data if data is not None else environment.data
-            if source is None:
-                raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data.")
+            source = _source(directory, environment, data)
             chosen_device = choose_device(device or environment.device or "auto")
             if environment.threads:
                 use_threads(environment.threads)
             stored = directory.read_recipe()
             recipe = ResolvedRecipe.of(stored)
-            images = _load(recipe, open_dataset(source), environment.skip_damaged)
+            images = _load(recipe, open_dataset(source, verify=verify), environment.skip_damaged)
             split = splits.read(directory.file("split.csv"), images.table, images.content)
             logger.info(f"resuming {directory.path}")
             log.write_to(directory.file("train.log"))
             pretrained = not Checkpoints(directory.checkpoints).begun
             setup = _set_up(recipe, images, split, chosen_device, pretrained=pretrained)
-            if differences(setup.recipe, stored):  # an earlier version wrote the recipe before measuring all of it
+            # An earlier version wrote the recipe before measuring all of it, and no hash of it.
+            if environment.hashes.recipe is None and differences(setup.recipe, stored):
                 directory.write_recipe(setup.recipe)
             open_test = open_test and environment.open_test
             Session(directory, setup, began, open_test).run()
     return Run(directory, device=str(chosen_device), quiet=quiet)
+
+
+def _finish(directory: RunDirectory) -> None:
+    """Write the report of a run whose process ended between results.json and report.html."""
+    if directory.report.is_file():
+        logger.info(f"{directory.path} is already finished.")
+        return
+    run_page.write_page(directory.path)
+    logger.info(f"{directory.path} is finished. Its report was missing and was written now.")
+
+
+def _source(directory: RunDirectory, environment: RunEnvironment, data: Any) -> Any:
+    """Images of a run to be resumed: `data`, or those that it was begun with.
+
+    Raises:
+        DataError: they were arrays, or have moved.
+    """
+    if data is not None:
+        return data
+    if environment.data is None:
+        raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
+    if is_gone(environment.data):
+        raise DataError(
+            f"the images of {directory.path} are no longer at {environment.data}. Give their new place: "
+            f"loupe train DATA --resume {command_line([str(directory.path)])}"
+        )
+    return environment.data
 
 
 def load(run: str | Path, *, device: str = "auto") -> Run:

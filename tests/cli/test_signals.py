@@ -1,0 +1,154 @@
+"""Ctrl-C and SIGTERM, and the helper processes of a command: real processes and real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from child_processes import start
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+# A command that is at work, and takes half a second to tidy up.
+COMMAND = """
+import sys, time
+from loupe.cli import main
+def work(**_):
+    try:
+        print("begun", flush=True)
+        while True:
+            time.sleep(0.05)
+    finally:
+        time.sleep(0.5)
+        print("tidied", flush=True)
+main.app = work
+main.main()
+"""
+
+# A training that sends itself signals in the midst of a step.
+TRAIN = """
+import signal, sys
+import loupe
+from pathlib import Path
+from loupe.cli import main
+from loupe.training.train_step import TrainStep
+step, calls = TrainStep.step, []
+def stopping(self, *given, **named):
+    calls.append(1)
+    if len(calls) == 3:
+        for number in numbers:
+            signal.raise_signal(int(number))
+    return step(self, *given, **named)
+TrainStep.step = stopping
+folder, numbers = sys.argv[1], sys.argv[2].split(",")
+sys.argv = ["loupe", "train", "digits", "--epochs", "2", "--precision", "fp32", "--device", "cpu", "--output", folder, "--name", "run"]
+main.main()
+"""
+
+
+def piped(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [([signal.SIGINT], 130), ([signal.SIGTERM], 143), ([signal.SIGINT] * 5, 130), ([signal.SIGTERM] * 5, 143)],
+)
+def test_a_command_ends_with_one_line_and_the_code_of_the_signal(numbers, code):
+    child = piped(COMMAND)
+    assert child.stdout.readline() == "begun\n"
+    for number in numbers:
+        child.send_signal(number)
+        time.sleep(0.03)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (code, "tidied\n", "stopped.\n")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "said"),
+    [
+        ([signal.SIGINT], 130, "--resume"),
+        ([signal.SIGTERM], 143, "--resume"),
+        ([signal.SIGINT] * 5, 130, "stopped."),
+        ([signal.SIGTERM, signal.SIGINT, signal.SIGINT], 130, "stopped."),
+    ],
+)
+def test_a_training_ends_with_the_code_of_the_signal(tmp_path, numbers, code, said):
+    child = piped(TRAIN, tmp_path, ",".join(str(int(number)) for number in numbers))
+    _, err = child.communicate(timeout=120)
+    assert (child.returncode, err.count("Traceback")) == (code, 0), err
+    assert said in err.splitlines()[-1]
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + COMMAND
+    child = piped(code)
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert child.poll() is None
+    child.terminate()
+    child.communicate(timeout=60)
+    assert child.returncode == 143
+
+
+# Two helpers at work for a minute each; the parent waits for both.
+HELPERS = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from loupe.data import processes
+with processes.Processes(2) as helpers, ThreadPoolExecutor(2) as pool:
+    print(*[child.pid for child in helpers._all], flush=True)
+    list(pool.map(lambda seconds: helpers.run(time.sleep, seconds), [60, 60]))
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_helpers_end_with_their_parent_in_the_midst_of_their_work():
+    parent = start(HELPERS)
+    helpers = [int(pid) for pid in parent.stdout.readline().split()]
+    time.sleep(1)
+    assert len(helpers) == 2 and all(map(is_running, helpers))
+    parent.kill()
+    parent.communicate(timeout=60)
+    end = time.monotonic() + 20
+    while any(map(is_running, helpers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(is_running, helpers))
+
+
+def pid_and_square(value: int) -> tuple[int, int]:
+    time.sleep(0.1)
+    return os.getpid(), value * value
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="a stopped child cannot be told here")
+def test_the_work_of_a_helper_that_is_stopped_is_done_here(caplog):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from loupe.data.processes import Processes
+
+    with Processes(2) as helpers, ThreadPoolExecutor(2) as pool:
+        first, second = helpers._all
+        os.kill(first.pid, signal.SIGSTOP)
+        done = list(pool.map(lambda value: helpers.run(pid_and_square, value), range(8)))
+    assert [square for _, square in done] == [value * value for value in range(8)]
+    assert {pid for pid, _ in done} == {os.getpid(), second.pid}
+    assert caplog.text.count(f"process {first.pid} was stopped") == 1
