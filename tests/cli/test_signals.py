@@ -45,7 +45,7 @@ def stopping(self, *given, **named):
     return step(self, *given, **named)
 TrainStep.step = stopping
 folder, numbers = sys.argv[1], sys.argv[2].split(",")
-sys.argv = ["loupe", "train", "digits", "--epochs", "2", "--precision", "fp32", "--device", "cpu", "--output", folder, "--name", "run"]
+sys.argv = ["loupe", *"train digits --epochs 2 --precision fp32 --device cpu --name run --output".split(), folder]
 main.main()
 """
 
