@@ -59,7 +59,7 @@ class CommandSignals:
             os._exit(self.exit_code)
 
     def _unraisable(self, report: "sys.UnraisableHookArgs") -> None:
-        """Where Python cannot raise an exception, as in a finaliser, it reports it: the next signal raises it again."""
+        """Report of an exception that Python cannot raise, as in a finaliser. The next signal then counts as the first."""
         if isinstance(report.exc_value, KeyboardInterrupt):
             self._first = None
         else:

@@ -36,7 +36,7 @@ _COLUMNS = pa.schema(
 
 
 class State(NamedTuple):
-    """What a file system says of a file; another content of the same state takes an effort."""
+    """State of a file in its file system. A file whose content changes gets another state, unless on purpose."""
 
     size: int
     mtime_ns: int
