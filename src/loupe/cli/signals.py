@@ -59,7 +59,7 @@ class CommandSignals:
             os._exit(self.exit_code)
 
     def _unraisable(self, report: "sys.UnraisableHookArgs") -> None:
-        """Report of an exception that Python cannot raise, as in a finaliser. The next signal then counts as the first."""
+        """Report of an exception that Python cannot raise, as in a finaliser. The next signal counts as the first."""
         if isinstance(report.exc_value, KeyboardInterrupt):
             self._first = None
         else:
