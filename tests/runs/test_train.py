@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -48,6 +49,23 @@ def test_arrays_paths_and_pil_images_get_the_same_answer(run, tmp_path):
     assert run.predict(paths) == [run.classes[k] for k in answers[0].argmax(axis=1)]
 
 
+def test_one_reader_serves_training_evaluation_and_prediction(run, tmp_path):
+    x, y = digits(6)
+    Image.fromarray(x[5]).save(tmp_path / "5.png")
+    mixed = [x[0], torch.from_numpy(x[1]), Image.fromarray(x[2]), x[3] / 255, x[4].astype(float), tmp_path / "5.png"]
+
+    with pytest.raises(loupe.DataError, match="in one range"):
+        run.predict(mixed)
+    mixed[4] = x[4]
+    np.testing.assert_allclose(run.predict_proba(mixed), run.predict_proba(x), atol=1e-4)
+    others = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    answers = [run.evaluate("val", ([*images], y)).to_json() for images in (others, torch.from_numpy(others / 255))]
+    assert answers[0]["images"] == answers[1]["images"] == 6
+    assert answers[0]["confusion_matrix"] == answers[1]["confusion_matrix"]
+    with pytest.raises(loupe.DataError, match=r"permute\(1, 2, 0\)"):
+        run.predict(torch.zeros(3, 8, 8))
+
+
 def test_a_path_named_twice_gets_two_answers(run, tmp_path):
     x, _ = digits(2)
     for number, pixels in enumerate(x):
@@ -67,7 +85,7 @@ def test_a_pil_image_lies_as_its_exif_says(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((4, 4, 3)), np.zeros((2, 3, 4, 5, 6), np.uint8), [3], np.zeros(5, np.uint8)]
+    "wrong", [np.full((4, 4, 3), -1.0), np.zeros((2, 3, 4, 5, 6), np.uint8), [3], np.zeros(5, np.uint8)]
 )
 def test_what_is_no_image_is_refused(run, wrong):
     with pytest.raises(loupe.LoupeError, match="image"):

@@ -1,5 +1,6 @@
 """Images that a command works on: where they came from, their table, and the hash of each one's content."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from loupe.data.hashing import content_hashes
 from loupe.data.sources import datasets
+from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.open import open_table
 from loupe.data.table import ImageTable
 from loupe.log import logger
@@ -68,4 +70,4 @@ def is_gone(source: str) -> bool:
 def _source_of(data: Any) -> str | None:
     if isinstance(data, str) and data in datasets.DATASETS:
         return data
-    return str(Path(data).resolve()) if isinstance(data, str | Path) else None
+    return str(Path(local_path(os.fspath(data))).resolve()) if isinstance(data, str | os.PathLike) else None

@@ -194,9 +194,9 @@ def make_rows(*, n: int, path: Any, label: Any, data: Any = None, split: Any = N
     return pa.table({"image": pa.StructArray.from_arrays(fields, fields=list(IMAGE)), **columns}, schema=SCHEMA)
 
 
-def numbered(prefix: str, start: int, stop: int) -> pa.Array:
+def numbered(prefix: str, start: int, stop: int, separator: str = "#") -> pa.Array:
     """Names `prefix#start` to `prefix#(stop - 1)` as an Arrow array."""
-    return pc.binary_join_element_wise(prefix, pc.cast(pa.array(np.arange(start, stop)), pa.string()), "#")
+    return pc.binary_join_element_wise(prefix, pc.cast(pa.array(np.arange(start, stop)), pa.string()), separator)
 
 
 def split_of(text: str) -> str | None:

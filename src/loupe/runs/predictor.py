@@ -68,11 +68,12 @@ class Predictor:
         """Predict the class of each image.
 
         Args:
-            images: one or more paths (files, folders, globs), uint8 arrays [H, W, 3] or [H, W], or PIL images.
+            images: paths (files, folders, globs), `file:` URLs, arrays or tensors [H, W], [H, W, C] or [N, H, W, C]
+                with 1, 3 or 4 channels, PIL images, bytes of image files, binary files, or a list of these.
 
         Raises:
             DamagedImages: images that cannot be decoded.
-            DataError: a path that matches nothing.
+            DataError: a path that matches nothing, channels that come first, or something that is not an image.
         """
         return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
 

@@ -494,7 +494,7 @@ def test_arrays_come_back_pixel_for_pixel(shape):
 
 
 def test_arrays_larger_than_one_arrow_chunk(monkeypatch):
-    monkeypatch.setattr("loupe.data.sources.arrays.MAX_CHUNK_BYTES", 1000)
+    monkeypatch.setattr("loupe.data.sources.bmp.MAX_CHUNK_BYTES", 1000)
     x = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
     table = from_arrays(x, [0, 1] * 5, splits=["train", None] * 5)
     assert table.rows["image"].num_chunks == 3
@@ -518,9 +518,9 @@ def test_classes_of_arrays():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.zeros((2, 4, 4), np.float32), [0, 1], r"integers from 0 to 255 \(uint8\); got float32.*round"),
-        (np.full((2, 4, 4), 256), [0, 1], "pixels must be 0 to 255; got 256"),
-        (np.zeros((2, 3, 8, 8), np.uint8), [0, 1], r"got \[2, 3, 8, 8\]. These look channels-first"),
+        (np.full((2, 4, 4), -0.5, np.float32), [0, 1], r"floats from 0 to 1; got -0.5 to -0.5.*before they were"),
+        (np.full((2, 4, 4), 256), [0, 1], "pixels must be 0 to 255.*got 256"),
+        (np.zeros((2, 3, 8, 8), np.uint8), [0, 1], r"got \[2, 3, 8, 8\]. These look channels-first.*transpose\(0, 2"),
         (np.zeros((4, 4), np.uint8), [0], r"an array \[N, H, W\]"),
         (np.zeros((0, 4, 4), np.uint8), [], "there are no images"),
         (np.zeros((2, 4, 4), np.uint8), [0], r"2 images but labels of shape \[1\]"),
@@ -617,8 +617,8 @@ def test_npz_that_cannot_be_used(tmp_path):
 
 
 def test_arrays_of_different_shapes():
-    for data in (([X[0], X[0, 1:]], [0, 1]), (X[:2], [[0], [0, 1]]), (np.uint8(1), [1])):
-        with pytest.raises(LoupeError, match=r"(images|labels) have different shapes|images must be an array"):
+    for data in ((X[:2], [[0], [0, 1]]), (np.uint8(1), [1])):
+        with pytest.raises(LoupeError, match=r"labels have different shapes|there are no images|must be an array"):
             open_(data)
 
 
@@ -768,9 +768,9 @@ def test_pictures_that_cannot_be_read_say_so(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
     cut = Image.open(io.BytesIO(buffer.getvalue()[:1500]))
     for pictures, message in (
-        ([tmp_path / "none.jpg", np.zeros((4, 4), np.uint8)], "none.jpg: cannot be read: No such file"),
+        ([tmp_path / "none.jpg", np.zeros((4, 4), np.uint8)], "none.jpg: no such file"),
         ([cut], "a PIL image cannot be read: image file is truncated"),
-        ([np.zeros((0, 4, 3), np.uint8)], r"uint8 \[0, 4, 3\]"),
+        ([np.zeros((0, 4, 3), np.uint8)], r"no images in the array of shape \[0, 4, 3\]"),
     ):
         with pytest.raises(LoupeError, match=message):
             table_of(pictures)

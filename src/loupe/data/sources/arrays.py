@@ -1,15 +1,8 @@
-"""NumPy arrays of images, from Python and from `.npz` files.
+"""Images and labels from Python: arrays, lists of images in memory, and `.npz` files."""
 
-Every image is stored as an uncompressed 24-bit BMP (32-bit with alpha), so that it passes the same decoder as files.
-BMP is lossless, NumPy writes a whole array at once since images of one size have equal headers, and Pillow reads it
-faster than other lossless formats (32 x 32 px: 45 us, PNG 70 us, TIFF and WebP over 200 us). Grey is written as three
-equal channels, because the palette of a grey BMP takes Pillow longer than the pixels.
-"""
-
-import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, numbered, sorted_classes, split_of
+from loupe.data.sources import in_memory
+from loupe.data.sources.in_memory import Images
+from loupe.data.sources.pixel_arrays import as_array
+from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, sorted_classes, split_of, text_name
 from loupe.errors import DataError, counted, enumerated
 
 # (images, labels, split) by the names of Keras, MedMNIST and scikit-learn, and by common names.
@@ -35,7 +31,6 @@ LAYOUTS = (
 )
 CLASS_KEYS = ("classes", "class_names", "target_names")
 EXPECTED = "x_train, y_train, x_test, y_test, or train_images, train_labels, ..., or images, labels, or x, y"
-MAX_CHUNK_BYTES = 2**31 - 2**16  # Arrow's binary columns have 32-bit offsets
 
 
 def from_arrays(
@@ -49,7 +44,8 @@ def from_arrays(
     """Table of images and labels in arrays.
 
     Args:
-        images: integers 0 to 255, [N, H, W] grey, [N, H, W, 3] RGB or [N, H, W, 4] RGBA.
+        images: array or tensor [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels, from 0 to 255 or floats from 0 to 1;
+            or a list of images as `in_memory` reads them.
         labels: [N] class indices or names.
         classes: class names; by default the distinct labels in order.
         name: name of the data set.
@@ -58,7 +54,7 @@ def from_arrays(
     Raises:
         DataError: shapes, types or values are invalid.
     """
-    pixels = _pixels(images, name)
+    pixels = in_memory.read(images, name, one=False)
     values = _labels(labels, len(pixels), name)
     known = tuple(classes) if classes is not None else sorted_classes(np.unique(values).tolist())
     if splits is not None and len(splits) != len(pixels):
@@ -71,17 +67,20 @@ def from_arrays(
 
 
 def array_rows(
-    pixels: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str, split: str | Sequence[str | None] | None
+    images: Images, labels: NDArray[np.int64] | None, prefix: str, split: str | Sequence[str | None] | None = None
 ) -> pa.Table:
-    """Rows of checked pixels and class indices, with the paths `prefix#0`, `prefix#1`, ..."""
+    """Rows of images from `in_memory.read` and class indices, with the paths `prefix#0`, `prefix#1`, ...
+
+    Paths among the images keep their names.
+    """
     pieces, start = [], 0
-    for data in _bmp_chunks(pixels):
+    for names, data in in_memory.chunks(images, prefix):
         part = slice(start, start + len(data))
         pieces.append(
             make_rows(
                 n=len(data),
-                path=numbered(prefix, part.start, part.stop),
-                label=pa.array(labels[part]),
+                path=names if isinstance(names, pa.Array) else [*map(text_name, names)],
+                label=None if labels is None else pa.array(labels[part]),
                 data=data,
                 split=split if split is None or isinstance(split, str) else list(split[part]),
             )
@@ -109,7 +108,7 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
             f"Name them {EXPECTED}."
         )
     parts = [part for part in parts if part[2]] or parts[:1]
-    pixels = [_pixels(x, f"{name}: {key}") for x, _, _, key in parts]
+    pixels = [in_memory.read(x, f"{name}: {key}", one=False) for x, _, _, key in parts]
     values = [_labels(y, len(x), f"{name}: {key}") for x, (_, y, _, key) in zip(pixels, parts, strict=True)]
     given = next((data[key] for key in CLASS_KEYS if data.get(key) is not None), None)
     if given is not None:
@@ -164,41 +163,13 @@ def _named(data: tuple[Any, ...]) -> dict[str, Any]:
     )
 
 
-def _pixels(images: Any, name: str) -> NDArray[np.uint8]:
-    array = _array(images, f"{name}: images")
-    channels = array.shape[3] if array.ndim == 4 else 1
-    if array.ndim not in (3, 4) or channels not in (1, 3, 4):
-        hint = " These look channels-first: move the channels last, x.transpose(0, 2, 3, 1)." if _is_bchw(array) else ""
-        raise DataError(
-            f"{name}: images must be an array [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels; "
-            f"got {list(array.shape)}.{hint}"
-        )
-    if 0 in array.shape:
-        raise DataError(f"{name}: there are no images in the array of shape {list(array.shape)}.")
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "iu":
-        raise DataError(
-            f"{name}: images must be integers from 0 to 255 (uint8); got {array.dtype}. "
-            "If they are scaled to [0, 1], give (x * 255).round().astype('uint8'); Loupe scales them itself."
-        )
-    if array.min() < 0 or array.max() > 255:
-        raise DataError(f"{name}: pixels must be 0 to 255; got {array.min()} to {array.max()}. Scale them to uint8.")
-    return array.astype(np.uint8)
-
-
 def _array(values: Any, name: str) -> NDArray[Any]:
+    if hasattr(values, "detach"):
+        return as_array(values, name)
     try:
         return np.asarray(values)
     except ValueError:
-        raise DataError(
-            f"{name} have different shapes. Resize the images to one shape, or save them as files, one folder for each "
-            "class: files may differ in size."
-        ) from None
-
-
-def _is_bchw(array: NDArray[Any]) -> bool:
-    return array.ndim == 4 and array.shape[1] in (1, 3, 4)
+        raise DataError(f"{name} have different shapes. Give one label for each image.") from None
 
 
 def _labels(labels: Any, n: int, name: str) -> NDArray[Any]:
@@ -240,40 +211,3 @@ def _indices(values: NDArray[Any], classes: tuple[str, ...], *, named: bool, nam
     if unknown := [label for label in map(str, distinct.tolist()) if label not in position]:
         raise DataError(f"{name}: label {unknown[0]!r} is not among the classes {enumerated(classes, most=10)}.")
     return np.array([position[str(label)] for label in distinct.tolist()], dtype=np.int64)[inverse]
-
-
-def _bmp_chunks(pixels: NDArray[np.uint8]) -> Iterator[pa.Array]:
-    """BMP file of each image of [N, H, W(, C)], as binary arrays small enough for Arrow."""
-    layers = pixels[..., None] if pixels.ndim == 3 else pixels
-    header = _bmp_header(layers.shape[1], layers.shape[2], 4 if layers.shape[3] == 4 else 3)
-    size = int.from_bytes(header[2:6], "little")
-    at_once = max(1, MAX_CHUNK_BYTES // size)
-    for start in range(0, len(layers), at_once):
-        part = layers[start : start + at_once]
-        files = np.zeros((len(part), size), dtype=np.uint8)
-        files[:, : len(header)] = np.frombuffer(header, dtype=np.uint8)
-        _fill(files[:, len(header) :], part)
-        offsets = np.arange(len(part) + 1, dtype=np.int64) * size
-        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(files)]
-        yield pa.Array.from_buffers(pa.binary(), len(part), buffers)
-
-
-def _fill(body: NDArray[np.uint8], layers: NDArray[np.uint8]) -> None:
-    """Write layers [N, H, W, C] into BMP bodies [N, H * stride]: blue, green, red, alpha; rows padded to four bytes."""
-    n, height, width, channels = layers.shape
-    depth = 4 if channels == 4 else 3
-    rows = body.reshape(n, height, -1)[:, :, : width * depth].reshape(n, height, width, depth)
-    assert np.shares_memory(rows, body)
-    for target, source in enumerate((0, 0, 0) if channels == 1 else (2, 1, 0, 3)[:depth]):
-        rows[..., target] = layers[..., source]
-
-
-def _bmp_header(height: int, width: int, depth: int) -> bytes:
-    """File and info header of a top-down BMP; the header for alpha also has the masks of the channels."""
-    body = height * (-(-width * depth // 4) * 4)
-    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) if depth == 4 else b""
-    info = struct.pack(
-        "<IiiHHIIiiII", 40 + len(masks), width, -height, 1, depth * 8, 3 if masks else 0, body, 2835, 2835, 0, 0
-    )
-    start = 14 + len(info) + len(masks)
-    return struct.pack("<2sIHHI", b"BM", start + body, 0, 0, start) + info + masks

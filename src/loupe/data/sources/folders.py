@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loupe.data.formats import image_suffixes
+from loupe.data.sources.in_memory import local_path
 from loupe.data.table import ImageTable, describe, make_rows, split_of, text_name
 from loupe.data.unread import UnreadFiles, grouped, sentences_on, unread_format
 from loupe.errors import DataError, counted, enumerated, sentences
@@ -287,7 +288,7 @@ def _classes(assignments: Sequence[Assignment]) -> tuple[tuple[str, ...], list[s
 def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
     """Image files of one path, folder or glob; skipped files are added to the tree."""
     # pathlib's functions raise for an unknown user and for a name that is too long.
-    text = os.path.expanduser(path)  # noqa: PTH111
+    text = os.path.expanduser(local_path(os.fspath(path)))  # noqa: PTH111
     if os.path.isfile(text):  # noqa: PTH113
         yield _posix(text)
     elif os.path.isdir(text):  # noqa: PTH112
@@ -297,7 +298,8 @@ def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
         # Path.glob takes no absolute patterns.
         matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
         if not matches:
-            raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.")
+            hint = " Loupe does not open URLs other than file: ones." if "://" in text else ""
+            raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.{hint}")
         names = [name for match in matches for name in _matched(match, tree)]
         found = enumerated([text_name(match) for match in matches], most=5)
         yield from _nonempty(names, sentences(f"{text_name(text)}: it matches {found}, but no image", *_unread(tree)))

@@ -12,6 +12,7 @@ from loupe.data.sources import archives, datasets
 from loupe.data.sources.arrays import from_arrays, open_arrays, open_npz
 from loupe.data.sources.csv_file import open_csv
 from loupe.data.sources.folders import from_paths, open_folder, scan
+from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.parquet import open_parquet
 from loupe.data.table import ImageTable, os_name, text_name
 from loupe.errors import DataError
@@ -52,7 +53,7 @@ def open_table(data: Data) -> ImageTable:
 
 def _open_path(data: str | os.PathLike[str]) -> ImageTable:
     # pathlib's functions raise for an unknown user and for a name that is too long.
-    path = Path(os.path.expanduser(data))  # noqa: PTH111
+    path = Path(os.path.expanduser(local_path(os.fspath(data))))  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
         return _open_folder(path)
     if not os.path.exists(path):  # noqa: PTH110
