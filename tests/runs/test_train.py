@@ -53,7 +53,6 @@ def test_one_reader_serves_training_evaluation_and_prediction(run, tmp_path):
     x, y = digits(6)
     Image.fromarray(x[5]).save(tmp_path / "5.png")
     mixed = [x[0], torch.from_numpy(x[1]), Image.fromarray(x[2]), x[3] / 255, x[4].astype(float), tmp_path / "5.png"]
-
     with pytest.raises(loupe.DataError, match="in one range"):
         run.predict(mixed)
     mixed[4] = x[4]
