@@ -168,12 +168,7 @@ def write_splits(path: Path, by_split: Mapping[str, Predictions]) -> None:
         raise RunStateError(
             f"{path}: a file of predictions needs at least one split, and the same classes in every split."
         )
-    tables = (_to_table(split, chunk) for split, one in by_split.items() for chunk in _chunks(one))
-    first = next(tables)
-    with csv_files.arrow_writer(path, first.schema) as writer:
-        writer.write_table(first)
-        for table in tables:
-            writer.write_table(table)
+    csv_files.write_arrow(path, (_to_table(split, chunk) for split, one in by_split.items() for chunk in _chunks(one)))
 
 
 def read_splits(path: Path) -> dict[str, Predictions]:
@@ -201,6 +196,7 @@ def read_splits(path: Path) -> dict[str, Predictions]:
         )
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         raise RunStateError(f"{path}: cannot be read as predictions: {error}") from None
+    table = csv_files.restored_table(table)
     classes = tuple(name.removeprefix(LOGIT) for name in header[len(COLUMNS) :])
     splits = pc.unique(table["split"]).to_pylist()
     return {split: _from_table(table.filter(pc.equal(table["split"], split)), classes, path) for split in splits}

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from loupe.csv_files import restored
 from loupe.data.origin import of_lines
 from loupe.data.table import SPLIT_NAMES, ImageTable, describe, make_rows, os_name, sorted_classes, split_of, text_name
 from loupe.errors import DataError, counted, enumerated
@@ -59,13 +60,18 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     extra = {"": f"{len(cells)} cells"} if len(cells) != len(header) else {}
-                    yield reader.line_num, {**dict(zip(header, map(str.strip, cells), strict=False)), **extra}
+                    yield reader.line_num, {**dict(zip(header, map(_text, cells), strict=False)), **extra}
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: not CSV: {error}.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def _text(cell: str) -> str:
+    """Text of a cell, without the apostrophe by which Loupe and others keep spreadsheets from running it."""
+    return restored(cell.strip())
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -173,7 +173,7 @@ def stored(path: Path) -> dict[str, tuple[str, str, str]]:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file, strict=True))
+            header, *rows = [list(map(csv_files.restored, row)) for row in csv.reader(file, strict=True)]
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise RunStateError(f"{path}: cannot be read as a split file: {error}. Start a new run.") from None
     invalid = [row for row in rows if len(row) != len(HEADER) or row[2] not in ("", *SPLITS)]
