@@ -136,6 +136,12 @@ def test_augmentation(started, capsys):
     assert len(rows) >= 7 and all(float(row.split()[-1].replace(",", "")) > 0 for row in rows)
 
 
+def test_cache_checksums(started, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started("cache_checksums", "--images", 70, "--side", 8, "--repeats", 1)
+    assert "warm: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", ["peers/loupe_deep_cnn", "peers/torch_deep_cnn", "peers/keras_deep_cnn"])
 def test_peers_train_the_same_network(started, toy_pixels, capsys, script):
     precision = [] if "keras" in script else ["--precision=fp32"]

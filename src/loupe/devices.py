@@ -201,7 +201,10 @@ class StopSignal:
     def __enter__(self) -> Self:
         # Only the main thread may set handlers; in other threads (a notebook, a server) signals are left alone.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+            heeded = [
+                number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+            ]  # as by nohup
+            self._before = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
     def __exit__(

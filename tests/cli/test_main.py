@@ -12,6 +12,7 @@ from PIL import Image
 
 from loupe import __version__
 from loupe.cli import main
+from loupe.cli.tables import print_histogram
 from loupe.errors import LoupeError
 from loupe.recipes.catalog import GROUPS, RECIPES
 
@@ -473,3 +474,14 @@ def test_check_finds_leakage_and_says_so_by_its_exit_code(terminal, photos, tmp_
     code, out, _ = terminal("check", leaky, "--json")
     assert code == 1
     assert "7.png" in out
+
+
+def test_the_histogram_shows_at_most_thirty_classes_and_only_those_that_occur(capsys):
+    counts = {f"c{number}": 0 for number in range(1000)} | {f"c{number}": number for number in range(1, 7)}
+    print_histogram(counts, Path("predictions.csv"))
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[:2] for row in rows[1:-1]] == [[f"c{number}", str(number)] for number in range(1, 7)]
+    print_histogram({f"c{number}": 1 + number % 50 for number in range(1000)}, Path("predictions.csv"))
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 33 and rows[-2] == "and 970 more classes"
+    assert all(int(row.split()[1]) >= 49 for row in rows[1:-2])

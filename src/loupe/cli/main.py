@@ -74,7 +74,7 @@ def main() -> None:
     try:
         with signals, terminal():  # the outermost one: the commands that are quiet still show warnings
             code = app(standalone_mode=False)
-            if signals.received and code == INTERRUPTED:  # the parser has caught KeyboardInterrupt itself
+            if code == INTERRUPTED:  # the parser has caught KeyboardInterrupt itself
                 raise KeyboardInterrupt
     except (typer.Abort, KeyboardInterrupt):
         print("stopped.", file=sys.stderr)

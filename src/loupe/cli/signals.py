@@ -27,10 +27,6 @@ class CommandSignals:
         self._before: dict[signal.Signals, Any] = {}
         self._report = sys.unraisablehook
 
-    @property
-    def received(self) -> bool:
-        return self._first is not None
-
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:

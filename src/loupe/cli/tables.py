@@ -24,6 +24,7 @@ from loupe.report import texts
 from loupe.rundir import RunDirectory, count_looks
 
 HISTOGRAM_WIDTH = 40
+HISTOGRAM_CLASSES = 30
 
 
 def print_results(results: RunResults, path: Path) -> None:
@@ -258,13 +259,18 @@ def _in_percent(accuracy: AccuracySpread) -> str:
 
 
 def print_histogram(counts: Mapping[str, int], path: Path) -> None:
-    """Print the number of images of each class, as bars."""
+    """Print the number of images of the classes that occur, as bars: of the 30 most frequent ones."""
     out = Console(highlight=False)
-    most = max(1, *counts.values())
+    occurring = {name: count for name, count in counts.items() if count}
+    shown = set(sorted(occurring, key=lambda name: occurring[name], reverse=True)[:HISTOGRAM_CLASSES])
     table = Table("class", "images", "", box=None)
-    for name, count in counts.items():
-        table.add_row(_plain(name), f"{count:,}", "█" * round(HISTOGRAM_WIDTH * count / most))
+    for name, count in occurring.items():
+        if name in shown:
+            bar = "█" * round(HISTOGRAM_WIDTH * count / max(occurring.values()))
+            table.add_row(_plain(name), f"{count:,}", bar)
     out.print(table)
+    if more := len(occurring) - len(shown):
+        out.print(f"and {counted(more, 'more class', 'more classes')}")
     out.print(f"Predictions: {_plain(str(path))}", soft_wrap=True)
 
 
