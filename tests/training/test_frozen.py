@@ -528,7 +528,8 @@ def test_after_features_the_command_to_try_next_takes_the_same_network_and_pixel
         "none",
     ]
     again = override(catalog.recipe("last-block"), words[10::2])
-    given = {f"input.{name}": value for name, value in again.input.model_dump(mode="json").items() if value is not None}
+    changed = again.input.model_dump(mode="json", exclude_defaults=True)
+    given = {f"input.{name}": value for name, value in changed.items()}
     assert words[9::2] == ["--set"] * 4 and given == pixels
 
 
