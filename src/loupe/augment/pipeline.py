@@ -274,10 +274,10 @@ def _between(bounds: tuple[float, float], u_B: Floats) -> Floats:
 
 
 def _check(x_BCHW: Tensor, index_B: Ints | None, preprocessing: Preprocessing) -> None:
-    side_px = preprocessing.load_px
-    if x_BCHW.dtype != torch.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != (3, side_px, side_px):
+    side_px, channels = preprocessing.load_px, preprocessing.channels
+    if x_BCHW.dtype != torch.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != (channels, side_px, side_px):
         raise ValueError(
-            f"images must be uint8 [B, 3, {side_px}, {side_px}]; got {x_BCHW.dtype} {list(x_BCHW.shape)}. "
+            f"images must be uint8 [B, {channels}, {side_px}, {side_px}]; got {x_BCHW.dtype} {list(x_BCHW.shape)}. "
             "Read them with the preprocessing with which they were stored."
         )
     if index_B is not None and np.shape(index_B) != (len(x_BCHW),):

@@ -29,8 +29,12 @@ def centre_crop(x_BCHW: Tensor, size_px: int) -> Tensor:
 
 
 def normalise(x_BCHW: Tensor, mean: RGB, std: RGB) -> Tensor:
-    """Normalised images, (x / 255 - mean) / std, as a new float32 channels-last tensor; `x` has levels 0 to 255."""
-    scale_1CHW, offset_1CHW = _scale_and_offset(mean, std, x_BCHW.shape[2], x_BCHW.device)
+    """Normalised images, (x / 255 - mean) / std, as a new float32 channels-last tensor; `x` has levels 0 to 255.
+
+    Images of one channel take the first mean and deviation.
+    """
+    channels = x_BCHW.shape[1]
+    scale_1CHW, offset_1CHW = _scale_and_offset(mean[:channels], std[:channels], x_BCHW.shape[2], x_BCHW.device)
     normal_BCHW = torch.empty(x_BCHW.shape, device=x_BCHW.device, memory_format=torch.channels_last)
     # Multiply, then add, each rounded: a fused operation may round differently in a vector loop and in its remainder.
     return normal_BCHW.copy_(x_BCHW).mul_(scale_1CHW).add_(offset_1CHW)
@@ -159,7 +163,9 @@ def _rows(x_BCHW: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _scale_and_offset(mean: RGB, std: RGB, side_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _scale_and_offset(
+    mean: tuple[float, ...], std: tuple[float, ...], side_px: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """1 / (255 std) and -mean / std for every value of one image; broadcasting 3 channels is five times slower."""
     per_channel = np.array([[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)])
     values = torch.from_numpy(per_channel.astype(np.float32)).to(device)

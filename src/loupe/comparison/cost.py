@@ -176,6 +176,7 @@ def _pixels(preprocessing: Preprocessing) -> tuple[object, ...]:
     return (
         *("pixels", preprocessing.load_px, preprocessing.resize, preprocessing.interpolation),
         preprocessing.range,
+        preprocessing.channels,
     )
 
 

@@ -1,6 +1,6 @@
 """Base class of all values in a recipe, and numbers with bounds."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Channels = Literal[1, 3]
 Levels = tuple[Annotated[int, Field(ge=0, lt=2**16)], Annotated[int, Field(ge=1, lt=2**16)]]
 """Stored pixel values that become black and white."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from loupe.config.base import Count, Fraction, Levels, NonNegative, Positive, RecipeValue
+from loupe.config.base import Channels, Count, Fraction, Levels, NonNegative, Positive, RecipeValue
 from loupe.config.loss import CrossEntropy, Loss
 from loupe.config.network import Network
 from loupe.config.optimizer import Adam, Constant, Logistic, Optimizer, Schedule
@@ -30,6 +30,7 @@ class Preprocessing(RecipeValue):
     An image is resized to `load_px` on a side; evaluation takes its centre square of `size_px`. Pixels are scaled to
     [0, 1]; then `mean` is subtracted and the result is divided by `std`, for each channel. `range`: pixel values, as
     stored in the file, that become 0 and 255, with linear steps between; null for the whole range of the file's bits.
+    `channels`: 3 for RGB, 1 for grey, which uses the first value of `mean` and of `std`; the others are equal.
     """
 
     size_px: Count
@@ -39,6 +40,7 @@ class Preprocessing(RecipeValue):
     mean: RGB = (0.0, 0.0, 0.0)
     std: RGB = (1.0, 1.0, 1.0)
     range: Levels | None = None
+    channels: Channels = 3
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -47,6 +49,8 @@ class Preprocessing(RecipeValue):
         if min(self.std) <= 0:
             raise ValueError("std must be above 0 in every channel")
         check_levels(self.range)
+        if self.channels == 1 and len({*self.mean}) + len({*self.std}) > 2:
+            raise ValueError("with channels 1, the three values of mean must be equal, and those of std")
         return self
 
 
@@ -67,7 +71,9 @@ class InputSpec(RecipeValue):
     `channels` by one of each for every channel. `given` uses `mean` and `std` from here or from the backbone, on the
     scale [0, 1]. `range`: `full` keeps the 8 upper bits of every pixel value. `[low, high]` are the stored values that
     become black and white, for example [0, 4095] for 12 bits in files of 16. `used` takes the lowest and the highest
-    value of the training images. A run records the chosen values; a resumed or repeated run takes them from the record.
+    value of the training images. `channels`: 1 for grey images and a network that is trained from scratch; colours
+    become grey (ITU-R 601). Pretrained networks have 3. A run records the chosen values; a resumed or repeated run
+    takes them from the record.
     """
 
     size_px: Count | None = None
@@ -78,6 +84,7 @@ class InputSpec(RecipeValue):
     mean: RGB | None = None
     std: RGB | None = None
     range: Literal["full", "used"] | Levels = "full"
+    channels: Channels = 3
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:

@@ -41,6 +41,8 @@ class ResolvedInput(InputSpec):
             raise ValueError(f"load_px ({self.load_px}) must be at least size_px ({self.size_px})")
         if self.normalise == "given" and (self.mean is None or self.std is None):
             raise ValueError("normalise given needs mean and std too, three numbers each")
+        if self.channels == 1 and len({*(self.mean or ())}) + len({*(self.std or ())}) > 2:
+            raise ValueError("with channels 1, the three values of mean must be equal, and those of std")
         return self
 
     @property
@@ -52,6 +54,7 @@ class ResolvedInput(InputSpec):
             resize=self.resize,
             interpolation=self.interpolation,
             range=None if isinstance(self.range, str) else self.range,
+            channels=self.channels,
         )
         if self.normalise == "unit" or self.mean is None or self.std is None:
             return geometry

@@ -103,7 +103,9 @@ def _with_images(
 def images_per_second(engine: Engine, preprocessing: Preprocessing, device: torch.device, repeats: int = 3) -> float:
     """Inference speed from decoded pixels, in images per second: median of `repeats` batches, answers included."""
     images = min(SPEED_BATCH, batch_size(preprocessing.size_px))
-    x_BCHW = torch.zeros(images, 3, preprocessing.load_px, preprocessing.load_px, dtype=torch.uint8)
+    x_BCHW = torch.zeros(
+        images, preprocessing.channels, preprocessing.load_px, preprocessing.load_px, dtype=torch.uint8
+    )
     x_BCHW = x_BCHW.to(device, memory_format=torch.channels_last)
     seconds = []
     for _ in range(1 + repeats):  # the first pass compiles and fills caches

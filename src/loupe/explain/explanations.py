@@ -11,6 +11,7 @@ from loupe.augment.pipeline import evaluation_view
 from loupe.augment.pixels import centre_crop
 from loupe.data.keyed_order import turns
 from loupe.data.pixels.batches import BatchLoader
+from loupe.data.pixels.decode import in_colour
 from loupe.data.pixels.prepare import Images
 from loupe.evaluate.predictions import Predictions
 from loupe.explain.cam import Evidence, Method, class_maps, evidence
@@ -101,7 +102,7 @@ def explain(
         pixels_BHWC = centre_crop(batch.x_BCHW, model.preprocessing.size_px).permute(0, 2, 3, 1).cpu().numpy()
         for b, row in enumerate(batch.index_B):
             maps = {predictions.classes[k]: maps_MHW[m] for m, (image, k) in enumerate(pairs) if image == b}
-            yield _explanation(predictions, int(row), pixels_BHWC[b], maps)
+            yield _explanation(predictions, int(row), in_colour(pixels_BHWC[b]), maps)
 
 
 def _classes(predictions: Predictions, row: int, target: int | None) -> list[int]:

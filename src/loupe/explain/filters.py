@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loupe.config.recipe import Preprocessing
+from loupe.data.pixels.decode import in_colour
 from loupe.explain.feature_maps import MapLayer, map_layers
 from loupe.models.classifier import Classifier
 from loupe.models.summary import layer_table
@@ -105,7 +106,7 @@ def maximise(
         grey_FRHWC = (pixels_FRCHW * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
         for f, number in enumerate(chunk):
             activation_R = tuple(activation_FR[f].tolist())
-            yield FilterImages(layer.name, number, grey_FRHWC[f], activation_R, float(noise_F[f]))
+            yield FilterImages(layer.name, number, in_colour(grey_FRHWC[f]), activation_R, float(noise_F[f]))
 
 
 def _ascend(
@@ -120,7 +121,7 @@ def _ascend(
     kinds = len(REGULARISATIONS)
     device = next(model.parameters()).device
     filter_B = torch.tensor(filters, device=device).repeat_interleave(kinds)
-    pixels_BCHW = _noise(size_px, settings).to(device).repeat(len(filter_B), 1, 1, 1)
+    pixels_BCHW = _noise(size_px, model.preprocessing.channels, settings).to(device).repeat(len(filter_B), 1, 1, 1)
     was_training = model.training
     model.eval()
     try:
@@ -139,9 +140,9 @@ def _ascend(
     return pixels_FRCHW, activation_B.view(len(filters), kinds), noise_B[::kinds]
 
 
-def _noise(size_px: int, settings: AscentSettings) -> Tensor:
+def _noise(size_px: int, channels: int, settings: AscentSettings) -> Tensor:
     generator = torch.Generator().manual_seed(settings.seed)
-    noise_1CHW = torch.randn(1, 3, size_px, size_px, generator=generator)
+    noise_1CHW = torch.randn(1, channels, size_px, size_px, generator=generator)
     return (GREY + settings.noise * noise_1CHW).clamp(0, 1)
 
 
@@ -188,6 +189,6 @@ def normalised(pixels_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Normalised pixels, as from `augment.pixels.normalise` but for pixels from 0 to 1 and differentiable."""
     mean_C11, std_C11 = (
         torch.tensor(channels, device=pixels_BCHW.device)[:, None, None]
-        for channels in (preprocessing.mean, preprocessing.std)
+        for channels in (preprocessing.mean[: preprocessing.channels], preprocessing.std[: preprocessing.channels])
     )
     return ((pixels_BCHW - mean_C11) / std_C11).contiguous(memory_format=torch.channels_last)

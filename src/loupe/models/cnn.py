@@ -27,7 +27,7 @@ def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], s
 def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
     """Build the network without memory for its weights (on PyTorch's meta device), to count and list its layers."""
     side = preprocessing.size_px
-    channels = 3
+    channels: int = preprocessing.channels
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.device("meta"):
         for number, block in enumerate(spec.blocks, 1):

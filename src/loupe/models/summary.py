@@ -55,7 +55,9 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | N
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         abstract = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
         with torch.no_grad():
-            torch.func.functional_call(model, abstract, torch.empty(1, 3, side, side, device="meta"))
+            torch.func.functional_call(
+                model, abstract, torch.empty(1, model.preprocessing.channels, side, side, device="meta")
+            )
     finally:
         model.train(was_training)
         for hook in hooks:

@@ -9,6 +9,7 @@ from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.config.recipe import AugmentSpec, Preprocessing
 from loupe.data.keyed_order import turns
+from loupe.data.pixels.decode import in_colour
 from loupe.data.pixels.prepare import Images
 from loupe.evaluate.groups import losses, ranked
 from loupe.evaluate.predictions import Predictions
@@ -59,11 +60,14 @@ def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterato
     path, label = images.table.paths[row_B[0]], images.table.classes[images.table.labels[row_B[0]]]
     yield Exhibit(_view(pixels_BHWC, augmenter.preprocessing)[0], "original", path, split="train", label=label)
     x_BCHW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2)
-    mean_C, std_C = torch.tensor(augmenter.preprocessing.mean), torch.tensor(augmenter.preprocessing.std)
+    channels = augmenter.preprocessing.channels
+    mean_C, std_C = (
+        torch.tensor(values[:channels]) for values in (augmenter.preprocessing.mean, augmenter.preprocessing.std)
+    )
     for epoch in range(VIEWS):
         normal_HWC = augmenter.train(x_BCHW, row_B, epoch)[0].permute(1, 2, 0)
         view_HWC = ((normal_HWC * std_C + mean_C) * 255).round().clamp(0, 255).to(torch.uint8)
-        yield Exhibit(view_HWC.numpy(), "augmented", path, split="train", label=label)
+        yield Exhibit(in_colour(view_HWC.numpy()), "augmented", path, split="train", label=label)
 
 
 def confusion_cells(
@@ -128,4 +132,4 @@ def _view(pixels_BHWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """Crop of the stored pixels that evaluation uses."""
     border = (preprocessing.load_px - preprocessing.size_px) // 2
     side = slice(border, border + preprocessing.size_px)
-    return pixels_BHWC[:, side, side]
+    return in_colour(pixels_BHWC[:, side, side])

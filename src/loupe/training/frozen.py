@@ -274,7 +274,8 @@ class FrozenPass:
     @cached_property
     def engine(self) -> tuple[Engine, str]:
         """Engine that runs the frozen blocks, and the reason if it is not the fastest one."""
-        return self.engines.of(self.blocks, self.compute, self.model.preprocessing.size_px)
+        prepared = self.model.preprocessing
+        return self.engines.of(self.blocks, self.compute, prepared.size_px, prepared.channels)
 
 
 def _rows_digest(rows_N: np.ndarray) -> str:

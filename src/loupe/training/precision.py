@@ -107,7 +107,8 @@ def agreement(
     batch = next(loader.batches(rows_N[spread], PASS_BATCH))
     x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
     blocks = copy.deepcopy(model.trunk).eval()
-    reduced, _ = engines.of(blocks, Compute(loader.device, precision), model.preprocessing.size_px)
+    size_px, channels = model.preprocessing.size_px, model.preprocessing.channels
+    reduced, _ = engines.of(blocks, Compute(loader.device, precision), size_px, channels)
     full = TorchEngine(blocks, Compute(loader.device, "fp32"))
     reduced_BC, full_BC = (_unit(next(engine.run(iter([x_BCHW])))) for engine in (reduced, full))
     return float((reduced_BC * full_BC).sum(axis=1).mean())

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
-from loupe.config.base import Levels
+from loupe.config.base import Channels, Levels
 from loupe.config.recipe import Interpolation, Resize
 from loupe.data.formats import FORMATS, readable_names, reader_of, sniff
 from loupe.errors import ConfigError, ImageError, enumerated
@@ -69,15 +69,22 @@ def load(
     resize: Resize,
     interpolation: Interpolation,
     levels: Levels | None = None,
+    channels: Channels = 3,
 ) -> UInt8Array:
-    """Decode an image and resize it to a square, uint8 [load_px, load_px, 3].
+    """Decode an image and resize it to a square, uint8 [load_px, load_px, channels].
 
     All pixels pass through this function, in training and in serving.
 
     Raises:
         ImageError: the image is damaged, or its format is not supported.
     """
-    return to_square(decode(data, path, at_least_px=load_px, levels=levels), load_px, resize, interpolation)
+    image = decode(data, path, at_least_px=load_px, levels=levels)
+    return to_square(image if channels == 3 else image.convert("L"), load_px, resize, interpolation)
+
+
+def in_colour(pixels: UInt8Array) -> UInt8Array:
+    """Pixels [..., 1 or 3] as [..., 3], for display."""
+    return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
 
 
 def decode(data: bytes, path: str, *, at_least_px: int | None = None, levels: Levels | None = None) -> Image.Image:
@@ -148,7 +155,7 @@ def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
 
 
 def to_square(image: Image.Image, load_px: int, resize: Resize, interpolation: Interpolation) -> UInt8Array:
-    """Resize an RGB image to uint8 [load_px, load_px, 3], antialiased when it shrinks (except `nearest`).
+    """Resize an RGB or grey image to uint8 [load_px, load_px, channels], antialiased if smaller (except `nearest`).
 
     `crop` resizes the shorter side to `load_px` and keeps the centre. `pad` resizes the longer side and adds black
     borders of equal width. `squash` resizes both sides. An image of the right size keeps its pixels.
@@ -164,12 +171,13 @@ def to_square(image: Image.Image, load_px: int, resize: Resize, interpolation: I
     elif resize == "pad":
         factor = load_px / max(width_px, height_px)
         inner_px = max(1, round(width_px * factor)), max(1, round(height_px * factor))
-        square = Image.new("RGB", (load_px, load_px))
+        square = Image.new(image.mode, (load_px, load_px))
         corner_px = (load_px - inner_px[0]) // 2, (load_px - inner_px[1]) // 2
         square.paste(_scale(image, inner_px, interpolation, (0, 0, width_px, height_px)), corner_px)
     else:
         square = _scale(image, (load_px, load_px), interpolation, (0, 0, width_px, height_px))
-    return np.asarray(square)
+    pixels = np.asarray(square)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _scale(

@@ -5,12 +5,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from math import prod
 from typing import TypedDict, Unpack
 
 import numpy as np
 import PIL
 
-from loupe.config.base import Levels
+from loupe.config.base import Channels, Levels
 from loupe.config.recipe import Interpolation, Resize
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
@@ -47,6 +48,7 @@ class DecoderSettings(TypedDict):
     resize: Resize
     interpolation: Interpolation
     levels: Levels | None
+    channels: Channels
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,21 @@ class EncodedImages:
     resize: Resize
     interpolation: Interpolation
     levels: Levels | None = None
+    channels: Channels = 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the pixels of one image, [S, S, channels]."""
+        return self.load_px, self.load_px, self.channels
 
     @property
     def _settings(self) -> DecoderSettings:
         return DecoderSettings(
-            load_px=self.load_px, resize=self.resize, interpolation=self.interpolation, levels=self.levels
+            load_px=self.load_px,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            levels=self.levels,
+            channels=self.channels,
         )
 
     @property
@@ -71,10 +83,10 @@ class EncodedImages:
 
     @property
     def image_bytes(self) -> int:
-        return 3 * self.load_px**2
+        return prod(self.shape)
 
     def pixels(self, i: int) -> UInt8Array:
-        """Pixels of image `i`, uint8 [S, S, 3].
+        """Pixels of image `i`, uint8 [S, S, channels].
 
         Raises:
             ImageError: the image is damaged.
@@ -106,7 +118,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class DecodedChunk:
-    """Pixels of the intact images of a chunk, uint8 [n, S, S, 3] in order, and the damaged images."""
+    """Pixels of the intact images of a chunk, uint8 [n, S, S, channels] in order, and the damaged images."""
 
     pixels: UInt8Array
     damaged: list[Damage]
@@ -115,7 +127,7 @@ class DecodedChunk:
 def decode_files(files: Sequence[File], **settings: Unpack[DecoderSettings]) -> DecodedChunk:
     """Decode a chunk of files. It may run in another process, and returns errors instead of raising them."""
     side_px = settings["load_px"]
-    pixels = np.empty((len(files), side_px, side_px, 3), dtype=np.uint8)
+    pixels = np.empty((len(files), side_px, side_px, settings["channels"]), dtype=np.uint8)
     done = 0
     damaged = []
     for file in files:

@@ -1,6 +1,6 @@
 """Pixel cache: the decoded pixels of a data set in one memory-mapped file, under a key of content and settings.
 
-    <cache>/pixels/<key>/pixels.npy      uint8 [N, S, S, 3]
+    <cache>/pixels/<key>/pixels.npy      uint8 [N, S, S, channels]
     <cache>/pixels/<key>/array.json      checksums of its blocks, which are verified whenever it is opened
     <cache>/pixels/<key>/damaged.json    instead, if images are damaged: their rows and the reasons
     <cache>/pixels/<key>/whole           empty file: all images were decoded without damage
@@ -105,7 +105,7 @@ def _write_pixels(file: Path, images: EncodedImages) -> list[Damage]:
 
 
 def _shape(images: EncodedImages, damaged: int = 0) -> tuple[int, int, int, int]:
-    return len(images.table) - damaged, images.load_px, images.load_px, 3
+    return len(images.table) - damaged, *images.shape
 
 
 def verify(images: EncodedImages, content: Sequence[str], folder: Path | None) -> None:

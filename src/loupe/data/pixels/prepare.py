@@ -49,7 +49,8 @@ def load_images(
 
     Args:
         table: images.
-        preprocessing: settings, of which `load_px`, `resize`, `interpolation` and `range` decide the stored pixels.
+        preprocessing: settings, of which `load_px`, `resize`, `interpolation`, `range` and `channels` decide the stored
+            pixels.
         cache: cache folder; None for no cache.
         skip_damaged: leave damaged images out instead of raising.
         once: each image is read only once; damage may then be found on reading, see `store.open_store`.
@@ -59,10 +60,16 @@ def load_images(
         LoupeError: no image is left.
     """
     table, content = dataset.table, dataset.hashes
-    geometry = preprocessing.load_px, preprocessing.resize, preprocessing.interpolation, preprocessing.range
 
     def encoded(table: ImageTable) -> EncodedImages:
-        return EncodedImages(table, *geometry)
+        return EncodedImages(
+            table,
+            preprocessing.load_px,
+            preprocessing.resize,
+            preprocessing.interpolation,
+            preprocessing.range,
+            preprocessing.channels,
+        )
 
     opened = partial(
         open_store,
@@ -146,7 +153,8 @@ def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool)
         rows_N = rows_N[np.linspace(0, len(rows_N) - 1, SAMPLED_IMAGES, dtype=np.int64)]
     total_C, squares_C, pixels = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
     for start in range(0, len(rows_N), CHUNK_IMAGES):
-        x_PC = store.read(rows_N[start : start + CHUNK_IMAGES]).reshape(-1, 3)
+        x_BHWC = store.read(rows_N[start : start + CHUNK_IMAGES])
+        x_PC = np.broadcast_to(x_BHWC, (*x_BHWC.shape[:3], 3)).reshape(-1, 3)
         for channel in range(3):
             counts = np.bincount(x_PC[:, channel], minlength=256)
             total_C[channel] += counts @ np.arange(256)

@@ -39,7 +39,7 @@ class PixelStore(Protocol):
     def side_px(self) -> int: ...
 
     def read(self, indices: Indices) -> UInt8Array:
-        """Pixels uint8 [B, S, S, 3], C-contiguous, in the order of `indices`.
+        """Pixels uint8 [B, S, S, channels], C-contiguous, in the order of `indices`.
 
         Raises:
             IndexError: an index is out of range.
@@ -48,7 +48,7 @@ class PixelStore(Protocol):
 
 @dataclass(frozen=True)
 class RawStore:
-    """Store of decoded pixels, uint8 [N, S, S, 3], in memory or in a read-only memory map."""
+    """Store of decoded pixels, uint8 [N, S, S, channels], in memory or in a read-only memory map."""
 
     pixels: UInt8Array
 
@@ -79,7 +79,7 @@ class EncodedStore:
 
     def read(self, indices: Indices) -> UInt8Array:
         chosen = _checked(indices, len(self))
-        pixels = np.empty((len(chosen), self.side_px, self.side_px, 3), dtype=np.uint8)
+        pixels = np.empty((len(chosen), *self.images.shape), dtype=np.uint8)
 
         def fill(positions: Indices) -> None:
             for position in positions:
@@ -119,7 +119,7 @@ class StreamedStore(EncodedStore):
             return self.images.pixels(i)
         except ImageError as error:
             self.damaged.append(Damage(i, error, permanent=False))
-            return np.zeros((self.side_px, self.side_px, 3), dtype=np.uint8)
+            return np.zeros(self.images.shape, dtype=np.uint8)
 
 
 def open_store(
@@ -136,8 +136,8 @@ def open_store(
     Args:
         images: images, with the size and the way in which they are decoded.
         content: digest of each image.
-        budget_bytes: largest size of decoded pixels, N * load_px**2 * 3 bytes. Within it the store is a RawStore,
-            else an EncodedStore, after every image was decoded once to find damage.
+        budget_bytes: largest size of decoded pixels, N * load_px**2 * channels bytes. Within it the store is a
+            RawStore, else an EncodedStore, after every image was decoded once to find damage.
         cache: cache folder; None for no cache.
         once: each image is read only once. Beyond the budget the store is then a StreamedStore, without a check.
         skip_damaged: setting of the StreamedStore.
@@ -173,7 +173,7 @@ def open_store(
 
 
 def _in_memory(images: EncodedImages) -> RawStore:
-    pixels = np.empty((len(images.table), images.load_px, images.load_px, 3), dtype=np.uint8)
+    pixels = np.empty((len(images.table), *images.shape), dtype=np.uint8)
     damaged: list[Damage] = []
     done = 0
     with closing(images.decode_all()) as chunks:

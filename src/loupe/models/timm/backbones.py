@@ -118,6 +118,11 @@ def assemble(
     spec: BackboneSpec, network: nn.Module, preprocessing: Preprocessing, classes: tuple[str, ...]
 ) -> Classifier:
     """Cut the network into the blocks of a trunk, and add a head without memory for its weights."""
+    if preprocessing.channels != 3:
+        raise ConfigError(
+            f"{spec.backbone} takes 3 channels, in which grey images are repeated. Leave out input.channels, or use a "
+            "network of Loupe."
+        )
     trunk = nn.Sequential(OrderedDict(blocks_of(network, spec.pooling)))
     width = _width(spec, trunk, preprocessing.size_px)
     with torch.device("meta"):
