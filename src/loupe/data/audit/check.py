@@ -289,8 +289,8 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
     conflicting = [_describe(copies) for copies in report.conflicts]
     unread = [f"{path} ({group.format})" for group in report.unread for path in group.paths]
     found = [
-        ("images that cannot be read here: convert them, or install what reads them", unread),
-        (f"classes that lose more than {LOST_FRACTION:.0%} of their images, which cannot be read", list(report.lost)),
+        ("unreadable here: convert them, or install what reads them", unread),
+        (f"incomplete: a class of which more than {LOST_FRACTION:.0%} of the images cannot be read", list(report.lost)),
         ("damaged: repair or remove them, or train with --skip-damaged", [str(error) for error in report.damaged]),
         ("the same image in more than one split: remove it from all but one", leaking),
         ("the same image with different labels: correct or remove it", conflicting),
@@ -300,7 +300,7 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
             "blank: the upper 8 bits, which are kept, are all equal; try --set input.range=used",
             list(report.blank),
         ),
-        ("unused bits: --set input.range=used keeps all grey levels", _unused_bits(report)),
+        ("with unused bits: --set input.range=used keeps all grey levels", _unused_bits(report)),
         ("of one colour: nothing can be learned from them", list(report.one_colour)),
         (f"small: the shorter side is below {SMALL_FRACTION:g} times the median", list(report.small)),
         (
@@ -320,7 +320,7 @@ def listed(lines: Sequence[str], most: int) -> list[str]:
 def _unused_bits(report: CheckReport) -> list[str]:
     return [
         f"{counted(depth.images, 'image')} of {depth.bits} bits with values {depth.low:,} to {depth.high:,} of "
-        f"{2**depth.bits - 1:,}: {counted(depth.grey_levels, 'grey level')} of 256 are kept"
+        f"{2**depth.bits - 1:,}: {depth.grey_levels} of 256 grey levels remain"
         for depth in report.depths
         if depth.grey_levels <= USED_LEVELS
     ]
