@@ -5,10 +5,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from loupe.config import overrides
-from loupe.config.optimizer import OneCycle
-from loupe.evaluate.learning_curves import diagnose
+from loupe.config.optimizer import Logistic, OneCycle
+from loupe.evaluate.chance import LabelCounts, association, gap_interval
+from loupe.evaluate.learning_curves import FEWEST_IMAGES, diagnose
+from loupe.evaluate.verdicts import NEARLY_ALL
 from loupe.recipes.catalog import recipe
 
 PLAIN = recipe("lecture-dropout")
@@ -48,7 +53,12 @@ def turning_at(lowest: int, slope: float = 0.02) -> Callable[[int], float]:
 
 
 def judge(history, chosen=PLAIN, commonest=0.1):
-    return diagnose(history, chosen, commonest=commonest, images=5000, blocks=3)
+    training, validation = counts(45_000, commonest), counts(5000, commonest)
+    return diagnose(history, chosen, training=training, validation=validation, blocks=3)
+
+
+def counts(images, commonest):
+    return LabelCounts(images, round(commonest * images))
 
 
 @pytest.mark.parametrize("lowest", [5, 15, 30])
@@ -108,7 +118,8 @@ def test_a_jumping_curve_is_unstable():
 def test_too_little_is_not_judged():
     assert judge(curve(falling, falling, epochs=4)).verdict == "unjudged"
     unmeasured = [{**row, "val_loss": None, "val_accuracy": None} for row in curve(falling, falling)]
-    assert judge(unmeasured, commonest=None).verdict == "unjudged"
+    found = diagnose(unmeasured, PLAIN, training=counts(40, 0.5), validation=None, blocks=3)
+    assert found.verdict == "unjudged"
 
 
 def test_the_last_stage_is_judged_in_epochs_of_all():
@@ -167,7 +178,135 @@ def test_one_block_more_may_learn_until_all_do(part, more):
 )
 def test_a_solved_head_is_followed_by_more_of_the_network_unless_little_is_left(accuracy, blocks, next_recipe):
     rows = curve(falling, turning_at(6), 0.99, accuracy, epochs=11)
-    found = diagnose(rows, recipe("features"), commonest=0.1, images=500, blocks=blocks)
+    found = solved(rows, 500, blocks)
     assert (found.recipe, found.settings, found.epoch) == (next_recipe, (), 6)
-    at_the_end = diagnose(curve(falling, falling, epochs=11), recipe("features"), commonest=0.1, images=9, blocks=8)
+    at_the_end = solved(curve(falling, falling, epochs=11), 9, 8)
     assert at_the_end.settings == ("stages.0.optimizer.weakest=0.001",)
+
+
+def solved(rows, images, blocks, **more):
+    training, validation = counts(4500, 0.1), LabelCounts(images, math.ceil(images / 10))
+    return diagnose(rows, recipe("features"), training=training, validation=validation, blocks=blocks, **more)
+
+
+@pytest.mark.parametrize("name", ["lecture-dropout", "features"])
+@pytest.mark.parametrize(("images", "commonest"), [(4, 2), (20, 10), (100, 99), (1, 1), (3, 3)])
+def test_a_perfect_classifier_is_never_said_not_to_have_learned(name, images, commonest):
+    rows = curve(falling, falling, 1.0, 1.0, epochs=11)
+    training = LabelCounts(10 * images, 10 * commonest)
+    found = diagnose(rows, recipe(name), training=training, validation=LabelCounts(images, commonest), blocks=8)
+    decided = images == 20
+    assert (found.verdict, found.settings, found.recipe) == ("all-correct" if decided else "undecided", (), None)
+
+
+def test_classes_of_1000_and_3_images_are_told_apart_or_cannot_be():
+    always_common = curve(falling, falling, 0.997, 0.99)
+    training, validation = LabelCounts(802, 800), LabelCounts(101, 100)
+    found = diagnose(always_common, PLAIN, training=training, validation=validation, blocks=3)
+    assert (found.verdict, found.settings) == ("undecided", ())
+    balanced = LabelCounts(1000, 950, association=association([[900, 50], [2, 48]]))
+    below_the_share = curve(falling, falling, 0.94, 0.9)
+    found = diagnose(below_the_share, PLAIN, training=LabelCounts(9000, 8550), validation=balanced, blocks=3)
+    assert found.verdict not in ("not-learning", "undecided")
+
+
+def test_association_is_fishers_exact_test():
+    for table in ([[8, 2], [1, 5]], [[3, 0], [0, 1]], [[100, 0], [1, 0]], [[5, 1, 2], [1, 3, 0], [0, 2, 2]]):
+        counted = np.array(table)
+        common = counted.sum(axis=1).argmax()
+        rest = np.arange(len(counted)) != common
+        folded = [
+            [counted[common, common], counted[common, rest].sum()],
+            [counted[rest, common].sum(), counted[np.ix_(rest, rest)].sum()],
+        ]
+        assert association(table) == pytest.approx(stats.fisher_exact(folded, alternative="greater").pvalue)
+
+
+def test_training_accuracy_is_judged_by_the_number_of_training_images():
+    """Half of 4 images says nothing; half of 400 says that nothing was learned."""
+    at_chance = curve(falling, falling, 0.5, 0.5)
+    few = diagnose(at_chance, PLAIN, training=LabelCounts(8, 4), validation=LabelCounts(400, 200), blocks=3)
+    many = diagnose(at_chance, PLAIN, training=LabelCounts(400, 200), validation=LabelCounts(4, 2), blocks=3)
+    assert (few.verdict, many.verdict) == ("undecided", "not-learning")
+    learned = curve(falling, falling, 0.9, 0.5)
+    found = diagnose(learned, PLAIN, training=LabelCounts(400, 200), validation=LabelCounts(4, 2), blocks=3)
+    assert found.verdict == "undecided"
+    assert found.text.startswith("4 validation images")
+
+
+def test_more_epochs_only_where_the_last_one_was_the_best():
+    for rows in HISTORIES.values():
+        found = diagnose(
+            rows, PLAIN, training=counts(45_000, 0.1), validation=counts(5000, 0.1), blocks=3, kept_epoch=9
+        )
+        assert not any(".epochs=" in setting for setting in found.settings)
+
+
+def test_validation_images_are_asked_for_only_where_the_recipe_has_none():
+    rows = [{**row, "val_loss": None, "val_accuracy": None} for row in curve(falling, falling)]
+    for fraction, advised in ((0.1, ()), (0.0, ("split.validation=0.1",))):
+        chosen = PLAIN.model_copy(update={"split": PLAIN.split.model_copy(update={"validation": fraction})})
+        assert diagnose(rows, chosen, training=counts(8, 0.5), validation=None, blocks=3).settings == advised
+
+
+NAMES = ["lecture-dropout", "simple-cnn", "deep-cnn", "digits", "photographs", "features", "last-block", "finetune"]
+SHARES = st.floats(0, 1)
+LOSSES = st.floats(0, 20)
+
+
+@st.composite
+def runs(draw):
+    """A recipe and a history of its last stage, with accuracies that are shares of whole images."""
+    chosen = recipe(draw(st.sampled_from(NAMES)))
+    keep, weight_decay = draw(st.sampled_from(["best", "last"])), draw(st.sampled_from([0.0, 1e-2, 0.3]))
+    stages = chosen.stages
+    if not isinstance(stages[-1].optimizer, Logistic):
+        last = {"weight_decay": weight_decay, "lr": draw(st.sampled_from([1e-7, 1e-3, 10.0]))}
+        stages = (*stages[:-1], stages[-1].model_copy(update=last))
+    chosen = chosen.model_copy(update={"keep": keep, "stages": stages})
+    images, training = draw(st.integers(1, 3000)), draw(st.integers(1, 60_000))
+    epochs = draw(st.integers(1, 12))
+    accuracies = st.one_of(st.just(1.0), SHARES)
+    base, trained = draw(accuracies), draw(accuracies)
+    slope, noise = draw(st.floats(-0.5, 0.5)), draw(st.sampled_from([0.0, 0.01, 0.5]))
+    start, random = draw(LOSSES), np.random.default_rng(draw(st.integers(0, 99)))
+    rows = [
+        {
+            "epoch": epoch,
+            "stage": len(chosen.stages),
+            "train_loss": max(0.0, start * 0.9**epoch),
+            "train_accuracy": round(trained * training) / training,
+            "val_loss": max(0.0, start + slope * epoch + noise * random.standard_normal()),
+            "val_accuracy": round(base * images) / images,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    common = draw(st.floats(0.1, 1))
+    counted = [LabelCounts(number, max(1, round(common * number))) for number in (training, images)]
+    return chosen, rows, counted, draw(st.integers(1, epochs))
+
+
+@given(runs())
+@settings(max_examples=400, deadline=None)
+def test_no_verdict_contradicts_its_numbers(run):
+    chosen, rows, (training, validation), kept = run
+    found = diagnose(rows, chosen, training=training, validation=validation, blocks=8, kept_epoch=kept)
+    train, val = rows[-1]["train_accuracy"], rows[-1]["val_accuracy"]
+    losses = [row["val_loss"] for row in rows]
+    if val == 1:
+        assert found.verdict in ("all-correct", "undecided")
+        assert not found.settings
+        assert not found.recipe
+    if found.verdict == "not-learning":
+        assert train < (1 + training.share) / 2
+        assert not training.exceeded_by(train)
+    if found.verdict == "overfitting":
+        assert max(losses) > min(losses)
+        assert validation.images >= FEWEST_IMAGES
+    if found.verdict in ("memorising", "underfitting", "agreeing") and val < NEARLY_ALL:
+        low, high = gap_interval(train, training.images, val, validation.images)
+        assert {"memorising": low > 0, "underfitting": high < 0, "agreeing": high - low < 0.2}[found.verdict]
+    if kept != len(rows):
+        assert not any(".epochs=" in setting for setting in found.settings)
+    if found.settings:
+        assert overrides.override(chosen, found.settings) != chosen

@@ -1,11 +1,15 @@
 """Diagnosis of learning curves by fixed rules: overfitting, underfitting, unfinished training, no learning.
 
 The last stage is judged. Curves are smoothed by a centred mean over three epochs. The noise of the validation loss is
-estimated from the deviations of each epoch from the mean of its neighbours (median absolute deviation). The first rule
-that applies gives the verdict:
+estimated from the deviations of each epoch from the mean of its neighbours (median absolute deviation). Accuracies are
+means of the last three epochs, each judged by the number of images that it was measured on. The first rule that applies
+gives the verdict:
 
 * `unjudged`: no validation images, or fewer than five epochs.
-* `not-learning`: no accuracy exceeds the frequency of the most common class by three standard errors.
+* `all-correct`: the kept weights classify every validation image correctly.
+* `not-learning`: training accuracy is significantly below the middle between the share of the most common class and 1,
+  and neither accuracy is significantly above that share (`chance.py`).
+* `undecided`: neither this nor learning is significant, or there are fewer than 20 validation images.
 * `unstable`: the noise of the validation loss is above 15 % of the loss.
 * `overfitting`: the validation loss has risen from its minimum by 5 % and by three times its noise, while the training
   loss kept falling. It begins at the minimum.
@@ -16,131 +20,131 @@ that applies gives the verdict:
 * `agreeing`: training and validation accuracy are less than 3 points apart.
 * `level`: none of these; more epochs would gain little.
 
+A loss of N validation images that varies by less than 1 / √N of itself is no evidence. A gap has to be significant, and
+an agreement needs an interval of the gap within 10 points; else the verdict is `undecided`.
+
 Training accuracy is measured on augmented images, with dropout and while the weights change. So the true gap is larger
 than the measured one, and a training accuracy below validation means that these still limit the network.
 """
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
 
-from loupe.config.network import BackboneSpec, CnnSpec
 from loupe.config.optimizer import Cosine, Logistic, OneCycle
-from loupe.config.recipe import AugmentSpec, Recipe, Stage
+from loupe.config.recipe import Recipe
 from loupe.errors import counted
+from loupe.evaluate.advice import Advice
+from loupe.evaluate.chance import LabelCounts, gap_interval
+from loupe.evaluate.verdicts import (
+    FOLDS,
+    NEARLY_ALL,
+    Diagnosis,
+    Row,
+    all_correct,
+    chance,
+    diagnose_strengths,
+    rates,
+)
 
-Verdict = Literal[
-    "unjudged",
-    "not-learning",
-    "overfitting",
-    "unstable",
-    "improving",
-    "memorising",
-    "underfitting",
-    "agreeing",
-    "level",
-]
 FEWEST_EPOCHS = 5
+FEWEST_IMAGES = 20
 RISE, RISE_IN_NOISE = 0.05, 3.0
 FALL, FALL_IN_NOISE = 0.02, 2.0
+LEAST_CHANGE = 0.005  # of a loss: smaller changes are those of a loss near 0
+STILL_FALLING = 0.01
 UNSTABLE = 0.15
 GAP, AGREEMENT = 0.10, 0.03
-NEARLY_ALL = 0.98  # from this accuracy on, more capacity gains little
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Verdict on the learning curves, with a recommendation.
-
-    Attributes:
-        verdict: rule that applies.
-        epoch: epoch of the evidence, over all stages, from 1; None where no single epoch is.
-        text: verdict in words.
-        settings: recommended changes of the recipe, in the form of `--set`.
-        recipe: name of a recommended recipe; without one and without settings there is no recommendation.
-    """
-
-    verdict: Verdict
-    epoch: int | None
-    text: str
-    settings: tuple[str, ...] = ()
-    recipe: str | None = None
 
 
 def diagnose(
-    history: Sequence[Mapping[str, Any]], recipe: Recipe, *, commonest: float | None, images: int, blocks: int
+    history: Sequence[Row],
+    recipe: Recipe,
+    *,
+    training: LabelCounts,
+    validation: LabelCounts | None,
+    blocks: int,
+    kept_epoch: int | None = None,
 ) -> Diagnosis:
     """Diagnose the last stage by the rules above.
 
     Args:
         history: one row for each epoch, as in metrics.csv; values that were not measured are None.
         recipe: recipe of the run.
-        commonest: frequency of the most common class among the validation images; None without any.
-        images: number of validation images.
+        training: labels of the training images.
+        validation: labels of the validation images; None without any.
         blocks: number of blocks of the trunk; `last-N` names at most all but one.
+        kept_epoch: epoch of the kept weights, over all stages; None: the last.
     """
     number = int(history[-1]["stage"])
-    stage, rows = recipe.stages[number - 1], [row for row in history if row["stage"] == number]
-    key = f"stages.{number - 1}"
-    if commonest is None or rows[-1]["val_loss"] is None:
-        text = "There are no validation images. The curves cannot show when training should have ended."
-        return Diagnosis("unjudged", None, text, ("split.validation=0.1",))
-    if isinstance(stage.optimizer, Logistic):
-        return _diagnose_strengths(rows, stage.optimizer, key, blocks)
+    rows = [row for row in history if row["stage"] == number]
+    kept = history[(kept_epoch or len(history)) - 1]
+    advice = Advice(recipe, number - 1, blocks, ends_best=kept is history[-1])
+    solved = isinstance(recipe.stages[number - 1].optimizer, Logistic)
+    if validation is None or rows[-1]["val_loss"] is None:
+        return _unvalidated(advice, training, solved=solved)
+    if solved and kept_epoch is None:
+        kept = min(rows, key=lambda row: float(row["val_loss"]))
+    if round(kept["val_accuracy"] * validation.images) == validation.images:
+        return all_correct(kept, training, validation)
+    if solved:
+        return diagnose_strengths(rows, kept, advice, training, validation)
     if len(rows) < FEWEST_EPOCHS:
         text = f"The curves cover {counted(len(rows), 'epoch')}; a diagnosis needs at least {FEWEST_EPOCHS}."
-        return Diagnosis("unjudged", None, text, (f"{key}.epochs={4 * stage.epochs}",))
-    curves = _Curves(rows)
+        ended = len(rows) < advice.stage.epochs  # by patience
+        return Diagnosis("unjudged", None, text, () if ended else advice.more_epochs(factor=4))
+    curves = _Curves(rows, training, validation, int(kept["epoch"]))
     return (
-        _not_learning(curves, stage, key, commonest, images)
-        or _unstable(curves, stage, key)
-        or _overfitting(curves, stage, key, recipe)
-        or _improving(curves, stage, key)
-        or _by_gap(curves, stage, key, recipe, blocks)
+        chance(curves.accuracies, training, validation, curves.rates, advice.other_rate())
+        or _few_images(curves)
+        or _unstable(curves, advice)
+        or _overfitting(curves, advice)
+        or _improving(curves, advice)
+        or _by_gap(curves, advice)
     )
 
 
-def _diagnose_strengths(rows: Sequence[Mapping[str, Any]], optimizer: Logistic, key: str, blocks: int) -> Diagnosis:
-    """Diagnosis of a solved head, whose rows are L2 strengths and not epochs of a learning curve."""
-    best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
-    accuracies = f"training accuracy {rows[best]['train_accuracy']:.3f}, validation {rows[best]['val_accuracy']:.3f}"
-    text = (
-        f"L2 strength {best + 1} of {len(rows)} has the lowest validation loss ({accuracies})"
-        if len(rows) > 1
-        else f"The head was solved with one L2 strength ({accuracies})"
+def _unvalidated(advice: Advice, training: LabelCounts, *, solved: bool) -> Diagnosis:
+    settings = advice.validation_images()
+    text = "There are no validation images. " + (
+        "How well the head does on other images cannot be told."
+        if solved
+        else "The curves cannot show when training should have ended."
     )
-    wider: tuple[str, ...] = ()
-    if best == len(rows) - 1 and len(rows) > 1:
-        wider = (f"{key}.optimizer.weakest={optimizer.weakest / 100:g}",)
-    elif best == 0 and len(rows) > 1:
-        wider = (f"{key}.optimizer.strongest={optimizer.strongest * 100:g}",)
-    epoch = int(rows[best]["epoch"])
-    if wider:
-        return Diagnosis("level", epoch, f"{text}. It is at the end of the range; a wider range may be better.", wider)
-    if rows[best]["val_accuracy"] >= NEARLY_ALL:
-        return Diagnosis("level", epoch, f"{text}. There is little left to gain.")
-    more = "last-block" if blocks > 1 else "finetune"
-    return Diagnosis("level", epoch, f"{text}. A higher accuracy needs more trainable blocks.", recipe=more)
+    if not settings:
+        text += f" {counted(training.images, 'training image')} left none for validation: more images would."
+    return Diagnosis("unjudged", None, text, settings)
 
 
 class _Curves:
     """Smoothed curves of one stage, and the noise of its validation loss."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Sequence[Row], training: LabelCounts, validation: LabelCounts, kept_epoch: int) -> None:
         self.epochs = [int(row["epoch"]) for row in rows]
+        self.kept_epoch, self.images = kept_epoch, validation.images
         raw = [float(row["val_loss"]) for row in rows]
         self.val_loss = _smooth(raw)
         self.train_loss = _smooth([float(row["train_loss"]) for row in rows])
         self.val_accuracy = statistics.fmean(row["val_accuracy"] for row in rows[-3:])
         self.train_accuracy = statistics.fmean(row["train_accuracy"] for row in rows[-3:])
+        self.rates = rates(self.train_accuracy, training, self.val_accuracy, validation)
+        self.gap_low, self.gap_high = gap_interval(
+            self.train_accuracy, training.images, self.val_accuracy, validation.images
+        )
         self.noise = _noise(raw)
         self.lowest = min(range(len(raw)), key=lambda i: self.val_loss[i])
 
     @property
+    def accuracies(self) -> tuple[float, float]:
+        return self.train_accuracy, self.val_accuracy
+
+    @property
     def gap(self) -> float:
         return self.train_accuracy - self.val_accuracy
+
+    def least_change(self, share: float, noises: float, loss: float) -> float:
+        """Smallest change of the validation loss that is evidence."""
+        return max(LEAST_CHANGE, share * loss, noises * self.noise, loss / math.sqrt(self.images))
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -159,112 +163,87 @@ def _noise(values: Sequence[float]) -> float:
     return 1.4826 * statistics.median(abs(value - centre) for value in residuals) / math.sqrt(1.5)
 
 
-def _not_learning(curves: _Curves, stage: Stage, key: str, commonest: float, images: int) -> Diagnosis | None:
-    margin = 3 * math.sqrt(commonest * (1 - commonest) / images)
-    if max(curves.val_accuracy, curves.train_accuracy) > commonest + margin:
+def _few_images(curves: _Curves) -> Diagnosis | None:
+    if curves.images >= FEWEST_IMAGES:
         return None
     text = (
-        f"Not learning: validation accuracy is {curves.val_accuracy:.3f} and training accuracy "
-        f"{curves.train_accuracy:.3f}. Always predicting the most common class gives {commonest:.3f}. Try another "
-        "learning rate first."
+        f"{counted(curves.images, 'validation image')} cannot tell overfitting from underfitting ({curves.rates}); at "
+        f"least {FEWEST_IMAGES} can. {FOLDS}"
     )
-    return Diagnosis("not-learning", None, text, (f"{key}.lr={stage.lr / 10:.2g}",))
+    return Diagnosis("undecided", None, text)
 
 
-def _overfitting(curves: _Curves, stage: Stage, key: str, recipe: Recipe) -> Diagnosis | None:
+def _unstable(curves: _Curves, advice: Advice) -> Diagnosis | None:
+    loss = statistics.fmean(curves.val_loss)
+    if curves.noise <= max(LEAST_CHANGE, UNSTABLE * loss, loss / math.sqrt(curves.images)):
+        return None
+    text = (
+        f"The validation loss varies by about {curves.noise / loss:.0%} from epoch to epoch: the learning rate is "
+        "probably too high."
+    )
+    return Diagnosis("unstable", None, text, advice.steadier())
+
+
+def _overfitting(curves: _Curves, advice: Advice) -> Diagnosis | None:
     low, end = curves.val_loss[curves.lowest], curves.val_loss[-1]
-    still_falling = curves.train_loss[-1] < curves.train_loss[curves.lowest]
-    if end - low <= max(RISE * low, RISE_IN_NOISE * curves.noise) or not still_falling:
+    train_low, train_end = curves.train_loss[curves.lowest], curves.train_loss[-1]
+    if end - low <= curves.least_change(RISE, RISE_IN_NOISE, low) or train_end >= (1 - STILL_FALLING) * train_low:
         return None
     epoch = curves.epochs[curves.lowest]
     text = (
-        f"Overfitting begins around epoch {epoch}. From there the validation loss rises from {low:.3f} to {end:.3f}, "
-        f"while the training loss falls from {curves.train_loss[curves.lowest]:.3f} to {curves.train_loss[-1]:.3f}."
+        f"Overfitting begins around epoch {epoch}. From there the validation loss rises from {low:.3g} to {end:.3g}, "
+        f"while the training loss falls from {train_low:.3g} to {train_end:.3g}."
     )
-    return Diagnosis("overfitting", epoch, text, _more_regularisation(stage, key, recipe))
+    settings = advice.keep_best() if curves.val_accuracy >= NEARLY_ALL else advice.more_regularisation()
+    return Diagnosis("overfitting", epoch, text, settings)
 
 
-def _unstable(curves: _Curves, stage: Stage, key: str) -> Diagnosis | None:
-    share = curves.noise / statistics.fmean(curves.val_loss)
-    if share <= UNSTABLE:
-        return None
-    text = f"The validation loss varies by about {share:.0%} from epoch to epoch: the learning rate is too high."
-    schedule = () if isinstance(stage.schedule, OneCycle) else (f"{key}.schedule=one-cycle",)
-    return Diagnosis("unstable", None, text, (f"{key}.lr={stage.lr / 3:.2g}", *schedule))
-
-
-def _improving(curves: _Curves, stage: Stage, key: str) -> Diagnosis | None:
+def _improving(curves: _Curves, advice: Advice) -> Diagnosis | None:
     before = curves.val_loss[len(curves.val_loss) * 3 // 4 - 1]
     fall = before - curves.val_loss[-1]
-    if isinstance(stage.schedule, OneCycle | Cosine) or fall <= max(FALL * before, FALL_IN_NOISE * curves.noise):
+    decays = isinstance(advice.stage.schedule, OneCycle | Cosine)
+    if decays or fall <= curves.least_change(FALL, FALL_IN_NOISE, before):
         return None
     epoch = curves.epochs[-1]
-    text = f"Still improving: over the last quarter of the epochs the validation loss fell by {fall:.3f}."
-    return Diagnosis("improving", epoch, text, (f"{key}.epochs={2 * stage.epochs}",))
+    text = f"Still improving: over the last quarter of the epochs the validation loss fell by {fall:.3g}."
+    settings = advice.more_epochs()
+    if not settings:
+        text += f" Yet the best epoch is {curves.kept_epoch} of {epoch}, so that more epochs may gain nothing."
+    return Diagnosis("improving", epoch, text, settings)
 
 
-def _by_gap(curves: _Curves, stage: Stage, key: str, recipe: Recipe, blocks: int) -> Diagnosis:
-    accuracies = f"training accuracy {curves.train_accuracy:.3f}, validation {curves.val_accuracy:.3f}"
-    if curves.gap >= GAP:
-        text = (
-            f"Memorising: training accuracy is far above validation ({accuracies}). The validation loss is not rising."
-        )
-        return Diagnosis("memorising", None, text, _more_regularisation(stage, key, recipe))
-    if curves.gap < AGREEMENT and curves.val_accuracy >= NEARLY_ALL:
-        text = f"Training and validation agree, and there is little left to gain ({accuracies})."
-        return Diagnosis("agreeing", None, text)
-    if curves.gap <= -AGREEMENT:
-        text = f"Underfitting ({accuracies}): the regularisation is too strong, or the training too short."
-        return Diagnosis("underfitting", None, text, _less_regularisation(stage, key, recipe))
-    if curves.gap < AGREEMENT:
-        text = f"Training and validation agree ({accuracies}). More capacity or longer training may help."
-        return Diagnosis("agreeing", None, text, _more_capacity(stage, key, recipe, blocks))
-    epoch = curves.epochs[curves.lowest]
-    text = f"Levelled off: lowest validation loss around epoch {epoch} ({accuracies}). More epochs would gain little."
-    return Diagnosis("level", epoch, text, _more_regularisation(stage, key, recipe))
+def _by_gap(curves: _Curves, advice: Advice) -> Diagnosis:
+    both = curves.rates
+    if curves.gap >= GAP and curves.gap_low > 0:
+        text = f"Memorising: training accuracy is far above validation ({both})."
+        return Diagnosis("memorising", None, text, advice.more_regularisation())
+    if abs(curves.gap) < AGREEMENT and curves.val_accuracy >= NEARLY_ALL:
+        return Diagnosis("agreeing", None, f"There is little left to gain on these images ({both}).")
+    if curves.gap <= -AGREEMENT and curves.gap_high < 0:
+        text = f"Underfitting ({both}): the regularisation is too strong, or the training too short."
+        return Diagnosis("underfitting", None, text, advice.less_regularisation())
+    if abs(curves.gap) < AGREEMENT and curves.gap_low > -GAP and curves.gap_high < GAP:
+        longer = " or longer training" if advice.more_epochs() else ""
+        text = f"Training and validation agree ({both}). More capacity{longer} may help."
+        return Diagnosis("agreeing", None, text, advice.more_capacity())
+    if curves.gap >= AGREEMENT and curves.gap_low > 0:
+        return _level(curves, advice)
+    text = (
+        f"Training and validation cannot be told apart, nor said to agree ({both}): the difference may be anything "
+        f"from {100 * curves.gap_low:+.0f} to {100 * curves.gap_high:+.0f} points. {FOLDS}"
+    )
+    return Diagnosis("undecided", None, text)
 
 
-def _more_regularisation(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
-    """Settings: weights of the best epoch; augmentation if there is none, else more dropout, else weight decay."""
-    keep = ("keep=best",) if recipe.keep == "last" else ()
-    return keep + _regularise(stage, key, recipe)
-
-
-def _regularise(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
-    if stage.augment == AugmentSpec():  # shifts suit every kind of image; flips do not
-        return tuple(f"{key}.augment.{change}" for change in ("width_shift=0.1", "height_shift=0.1"))
-    if isinstance(recipe.model, CnnSpec):
-        last = len(recipe.model.blocks) - 1
-        dropout = recipe.model.blocks[last].dropout
-        if dropout < 0.3:
-            return (f"model.blocks.{last}.dropout={dropout + 0.2:.2g}",)
-    return (f"{key}.weight_decay={3 * stage.weight_decay if stage.weight_decay else 1e-2:.2g}",)
-
-
-def _less_regularisation(stage: Stage, key: str, recipe: Recipe) -> tuple[str, ...]:
-    """Settings: twice the epochs, and half of the highest dropout rate."""
-    rates = {f"model.hidden.{i}": layer.dropout for i, layer in enumerate(recipe.model.hidden)}
-    if isinstance(recipe.model, CnnSpec):
-        rates |= {f"model.blocks.{i}": block.dropout for i, block in enumerate(recipe.model.blocks)}
-    strongest = max(rates, key=rates.__getitem__, default=None)
-    halved = (f"{strongest}.dropout={rates[strongest] / 2:.2g}",) if strongest and rates[strongest] else ()
-    return (f"{key}.epochs={2 * stage.epochs}", *halved)
-
-
-def _one_more_block(part: str, blocks: int) -> str:
-    """Next larger trainable part: the head, the last block, the last two, and so on to all."""
-    trainable = {"head": 0, "last-block": 1}.get(part)
-    larger = (int(part.removeprefix("last-")) if trainable is None else trainable) + 1
-    if larger >= blocks:
-        return "all"
-    return "last-block" if larger == 1 else f"last-{larger}"
-
-
-def _more_capacity(stage: Stage, key: str, recipe: Recipe, blocks: int) -> tuple[str, ...]:
-    """Settings: twice the epochs, and twice the filters of the last block or one more trainable block of a backbone."""
-    if isinstance(recipe.model, BackboneSpec):
-        part = () if stage.part == "all" else (f"{key}.part={_one_more_block(stage.part, blocks)}",)
-        return (*part, f"{key}.epochs={2 * stage.epochs}")
-    last = len(recipe.model.blocks) - 1
-    filters = [2 * number for number in recipe.model.blocks[last].filters]
-    return (f"model.blocks.{last}.filters={filters}", f"{key}.epochs={2 * stage.epochs}")
+def _level(curves: _Curves, advice: Advice) -> Diagnosis:
+    epoch, last = curves.epochs[curves.lowest], curves.epochs[-1]
+    if curves.lowest < len(curves.epochs) - 2:
+        text = f"Levelled off: lowest validation loss around epoch {epoch} of {last} ({curves.rates})."
+        return Diagnosis("level", epoch, f"{text} More epochs would gain little.", advice.more_regularisation())
+    text = (
+        f"The validation loss is lowest at the end, where the learning rate is lowest too ({curves.rates}). Whether "
+        "more epochs would gain anything cannot be told from this."
+        if isinstance(advice.stage.schedule, OneCycle | Cosine)
+        else f"Levelled off: the validation loss hardly falls any more ({curves.rates})."
+    )
+    return Diagnosis("level", epoch, text, advice.more_regularisation())

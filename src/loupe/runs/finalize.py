@@ -18,10 +18,12 @@ from loupe.data.splits.split import Split
 from loupe.errors import LoupeError, RunStateError
 from loupe.evaluate import calibration, inference, metrics, selective
 from loupe.evaluate.calibration import Temperature
+from loupe.evaluate.chance import LabelCounts, association
 from loupe.evaluate.groups import by_group
-from loupe.evaluate.learning_curves import Diagnosis, diagnose
+from loupe.evaluate.learning_curves import diagnose
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
 from loupe.evaluate.results import Evaluation, results_file, results_of
+from loupe.evaluate.verdicts import Diagnosis
 from loupe.log import command_line
 from loupe.models import bundle
 from loupe.models.classifier import Classifier
@@ -120,9 +122,18 @@ class RunFinalizer:
         return rundir.record_look(runs, test_hash, self.directory.name)
 
     def _diagnose(self, state: TrainState, validation: Evaluation | None, blocks: int) -> Diagnosis:
+        train_K = np.bincount(self.images.table.labels[self.split.train])
         supports = [row.support for row in validation.per_class] if validation else []
-        commonest = max(supports) / sum(supports) if supports else None
-        return diagnose(state.history, self.recipe, commonest=commonest, images=sum(supports), blocks=blocks)
+        return diagnose(
+            state.history,
+            self.recipe,
+            training=LabelCounts(int(train_K.sum()), int(train_K.max())),
+            validation=LabelCounts(sum(supports), max(supports), association(validation.confusion_matrix))
+            if validation and sum(supports)
+            else None,
+            blocks=blocks,
+            kept_epoch=results.kept_epoch(self.recipe, state),
+        )
 
     def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
         """Command that the diagnosis recommends: this run's recipe with changes, or another recipe."""

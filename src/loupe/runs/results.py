@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from loupe import __version__
+from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits.split import Split
-from loupe.evaluate.learning_curves import Diagnosis
 from loupe.evaluate.results import (
     Calibration,
     DiagnosisResult,
@@ -20,6 +20,7 @@ from loupe.evaluate.results import (
     Selective,
     UnreadImages,
 )
+from loupe.evaluate.verdicts import Diagnosis
 from loupe.models.classifier import Classifier
 from loupe.models.summary import count_parameters, layer_table
 from loupe.recipes.published.experiments import experiment
@@ -72,7 +73,7 @@ def assemble(
         parameters=Parameters.model_validate(count_parameters(model)),
         layers=tuple(Layer.model_validate(row) for row in layer_table(model)),
         epochs=len(history),
-        best_epoch=state.best_epoch if recipe.keep == "best" else len(history),
+        best_epoch=kept_epoch(recipe, state),
         stopped=state.stopped,
         seconds=_seconds(history, preparation, load_seconds, evaluate_seconds),
         images_per_second=round(fmean(row["images_per_second"] for row in history), 1),
@@ -93,6 +94,20 @@ def assemble(
         ),
         published=experiment(recipe.experiment) if recipe.experiment else None,
     )
+
+
+def kept_epoch(recipe: Recipe, state: TrainState) -> int:
+    """Epoch of the weights that the run ends with, over all stages.
+
+    A solved head is that of the best L2 strength of its stage, also where the weights of the last epoch are kept.
+    """
+    if recipe.keep == "best" and state.best_epoch:
+        return state.best_epoch
+    number = int(state.history[-1]["stage"]) - 1
+    if not isinstance(recipe.stages[number].optimizer, Logistic):
+        return len(state.history)
+    before = len([row for row in state.history if row["stage"] != number + 1])
+    return before + state.best(recipe.monitor, number) + 1
 
 
 def _seconds(history: Sequence[Row], preparation: StageDataBuilder, load: float, evaluate: float) -> SecondsSpent:
