@@ -119,7 +119,7 @@ def diagnose_strengths(
             f"The head fits its training images ({both}). Whether it does better on others than always predicting the "
             f"most common class, which gives {validation.share:.3f}, cannot be told. {FOLDS}"
         )
-        return Diagnosis("undecided", epoch, text)
+        return Diagnosis("undecided", epoch, text, recipe=more if validation.decides else None)
     text = (
         f"L2 strength {index + 1} of {len(rows)} was selected ({both})"
         if len(rows) > 1
