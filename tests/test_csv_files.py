@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loupe.data.sources.csv_file import open_csv
 
 from loupe import csv_files
-from loupe.data.sources.csv_file import open_csv
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, make_rows
 from loupe.evaluate.predictions import Predictions

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from loupe import __version__
 from loupe.config.recipe import Recipe
+from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import SPLITS, Split
 from loupe.data.table import ImageTable
@@ -76,6 +78,7 @@ class RunEnvironment(Environment, Record):
 
     Attributes:
         data: names the images that the run was trained on; None for arrays, which are not stored.
+        columns, image_folder: with which a list of images was read, where the user gave them.
         open_test: whether the run was begun to evaluate its test images.
     """
 
@@ -83,9 +86,21 @@ class RunEnvironment(Environment, Record):
     REMEDY: ClassVar[str] = "Restore it, or train again."
 
     data: OsText | None = None
+    columns: dict[str, OsText] = Field({})
+    image_folder: OsText | None = None
     skip_damaged: bool = False
     open_test: bool = True
     hashes: Hashes = Hashes()
+
+    def read_options(self, images: str | Path | None = None, *, lenient: bool = False) -> ReadOptions:
+        """Columns and folder of images with which the run read its list.
+
+        Args:
+            images: another folder, where the images have moved.
+            lenient: for another list, which has a folder of its own and may lack columns.
+        """
+        options = ReadOptions.of(self.columns, images if lenient else images or self.image_folder)
+        return replace(options, lenient=lenient)
 
 
 def environment_file(run: RunDirectory) -> Path:

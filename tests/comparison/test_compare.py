@@ -367,13 +367,15 @@ def test_names_beside_their_dots_do_not_meet(monkeypatch, width_px):
 def test_a_comparison_opens_and_announces_its_data_once(digits, tmp_path, monkeypatch, caplog):
     opened, open_table = [], dataset.open_table
 
-    def watched(data):
+    def watched(data, options):
         opened.append(data)
-        return replace(open_table(data), notes=("a note about the images",))
+        return replace(open_table(data, options), notes=("a note about the images",))
 
     monkeypatch.setattr(dataset, "open_table", watched)
     hashed = []
-    monkeypatch.setattr(dataset, "content_hashes", lambda table: hashed.append(table) or content_hashes(table))
+    monkeypatch.setattr(
+        dataset, "content_hashes", lambda table, **how: hashed.append(table) or content_hashes(table, **how)
+    )
     with caplog.at_level("INFO", logger="loupe"):
         compare.compare(
             digits, recipes=["digits", "digits-plain"], settings=QUICK, output=tmp_path, device="cpu", quiet=True

@@ -8,7 +8,8 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from loupe.cache import cache_folder
-from loupe.cli.options import Data, Json, Quiet, Verify, print_json
+from loupe.cli.options import Columns, Data, Images, Json, Quiet, Verify, print_json
+from loupe.data.sources.read_options import ReadOptions
 from loupe.errors import ConfigError, DiskError
 from loupe.log import printable, terminal
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 def check(
     data: Data,
+    columns: Columns = None,
+    images: Images = None,
     near: Annotated[
         bool, typer.Option("--near", help="Also find near duplicates: re-encoded, cropped or mirrored copies.")
     ] = False,
@@ -35,11 +38,14 @@ def check(
     """
     if report is not None and not near:
         raise ConfigError("--report needs --near, because its page shows near duplicates. Add --near.")
-    code = _check(data, near=near, report=report, as_json=as_json, quiet=quiet, verify=verify)
+    options = ReadOptions.of(columns, images)
+    code = _check(data, options, near=near, report=report, as_json=as_json, quiet=quiet, verify=verify)
     raise typer.Exit(code)
 
 
-def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: bool, verify: bool) -> int:
+def _check(
+    data: str, options: ReadOptions, *, near: bool, report: Path | None, as_json: bool, quiet: bool, verify: bool
+) -> int:
     """Check the images of `data` and return the exit code: 1 on damage or leakage of whole files.
 
     With `near`, near duplicates are searched too; `report` is the page that shows them, with a CSV beside it.
@@ -53,7 +59,7 @@ def _check(data: str, *, near: bool, report: Path | None, as_json: bool, quiet: 
     if report is not None:
         _check_writable(report)
     with terminal(quiet=quiet or as_json):
-        dataset = open_dataset(data, verify=verify)
+        dataset = open_dataset(data, options, verify=verify)
         table, content = dataset.table, dataset.hashes
         checked = examine(table, content)
         near_report = find_near(table, content, cache=cache_folder()) if near else None

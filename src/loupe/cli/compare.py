@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.cli.options import Columns, Device, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.errors import ConfigError
 
 
@@ -13,6 +13,8 @@ def compare(
     what: Annotated[
         list[str], typer.Argument(help="DATA to train on, as for loupe train; or at least two finished runs.")
     ],
+    columns: Columns = None,
+    images: Images = None,
     recipes: Annotated[
         str | None, typer.Option(help="Recipe names or YAML files, separated by commas. Default: a ladder of recipes.")
     ] = None,
@@ -47,7 +49,8 @@ def compare(
     from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
-        if recipes or model or weights or settings or folds or seeds > 1 or plan or skip_damaged or verify:
+        training = (columns, images, recipes, model, weights, settings, folds, plan, skip_damaged, verify)
+        if any(training) or seeds > 1:
             raise ConfigError(
                 "finished runs are compared without training. Leave out the training options, or give DATA."
             )
@@ -57,6 +60,8 @@ def compare(
     else:
         results = compare.compare(
             what[0],
+            columns=columns,
+            images=images,
             recipes=[word for word in (recipes or "").split(",") if word],
             model=model,
             weights=weights,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loupe.cli.options import Data, Device, Json, Quiet, SkipDamaged, print_json
+from loupe.cli.options import Columns, Data, Device, Images, Json, Quiet, SkipDamaged, print_json
 from loupe.errors import counted
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ FIRST_SHOWN = 20
 
 def labels(
     data: Data,
+    columns: Columns = None,
+    images: Images = None,
     model: Annotated[str | None, typer.Option(help="Pretrained network. Default: that of the recipe features.")] = None,
     weights: Annotated[
         str | None,
@@ -45,6 +47,8 @@ def labels(
         export.check_new(to)  # before the work, not after
     report = check_labels(
         data,
+        columns=columns,
+        images=images,
         model=model,
         weights=weights,
         size_px=size,

@@ -8,7 +8,21 @@ import typer
 
 Data = Annotated[
     str,
-    typer.Argument(help="Folder of class folders, CSV, Parquet, .npz, CIFAR archive, or the name of a data set."),
+    typer.Argument(
+        help="Folder of class folders, CSV, TSV, JSONL, Parquet, .npz, CIFAR archive, or the name of a data set."
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ROLE=COLUMN,...",
+        help="Columns of a list, for example path=image_id,label=diagnosis,group=patient_id. Roles: path, label, "
+        "split, group, id. Default: by their names.",
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder of the images that a list names. Default: the folder of the list."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result, warnings and errors.")]

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, Verify, print_json
-from loupe.errors import ConfigError
+from loupe.cli.options import Columns, Device, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.data.sources.rows import is_list
+from loupe.errors import ConfigError, counted
 from loupe.log import logger, terminal
 
 
@@ -17,6 +18,8 @@ def evaluate(
         str | None,
         typer.Option(help="Other labelled images. Those that belong to the run keep its split."),
     ] = None,
+    columns: Columns = None,
+    images: Images = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
@@ -31,8 +34,10 @@ def evaluate(
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
+    if data is None and (columns or images):
+        raise ConfigError("--columns and --images are of the list in --data, which is missing.")
     opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify)
-    evaluation = opened.evaluate(split, data, skip_damaged=skip_damaged)
+    evaluation = opened.evaluate(split, data, columns=columns, images=images, skip_damaged=skip_damaged)
     if as_json:
         print_json({"run": str(opened.path), "data": data, "split": split, **evaluation.to_json()})
     else:
@@ -41,8 +46,22 @@ def evaluate(
 
 def predict(
     run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
-    paths: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
-    to: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
+    paths: Annotated[
+        list[str], typer.Argument(help="Images, folders or glob patterns; or one list: CSV, TSV, JSONL or Parquet.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="CSV file to write. Default: predictions.csv, or submission.csv.")
+    ] = None,
+    columns: Columns = None,
+    images: Images = None,
+    submission: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID,LABEL",
+            help="Write only these columns, as competitions ask for: id,label has the predicted class; id,* the "
+            "probability of every class; id,label=CLASS that of one class.",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes listed for each image.")] = 1,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Probability below which an image stays unclassified.")
@@ -68,13 +87,24 @@ def predict(
         raise ConfigError("--threshold and --wanted-precision exclude each other. Give one of them.")
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
+    from loupe.data.sources.inference_list import open_inference_list
+    from loupe.data.sources.read_options import ReadOptions
     from loupe.rundir import open_run
     from loupe.runs.classify import check_path, check_threshold, check_top, label, write_csv
     from loupe.runs.run import Run
+    from loupe.runs.submission import Submission
 
-    check_path(to)
+    source = _list_in(paths, needed=bool(columns or images))
+    to = to or Path("predictions.csv" if submission is None else "submission.csv")
+    if submission is None:
+        check_path(to)
+    elif threshold or wanted_precision or top > 1:
+        raise ConfigError("--submission has one answer for each image: leave out --top and thresholds.")
     opened = Run(open_run(run, output), device=device, quiet=quiet or as_json)
     check_top(top, opened.classes)
+    form = None if submission is None else Submission.of(submission, opened.classes)
+    if form is not None:
+        form.check_path(to, source)
     with terminal(quiet=opened.quiet):
         if opened.temperature != 1:
             logger.info(f"probabilities are calibrated by temperature {opened.temperature:.3g}")
@@ -83,10 +113,31 @@ def predict(
             threshold = chosen.value
             logger.info(str(chosen))
     check_threshold(threshold or 0.0, opened.classes)
-    predictions = opened.predictions(from_paths(paths), skip_damaged=skip_damaged)
+    options = ReadOptions.of(columns, images) if columns else opened.read_options(images)
+    listed = None if source is None else open_inference_list(source, options)
+    with terminal(quiet=opened.quiet):
+        for note in listed.table.notes if listed else ():
+            logger.info(note)
+    predictions = opened.predictions(listed.table if listed else from_paths(paths), skip_damaged=skip_damaged)
     labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=opened.temperature)
-    write_csv(to, labelled)
+    ids = listed.by_path() if listed else {}
+    if form is not None:
+        form.write(to, labelled, ids)
+        if len(predictions) < len(ids):
+            logger.warning(f"{to} lacks {counted(len(ids) - len(predictions), 'row')} of {source}: damaged images.")
+    else:
+        write_csv(to, labelled, listed.id_name if listed else None, ids)
     if as_json:
-        print_json(labelled.to_json())
+        print_json(labelled.to_json(ids))
     else:
         tables.print_histogram(labelled.counts(), to)
+
+
+def _list_in(paths: list[str], *, needed: bool) -> Path | None:
+    """The list of images among the paths, which is the only one of them; None without one."""
+    lists = [Path(path).expanduser() for path in paths if is_list(Path(path))]
+    if lists and len(paths) > 1:
+        raise ConfigError(f"{lists[0]} is a list of images: give it alone.")
+    if needed and not lists:
+        raise ConfigError("--columns and --images are for a list of images: a CSV, TSV, JSONL or Parquet file.")
+    return lists[0] if lists else None

@@ -5,13 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe.cli.options import Data, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.cli.options import Columns, Data, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.errors import ConfigError
 from loupe.log import terminal
 
 
 def train(
     data: Annotated[str | None, Data.__metadata__[0]] = None,
+    columns: Columns = None,
+    images: Images = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe: a name, a YAML file, or auto. Default: auto, chosen from the images.")
     ] = None,
@@ -57,16 +59,21 @@ def train(
     with repeat.resume_with_comparison(earlier):
         if resume is not None:
             _refuse_with_resume(
-                recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name, skip_damaged or None
+                *(columns, recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name),
+                skip_damaged or None,
             )
-            done = runner.resume(resume, data, output=output, device=device, verify=verify, quiet=quiet or as_json)
+            done = runner.resume(
+                resume, data, images=images, output=output, device=device, verify=verify, quiet=quiet or as_json
+            )
         else:
-            options = repeat.RepeatOptions(data, recipe, device, skip_damaged)
+            options = repeat.RepeatOptions(data, recipe, device, skip_damaged, columns=columns, images=images)
             if earlier is not None:
                 with terminal(quiet=quiet or as_json):
                     options = repeat.complete(options, earlier)
             done = runner.train(
                 options.data,
+                columns=options.columns,
+                images=options.images,
                 recipe=options.recipe,
                 model=model,
                 weights=weights,
@@ -101,5 +108,5 @@ def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
         raise ConfigError(
             "--resume continues a run with its own recipe. Give it alone, or with --device, --output, --verify, "
-            "--quiet, --json, --against, and DATA if the images have moved."
+            "--quiet, --json, --against, and DATA or --images if the images have moved."
         )

@@ -15,6 +15,7 @@ from loupe.comparison import candidates, files, plan
 from loupe.comparison.candidates import Entry
 from loupe.comparison.request import ComparisonRequest
 from loupe.data.dataset import Dataset, open_dataset
+from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, counted
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
@@ -28,6 +29,8 @@ from loupe.runs.run import Run
 def compare(
     data: Any,
     *,
+    columns: ColumnNames | None = None,
+    images: str | Path | None = None,
     recipes: Sequence[str] = (),
     model: str | None = None,
     weights: str | None = None,
@@ -49,7 +52,7 @@ def compare(
     files if nothing is.
 
     Args:
-        data: as for `loupe.train`.
+        data, columns, images: as for `loupe.train`.
         recipes: names or YAML files; empty for the ladder of recipes, from scratch to the whole pretrained network.
         model, weights: network and weights for the recipes with a pretrained network.
         seeds: trainings of each recipe, all on the same split.
@@ -71,12 +74,14 @@ def compare(
         RunStateError: a candidate failed; the others are finished.
         InterruptedRunError: stopped and saved; the same call resumes.
     """
-    request = ComparisonRequest(tuple(recipes), model, weights, seeds, folds, tuple(settings), open_test)
+    read = ReadOptions.of(columns, images)
+    words = (*ReadOptions(read.columns).words, *(("--images", "IMAGES") if read.images else ()))
+    request = ComparisonRequest(tuple(recipes), model, weights, seeds, folds, tuple(settings), open_test, words)
     options = RunOptions(Path(output), device, skip_damaged, quiet)
     with terminal(quiet=quiet):
         files.check_name(name)
         request.check()
-        dataset = open_dataset(data, verify=verify)
+        dataset = open_dataset(data, read, verify=verify)
         entries = plan.resolve_candidates(dataset, request)
         comparison = Comparison(
             version=__version__,

@@ -19,6 +19,7 @@ class ComparisonRequest:
         folds: number of cross-validation folds, at least 2; 0 for no cross-validation.
         settings: values of recipe keys as KEY=VALUE, for every recipe.
         open_test: evaluate every candidate on the test images, not only the chosen one.
+        read: options of the command line with which a list of images is read.
     """
 
     recipes: tuple[str, ...] = ()
@@ -28,6 +29,7 @@ class ComparisonRequest:
     folds: int = 0
     settings: tuple[str, ...] = ()
     open_test: bool = False
+    read: tuple[str, ...] = ()
 
     @property
     def trainings_each(self) -> int:
@@ -55,7 +57,7 @@ class ComparisonRequest:
     def command(self, names: Sequence[str], *, skip_damaged: bool) -> str:
         """Command that repeats the comparison, with DATA for the data and the bare name of a weights file."""
         model, weights = self.model, self.weights
-        words = ["loupe", "compare", "DATA", "--recipes", ",".join(names)]
+        words = ["loupe", "compare", "DATA", *self.read, "--recipes", ",".join(names)]
         words += ["--model", model] if model else []
         words += ["--weights", Path(weights).name if Path(weights).exists() else weights] if weights else []
         words += ["--folds", str(self.folds)] if self.folds else ["--seeds", str(self.seeds)]

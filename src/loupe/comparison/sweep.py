@@ -11,6 +11,7 @@ from loupe import provenance
 from loupe.config import overrides as keys
 from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset, open_dataset
+from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.errors import RunStateError, counted, enumerated
@@ -84,7 +85,8 @@ def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> No
     """
     other = keys.differences(wanted, _unsettled(directory.read_recipe(), wanted))
     difference = f"another recipe ({enumerated(other, most=3)})" if other else None
-    if not difference and dataset.source != provenance.environment_of(directory).data:
+    environment = provenance.environment_of(directory)
+    if not difference and (dataset.source, dataset.options) != (environment.data, environment.read_options()):
         difference = "other data"
     results = results_of(directory)
     if not difference and results and not provenance.made_of(directory, dataset.table, dataset.hashes, results.damaged):
@@ -142,6 +144,8 @@ class CrossValidation:
 def cross_validate(
     data: Any,
     *,
+    columns: ColumnNames | None = None,
+    images: str | Path | None = None,
     recipe: str | Path | Recipe | None = None,
     folds: int = 5,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -156,7 +160,7 @@ def cross_validate(
     reads finished folds and trains the others.
 
     Args:
-        data, recipe, settings, device, output: as for `loupe.train`.
+        data, columns, images, recipe, settings, device, output: as for `loupe.train`.
         folds: number of folds.
         name: prefix of the names of the runs, NAME-fold1ofK and so on. Default: DATA-RECIPE.
         quiet: print nothing.
@@ -167,7 +171,8 @@ def cross_validate(
         InterruptedRunError: stopped and saved; the same call resumes.
     """
     with terminal(quiet=quiet):
-        dataset, options = open_dataset(data), RunOptions(Path(output), device, quiet=quiet)
+        dataset = open_dataset(data, ReadOptions.of(columns, images))
+        options = RunOptions(Path(output), device, quiet=quiet)
         chosen = resolve(recipe, dataset, model=None, flags={}, extra=settings)
         stem = name or f"{dataset.name}-{chosen.name}"
         runs = tuple(

@@ -9,7 +9,8 @@ from typing import Any
 from loupe.data.hashing import content_hashes
 from loupe.data.sources import datasets
 from loupe.data.sources.in_memory import local_path
-from loupe.data.sources.open import open_table
+from loupe.data.sources.open import DEFAULT, open_table
+from loupe.data.sources.read_options import ReadOptions
 from loupe.data.table import ImageTable
 from loupe.log import logger
 
@@ -21,11 +22,13 @@ class Dataset:
     Attributes:
         source: the name of a data set or an absolute path, from which they can be opened again; None for arrays.
         verify: read every image to hash it, and use no remembered hash.
+        options: columns of a list of images, and the folder of its images, with which it is opened again.
     """
 
     source: str | None
     table: ImageTable
     verify: bool = False
+    options: ReadOptions = DEFAULT
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
@@ -42,10 +45,11 @@ class Dataset:
         return datasets.DATASETS[self.source].default_recipe if self.source in datasets.DATASETS else None
 
 
-def open_dataset(data: Any, *, announce: bool = True, verify: bool = False) -> Dataset:
+def open_dataset(data: Any, options: ReadOptions = DEFAULT, *, announce: bool = True, verify: bool = False) -> Dataset:
     """The images that `data` names or holds, as `open_table` takes them; a Dataset is returned as it is.
 
     Args:
+        options: columns of a list of images, and the folder of its images.
         announce: log the notes about the images.
         verify: hash every image anew, without the hashes that are remembered of unchanged files.
 
@@ -54,12 +58,12 @@ def open_dataset(data: Any, *, announce: bool = True, verify: bool = False) -> D
     """
     if isinstance(data, Dataset):
         return data
-    table = open_table(data)
+    table = open_table(data, options)
     for note in table.notes if announce else ():
         logger.info(note)
     for warning in table.warnings if announce else ():
         logger.warning(warning)
-    return Dataset(_source_of(data), table, verify)
+    return Dataset(_source_of(data), table, verify, options)
 
 
 def is_gone(source: str) -> bool:

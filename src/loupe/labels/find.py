@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.keyed_order import turns
 from loupe.data.pixels.prepare import Images, load_images
+from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import folds
 from loupe.data.splits.split import SPLITS, Split, assign
 from loupe.data.table import ImageTable
@@ -119,6 +121,8 @@ class LabelReport:
 def check_labels(
     data: Any,
     *,
+    columns: ColumnNames | None = None,
+    images: str | Path | None = None,
     model: str | None = None,
     weights: str | None = None,
     size_px: int | None = None,
@@ -132,7 +136,7 @@ def check_labels(
     """Compare labels with the out-of-fold predictions of heads on a frozen pretrained network.
 
     Args:
-        data, model, weights, device, skip_damaged: as for `loupe.train` with the recipe `features`.
+        data, columns, images, model, weights, device, skip_damaged: as for `loupe.train` with the recipe `features`.
         size_px: input size of the network; None: that of its pretraining.
         splits: splits to examine. The splits are those of training with this seed.
         number_of_folds: at least 3. Copies of an image, and images of one group, are in one fold.
@@ -149,19 +153,19 @@ def check_labels(
             )
         computing = choose_device(device)
         keep_freed_memory()
-        dataset = open_dataset(data)
+        dataset = open_dataset(data, ReadOptions.of(columns, images))
         recipe, network = recipe_for(dataset, model, weights, size_px, seed)
         preprocessing = recipe.preprocessing
-        images = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
-        split = assign(images.table, images.content, SplitSpec(), seed)
+        loaded = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
+        split = assign(loaded.table, loaded.content, SplitSpec(), seed)
         for note in split.notes:
             logger.info(note)
         rows_N = np.sort(np.concatenate([split.rows(part) for part in SPLITS if part in splits]))
-        given_N, fold_N, classes = _folds(images, rows_N, splits, number_of_folds, seed)
+        given_N, fold_N, classes = _folds(loaded, rows_N, splits, number_of_folds, seed)
         features_NC = features(
             network,
             preprocessing,
-            images,
+            loaded,
             device=computing,
             folder=cache_folder() / "frozen",
         )
@@ -171,8 +175,8 @@ def check_labels(
         )
         fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects)
         return LabelReport(
-            table=images.table,
-            splits=_split_names(split, len(images.table)),
+            table=loaded.table,
+            splits=_split_names(split, len(loaded.table)),
             rows_N=rows_N,
             classes=classes,
             given_N=given_N,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loupe.data.sources.read_options import ROLES
 from loupe.evaluate.results import RunResults
 from loupe.log import command_line, printable
 from loupe.provenance import RunEnvironment
@@ -35,6 +36,8 @@ GROUPS = {
     "Data": {
         "dataset": "data set",
         "data": "read from",
+        "image_folder": "folder of the images",
+        **{f"columns.{role}": f"column of the {role}" for role in ROLES},
         "images": "images",
         "damaged": "damaged, left out",
         "hashes.data": "hash of the images",
@@ -114,4 +117,7 @@ def repeat_command(run: Path, environment: RunEnvironment) -> str:
     """Command that trains the run again from its own recipe, and reports all figures that differ."""
     data = printable(environment.data or "DATA")
     skip = ["--skip-damaged"] if environment.skip_damaged else []
-    return command_line(["loupe", "train", data, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip])
+    read = [printable(word) for word in environment.read_options().words]
+    return command_line(
+        ["loupe", "train", data, *read, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip]
+    )

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +43,12 @@ class Labels:
         counts = Counter(self.label)
         return {name: counts[name] for name in (*self.predictions.classes, UNCLASSIFIED)}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Plain data; `ids` are the identifiers of the images of a list by path."""
         probability_NK, classes = self.probability_NK, self.predictions.classes
         images = [
             {
+                **({"id": ids[path]} if ids else {}),
                 "path": path,
                 "label": label,
                 "top": [{"class": classes[k], "probability": float(probability_NK[i, k])} for k in self.order_NT[i]],
@@ -122,28 +124,42 @@ def check_path(path: Path) -> None:
     header: list[str] = []
     with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):
         header = next(csv.reader(file), [])
-    if tuple(header[: len(COLUMNS)]) != COLUMNS or not header[-1].startswith(PROBABILITY):
+    columns = [tuple(header[start : start + len(COLUMNS)]) for start in (0, 1)]  # identifiers may come first
+    if COLUMNS not in columns or not header[-1].startswith(PROBABILITY):
         raise ConfigError(f"{path} exists and was not written by `loupe predict`. Choose another file with --to.")
 
 
-def write_csv(path: Path, labels: Labels) -> None:
+def write_csv(path: Path, labels: Labels, id_name: str | None = None, ids: Mapping[str, str] | None = None) -> None:
     """Write the columns path, label, probability, the second to T-th best class with theirs, and all probabilities.
+
+    Args:
+        path: file to write.
+        labels: predictions.
+        id_name: column of identifiers, which comes first; None without one.
+        ids: identifier of each image by path.
 
     Raises:
         DiskError: the file cannot be written.
     """
     predictions, extra = labels.predictions, range(2, labels.order_NT.shape[1] + 1)
-    header = [*COLUMNS]
+    ids = {} if id_name == "path" and all(path == name for path, name in (ids or {}).items()) else ids
+    first = [f"list_{id_name}" if id_name in COLUMNS else id_name] if id_name and ids else []
+    header = [*first, *COLUMNS]
     header += [name for rank in extra for name in (f"label_{rank}", f"probability_{rank}")]
     try:
-        csv_files.write(path, [*header, *(PROBABILITY + name for name in predictions.classes)], _rows(labels))
+        csv_files.write(
+            path,
+            [*header, *(PROBABILITY + name for name in predictions.classes)],
+            _rows(labels, ids if first else None),
+        )
     except OSError as error:
         raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
 
 
-def _rows(labels: Labels) -> Iterator[list[object]]:
+def _rows(labels: Labels, ids: Mapping[str, str] | None) -> Iterator[list[object]]:
     predictions = labels.predictions
     for i, (name, row_K) in enumerate(zip(labels.label, labels.probability_NK, strict=True)):
         others = [(predictions.classes[k], f"{row_K[k]:.6f}") for k in labels.order_NT[i, 1:]]
         cells = [predictions.path[i], name, f"{row_K.max():.6f}", *(cell for pair in others for cell in pair)]
-        yield [*cells, *(f"{value:.6f}" for value in row_K)]
+        first = [ids[predictions.path[i]]] if ids else []
+        yield [*first, *cells, *(f"{value:.6f}" for value in row_K)]

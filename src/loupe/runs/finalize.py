@@ -137,16 +137,19 @@ class RunFinalizer:
 
     def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
         """Command that the diagnosis recommends: this run's recipe with changes, or another recipe."""
-        data = environment_of(self.directory).data or "DATA"
+        environment = environment_of(self.directory)
+        data = [environment.data or "DATA", *environment.read_options().words]
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
         if changes:
-            return command_line(["loupe", "train", data, "--recipe", str(self.directory.file("recipe.yaml")), *changes])
+            return command_line(
+                ["loupe", "train", *data, "--recipe", str(self.directory.file("recipe.yaml")), *changes]
+            )
         network = self.recipe.model
         if diagnosis.recipe is None or not isinstance(network, BackboneSpec):
             return None
         pixels = [part for text in input_settings(network, preprocessing) for part in ("--set", text)]
         start = ["--model", network.backbone, "--weights", network.weights]
-        return command_line(["loupe", "train", data, "--recipe", diagnosis.recipe, *start, *pixels])
+        return command_line(["loupe", "train", *data, "--recipe", diagnosis.recipe, *start, *pixels])
 
 
 def input_settings(network: BackboneSpec, preprocessing: Preprocessing) -> list[str]:

@@ -12,6 +12,7 @@ from loupe.data.pixels.batches import BatchLoader, ProgressLoader
 from loupe.data.pixels.prepare import Images, all_damaged, load_images
 from loupe.data.pixels.store import StreamedStore
 from loupe.data.sources.inference_inputs import Pictures, table_of
+from loupe.data.sources.read_options import ColumnNames
 from loupe.data.table import ImageTable
 from loupe.devices import Compute, choose_device, keep_freed_memory
 from loupe.errors import counted, memory_remedy
@@ -64,25 +65,32 @@ class Predictor:
         """Divisor of the logits for calibrated probabilities; 1 if none was fitted."""
         return self.model.temperature
 
-    def predict(self, images: Pictures) -> list[str]:
+    def predict(
+        self, images: Pictures, *, columns: ColumnNames | None = None, folder: str | Path | None = None
+    ) -> list[str]:
         """Predict the class of each image.
 
         Args:
             images: paths (files, folders, globs), `file:` URLs, arrays or tensors [H, W], [H, W, C] or [N, H, W, C]
-                with 1, 3 or 4 channels, PIL images, bytes of image files, binary files, or a list of these.
+                with 1, 3 or 4 channels, PIL images, bytes of image files, binary files, or a list of these. Or the
+                path of a list of images: CSV, TSV, JSONL or Parquet.
+            columns: columns of a list by role, as for `loupe.train`.
+            folder: folder of the images that a list names.
 
         Raises:
             DamagedImages: images that cannot be decoded.
             DataError: a path that matches nothing, channels that come first, or something that is not an image.
         """
-        return [self.classes[index] for index in self.predictions(table_of(images)).predicted]
+        return [self.classes[index] for index in self.predictions(table_of(images, columns, folder)).predicted]
 
-    def predict_proba(self, images: Pictures) -> np.ndarray:
+    def predict_proba(
+        self, images: Pictures, *, columns: ColumnNames | None = None, folder: str | Path | None = None
+    ) -> np.ndarray:
         """Predict calibrated probabilities, float64 [N, classes], columns in the order of `classes`.
 
         They are the softmax of the logits divided by `temperature`.
         """
-        return calibration.probabilities(self.predictions(table_of(images)), self.temperature)
+        return calibration.probabilities(self.predictions(table_of(images, columns, folder)), self.temperature)
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
         """Predict the uncalibrated logits of every image of a table, in its order.

@@ -8,6 +8,8 @@ from typing import Any
 
 from loupe import rundir
 from loupe.data.dataset import is_gone
+from loupe.data.sources.read_options import ColumnNames
+from loupe.data.sources.rows import is_list
 from loupe.devices import choose_device, cores, use_threads
 from loupe.errors import DataError, InterruptedRunError, LoupeError, counted
 from loupe.log import command_line, logger
@@ -28,6 +30,8 @@ class RepeatOptions:
     device: str | None
     skip_damaged: bool
     open_test: bool = True
+    columns: ColumnNames | None = None
+    images: str | Path | None = None
 
 
 def earlier_run(run: str, output: Path) -> RunDirectory:
@@ -54,7 +58,10 @@ def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
     }
     if options.data is None:
         changes["data"] = _data(environment.data, earlier)
+        changes["images"] = environment.read_options(options.images).images
         logger.info(f"data: {changes['data']} (from {earlier.path})")
+    if not options.columns and (options.data is None or is_list(Path(options.data))):
+        changes["columns"] = environment.columns
     if options.recipe is None:
         changes["recipe"] = str(earlier.file("recipe.yaml"))
         logger.info(f"recipe: {changes['recipe']}")

@@ -10,6 +10,7 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, is_gone, open_dataset
 from loupe.data.pixels.prepare import Images
 from loupe.data.sources.inference_inputs import Pictures, table_of
+from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, RunStateError, counted, sentences, unknown_name
@@ -90,7 +91,15 @@ class Run(Predictor):
             )
         return threshold
 
-    def evaluate(self, split: str = "val", data: Any = None, *, skip_damaged: bool = False) -> Evaluation:
+    def evaluate(
+        self,
+        split: str = "val",
+        data: Any = None,
+        *,
+        columns: ColumnNames | None = None,
+        images: str | Path | None = None,
+        skip_damaged: bool = False,
+    ) -> Evaluation:
         """Evaluate one split of the run's data, or other data; metrics as in results.json.
 
         Metrics are uncalibrated; `calibrated` has log loss and calibration error at the temperature. Classes are
@@ -103,11 +112,13 @@ class Run(Predictor):
                 test image; their number is logged.
             skip_damaged: leave damaged images out, instead of stopping.
 
+            columns, images: of a list of images, as for `loupe.train`; unless given, the columns of the run.
+
         Raises:
             ConfigError: the split is unknown.
             DataError: there are no such images, or one has a class that the model lacks.
         """
-        predictions = self.predictions_of(split, data, skip_damaged=skip_damaged)
+        predictions = self.predictions_of(split, data, columns=columns, images=images, skip_damaged=skip_damaged)
         block = metrics.evaluate(predictions).model_copy(update={"calibrated": self._calibrated(predictions)})
         identity = self._identity(predictions, split)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set may come as data of its own
@@ -115,11 +126,19 @@ class Run(Predictor):
             block = block.model_copy(update={"test_looks": looks})
         return block
 
-    def predictions_of(self, split: str, data: Any = None, *, skip_damaged: bool = False) -> Predictions:
+    def predictions_of(
+        self,
+        split: str,
+        data: Any = None,
+        *,
+        columns: ColumnNames | None = None,
+        images: str | Path | None = None,
+        skip_damaged: bool = False,
+    ) -> Predictions:
         """Predict one split of the run's data, or other data, without recording a test-set evaluation.
 
         Args:
-            split, data, skip_damaged: as for `evaluate`.
+            split, data, columns, images, skip_damaged: as for `evaluate`.
 
         Raises:
             LoupeError: as for `evaluate`.
@@ -127,14 +146,19 @@ class Run(Predictor):
         if split not in splits.SPLITS:
             raise unknown_name("split", split, splits.SPLITS)
         if data is None:
-            images, own = self.own_images()
-            return _some(self.predictions_for(images, own.rows(split)), split)
+            own, parts = self.own_images()
+            return _some(self.predictions_for(own, parts.rows(split)), split)
+        options = ReadOptions.of(columns, images) if columns else self.read_options(images)
         with terminal(quiet=self.quiet):
-            dataset = open_dataset(data, announce=False, verify=self.verify)
-        images = self._open(dataset, skip_damaged)
-        rows_N, remark = self._rows_to_evaluate(images, split)
-        label_N = match_classes(images.table, self.classes)
-        return _some(self._predict(images, rows_N, label_N), split, remark)
+            dataset = open_dataset(data, options, announce=False, verify=self.verify)
+        others = self._open(dataset, skip_damaged)
+        rows_N, remark = self._rows_to_evaluate(others, split)
+        label_N = match_classes(others.table, self.classes)
+        return _some(self._predict(others, rows_N, label_N), split, remark)
+
+    def read_options(self, images: str | Path | None = None) -> ReadOptions:
+        """Options to read another list of images: the columns of the run's own, as far as that list has them."""
+        return environment_of(self.directory).read_options(images, lenient=True)
 
     def own_images(self, data: Any = None) -> tuple[Images, splits.Split]:
         """Open the images of the run, and its split.
@@ -239,14 +263,14 @@ class Run(Predictor):
         """Images of the run; `data` if it was trained on arrays."""
         if isinstance(data, Dataset):
             return data
-        recorded = environment_of(self.directory).data
-        source = data if recorded is None else recorded
+        environment = environment_of(self.directory)
+        source = data if environment.data is None else environment.data
         if source is None:
             raise DataError("this run was trained on arrays, which are not stored. Give the images.")
         if isinstance(source, str) and is_gone(source):
             raise DataError(f"the images of {self.path} are no longer at {source}. Give their new place with --data.")
         with terminal(quiet=self.quiet):
-            return open_dataset(source, announce=False, verify=self.verify)
+            return open_dataset(source, environment.read_options(), announce=False, verify=self.verify)
 
     def _own_rows(self, predictions: Predictions) -> ImageTable:
         """Images of the run that these predictions are of, in their order."""

@@ -16,6 +16,7 @@ from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, is_gone, open_dataset
 from loupe.data.pixels.prepare import Images, load_images, used_levels
+from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
@@ -42,6 +43,8 @@ __all__ = ["InterruptedRunError", "Run", "load", "resume", "train"]
 def train(
     data: Any,
     *,
+    columns: ColumnNames | None = None,
+    images: str | Path | None = None,
     recipe: str | Path | Recipe | None = None,
     model: str | None = None,
     weights: str | None = None,
@@ -63,7 +66,10 @@ def train(
     """Train a classifier on labelled images, evaluate it, and write everything into a new run directory.
 
     Args:
-        data: folder, CSV, Parquet, CIFAR archive or .npz file; name of a data set; or arrays (x, y).
+        data: folder, CSV, TSV, JSONL, Parquet, CIFAR archive or .npz file; name of a data set; or arrays (x, y).
+        columns: column of each role in a list of images, where its name does not say it: {"path": "image_id", "label":
+            "diagnosis", "group": "patient_id"}, or "path=image_id,label=diagnosis".
+        images: folder of the images that a list names.
         recipe: name, YAML file or Recipe; None to choose by the images.
         model, weights, epochs, batch_size, lr, seed, precision: values in place of the recipe's. `model` is a network
             of Loupe or timm; `weights` is `timm` (download), `none`, a file, `hf-hub:NAME` or `local-dir:DIR`. With
@@ -89,7 +95,7 @@ def train(
     began, chosen_device = time.perf_counter(), choose_device(device)
     with terminal(quiet=quiet), run_log() as log:
         rundir.check_name(Path(output), name)
-        dataset = open_dataset(data, verify=verify)
+        dataset = open_dataset(data, ReadOptions.of(columns, images), verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
         chosen = resolve(recipe, dataset, model=model, weights=weights, flags=flags, extra=settings)
@@ -99,30 +105,31 @@ def train(
             logger.warning(
                 f"the frozen blocks of {chosen.model.name} have random weights. Trained: {chosen.stages[0].part}."
             )
-        images = _load(chosen, dataset, skip_damaged)
-        divided = split(images.table, images.content, chosen.split, chosen.split_seed)
+        loaded = _load(chosen, dataset, skip_damaged)
+        divided = split(loaded.table, loaded.content, chosen.split, chosen.split_seed)
         _check_split(chosen, divided)
         for note in divided.notes:
             logger.info(note)
         if chosen.input.range == "used":
-            chosen = chosen.scaled(used_levels(images.table, divided.train))
-            images = replace(_load(chosen, Dataset(dataset.source, images.table), False), damaged=images.damaged)
-        setup = _set_up(chosen, images, divided, chosen_device)
+            chosen = chosen.scaled(used_levels(loaded.table, divided.train))
+            loaded = replace(_load(chosen, Dataset(dataset.source, loaded.table), False), damaged=loaded.damaged)
+        setup = _set_up(chosen, loaded, divided, chosen_device)
         environment = RunEnvironment.model_validate(
             {
                 **provenance.environment(
                     str(chosen_device), gpu_name(chosen_device), torch.get_num_threads()
                 ).to_json(),
                 **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
+                **dataset.options.to_json(),
                 "hashes": provenance.hashes(
-                    images.table, images.content, divided, weights_file(chosen.model), setup.recipe
+                    loaded.table, loaded.content, divided, weights_file(chosen.model), setup.recipe
                 ),
             }
         )
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
         directory = rundir.create_run(Path(output), name, default)
         with directory.locked():
-            splits.write(directory.file("split.csv"), images.table, images.content, divided)
+            splits.write(directory.file("split.csv"), loaded.table, loaded.content, divided)
             environment.write(provenance.environment_file(directory))
             directory.write_recipe(setup.recipe)  # last: a folder with this file is a run
             log.write_to(directory.file("train.log"))
@@ -134,6 +141,7 @@ def resume(
     run: str | Path,
     data: Any = None,
     *,
+    images: str | Path | None = None,
     output: str | Path = "runs",
     device: str | None = None,
     open_test: bool = True,
@@ -145,6 +153,7 @@ def resume(
     Args:
         run: directory of the run, or its name in the folder `output`.
         data: images, if the run was trained on arrays or the data has moved.
+        images: folder of the images of a list, if it has moved.
         output: folder of the runs.
         device: None for the run's own.
         open_test: False to leave the test images unused, even if the run was begun with them.
@@ -172,12 +181,13 @@ def resume(
                 use_threads(environment.threads)
             stored = directory.read_recipe()
             recipe = ResolvedRecipe.of(stored)
-            images = _load(recipe, open_dataset(source, verify=verify), environment.skip_damaged)
-            split = splits.read(directory.file("split.csv"), images.table, images.content)
+            dataset = open_dataset(source, environment.read_options(images), verify=verify)
+            loaded = _load(recipe, dataset, environment.skip_damaged)
+            split = splits.read(directory.file("split.csv"), loaded.table, loaded.content)
             logger.info(f"resuming {directory.path}")
             log.write_to(directory.file("train.log"))
             pretrained = not Checkpoints(directory.checkpoints).begun
-            setup = _set_up(recipe, images, split, chosen_device, pretrained=pretrained)
+            setup = _set_up(recipe, loaded, split, chosen_device, pretrained=pretrained)
             # An earlier version wrote the recipe before measuring all of it, and no hash of it.
             if environment.hashes.recipe is None and differences(setup.recipe, stored):
                 directory.write_recipe(setup.recipe)

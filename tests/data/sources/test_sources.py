@@ -230,9 +230,9 @@ def test_csv_paths_may_be_absolute_or_written_on_windows(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: missing path and label. Expected the columns path,label.*found nothing"),
-        ("path;label\n1.png;a\n", "missing path and label.*found path;label"),
-        ("path,class\n1.png,a\n", "missing label.*found path,class"),
+        ("", r"line 1: no column of names of image files\. Its columns: none\..*--columns path=COLUMN,label=COLUMN"),
+        ("path label\n1.png a\n", r"line 1: no column of names of image files\. Its columns: path label\."),
+        ("path,kind\n1.png,a\n", r"line 1: no column of labels\. Its columns: path and kind\..*--columns label=kind"),
         ("path,label,label\n1.png,a,b\n", "the column label repeats"),
         ("path,label\n", "there are no rows below the header"),
         (
@@ -318,6 +318,11 @@ def test_parquet_keeps_paths_that_tell_images_apart(tmp_path):
         "y.parquet#0",
         "y.parquet#1",
     )
+
+
+def test_parquet_with_one_column_of_images_needs_no_name_for_it(tmp_path):
+    table = open_(shard(tmp_path / "x.parquet", ["b", "a"], image="picture", data=[b"0", b"1"]))
+    assert (table.classes, [table.encoded(i) for i in range(2)]) == (("a", "b"), [b"0", b"1"])
 
 
 def test_parquet_without_class_names_or_labels(tmp_path):
@@ -456,8 +461,9 @@ def test_shards_win_over_pictures_below_them(tmp_path):
         (lambda p: shard(p, [0, 5], names=["a", "b"]), "label 5 is out of range. Its schema has 2 classes"),
         (lambda p: shard(p, [0, -2], names=["a", "b"]), "label -2 is out of range"),
         (lambda p: shard(p, [0.5, 1.0]), "column 'label' is double"),
-        (lambda p: shard(p, [0], image="picture"), "its columns are picture and label; expected an image column"),
-        (lambda p: pq.write_table(pa.table({"image": ["x"], "label": [1]}), p), "column 'image' is string"),
+        (lambda p: pq.write_table(pa.table({"picture": ["x"], "label": [1]}), p), "no column of names of image files"),
+        (lambda p: pq.write_table(pa.table({"image": ["x"], "label": [1]}), p), "row 0: no such file: x"),
+        (lambda p: pq.write_table(pa.table({"image": [b"x"], "kind": [1]}), p), "no column of labels.*label=kind"),
         (lambda p: shard(p, pa.array([], pa.int64())), "there are no rows"),
         (lambda p: p.write_bytes(b"PAR1 not parquet"), "cannot be read as Parquet"),
         (lambda p: shard(p, [0, 1], names=["a", "a"]), "class names must be unique; 'a'"),

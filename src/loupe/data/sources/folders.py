@@ -17,6 +17,7 @@ EXPECTED = """expected a folder for each class, with or without split folders ab
     DATA/cat/1.jpg  DATA/dog/2.jpg
     DATA/train/cat/1.jpg  DATA/val/cat/2.jpg  DATA/test/dog/3.jpg
 or a CSV file with the columns path,label."""
+METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})  # of the Hugging Face ImageFolder layout
 NOT_DATA = frozenset({"__MACOSX", "__pycache__", "lost+found"})
 
 
@@ -26,6 +27,7 @@ class Tree:
 
     images: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)  # Parquet files, as sorted relative names
+    metadata: list[str] = field(default_factory=list)  # files of METADATA, which may list the images
     others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
     unread: list[tuple[str, str]] = field(default_factory=list)  # images that cannot be read: relative name, format
     empty: list[str] = field(default_factory=list)  # folders without images
@@ -59,7 +61,7 @@ def scan(folder: Path) -> Tree:
     """
     tree = Tree()
     _walk(os.fspath(folder), "", (), tree)
-    for names in (tree.images, tree.shards, tree.empty):
+    for names in (tree.images, tree.shards, tree.metadata, tree.empty):
         names.sort()
     tree.unread.sort()
     return tree
@@ -164,6 +166,8 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], tree: Tr
                 tree.unread.append((name, kind))
             else:
                 tree.others[suffix] += 1
+            if entry.name in METADATA:
+                tree.metadata.append(name)
     if not found and prefix:
         tree.empty = [name for name in tree.empty if not name.startswith(prefix)] + [prefix.rstrip("/")]
     return found

@@ -7,18 +7,28 @@ import pyarrow as pa
 
 from loupe.data.sources import in_memory
 from loupe.data.sources.folders import from_paths
+from loupe.data.sources.inference_list import open_inference_list
+from loupe.data.sources.read_options import ColumnNames, ReadOptions
+from loupe.data.sources.rows import is_list
 from loupe.data.table import ImageTable, make_rows
 
 Pictures = Any
 """What `in_memory.ALLOWED` says; a path may also be a folder or a glob."""
 
 
-def table_of(images: Pictures) -> ImageTable:
+def table_of(images: Pictures, columns: ColumnNames | None = None, folder: str | Path | None = None) -> ImageTable:
     """Table of unlabelled images for prediction.
+
+    Args:
+        images: images, or their paths; or the path of one list of images (CSV, TSV, JSONL, Parquet), kept in its order.
+        columns: columns of a list by role.
+        folder: folder of the images that a list names.
 
     Raises:
         DataError: an input is not an image, or a path matches nothing.
     """
+    if isinstance(images, str | Path) and is_list(Path(images)):
+        return open_inference_list(Path(images).expanduser(), ReadOptions.of(columns, folder)).table
     entries = in_memory.read(images, "images", one=True)
     if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
         return from_paths([entry for entry in entries if isinstance(entry, str)], unique=False)

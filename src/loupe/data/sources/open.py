@@ -10,61 +10,87 @@ from typing import Any
 from loupe.data.formats import format_of_suffix
 from loupe.data.sources import archives, datasets
 from loupe.data.sources.arrays import from_arrays, open_arrays, open_npz
-from loupe.data.sources.csv_file import open_csv
-from loupe.data.sources.folders import from_paths, open_folder, scan
+from loupe.data.sources.folders import Tree, from_paths, open_folder, scan
+from loupe.data.sources.image_list import open_list
 from loupe.data.sources.in_memory import local_path
+from loupe.data.sources.metadata import open_metadata
 from loupe.data.sources.parquet import open_parquet
+from loupe.data.sources.parquet_columns import holds_images
+from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.rows import LIST_SUFFIXES, PARQUET_SUFFIXES
 from loupe.data.table import ImageTable, os_name, text_name
-from loupe.errors import DataError
+from loupe.errors import ConfigError, DataError
 
 __all__ = ["Data", "ImageTable", "from_arrays", "from_paths", "open_table"]
 
+DEFAULT = ReadOptions({})
 Data = str | Path | Mapping[Any, Any] | tuple[Any, ...] | ImageTable
 KINDS = (
-    "a folder of class folders, a CSV file, a Parquet file or folder of shards, a CIFAR python archive, an .npz file, "
+    "a folder of class folders, a CSV, TSV or JSONL list, a Parquet file or folder of shards, a CIFAR python archive, "
+    "an .npz file, "
     "or one of the named sets " + ", ".join(datasets.DATASETS)
 )
 
 
-def open_table(data: Data) -> ImageTable:
+def open_table(data: Data, options: ReadOptions = DEFAULT) -> ImageTable:
     """Open a source of images and labels. The caller shows the table's notes.
 
     Args:
         data: name of a data set (`digits`) or a path; `./digits` and a `Path` are always paths. Arrays are `(x, y)`,
             `((x_train, y_train), (x_test, y_test))`, or a mapping.
+        options: columns of a list of images, and the folder of its images.
 
     Raises:
         DataError: the source is not supported, cannot be read, or is empty.
+        ConfigError: there are options, and the source has no columns.
     """
+    options.check()
+    if options and not isinstance(data, str | os.PathLike):
+        raise _no_columns(type(data).__name__)
+    if options and data in datasets.DATASETS:
+        raise _no_columns(str(data))
     if isinstance(data, ImageTable):
         table = data
     elif isinstance(data, str) and data in datasets.DATASETS:
         table = _with_note(datasets.load(data), data)
     elif isinstance(data, str | os.PathLike):
-        table = _open_path(data)
+        return _checked(_open_path(data, options))
     elif isinstance(data, Mapping | tuple):
         table = open_arrays(data)
     else:
         raise DataError(f"data of type {type(data).__name__} is not supported. Give {KINDS}, or arrays as (x, y).")
+    return _checked(table)
+
+
+def _checked(table: ImageTable) -> ImageTable:
     if len(table) == 0:
         raise DataError(f"{table.name}: there are no images in it.")
     return table
 
 
-def _open_path(data: str | os.PathLike[str]) -> ImageTable:
+def _no_columns(data: object) -> ConfigError:
+    return ConfigError(
+        f"{data} has no columns: --columns and --images are for lists of images ({', '.join(sorted(LIST_SUFFIXES))})."
+    )
+
+
+def _open_path(data: str | os.PathLike[str], options: ReadOptions) -> ImageTable:
     # pathlib's functions raise for an unknown user and for a name that is too long.
     path = Path(os.path.expanduser(local_path(os.fspath(data))))  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
-        return _open_folder(path)
+        return _open_folder(path, options)
     if not os.path.exists(path):  # noqa: PTH110
         raise DataError(_missing(str(data)))
+    suffix = path.suffix.lower()
+    if suffix in PARQUET_SUFFIXES and holds_images(path, options):
+        return open_parquet([path], path.parent, path.stem, options)
+    if suffix in LIST_SUFFIXES:
+        return open_list(path, options)
+    if options:
+        raise _no_columns(path)
     if archives.is_archive_name(path):
         return archives.open_archive(path)
-    match path.suffix.lower():
-        case ".csv":
-            return open_csv(path)
-        case ".parquet" | ".pq":
-            return open_parquet([path], path.parent, path.stem)
+    match suffix:
         case ".npz":
             return open_npz(path)
         case ".zip" | ".rar" | ".7z":
@@ -75,16 +101,23 @@ def _open_path(data: str | os.PathLike[str]) -> ImageTable:
             raise DataError(f"{path}: this kind of file is not supported. Give {KINDS}.")
 
 
-def _open_folder(folder: Path) -> ImageTable:
+def _open_folder(folder: Path, options: ReadOptions) -> ImageTable:
     if cifar := archives.find_folder(folder):
         return archives.open_folder(cifar)
     tree = scan(folder)
+    if tree.metadata and (table := open_metadata(folder, tree, options)):
+        return table
     if not tree.shards:
+        if options:
+            raise _no_columns(folder)
         return open_folder(folder, tree)
     if tree.images and all("/" in name for name in tree.shards):
         raise DataError(f"{folder}: it has both images and Parquet files. Give the folder of one of them.")
-    shards = [folder / os_name(name) for name in tree.shards]
-    return open_parquet(shards, folder, text_name(folder.resolve().name))
+    return open_parquet(_paths(folder, tree), folder, text_name(folder.resolve().name), options)
+
+
+def _paths(folder: Path, tree: Tree) -> list[Path]:
+    return [folder / os_name(name) for name in tree.shards]
 
 
 def _missing(text: str) -> str:

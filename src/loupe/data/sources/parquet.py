@@ -7,15 +7,14 @@ schema's `huggingface` metadata (ClassLabel), or text; the split in the name of 
 https://huggingface.co/docs/datasets/image_dataset
 """
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +23,10 @@ from loupe.cache import cache_folder
 from loupe.data.memory import default_budget
 from loupe.data.origin import of_rows
 from loupe.data.sources import arrow_cache
+from loupe.data.sources.column_names import ONE
+from loupe.data.sources.parquet_columns import FileColumns, resolve_files
+from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.split_column import SplitRule
 from loupe.data.table import (
     IMAGE,
     SCHEMA,
@@ -38,35 +41,29 @@ from loupe.data.table import (
 from loupe.errors import DataError, counted, enumerated
 from loupe.log import logger, progress_bar, size_text
 
-IMAGE_COLUMNS = ("image", "img")
 BATCH_ROWS = 1024  # rows read at a time, or fewer if they have more than BATCH_BYTES
 BATCH_BYTES = 256 * 2**20  # far below 2 GiB, Arrow's limit for a column of structs
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-LAYOUT = "an image column ('image' or 'img': a struct of bytes and path) and a label column ('label')"
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Columns of a file by their role, the type of its labels, and the class names in its schema."""
-
-    image: str
-    label: str
-    split: str | None
-    group: str | None
-    is_text: bool
-    classes: tuple[str, ...] | None
-
-
-def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
+def open_parquet(
+    files: Sequence[Path], root: Path, name: str, options: ReadOptions, *, labelled: bool = True
+) -> ImageTable:
     """Open one file, or all shards of a data set, under `root`.
+
+    Args:
+        files: shards, whose columns have the same roles.
+        root: folder that paths are relative to, unless the user named a folder of images.
+        name: name of the data set.
+        options: columns, and folder of the images that are not in the files.
+        labelled: False for images to predict, whose labels are not read.
 
     Raises:
         DataError: the layout is not supported, or a file cannot be read.
         DiskError: the files do not fit in memory, and a mapped copy cannot be written.
     """
-    columns = [_columns(file) for file in files]
-    for file, found in zip(files, columns, strict=True):
-        if (found.is_text, found.classes) != (columns[0].is_text, columns[0].classes):
+    found, columns = resolve_files(files, options, labelled=labelled)
+    for file, own in zip(files, columns, strict=True):
+        if (own.is_text, own.classes) != (columns[0].is_text, columns[0].classes):
             raise DataError(
                 f"{file}: its class names or label type differ from those of {files[0]}. "
                 "Use the two as separate data sets."
@@ -87,60 +84,11 @@ def open_parquet(files: Sequence[Path], root: Path, name: str) -> ImageTable:
     rows, classes = _class_indices(pa.concat_tables(pieces), columns[0].classes, name)
     if rows.num_rows == 0:
         raise DataError(f"{root / name}: there are no rows in it.")
-    notes = (describe(rows, classes), *_notes(rows, files))
-    return ImageTable(rows, classes, name, root.resolve(), notes, origin=origin)
+    notes = (describe(rows, classes), *found.notes, *(_notes(rows, files) if labelled else ()))
+    return ImageTable(rows, classes, name, options.images or root.resolve(), notes, origin=origin)
 
 
-def _columns(file: Path) -> Columns:
-    try:
-        schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
-    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
-    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
-    if image is None or label is None:
-        raise DataError(f"{file}: its columns are {enumerated(schema.names, most=10)}; expected {LAYOUT}.")
-    if not _is_image(schema.field(image).type):
-        raise DataError(f"{file}: column {image!r} is {schema.field(image).type}; expected {LAYOUT}.")
-    kind = schema.field(label).type
-    if not (pa.types.is_integer(kind) or _is_text(kind)):
-        raise DataError(f"{file}: column {label!r} is {kind}; labels must be integers or text.")
-    features = _features(schema, file)
-    names = features.get(label, {}).get("names")
-    return Columns(
-        image=image,
-        label=label,
-        split="split" if "split" in schema.names else None,
-        group="group" if "group" in schema.names else None,
-        is_text=_is_text(kind),
-        classes=tuple(map(str, names)) if names and pa.types.is_integer(kind) else None,
-    )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
-    """Features in the `huggingface` metadata of a schema; empty without metadata."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    if text is None:
-        return {}
-    try:
-        features = json.loads(text)["info"]["features"]
-        return {str(name): feature for name, feature in features.items() if isinstance(feature, dict)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: its 'huggingface' metadata is invalid: {error!r}.") from None
-
-
-def _mapped(files: Sequence[Path], columns: Sequence[Columns], root: Path, folder: Path) -> list[pa.Table]:
+def _mapped(files: Sequence[Path], columns: Sequence[FileColumns], root: Path, folder: Path) -> list[pa.Table]:
     """Rows of each file from mapped copies, which are written if they do not exist."""
     pieces = []
     with progress_bar() as progress:
@@ -152,9 +100,11 @@ def _mapped(files: Sequence[Path], columns: Sequence[Columns], root: Path, folde
     return pieces
 
 
-def _read(file: Path, columns: Columns, root: Path) -> Iterator[pa.Table]:
+def _read(file: Path, columns: FileColumns, root: Path) -> Iterator[pa.Table]:
     """Rows of a file in chunks, in `SCHEMA` except for the label, which keeps its type."""
-    names = [name for name in (columns.image, columns.label, columns.split, columns.group) if name is not None]
+    split = columns.split.name if columns.split else None
+    named = (columns.image, columns.label, *columns.one_hot, split, columns.group)
+    names = [*dict.fromkeys(name for name in named if name is not None)]
     try:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
@@ -174,21 +124,39 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 
-def image_rows(table: pa.Table, columns: Columns, file: Path, root: Path) -> pa.Table:
+def image_rows(table: pa.Table, columns: FileColumns, file: Path, root: Path) -> pa.Table:
     """Rows in `SCHEMA` except for the label, which keeps its type."""
-    label = table[columns.label]
-    if pa.types.is_dictionary(label.type):
-        label = label.cast(pa.string())
     n = table.num_rows
     split = (
-        _splits(table[columns.split], file)
+        _splits(table[columns.split.name], columns.split, file)
         if columns.split
         else pa.repeat(pa.scalar(_split_of(file, root), pa.string()), n)
     )
     group = _filled(table[columns.group].cast(pa.string())) if columns.group else pa.nulls(n, pa.string())
     image = pa.chunked_array([_image(chunk) for chunk in table[columns.image].chunks], IMAGE)
-    label = label.cast(pa.int64()) if pa.types.is_integer(label.type) else _filled(label.cast(pa.string()))
-    return pa.table({"image": image, "label": label, "split": split, "group": group})
+    return pa.table({"image": image, "label": _labels(table, columns, file), "split": split, "group": group})
+
+
+def _labels(table: pa.Table, columns: FileColumns, file: Path) -> pa.ChunkedArray | pa.Array:
+    """Labels as integers or text; null for an unlabelled row."""
+    if columns.one_hot:
+        flags_NK = np.stack([_flags(table[name]) for name in columns.one_hot], axis=1)
+        if (wrong := np.flatnonzero(flags_NK.sum(axis=1) != 1)).size:
+            raise DataError(
+                f"{file}: {counted(wrong.size, 'row')} without a single 1 in the one-hot columns "
+                f"{enumerated(columns.one_hot, most=5)}."
+            )
+        return pa.array([columns.one_hot[k] for k in flags_NK.argmax(axis=1)], pa.string())
+    if columns.label is None:
+        return pa.nulls(table.num_rows, pa.string())
+    label = table[columns.label]
+    if pa.types.is_dictionary(label.type):
+        label = label.cast(pa.string())
+    return label.cast(pa.int64()) if pa.types.is_integer(label.type) else _filled(label.cast(pa.string()))
+
+
+def _flags(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array([word is not None and word.casefold() in ONE for word in column.cast(pa.string()).to_pylist()])
 
 
 def _filled(words: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -226,15 +194,16 @@ def _split_of(file: Path, root: Path) -> str | None:
     return split_of(word) or (split_of(file.parent.name) if file.parent != root else None)
 
 
-def _splits(column: pa.ChunkedArray, file: Path) -> pa.ChunkedArray:
+def _splits(column: pa.ChunkedArray, rule: SplitRule, file: Path) -> pa.ChunkedArray:
     """Column of splits as train, val, test, or null for an empty cell."""
     words = column.cast(pa.string())
-    known = {word: split_of(word) for word in words.unique().to_pylist() if word}
-    if wrong := [word for word, split in known.items() if split is None]:
-        raise DataError(f"{file}: split {wrong[0]!r} is not known. Splits are {enumerated([*SPLIT_NAMES])}.")
     result = _filled(words)
-    for word, split in known.items():
-        result = pc.if_else(pc.equal(result, word), split, result)
+    for word in filter(None, words.unique().to_pylist()):
+        try:
+            split = rule.split(word)
+        except ValueError:
+            raise DataError(f"{file}: split {word!r} is not known. Splits are {enumerated([*SPLIT_NAMES])}.") from None
+        result = pc.if_else(pc.equal(words, word), split, result)
     return result
 
 

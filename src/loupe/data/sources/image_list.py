@@ -1,0 +1,218 @@
+"""Lists of images: CSV, TSV, JSON Lines and Parquet files with the names of image files and their labels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from loupe.data.origin import Origin
+from loupe.data.sources.column_names import ONE, ZERO
+from loupe.data.sources.columns import Columns, resolve
+from loupe.data.sources.image_files import AmbiguousName, FileFinder, posix, where_to_look
+from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.rows import TextTable, Unit, read_rows
+from loupe.data.sources.split_column import SplitRule
+from loupe.data.table import SPLIT_NAMES, ImageTable, describe, make_rows, sorted_classes, text_name
+from loupe.errors import DataError, counted
+
+MOST_SHOWN = 10
+TRIED_NAMES = 20
+
+
+def open_list(path: Path, options: ReadOptions) -> ImageTable:
+    """Open a list of images. A row without a file is a damaged image, unless all of them are.
+
+    Paths are relative to the list, or to the folder of images that the user named.
+
+    Raises:
+        DataError: the file cannot be read, or rows are invalid; the message lists them by line number.
+    """
+    return open_lists([read_rows(path, options)], path.resolve().parent, path.stem, options)
+
+
+def open_lists(
+    tables: Sequence[TextTable],
+    root: Path,
+    name: str,
+    options: ReadOptions,
+    splits: Mapping[Path, str | None] | None = None,
+) -> ImageTable:
+    """Open several lists as one table.
+
+    Args:
+        tables: rows of the lists; their columns have the same roles.
+        root: folder that paths of the table are relative to, unless the user named a folder of images.
+        name: name of the data set.
+        options: columns, and folder of the images.
+        splits: split of the rows of each list that has no column of splits.
+
+    Raises:
+        DataError: as for `open_list`.
+    """
+    columns = resolve_all(tables, options)
+    reader = _Reader(columns, options.images or root, options)
+    for table in tables:
+        reader.read(table, (splits or {}).get(table.file))
+    if not sum(map(len, tables)):
+        raise DataError(f"{tables[0].file}: there are no rows below the header {','.join(tables[0].names)}.")
+    reader.check(tables[0].file, sum(map(len, tables)))
+    classes = sorted_classes(reader.labels)
+    if columns.one_hot:
+        classes = tuple(name for name in columns.one_hot if name in set(classes))
+    index = {label: i for i, label in enumerate(classes)}
+    rows = make_rows(
+        n=len(reader.paths),
+        path=reader.paths,
+        label=[index[label] for label in reader.labels],
+        split=reader.splits,
+        group=reader.groups,
+    )
+    dropped = dict.fromkeys(note for table in tables for note in table.notes)
+    notes = (describe(rows, classes), *dropped, *columns.notes, *_repeated(reader.paths))
+    return ImageTable(rows, classes, name, reader.root, notes, origin=origin_of(tables, root))
+
+
+def origin_of(tables: Sequence[TextTable], root: Path) -> Origin:
+    """File and line or row of each row of several lists."""
+    folder = root.resolve()
+    files = [
+        table.file.resolve().relative_to(folder).as_posix() if len(tables) > 1 else table.file.name for table in tables
+    ]
+    file_N = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
+    number_N = np.concatenate([np.array(table.numbers, np.int32) for table in tables])
+    return Origin(tuple(map(text_name, files)), file_N, number_N, tables[0].unit)
+
+
+def resolve_all(tables: Sequence[TextTable], options: ReadOptions, *, labelled: bool = True) -> Columns:
+    """Columns of several lists by their role, the same in each."""
+    names = tuple(dict.fromkeys(name for table in tables for name in table.names))
+    names = tables[0].names if len(tables) == 1 else names
+
+    def values(name: str) -> list[str]:
+        return [cell for table in tables for cell in cells_of(table, name)]
+
+    return resolve(tables[0].file, names, values, options, labelled=labelled)
+
+
+def cells_of(table: TextTable, name: str | None) -> Sequence[str]:
+    """Cells of a column; empty ones for a column that is None or that the table lacks."""
+    return table.column(name) if name is not None and name in table.names else [""] * len(table)
+
+
+class _Reader:
+    """Rows of lists in the columns of an ImageTable, and the problems in them."""
+
+    def __init__(self, columns: Columns, root: Path, options: ReadOptions) -> None:
+        self.columns = columns
+        self.root = root
+        self.options = options
+        self.paths: list[str | None] = []
+        self.labels: list[str] = []
+        self.splits: list[str | None] = []
+        self.groups: list[str | None] = []
+        self.problems: list[str] = []
+        self.found = 0
+        self.numbered: list[tuple[int, Unit]] = []
+
+    def read(self, table: TextTable, split: str | None) -> None:
+        """Add the rows of a list; `split` is theirs where the list has no column of splits."""
+        finder = finder_of(table.file, self.options)
+        names, labels = cells_of(table, self.columns.path), self._labels(table)
+        groups = cells_of(table, self.columns.group)
+        splits = self._splits(table, split)
+        for i, number in enumerate(table.numbers):
+            if i in table.ragged:
+                problems = [f"{table.ragged[i]} cells, unlike the header"]
+            else:
+                problems = [
+                    problem for problem in (self._add_path(names[i], finder), labels[i][1], splits[i][1]) if problem
+                ]
+            self.labels.append(labels[i][0])
+            self.splits.append(splits[i][0])
+            self.groups.append(groups[i] or None)
+            self.numbered.append((number, table.unit))
+            self.problems += [f"{table.unit} {number}: {problem}" for problem in problems]
+
+    def check(self, file: Path, total: int) -> None:
+        """Refuse problems, with advice where no file is found at all.
+
+        Raises:
+            DataError: there are problems; the message lists the first of them.
+        """
+        if not self.problems and not self.found:
+            self.problems = [
+                f"{unit} {number}: no such file: {path}"
+                for path, (number, unit) in zip(self.paths, self.numbered, strict=True)
+            ]
+        if not self.problems:
+            return
+        listed = "".join(f"\n  {problem}" for problem in self.problems[:MOST_SHOWN])
+        rest = f"\n  and {len(self.problems) - MOST_SHOWN:,} more" if len(self.problems) > MOST_SHOWN else ""
+        advice = ""
+        if not self.found and not self.options.images:
+            tried = [path for path in self.paths if path][:TRIED_NAMES]
+            advice = f"\nNone of the files is found. {where_to_look(tried, file.resolve().parent)}"
+        found = counted(len(self.problems), "problem")
+        raise DataError(f"{file}: {found} in {counted(total, 'row')}:{listed}{rest}{advice}")
+
+    def _add_path(self, name: str, finder: FileFinder) -> str | None:
+        """Add the path of a row, also of one without a file, which is a damaged image; a problem with it, or None."""
+        problem = path = None
+        try:
+            path = finder.find(name) if name else None
+        except AmbiguousName as error:
+            problem = str(error)
+        except (OSError, ValueError):  # a name too long or with a null character, a folder that may not be entered
+            path = None
+        self.found += path is not None
+        self.paths.append(relative(finder, self.root, path or posix(name, finder.folder)) if name else None)
+        return problem
+
+    def _labels(self, table: TextTable) -> list[tuple[str, str | None]]:
+        """Label of each row, and a problem with it."""
+        if not self.columns.one_hot:
+            cells = cells_of(table, self.columns.label)
+            return [(cell, None if cell else "the label is empty") for cell in cells]
+        flags = [cells_of(table, name) for name in self.columns.one_hot]
+        return [_of_one_hot(self.columns.one_hot, row) for row in zip(*flags, strict=True)]
+
+    def _splits(self, table: TextTable, default: str | None) -> list[tuple[str | None, str | None]]:
+        """Split of each row, and a problem with it."""
+        rule = self.columns.split
+        if rule is None or rule.name not in table.names:
+            return [(default, None)] * len(table)
+        meaning = {word: _meaning(rule, word) for word in set(table.column(rule.name))}
+        return [meaning[word] for word in table.column(rule.name)]
+
+
+def _meaning(rule: SplitRule, word: str) -> tuple[str | None, str | None]:
+    try:
+        return rule.split(word), None
+    except ValueError as error:
+        return None, f"{error}; splits are {', '.join(SPLIT_NAMES)}"
+
+
+def _of_one_hot(names: Sequence[str], cells: Sequence[str]) -> tuple[str, str | None]:
+    """Label of a row of one-hot columns, and a problem with it."""
+    ones = [name for name, cell in zip(names, cells, strict=True) if cell.casefold() in ONE]
+    if other := [cell for cell in cells if cell.casefold() not in ONE | ZERO]:
+        return "", f"{other[0]!r} in a one-hot column, which has 0 and 1"
+    return (ones[0], None) if len(ones) == 1 else ("", f"{len(ones)} of the one-hot columns are 1, not a single one")
+
+
+def finder_of(file: Path, options: ReadOptions) -> FileFinder:
+    """Finder of the files that a list names: in the folder that the user named, else beside the list."""
+    return FileFinder(options.images or file.resolve().parent, deep=options.images is not None)
+
+
+def relative(finder: FileFinder, root: Path, path: str) -> str:
+    """Path of a file that a finder found, as text relative to the root of the table."""
+    if finder.folder == root or Path(path).is_absolute():
+        return text_name(path)
+    return f"{text_name(finder.folder.relative_to(root).as_posix())}/{text_name(path)}"
+
+
+def _repeated(paths: Sequence[str | None]) -> list[str]:
+    named = [path for path in paths if path is not None]
+    repeated = len(named) - len(set(named))
+    return [f"{counted(repeated, 'row')} with the path of an earlier row."] if repeated else []

@@ -1,0 +1,201 @@
+"""Rows of a table as text: CSV with any of the usual separators, JSON Lines and Parquet behind one interface.
+
+The separator of a CSV file is the one with which its header has the most columns that are known, then the most columns.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loupe.csv_files import restored
+from loupe.data.sources.column_names import known
+from loupe.data.sources.read_options import ReadOptions
+from loupe.errors import DataError
+
+Unit = Literal["line", "row"]
+SEPARATORS = (",", ";", "\t", "|")
+CSV_SUFFIXES = frozenset({".csv", ".tsv", ".tab"})
+JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+LIST_SUFFIXES = CSV_SUFFIXES | JSON_SUFFIXES | PARQUET_SUFFIXES
+BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Table of text.
+
+    Attributes:
+        file: where it was read.
+        names: its columns.
+        numbers: line of each row in the file; its row, from 0, in a Parquet file.
+        unit: `line` or `row`, which the numbers count.
+        column: text of each row of a column, "" for empty cells.
+        ragged: number of cells of the rows that have more or fewer than the header, by position.
+        notes: sentences about what was left out.
+    """
+
+    file: Path
+    names: tuple[str, ...]
+    numbers: Sequence[int]
+    unit: Unit
+    column: Callable[[str], Sequence[str]]
+    ragged: Mapping[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def is_list(path: Path) -> bool:
+    """True for the name of a file that can hold a list of images."""
+    return path.suffix.lower() in LIST_SUFFIXES
+
+
+def read_rows(path: Path, options: ReadOptions) -> TextTable:
+    """Read a table by its suffix.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix in PARQUET_SUFFIXES:
+            return _read_parquet(path)
+        with path.open(encoding=_encoding(path), newline="") as file:
+            return _read_json(path, file) if suffix in JSON_SUFFIXES else _read_csv(path, file, options)
+    except UnicodeError as error:
+        where = f" ({error.reason} at byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
+        raise DataError(f"{path}: not UTF-8{where}; save it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return BYTE_ORDER_MARKS.get(file.read(2), "utf-8-sig")
+
+
+def _read_csv(path: Path, file: TextIO, options: ReadOptions) -> TextTable:
+    first = file.readline()
+    if first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:  # written by, and for, Excel
+        separator, skipped = first[4], 1
+    else:
+        try:
+            separator, skipped = _separator(first, path.suffix.lower(), options), 0
+        except csv.Error as error:
+            raise DataError(f"{path}: line 1: not CSV: {error}.") from None
+        file.seek(0)
+    reader = csv.reader(file, delimiter=separator, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        numbered = [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num + skipped}: not CSV: {error}.") from None
+    rows = [cells for _, cells in numbered]
+    names, notes = _with_unnamed(names, rows)
+    ragged = {i: len(cells) for i, cells in enumerate(rows) if len(cells) != len(names)}
+
+    def column(name: str) -> list[str]:
+        k = names.index(name)
+        # Without the apostrophe by which Loupe and others keep spreadsheets from running a cell.
+        return [restored(cells[k].strip()) if k < len(cells) else "" for cells in rows]
+
+    return TextTable(path, tuple(names), [number for number, _ in numbered], "line", column, ragged, notes)
+
+
+def _separator(header: str, suffix: str, options: ReadOptions) -> str:
+    """Separator with which the header has the most known columns, then the most columns."""
+    asked = {part for text in options.columns.values() for part in (text, text.rpartition(":")[0], *text.split("+"))}
+
+    def fit(separator: str) -> tuple[int, int]:
+        names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
+        return sum(name in asked or known(name) for name in names), len(names)
+
+    return max(("\t", ",", ";", "|") if suffix != ".csv" else SEPARATORS, key=fit)
+
+
+def _with_unnamed(names: list[str], rows: Sequence[list[str]]) -> tuple[list[str], tuple[str, ...]]:
+    """Names with an empty one for a column that the header leaves out, and a note on columns without a name.
+
+    R writes the numbers of rows without a name for them; some programs end each row with a separator.
+    """
+    more = bool(rows) and bool(names) and all(len(cells) == len(names) + 1 for cells in rows)
+    if more and not any(cells[-1].strip() for cells in rows):
+        return [*names, ""], ()
+    if more and all(cells[0].strip().isdigit() for cells in rows):
+        names = ["", *names]
+    if names and not names[0]:
+        return names, ("The first column has no name and is left out: row numbers, as pandas and R write them.",)
+    return names, ()
+
+
+def _read_json(path: Path, file: TextIO) -> TextTable:
+    """Rows of JSON Lines; numbers keep the text that they have in the file."""
+    numbers: list[int] = []
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or "nested too deeply"
+            raise DataError(f"{path}: line {number}: not JSON: {reason}.") from None
+        if not isinstance(row, dict):
+            raise DataError(f'{path}: line {number}: expected an object such as {{"path": ..., "label": ...}}.')
+        numbers.append(number)
+        rows.append(row)
+    names = tuple(dict.fromkeys(_valid(name) for row in rows for name in row))
+    return TextTable(path, names, numbers, "line", lambda name: [_text(row.get(name)) for row in rows])
+
+
+def _text(value: Any) -> str:
+    """Value of a JSON file as text; of an object with a path, as in the Hugging Face layout, the path."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        value = value["path"]
+    return _valid(value).strip() if isinstance(value, str) else json.dumps(value)
+
+
+def _valid(text: str) -> str:
+    """Text without halves of surrogate pairs, which JSON can hold and no file name or table can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _read_parquet(path: Path) -> TextTable:
+    try:
+        schema = pq.read_schema(path)
+        n = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
+    return TextTable(path, tuple(schema.names), range(n), "row", lambda name: parquet_text(path, name))
+
+
+def parquet_text(path: Path, name: str) -> list[str]:
+    """Text of each row of a column of a Parquet file; "" for null, and for values that are no text and no numbers."""
+    try:
+        column = pq.read_table(path, columns=[name])[name]
+        text = column.cast(pa.string()).to_pylist()
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return [""] * pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: column {name!r} cannot be read as Parquet: {error}.") from None
+    return ["" if value is None else value.strip() for value in text]
+
+
+def rows_of(table: TextTable, columns: Sequence[str | None]) -> Iterator[tuple[str, ...]]:
+    """Cells of some columns, row by row; "" for a column that is None or that the table lacks."""
+    empty = [""] * len(table)
+    cells = [table.column(name) if name in table.names else empty for name in map(str, columns)]
+    return islice(zip(*cells, strict=True), len(table))

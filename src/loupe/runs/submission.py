@@ -1,0 +1,117 @@
+"""Submission files of competitions: an identifier and the predicted class, or probabilities, of each image."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from loupe import csv_files
+from loupe.errors import ConfigError, DataError, DiskError, unknown_name
+from loupe.runs.classify import Labels
+
+ALL_CLASSES = "*"
+WITH_EXTENSION = ("path", "file", "image", "img")  # words in the names of columns of whole file names
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Columns of a submission.
+
+    Attributes:
+        id_name: header of the identifiers.
+        columns: header of each other column, and the class whose probability it has; None for the predicted class.
+    """
+
+    id_name: str
+    columns: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def of(cls, text: str, classes: Sequence[str]) -> "Submission":
+        """Submission from text: `id,label` has the predicted class; `id,cat,dog` and `id,*` probabilities of classes,
+        and `id,label=dog` that of one class under another header.
+
+        Raises:
+            ConfigError: there is no column beside the identifier, or a class is unknown.
+        """
+        id_name, *others = (part.strip() for part in text.split(","))
+        if not id_name or not others or not all(others):
+            raise ConfigError(f"--submission {text!r}: expected two or more column names, for example id,label.")
+        columns: list[tuple[str, str | None]] = []
+        for part in others:
+            header, equals, name = part.partition("=")
+            if part == ALL_CLASSES:
+                columns += [(known, known) for known in classes]
+            elif part in classes:
+                columns.append((part, part))
+            elif equals and name in classes:
+                columns.append((header, name))
+            elif equals or len(others) > 1:
+                raise unknown_name("class", name if equals else part, classes)
+            else:
+                columns.append((part, None))
+        return cls(id_name, tuple(columns))
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        return (self.id_name, *(header for header, _ in self.columns))
+
+    def check_path(self, path: Path, source: Path | None) -> None:
+        """Check, before anything is predicted, that the file can be written and is no other than an earlier submission.
+
+        Args:
+            path: file to write.
+            source: list of the images, which may have the same columns.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise ConfigError(f"--to {path} is not a file in a folder that exists. Choose another.")
+        if source is not None and path.resolve() == source.resolve():
+            raise ConfigError(f"--to {path} is the list of the images. Choose another file.")
+        if path.is_file() and path.stat().st_size:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                header = file.readline().rstrip("\r\n")
+            if header != ",".join(self.header):
+                raise ConfigError(f"{path} exists and has other columns. Choose another file with --to.")
+
+    def write(self, path: Path, labels: Labels, ids: Mapping[str, str]) -> None:
+        """Write a row for each image, in the order of the predictions.
+
+        Args:
+            path: file to write.
+            labels: predictions.
+            ids: identifier of each image by its path; empty for identifiers from the names of the files.
+
+        Raises:
+            DataError: several files would have one identifier.
+            DiskError: the file cannot be written.
+        """
+        paths = labels.predictions.path
+        names = [ids[path] for path in paths] if ids else self._from_files(paths)
+        index = {name: k for k, name in enumerate(labels.predictions.classes)}
+        rows = (
+            [
+                names[i],
+                *(
+                    label if name is None else f"{labels.probability_NK[i, index[name]]:.6f}"
+                    for _, name in self.columns
+                ),
+            ]
+            for i, label in enumerate(labels.label)
+        )
+        try:
+            csv_files.write(path, self.header, rows)
+        except OSError as error:
+            raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
+
+    def _from_files(self, paths: Sequence[str]) -> list[str]:
+        """Identifiers from file names: without the extension, unless the header speaks of files or images."""
+        text = self.id_name.casefold()
+        whole = not text.endswith("id") and any(word in text for word in WITH_EXTENSION)
+        names = [PurePosixPath(path).name if whole else PurePosixPath(path).stem for path in paths]
+        if len(set(names)) < len(names):
+            repeated = next(name for i, name in enumerate(names) if name in names[:i])
+            raise DataError(
+                f"several files are called {repeated}. Give a list of the images with their {self.id_name}."
+            )
+        return names

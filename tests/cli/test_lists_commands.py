@@ -1,0 +1,179 @@
+"""Lists of images on the command line: trained on, evaluated, repeated, predicted, and written as a submission."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import loupe
+from loupe.cli import main
+from loupe.errors import ConfigError
+from loupe.provenance import environment_of
+from loupe.rundir import RunDirectory
+
+SETTINGS = ["input.size_px=16", "stages.0.batch_size=8", "stages.0.augment.crop_padding_px=2", "stages.0.lr=1e-3"]
+COLUMNS = "path=image_id,label=diagnosis,group=patient_id"
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Runs one command; returns exit code, standard output, standard error."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loupe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """40 images of 20 patients in a folder of their own, and a list with a column for each role, under other names."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "scans").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["image_id;diagnosis;patient_id;age"]
+    for k in range(40):
+        level = (60, 190)[k % 2]
+        pixels = rng.integers(level - 40, level + 40, (24, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "scans" / f"s{k}.png")
+        rows.append(f"s{k};{('dark', 'light')[k % 2]};p{k // 4 * 2 + k % 2};{k}")
+    (folder / "study.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(study, tmp_path_factory) -> Path:
+    return loupe.train(
+        study / "study.csv",
+        columns=COLUMNS,
+        images=study / "scans",
+        recipe="small-images",
+        epochs=2,
+        settings=SETTINGS,
+        output=tmp_path_factory.mktemp("runs"),
+        device="cpu",
+        quiet=True,
+    ).path
+
+
+def test_a_run_records_the_columns_and_reads_its_list_again(terminal, study, trained):
+    environment = environment_of(RunDirectory(trained))
+    assert environment.columns == {"path": "image_id", "label": "diagnosis", "group": "patient_id"}
+    assert environment.image_folder == str(study / "scans")
+    split = {row["path"]: row["split"] for row in csv.DictReader((trained / "split.csv").open())}
+    patients = {f"s{k}.png": k // 4 * 2 + k % 2 for k in range(40)}
+    parts = {patient: {split[path] for path in split if patients[path] == patient} for patient in patients.values()}
+    assert len(split) == 40 and all(len(part) == 1 for part in parts.values())
+    code, out, _ = terminal("evaluate", trained, "--json")
+    assert code == 0 and json.loads(out)["images"] == sum(part == "val" for part in split.values())
+    page = (trained / "report.html").read_text()
+    assert "--columns" in page and "--images" in page and "column of the group" in page
+
+
+def test_a_run_on_a_list_is_repeated_and_evaluated_on_other_lists(terminal, study, trained, tmp_path):
+    again = ("train", "--against", trained, "--output", tmp_path, "--quiet", "--json")
+    code, out, _ = terminal(*again)
+    assert code == 0 and json.loads(out)["against"]["same"]
+    shutil.copytree(study / "scans", tmp_path / "moved")
+    shutil.copy(study / "study.csv", tmp_path / "moved" / "study.csv")
+    code, out, err = terminal("evaluate", trained, "--data", tmp_path / "moved" / "study.csv", "--json")
+    assert code == 0, err
+    code, _, err = terminal("evaluate", trained, "--columns", "path=x")
+    assert code == 1 and "--data" in err
+
+
+def test_commands_take_the_columns(terminal, study, tmp_path):
+    options = ("--columns", COLUMNS, "--images", study / "scans")
+    code, _, err = terminal("check", study / "study.csv", *options)
+    assert code == 0, err
+    assert "Columns not used: age." in err.replace("\n", " ")
+    code, _, err = terminal("check", study / "study.csv")
+    assert code == 1 and "--columns label=diagnosis" in err
+    code, _, err = terminal("check", study / "study.csv", "--columns", "label=diagnosis")
+    assert code == 1 and "--images" in err and "scans" in err
+
+
+def test_predict_keeps_order_and_identifiers_of_a_list(terminal, study, trained, tmp_path):
+    wanted = [f"s{k}" for k in (7, 30, 2, 7)]
+    (tmp_path / "sample.csv").write_text("image_id,label\n" + "".join(f"{name},0\n" for name in wanted))
+    target = tmp_path / "out.csv"
+    command = ("predict", trained, tmp_path / "sample.csv", "--images", study / "scans")
+    for _ in range(2):
+        code, out, err = terminal(*command, "--to", target, "--json")
+        assert code == 0, err
+    rows = list(csv.DictReader(target.open(newline="")))
+    assert list(rows[0])[:3] == ["image_id", "path", "label"]
+    assert [row["image_id"] for row in rows] == wanted
+    assert [image["id"] for image in json.loads(out)["images"]] == wanted
+    assert rows[0]["label"] == rows[3]["label"]
+    said = loupe.load(trained).predict(tmp_path / "sample.csv", columns="path=image_id", folder=study / "scans")
+    assert said == [row["label"] for row in rows]
+    code, _, err = terminal("predict", trained, tmp_path / "sample.csv", study / "scans", "--to", target)
+    assert code == 1 and "give it alone" in err
+
+
+@pytest.mark.parametrize(
+    ("form", "header"),
+    [
+        ("id,label", ["id", "label"]),
+        ("id,*", ["id", "dark", "light"]),
+        ("id,light", ["id", "light"]),
+        ("id,label=light", ["id", "label"]),
+    ],
+)
+def test_submissions(terminal, study, trained, tmp_path, monkeypatch, form, header):
+    monkeypatch.chdir(tmp_path)
+    Path("sample.csv").write_text("id,label\ns3,0\ns2,0\n")
+    command = ("predict", trained, "sample.csv", "--images", study / "scans", "--submission", form)
+    for _ in range(2):
+        code, _, err = terminal(*command)
+        assert code == 0, err
+    rows = list(csv.reader(Path("submission.csv").read_text().splitlines()))
+    assert rows[0] == header and [row[0] for row in rows[1:]] == ["s3", "s2"]
+    model = loupe.load(trained)
+    paths = [study / "scans" / "s3.png", study / "scans" / "s2.png"]
+    if form == "id,label":
+        assert [row[1] for row in rows[1:]] == model.predict(paths)
+    else:
+        probability = model.predict_proba(paths)
+        column = probability[:, [model.classes.index("light")]] if len(header) == 2 else probability
+        assert np.array([row[1:] for row in rows[1:]], float) == pytest.approx(column, abs=1e-6)
+
+
+def test_a_submission_of_a_folder_has_the_names_of_the_files(terminal, study, trained, tmp_path):
+    for form, first in (("id,label", "s0"), ("image_id,label", "s0"), ("file_name,label", "s0.png")):
+        target = tmp_path / f"{first}-{form[:2]}.csv"
+        code, _, err = terminal("predict", trained, study / "scans", "--submission", form, "--to", target)
+        assert code == 0, err
+        assert list(csv.reader(target.open(newline="")))[1][0] == first
+
+
+def test_submissions_that_are_refused_before_the_work(terminal, study, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("loupe.evaluate.inference.logits", None)
+    monkeypatch.chdir(tmp_path)
+    Path("sample.csv").write_text("id,label\ns3,0\n")
+    Path("other.csv").write_text("x,y\n")
+    for options, message in (
+        (("--submission", "id"), "two or more"),
+        (("--submission", "id,dark,lihgt"), "lihgt"),
+        (("--submission", "id,p=cat"), "cat"),
+        (("--submission", "id,label", "--to", "sample.csv"), "list of the images"),
+        (("--submission", "id,label", "--to", "other.csv"), "other columns"),
+        (("--submission", "id,label", "--top", "2"), "--top"),
+    ):
+        code, out, err = terminal("predict", trained, "sample.csv", "--images", study / "scans", *options)
+        assert code == 1 and not out and message in err, options
+
+
+def test_options_of_lists_without_a_list_are_refused(study):
+    with pytest.raises(ConfigError, match="has no columns"):
+        loupe.train("digits", columns="path=x", quiet=True)
