@@ -2,12 +2,15 @@
 
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 import loupe
 from loupe import log
@@ -245,3 +248,19 @@ def test_a_run_that_fails_leaves_nothing_open(tmp_path, capfd):
     with pytest.raises(loupe.LoupeError):
         loupe.train(tmp_path / "absent", output=tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_name_of_an_emoji_stays_as_it_is(capfd):
+    with terminal():
+        logger.warning("the class :cat: of :dog:")
+    log.console().print(Table("a :cat:"), ":dog:")
+    out, err = capfd.readouterr()
+    assert ":cat: of :dog:" in err
+    assert ":cat:" in out
+    assert ":dog:" in out
+
+
+def test_one_place_makes_consoles():
+    source = Path(loupe.__file__).parent
+    makers = [path for path in source.rglob("*.py") if re.search(r"\b\w*Console\(", path.read_text(encoding="utf-8"))]
+    assert makers == [source / "log.py"]

@@ -95,6 +95,11 @@ class RunLog(logging.Handler):
                 file.write(text + "\n")
 
 
+def console(*, stderr: bool = False) -> Console:
+    """Terminal on standard output or error. Names such as `:cat:` stay as they are."""
+    return Console(stderr=stderr, highlight=False, emoji=False)
+
+
 class Terminal(logging.Handler):
     """Records as lines on standard error, above the progress bar where there is one.
 
@@ -104,7 +109,7 @@ class Terminal(logging.Handler):
     def __init__(self, level: int, outer: "Terminal | None" = None) -> None:
         super().__init__(level)
         self.thread = threading.get_ident()
-        self.screen: Console = outer.screen if outer else Console(stderr=True, highlight=False)
+        self.screen: Console = outer.screen if outer else console(stderr=True)
         self._streams: tuple[object, ...] = outer._streams if outer else (sys.stdout, sys.stderr)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -177,14 +182,14 @@ def run_log() -> Iterator[RunLog]:
 def progress_bar() -> Iterator[Progress]:
     """A transient progress bar; hidden where no terminal is shown, or it is quiet, or another bar is shown."""
     shown = next(iter(listeners(Terminal)[-1:]), None)
-    screen = shown.screen if shown else Console(stderr=True)
+    screen = shown.screen if shown else console(stderr=True)
     hidden = not shown or not shown.shows_bars or screen in _with_bar
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=screen, transient=True, disable=hidden) as progress:
         if hidden:

@@ -11,7 +11,7 @@ from loupe.cache import cache_folder
 from loupe.cli.options import Columns, Data, Images, Json, Quiet, Verify, print_json
 from loupe.data.sources.read_options import ReadOptions
 from loupe.errors import ConfigError, DiskError
-from loupe.log import printable, terminal
+from loupe.log import console, printable, terminal
 
 if TYPE_CHECKING:
     from loupe.data.audit.near_duplicates import NearReport
@@ -69,7 +69,7 @@ def _check(
     if as_json:
         print_json(checked.to_json() | {"near_duplicates": near_report.to_json() if near_report else None})
         return 0 if checked.ok else 1
-    screen = RichConsole(highlight=False)
+    screen = console()
     print_check(checked, screen, near_report.findings() if near_report else ())
     if near_report is not None:
         _conclude(screen, near_report, report)

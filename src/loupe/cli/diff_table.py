@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from loupe.errors import counted
-from loupe.log import printable
+from loupe.log import console, printable
 from loupe.runs.diff_results import (
     CurveDifference,
     Differences,
@@ -26,7 +25,7 @@ Cells = tuple[str, str, str]
 
 def print_report(report: RunDifferences) -> None:
     """Print the verdict and, if figures differ, a table with the values of both runs."""
-    out = Console(highlight=False)
+    out = console()
     first = _plain(report.first)
     if report.same:
         out.print(f"Same as {first}: every figure is the same ({_compared(report.compared)}).", soft_wrap=True)

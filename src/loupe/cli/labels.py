@@ -67,15 +67,14 @@ def labels(
 
 
 def _show(results: "LabelResults") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from loupe.log import printable
+    from loupe.log import console, printable
     from loupe.report.labels_page import in_words
     from loupe.report.texts import percent
 
-    out = Console(highlight=False)
+    out = console()
     table = Table("image", "split", "label", "probability", "suggested", "probability", box=None)
     table.columns[0].overflow = "fold"
     for item in results.suspects[:FIRST_SHOWN]:

@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,7 +17,7 @@ from loupe.evaluate.experiment_results import ExperimentResults
 from loupe.evaluate.intervals import Estimate
 from loupe.evaluate.results import Calibration, Evaluation, RunResults, results_of
 from loupe.evaluate.spread import AccuracySpread
-from loupe.log import printable, size_text
+from loupe.log import console, printable, size_text
 from loupe.models.catalog import NETWORKS
 from loupe.report import texts
 from loupe.rundir import RunDirectory, count_looks
@@ -29,7 +28,7 @@ HISTOGRAM_CLASSES = 30
 
 def print_results(results: RunResults, path: Path) -> None:
     """Print the summary at the end of a training."""
-    out = Console(highlight=False)
+    out = console()
     blocks = results.splits.values()
     table = Table("", *results.splits, box=None)
     for metric in metrics.METRICS:
@@ -79,7 +78,7 @@ def _calibration(calibration: Calibration) -> str:
 
 def print_evaluation(block: Evaluation, title: str) -> None:
     """Print one evaluation: metrics with intervals, classes, confusion matrix."""
-    out = Console(highlight=False)
+    out = console()
     heading = _plain(f"{title}: {counted(block.images, 'image')}")
     table = Table(title=heading, box=None, show_header=False, title_justify="left")
     for metric in metrics.METRICS:
@@ -110,7 +109,7 @@ def print_evaluation(block: Evaluation, title: str) -> None:
 
 def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     """Print a row for each run, and below the table the reasons why runs cannot be read."""
-    out = Console(highlight=False)
+    out = console()
     if not runs:
         out.print(f"No runs in {_plain(str(folder))}. To train one: loupe train DATA")
         return
@@ -148,7 +147,7 @@ def _run_cells(results: RunResults, folder: Path) -> list[str]:
 
 def print_recipes(groups: Mapping[str, Sequence[Recipe]]) -> None:
     """Print a table of recipes under the heading of each group."""
-    out = Console(highlight=False)
+    out = console()
     for title, recipes in groups.items():
         table = Table("recipe", "network", "epochs", "", box=None, title=title, title_justify="left")
         table.columns[0].no_wrap = True
@@ -158,7 +157,7 @@ def print_recipes(groups: Mapping[str, Sequence[Recipe]]) -> None:
 
 
 def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:
-    out = Console(highlight=False)
+    out = console()
     table = Table("model", "", box=None)
     shown = models if text else [model for model in models if model["name"] in NETWORKS]
     for model in shown:
@@ -171,7 +170,7 @@ def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:
 
 def print_model(model: Mapping[str, Any]) -> None:
     """Print the layers of a model, and the sums."""
-    out = Console(highlight=False)
+    out = console()
     table = Table("layer", "type", "output", "parameters", "trained", box=None)
     for row in model["layers"]:
         output, learns = " x ".join(map(str, row["output"])), "yes" if row["trainable"] else ""
@@ -188,7 +187,7 @@ def print_model(model: Mapping[str, Any]) -> None:
 
 def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -> None:
     """Print the number and size of cached entries of each kind."""
-    out = Console(highlight=False)
+    out = console()
     table = Table("", "entries", "size", "last used", box=None)
     for kind, meaning in KINDS.items():
         mine = [entry for entry in entries if entry.kind == kind]
@@ -203,7 +202,7 @@ def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -
 
 def print_experiments(results: ExperimentResults, folder: Path) -> None:
     """Print published beside measured figures."""
-    out = Console(highlight=False)
+    out = console()
     table = Table(box=None)
     table.add_column("experiment", no_wrap=True)
     for name in ("published", "measured, %", "epochs", "s/epoch"):
@@ -227,7 +226,7 @@ def print_experiments(results: ExperimentResults, folder: Path) -> None:
 
 def print_comparison(results: ComparisonResults, folder: Path) -> None:
     """Print the table, the verdicts and the conclusion of `loupe compare`."""
-    out = Console(highlight=False)
+    out = console()
     table = Table(box=None)
     for column in ("recipe", "validation, %", "test, %"):
         table.add_column(column, no_wrap=True)
@@ -260,7 +259,7 @@ def _in_percent(accuracy: AccuracySpread) -> str:
 
 def print_histogram(counts: Mapping[str, int], path: Path) -> None:
     """Print the number of images of the classes that occur, as bars: of the 30 most frequent ones."""
-    out = Console(highlight=False)
+    out = console()
     occurring = {name: count for name, count in counts.items() if count}
     shown = set(sorted(occurring, key=lambda name: occurring[name], reverse=True)[:HISTOGRAM_CLASSES])
     table = Table("class", "images", "", box=None)
