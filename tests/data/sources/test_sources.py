@@ -15,10 +15,11 @@ from PIL import Image
 
 from builders import cifar_files, pack, python2_batch
 from loupe.data.sources.archives import unpickle
+from loupe.data.sources.folders import scan
 from loupe.data.sources.inference_inputs import table_of
 from loupe.data.sources.open import from_arrays, from_paths, open_table
 from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, split_of, text_name
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import DataError, ImageError, LoupeError
 
 PNG = b"\x89PNG"  # sources look at names and bytes, never at pixels
 
@@ -156,9 +157,68 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (data / "cat" / "gone.jpg").symlink_to("nowhere.jpg")
     table = open_(data)
     assert table.paths == ("cat/1.jpg", "cat/gone.jpg", "dog/1.jpg")
-    assert any("Skipped 1 link to a parent folder (cat/up)" in note for note in table.notes)
+    assert any("Skipped 1 link to a folder that is read already (cat/up)" in note for note in table.notes)
     with pytest.raises(ImageError, match=r"cat/gone\.jpg: cannot be read: No such file"):
         table.encoded(1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_folders_that_link_to_each_other_give_each_file_once_under_its_own_class(tmp_path):
+    names = [f"c{i}" for i in range(8)]
+    files = [f"{name}/{k}.jpg" for name in names for k in range(3)]
+    data = touch(tmp_path / "data", *files)
+    outside = touch(tmp_path / "outside", "x/1.jpg", "y/2.jpg")
+    for name in names:
+        for other in names:
+            (data / name / f"a-{other}").symlink_to(data / other)
+    (data / "c0" / "out").symlink_to(outside)
+    (data / "c1" / "out").symlink_to(outside)
+    (outside / "x" / "up").symlink_to(outside)
+    table = open_(data)
+    assert sorted(table.paths) == sorted([*files, "c0/out/x/1.jpg", "c0/out/y/2.jpg"])
+    assert {table.classes[label] for label in table.labels} == set(names)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_folder_of_links_alone_is_not_empty(tmp_path):
+    farm = touch(tmp_path / "farm", "none/at/all.txt")
+    pool = touch(tmp_path / "pool", "cat/1.jpg", "dog/1.jpg")
+    for split in ("train", "val"):
+        (farm / split).mkdir()
+    (farm / "train" / "cat").symlink_to(pool / "cat")
+    (farm / "train" / "dog").symlink_to(pool / "dog")
+    tree = scan(farm)
+    assert tree.images == ["train/cat/1.jpg", "train/dog/1.jpg"]
+    assert tree.empty == ["none", "val"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_devices_and_pipes_are_never_read(tmp_path):
+    data = touch(tmp_path / "data", "cat/1.jpg", "dog/1.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(data / "cat" / "pipe.jpg")
+    (data / "cat" / "link.jpg").symlink_to(tmp_path / "pipe")
+    (data / "dog" / "zero.jpg").symlink_to("/dev/zero")
+    table = open_(data)
+    assert table.paths == ("cat/1.jpg", "cat/link.jpg", "dog/1.jpg", "dog/zero.jpg")
+    for row in (1, 3):
+        with pytest.raises(ImageError, match="not a regular file"):
+            table.encoded(row)
+    for name in ("list.csv", "list.parquet", "arrays.npz", "cifar.tar.gz"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match="not a regular file"):
+            open_table(tmp_path / name)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "0.parquet").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_table(shards)
+    rows = "".join(f"{name},a\n" for name in ("/dev/zero", "pipe", "data", "data/dog/1.jpg"))
+    (tmp_path / "rows.csv").write_text("path,label\n" + rows)
+    listed = open_table(tmp_path / "rows.csv")
+    for row in range(3):
+        with pytest.raises(ImageError, match="not a regular file"):
+            listed.encoded(row)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):

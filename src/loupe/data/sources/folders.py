@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from loupe.data.formats import image_suffixes
@@ -32,7 +33,7 @@ class Tree:
     unread: list[tuple[str, str]] = field(default_factory=list)  # images that cannot be read: relative name, format
     empty: list[str] = field(default_factory=list)  # folders without images
     hidden: int = 0  # hidden folders, which are skipped
-    loops: list[str] = field(default_factory=list)  # links to a parent folder
+    loops: list[str] = field(default_factory=list)  # links to folders that are in the tree already
 
     def notes(self) -> list[str]:
         """Sentences about skipped files and folders."""
@@ -48,19 +49,26 @@ class Tree:
             notes.append(f"Skipped {counted(self.hidden, 'hidden folder')}.")
         if self.loops:
             notes.append(
-                f"Skipped {counted(len(self.loops), 'link')} to a parent folder ({enumerated(self.loops, most=5)})."
+                f"Skipped {counted(len(self.loops), 'link')} to a folder that is read already "
+                f"({enumerated(self.loops, most=5)})."
             )
         return notes
 
 
 def scan(folder: Path) -> Tree:
-    """List the contents of a folder, following links but not loops.
+    """List the contents of a folder. Links are followed, and each folder is listed once: first without links.
 
     Raises:
         DataError: a folder cannot be read.
     """
     tree = Tree()
-    _walk(os.fspath(folder), "", (), tree)
+    walk = _Walk(tree)
+    walk.links.append((os.fspath(folder), ""))
+    while walk.links:
+        links, walk.links = sorted(walk.links, key=itemgetter(1)), []
+        for path, prefix in links:
+            walk.enter(path, prefix)
+    tree.empty = walk.empty()
     for names in (tree.images, tree.shards, tree.metadata, tree.empty):
         names.sort()
     tree.unread.sort()
@@ -140,37 +148,66 @@ def _class_of_unread(parts: Sequence[str], assignments: Sequence["Assignment | N
     return parts[depth] if len(parts) > depth + 1 else None
 
 
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], tree: Tree) -> bool:
-    """Add the contents of a folder to the tree; true if it has images. `above` identifies the parent folders."""
-    here, entries = _entries(folder)
-    if here in above:
-        tree.loops.append(prefix.rstrip("/"))
-        return True
-    found = False
-    for entry in entries:
-        name = prefix + text_name(entry.name)
-        if _is_folder(entry):
-            if entry.name.startswith(".") or entry.name in NOT_DATA:
-                tree.hidden += 1
+class _Walk:
+    """Walk through folders, each once by its device and inode. Links to folders wait until all others are listed."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.links: list[tuple[str, str]] = []  # path and prefix
+        self._seen: set[tuple[int, int]] = set()
+        self._folders: list[str] = []  # prefixes
+        self._used: set[str] = {""}  # prefixes of folders with images below them
+
+    def enter(self, folder: str, prefix: str) -> None:
+        """Add the contents of a folder to the tree."""
+        here, entries = _entries(folder)
+        if here in self._seen:
+            self.tree.loops.append(prefix.rstrip("/"))
+            self._use(prefix)
+            return
+        self._seen.add(here)
+        self._folders.append(prefix)
+        for entry in entries:
+            name = prefix + text_name(entry.name)
+            if not _is_folder(entry):
+                self._add_file(entry, name, prefix)
+            elif entry.name.startswith(".") or entry.name in NOT_DATA:
+                self.tree.hidden += 1
+            elif entry.is_symlink():
+                self.links.append((entry.path, name + "/"))
             else:
-                found |= _walk(entry.path, name + "/", (*above, here), tree)
-        elif not entry.name.startswith("."):
-            suffix = _suffix(entry.name)
-            # A broken link with an image's name is kept, so that it is reported as a damaged image.
-            if suffix in image_suffixes() and (entry.is_symlink() or entry.is_file()):
-                tree.images.append(name)
-                found = True
-            elif suffix == ".parquet":
-                tree.shards.append(name)
-            elif kind := unread_format(suffix, Path(entry.path)):
-                tree.unread.append((name, kind))
-            else:
-                tree.others[suffix] += 1
-            if entry.name in METADATA:
-                tree.metadata.append(name)
-    if not found and prefix:
-        tree.empty = [name for name in tree.empty if not name.startswith(prefix)] + [prefix.rstrip("/")]
-    return found
+                self.enter(entry.path, name + "/")
+
+    def empty(self) -> list[str]:
+        """Folders without images, but not those below them."""
+        unused = (prefix for prefix in self._folders if prefix not in self._used)
+        return [prefix[:-1] for prefix in unused if _above(prefix) in self._used]
+
+    def _add_file(self, entry: os.DirEntry[str], name: str, prefix: str) -> None:
+        if entry.name.startswith("."):
+            return
+        suffix = _suffix(entry.name)
+        # A broken link with an image's name is kept, so that it is reported as a damaged image.
+        if suffix in image_suffixes() and (entry.is_symlink() or entry.is_file()):
+            self.tree.images.append(name)
+            self._use(prefix)
+        elif suffix == ".parquet":
+            self.tree.shards.append(name)
+        elif kind := unread_format(suffix, Path(entry.path)):
+            self.tree.unread.append((name, kind))
+        else:
+            self.tree.others[suffix] += 1
+        if entry.name in METADATA and entry.is_file():
+            self.tree.metadata.append(name)
+
+    def _use(self, prefix: str) -> None:
+        while prefix not in self._used:
+            self._used.add(prefix)
+            prefix = _above(prefix)
+
+
+def _above(prefix: str) -> str:
+    return prefix[: prefix.rfind("/", 0, -1) + 1]
 
 
 def _entries(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:

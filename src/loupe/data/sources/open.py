@@ -81,6 +81,8 @@ def _open_path(data: str | os.PathLike[str], options: ReadOptions) -> ImageTable
         return _open_folder(path, options)
     if not os.path.exists(path):  # noqa: PTH110
         raise DataError(_missing(str(data)))
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise DataError(f"{path}: not a regular file; a device or a pipe is never read. Give {KINDS}.")
     suffix = path.suffix.lower()
     if suffix in PARQUET_SUFFIXES and holds_images(path, options):
         return open_parquet([path], path.parent, path.stem, options)

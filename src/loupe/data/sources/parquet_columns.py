@@ -69,6 +69,8 @@ def resolve_files(
 
 
 def _schema(file: Path) -> pa.Schema:
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: not a regular file; a device, a pipe or a folder is never read. Move it away.")
     try:
         return pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
