@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loupe.data.sources.csv_file import open_csv
 
 from loupe import csv_files
+from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, make_rows
 from loupe.evaluate.predictions import Predictions
@@ -114,7 +114,7 @@ def test_names_like_formulas_survive_a_list_of_images(tmp_path):
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_bytes(b"")
     csv_files.write(tmp_path / "kept.csv", ("path", "label"), zip(paths, labels, strict=True))
-    table = open_csv(tmp_path / "kept.csv")
+    table = open_table(tmp_path / "kept.csv")
     assert list(table.paths) == paths
     assert [table.classes[label] for label in table.labels] == labels
 
