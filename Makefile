@@ -8,7 +8,7 @@ else
 BIN := $(VENV)/bin
 endif
 
-.PHONY: demo test test-slow lint dist architecture clean
+.PHONY: demo test test-slow lint dist architecture layouts clean
 
 demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
@@ -26,6 +26,9 @@ lint: $(VENV)/.ready
 
 architecture: $(VENV)/.ready  # docs/architecture.md, from the docstrings
 	$(BIN)/python tests/test_architecture.py
+
+layouts: $(VENV)/.ready  # the tables of layouts in docs/data.md, from the tests of each
+	$(BIN)/python tests/data/sources/test_layouts.py
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -79,6 +79,7 @@ class RunEnvironment(Environment, Record):
     Attributes:
         data: names the images that the run was trained on; None for arrays, which are not stored.
         columns, image_folder: with which a list of images was read, where the user gave them.
+        classes: in the order of the network's outputs; empty in runs of before this was recorded.
         open_test: whether the run was begun to evaluate its test images.
     """
 
@@ -88,6 +89,7 @@ class RunEnvironment(Environment, Record):
     data: OsText | None = None
     columns: dict[str, OsText] = Field({})
     image_folder: OsText | None = None
+    classes: tuple[OsText, ...] = ()
     skip_damaged: bool = False
     open_test: bool = True
     hashes: Hashes = Hashes()

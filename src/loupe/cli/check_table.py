@@ -8,14 +8,18 @@ from rich.table import Table
 from rich.text import Text
 
 from loupe.data.audit.check import CheckReport, findings, listed
-from loupe.errors import counted
+from loupe.errors import counted, enumerated
 from loupe.log import printable
 
 MOST_LINES = 10  # of one kind of finding
+MOST_ROWS = 8  # of one use of folders or files
+ORDER = ("train", "val", "test", "class", "no split", "predict", "skipped")
+USES = {"predict": "set aside for predict", "no split": "no split: to be drawn"}
 
 
 def print_check(report: CheckReport, console: Console, also: Iterable[tuple[str, list[str]]] = ()) -> None:
     """Print the counts of the data set, then the findings; those in `also` do not enter the verdict."""
+    console.print(_layout_table(report))
     console.print(_counts_table(report))
     for line in _facts(report):
         console.print(printable(line), markup=False, highlight=False)
@@ -28,6 +32,25 @@ def print_check(report: CheckReport, console: Console, also: Iterable[tuple[str,
             console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
     verdict = "No problem that prevents training." if report.ok else "Results on these images would not be reliable."
     console.print(Text(verdict, style="green" if report.ok else "red"))
+
+
+def _layout_table(report: CheckReport) -> Table:
+    """Use of each folder, file or value, as it was understood; of a long list the first of each use."""
+    table = Table(title=Text("layout"), title_justify="left")
+    table.add_column("folder, file or value", overflow="fold")
+    table.add_column("used as", no_wrap=True)
+    table.add_column("classes", overflow="fold")
+    table.add_column("images", justify="right")
+    for use in sorted({row.use for row in report.layout}, key=ORDER.index):
+        rows = [row for row in report.layout if row.use == use]
+        shown = rows[:MOST_ROWS] if len(rows) > MOST_ROWS + 1 else rows
+        for row in shown:
+            names = enumerated(row.classes, most=3) if row.classes else ""
+            table.add_row(Text(printable(row.source)), USES.get(use, use), Text(printable(names)), f"{row.images:,}")
+        if rest := rows[len(shown) :]:
+            images = sum(row.images for row in rest)
+            table.add_row(f"... and {len(rest):,} more", USES.get(use, use), "", f"{images:,}")
+    return table
 
 
 def _counts_table(report: CheckReport) -> Table:

@@ -3,7 +3,7 @@
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from loupe.data.class_names import hint, index_of, same_form
+from loupe.data.find_file import existing
 from loupe.data.origin import Origin
+from loupe.data.source_use import SourceUse
 from loupe.data.unread import UnreadFiles, sentences_on
 from loupe.errors import DataError, ImageError, counted, enumerated
 
@@ -23,15 +26,6 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64()), ("split", pa.string()), ("group", pa.string())])
 
 SLICED_ROWS = 64  # selected rows in runs of at least this average length are sliced and not copied
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,7 @@ class ImageTable:
         notes: sentences about the data, shown by the caller.
         origin: file and line or row of each image, where a file lists them; None for folders and arrays.
         unread: image files of the source that cannot be read here, and are not in the table.
+        layout: use of each folder, file or value; empty where nothing had to be understood.
 
     Raises:
         DataError: labels are out of range, a class name repeats, or a split is unknown.
@@ -59,12 +54,13 @@ class ImageTable:
     notes: tuple[str, ...] = ()
     unread: tuple[UnreadFiles, ...] = ()
     origin: Origin | None = None
+    layout: tuple[SourceUse, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rows.schema.equals(SCHEMA):
             raise TypeError(f"an ImageTable must have the columns {SCHEMA}; got {self.rows.schema}")
         self._check_labels()
-        if repeated := [name for name, n in Counter(self.classes).items() if n > 1]:
+        if repeated := [name for name, n in Counter(map(same_form, self.classes)).items() if n > 1]:
             raise DataError(f"{self.name}: class names must be unique; {repeated[0]!r} repeats. Rename one of them.")
         if unknown := sorted(set(self.rows["split"].unique().to_pylist()) - {"train", "val", "test", None}):
             raise DataError(f"{self.name}: split {unknown[0]!r} is not known. Splits are train, val and test.")
@@ -104,7 +100,8 @@ class ImageTable:
 
     @cached_property
     def groups(self) -> list[str | None]:
-        return list(self.rows["group"].to_pylist())
+        """Group of each image, in the form in which names are compared."""
+        return [group and same_form(group) for group in self.rows["group"].to_pylist()]
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -128,7 +125,8 @@ class ImageTable:
         name = self._field(i, "path").as_py()
         if name is None:
             raise ImageError(self.paths[i], "no image: neither bytes nor a path")
-        return (self.root or Path()) / os_name(name)
+        root = self.root or Path()
+        return root / existing(root, os_name(name))
 
     def encoded(self, i: int) -> bytes:
         """Bytes of image file `i`, from the table or the disk.
@@ -158,6 +156,18 @@ class ImageTable:
         chosen = np.asarray(indices, dtype=np.int64)
         origin = None if self.origin is None else self.origin.select(chosen)
         return replace(self, rows=_take(self.rows, chosen), origin=origin)
+
+    def with_classes(self, classes: Sequence[str]) -> "ImageTable":
+        """Table of the same images with other classes, or the same in another order, matched by name.
+
+        Raises:
+            DataError: a labelled class is not among `classes`.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        labels = match_classes(self, classes)
+        column = pa.array(labels, pa.int64(), mask=labels < 0)
+        return replace(self, rows=self.rows.set_column(1, SCHEMA.field("label"), column), classes=tuple(classes))
 
     @cached_property
     def _chunks(self) -> tuple[list[int], dict[str, list[pa.Array]]]:
@@ -197,19 +207,6 @@ def make_rows(*, n: int, path: Any, label: Any, data: Any = None, split: Any = N
 def numbered(prefix: str, start: int, stop: int, separator: str = "#") -> pa.Array:
     """Names `prefix#start` to `prefix#(stop - 1)` as an Arrow array."""
     return pc.binary_join_element_wise(prefix, pc.cast(pa.array(np.arange(start, stop)), pa.string()), separator)
-
-
-def split_of(text: str) -> str | None:
-    """Split name for any spelling in `SPLIT_NAMES`, case-insensitive; None for other words."""
-    return SPLIT_NAMES.get(text.strip().casefold())
-
-
-def sorted_classes(values: Iterable[Any]) -> tuple[str, ...]:
-    """Distinct class names, sorted as numbers if all are integers, else alphabetically."""
-    names = {str(value) for value in values}
-    numeric = all(name.isascii() and name.removeprefix("-").isdigit() for name in names)
-    key: Callable[[str], Any] = (lambda name: (int(name), name)) if numeric else str
-    return tuple(sorted(names, key=key))
 
 
 def describe(rows: pa.Table, classes: Sequence[str]) -> str:
@@ -290,11 +287,15 @@ def match_classes(table: ImageTable, classes: Sequence[str]) -> np.ndarray:
     Raises:
         DataError: a labelled class is not among `classes`.
     """
-    unknown = sorted({table.classes[label] for label in np.unique(table.labels) if label >= 0} - set(classes))
+    index = index_of(classes)
+    unknown = sorted(
+        {table.classes[k] for k in np.unique(table.labels) if k >= 0 and same_form(table.classes[k]) not in index}
+    )
     if unknown:
         raise DataError(
             f"{table.name}: the model does not know the {'class' if len(unknown) == 1 else 'classes'} "
             f"{enumerated(unknown)}. It knows {enumerated(classes)}. Classes are matched by name."
+            f"{hint(unknown, classes)}"
         )
-    lookup = np.array([classes.index(name) if name in classes else -1 for name in table.classes] + [-1])
+    lookup = np.array([index.get(same_form(name), -1) for name in table.classes] + [-1])
     return lookup[table.labels].astype(np.int64)

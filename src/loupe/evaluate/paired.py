@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr
 
+from loupe.data.class_names import same_form
 from loupe.errors import ConfigError, DataError, counted, enumerated
 from loupe.evaluate.intervals import CONFIDENCE
 from loupe.evaluate.predictions import UNKNOWN, Predictions
@@ -210,7 +211,7 @@ def matched_hits(candidates: Sequence[Candidate]) -> dict[str, Hits]:
         rows = []
         for predictions in candidate.predictions:
             keys = _keys(predictions)
-            if columns.keys() != set(keys) or set(predictions.classes) != set(reference.classes):
+            if columns.keys() != set(keys) or _forms(predictions) != _forms(reference):
                 raise _mismatch(candidates[0].name, reference, candidate.name, predictions)
             row = np.empty(len(keys), np.bool_)
             row[[columns[key] for key in keys]] = predictions.predicted == predictions.label
@@ -224,10 +225,15 @@ def _keys(predictions: Predictions) -> list[Key]:
     seen: Counter[tuple[str, str]] = Counter()
     keys = []
     for content, label in zip(predictions.content, predictions.label, strict=True):
-        image = (content, predictions.classes[label])
+        image = (content, same_form(predictions.classes[label]))
         keys.append((*image, seen[image]))
         seen[image] += 1
     return keys
+
+
+def _forms(predictions: Predictions) -> set[str]:
+    """Class names in the form in which names are compared."""
+    return {same_form(name) for name in predictions.classes}
 
 
 def _check(candidates: Sequence[Candidate]) -> None:
@@ -253,7 +259,7 @@ def _check(candidates: Sequence[Candidate]) -> None:
 def _mismatch(first: str, reference: Predictions, second: str, other: Predictions) -> DataError:
     """Error for two candidates with different images, labels or classes, with the remedy."""
     subject = f"{first} and {second} cannot be compared" if first != second else f"the seeds of {first} differ"
-    unshared = sorted(set(reference.classes) ^ set(other.classes))
+    unshared = sorted(_forms(reference) ^ _forms(other))
     if unshared:
         noun = "class" if len(unshared) == 1 else "classes"
         return DataError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from loupe.data.class_names import same_form
 from loupe.data.splits import split as splits
 from loupe.errors import RunStateError
 from loupe.evaluate.predictions import Predictions, read_splits
@@ -135,7 +136,9 @@ def _split(
     if missing or not first.file("split.csv").is_file():
         return missing
     one, other = (
-        Counter((content, label, part) for label, part, content in splits.stored(run.file("split.csv")).values())
+        Counter(
+            (content, same_form(label), part) for label, part, content in splits.stored(run.file("split.csv")).values()
+        )
         for run in (first, second)
     )
     compared["images"] = (one | other).total()

@@ -1,5 +1,6 @@
 """Finished run: predicts, evaluates and explains, on its own images or others."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.class_names import index_of, same_form
 from loupe.data.dataset import Dataset, is_gone, open_dataset
 from loupe.data.pixels.prepare import Images
 from loupe.data.sources.inference_inputs import Pictures, table_of
@@ -171,6 +173,7 @@ class Run(Predictor):
         """
         check_split(self.directory)
         images = self._open(self._own_dataset(data), bool(self.results.damaged))
+        images = replace(images, table=images.table.with_classes(self.classes))  # in the order of the network
         return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
 
     def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
@@ -207,9 +210,10 @@ class Run(Predictor):
         """
         feature_layer = feature_maps.choose_layer(self.model, layer)
         cam_method = cam.choose_method(method)
-        if target is not None and target not in self.classes:
+        index = index_of(self.classes)
+        if target is not None and same_form(target) not in index:
             raise unknown_name("class", target, self.classes)
-        number = None if target is None else self.classes.index(target)
+        number = None if target is None else index[same_form(target)]
         if images is None:
             recorded = self._representative(split, count)
             table = self._own_rows(recorded)
@@ -275,11 +279,13 @@ class Run(Predictor):
     def _own_rows(self, predictions: Predictions) -> ImageTable:
         """Images of the run that these predictions are of, in their order."""
         table = self._own_dataset().table
-        row_of = {path: row for row, path in enumerate(table.paths)}
-        missing = [path for path in predictions.path if path not in row_of]
+        row_of = {same_form(path): row for row, path in enumerate(table.paths)}
+        row_of |= {path: row for row, path in enumerate(table.paths)}
+        rows = [row_of.get(path, row_of.get(same_form(path))) for path in predictions.path]
+        missing = [path for path, row in zip(predictions.path, rows, strict=True) if row is None]
         if missing:
             raise DataError(f"{table.name}: {missing[0]} no longer exists. Restore the data, or give images.")
-        return table.select([row_of[path] for path in predictions.path])
+        return table.select([row for row in rows if row is not None])
 
     def _calibrated(self, predictions: Predictions) -> Calibrated:
         compared = calibration.compare(predictions, self.temperature)

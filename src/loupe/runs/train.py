@@ -16,6 +16,7 @@ from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, is_gone, open_dataset
 from loupe.data.pixels.prepare import Images, load_images, used_levels
+from loupe.data.sources.folders import classes_before_numbers
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
@@ -121,6 +122,7 @@ def train(
                 ).to_json(),
                 **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
                 **dataset.options.to_json(),
+                "classes": table.classes,
                 "hashes": provenance.hashes(
                     loaded.table, loaded.content, divided, weights_file(chosen.model), setup.recipe
                 ),
@@ -183,6 +185,8 @@ def resume(
             recipe = ResolvedRecipe.of(stored)
             dataset = open_dataset(source, environment.read_options(images), verify=verify)
             loaded = _load(recipe, dataset, environment.skip_damaged)
+            classes = environment.classes or classes_before_numbers(dataset.table)
+            loaded = replace(loaded, table=loaded.table.with_classes(classes))
             split = splits.read(directory.file("split.csv"), loaded.table, loaded.content)
             logger.info(f"resuming {directory.path}")
             log.write_to(directory.file("train.log"))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -133,6 +134,7 @@ def test_a_group_in_two_splits_is_a_leak(folder, tmp_path):
     rows = ["path,label,split,group"]
     rows += [f"train/cat/{k}.png,cat,train,{'ann' if k < 2 else 'bob'}" for k in range(4)]
     rows += [f"test/dog/{k}.png,dog,test,{'ann' if k == 0 else 'cid'}" for k in range(4)]
+    rows += ["test/cat/0.png,cat,test,dan"]
     (folder / "set.csv").write_text("\n".join(rows))
     report = report_on(folder / "set.csv", tmp_path)
     assert report.split_groups == ("ann",)
@@ -205,3 +207,33 @@ def test_a_list_that_is_cut_has_cases_of_all_classes(tmp_path):
     shown = [line.strip() for line in text.splitlines() if "broken" in line]
     assert len(shown) == 10 and shown == sorted(shown)
     assert {line.split("/")[0] for line in shown} == {"ant", "bee", "cat", "dog"}
+
+
+def test_the_layout_that_was_understood_is_told(tmp_path):
+    for split, names in (("training_set", ("Cat", "cat")), ("test_set", ("Cat", "cat"))):
+        for k, name in enumerate(names):
+            save(tmp_path / "set" / split / name / "1.png", 10 * len(split) + k)
+    save(tmp_path / "set" / "unlabelled" / "1.png", 7)
+    report = report_on(tmp_path / "set", tmp_path)
+    assert report.to_json()["layout"] == [
+        {"source": "test_set/", "use": "test", "classes": ["Cat", "cat"], "images": 2},
+        {"source": "training_set/", "use": "train", "classes": ["Cat", "cat"], "images": 2},
+        {"source": "unlabelled/", "use": "predict", "classes": [], "images": 1},
+    ]
+    assert report.to_json()["similar_classes"] == [["Cat", "cat"]]
+    text = re.sub("[│ ]+", " ", text_of(report))
+    for words in ("training_set/ train Cat and cat 2", "unlabelled/ set aside for predict 1", "'Cat' = 'cat'"):
+        assert words in text
+
+
+def test_the_layout_of_a_table_without_one_is_its_splits(tmp_path):
+    report = report_on("digits", tmp_path)
+    assert [(row.source, row.use, row.images) for row in report.layout] == [("digits", "no split", 1797)]
+
+
+def test_a_long_layout_is_shortened_in_the_terminal(tmp_path):
+    for k in range(40):
+        save(tmp_path / "set" / f"class{k}" / "1.png", k, size=(4, 4))
+    report = report_on(tmp_path / "set", tmp_path)
+    assert len(report.layout) == 40
+    assert "... and 32 more class 32" in re.sub("[│ ]+", " ", text_of(report))

@@ -18,7 +18,7 @@ from loupe.data.sources.archives import unpickle
 from loupe.data.sources.folders import scan
 from loupe.data.sources.inference_inputs import table_of
 from loupe.data.sources.open import from_arrays, from_paths, open_table
-from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, split_of, text_name
+from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, text_name
 from loupe.errors import DataError, ImageError, LoupeError
 
 PNG = b"\x89PNG"  # sources look at names and bytes, never at pixels
@@ -98,7 +98,7 @@ def test_stray_images_are_left_out_and_counted(tmp_path):
     assert set(table.notes[1:]) == {
         "Skipped 1 image beside the split folders.",
         "Skipped 1 image in more, which is not a split.",
-        "Skipped 1 image in test, without a class folder.",
+        "Set aside for `loupe predict`: 1 unlabelled image in test.",
         "Skipped 1 image in train, without a class folder.",
     }
     table = open_(touch(tmp_path / "second", "a/1.jpg", "b/1.jpg", "top.jpg"))
@@ -259,10 +259,10 @@ def test_text_names_turn_back_into_file_names(name):
 
 def test_csv_with_splits_and_groups(tmp_path):
     touch(tmp_path, "a/1.png", "a/2.png", "b 3.png")
-    rows = "Path, Label ,split,group,extra\na/1.png,dog,Train,p1,x\n\na/2.png,cat,valid,,x\nb 3.png,dog,,p1,x\n"
+    rows = "Path, Label ,split,group,extra\na/1.png,dog,Train,p1,x\n\na/2.png,cat,valid,,x\nb 3.png,cat,,p1,x\n"
     (tmp_path / "list.csv").write_text("\ufeff" + rows, encoding="utf-8")
     table = open_(tmp_path / "list.csv")
-    assert labelled(table) == {"a/1.png": "dog", "a/2.png": "cat", "b 3.png": "dog"}
+    assert labelled(table) == {"a/1.png": "dog", "a/2.png": "cat", "b 3.png": "cat"}
     assert table.splits == ["train", "val", None]
     assert table.groups == ["p1", None, "p1"]
     assert table.encoded(2) == PNG
@@ -299,7 +299,7 @@ def test_csv_paths_may_be_absolute_or_written_on_windows(tmp_path):
             "path,label\n1.png,a\n\nno.png,b\n1.png,\n",
             r"1 problem in 3 rows:\s+line 5: the label",
         ),
-        ("path,label,split\n1.png,a,dev\n", "line 2: unknown split 'dev'; splits are train"),
+        ("path,label,split\n1.png,a,fold3\n", "line 2: unknown split 'fold3'; a split has one of the words train"),
         ("path,label\n1.png,a,b\n", "line 2: 3 cells"),
         ("path,label\n" + "no.png,a\n" * 30, "30 problems[^$]*line 11[^$]*and 20 more"),
         ('path,label\n"1.png,a\n', "not CSV"),
@@ -394,13 +394,13 @@ def test_parquet_without_class_names_or_labels(tmp_path):
 
 
 def test_parquet_split_and_group_columns_and_dictionaries(tmp_path):
-    label = pa.array(["x", "y", "x"]).dictionary_encode()
-    path = shard(tmp_path / "train.parquet", label, split=["Validation", "", "test"], group=[1, 2, 1])
+    label = pa.array(["x", "y", "x", "x"]).dictionary_encode()
+    path = shard(tmp_path / "train.parquet", label, split=["Validation", "", "test", ""], group=[1, 2, 1, 3])
     table = open_(path)
-    assert table.splits == ["val", None, "test"]
-    assert table.groups == ["1", "2", "1"]
-    with pytest.raises(LoupeError, match="split 'dev' is not known"):
-        open_(shard(path, label, split=["dev", "", "test"]))
+    assert table.splits == ["val", None, "test", None]
+    assert table.groups == ["1", "2", "1", "3"]
+    with pytest.raises(LoupeError, match="split 'fold3' is not known"):
+        open_(shard(path, label, split=["fold3", "", "test", ""]))
 
 
 def test_an_empty_cell_of_parquet_is_no_class_and_no_group(tmp_path):
@@ -645,8 +645,8 @@ def test_layouts_of_arrays_from_python_and_from_npz(tmp_path, data, splits):
 def test_arrays_without_their_labels_and_splits_that_are_none():
     with pytest.raises(LoupeError, match="x_test is given without y_test"):
         open_({"x_train": X, "y_train": Y, "x_test": X})
-    with pytest.raises(LoupeError, match="split 'dev' is not known"):
-        from_arrays(X, Y, splits=["dev"] * 5)
+    with pytest.raises(LoupeError, match="split 'fold3' is not known"):
+        from_arrays(X, Y, splits=["fold3"] * 5)
     assert from_arrays(X, Y, splits=["Valid"] * 5).splits == ["val"] * 5
     with pytest.raises(LoupeError, match="labels must be integers or names; got object"):
         from_arrays(X, np.array(["a", "b", None, "a", "b"], dtype=object))
@@ -886,16 +886,6 @@ def test_a_table_passes_through_and_travels():
         table.encoded(5)
     with pytest.raises(IndexError):
         table.select([0, 5])
-
-
-def test_split_words():
-    assert [split_of(word) for word in ("Train", "VALID", "testing ", "dev", "")] == [
-        "train",
-        "val",
-        "test",
-        None,
-        None,
-    ]
 
 
 def test_sources_leave_torch_alone():

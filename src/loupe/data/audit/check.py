@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loupe.config.base import Levels
+from loupe.data.class_names import similar
 from loupe.data.keyed_order import chosen
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import decode, extremes, finish, open_header, wide_levels
+from loupe.data.source_use import SourceUse, uses_of_splits
 from loupe.data.table import ImageTable
 from loupe.data.unread import LOST_FRACTION, UnreadFiles, lost_classes
 from loupe.errors import ImageError, counted
@@ -99,6 +101,8 @@ class CheckReport:
     one_colour: tuple[str, ...] = ()
     blank: tuple[str, ...] = ()
     depths: tuple[Depth, ...] = ()
+    layout: tuple[SourceUse, ...] = ()
+    similar_classes: tuple[tuple[str, ...], ...] = ()
 
     @property
     def leaks(self) -> tuple[Copies, ...]:
@@ -155,6 +159,8 @@ class CheckReport:
             "one_colour": list(self.one_colour),
             "blank": list(self.blank),
             "depths": [asdict(depth) for depth in self.depths],
+            "layout": [asdict(row) | {"classes": list(row.classes)} for row in self.layout],
+            "similar_classes": [list(names) for names in self.similar_classes],
             "small": list(self.small),
             "long": list(self.long),
         }
@@ -202,6 +208,8 @@ def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
         one_colour=tuple(table.paths[i] for i in whole if seen[i].is_flat and not _is_blank(seen[i])),
         blank=tuple(table.paths[i] for i in whole if _is_blank(seen[i])),
         depths=_depths([wide for i in whole if (wide := seen[i].wide)]),
+        layout=table.layout or _layout(table),
+        similar_classes=tuple(similar(table.classes)),
     )
 
 
@@ -249,6 +257,13 @@ def _counts(table: ImageTable) -> dict[str, dict[str, int]]:
             row[_NO_LABEL] = found[split, -1]
         counts[split or _NO_SPLIT] = row
     return counts
+
+
+def _layout(table: ImageTable) -> tuple[SourceUse, ...]:
+    """Use of the whole source, by split, where there was no layout to be understood."""
+    names = (*table.classes, None)  # label -1 is the last
+    splits = table.splits
+    return uses_of_splits([None] * len(table), splits, [names[label] for label in table.labels.tolist()], table.name)
 
 
 def _copies(table: ImageTable, content: Sequence[str], whole: Iterable[int]) -> tuple[Copies, ...]:
@@ -306,6 +321,10 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
         (
             f"long: one side is more than {LONG_ASPECT:g} times the other; resize mode pad keeps all of it",
             list(report.long),
+        ),
+        (
+            "groups of classes that differ only in form, case, spaces or number format: give each one name",
+            [" = ".join(map(repr, names)) for names in report.similar_classes],
         ),
         (f"unbalanced by more than {IMBALANCE:g} to 1: consider class_weights balanced", _unbalanced(report)),
     ]

@@ -10,27 +10,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
+from loupe.data.source_use import SourceUse, uses_of_splits
 from loupe.data.sources import in_memory
+from loupe.data.sources.array_names import EXPECTED, LAYOUTS, paired, pairs
 from loupe.data.sources.in_memory import Images
 from loupe.data.sources.pixel_arrays import as_array
-from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, sorted_classes, split_of, text_name
+from loupe.data.splits.words import PREDICT, known_words, split_of
+from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, text_name
 from loupe.errors import DataError, counted, enumerated
 
-# (images, labels, split) by the names of Keras, MedMNIST and scikit-learn, and by common names.
-LAYOUTS = (
-    ("x_train", "y_train", "train"),
-    ("x_val", "y_val", "val"),
-    ("x_test", "y_test", "test"),
-    ("train_images", "train_labels", "train"),
-    ("val_images", "val_labels", "val"),
-    ("test_images", "test_labels", "test"),
-    ("images", "labels", None),
-    ("x", "y", None),
-    ("X", "y", None),
-    ("data", "target", None),
-)
 CLASS_KEYS = ("classes", "class_names", "target_names")
-EXPECTED = "x_train, y_train, x_test, y_test, or train_images, train_labels, ..., or images, labels, or x, y"
 
 
 def from_arrays(
@@ -61,9 +51,25 @@ def from_arrays(
         raise DataError(
             f"{name}: {counted(len(pixels), 'image')} but {counted(len(splits), 'split')}. Give one for each image."
         )
-    words = None if splits is None else [split and (split_of(split) or split) for split in splits]
-    rows = array_rows(pixels, _indices(values, known, named=classes is None, name=name), name, words)
-    return ImageTable(rows, known, name, notes=(describe(rows, known),))
+    meant = None if splits is None else [_split_of(split, name) for split in splits]
+    indices = _indices(values, known, named=classes is None, name=name)
+    if meant and PREDICT in meant:
+        indices[[split == PREDICT for split in meant]] = -1
+    rows = array_rows(pixels, indices, name, meant and [None if split == PREDICT else split for split in meant])
+    uses = uses_of_splits(splits, meant, [known[k] if k >= 0 else None for k in indices]) if splits and meant else ()
+    notes = (describe(rows, known), *_form_notes(values))
+    return ImageTable(rows, known, name, notes=notes, layout=uses)
+
+
+def _split_of(word: str | None, name: str) -> str | None:
+    split = split_of(word) if word else None
+    if word and split is None:
+        raise DataError(f"{name}: split {word!r} is not known. A split has one of the words {known_words()}.")
+    return split
+
+
+def _form_notes(values: NDArray[Any]) -> list[str]:
+    return form_notes(map(str, np.unique(values).tolist())) if values.dtype.kind == "U" else []
 
 
 def array_rows(
@@ -80,7 +86,7 @@ def array_rows(
             make_rows(
                 n=len(data),
                 path=names if isinstance(names, pa.Array) else [*map(text_name, names)],
-                label=None if labels is None else pa.array(labels[part]),
+                label=None if labels is None else pa.array(labels[part], mask=labels[part] < 0),
                 data=data,
                 split=split if split is None or isinstance(split, str) else list(split[part]),
             )
@@ -97,17 +103,7 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
     """
     if isinstance(data, tuple):
         data = _named(data)
-    for x, y, split in LAYOUTS:
-        if split and (x in data) != (y in data):
-            lacks, has = (y, x) if x in data else (x, y)
-            raise DataError(f"{name}: {has} is given without {lacks}. Give both, or neither.")
-    parts = [(data[x], data[y], split, x) for x, y, split in LAYOUTS if x in data and y in data]
-    if not parts:
-        raise DataError(
-            f"{name}: no images and labels among its arrays ({enumerated([*map(str, data)], most=5)}). "
-            f"Name them {EXPECTED}."
-        )
-    parts = [part for part in parts if part[2]] or parts[:1]
+    parts = paired(data, name)
     pixels = [in_memory.read(x, f"{name}: {key}", one=False) for x, _, _, key in parts]
     values = [_labels(y, len(x), f"{name}: {key}") for x, (_, y, _, key) in zip(pixels, parts, strict=True)]
     given = next((data[key] for key in CLASS_KEYS if data.get(key) is not None), None)
@@ -125,7 +121,12 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
         for x, value, (_, _, split, key) in zip(pixels, values, parts, strict=True)
     ]
     rows = pa.concat_tables(tables)
-    return ImageTable(rows, known, name, notes=(describe(rows, known),))
+    uses = tuple(
+        SourceUse(key, split or "no split", sorted_classes(known[k] for k in np.unique(table["label"])), len(table))
+        for table, (_, _, split, key) in zip(tables, parts, strict=True)
+    )
+    notes = (describe(rows, known), *(note for part in values for note in _form_notes(part)))
+    return ImageTable(rows, known, name, notes=notes, layout=uses)
 
 
 def open_npz(path: Path) -> ImageTable:
@@ -139,7 +140,8 @@ def open_npz(path: Path) -> ImageTable:
         if isinstance(loaded, np.ndarray):
             raise ValueError("it is one array without a name, as in a .npy file; images and labels are needed")
         with loaded as file:
-            wanted = {key for x, y, _ in LAYOUTS for key in (x, y)}.union(CLASS_KEYS)
+            wanted = {key for pair in LAYOUTS for key in pair}.union(CLASS_KEYS)
+            wanted |= {key for pair in pairs(file.files).values() for key in pair.values()}
             arrays = {key: file[key] if key in wanted else None for key in file.files}
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
         raise DataError(f"{path}: cannot be read as .npz: {error}. Write it anew with numpy.savez.") from None
@@ -206,8 +208,8 @@ def _indices(values: NDArray[Any], classes: tuple[str, ...], *, named: bool, nam
                 f"{len(classes) - 1}."
             )
         return values.astype(np.int64)
-    position = {label: i for i, label in enumerate(classes)}
+    position = index_of(classes)
     distinct, inverse = np.unique(values, return_inverse=True)
-    if unknown := [label for label in map(str, distinct.tolist()) if label not in position]:
+    if unknown := [label for label in map(str, distinct.tolist()) if same_form(label) not in position]:
         raise DataError(f"{name}: label {unknown[0]!r} is not among the classes {enumerated(classes, most=10)}.")
-    return np.array([position[str(label)] for label in distinct.tolist()], dtype=np.int64)[inverse]
+    return np.array([position[same_form(str(label))] for label in distinct.tolist()], dtype=np.int64)[inverse]

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
+from loupe.data.class_names import are_numbers, form_notes, index_of, same_form, sorted_classes
+from loupe.data.find_file import existing
 from loupe.data.formats import image_suffixes
+from loupe.data.sources.folder_layout import classes_in_order, lone_split, read_layout
 from loupe.data.sources.in_memory import local_path
-from loupe.data.table import ImageTable, describe, make_rows, split_of, text_name
+from loupe.data.sources.split_folders import EXPECTED
+from loupe.data.table import ImageTable, describe, make_rows, text_name
 from loupe.data.unread import UnreadFiles, grouped, sentences_on, unread_format
 from loupe.errors import DataError, counted, enumerated, sentences
 
-EXPECTED = """expected a folder for each class, with or without split folders above them:
-    DATA/cat/1.jpg  DATA/dog/2.jpg
-    DATA/train/cat/1.jpg  DATA/val/cat/2.jpg  DATA/test/dog/3.jpg
-or a CSV file with the columns path,label."""
 METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})  # of the Hugging Face ImageFolder layout
 NOT_DATA = frozenset({"__MACOSX", "__pycache__", "lost+found"})
 
@@ -78,8 +78,8 @@ def scan(folder: Path) -> Tree:
 def open_folder(folder: Path, tree: Tree) -> ImageTable:
     """Table of a scanned folder of class folders; the name of the class folder is the label at any depth below it.
 
-    Folders named train, val and test (and other spellings in `SPLIT_NAMES`) above the class folders are the splits. A
-    single top-level folder, as in many archives, is entered.
+    Folders with split words above the class folders are the splits, as `folder_layout` says. A single top-level
+    folder, as in many archives, is entered.
 
     Raises:
         DataError: the layout is not supported; the message shows the supported ones.
@@ -88,23 +88,35 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
         raise DataError(f"{folder}: {_no_images(tree)}; {EXPECTED}")
     inner = _inner(tree.images)
     names = [name.removeprefix(inner).split("/") for name in tree.images]
-    assignments, notes = _assign(names, folder)
-    used = [(name, pair) for name, pair in zip(tree.images, assignments, strict=True) if pair is not None]
+    layout = read_layout(names, str(folder))
+    notes = layout.notes
+    used = [(name, pair) for name, pair in zip(tree.images, layout.assignments, strict=True) if pair is not None]
     if inner:
         notes.insert(0, f"The images are in {inner}.")
-    classes, class_notes = _classes([pair for _, pair in used])
-    index = {label: i for i, label in enumerate(classes)}
+    classes, class_notes = classes_in_order([pair for _, pair in used])
+    if are_numbers(classes):
+        classes = list(sorted_classes(classes))
+    index = index_of(classes)
     rows = make_rows(
         n=len(used),
         path=[name for name, _ in used],
-        label=[index[label] for _, (_, label) in used],
+        label=[index[same_form(label)] for _, (_, label) in used],
         split=[split for _, (split, _) in used],
     )
-    notes = [describe(rows, classes), *notes, *class_notes, *tree.notes()]
-    unread = grouped(
-        (_class_of_unread(name.removeprefix(inner).split("/"), assignments), kind, name) for name, kind in tree.unread
-    )
-    return ImageTable(rows, classes, text_name(folder.resolve().name), folder.resolve(), tuple(notes), unread)
+    notes = [describe(rows, classes), *notes, *class_notes, *form_notes({label for _, (_, label) in used})]
+    unread = grouped((layout.class_of(name.removeprefix(inner).split("/")), kind, name) for name, kind in tree.unread)
+    name, root = text_name(folder.resolve().name), folder.resolve()
+    notes += tree.notes()
+    return ImageTable(rows, tuple(classes), name, root, tuple(notes), unread, layout=tuple(layout.uses))
+
+
+def classes_before_numbers(table: ImageTable) -> tuple[str, ...]:
+    """Classes in the order of runs that did not record it: in those, folders named by numbers were sorted as text."""
+    is_folder = bool(table.layout) and table.layout[0].source.endswith("/")
+    if not is_folder or not are_numbers(table.classes):
+        return table.classes
+    labelled = zip(table.splits, table.labels.tolist(), strict=True)
+    return tuple(classes_in_order([(split, table.classes[label]) for split, label in labelled])[0])
 
 
 def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True) -> ImageTable:
@@ -139,13 +151,6 @@ def _unread(tree: Tree) -> list[str]:
 
 def _without_class(tree: Tree) -> tuple[UnreadFiles, ...]:
     return grouped((None, kind, name) for name, kind in tree.unread)
-
-
-def _class_of_unread(parts: Sequence[str], assignments: Sequence["Assignment | None"]) -> str | None:
-    """Class folder of an unread image, beside images that have been assigned."""
-    has_splits = any(pair is not None and pair[0] is not None for pair in assignments)
-    depth = 1 if has_splits and split_of(parts[0]) else 0
-    return parts[depth] if len(parts) > depth + 1 else None
 
 
 class _Walk:
@@ -237,7 +242,7 @@ def _inner(names: Sequence[str]) -> str:
         heads = {name.removeprefix(inner).partition("/")[0] for name in names}
         deeper = f"{inner}{next(iter(heads))}/"
         is_lone = len(heads) == 1 and all(name.startswith(deeper) for name in names)
-        if not is_lone or split_of(deeper[:-1].rpartition("/")[2]):
+        if not is_lone or lone_split(deeper[:-1].rpartition("/")[2]):
             return inner
         # A folder with images directly in it is a class folder.
         if any("/" not in name.removeprefix(deeper) for name in names):
@@ -245,91 +250,10 @@ def _inner(names: Sequence[str]) -> str:
         inner = deeper
 
 
-Assignment = tuple[str | None, str]  # split and class
-
-
-def _assign(names: Sequence[list[str]], folder: Path) -> tuple[list[Assignment | None], list[str]]:
-    """Split and class of each image by its folders (None: left out), and notes on images left out."""
-    depths: dict[str, set[int]] = {}
-    for parts in names:
-        if len(parts) > 1:
-            depths.setdefault(parts[0], set()).add(len(parts))
-    if not depths:
-        raise DataError(f"{folder}: {counted(len(names), 'image')} outside of class folders; {EXPECTED}")
-    splits = {name: split for name in depths if (split := split_of(name))}
-    with_classes = {name for name in splits if max(depths[name]) > 2}
-    if len(splits) == len(depths) and not with_classes:
-        raise DataError(
-            f"{folder}: the images in {enumerated(sorted(splits), most=5)} are outside of class folders; {EXPECTED}"
-        )
-    plain = sorted(set(depths) - set(splits))
-    if not with_classes:
-        return _class_folders(names)
-    if len(splits) == 1 and len(plain) > 1:
-        raise DataError(
-            f"{folder}: {next(iter(splits))!r} could be a split, or a class beside {enumerated(plain, most=5)}. "
-            "Move the other folders away, or rename that folder; " + EXPECTED
-        )
-    return _split_folders(names, splits)
-
-
-def _class_folders(names: Sequence[list[str]]) -> tuple[list[Assignment | None], list[str]]:
-    assignments: list[Assignment | None] = [(None, parts[0]) if len(parts) > 1 else None for parts in names]
-    notes = _left_out(sum(pair is None for pair in assignments), "beside the class folders")
-    return assignments, [*notes, *_nested(names, 2)]
-
-
-def _split_folders(names: Sequence[list[str]], splits: dict[str, str]) -> tuple[list[Assignment | None], list[str]]:
-    assignments: list[Assignment | None] = [
-        (splits[parts[0]], parts[1]) if len(parts) > 2 and parts[0] in splits else None for parts in names
-    ]
-    folders = {split: sorted(name for name in splits if splits[name] == split) for split in splits.values()}
-    notes = [
-        f"The folders {enumerated(folders[split])} form the split {split}."
-        for split in sorted(folders)
-        if len(folders[split]) > 1
-    ]
-    beside = Counter(
-        parts[0] if len(parts) > 1 else "." for parts, pair in zip(names, assignments, strict=True) if pair is None
-    )
-    for name, n in sorted(beside.items()):
-        where = "beside the split folders" if name == "." else f"in {name}, without a class folder"
-        where = f"in {name}, which is not a split" if name != "." and name not in splits else where
-        notes += _left_out(n, where)
-    return assignments, [*notes, *_nested([parts for parts in names if parts[0] in splits], 3)]
-
-
-def _left_out(n: int, where: str) -> list[str]:
-    return [f"Skipped {counted(n, 'image')} {where}."] if n else []
-
-
-def _nested(names: Sequence[list[str]], depth: int) -> list[str]:
-    deeper = sum(len(parts) > depth for parts in names)
-    return [f"{counted(deeper, 'image')} in subfolders of class folders, labelled as that class."] if deeper else []
-
-
-def _classes(assignments: Sequence[Assignment]) -> tuple[tuple[str, ...], list[str]]:
-    """Classes in alphabetical order, those of train first, and notes on splits with other classes than train."""
-    seen: dict[str | None, set[str]] = {}
-    for split, label in assignments:
-        seen.setdefault(split, set()).add(label)
-    order: dict[str, None] = {}
-    notes = []
-    for split in (None, "train", "val", "test"):
-        order.update(dict.fromkeys(sorted(seen.get(split, ()))))
-        if "train" not in seen or split not in seen or split == "train":
-            continue
-        if extra := sorted(seen[split] - seen["train"]):
-            notes.append(f"The split {split} has classes that train lacks: {enumerated(extra, most=5)}.")
-        if missing := sorted(seen["train"] - seen[split]):
-            notes.append(f"The split {split} has no images of {enumerated(missing, most=5)}.")
-    return tuple(order), notes
-
-
 def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
     """Image files of one path, folder or glob; skipped files are added to the tree."""
     # pathlib's functions raise for an unknown user and for a name that is too long.
-    text = os.path.expanduser(local_path(os.fspath(path)))  # noqa: PTH111
+    text = existing(Path(), os.path.expanduser(local_path(os.fspath(path))))  # noqa: PTH111
     if os.path.isfile(text):  # noqa: PTH113
         yield _posix(text)
     elif os.path.isdir(text):  # noqa: PTH112

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from unicodedata import normalize
 
+from loupe.data.class_names import same_form
+from loupe.data.find_file import existing
 from loupe.data.formats import format_of_suffix
 from loupe.data.sources.folders import scan
 from loupe.data.table import os_name, text_name
@@ -39,7 +40,7 @@ class FileFinder:
             AmbiguousName: several files have the name.
             OSError: no file can have the name.
         """
-        path = posix(name, self.folder)
+        path = existing(self.folder, posix(name, self.folder))
         if (self.folder / path).is_file():
             return path
         folder, _, last = path.rpartition("/")
@@ -89,11 +90,6 @@ def _by_name(files: Sequence[str], *, stems: bool) -> dict[str, list[str]]:
         if dot and format_of_suffix(f".{suffix.lower()}"):
             found.setdefault(stem if stems else name, []).append(file)
     return found
-
-
-def same_form(name: str) -> str:
-    """Name in the form in which names are compared: Unicode's NFC."""
-    return name if name.isascii() else normalize("NFC", name)
 
 
 def where_to_look(names: Sequence[str], folder: Path) -> str:

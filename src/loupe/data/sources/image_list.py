@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
 from loupe.data.origin import Origin
+from loupe.data.source_use import uses_of_splits
 from loupe.data.sources.column_names import ONE, ZERO
 from loupe.data.sources.columns import Columns, resolve
 from loupe.data.sources.image_files import AmbiguousName, FileFinder, posix, where_to_look
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import TextTable, Unit, read_rows
 from loupe.data.sources.split_column import SplitRule
-from loupe.data.table import SPLIT_NAMES, ImageTable, describe, make_rows, sorted_classes, text_name
+from loupe.data.splits.words import PREDICT, known_words
+from loupe.data.table import ImageTable, describe, make_rows, text_name
 from loupe.errors import DataError, counted
 
 MOST_SHOWN = 10
@@ -56,20 +59,25 @@ def open_lists(
     if not sum(map(len, tables)):
         raise DataError(f"{tables[0].file}: there are no rows below the header {','.join(tables[0].names)}.")
     reader.check(tables[0].file, sum(map(len, tables)))
-    classes = sorted_classes(reader.labels)
+    labels = [None if split == PREDICT else label for label, split in zip(reader.labels, reader.splits, strict=True)]
+    classes = sorted_classes(label for label in labels if label is not None)
     if columns.one_hot:
         classes = tuple(name for name in columns.one_hot if name in set(classes))
-    index = {label: i for i, label in enumerate(classes)}
+    index = index_of(classes)
     rows = make_rows(
         n=len(reader.paths),
         path=reader.paths,
-        label=[index[label] for label in reader.labels],
-        split=reader.splits,
+        label=[None if label is None else index[same_form(label)] for label in labels],
+        split=[None if split == PREDICT else split for split in reader.splits],
         group=reader.groups,
     )
     dropped = dict.fromkeys(note for table in tables for note in table.notes)
-    notes = (describe(rows, classes), *dropped, *columns.notes, *_repeated(reader.paths))
-    return ImageTable(rows, classes, name, reader.root, notes, origin=origin_of(tables, root))
+    forms = form_notes({label for label in labels if label is not None})
+    aside = reader.splits.count(PREDICT)
+    forms += [f"Set aside for `loupe predict`: {counted(aside, 'unlabelled image')}."] if aside else []
+    notes = (describe(rows, classes), *dropped, *columns.notes, *_repeated(reader.paths), *forms)
+    uses = uses_of_splits(reader.words, reader.splits, labels)
+    return ImageTable(rows, classes, name, reader.root, notes, origin=origin_of(tables, root), layout=uses)
 
 
 def origin_of(tables: Sequence[TextTable], root: Path) -> Origin:
@@ -109,6 +117,7 @@ class _Reader:
         self.paths: list[str | None] = []
         self.labels: list[str] = []
         self.splits: list[str | None] = []
+        self.words: list[str] = []  # of the column of splits, else the file with a split in its name
         self.groups: list[str | None] = []
         self.problems: list[str] = []
         self.found = 0
@@ -120,12 +129,21 @@ class _Reader:
         names, labels = cells_of(table, self.columns.path), self._labels(table)
         groups = cells_of(table, self.columns.group)
         splits = self._splits(table, split)
+        rule = self.columns.split
+        own = rule is not None and rule.name in table.names
+        self.words += cells_of(table, rule.name) if rule and own else [table.file.name if split else ""] * len(table)
         for i, number in enumerate(table.numbers):
             if i in table.ragged:
                 problems = [f"{table.ragged[i]} cells, unlike the header"]
             else:
                 problems = [
-                    problem for problem in (self._add_path(names[i], finder), labels[i][1], splits[i][1]) if problem
+                    problem
+                    for problem in (
+                        self._add_path(names[i], finder),
+                        None if splits[i][0] == PREDICT else labels[i][1],
+                        splits[i][1],
+                    )
+                    if problem
                 ]
             self.labels.append(labels[i][0])
             self.splits.append(splits[i][0])
@@ -189,7 +207,7 @@ def _meaning(rule: SplitRule, word: str) -> tuple[str | None, str | None]:
     try:
         return rule.split(word), None
     except ValueError as error:
-        return None, f"{error}; splits are {', '.join(SPLIT_NAMES)}"
+        return None, f"{error}; a split has one of the words {known_words()}"
 
 
 def _of_one_hot(names: Sequence[str], cells: Sequence[str]) -> tuple[str, str | None]:

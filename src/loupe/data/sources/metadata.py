@@ -12,7 +12,8 @@ from loupe.data.sources.folders import Tree, open_folder
 from loupe.data.sources.image_list import open_lists
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import read_rows
-from loupe.data.table import ImageTable, os_name, split_of, text_name
+from loupe.data.splits.words import split_of
+from loupe.data.table import ImageTable, os_name, text_name
 from loupe.errors import DataError, counted, enumerated
 
 FILE_NAME = "filename"  # file_name, as names are compared

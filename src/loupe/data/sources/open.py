@@ -7,6 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from loupe.data import class_names
+from loupe.data.find_file import existing
 from loupe.data.formats import format_of_suffix
 from loupe.data.sources import archives, datasets
 from loupe.data.sources.arrays import from_arrays, open_arrays, open_npz
@@ -19,7 +23,7 @@ from loupe.data.sources.parquet_columns import holds_images
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import LIST_SUFFIXES, PARQUET_SUFFIXES
 from loupe.data.table import ImageTable, os_name, text_name
-from loupe.errors import ConfigError, DataError
+from loupe.errors import ConfigError, DataError, enumerated
 
 __all__ = ["Data", "ImageTable", "from_arrays", "from_paths", "open_table"]
 
@@ -50,8 +54,10 @@ def open_table(data: Data, options: ReadOptions = DEFAULT) -> ImageTable:
     if options and data in datasets.DATASETS:
         raise _no_columns(str(data))
     if isinstance(data, ImageTable):
-        table = data
-    elif isinstance(data, str) and data in datasets.DATASETS:
+        if len(data) == 0:
+            raise DataError(f"{data.name}: there are no images in it.")
+        return data
+    if isinstance(data, str) and data in datasets.DATASETS:
         table = _with_note(datasets.load(data), data)
     elif isinstance(data, str | os.PathLike):
         return _checked(_open_path(data, options))
@@ -65,7 +71,30 @@ def open_table(data: Data, options: ReadOptions = DEFAULT) -> ImageTable:
 def _checked(table: ImageTable) -> ImageTable:
     if len(table) == 0:
         raise DataError(f"{table.name}: there are no images in it.")
-    return table
+    if table.layout:
+        _check_given_splits(table)
+    return replace(table, notes=(*table.notes, *class_names.notes(table.classes)))
+
+
+def _check_given_splits(table: ImageTable) -> None:
+    """Refuse a validation or test split that has none of the classes of the training images.
+
+    Raises:
+        DataError: as said.
+    """
+    split_N = np.array([split or "train" for split in table.splits], dtype=object)
+    split_N[table.labels < 0] = ""
+    trained = set(table.labels[split_N == "train"].tolist())
+    for split in ("val", "test"):
+        present = set(table.labels[split_N == split].tolist())
+        if trained and present and not trained & present:
+            theirs, ours = ([table.classes[k] for k in sorted(labels)] for labels in (present, trained))
+            raise DataError(
+                f"{table.name}: the split {split} has no class of the training images. Its classes: "
+                f"{enumerated(theirs, most=5)}; those of training: {enumerated(ours, most=5)}."
+                f"{class_names.hint(theirs, ours)} Rename its classes, or move these images away and classify them "
+                "with `loupe predict`."
+            )
 
 
 def _no_columns(data: object) -> ConfigError:
@@ -76,7 +105,7 @@ def _no_columns(data: object) -> ConfigError:
 
 def _open_path(data: str | os.PathLike[str], options: ReadOptions) -> ImageTable:
     # pathlib's functions raise for an unknown user and for a name that is too long.
-    path = Path(os.path.expanduser(local_path(os.fspath(data))))  # noqa: PTH111
+    path = Path(existing(Path(), os.path.expanduser(local_path(os.fspath(data)))))  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
         return _open_folder(path, options)
     if not os.path.exists(path):  # noqa: PTH110

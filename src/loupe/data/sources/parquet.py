@@ -10,7 +10,7 @@ https://huggingface.co/docs/datasets/image_dataset
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,24 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
+from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
 from loupe.data.memory import default_budget
 from loupe.data.origin import of_rows
+from loupe.data.source_use import SourceUse
 from loupe.data.sources import arrow_cache
 from loupe.data.sources.column_names import ONE
 from loupe.data.sources.parquet_columns import FileColumns, resolve_files
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.split_column import SplitRule
-from loupe.data.table import (
-    IMAGE,
-    SCHEMA,
-    SPLIT_NAMES,
-    ImageTable,
-    describe,
-    numbered,
-    sorted_classes,
-    split_of,
-    text_name,
-)
+from loupe.data.splits.words import PREDICT, known_words, splits_of_files
+from loupe.data.table import IMAGE, SCHEMA, ImageTable, describe, numbered, text_name
 from loupe.errors import DataError, counted, enumerated
 from loupe.log import logger, progress_bar, size_text
 
@@ -62,8 +55,9 @@ def open_parquet(
         DiskError: the files do not fit in memory, and a mapped copy cannot be written.
     """
     found, columns = resolve_files(files, options, labelled=labelled)
+    columns = _with_splits(files, columns, root)
     for file, own in zip(files, columns, strict=True):
-        if (own.is_text, own.classes) != (columns[0].is_text, columns[0].classes):
+        if (own.is_text, own.forms) != (columns[0].is_text, columns[0].forms):
             raise DataError(
                 f"{file}: its class names or label type differ from those of {files[0]}. "
                 "Use the two as separate data sets."
@@ -75,32 +69,45 @@ def open_parquet(
             f"{name} takes {size_text(size)}, above the memory budget of {size_text(budget)}. It is read from a "
             f"memory-mapped copy under {folder}."
         )
-        pieces = _mapped(files, columns, root, folder)
+        pieces = _mapped(files, columns, folder)
     else:
-        pieces = [pa.concat_tables(_read(*each, root)) for each in zip(files, columns, strict=True)]
+        pieces = [pa.concat_tables(_read(*each)) for each in zip(files, columns, strict=True)]
     names = [text_name(file.relative_to(root).as_posix()) for file in files]
-    origin = of_rows(names, [piece.num_rows for piece in pieces])
-    pieces = _distinct_paths(pieces, names)
-    rows, classes = _class_indices(pa.concat_tables(pieces), columns[0].classes, name)
+    counts = [piece.num_rows for piece in pieces]
+    rows = pa.concat_tables(_distinct_paths(pieces, names))
     if rows.num_rows == 0:
         raise DataError(f"{root / name}: there are no rows in it.")
-    notes = (describe(rows, classes), *found.notes, *(_notes(rows, files) if labelled else ()))
-    return ImageTable(rows, classes, name, options.images or root.resolve(), notes, origin=origin)
+    splits = rows["split"]
+    rows, aside = _set_aside(rows)
+    texts = [] if pa.types.is_integer(rows["label"].type) else rows["label"].unique().drop_null().to_pylist()
+    rows, classes = _class_indices(rows, columns[0].classes, name)
+    notes = [describe(rows, classes), *found.notes]
+    notes += [*_notes(rows, files), *form_notes(texts), *aside] if labelled else []
+    uses = tuple(_uses(rows["label"], splits, names, counts, classes)) if labelled else ()
+    origin = of_rows(names, counts)
+    return ImageTable(rows, classes, name, options.images or root.resolve(), tuple(notes), origin=origin, layout=uses)
 
 
-def _mapped(files: Sequence[Path], columns: Sequence[FileColumns], root: Path, folder: Path) -> list[pa.Table]:
+def _with_splits(files: Sequence[Path], columns: Sequence[FileColumns], root: Path) -> list[FileColumns]:
+    """Columns of each file with the split in its name, for files without a column of splits."""
+    pairs = zip(files, columns, strict=True)
+    names = [text_name(file.relative_to(root).as_posix()) for file, found in pairs if found.split is None]
+    splits = iter(splits_of_files(names, str(root)) if names else ())
+    return [found if found.split else replace(found, named_split=next(splits)) for found in columns]
+
+
+def _mapped(files: Sequence[Path], columns: Sequence[FileColumns], folder: Path) -> list[pa.Table]:
     """Rows of each file from mapped copies, which are written if they do not exist."""
     pieces = []
     with progress_bar() as progress:
         bar = progress.add_task("copying rows", total=len(files), note="")
         for file, found in zip(files, columns, strict=True):
-            how = [asdict(found), _split_of(file, root)]
-            pieces.append(arrow_cache.mapped(file, how, folder, partial(_read, file, found, root)))
+            pieces.append(arrow_cache.mapped(file, [asdict(found)], folder, partial(_read, file, found)))
             progress.advance(bar)
     return pieces
 
 
-def _read(file: Path, columns: FileColumns, root: Path) -> Iterator[pa.Table]:
+def _read(file: Path, columns: FileColumns) -> Iterator[pa.Table]:
     """Rows of a file in chunks, in `SCHEMA` except for the label, which keeps its type."""
     split = columns.split.name if columns.split else None
     named = (columns.image, columns.label, *columns.one_hot, split, columns.group)
@@ -108,9 +115,9 @@ def _read(file: Path, columns: FileColumns, root: Path) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
-            yield image_rows(empty, columns, file, root)
+            yield image_rows(empty, columns, file)
             for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
-                yield image_rows(pa.Table.from_batches([batch]), columns, file, root)
+                yield image_rows(pa.Table.from_batches([batch]), columns, file)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{file}: cannot be read as Parquet: {error}. It may be truncated; download it again."
@@ -124,13 +131,13 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 
-def image_rows(table: pa.Table, columns: FileColumns, file: Path, root: Path) -> pa.Table:
+def image_rows(table: pa.Table, columns: FileColumns, file: Path) -> pa.Table:
     """Rows in `SCHEMA` except for the label, which keeps its type."""
     n = table.num_rows
     split = (
         _splits(table[columns.split.name], columns.split, file)
         if columns.split
-        else pa.repeat(pa.scalar(_split_of(file, root), pa.string()), n)
+        else pa.repeat(pa.scalar(columns.named_split, pa.string()), n)
     )
     group = _filled(table[columns.group].cast(pa.string())) if columns.group else pa.nulls(n, pa.string())
     image = pa.chunked_array([_image(chunk) for chunk in table[columns.image].chunks], IMAGE)
@@ -188,12 +195,6 @@ def _text(names: pa.Array) -> pa.Array:
     return text
 
 
-def _split_of(file: Path, root: Path) -> str | None:
-    """Split at the start of a shard's name (`train-00000-of-00001.parquet`), or in the name of its folder."""
-    word = re.split(r"[-_.]", file.name, maxsplit=1)[0]
-    return split_of(word) or (split_of(file.parent.name) if file.parent != root else None)
-
-
 def _splits(column: pa.ChunkedArray, rule: SplitRule, file: Path) -> pa.ChunkedArray:
     """Column of splits as train, val, test, or null for an empty cell."""
     words = column.cast(pa.string())
@@ -202,9 +203,44 @@ def _splits(column: pa.ChunkedArray, rule: SplitRule, file: Path) -> pa.ChunkedA
         try:
             split = rule.split(word)
         except ValueError:
-            raise DataError(f"{file}: split {word!r} is not known. Splits are {enumerated([*SPLIT_NAMES])}.") from None
+            raise DataError(
+                f"{file}: split {word!r} is not known. A split has one of the words {known_words()}."
+            ) from None
         result = pc.if_else(pc.equal(words, word), split, result)
     return result
+
+
+def _set_aside(rows: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Rows in which those of the split predict have neither a split nor a label, and a note on them."""
+    is_aside = pc.fill_null(pc.equal(rows["split"], PREDICT), False)
+    images = pc.sum(is_aside).as_py() or 0
+    if not images:
+        return rows, []
+    for number, name in enumerate(rows.column_names):
+        if name in ("label", "split"):
+            rows = rows.set_column(number, name, pc.if_else(is_aside, None, rows[name]))
+    return rows, [f"Set aside for `loupe predict`: {counted(images, 'unlabelled image')}."]
+
+
+def _uses(
+    label: pa.ChunkedArray,
+    split: pa.ChunkedArray,
+    names: Sequence[str],
+    counts: Sequence[int],
+    classes: Sequence[str],
+) -> Iterator[SourceUse]:
+    """Use of each file, or of each split in it."""
+    start = 0
+    for name, count in zip(names, counts, strict=True):
+        labels, splits = label.slice(start, count), split.slice(start, count)
+        start += count
+        present = splits.unique().to_pylist()
+        for word in present:
+            chosen = pc.is_null(splits) if word is None else pc.fill_null(pc.equal(splits, word), False)
+            found = sorted(pc.unique(labels.filter(chosen).drop_null()).to_pylist())
+            source = name if len(present) == 1 else f"{name}: split {word or 'not given'}"
+            images = pc.sum(chosen).as_py()
+            yield SourceUse(source, word or "no split", tuple(classes[k] for k in found), images)
 
 
 def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -> tuple[pa.Table, tuple[str, ...]]:
@@ -215,8 +251,9 @@ def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -
     if classes is None:
         values = [value for value in label.unique().to_pylist() if value is not None]
         classes = sorted_classes(values)
-        by_name = {str(value): value for value in values}
-        label = pc.index_in(label, pa.array([by_name[name] for name in classes], label.type)).cast(pa.int64())
+        index = index_of(classes)
+        place = pc.index_in(label, pa.array(values, label.type))
+        label = pa.array([index[same_form(str(value))] for value in values], pa.int64()).take(place)
     extent = pc.min_max(label).as_py()
     if wrong := [v for v in extent.values() if v is not None and not 0 <= v < len(classes)]:
         raise DataError(

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from loupe.data.class_names import same_form
 from loupe.data.sources.columns import Columns, resolve
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import parquet_text
@@ -29,6 +30,12 @@ class FileColumns:
     group: str | None
     is_text: bool
     classes: tuple[str, ...] | None
+    named_split: str | None = None
+
+    @property
+    def forms(self) -> list[str] | None:
+        """Class names in the form in which names are compared."""
+        return None if self.classes is None else [same_form(name) for name in self.classes]
 
 
 def holds_images(file: Path, options: ReadOptions) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loupe.data.sources.column_names import ALIASES, FALSE, FLAGS, TRUE, rank, squashed
-from loupe.data.table import split_of
+from loupe.data.splits.words import split_of
 
 MOST_FOLDS = 100
 

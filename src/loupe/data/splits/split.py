@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from loupe import csv_files
 from loupe.config.recipe import SplitSpec
+from loupe.data.class_names import same_form
 from loupe.data.splits.stratify import UnitSampler, units
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError, RunStateError, counted, enumerated
@@ -52,8 +53,8 @@ class Split:
 
 
 def digest(images: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 of the sorted (content, class name) pairs of images: independent of order and run."""
-    lines = sorted(f"{content} {name}\n" for content, name in images)
+    """SHA-256 of the sorted (content, class name) pairs of images: independent of order, run and Unicode form."""
+    lines = sorted(f"{content} {same_form(name)}\n" for content, name in images)
     return sha256("".join(lines).encode()).hexdigest()
 
 
@@ -125,14 +126,14 @@ def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
     Raises:
         RunStateError: the file cannot be read, or images were added, removed, changed or relabelled since.
     """
-    rows = stored(path)
-    names = [table.classes[label] if label >= 0 else "" for label in table.labels.tolist()]
+    rows = _spelled_as(table, stored(path))
+    names = [same_form(table.classes[label]) if label >= 0 else "" for label in table.labels.tolist()]
     here = dict(zip(table.paths, zip(names, content, strict=True), strict=True))
     changes = {
         "new": [name for name in here if name not in rows],
         "missing": [name for name in rows if name not in here],
         "changed": [name for name in here if name in rows and here[name][1] != rows[name][2]],
-        "relabelled": [name for name in here if name in rows and here[name][0] != rows[name][0]],
+        "relabelled": [name for name in here if name in rows and here[name][0] != same_form(rows[name][0])],
     }
     if any(changes.values()):
         listed = "; ".join(
@@ -155,7 +156,7 @@ def known(path: Path, table: ImageTable, content: Sequence[str]) -> NDArray[np.o
     Raises:
         RunStateError: the file cannot be read as a split.
     """
-    rows = stored(path)
+    rows = _spelled_as(table, stored(path))
     by_content = {digest: split for name in reversed(SPLITS) for _, split, digest in rows.values() if split == name}
     here = zip(table.paths, content, strict=True)
     names = [
@@ -180,6 +181,15 @@ def stored(path: Path) -> dict[str, tuple[str, str, str]]:
     if tuple(header) != HEADER or invalid:
         raise RunStateError(f"{path}: not a split file of Loupe (columns {','.join(HEADER)}). Start a new run.")
     return {name: (label, split, digest) for name, label, split, digest in rows}
+
+
+def _spelled_as(table: ImageTable, rows: dict[str, tuple[str, str, str]]) -> dict[str, tuple[str, str, str]]:
+    """Rows by the paths of a table, where these differ in their Unicode form only, as on another system's disk."""
+    unknown = {same_form(name): name for name in table.paths if name not in rows and not name.isascii()}
+    here = set(table.paths) if unknown else set()
+    return {
+        unknown.get(same_form(name), name) if unknown and name not in here else name: row for name, row in rows.items()
+    }
 
 
 def _from_names(split_N: NDArray[np.object_]) -> Split:
