@@ -34,7 +34,7 @@ from loupe.evaluate.intervals import wilson
 from loupe.labels import find
 from loupe.labels.confident import paired_accuracy
 from loupe.labels.cross_fit import STRENGTHS
-from loupe.labels.find import LabelReport, check_labels
+from loupe.labels.find import LabelOptions, LabelReport, check_labels
 from loupe.training.features import features
 from setting import commit, machine
 from subsets import cifar_subset
@@ -78,7 +78,7 @@ def rows(table: ImageTable, weights: str, size_px: int | None, rates: Iterable[f
         for seed in range(seeds):
             noisy, wrong_M = mislabelled(table, pool, rate, seed)
             given = replace(noisy, rows=_with_splits(noisy, split))
-            report = check_labels(given, weights=weights, size_px=size_px, quiet=True)
+            report = check_labels(given, LabelOptions(weights=weights, size_px=size_px), quiet=True)
             kept = np.setdiff1d(split.train, report.suspect_rows)
             all_N = solved(features_NC, noisy.labels, split.train, split)
             without_N = solved(features_NC, noisy.labels, kept, split)

@@ -20,7 +20,7 @@ from loupe.labels import confident, export
 from loupe.labels import cross_fit as fitting
 from loupe.labels.confident import effect, paired_accuracy, paired_interval
 from loupe.labels.cross_fit import CrossFit, cross_fit, fold_counts
-from loupe.labels.find import LabelReport, check_labels
+from loupe.labels.find import LabelOptions, LabelReport, check_labels
 from loupe.report import labels_page
 
 
@@ -299,13 +299,13 @@ def test_without_cleanlab_the_remedy_is_named_before_any_work(monkeypatch, tmp_p
 def test_what_cannot_be_examined_is_refused(photos):
     pytest.importorskip("cleanlab")
     with pytest.raises(LoupeError, match=r"unknown split 'tests'\. Did you mean test"):
-        check_labels(photos, splits=["tests"])
+        check_labels(photos, LabelOptions(splits=["tests"]))
     with pytest.raises(LoupeError, match="--folds is at least 3"):
-        check_labels(photos, number_of_folds=2)
+        check_labels(photos, LabelOptions(number_of_folds=2))
     with pytest.raises(LoupeError, match="not a pretrained network"):
-        check_labels(photos, model="simple-cnn", quiet=True)
+        check_labels(photos, LabelOptions(model="simple-cnn"), quiet=True)
     with pytest.raises(LoupeError, match=r"7 folds .* dark and light"):
-        check_labels(photos, model="test_resnet", weights="none", size_px=32, splits=["val"], number_of_folds=7)
+        check_labels(photos, LabelOptions("test_resnet", "none", 32, splits=["val"], number_of_folds=7))
 
 
 @pytest.mark.usefixtures("bare")

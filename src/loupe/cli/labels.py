@@ -41,20 +41,16 @@ def labels(
 ) -> None:
     """Find labels that look wrong. Show the images, and measure the effect of leaving them out."""
     from loupe.labels import export
-    from loupe.labels.find import check_labels
+    from loupe.labels.find import LabelOptions, check_labels
 
     if to is not None:
         export.check_new(to)  # before the work, not after
+    splits = split or ("train", "val")
     report = check_labels(
         data,
+        LabelOptions(model, weights, size, splits, number_of_folds=folds, seed=seed),
         columns=columns,
         images=images,
-        model=model,
-        weights=weights,
-        size_px=size,
-        splits=split or ("train", "val"),
-        number_of_folds=folds,
-        seed=seed,
         device=device,
         skip_damaged=skip_damaged,
         quiet=quiet or as_json,

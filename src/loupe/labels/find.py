@@ -118,17 +118,31 @@ class LabelReport:
         )
 
 
+@dataclass(frozen=True)
+class LabelOptions:
+    """Settings of the search for wrong labels.
+
+    Attributes:
+        model, weights: as for `loupe.train` with the recipe `features`.
+        size_px: input size of the network; None: that of its pretraining.
+        splits: splits to examine. The splits are those of training with this seed.
+        number_of_folds: at least 3. Copies of an image, and images of one group, are in one fold.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    size_px: int | None = None
+    splits: Sequence[str] = ("train", "val")
+    number_of_folds: int = 5
+    seed: int = 0
+
+
 def check_labels(
     data: Any,
+    options: LabelOptions | None = None,
     *,
     columns: ColumnNames | None = None,
     images: str | Path | None = None,
-    model: str | None = None,
-    weights: str | None = None,
-    size_px: int | None = None,
-    splits: Sequence[str] = ("train", "val"),
-    number_of_folds: int = 5,
-    seed: int = 0,
     device: str = "auto",
     skip_damaged: bool = False,
     quiet: bool = False,
@@ -136,14 +150,14 @@ def check_labels(
     """Compare labels with the out-of-fold predictions of heads on a frozen pretrained network.
 
     Args:
-        data, columns, images, model, weights, device, skip_damaged: as for `loupe.train` with the recipe `features`.
-        size_px: input size of the network; None: that of its pretraining.
-        splits: splits to examine. The splits are those of training with this seed.
-        number_of_folds: at least 3. Copies of an image, and images of one group, are in one fold.
+        data, columns, images, device, skip_damaged: as for `loupe.train`.
+        options: settings of the search; None: their defaults.
 
     Raises:
         LoupeError: something that the caller can correct; the message says what and how.
     """
+    options = options or LabelOptions()
+    splits, number_of_folds, seed = options.splits, options.number_of_folds, options.seed
     with terminal(quiet=quiet):
         confident.check_installed()
         _check_asked(splits, number_of_folds)
@@ -154,7 +168,7 @@ def check_labels(
         computing = choose_device(device)
         keep_freed_memory()
         dataset = open_dataset(data, ReadOptions.of(columns, images))
-        recipe, network = recipe_for(dataset, model, weights, size_px, seed)
+        recipe, network = recipe_for(dataset, options.model, options.weights, options.size_px, seed)
         preprocessing = recipe.preprocessing
         loaded = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)
         split = assign(loaded.table, loaded.content, SplitSpec(), seed)

@@ -22,7 +22,7 @@ from loupe.evaluate.chance import LabelCounts, association
 from loupe.evaluate.groups import by_group
 from loupe.evaluate.learning_curves import diagnose
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
-from loupe.evaluate.results import Evaluation, results_file, results_of
+from loupe.evaluate.results import DiagnosisResult, Evaluation, results_file, results_of
 from loupe.evaluate.verdicts import Diagnosis
 from loupe.log import command_line
 from loupe.models import bundle
@@ -33,6 +33,7 @@ from loupe.report import gallery, run_page
 from loupe.report.gallery_selection import exhibits
 from loupe.rundir import RunDirectory, record_look
 from loupe.runs import results
+from loupe.runs.results import Evaluated, Trained
 from loupe.runs.run import Run
 from loupe.training.stage_data import StageDataBuilder
 from loupe.training.train_state import TrainState
@@ -76,18 +77,21 @@ class RunFinalizer:
             recipe=self.recipe,
             images=self.images,
             split=self.split,
-            model=model,
-            preparation=preparation,
-            state=state,
-            split_hash=test_hash,
-            evaluations=evaluations,
-            calibration=calibration.report(temperature, predictions),
-            selective=selective.report(temperature.value, predictions),
-            test_looks=looks,
-            load_seconds=load_seconds,
-            evaluate_seconds=time.perf_counter() - began,
-            diagnosis=diagnosis,
-            next_command=self._next_command(diagnosis, model.preprocessing),
+            trained=Trained(model, preparation, state, load_seconds, time.perf_counter() - began),
+            evaluated=Evaluated(
+                split_hash=test_hash,
+                evaluations=evaluations,
+                calibration=calibration.report(temperature, predictions),
+                selective=selective.report(temperature.value, predictions),
+                test_looks=looks,
+            ),
+            diagnosis=DiagnosisResult(
+                verdict=diagnosis.verdict,
+                epoch=diagnosis.epoch,
+                text=diagnosis.text,
+                settings=tuple(diagnosis.settings),
+                next=self._next_command(diagnosis, model.preprocessing),
+            ),
         )
         content.write(results_file(self.directory))
         run_page.write_page(self.directory.path)

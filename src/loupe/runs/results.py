@@ -1,6 +1,7 @@
 """Results of a run that has just been trained, from its parts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from loupe import __version__
@@ -20,12 +21,46 @@ from loupe.evaluate.results import (
     Selective,
     UnreadImages,
 )
-from loupe.evaluate.verdicts import Diagnosis
 from loupe.models.classifier import Classifier
 from loupe.models.summary import count_parameters, layer_table
 from loupe.recipes.published.experiments import experiment
 from loupe.training.stage_data import StageDataBuilder
 from loupe.training.train_state import Row, TrainState
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training at its end.
+
+    Attributes:
+        model: network with its final weights.
+        preparation: data of the last stage.
+        load_seconds: time before the training.
+        evaluate_seconds: time after it.
+    """
+
+    model: Classifier
+    preparation: StageDataBuilder
+    state: TrainState
+    load_seconds: float
+    evaluate_seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the trained network was found to be.
+
+    Attributes:
+        split_hash: hash of the test images, also if they were not evaluated; None if there are none.
+        evaluations: metrics of `validation` and `test`, uncalibrated; None for a split that was not evaluated.
+        test_looks: test-set evaluations recorded in the runs folder.
+    """
+
+    split_hash: str | None
+    evaluations: Mapping[str, Evaluation | None]
+    calibration: Calibration
+    selective: Selective
+    test_looks: int
 
 
 def assemble(
@@ -34,26 +69,12 @@ def assemble(
     recipe: Recipe,
     images: Images,
     split: Split,
-    model: Classifier,
-    preparation: StageDataBuilder,
-    state: TrainState,
-    split_hash: str | None,
-    evaluations: Mapping[str, Evaluation | None],
-    calibration: Calibration,
-    selective: Selective,
-    test_looks: int,
-    load_seconds: float,
-    evaluate_seconds: float,
-    diagnosis: Diagnosis,
-    next_command: str | None,
+    trained: Trained,
+    evaluated: Evaluated,
+    diagnosis: DiagnosisResult,
 ) -> RunResults:
-    """Assemble the results.
-
-    Args:
-        evaluations: metrics of `validation` and `test`, uncalibrated; None for an empty split.
-        diagnosis: diagnosis of the learning curves.
-        next_command: command that the diagnosis recommends; None if it recommends none.
-    """
+    """Results of a run, under its name."""
+    model, preparation, state = trained.model, trained.preparation, trained.state
     history = state.history
     return RunResults(
         version=__version__,
@@ -62,20 +83,20 @@ def assemble(
         recipe=recipe.name,
         network=recipe.model.name,
         seed=recipe.seed,
-        split_hash=split_hash,
+        split_hash=evaluated.split_hash,
         classes=tuple(model.classes),
         images=ImageCounts(train=len(split.train), val=len(split.val), test=len(split.test)),
-        validation=evaluations["validation"],
-        test=evaluations["test"],
-        calibration=calibration,
-        selective=selective,
-        test_looks=test_looks,
+        validation=evaluated.evaluations["validation"],
+        test=evaluated.evaluations["test"],
+        calibration=evaluated.calibration,
+        selective=evaluated.selective,
+        test_looks=evaluated.test_looks,
         parameters=Parameters.model_validate(count_parameters(model)),
         layers=tuple(Layer.model_validate(row) for row in layer_table(model)),
         epochs=len(history),
         best_epoch=kept_epoch(recipe, state),
         stopped=state.stopped,
-        seconds=_seconds(history, preparation, load_seconds, evaluate_seconds),
+        seconds=_seconds(history, preparation, trained.load_seconds, trained.evaluate_seconds),
         images_per_second=round(fmean(row["images_per_second"] for row in history), 1),
         precision=preparation.compute.precision,
         frozen_precision=preparation.frozen_compute.precision if model.frozen else None,
@@ -85,13 +106,7 @@ def assemble(
             UnreadImages(label=group.label, format=group.format, images=len(group.paths))
             for group in images.table.unread
         ),
-        diagnosis=DiagnosisResult(
-            verdict=diagnosis.verdict,
-            epoch=diagnosis.epoch,
-            text=diagnosis.text,
-            settings=tuple(diagnosis.settings),
-            next=next_command,
-        ),
+        diagnosis=diagnosis,
         published=experiment(recipe.experiment) if recipe.experiment else None,
     )
 
