@@ -48,7 +48,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the trained network was found to be.
+    """Evaluation of a trained network.
 
     Attributes:
         split_hash: hash of the test images, also if they were not evaluated; None if there are none.
