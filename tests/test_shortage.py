@@ -64,6 +64,8 @@ def test_a_run_whose_disk_is_full_says_how_to_go_on(tmp_path):
     closed = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "metrics.csv"))
     assert said(closed).startswith(f"{tmp_path / 'metrics.csv'}: Read-only file system. Give write permission")
     run.file("results.json").write_text("{}")
+    assert "--resume" in said(full)  # the page is missing still
+    run.report.write_text("")
     assert said(full).endswith("then give the same command again.")
     with pytest.raises(FileNotFoundError), run.locked():
         raise FileNotFoundError(errno.ENOENT, "gone")

@@ -154,9 +154,9 @@ def test_a_plan_times_what_is_frozen_in_the_precision_that_the_run_will_take(
     built = []
     whole = Engines.of
 
-    def noted(self, blocks, compute, size_px):
+    def noted(self, blocks, compute, *shape):
         built.append(compute.precision)
-        return whole(self, blocks, compute, size_px)
+        return whole(self, blocks, compute, *shape)
 
     monkeypatch.setattr(precision, "agreement", lambda *_, **__: cosine)
     monkeypatch.setattr(Engines, "of", noted)
