@@ -13,9 +13,10 @@ from loupe.config.recipe import Recipe
 from loupe.errors import LoupeError, counted
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
+from loupe.evaluate.confidence_results import Calibration
 from loupe.evaluate.experiment_results import ExperimentResults
 from loupe.evaluate.intervals import Estimate
-from loupe.evaluate.results import Calibration, Evaluation, RunResults, results_of
+from loupe.evaluate.results import Evaluation, RunResults, results_of
 from loupe.evaluate.spread import AccuracySpread
 from loupe.log import console, printable, size_text
 from loupe.models.catalog import NETWORKS

@@ -21,10 +21,7 @@ from scipy.special import softmax
 
 from loupe.errors import counted
 from loupe.evaluate import metrics
-from loupe.evaluate.intervals import Estimate, Floats, wilson
-from loupe.evaluate.metrics import CALIBRATION_BINS
-from loupe.evaluate.predictions import UNKNOWN, Predictions
-from loupe.evaluate.results import (
+from loupe.evaluate.confidence_results import (
     Calibration,
     CalibrationChange,
     CalibrationOfSplit,
@@ -32,6 +29,9 @@ from loupe.evaluate.results import (
     ReliabilityBin,
     ReliabilityBins,
 )
+from loupe.evaluate.intervals import Estimate, Floats, wilson
+from loupe.evaluate.metrics import CALIBRATION_BINS
+from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 FEWEST_MISTAKES = 20
 WIDEST = 1000.0  # the search covers 1 / WIDEST to WIDEST

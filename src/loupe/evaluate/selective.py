@@ -24,9 +24,15 @@ from scipy.special import betainc
 
 from loupe.errors import ConfigError, counted
 from loupe.evaluate import calibration, intervals, metrics
+from loupe.evaluate.confidence_results import (
+    CoveragePoint,
+    PrecisionThreshold,
+    RiskCoverage,
+    Selective,
+    ThresholdResult,
+)
 from loupe.evaluate.intervals import CONFIDENCE, Estimate, Floats, Ints
 from loupe.evaluate.predictions import UNKNOWN, Predictions
-from loupe.evaluate.results import CoveragePoint, PrecisionThreshold, RiskCoverage, Selective, ThresholdResult
 
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # precisions of the table in results.json and in the report
 MOST_STARTS = 8

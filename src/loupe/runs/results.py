@@ -9,8 +9,8 @@ from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits.split import Split
+from loupe.evaluate.confidence_results import Calibration, Selective
 from loupe.evaluate.results import (
-    Calibration,
     DiagnosisResult,
     Evaluation,
     ImageCounts,
@@ -18,7 +18,6 @@ from loupe.evaluate.results import (
     Parameters,
     RunResults,
     SecondsSpent,
-    Selective,
     UnreadImages,
 )
 from loupe.models.classifier import Classifier
