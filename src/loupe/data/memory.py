@@ -1,6 +1,7 @@
 """Free memory of the machine, and the resulting budget for raw pixels."""
 
 import ctypes
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,20 @@ def free_bytes() -> int:
     free = _linux_bytes() or _all_bytes() or _UNKNOWN_BYTES
     limit = _container_bytes()
     return free if limit is None else min(free, limit)
+
+
+def can_allocate(size: int) -> bool:
+    """True if this process can have so many bytes more now, by its own limits and those of container and machine."""
+    if free_bytes() < size:
+        return False
+    try:
+        if sys.platform == "win32":
+            mmap.mmap(-1, size).close()
+        else:
+            mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, ValueError, MemoryError):
+        return False
+    return True
 
 
 def total_bytes() -> int | None:

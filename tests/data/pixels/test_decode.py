@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from loupe.data.formats import sniff
-from loupe.data.pixels.decode import MAX_PIXELS, decode, load, to_square
+from loupe.data.pixels.decode import decode, load, to_square
+from loupe.data.pixels.limits import MAX_PIXELS
 from loupe.errors import ImageError, LoupeError
 
 RNG = np.random.default_rng(7)

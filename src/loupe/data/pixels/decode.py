@@ -13,7 +13,7 @@ The format is recognised by content, not by file name; `loupe.data.formats` list
   in every pixel is opaque: many programs leave that byte unused.
 * The orientation of EXIF or XMP is applied; unreadable metadata counts as upright.
 * The first frame of animations and multi-page files is used.
-* Images of more than `MAX_PIXELS` are refused by their header, before decoding.
+* Images that would take too much memory or time are refused by their header, before decoding (`limits`).
 * A large JPEG is reduced by 2, 4 or 8 during decoding, as long as both sides keep twice the target size.
 
 Detectable damage (a truncated file, an invalid header, a wrong checksum in a PNG) is an ImageError. JPEG has no
@@ -21,6 +21,7 @@ checksums, so a flipped bit in its data may decode to other pixels without an er
 """
 
 import zlib
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -31,13 +32,11 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 from loupe.config.base import Channels, Levels
 from loupe.config.recipe import Interpolation, Resize
 from loupe.data.formats import FORMATS, readable_names, reader_of, sniff
+from loupe.data.pixels import limits
 from loupe.errors import ConfigError, ImageError, enumerated
 
 DECODER_VERSION = 2
 """Part of the key of the pixel cache: increase it with every change that gives other pixels for the same bytes."""
-
-MAX_PIXELS = 178_956_970
-"""Largest number of pixels in an image: 512 MiB as RGB, Pillow's own default limit."""
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -59,6 +58,7 @@ _UPRIGHT = {
 _UNUSED_ALPHA = frozenset({"BMP", "DIB", "TGA", "DDS"})
 _METADATA = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 _WHITE_IS_ZERO = 0
+_CLEAR, _OPAQUE = np.uint8(0), np.uint8(255)
 
 
 def load(
@@ -79,7 +79,10 @@ def load(
         ImageError: the image is damaged, or its format is not supported.
     """
     image = decode(data, path, at_least_px=load_px, levels=levels)
-    return to_square(image if channels == 3 else image.convert("L"), load_px, resize, interpolation)
+    try:
+        return to_square(image if channels == 3 else image.convert("L"), load_px, resize, interpolation)
+    except (ValueError, MemoryError) as error:
+        raise ImageError(path, _reason(error)) from error
 
 
 def in_colour(pixels: UInt8Array) -> UInt8Array:
@@ -112,9 +115,11 @@ def finish(
 ) -> Image.Image:
     """Decode an image that `open_header` opened from the same bytes; otherwise as `decode`."""
     try:
+        stored = image.size
         # No effect on a smaller JPEG, but a tenth of the time of decoding a small one.
         if at_least_px is not None and image.format == "JPEG" and min(image.size) >= 4 * at_least_px:
             image.draft(None, (2 * at_least_px, 2 * at_least_px))
+        limits.check_decoding(image, stored, data, stretched=levels is not None)
         if image.format == "PNG":
             _verify_png(data)
         is_reduced = levels is not None and _is_wide_colour(image)
@@ -145,12 +150,17 @@ def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
     if reader is None:
         raise ImageError(path, f"{name} images cannot be read here. {FORMATS[name].remedy}")
     try:
+        limits.check_file(name, data)
+    except ValueError as error:
+        raise ImageError(path, str(error)) from error
+    try:
         image = reader(BytesIO(data), "")
     except Exception as error:  # as above
         raise ImageError(path, f"damaged {name} header: {_reason(error)}") from error
-    width_px, height_px = image.size
-    if width_px * height_px > MAX_PIXELS:
-        raise ImageError(path, f"{width_px} x {height_px} px exceeds the limit of {MAX_PIXELS:,} pixels")
+    try:
+        limits.check_pixels(image.size)
+    except ValueError as error:
+        raise ImageError(path, str(error)) from error
     return image
 
 
@@ -183,8 +193,10 @@ def to_square(image: Image.Image, load_px: int, resize: Resize, interpolation: I
 def _scale(
     image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: tuple[int, int, int, int]
 ) -> Image.Image:
-    if (box[2] - box[0], box[3] - box[1]) == size:
+    boxed = box[2] - box[0], box[3] - box[1]
+    if boxed == size:
         return image if size == image.size else image.crop(box)
+    limits.check_resizing(size, boxed)
     return image.resize(size, _RESAMPLING[interpolation], box=box)
 
 
@@ -209,8 +221,8 @@ def wide_levels(image: ImageFile.ImageFile) -> tuple[Levels, int] | None:
 
 def extremes(rgb: Image.Image) -> Levels:
     """Lowest and highest value over all channels of an RGB image."""
-    pixels_HWC = np.asarray(rgb)
-    return int(pixels_HWC.min()), int(pixels_HWC.max())
+    lows, highs = zip(*rgb.getextrema(), strict=True)
+    return int(min(lows)), int(max(highs))
 
 
 def _is_wide(image: ImageFile.ImageFile) -> bool:
@@ -247,7 +259,9 @@ def _rgb(image: ImageFile.ImageFile, levels: Levels | None) -> Image.Image:
     if isinstance(colour, tuple) and max(colour) > 255:
         # The colour has 16 bits, of which the pixels keep only the upper byte.
         image.info["transparency"] = tuple(value >> 8 for value in colour)
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    rgba: Image.Image = image
+    if image.mode != "RGBA":  # else it would be copied
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return _over_white(_stretched(rgba.convert("RGB"), levels), rgba.getchannel("A"))
 
 
@@ -262,6 +276,12 @@ def scale_levels(level: npt.NDArray[Any], levels: Levels) -> UInt8Array:
     return ((2 * 255 * inside + (high - low)) // (2 * (high - low))).astype(np.uint8)
 
 
+@cache
+def _scaled_table(levels: Levels) -> UInt8Array:
+    """Pixel value of each of the 65,536 stored ones."""
+    return scale_levels(np.arange(2**16), levels)
+
+
 def _over_white(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
     if alpha is None:
         return rgb
@@ -274,7 +294,7 @@ def _levels(image: ImageFile.ImageFile) -> tuple[npt.NDArray[np.uint16], int]:
     """Pixel values of 16-bit grey (12-bit in some TIFF), where 0 is black, and their bits."""
     tags: Any = getattr(image, "tag_v2", {})
     bits = int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
-    level_HW = np.asarray(image).astype(np.uint16)
+    level_HW = np.asarray(image).astype(np.uint16, copy=False)
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
         level_HW = np.uint16(2**bits - 1) - level_HW
     return level_HW, bits
@@ -283,12 +303,12 @@ def _levels(image: ImageFile.ImageFile) -> tuple[npt.NDArray[np.uint16], int]:
 def _scaled_grey(image: ImageFile.ImageFile, levels: Levels | None) -> tuple[Image.Image, Image.Image | None]:
     """16-bit grey (12-bit in some TIFF) as RGB, and the alpha of its transparent level, if any."""
     level_HW, bits = _levels(image)
-    grey_HW = (level_HW >> (bits - 8)).astype(np.uint8) if levels is None else scale_levels(level_HW, levels)
+    grey_HW = (level_HW >> (bits - 8)).astype(np.uint8) if levels is None else _scaled_table(levels)[level_HW]
     rgb = Image.fromarray(grey_HW).convert("RGB")
     clear = image.info.get("transparency")
     if clear is None:
         return rgb, None
-    return rgb, Image.fromarray(np.where(np.asarray(image) == clear, 0, 255).astype(np.uint8))
+    return rgb, Image.fromarray(np.where(np.asarray(image) == clear, _CLEAR, _OPAQUE))
 
 
 def _upright(image: ImageFile.ImageFile, rgb: Image.Image) -> Image.Image:

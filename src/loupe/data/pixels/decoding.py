@@ -13,8 +13,10 @@ import PIL
 
 from loupe.config.base import Channels, Levels
 from loupe.config.recipe import Interpolation, Resize
+from loupe.data.memory import can_allocate
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
+from loupe.data.pixels.limits import MAX_BYTES
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, ImageError, counted
 
@@ -138,7 +140,8 @@ def decode_files(files: Sequence[File], **settings: Unpack[DecoderSettings]) -> 
             pixels[done] = load(file.data, file.path, **settings)
             done += 1
         except ImageError as error:
-            permanent = not isinstance(error.__cause__, MemoryError)
+            # Many decoders report a lack of memory as damage.
+            permanent = not isinstance(error.__cause__, MemoryError) and can_allocate(MAX_BYTES)
             damaged.append(Damage(file.index, error, permanent))
     return DecodedChunk(pixels[:done], damaged)
 
