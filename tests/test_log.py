@@ -14,7 +14,7 @@ from rich.table import Table
 
 import loupe
 from loupe import log
-from loupe.log import command_line, logger, progress_bar, run_log, terminal
+from loupe.log import command_line, logger, progress_bar, rounded, run_log, terminal
 from loupe.rundir import RunDirectory
 
 WINDOWS = ["loupe", "train", r"C:\photos of birds", "--against", r"D:\runs\a", "--set", 'input.name="x y"']
@@ -264,3 +264,19 @@ def test_one_place_makes_consoles():
     source = Path(loupe.__file__).parent
     makers = [path for path in source.rglob("*.py") if re.search(r"\b\w*Console\(", path.read_text(encoding="utf-8"))]
     assert makers == [source / "log.py"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e4, "10,000"),
+        (3162.3, "3,160"),
+        (464.16, "464"),
+        (31.62, "31.6"),
+        (0.31623, "0.316"),
+        (1e-6, "1e-06"),
+        (1.0, "1"),
+    ],
+)
+def test_strengths_have_three_significant_digits(value, text):
+    assert rounded(value) == text

@@ -43,6 +43,12 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min"
 
 
+def rounded(value: float) -> str:
+    """Three significant digits: `10,000`, `3,160`, `0.316`, `1e-06`."""
+    text = f"{value:.3g}"
+    return f"{float(text):,.10g}" if 1e-4 <= abs(value) < 1e9 else text
+
+
 def size_text(count: int) -> str:
     """`512 bytes`, `1.5 GiB`."""
     power = min(3, max(0, count.bit_length() - 1) // 10)

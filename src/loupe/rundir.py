@@ -34,6 +34,7 @@ METRICS = (
     "val_objective",
     "seconds",
     "images_per_second",
+    "l2_strength",
 )
 
 

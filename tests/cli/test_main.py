@@ -485,3 +485,42 @@ def test_the_histogram_shows_at_most_thirty_classes_and_only_those_that_occur(ca
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 33 and rows[-2] == "and 970 more classes"
     assert all(int(row.split()[1]) >= 49 for row in rows[1:-2])
+
+
+def test_where_nothing_was_held_out_the_table_is_that_of_training(terminal, photos, tmp_path):
+    none = ["--set", "split.validation=0", "--set", "split.test=0"]
+    small = ["--recipe", "small-images", "--epochs", "1", "--set", "input.size_px=16", "--output", str(tmp_path)]
+    code, out, _ = terminal("train", photos, *small, *none, "--name", "all")
+    assert code == 0
+    with (tmp_path / "all" / "metrics.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    lines = [line.split() for line in out.splitlines()]
+    assert ["training"] in lines and ["images", "40"] in lines
+    assert ["accuracy", f"{float(row['train_accuracy']):.4f}"] in lines
+    assert "held out" in out and "validation  " not in out
+    [cells] = [line.split() for line in terminal("runs", "--output", str(tmp_path))[1].splitlines() if "all" in line]
+    assert cells[:4] == ["all", "–", "–", "–"]
+    for setting, split in (("split.test=0", "validation"), ("split.validation=0", "test")):
+        code, out, _ = terminal("train", photos, *small, "--set", setting, "--name", split)
+        assert code == 0 and out.split()[0] == split and "held out" not in out
+
+
+def test_a_solved_head_is_said_in_strengths(terminal, photos, tmp_path):
+    head = ["--recipe", "features", "--model", "test_resnet", "--weights", "none", "--output", str(tmp_path)]
+    size = ["--set", "input.size_px=32", "--set", "input.load_px=32"]
+    code, out, err = terminal("train", photos, *head, *size, "--name", "head")
+    assert code == 0
+    results = json.loads((tmp_path / "head" / "results.json").read_text())
+    [stage] = results["stages"]
+    assert results["epochs"] == stage["strengths"] and stage.get("epochs") is None
+    assert results["images_per_second"] is None and results["seconds"]["epoch_mean"] is None
+    assert "epoch" not in out.replace("has no epochs", "") and "epoch" not in err
+    assert f"head solved for {stage['strengths']} L2 strengths" in out
+    with (tmp_path / "head" / "metrics.csv").open(newline="") as file:
+        strengths = [float(row["l2_strength"]) for row in csv.DictReader(file)]
+    assert strengths == sorted(strengths, reverse=True) and strengths[0] == 1e4
+    assert stage["l2_strength"] == strengths[results["best_epoch"] - 1]
+    table = terminal("runs", "--output", str(tmp_path))[1]
+    assert f" {stage['strengths']} L2 " in table and "L2: strengths" in table
+    recipes = terminal("recipes")[1]
+    assert " 11 L2 + 8 " in recipes and " 11 L2 " in recipes

@@ -21,6 +21,7 @@ from loupe.cli.report import report
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
+from loupe.recipes import catalog
 from loupe.report import content, figures, texts
 from loupe.report.gallery import Exhibit
 from loupe.report.gallery import write as write_gallery
@@ -191,11 +192,128 @@ def test_without_a_test_the_validation_stands_in_by_its_name(tmp_path):
         make_run(tmp_path / "run", test=None, test_looks=0, split_hash=None, images={"train": 9, "val": 60, "test": 0})
     )
     assert "validation accuracy" in page.words and "test accuracy" not in page.words
-    assert "The test set was not evaluated" in page.words
+    assert "There are no test images" in page.words
+    locked = show(make_run(tmp_path / "locked", test=None, test_looks=0)).words
+    assert "validation accuracy" in locked and "The test set was not evaluated" in locked
 
 
 def test_without_any_evaluation_there_is_no_result(tmp_path):
-    assert "no result" in show(make_run(tmp_path / "run", test=None, validation=None)).words
+    page = show(make_run(tmp_path / "run", test=None, validation=None))
+    assert "no result" in page.words and "held out" not in page.words
+
+
+def test_where_nothing_was_held_out_the_figures_are_those_of_training(tmp_path):
+    images = {"train": 1234, "val": 0, "test": 0}
+    run = make_run(tmp_path / "run", test=None, validation=None, images=images, split_hash=None)
+    for page in (show(run), SimpleNamespace(words=in_notebook(run))):
+        assert "No images were held out for validation or test" in page.words
+        words = page.words.replace("\xa0", " ")
+        assert "1,234 images" in words and "70.0 %" in words and "0.700" in words  # of epoch 3, which was kept
+
+
+SOLVED_METRICS = """epoch,stage,lr,l2_strength,train_loss,train_accuracy,val_loss,val_accuracy,seconds
+1,1,,1000,0.9,0.6,0.8,0.61,0.01
+2,1,,100,0.5,0.8,0.4,0.71,0.01
+3,1,,10,0.1,0.9,0.6,0.81,0.01
+"""
+HEAD = {"part": "head", "strengths": 3, "l2_strength": 100.0, "seconds": 0.03}
+BLOCK = {"part": "last-block", "epochs": 2, "seconds": 4.0}
+
+
+def solved_run(folder: Path, *, metrics: str = SOLVED_METRICS, **changes) -> Path:
+    """A run whose head was solved for three L2 strengths."""
+    values = {"epochs": 3, "best_epoch": 2, "stages": [HEAD], "images_per_second": None, **changes}
+    seconds = {"load": 1.0, "train": 0.03, "epoch_mean": None, "evaluate": 0.1, "total": 1.2}
+    run = make_run(folder, **{"seconds": seconds, **values})
+    (run / "metrics.csv").write_text(metrics)
+    (run / "environment.json").unlink()  # whose command has --epochs
+    return run
+
+
+def chart_ticks(page: Page, unit: str) -> list[list[str]]:
+    """Texts of each figure over `unit`."""
+    figures_ = re.findall(rf'<svg[^>]*aria-label="\w+ by {unit}\..*?</svg>', page.source, re.DOTALL)
+    return [re.findall(r"<text[^>]*>([^<]+)</text>", figure) for figure in figures_]
+
+
+def test_a_solved_head_has_strengths_and_no_epochs(tmp_path):
+    page = show(solved_run(tmp_path / "run"))
+    words = page.words
+    for said in (
+        "L2 strengths3 kept: 100",
+        "nor to select the L2 strength",
+        "selected: L2 strength 100",
+        "Figures by L2 strength",
+        "The head was solved for 3 L2 strengths in 30 ms, 100 selected",
+    ):
+        assert said in words, said
+    assert "Training: from 0.900 at L2 strength 1,000 to 0.100 at L2 strength 10, 0.500 at the selected" in page.source
+    assert "has no epochs" in words and len(re.findall("(?i)epoch", words)) == 1
+    assert "Training speed" not in words
+    ticks = chart_ticks(page, "L2 strength")
+    assert len(ticks) == 4 and all({"10", "100", "1,000", "L2 strength"} <= set(texts_) for texts_ in ticks)
+    assert not chart_ticks(page, "epoch")
+
+
+def test_strengths_are_drawn_on_a_logarithmic_scale():
+    axis = figures.Axis("L2 strength", [1000.0, 100.0, 10.0], kept=100.0, logarithmic=True)
+    svg = figures.learning_curve(axis, [figures.Curve("a", [3.0, 2.0, 1.0], figures.FIRST)], label="a", width_px=540)
+    [line] = re.findall(r'd="([^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--first\)', svg)
+    x = [float(found) for found in re.findall(r"[ML] ([\d.]+) ", line)]
+    assert x[0] - x[1] == pytest.approx(x[1] - x[2], abs=0.01) and x[0] > x[2]
+
+
+@pytest.mark.parametrize("values", [[31.6], [0.02, 0.03], [1e-30, 1e30], [5.0] * 3])
+def test_any_range_of_strengths_can_be_drawn(values):
+    axis = figures.Axis("L2 strength", values, kept=values[0], logarithmic=True)
+    curve = figures.Curve("a", [0.5] * len(values), figures.FIRST)
+    for width_px in (330, 540):
+        svg = figures.learning_curve(axis, [curve], label="a", width_px=width_px)
+        assert 1 <= svg.count("<text") <= 20
+
+
+def test_each_stage_says_what_it_is(tmp_path):
+    metrics = SOLVED_METRICS + "4,2,0.1,,0.7,0.7,0.5,0.7,2\n5,2,0.1,,0.6,0.8,0.3,0.9,2\n"
+    mixed = {"metrics": metrics, "epochs": 5, "images_per_second": 50.0, "stages": [HEAD, BLOCK]}
+    page = show(solved_run(tmp_path / "run", best_epoch=5, **mixed))
+    for said in (
+        "L2 strengths3 selected: 100",
+        "Epochs2 kept: 2",
+        "Head: solved for each L2 strength",
+        "Last-block: trained in steps",
+        "selected: L2 strength 100",
+        "weights kept: epoch 2",
+        "An epoch took 2.0 s on average",
+        "nor to select the L2 strength or the epoch",
+    ):
+        assert said in page.words, said
+    assert "Validation: from 0.500 at epoch 1 to 0.300 at epoch 2, 0.300 at the kept epoch, 2." in page.source
+    assert "next stage begins" not in page.words
+    other = show(solved_run(tmp_path / "other", best_epoch=2, **mixed))
+    assert "L2 strengths3 kept: 100" in other.words and "weights kept" not in other.words
+
+
+def test_an_unfinished_solved_head_shows_its_strengths(tmp_path):
+    run = solved_run(tmp_path / "run")
+    (run / "recipe.yaml").write_text(catalog.recipe("features").to_yaml())
+    for name in ("results.json", "gallery.parquet"):
+        (run / name).unlink()
+    assert "Completed: 3 L2 strengths." in show(run).words
+
+
+def test_a_solved_head_of_an_earlier_version_has_strengths_too(tmp_path):
+    lines = [",".join(cell for i, cell in enumerate(line.split(",")) if i != 3) for line in SOLVED_METRICS.splitlines()]
+    run = solved_run(tmp_path / "run", metrics="\n".join(lines) + "\n", stages=[])
+    (run / "recipe.yaml").write_text(catalog.recipe("features").to_yaml())
+    words = show(run).words
+    assert "L2 strengths3 kept: 3,160" in words and "selected: L2 strength 3,160" in words
+    assert "Epochs" not in words
+
+
+@pytest.mark.parametrize("strength", ["0", "-1", "nan", "inf", "1e308", "1e-308", "5e-324"])
+def test_odd_strengths_are_drawn_or_left_out(tmp_path, strength):
+    run = solved_run(tmp_path / "run", metrics=SOLVED_METRICS.replace(",1000,", f",{strength},"))
+    assert "Figures by L2 strength" in show(run).words
 
 
 def test_what_is_undefined_is_shown_with_its_reason(tmp_path):
@@ -348,13 +466,14 @@ def test_damaged_files_are_named(tmp_path, name, text, message):
 
 def test_figures_take_their_colours_from_the_page():
     curves = [figures.Curve("a", [1.0, None, 0.5], figures.FIRST), figures.Curve("b", [2.0, 1.5, 1.0], figures.SECOND)]
-    options = {"label": 'said "so" & <such>', "width_px": 330, "kept_epoch": 3, "stage_starts": [2]}
-    svg = figures.learning_curve([1, 2, 3], curves, **options)
-    assert svg == figures.learning_curve([1, 2, 3], curves, **options)
+    axis = figures.Axis("epoch", [1, 2, 3], kept=3, stage_starts=[2])
+    options = {"label": 'said "so" & <such>', "width_px": 330}
+    svg = figures.learning_curve(axis, curves, **options)
+    assert svg == figures.learning_curve(axis, curves, **options)
     assert "var(--first)" in svg and "var(--second)" in svg and "#0a0b0" not in svg
     assert not re.search(r"#[0-9a-f]{6}\b", svg) and "<style" not in svg and "<?xml" not in svg
     assert 'aria-label="said &quot;so&quot; &amp; &lt;such>"' in svg
-    wide = figures.learning_curve([1, 2, 3], curves, **{**options, "width_px": 540})
+    wide = figures.learning_curve(axis, curves, **{**options, "width_px": 540})
     assert not set(re.findall(r'id="([^"]+)"', svg)) & set(re.findall(r'id="([^"]+)"', wide))
 
 

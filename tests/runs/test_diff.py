@@ -80,10 +80,10 @@ def test_equal_runs_are_the_same_and_all_was_compared(pair):
     assert report.same
     assert not any(rows for _, rows in report.differences)
     assert report.circumstances == ()
-    # 12 of the run, 3 of its parameters, 5 of its layer, and the images, metrics, classes and cells of test
+    # 11 of the run, 3 of its parameters, 5 of its layer, and the images, metrics, classes and cells of test
     of_test = 1 + 6 * 3 + 1 + 2 * 7 + 4
-    assert report.compared["figures"] == 12 + 3 + 5 + of_test
-    assert report.compared == {"figures": 58, "epochs": 3, "images": 8, "predictions": 4, "weights": 7}
+    assert report.compared["figures"] == 11 + 3 + 5 + of_test
+    assert report.compared == {"figures": 57, "epochs": 3, "images": 8, "predictions": 4, "weights": 7}
 
 
 def test_times_looks_names_and_dates_are_no_figures(pair):
@@ -127,6 +127,25 @@ def test_one_epoch(pair):
     assert rows == [{"key": "train_loss", "epoch": 2, "first": 0.5, "second": 0.5000001, "epochs": 1}]
     metrics.write_text("\n".join(lines[:2]) + "\n")
     assert only(differences(*pair), "curves") == [{"key": "epochs", "first": 3, "second": 1}]
+
+
+def test_rows_of_a_solved_head_are_l2_strengths_also_beside_a_run_without_their_column(pair, capsys):
+    rows = [
+        {"epoch": 1, "l2_strength": 464.1, "train_loss": 0.9},
+        {"epoch": 2, "l2_strength": 10.0, "train_loss": 0.8},
+        {"epoch": 3, "l2_strength": None, "train_loss": 0.7},
+    ]
+    pair[1].write_metrics(rows)
+    lines = [line.split(",") for line in pair[1].file("metrics.csv").read_text().splitlines()]
+    column = lines[0].index("l2_strength")
+    for cells in lines:
+        del cells[column]
+    earlier = "\n".join(",".join(cells) for cells in lines).replace(",0.9,", ",0.95,").replace(",0.8,", ",0.85,")
+    pair[0].file("metrics.csv").write_text(earlier + "\n")
+    report = differences(*pair)
+    assert (report.compared["epochs"], report.compared["L2 strengths"]) == (1, 2)
+    assert [(row.key, row.l2_strength, row.epochs) for row in report.differences.curves] == [("train_loss", 464.1, 2)]
+    assert "train_loss of L2 strength 464; 2 rows differ" in printed(report, capsys)
 
 
 def test_the_split_is_compared_by_content(pair):
@@ -246,7 +265,7 @@ def printed(report, capsys) -> str:
 
 
 def test_the_terminal_says_what_differs_and_why(pair, capsys):
-    assert "every figure is the same (58 figures, 3 epochs," in printed(differences(*pair), capsys)
+    assert "every figure is the same (57 figures, 3 epochs," in printed(differences(*pair), capsys)
     edit(pair[1], "results.json", lambda results: results["test"]["accuracy"].update(value=0.75))
     shown = printed(differences(*pair), capsys)
     assert f"test.accuracy.value {BLOCK.accuracy.value} 0.75" in shown

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loupe.errors import counted
-from loupe.log import console, printable
+from loupe.log import console, printable, rounded
 from loupe.runs.diff_results import (
     CurveDifference,
     Differences,
@@ -70,8 +70,12 @@ def _curve(row: CurveDifference | ValueDifference) -> Cells:
     key, first, second = _value(row)
     if not isinstance(row, CurveDifference):
         return key, first, second
-    others = f"; {counted(row.epochs, 'epoch')} differ" if row.epochs > 1 else ""
-    return f"{key} of epoch {row.epoch}{others}", first, second
+    if row.l2_strength is None:
+        at, noun = f"epoch {row.epoch}", "epoch"
+    else:
+        at, noun = f"L2 strength {rounded(row.l2_strength)}", "row"
+    others = f"; {counted(row.epochs, noun)} differ" if row.epochs > 1 else ""
+    return f"{key} of {at}{others}", first, second
 
 
 def _split(row: SplitDifference | ValueDifference) -> Cells:

@@ -15,8 +15,9 @@ from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.evaluate.confidence_results import Calibration
 from loupe.evaluate.experiment_results import ExperimentResults
+from loupe.evaluate.history import StageResult, kept_row, read_history
 from loupe.evaluate.intervals import Estimate
-from loupe.evaluate.results import Evaluation, RunResults, results_of
+from loupe.evaluate.results import Evaluation, RunResults, results_of, stages_of
 from loupe.evaluate.spread import AccuracySpread
 from loupe.log import console, printable, size_text
 from loupe.models.catalog import NETWORKS
@@ -25,32 +26,34 @@ from loupe.rundir import RunDirectory, count_looks
 
 HISTOGRAM_WIDTH = 40
 HISTOGRAM_CLASSES = 30
+STRENGTHS = "L2: strengths of the L2 penalty that a solved head is tried with. It has no epochs."
 
 
 def print_results(results: RunResults, path: Path) -> None:
     """Print the summary at the end of a training."""
     out = console()
-    blocks = results.splits.values()
-    table = Table("", *results.splits, box=None)
-    for metric in metrics.METRICS:
-        table.add_row(_plain(metric.title), *(_estimate(block.metric(metric.key)) for block in blocks))
-    table.add_row("images", *(f"{block.images:,}" for block in blocks))
-    out.print(table)
+    stages = stages_of(RunDirectory(path), results)
+    if results.splits:
+        blocks = results.splits.values()
+        table = Table("", *results.splits, box=None)
+        for metric in metrics.METRICS:
+            table.add_row(_plain(metric.title), *(_estimate(block.metric(metric.key)) for block in blocks))
+        table.add_row("images", *(f"{block.images:,}" for block in blocks))
+        out.print(table)
+    else:
+        _print_training_figures(results, path)
     if results.calibration:
         out.print(_plain(_calibration(results.calibration)), soft_wrap=True)
-    seconds, speed = results.seconds, results.images_per_second
     out.print(
         _plain(
             f"{results.network or results.recipe}, {results.parameters.total:,} parameters "
-            f"({results.parameters.non_trainable:,} non-trainable); "
-            f"{counted(results.epochs, 'epoch', 'epochs')} of {seconds.epoch_mean or 0:.1f} s, "
-            f"weights of epoch {results.best_epoch or results.epochs}; "
-            f"{speed or 0:,.0f} images/s in {results.precision} on {results.device}."
+            f"({results.parameters.non_trainable:,} non-trainable); {_training(results, stages)} "
+            f"{results.precision} on {results.device}."
         ),
         soft_wrap=True,
     )
-    if seconds.frozen >= 0.05:
-        out.print(f"Frozen features (computed or cached): {seconds.frozen:.1f} s.")
+    if results.seconds.frozen >= 0.05:
+        out.print(f"Frozen features (computed or cached): {results.seconds.frozen:.1f} s.")
     if results.damaged:
         out.print(f"{counted(results.damaged, 'damaged image')} left out.")
     if results.test:
@@ -59,6 +62,36 @@ def print_results(results: RunResults, path: Path) -> None:
         advice = f" Try next:\n  {results.diagnosis.next}" if results.diagnosis.next else ""
         out.print(_plain(results.diagnosis.text + advice), soft_wrap=True)
     out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
+
+
+def _print_training_figures(results: RunResults, path: Path) -> None:
+    """Print the figures of the training images, where there are no others."""
+    out = console()
+    row = kept_row(read_history(RunDirectory(path)), results.best_epoch)
+    table = Table("", "training", box=None)
+    for title, key in (("accuracy", "train_accuracy"), ("loss", "train_loss")):
+        value = row.get(key)
+        table.add_row(title, "–" if value is None else f"{value:.4f}")
+    table.add_row("images", f"{results.images.train:,}")
+    out.print(table)
+    out.print(texts.unevaluated(results), soft_wrap=True)
+
+
+def _training(results: RunResults, stages: Sequence[StageResult]) -> str:
+    """Length of the stages, the weights that were kept, and the speed."""
+    row, speed = results.best_epoch or results.epochs, f"{results.images_per_second or 0:,.0f} images/s in"
+    if not any(stage.strengths for stage in stages):
+        mean = results.seconds.epoch_mean or 0
+        return f"{counted(results.epochs, 'epoch')} of {mean:.1f} s, weights of {texts.kept(stages, row)}; {speed}"
+    words = [
+        f"{stage.part} {texts.solved(stage)}"
+        if stage.strengths
+        else f"{stage.part} trained for {texts.length([stage], 0)} of {(texts.seconds_per_epoch([stage]) or 0):.1f} s"
+        for stage in stages
+    ]
+    if all(stage.strengths for stage in stages):
+        return f"{', then '.join(words)};"
+    return f"{', then '.join(words)}; weights of {texts.kept(stages, row)}; {speed}"
 
 
 def _calibration(calibration: Calibration) -> str:
@@ -118,7 +151,7 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     table.add_column("run", overflow="fold")
     for name in ("test accuracy", "evals", "validation", "parameters", "epochs", "time"):
         table.add_column(name, no_wrap=True)
-    unreadable = []
+    unreadable, solved = [], False
     for run in runs:
         try:
             results = results_of(run)
@@ -126,22 +159,25 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
             unreadable.append(str(error))
             cells = ["cannot be read", *[""] * 5]
         else:
-            cells = _run_cells(results, folder) if results else ["not finished", *[""] * 5]
+            cells = _run_cells(run, results, folder) if results else ["not finished", *[""] * 5]
+        solved = solved or " L2" in cells[4]
         table.add_row(_plain(run.name), *cells)
     out.print(table)
     out.print("evals: test-set evaluations of the same test split recorded in this folder.")
+    if solved:
+        out.print(STRENGTHS)
     for reason in unreadable:
         out.print(_plain(reason), soft_wrap=True)
 
 
-def _run_cells(results: RunResults, folder: Path) -> list[str]:
+def _run_cells(run: RunDirectory, results: RunResults, folder: Path) -> list[str]:
     test, validation = results.test, results.validation
     return [
         _estimate(test.accuracy) if test else "–",
         str(count_looks(folder, results.split_hash)) if test and results.split_hash else "–",
         _value(validation.accuracy) if validation else "–",
         f"{results.parameters.total:,}",
-        str(results.epochs),
+        texts.length_in_short(stages_of(run, results), results.epochs),
         f"{results.seconds.total:,.0f} s",
     ]
 
@@ -153,8 +189,16 @@ def print_recipes(groups: Mapping[str, Sequence[Recipe]]) -> None:
         table = Table("recipe", "network", "epochs", "", box=None, title=title, title_justify="left")
         table.columns[0].no_wrap = True
         for recipe in recipes:
-            table.add_row(recipe.name, recipe.model.name, str(recipe.epochs), recipe.description)
+            table.add_row(recipe.name, recipe.model.name, _planned(recipe), recipe.description)
         out.print(table)
+    out.print(STRENGTHS)
+
+
+def _planned(recipe: Recipe) -> str:
+    """Length of a recipe, for a column of epochs."""
+    strengths = sum(stage.epochs for stage in recipe.stages if stage.is_solved)
+    epochs = recipe.epochs - strengths
+    return " + ".join(text for text, number in ((f"{strengths} L2", strengths), (str(epochs), epochs)) if number)
 
 
 def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:

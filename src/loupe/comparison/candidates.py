@@ -19,8 +19,9 @@ from loupe.data.splits.folds import fold
 from loupe.errors import RunStateError
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, Cost, SplitFigures
+from loupe.evaluate.history import over_runs
 from loupe.evaluate.predictions import join, read_splits
-from loupe.evaluate.results import Evaluation
+from loupe.evaluate.results import Evaluation, stages_of
 from loupe.evaluate.selection import Candidate
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.log import duration, size_text
@@ -191,6 +192,7 @@ def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: Candida
     results = [run.results for run in entry.runs]
     runs = tuple(_relative_path(run.path, output) for run in entry.runs)
     timed = before.images_per_second if before and before.runs == runs else None
+    stages = over_runs([stages_of(run.directory, run.results) for run in entry.runs])
     weights = [run.directory.model / "weights.safetensors" for run in entry.runs]
     return CandidateFigures(
         runs=runs,
@@ -202,7 +204,10 @@ def _measured(entry: Entry, seen: Sequence[Entry], output: Path, before: Candida
         else None,
         parameters=results[0].parameters,
         epochs=float(np.mean([result.epochs for result in results])),
-        seconds_per_epoch=float(np.median([result.seconds.epoch_mean or 0.0 for result in results])),
+        stages=stages,
+        seconds_per_epoch=float(np.median([result.seconds.epoch_mean or 0.0 for result in results]))
+        if not stages or any(stage.epochs for stage in stages)
+        else 0.0,
         seconds=entry.seconds,
         images_per_second=entry.runs[0].images_per_second() if timed is None else timed,
         bytes=weights[0].stat().st_size,

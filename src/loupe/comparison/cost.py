@@ -12,7 +12,6 @@ import torch
 
 from loupe.augment.pipeline import Augmenter
 from loupe.cache import cache_folder
-from loupe.config.optimizer import Logistic
 from loupe.config.recipe import AugmentSpec, Preprocessing
 from loupe.config.resolved import ResolvedRecipe, ResolvedStage
 from loupe.data.dataset import Dataset
@@ -67,7 +66,7 @@ class Planner:
             if model.frozen:
                 spent, size = self._frozen(recipe, stage, model, images, loader, engines)
                 seconds, disk_bytes = seconds + spent, disk_bytes + size
-            if isinstance(stage.optimizer, Logistic):
+            if stage.is_solved:
                 seconds += solving_seconds(model, stage, len(self.split.train))
             else:
                 seconds += self._training(recipe, stage, model, loader)

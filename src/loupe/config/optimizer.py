@@ -43,9 +43,9 @@ class Muon(RecipeValue):
 class Logistic(RecipeValue):
     """Logistic regression of a linear head, solved to convergence instead of trained in gradient steps.
 
-    Each epoch of the stage is one L2 strength, from `strongest` to `weakest` in equal ratios. The validation images
-    select one. The objective is strength · ‖W‖² / 2 + Σ cross-entropy, without a penalty on the biases: that of
-    scikit-learn with C = 1 / strength.
+    There are no epochs: `epochs` is the number of L2 strengths, from `strongest` to `weakest` in equal ratios. The
+    validation images select one. The objective is strength · ‖W‖² / 2 + Σ cross-entropy, without a penalty on the
+    biases: that of scikit-learn with C = 1 / strength.
     """
 
     name: Literal["logistic"] = "logistic"

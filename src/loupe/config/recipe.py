@@ -164,7 +164,8 @@ class Stage(RecipeValue):
     norms unless `decay_all`. `loss`: `cross-entropy`, to which `label_smoothing` belongs, or `focal`, short for
     `{name: focal, gamma: 2}`; both take class weights and mixed images. The validation loss is always cross-entropy.
     `ema_decay`: above 0, an exponential moving average of the weights is evaluated and kept. `patience_epochs`: epochs
-    without an improvement of the monitored value after which the stage ends.
+    without an improvement of the monitored value after which the stage ends. With optimizer `logistic`, `epochs` and
+    `patience_epochs` are numbers of L2 strengths.
 
     The outputs of frozen blocks are computed once for each image and view, and cached. `views`: number of augmented
     views of each image, used in turn from epoch to epoch. `auto` is 4, or the number of epochs if that is less.
@@ -208,6 +209,20 @@ class Stage(RecipeValue):
         if self.label_smoothing and not isinstance(self.loss, CrossEntropy):
             raise ValueError(f"label_smoothing needs loss cross-entropy; set it to 0 with loss {self.loss.name}")
         return self
+
+    @property
+    def is_solved(self) -> bool:
+        """True for a head that is solved (optimizer `logistic`), with one L2 strength after the other and no epochs."""
+        return isinstance(self.optimizer, Logistic)
+
+    def l2_strength(self, number: int) -> float:
+        """L2 strength `number`, from 0, of a solved head.
+
+        Strengths are evenly spaced on a logarithmic scale; a single one is the geometric mean of the range.
+        """
+        assert isinstance(self.optimizer, Logistic)
+        share = number / (self.epochs - 1) if self.epochs > 1 else 0.5
+        return float(self.optimizer.strongest * (self.optimizer.weakest / self.optimizer.strongest) ** share)
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from loupe.evaluate.history import StageResult
 from loupe.evaluate.intervals import Estimate
 from loupe.evaluate.results import Parameters
 from loupe.evaluate.selection import Judgement
@@ -54,6 +55,9 @@ class CandidateFigures(Part):
         runs: directories of its runs, as seen from the folder of the file.
         test: None where its test images are locked.
         seconds: time of one training; None where that of cached activations is not known.
+        epochs: rows of metrics.csv: epochs, and the L2 strengths of a solved head.
+        stages: epochs or L2 strengths of each stage, means over the runs; empty in files of before there were.
+        seconds_per_epoch: 0 where no stage was trained in steps.
         images_per_second: predicted, from decoded images.
         bytes: size of the weights.
     """
@@ -65,11 +69,22 @@ class CandidateFigures(Part):
     test: SplitFigures | None
     parameters: Parameters
     epochs: Quantity
+    stages: tuple[StageResult, ...] = ()
     seconds_per_epoch: Seconds
     seconds: Seconds | None
     images_per_second: Quantity
     bytes: Whole
     diagnosis: str | None
+
+    @property
+    def trained_epochs(self) -> float:
+        """Epochs, without the L2 strengths of a solved head."""
+        return sum((stage.epochs or 0 for stage in self.stages), 0.0) if self.stages else self.epochs
+
+    @property
+    def strengths(self) -> float:
+        """L2 strengths of a solved head; 0 where they are not known."""
+        return sum((stage.strengths or 0 for stage in self.stages), 0.0)
 
     @model_validator(mode="after")
     def _has_runs(self) -> Self:

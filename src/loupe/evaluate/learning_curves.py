@@ -31,7 +31,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from loupe.config.optimizer import Cosine, Logistic, OneCycle
+from loupe.config.optimizer import Cosine, OneCycle
 from loupe.config.recipe import Recipe
 from loupe.errors import counted
 from loupe.evaluate.advice import Advice
@@ -80,7 +80,7 @@ def diagnose(
     rows = [row for row in history if row["stage"] == number]
     kept = history[(kept_epoch or len(history)) - 1]
     advice = Advice(recipe, number - 1, blocks, ends_best=kept is history[-1])
-    solved = isinstance(recipe.stages[number - 1].optimizer, Logistic)
+    solved = recipe.stages[number - 1].is_solved
     if validation is None or rows[-1]["val_loss"] is None:
         return _unvalidated(advice, training, solved=solved)
     if solved and kept_epoch is None:
@@ -93,7 +93,8 @@ def diagnose(
         text = f"The curves cover {counted(len(rows), 'epoch')}; a diagnosis needs at least {FEWEST_EPOCHS}."
         ended = len(rows) < advice.stage.epochs  # by patience
         return Diagnosis("unjudged", None, text, () if ended else advice.more_epochs(factor=4))
-    curves = _Curves(rows, training, validation, int(kept["epoch"]))
+    before = sum(recipe.stages[int(row["stage"]) - 1].is_solved for row in history)
+    curves = _Curves(rows, training, validation, int(kept["epoch"]), before)
     return (
         chance(curves.accuracies, training, validation, curves.rates, advice.other_rate())
         or _few_images(curves)
@@ -119,8 +120,16 @@ def _unvalidated(advice: Advice, training: LabelCounts, *, solved: bool) -> Diag
 class _Curves:
     """Smoothed curves of one stage, and the noise of its validation loss."""
 
-    def __init__(self, rows: Sequence[Row], training: LabelCounts, validation: LabelCounts, kept_epoch: int) -> None:
+    def __init__(
+        self, rows: Sequence[Row], training: LabelCounts, validation: LabelCounts, kept_epoch: int, before: int
+    ) -> None:
+        """Smooth the curves.
+
+        Args:
+            before: rows of L2 strengths, which come first and are no epochs.
+        """
         self.epochs = [int(row["epoch"]) for row in rows]
+        self.before = before
         self.kept_epoch, self.images = kept_epoch, validation.images
         raw = [float(row["val_loss"]) for row in rows]
         self.val_loss = _smooth(raw)
@@ -141,6 +150,10 @@ class _Curves:
     @property
     def gap(self) -> float:
         return self.train_accuracy - self.val_accuracy
+
+    def name(self, epoch: int) -> int:
+        """Number of an epoch, without the L2 strengths before it."""
+        return epoch - self.before
 
     def least_change(self, share: float, noises: float, loss: float) -> float:
         """Smallest change of the validation loss that is evidence."""
@@ -191,8 +204,8 @@ def _overfitting(curves: _Curves, advice: Advice) -> Diagnosis | None:
         return None
     epoch = curves.epochs[curves.lowest]
     text = (
-        f"Overfitting begins around epoch {epoch}. From there the validation loss rises from {low:.3g} to {end:.3g}, "
-        f"while the training loss falls from {train_low:.3g} to {train_end:.3g}."
+        f"Overfitting begins around epoch {curves.name(epoch)}. From there the validation loss rises from {low:.3g} to "
+        f"{end:.3g}, while the training loss falls from {train_low:.3g} to {train_end:.3g}."
     )
     settings = advice.keep_best() if curves.val_accuracy >= NEARLY_ALL else advice.more_regularisation()
     return Diagnosis("overfitting", epoch, text, settings)
@@ -208,7 +221,9 @@ def _improving(curves: _Curves, advice: Advice) -> Diagnosis | None:
     text = f"Still improving: over the last quarter of the epochs the validation loss fell by {fall:.3g}."
     settings = advice.more_epochs()
     if not settings:
-        text += f" Yet the best epoch is {curves.kept_epoch} of {epoch}, so that more epochs may gain nothing."
+        best, last = curves.name(curves.kept_epoch), curves.name(epoch)
+        kept = f"epoch is {best} of {last}" if best > 0 else "weights are those of the solved head"
+        text += f" Yet the best {kept}, so that more epochs may gain nothing."
     return Diagnosis("improving", epoch, text, settings)
 
 
@@ -238,7 +253,8 @@ def _by_gap(curves: _Curves, advice: Advice) -> Diagnosis:
 def _level(curves: _Curves, advice: Advice) -> Diagnosis:
     epoch, last = curves.epochs[curves.lowest], curves.epochs[-1]
     if curves.lowest < len(curves.epochs) - 2:
-        text = f"Levelled off: lowest validation loss around epoch {epoch} of {last} ({curves.rates})."
+        around = f"epoch {curves.name(epoch)} of {curves.name(last)}"
+        text = f"Levelled off: lowest validation loss around {around} ({curves.rates})."
         return Diagnosis("level", epoch, f"{text} More epochs would gain little.", advice.more_regularisation())
     text = (
         f"The validation loss is lowest at the end, where the learning rate is lowest too ({curves.rates}). Whether "

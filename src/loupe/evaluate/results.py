@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from loupe.evaluate.confidence_results import Calibration, Probability, Selective
+from loupe.evaluate.history import StageResult, read_stages
 from loupe.evaluate.intervals import Estimate
 from loupe.recipes.published.publication import Published
 from loupe.records import Part, Record, Seconds, Whole
@@ -148,6 +149,7 @@ class SecondsSpent(Part):
 
     Attributes:
         frozen: computing the frozen blocks' activations, or finding them.
+        epoch_mean: an epoch, with its validation; None where no stage was trained in steps.
         frozen_alone: computing them where nothing is found in the cache; None where that is not known.
     """
 
@@ -196,8 +198,11 @@ class RunResults(Record):
         validation, test: None for a split that is empty or locked.
         calibration, selective: None in files of before there were.
         test_looks: evaluations of these test images in this runs folder.
-        best_epoch: epoch of the weights that were kept.
+        epochs: rows of metrics.csv: epochs, and the L2 strengths of a solved head.
+        best_epoch: the row of the weights that were kept.
+        stages: epochs or L2 strengths of each stage; empty in files of before there were.
         stopped: why training ended before its last planned epoch.
+        images_per_second: None where no stage was trained in steps.
         damaged: images that were left out.
         unread: image files that could not be read, and were left out.
         published: published figures of the experiment that the recipe reproduces.
@@ -224,6 +229,7 @@ class RunResults(Record):
     layers: tuple[Layer, ...] = ()
     epochs: Whole
     best_epoch: Whole | None
+    stages: tuple[StageResult, ...] = ()
     stopped: str | None = None
     seconds: SecondsSpent
     images_per_second: Annotated[float, Field(ge=0, lt=1e12)] | None
@@ -260,3 +266,8 @@ def results_of(run: RunDirectory) -> RunResults | None:
         RecordError: they cannot be read.
     """
     return RunResults.read_if_there(results_file(run))
+
+
+def stages_of(run: RunDirectory, results: RunResults | None) -> tuple[StageResult, ...]:
+    """Stages of a run: those of its results, else from its recipe and metrics.csv; empty where these cannot be read."""
+    return results.stages if results and results.stages else read_stages(run)

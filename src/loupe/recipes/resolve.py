@@ -8,7 +8,6 @@ import numpy as np
 
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec, Network
-from loupe.config.optimizer import Logistic
 from loupe.config.recipe import InputSpec, Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset
@@ -116,7 +115,7 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
             f"--set stages.{len(recipe.stages) - 1}.epochs={given['epochs']}"
         )
     of_stage = [name for name in given if name in {"epochs", *OF_STEPS}]
-    in_steps = [i for i, stage in enumerate(recipe.stages) if not isinstance(stage.optimizer, Logistic)]
+    in_steps = [i for i, stage in enumerate(recipe.stages) if not stage.is_solved]
     unused = [OF_STEPS[name] for name in of_stage if name in OF_STEPS and not in_steps]
     if unused:
         raise ConfigError(

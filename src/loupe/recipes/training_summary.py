@@ -15,12 +15,20 @@ def training_summary(recipe: Recipe) -> str:
     rates = [block.dropout for block in recipe.model.blocks] if isinstance(recipe.model, CnnSpec) else []
     rates += [layer.dropout for layer in recipe.model.hidden]
     dropout = "dropout " + ", ".join(f"{rate:g}" for rate in rates) if any(rates) else "no dropout"
-    return f"{stages}; {dropout}; {recipe.keep} epoch kept"
+    return f"{stages}; {dropout}; {_kept(recipe)} kept"
+
+
+def _kept(recipe: Recipe) -> str:
+    """Weights at the end: a solved head is always that of its best strength."""
+    solved = [stage.is_solved for stage in recipe.stages]
+    if all(solved) or (solved[-1] and recipe.keep == "last"):
+        return "best L2 strength"
+    return f"{recipe.keep} epoch" + (" or L2 strength" if any(solved) and recipe.keep == "best" else "")
 
 
 def _stage(stage: Stage) -> Iterator[str]:
     part = "" if stage.part == "all" else f" for the {stage.part}"
-    if isinstance(stage.optimizer, Logistic):
+    if stage.is_solved:
         yield f"{counted(stage.epochs, 'L2 strength')} of {_optimizer(stage)}{part}"
     else:
         yield f"{counted(stage.epochs, 'epoch')} of {_optimizer(stage)} at {stage.lr:g}{part}"

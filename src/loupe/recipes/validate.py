@@ -1,7 +1,6 @@
 """Check of a resolved recipe before any image is decoded: network and augmentation suit the size of the images."""
 
 from loupe.augment.pipeline import Augmenter
-from loupe.config.optimizer import Logistic
 from loupe.config.resolved import ResolvedRecipe
 from loupe.errors import ConfigError, counted
 from loupe.models.build import skeleton
@@ -16,7 +15,7 @@ def check_buildable(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> None:
     model = skeleton(recipe.model, recipe.preprocessing, classes)
     for stage in recipe.stages:
         model.blocks_before(stage.part)
-        if isinstance(stage.optimizer, Logistic) and recipe.model.hidden:
+        if stage.is_solved and recipe.model.hidden:
             raise ConfigError(
                 f"optimizer logistic needs a linear head, and this one has "
                 f"{counted(len(recipe.model.hidden), 'hidden layer')}. Give --set model.hidden=[], or choose another "

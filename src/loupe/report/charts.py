@@ -16,24 +16,45 @@ DOT_PX = 7
 CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 2.6), (1, -2.6), (-1, 2.6), (-1, -2.6))
 
 
-def learning_curves(curves: Sequence[Curve], *, label: str, width_px: int, height_px: int = 320) -> str:
-    """SVG of an accuracy over the epochs, a line for each candidate; line i has the class `series-i`, from 1."""
+@dataclass(frozen=True)
+class Line:
+    """Curve of one candidate, and the epoch or L2 strength of each of its values; `kept` gets a ring."""
+
+    at: Sequence[float]
+    curve: Curve
+    kept: float | None = None
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Measured values; none for a candidate that failed, or whose run lies elsewhere."""
+        return [(at, value) for at, value in zip(self.at, self.curve.values, strict=True) if value is not None]
+
+
+def learning_curves(lines: Sequence[Line], unit: str, *, label: str, width_px: int, height_px: int = 320) -> str:
+    """SVG of an accuracy over the epochs or L2 strengths, a line for each candidate.
+
+    Line i has the class `series-i`, from 1.
+    """
     with figures.canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
-        for number, curve in enumerate(curves, 1):
-            points = [(epoch, value) for epoch, value in enumerate(curve.values, 1) if value is not None]
-            if not points:  # a candidate that failed, or whose run lies elsewhere
+        axis = figures.Axis(unit, [at for line in lines for at, _ in line.points], logarithmic=unit == "L2 strength")
+        for number, line in enumerate(lines, 1):
+            if not line.points:
                 continue
-            alone = "o" if len(points) == 1 else None
-            [line] = axes.plot(*zip(*points, strict=True), color=curve.color, marker=alone, markersize=5)
-            line.set_gid(f"series-{number}")
+            dots = "o" if len(line.points) == 1 or axis.logarithmic else None
+            [drawn] = axes.plot(*zip(*line.points, strict=True), color=line.curve.color, marker=dots, markersize=5)
+            drawn.set_gid(f"series-{number}")
+            if line.kept in dict(line.points):
+                ring = axes.plot([line.kept], [dict(line.points)[line.kept]], "o", color=figures.SURFACE, markersize=8)[
+                    0
+                ]
+                ring.set(markeredgecolor=line.curve.color, markeredgewidth=2, gid=f"series-{number}")
         axes.grid(axis="y", linewidth=1)
         axes.set_axisbelow(True)
         axes.margins(x=0.02, y=0.08)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(2, width_px // 60), min_n_ticks=1))
+        axis.draw(axes, width_px)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        axes.set_xlabel("epoch")
         return figures.svg(figure, label)
 
 

@@ -5,13 +5,15 @@ Learning curves and hashes come from the runs' files, where these lie beside the
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from loupe.errors import LoupeError, counted
 from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, ComparisonResults, SplitFigures
+from loupe.evaluate.history import Row as History
+from loupe.evaluate.history import read_history, strength_of
 from loupe.evaluate.metrics import Metric
 from loupe.evaluate.paired import Difference
 from loupe.evaluate.results import RunResults, results_of
@@ -21,7 +23,7 @@ from loupe.files import write_atomic
 from loupe.provenance import RunEnvironment, environment_of
 from loupe.report import charts, figures, receipt, texts
 from loupe.report.comparison_tables import beside_accuracy
-from loupe.report.content import Drawing, bar_drawing, read_history
+from loupe.report.content import Drawing, bar_drawing
 from loupe.report.template import render
 from loupe.rundir import RunDirectory
 
@@ -66,7 +68,7 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
     images = {SPLITS[split]: number for split, number in results.images.items()}
     rows = [_row(row, judgement, number) for number, row in enumerate(results.rows, 1)]
     shares = [f"{number:,}" for number in images.values()]
-    epochs = {row.name: measured.seconds_per_epoch for row, measured in results.measured}
+    epochs = {row.name: measured.seconds_per_epoch for row, measured in results.measured if measured.trained_epochs}
     return {
         "content": results,
         "judgement": judgement,
@@ -79,7 +81,9 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
         "untimed": [row.name for row, measured in results.measured if measured.seconds is None],
         "seconds": bar_drawing(
             "Seconds per epoch", epochs, [texts.duration(value) for value in epochs.values()], figures.SECOND
-        ),
+        )
+        if epochs
+        else None,
         "splits": bar_drawing("Images", images, shares, figures.FIRST),
         "curves": _curves(results, rows, folder),
         "differences": [_difference(one) for one in judgement.differences],
@@ -141,8 +145,8 @@ def _cells(measured: CandidateFigures) -> list[Cell]:
         Cell(
             texts.spent(measured.seconds),
             (
-                f"{measured.epochs:g} {'epoch' if measured.epochs == 1 else 'epochs'}",
-                f"{texts.duration(measured.seconds_per_epoch)} each",
+                texts.length(measured.stages, measured.epochs),
+                f"{texts.duration(measured.seconds_per_epoch)} per epoch" if measured.trained_epochs else "",
             ),
         ),
         Cell(texts.count(measured.images_per_second), (f"{measured.bytes / 2**20:.1f} MiB",)),
@@ -204,30 +208,56 @@ def _cost(results: ComparisonResults) -> Drawing | None:
     return Drawing("Validation accuracy against time", wide, narrow)
 
 
-def _curves(results: ComparisonResults, rows: Sequence[Row], folder: Path) -> Drawing | None:
-    """The validation accuracy of each candidate's first run over the epochs; None where no run is beside the page."""
-    found = {row.name: _history(folder / measured.runs[0]) for row, measured in results.measured}
-    curves = [
-        figures.Curve(row.name, found.get(row.name, []), figures.SERIES[(row.number - 1) % len(figures.SERIES)])
-        for row in rows
-    ]
-    if not any(value is not None for curve in curves for value in curve.values):
-        return None
-    words = "Validation accuracy by epoch. " + " ".join(_in_words(curve) for curve in curves if any(curve.values))
-    wide, narrow = (charts.learning_curves(curves, label=words, width_px=width_px) for width_px in (WIDE_PX, NARROW_PX))
-    return Drawing("Validation accuracy by epoch", wide, narrow)
+def _curves(results: ComparisonResults, rows: Sequence[Row], folder: Path) -> list[Drawing]:
+    """Validation accuracy of each candidate's first run over the epochs, and over the L2 strengths of solved heads.
+
+    Empty where no run is beside the page.
+    """
+    histories = {row.name: _history(RunDirectory(folder / measured.runs[0])) for row, measured in results.measured}
+    selected = {
+        row.name: stage.l2_strength
+        for row, measured in results.measured
+        for stage in measured.stages
+        if stage.strengths
+    }
+    epochs = [_line(row, histories.get(row.name, []), strengths=False) for row in rows]
+    strengths = [_line(row, histories.get(row.name, []), strengths=True) for row in rows]
+    strengths = [replace(line, kept=selected.get(line.curve.name)) for line in strengths]
+    drawings = _drawing("epoch", epochs), _drawing("L2 strength", strengths)
+    return [drawing for drawing in drawings if drawing]
 
 
-def _history(run: Path) -> list[float | None]:
+def _history(run: RunDirectory) -> list[History]:
     with suppress(LoupeError, OSError):
-        return [epoch.get("val_accuracy") for epoch in read_history(run / "metrics.csv")]
+        return read_history(run)
     return []
 
 
-def _in_words(curve: figures.Curve) -> str:
-    values = [value for value in curve.values if value is not None]
+def _line(row: Row, history: Sequence[History], *, strengths: bool) -> charts.Line:
+    """Epochs of one candidate, numbered from 1, or the L2 strengths of its solved head."""
+    points = [(strength_of(one), one.get("val_accuracy")) for one in history]
+    points = [(strength, value) for strength, value in points if (strength is not None) == strengths]
+    at = [strength or float(epoch) for epoch, (strength, _) in enumerate(points, 1)]
+    color = figures.SERIES[(row.number - 1) % len(figures.SERIES)]
+    return charts.Line(at, figures.Curve(row.name, [value for _, value in points], color))
+
+
+def _drawing(unit: str, lines: Sequence[charts.Line]) -> Drawing | None:
+    """Chart of the lines; None where nothing was measured."""
+    if not any(line.points for line in lines):
+        return None
+    title = f"Validation accuracy by {unit}"
+    words = f"{title}. " + " ".join(_in_words(line, unit) for line in lines if line.points)
+    wide, narrow = (
+        charts.learning_curves(lines, unit, label=words, width_px=width_px) for width_px in (WIDE_PX, NARROW_PX)
+    )
+    return Drawing(title, wide, narrow)
+
+
+def _in_words(line: charts.Line, unit: str) -> str:
+    values = [value for _, value in line.points]
     ends = f"from {texts.percent(values[0])} to {texts.percent(values[-1])}"
-    return f"{curve.name}: {ends} in {counted(len(values), 'epoch')}."
+    return f"{line.curve.name}: {ends} in {counted(len(values), unit)}."
 
 
 def _difference(one: Difference) -> dict[str, str]:

@@ -11,12 +11,12 @@ from loupe.evaluate.spread import AccuracySpread
 from loupe.report import texts
 
 ENDS = {"": "value", "_low": "low", "_high": "high", "_lowest": "lowest", "_highest": "highest"}
-OF_TRAINING = ("epochs", "seconds_per_epoch", "seconds", "images_per_second", "bytes")
+OF_TRAINING = ("seconds", "images_per_second", "bytes")
 
 
 def header() -> tuple[str, ...]:
     """Titles of the columns; those of headline metrics other than accuracy in the middle."""
-    costs = ("parameters", "trainable", "non-trainable", "s per epoch", "time", "predictions/s", "MiB")
+    costs = ("parameters", "trainable", "non-trainable", "training", "s per epoch", "time", "predictions/s", "MiB")
     return ("recipe", "validation", "test", *(metric.title for metric in beside_accuracy()), *costs)
 
 
@@ -62,7 +62,8 @@ def cells(row: CandidateRow) -> list[str]:
         texts.count(parameters.total),
         texts.count(parameters.trainable),
         texts.count(parameters.non_trainable),
-        f"{measured.seconds_per_epoch:.1f}",
+        texts.length(measured.stages, measured.epochs),
+        f"{measured.seconds_per_epoch:.1f}" if measured.trained_epochs else texts.UNDEFINED,
         texts.spent(measured.seconds),
         texts.count(measured.images_per_second),
         f"{measured.bytes / 2**20:.1f}",
@@ -86,8 +87,9 @@ def write_csv(path: Path, results: ComparisonResults) -> None:
     """One row for each candidate and split, with every figure as a number."""
     keys = [metric.key for metric in headlines()]
     columns = [f"{key}{end}" for key in keys for end in ENDS]
-    fixed = ["recipe", "split", "images", "seeds", "parameters", "trainable", "non_trainable", *OF_TRAINING]
-    csv_files.write(path, [*fixed, *columns], _csv_rows(results))
+    fixed = ["recipe", "split", "images", "seeds", "parameters", "trainable", "non_trainable"]
+    length = ["strengths", "epochs", "seconds_per_epoch"]
+    csv_files.write(path, [*fixed, *length, *OF_TRAINING, *columns], _csv_rows(results))
 
 
 def _csv_rows(results: ComparisonResults) -> Iterator[dict[str, object]]:
@@ -103,6 +105,9 @@ def _csv_rows(results: ComparisonResults) -> Iterator[dict[str, object]]:
                 "parameters": measured.parameters.total,
                 "trainable": measured.parameters.trainable,
                 "non_trainable": measured.parameters.non_trainable,
+                "strengths": measured.strengths,
+                "epochs": measured.trained_epochs,
+                "seconds_per_epoch": measured.seconds_per_epoch if measured.trained_epochs else None,
                 **{key: getattr(measured, key) for key in OF_TRAINING},
                 **{f"accuracy{end}": getattr(block.accuracy, part) for end, part in ENDS.items()},
                 **{

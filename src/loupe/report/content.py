@@ -1,15 +1,12 @@
 """Content of the page of a run, from the files of its directory; empty or None without a file."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from loupe.data.keyed_order import turns
-from loupe.errors import RunStateError
 from loupe.evaluate import metrics
 from loupe.evaluate.intervals import Estimate
 from loupe.evaluate.results import Evaluation, RunResults
@@ -51,65 +48,6 @@ class Matrix:
     classes: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     numbers: bool
-
-
-def read_history(path: Path) -> list[dict[str, float | None]]:
-    """The rows of metrics.csv; None stands for what was not measured or is not finite.
-
-    LoupeError where a cell is no number.
-    """
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{name: _finite(text) for name, text in row.items()} for row in csv.DictReader(file)]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise RunStateError(f"{path}: cannot be read as the history of a run: {error}.") from None
-
-
-def _finite(text: str | None) -> float | None:
-    value = float(text) if text else math.nan
-    return value if math.isfinite(value) else None
-
-
-def curves(history: Sequence[Mapping[str, float | None]], kept_epoch: int | None) -> list[Drawing]:
-    """Figures of loss and accuracy over the epochs, for training and validation, as far as they were measured."""
-    epochs = [int(row["epoch"] or 0) for row in history]
-    stages = [row.get("stage") for row in history]
-    starts = [epoch for epoch, before, stage in zip(epochs[1:], stages, stages[1:], strict=False) if stage != before]
-    drawings = []
-    for quantity in ("loss", "accuracy"):
-        measured = [
-            figures.Curve(name, [row.get(f"{column}_{quantity}") for row in history], color)
-            for name, column, color in (("training", "train", figures.FIRST), ("validation", "val", figures.SECOND))
-        ]
-        measured = [curve for curve in measured if any(value is not None for value in curve.values)]
-        if not measured:
-            continue
-        words = f"{quantity.capitalize()} by epoch. " + " ".join(_last(curve, epochs, kept_epoch) for curve in measured)
-        wide, narrow = (
-            figures.learning_curve(
-                epochs,
-                measured,
-                label=words,
-                width_px=width_px,
-                kept_epoch=kept_epoch,
-                stage_starts=starts,
-                percent=quantity == "accuracy",
-            )
-            for width_px in (WIDE_PX, NARROW_PX)
-        )
-        drawings.append(Drawing(quantity.capitalize(), wide, narrow))
-    return drawings
-
-
-def _last(curve: figures.Curve, epochs: Sequence[int], kept_epoch: int | None) -> str:
-    """Alt text of one curve."""
-    points = [(epoch, value) for epoch, value in zip(epochs, curve.values, strict=True) if value is not None]
-    (first, start), (last, end) = points[0], points[-1]
-    text = f"{curve.name.capitalize()}: from {start:.3f} at epoch {first} to {end:.3f} at epoch {last}"
-    best = dict(points).get(kept_epoch or 0)
-    return text + (f", {best:.3f} at the kept epoch, {kept_epoch}." if best is not None else ".")
 
 
 def bar_drawing(title: str, values: Mapping[str, float], shown: Sequence[str], color: str) -> Drawing:

@@ -5,6 +5,7 @@ of the page. The same input gives the same bytes. Neither pyplot nor other share
 """
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from loupe.log import rounded
 
 # Placeholder colours that nothing else draws with; matplotlib writes them in lower case.
 INK, MUTED, LINE, SURFACE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
@@ -66,39 +69,58 @@ class Curve:
     color: str
 
 
-def learning_curve(
-    epochs: Sequence[int],
-    curves: Sequence[Curve],
-    *,
-    label: str,
-    width_px: int,
-    height_px: int = 260,
-    kept_epoch: int | None = None,
-    stage_starts: Sequence[int] = (),
-    percent: bool = False,
-) -> str:
-    """SVG of one quantity over the epochs; `label` is its alt text.
+@dataclass(frozen=True)
+class Axis:
+    """Horizontal axis of learning curves.
 
-    `kept_epoch` gets a mark on every curve; `stage_starts` are the first epochs of the stages after the first.
+    Attributes:
+        unit: what its values are: `epoch` or `L2 strength`.
+        values: a value for each point of a curve.
+        kept: the value whose weights were kept, which gets a mark on every curve.
+        stage_starts: first epochs of the stages after the first.
     """
+
+    unit: str
+    values: Sequence[float]
+    kept: float | None = None
+    stage_starts: Sequence[float] = ()
+    logarithmic: bool = False
+
+    def draw(self, axes: Axes, width_px: int) -> None:
+        """Set scale, ticks and name."""
+        axes.set_xlabel(self.unit)
+        if not self.logarithmic:
+            ticks = MaxNLocator(integer=True, nbins=max(2, width_px // 60), steps=[1, 2, 5, 10], min_n_ticks=1)
+            axes.xaxis.set_major_locator(ticks)
+            return
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        ends = [math.log10(value) for value in (min(self.values), max(self.values))]
+        powers = range(math.ceil(ends[0] - 1e-9), math.floor(ends[1] + 1e-9) + 1)
+        step = -(-len(powers) // max(2, width_px // 60)) or 1
+        named = [10.0**power for power in powers[::step]] if len(powers) > 1 else sorted({*self.values})
+        axes.set_xticks(named, [rounded(value) for value in named])
+
+
+def learning_curve(
+    axis: Axis, curves: Sequence[Curve], *, label: str, width_px: int, height_px: int = 260, percent: bool = False
+) -> str:
+    """SVG of one quantity over the epochs or L2 strengths; `label` is its alt text."""
     with canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
-        for start in stage_starts:
+        for start in axis.stage_starts:
             axes.axvline(start - 0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        if kept_epoch is not None and kept_epoch in epochs:
-            axes.axvline(kept_epoch, color=LINE, linewidth=6)
+        if axis.kept is not None and axis.kept in axis.values:
+            axes.axvline(axis.kept, color=LINE, linewidth=6)
         for curve in curves:
-            _draw(axes, epochs, curve, kept_epoch)
+            _draw(axes, axis, curve)
         axes.grid(axis="y", linewidth=1)
         axes.set_axisbelow(True)
         axes.margins(x=0.02, y=0.08)
-        axes.xaxis.set_major_locator(
-            MaxNLocator(integer=True, nbins=max(2, width_px // 60), steps=[1, 2, 5, 10], min_n_ticks=1)
-        )
+        axis.draw(axes, width_px)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         if percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        axes.set_xlabel("epoch")
         return svg(figure, label)
 
 
@@ -208,15 +230,15 @@ def plain(name: str) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in name)
 
 
-def _draw(axes: Axes, epochs: Sequence[int], curve: Curve, kept_epoch: int | None) -> None:
-    """Line of one curve, a dot if it has one point, and a ring at the epoch whose weights were kept."""
-    points = {epoch: value for epoch, value in zip(epochs, curve.values, strict=True) if value is not None}
-    alone = "o" if len(points) == 1 else None
-    axes.plot(list(points), list(points.values()), color=curve.color, marker=alone, markersize=5)
-    if kept_epoch in points:
+def _draw(axes: Axes, axis: Axis, curve: Curve) -> None:
+    """Line of one curve, dots if it has one point or L2 strengths, and a ring at the point whose weights were kept."""
+    points = {at: value for at, value in zip(axis.values, curve.values, strict=True) if value is not None}
+    dots = "o" if len(points) == 1 or axis.logarithmic else None
+    axes.plot(list(points), list(points.values()), color=curve.color, marker=dots, markersize=5)
+    if axis.kept in points:
         axes.plot(
-            [kept_epoch],
-            [points[kept_epoch]],
+            [axis.kept],
+            [points[axis.kept]],
             "o",
             color=SURFACE,
             markersize=7,

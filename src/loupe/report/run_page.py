@@ -4,18 +4,20 @@ It is complete without its scripts, which open the pictures of a confusion cell,
 images, and copy commands.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import escape
 
 from loupe.errors import RunStateError
-from loupe.evaluate.results import RunResults, results_file, results_of
+from loupe.evaluate.history import StageResult, kept_row, read_history
+from loupe.evaluate.results import RunResults, results_file, results_of, stages_of
 from loupe.files import write_atomic
-from loupe.log import command_line, printable
+from loupe.log import command_line, printable, rounded
 from loupe.provenance import environment_file, environment_of
 from loupe.records import RecordError
-from loupe.report import confidence, content, figures, gallery, pictures, texts
+from loupe.report import confidence, content, figures, gallery, pictures, texts, training_curves
 from loupe.report.receipt import receipt, repeat_command
 from loupe.report.template import render
 from loupe.rundir import RunDirectory
@@ -50,14 +52,21 @@ def in_notebook(run_dir: Path) -> str:
 def _gather(run: RunDirectory) -> dict[str, Any]:
     """Values of the template, from the files of the run."""
     results = results_of(run)
-    history = content.read_history(run.file("metrics.csv"))
+    history, stages = read_history(run), stages_of(run, results)
     environment = environment_of(run)
     command = [printable(word) for word in environment.command]
     shown: dict[str, Any] = {
         "name": run.path.resolve().name,
         "results": results,
         "history": history,
-        "curves": content.curves(history, results.best_epoch if results else None) if history else [],
+        "stages": stages,
+        "curves": training_curves.curves(history, stages, results.best_epoch if results else None),
+        "length": texts.length(stages, len(history)),
+        "lengths": _lengths(results, stages) if results else [],
+        "chosen_by": _chosen(stages),
+        "each": texts.seconds_per_epoch(stages) if stages else results.seconds.epoch_mean if results else None,
+        "training": kept_row(history, results.best_epoch) if results else {},
+        "unevaluated": texts.unevaluated(results) if results else None,
         "gallery": pictures.read_gallery(run.file("gallery.parquet")),
         "calibrated": gallery.temperature(run.file("gallery.parquet")) != 1,
         "first_missed": FIRST_MISSED,
@@ -80,6 +89,32 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         raise RecordError(
             results_file(run), f"figures that do not belong together ({error})", RunResults.REMEDY
         ) from None
+
+
+def _lengths(results: RunResults, stages: Sequence[StageResult]) -> list[tuple[str, str, str]]:
+    """L2 strengths and epochs: a name, their number, and the one that was selected or kept."""
+    facts = []
+    solved = [stage for stage in stages if stage.strengths]
+    epochs = sum(stage.epochs or 0 for stage in stages) if stages else results.epochs
+    kept = texts.kept(stages, results.best_epoch) if results.best_epoch else ""
+    if solved:
+        strength = solved[-1].l2_strength
+        verb = "selected" if kept.startswith("epoch") else "kept"
+        selected = "" if strength is None else f"{verb}: {rounded(strength)}"
+        facts.append(("L2 strengths", f"{sum(stage.strengths or 0 for stage in solved):g}", selected))
+    if epochs or not solved:
+        facts.append(("Epochs", f"{epochs:g}", kept.replace("epoch", "kept:") if kept.startswith("epoch") else ""))
+    return facts
+
+
+def _chosen(stages: Sequence[StageResult]) -> str:
+    """Choice that validation images make."""
+    names = [
+        name
+        for name, has in (("L2 strength", "strengths"), ("epoch", "epochs"))
+        if any(getattr(s, has) for s in stages)
+    ]
+    return " or the ".join(names) or "epoch"
 
 
 def _from_results(results: RunResults, kept: pictures.Gallery) -> dict[str, Any]:

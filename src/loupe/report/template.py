@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from loupe import log
 from loupe.errors import counted
 from loupe.report import texts
 
@@ -47,6 +48,8 @@ def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), s
         "count": texts.count,
         "percent": texts.percent,
         "number": texts.number,
+        "rounded": log.rounded,
+        "solved": texts.solved,
         "duration": texts.duration,
         "spent": texts.spent,
         "counted": counted,

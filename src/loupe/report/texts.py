@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import log
+from loupe.evaluate.history import StageResult
 from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.results import RunResults
 from loupe.evaluate.spread import Spread
 
 UNDEFINED = "–"
@@ -77,3 +79,72 @@ def made_on(version: str, environment: Mapping[str, Any]) -> str:
         f"Loupe {version}, {said['processor']}, {said['cores']} cores, {said['threads']} threads, "
         f"{environment.get('gpu') or environment.get('device')}, torch {said['torch']}, {said['date']}."
     )
+
+
+def strengths(number: float) -> str:
+    """`1 L2 strength`, `11 L2 strengths`."""
+    return "1 L2 strength" if number == 1 else f"{number:,.3g} L2 strengths"
+
+
+def length(stages: Sequence[StageResult], rows: float) -> str:
+    """Length of a training: `30 epochs`, `11 L2 strengths`, `11 L2 strengths, 8 epochs`.
+
+    Args:
+        stages: its stages; empty where they are not known.
+        rows: rows of its metrics.csv.
+    """
+    tried, epochs = _lengths(stages, rows)
+    trained = "1 epoch" if epochs == 1 else f"{epochs:,g} epochs"
+    return ", ".join(text for text, number in ((strengths(tried), tried), (trained, epochs)) if number) or "0 epochs"
+
+
+def length_in_short(stages: Sequence[StageResult], rows: float) -> str:
+    """Length of a training for a narrow column, whose heading is epochs: `30`, `11 L2`, `11 L2 + 8`."""
+    tried, epochs = _lengths(stages, rows)
+    return (
+        " + ".join(text for text in (f"{tried:g} L2" if tried else "", f"{epochs:g}" if epochs else "") if text) or "0"
+    )
+
+
+def _lengths(stages: Sequence[StageResult], rows: float) -> tuple[float, float]:
+    """Numbers of L2 strengths and of epochs."""
+    tried = sum(stage.strengths or 0 for stage in stages)
+    return tried, sum(stage.epochs or 0 for stage in stages) if stages else rows
+
+
+def seconds_per_epoch(stages: Sequence[StageResult]) -> float | None:
+    """Mean time of an epoch over the stages that were trained in steps; None if there are none."""
+    trained = [stage for stage in stages if stage.epochs]
+    epochs = sum(stage.epochs or 0 for stage in trained)
+    return sum(stage.seconds for stage in trained) / epochs if epochs else None
+
+
+def kept(stages: Sequence[StageResult], row: int) -> str:
+    """Kept weights: `epoch 17` or `L2 strength 464`; epochs are numbered without the strengths before them.
+
+    Args:
+        row: row of metrics.csv, from 1.
+    """
+    before = tried = 0.0
+    for stage in stages:
+        if row <= before + stage.rows and stage.l2_strength is not None:
+            return f"L2 strength {log.rounded(stage.l2_strength)}"
+        if row <= before + stage.rows:
+            break
+        before, tried = before + stage.rows, tried + (stage.strengths or 0)
+    return f"epoch {row - tried:g}"
+
+
+def solved(stage: StageResult) -> str:
+    """Solving of a head in words, after its name."""
+    if stage.strengths == 1:
+        return f"solved for L2 strength {log.rounded(stage.l2_strength or 0)} in {duration(stage.seconds)}"
+    selected = "" if stage.l2_strength is None else f", {log.rounded(stage.l2_strength)} selected"
+    return f"solved for {strengths(stage.strengths or 0)} in {duration(stage.seconds)}{selected}"
+
+
+def unevaluated(results: RunResults) -> str:
+    """Reason why a finished run has no figures of images that it was not trained on."""
+    if results.images.val or results.images.test:
+        return "Neither validation nor test images were evaluated."
+    return "No images were held out for validation or test, so the accuracy on other images cannot be told."

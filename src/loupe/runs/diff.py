@@ -1,8 +1,8 @@
 """Comparison of all figures in the files of two runs. It does not import torch.
 
 Figures are compared exactly, with all digits. Times, speeds, test-set evaluations, names, dates and sentences are not
-figures. Recorded circumstances that differ (versions, device, threads, recipe, hashes) are listed separately, because
-they can be why a figure differs.
+figures, nor are L2 strengths, which are settings of the recipe. Recorded circumstances that differ (versions, device,
+threads, recipe, hashes) are listed separately, because they can be why a figure differs.
 """
 
 import csv
@@ -35,10 +35,12 @@ from loupe.runs.diff_results import (
 NOT_FIGURES_OF_RUN = frozenset(
     {
         *("schema", "version", "name", "dataset", "recipe", "network", "seed", "device", "published"),
-        *("precision", "frozen_precision"),
+        *("precision", "frozen_precision", "stages", "stopped"),
     }
 )
-NOT_FIGURES = frozenset({"test_looks", "seconds", "images_per_second", "text", "next", "why", "date", "path"})
+NOT_FIGURES = frozenset(
+    {"test_looks", "seconds", "images_per_second", "l2_strength", "text", "next", "why", "date", "path"}
+)
 TIMES = ("_seconds", "_per_second")
 NOT_CIRCUMSTANCES = frozenset(
     {
@@ -102,20 +104,27 @@ def _results(first: RunDirectory, second: RunDirectory, compared: dict[str, int]
 def _curves(
     first: RunDirectory, second: RunDirectory, compared: dict[str, int]
 ) -> tuple[CurveDifference | ValueDifference, ...]:
-    """Columns of metrics.csv, and the number of epochs."""
+    """Columns of metrics.csv, and the number of its rows: epochs and L2 strengths."""
     histories = [_history(run.file("metrics.csv")) for run in (first, second)]
     one, other = histories
-    epochs = min(len(one), len(other))
-    compared["epochs"] = epochs
+    shared = min(len(one), len(other))
+    strengths = [
+        _number(mine.get("l2_strength") or theirs.get("l2_strength")) for mine, theirs in zip(one, other, strict=False)
+    ]
+    compared["epochs"] = strengths.count(None)
+    if solved := shared - strengths.count(None):
+        compared["L2 strengths"] = solved
     rows: list[CurveDifference | ValueDifference] = []
     if len(one) != len(other):
-        rows.append(ValueDifference(key="epochs", first=len(one), second=len(other)))
+        key = "L2 strengths" if strengths and strengths[-1] is not None else "epochs"
+        rows.append(ValueDifference(key=key, first=len(one), second=len(other)))
     columns = {key: None for row in [*one[:1], *other[:1]] for key in row if _is_figure(key)}
     for column in columns:
-        pairs = [(one[i].get(column), other[i].get(column)) for i in range(epochs)]
+        pairs = [(one[i].get(column), other[i].get(column)) for i in range(shared)]
         unequal = [i for i, (mine, theirs) in enumerate(pairs) if mine != theirs]
         if unequal:
             mine, theirs = pairs[unequal[0]]
+            strength = strengths[unequal[0]]
             rows.append(
                 CurveDifference(
                     key=column,
@@ -123,6 +132,7 @@ def _curves(
                     first=_number(mine),
                     second=_number(theirs),
                     epochs=len(unequal),
+                    **({} if strength is None else {"l2_strength": strength}),
                 )
             )
     return tuple(rows)

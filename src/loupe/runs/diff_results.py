@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from loupe.records import OsText, Part, Record, Whole
+from loupe.records import OsText, Part, Quantity, Record, Whole
 
 
 class ValueDifference(Part):
@@ -20,9 +20,13 @@ class ValueDifference(Part):
 
 
 class CurveDifference(ValueDifference):
-    """Column of metrics.csv: the first epoch with unequal values, these values, and the number of such epochs."""
+    """Column of metrics.csv: the first row with unequal values, these values, and the number of such rows.
+
+    A row is an epoch, or an L2 strength of a solved head: `l2_strength` then has its value.
+    """
 
     epoch: Whole
+    l2_strength: Quantity | None = None
     epochs: Whole
 
 

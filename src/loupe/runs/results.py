@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from loupe import __version__
-from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits.split import Split
 from loupe.evaluate.confidence_results import Calibration, Selective
+from loupe.evaluate.history import stage_results
 from loupe.evaluate.results import (
     DiagnosisResult,
     Evaluation,
@@ -74,7 +74,7 @@ def assemble(
 ) -> RunResults:
     """Results of a run, under its name."""
     model, preparation, state = trained.model, trained.preparation, trained.state
-    history = state.history
+    history, in_steps = state.history, _in_steps(state.history, recipe)
     return RunResults(
         version=__version__,
         name=name,
@@ -94,9 +94,10 @@ def assemble(
         layers=tuple(Layer.model_validate(row) for row in layer_table(model)),
         epochs=len(history),
         best_epoch=kept_epoch(recipe, state),
+        stages=stage_results(history, recipe),
         stopped=state.stopped,
-        seconds=_seconds(history, preparation, trained.load_seconds, trained.evaluate_seconds),
-        images_per_second=round(fmean(row["images_per_second"] for row in history), 1),
+        seconds=_seconds(history, recipe, preparation, trained.load_seconds, trained.evaluate_seconds),
+        images_per_second=round(fmean(row["images_per_second"] for row in in_steps), 1) if in_steps else None,
         precision=preparation.compute.precision,
         frozen_precision=preparation.frozen_compute.precision if model.frozen else None,
         device=str(preparation.compute.device),
@@ -118,21 +119,29 @@ def kept_epoch(recipe: Recipe, state: TrainState) -> int:
     if recipe.keep == "best" and state.best_epoch:
         return state.best_epoch
     number = int(state.history[-1]["stage"]) - 1
-    if not isinstance(recipe.stages[number].optimizer, Logistic):
+    if not recipe.stages[number].is_solved:
         return len(state.history)
     before = len([row for row in state.history if row["stage"] != number + 1])
     return before + state.best(recipe.monitor, number) + 1
 
 
-def _seconds(history: Sequence[Row], preparation: StageDataBuilder, load: float, evaluate: float) -> SecondsSpent:
+def _in_steps(history: Sequence[Row], recipe: Recipe) -> list[Row]:
+    """Rows of the stages that were trained in steps: epochs, and no L2 strengths."""
+    return [row for row in history if not recipe.stages[int(row["stage"]) - 1].is_solved]
+
+
+def _seconds(
+    history: Sequence[Row], recipe: Recipe, preparation: StageDataBuilder, load: float, evaluate: float
+) -> SecondsSpent:
     """Seconds of each phase; training is the sum over the history, across interruptions."""
     train, alone = sum(row["seconds"] for row in history), preparation.alone_seconds
+    epochs = [row["seconds"] for row in _in_steps(history, recipe)]
     return SecondsSpent(
         load=round(load, 3),
         frozen=round(preparation.seconds, 3),
         frozen_alone=None if alone is None else round(alone, 3),
         train=round(train, 3),
-        epoch_mean=round(train / len(history), 3),
+        epoch_mean=round(sum(epochs) / len(epochs), 3) if epochs else None,
         evaluate=round(evaluate, 3),
         total=round(load + preparation.seconds + train + evaluate, 3),
     )

@@ -7,7 +7,6 @@ import torch
 
 from loupe.augment.pipeline import Augmenter
 from loupe.config.network import BackboneSpec, Network
-from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.batches import BatchLoader
@@ -102,7 +101,7 @@ def set_up(
 
 def less_memory(recipe: Recipe) -> str:
     """Advice for a training that needs too much memory, without a full stop."""
-    sizes = [stage.batch_size for stage in recipe.stages if not isinstance(stage.optimizer, Logistic)]
+    sizes = [stage.batch_size for stage in recipe.stages if not stage.is_solved]
     less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
     return f"Train again with {less}, or with another --device"
 

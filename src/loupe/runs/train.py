@@ -10,7 +10,7 @@ import torch
 
 from loupe import provenance, rundir
 from loupe.cache import cache_folder
-from loupe.config.optimizer import Logistic, Plateau
+from loupe.config.optimizer import Plateau
 from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
@@ -263,13 +263,12 @@ def _check_split(recipe: Recipe, split: Split) -> None:
         ConfigError: there are none.
     """
     needed = any(
-        stage.patience_epochs
-        or isinstance(stage.schedule, Plateau)
-        or (isinstance(stage.optimizer, Logistic) and stage.epochs > 1)
+        stage.patience_epochs or isinstance(stage.schedule, Plateau) or (stage.is_solved and stage.epochs > 1)
         for stage in recipe.stages
     )
     if not needed and not len(split.val):
-        logger.info("there are no validation images: the weights of the last epoch are kept.")
+        kept = "its only L2 strength" if recipe.stages[-1].is_solved else "the last epoch"
+        logger.info(f"there are no validation images: the weights of {kept} are kept.")
     if needed and not len(split.val):
         raise ConfigError(
             "early stopping, the plateau schedule and the choice of an L2 strength need validation images, and there "

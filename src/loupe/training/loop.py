@@ -13,12 +13,11 @@ from torch import Tensor
 
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
-from loupe.config.optimizer import Logistic
 from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
-from loupe.log import logger, progress_bar
+from loupe.log import logger, progress_bar, rounded
 from loupe.models.classifier import Classifier
 from loupe.training import schedules
 from loupe.training.activation_loader import ActivationLoader
@@ -113,7 +112,7 @@ class Trainer:
             with self._fitting():
                 self.model.load_state_dict(snapshot.tensors["weights"])
         first_epoch = len(state.history) - state.epoch
-        solved = isinstance(stage.optimizer, Logistic)
+        solved = stage.is_solved
         if solved:
             check_memory(self.model, stage, state.stage, len(self.train_N))
         stage_data = self.prepare(stage, first_epoch, state.stage == len(self.stages) - 1)
@@ -157,7 +156,7 @@ class Trainer:
         if state.epoch < stage.epochs:
             assert stage.patience_epochs is not None
             most = stage.patience_epochs
-            waited = counted(most, "penalty", "penalties") if solver else counted(most, "epoch")
+            waited = counted(most, "L2 strength") if solver else counted(most, "epoch")
             state.stopped = f"stage {state.stage + 1}: no better {self.monitor} for {waited}"
             logger.info(f"stopped early: {state.stopped}.")
         return True
@@ -203,7 +202,7 @@ class Trainer:
         return True
 
     def solve_stage(self, solver: Solver) -> bool:
-        """Solve the head for one L2 strength, as one epoch; return False if asked to stop."""
+        """Solve the head for one L2 strength, a row of the history; return False if asked to stop."""
         if self.stop.received:
             return False
         state, images, timer = self.state, len(self.train_N), EpochTimer(0.0)
@@ -236,7 +235,7 @@ class Trainer:
         """Add the epoch to the history, and set the state to the start of the next epoch."""
         state, stage, images = self.state, self.stage, len(self.train_N)
         lr = None
-        if not isinstance(stage.optimizer, Logistic):
+        if not stage.is_solved:
             steps_per_epoch = steps_in(images, stage.batch_size)
             last_step = (state.epoch + 1) * steps_per_epoch - 1
             lr = schedules.rate(stage, last_step, steps_per_epoch, state.monitored(self.monitor, state.stage))
@@ -244,6 +243,7 @@ class Trainer:
             "epoch": len(state.history) + 1,
             "stage": state.stage + 1,
             "lr": lr,
+            "l2_strength": stage.l2_strength(state.epoch) if stage.is_solved else None,
             "train_loss": state.sums[0] / images,
             "train_accuracy": state.sums[1] / images,
             **scores,
@@ -260,7 +260,13 @@ class Trainer:
     def _check_finite(self, value: float, what: str = "loss") -> None:
         if math.isfinite(value):
             return
-        state, rate = self.state, self.stage.lr
+        state, stage = self.state, self.stage
+        if stage.is_solved:
+            raise DivergedError(
+                f"the {what} is not finite at L2 strength {rounded(stage.l2_strength(state.epoch))}. The weights of "
+                "the frozen blocks are damaged, or the precision is too low for them: try --precision fp32."
+            )
+        rate = stage.lr
         raise DivergedError(
             f"the {what} is not finite in epoch {len(state.history) + 1}, step {state.step}. The learning rate "
             f"{rate:.2g} is probably too high: train again with --lr {rate / 10:.2g}, or with "

@@ -1,9 +1,9 @@
-"""Learning rates of steps, and L2 strengths of epochs with optimizer `logistic`, as pure functions."""
+"""Learning rates of steps, as pure functions."""
 
 import math
 from collections.abc import Sequence
 
-from loupe.config.optimizer import Cosine, Logistic, OneCycle, Plateau, Step
+from loupe.config.optimizer import Cosine, OneCycle, Plateau, Step
 from loupe.config.recipe import Stage
 
 
@@ -31,16 +31,6 @@ def rate(stage: Stage, step: int, steps_per_epoch: int, monitored: Sequence[floa
         lowered = stage.lr * schedule.factor ** _plateaus(schedule, monitored)
         return max(lowered, min(schedule.min_lr, stage.lr))
     return stage.lr
-
-
-def strength(stage: Stage, number: int) -> float:
-    """Strength of the L2 penalty in epoch `number`, from 0, of a stage with optimizer `logistic`.
-
-    Strengths are evenly spaced on a logarithmic scale; a single one is the geometric mean of the range.
-    """
-    assert isinstance(stage.optimizer, Logistic)
-    share = number / (stage.epochs - 1) if stage.epochs > 1 else 0.5
-    return float(stage.optimizer.strongest * (stage.optimizer.weakest / stage.optimizer.strongest) ** share)
 
 
 def stale_epochs(monitored: Sequence[float]) -> int:

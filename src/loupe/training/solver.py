@@ -10,10 +10,9 @@ from loupe.data.pixels.batches import room_bytes
 from loupe.devices import StopSignal
 from loupe.errors import DataError, DivergedError, NotEnoughMemoryError, StoppedError, counted
 from loupe.evaluate.inference import batch_size
-from loupe.log import logger, progress_bar, size_text
+from loupe.log import logger, progress_bar, rounded, size_text
 from loupe.models.classifier import Classifier
 from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds
-from loupe.training.schedules import strength
 from loupe.training.stage_data import StageData, views_of
 from loupe.training.train_step import TrainStep
 
@@ -137,16 +136,18 @@ class Solver:
         return Regression(features, labels, len(self.classes), weight_N=weight_N)
 
     def solve(self, number: int) -> tuple[float, float]:
-        """Set the weights of the head to those of epoch `number` of the stage, from 0; return loss and accuracy."""
-        penalties = self.train_step.stage.epochs
+        """Set the weights of the head to those of L2 strength `number`, from 0; return loss and accuracy."""
+        stage = self.train_step.stage
         with progress_bar() as progress:
-            bar = progress.add_task("penalties", total=penalties, completed=len(self.solutions), note="")
+            bar = progress.add_task("L2 strengths", total=stage.epochs, completed=len(self.solutions), note="")
             while len(self.solutions) <= number:
-                penalty = strength(self.train_step.stage, len(self.solutions))
-                self.solutions.append(self.regression.solve(penalty, self.solutions))
+                strength = stage.l2_strength(len(self.solutions))
+                self.solutions.append(self.regression.solve(strength, self.solutions))
                 progress.update(bar, completed=len(self.solutions))
                 if not self.solutions[-1].converged:
-                    logger.info(f"L2 penalty {penalty:.3g}: not converged within {MOST_STEPS:,} steps in float32.")
+                    logger.info(
+                        f"L2 strength {rounded(strength)}: not converged within {MOST_STEPS:,} steps in float32."
+                    )
         solution = self.solutions[number]
         with torch.no_grad():
             self.logits.weight.zero_()

@@ -7,13 +7,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from loupe.config.optimizer import Logistic
 from loupe.config.recipe import Stage
-from loupe.log import duration
-from loupe.training.schedules import strength
+from loupe.evaluate.history import LOWER_IS_BETTER, best_row
+from loupe.log import duration, rounded
 
 Row = dict[str, Any]
-LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
 
 
 @dataclass
@@ -44,15 +42,8 @@ class TrainState:
         return [sign * row[monitor] for row in self._rows(stage) if row[monitor] is not None]
 
     def best(self, monitor: str, stage: int | None = None) -> int:
-        """Best epoch so far (of one stage), from 0; the last one without validation.
-
-        Of epochs with the same metric, as accuracy on few images often has, the one with the lowest validation loss.
-        """
-        rows, sign = self._rows(stage), -1.0 if monitor in LOWER_IS_BETTER else 1.0
-        measured = [number for number, row in enumerate(rows) if row[monitor] is not None]
-        if not measured:
-            return len(rows) - 1
-        return max(measured, key=lambda number: (sign * rows[number][monitor], -rows[number]["val_loss"], -number))
+        """Best epoch or L2 strength so far (of one stage), from 0, as `best_row`."""
+        return best_row(self._rows(stage), monitor)
 
     def _rows(self, stage: int | None) -> list[Row]:
         return [row for row in self.history if stage is None or row["stage"] == stage + 1]
@@ -99,17 +90,19 @@ def progress_note(
 
 
 def epoch_line(state: TrainState, stages: Sequence[Stage]) -> str:
-    """Results of the last epoch in one line."""
-    row = state.history[-1]
-    where = f"epoch {state.epoch:>3}/{stages[state.stage].epochs}"
+    """Results of the last epoch, or of the last L2 strength of a solved head, in one line."""
+    row, stage = state.history[-1], stages[state.stage]
+    if stage.is_solved:
+        where = f"L2 strength {rounded(stage.l2_strength(state.epoch - 1)):>6}   {state.epoch:>3}/{stage.epochs}"
+    else:
+        where = f"epoch {state.epoch:>3}/{stage.epochs}"
     if len(stages) > 1:
         where = f"stage {state.stage + 1}, {where}"
-    stage = stages[state.stage]
-    if isinstance(stage.optimizer, Logistic):
-        where += f"   penalty {strength(stage, state.epoch - 1):.3g}"
     parts = [f"{where}   loss {row['train_loss']:.4f}   accuracy {row['train_accuracy']:.4f}"]
     if row["val_loss"] is not None:
         parts.append(f"val loss {row['val_loss']:.4f}   val accuracy {row['val_accuracy']:.4f}")
-    parts.append(f"{row['seconds']:.1f} s   {row['images_per_second']:,.0f} images/s")
+    parts.append(f"{row['seconds']:.1f} s")
+    if not stage.is_solved:
+        parts.append(f"{row['images_per_second']:,.0f} images/s")
     is_best = row["val_loss"] is not None and state.best_epoch == len(state.history)
     return "   ".join(parts) + ("   best" if is_best else "")
