@@ -79,6 +79,8 @@ class RunEnvironment(Environment, Record):
     Attributes:
         data: names the images that the run was trained on; None for arrays, which are not stored.
         columns, image_folder: with which a list of images was read, where the user gave them.
+        follow_links: whether files outside the folder of the data were read; None in runs of before this was recorded,
+            which read them.
         classes: in the order of the network's outputs; empty in runs of before this was recorded.
         open_test: whether the run was begun to evaluate its test images.
     """
@@ -89,20 +91,30 @@ class RunEnvironment(Environment, Record):
     data: OsText | None = None
     columns: dict[str, OsText] = Field({})
     image_folder: OsText | None = None
+    follow_links: bool | None = None
     classes: tuple[OsText, ...] = ()
     skip_damaged: bool = False
     open_test: bool = True
     hashes: Hashes = Hashes()
 
-    def read_options(self, images: str | Path | None = None, *, lenient: bool = False) -> ReadOptions:
-        """Columns and folder of images with which the run read its list.
+    def read_options(self, images: str | Path | None = None, *, follow_links: bool = False) -> ReadOptions:
+        """Columns, folder of images and links with which the run read its own data.
 
         Args:
             images: another folder, where the images have moved.
-            lenient: for another list, which has a folder of its own and may lack columns.
+            follow_links: read files outside the folder of the data, even if the run did not.
         """
-        options = ReadOptions.of(self.columns, images if lenient else images or self.image_folder)
-        return replace(options, lenient=lenient)
+        follow_links = follow_links or self.follow_links is not False
+        return ReadOptions.of(self.columns, images or self.image_folder, follow_links)
+
+    @property
+    def read_words(self) -> list[str]:
+        """Options of the command line with which the run read its own data, as far as they were recorded."""
+        return ReadOptions.of(self.columns, self.image_folder, self.follow_links is True).words
+
+    def read_options_of_others(self, images: str | Path | None = None, *, follow_links: bool = False) -> ReadOptions:
+        """Options for other data, which may lack columns of the run's own, and is not trusted because those were."""
+        return replace(ReadOptions.of(self.columns, images, follow_links), lenient=True)
 
 
 def environment_file(run: RunDirectory) -> Path:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 import loupe
 from loupe.cli import main
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, DataError
 from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 
@@ -177,3 +178,43 @@ def test_submissions_that_are_refused_before_the_work(terminal, study, trained, 
 def test_options_of_lists_without_a_list_are_refused(study):
     with pytest.raises(ConfigError, match="has no columns"):
         loupe.train("digits", columns="path=x", quiet=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_links_are_followed_if_asked_for_and_as_recorded(terminal, study, tmp_path):
+    linked = tmp_path / "linked"
+    for number, name in enumerate(("dark", "light")):
+        (linked / name).mkdir(parents=True)
+        for k in range(number, 40, 2):
+            (linked / name / f"s{k}.png").symlink_to(study / "scans" / f"s{k}.png")
+    for command in ("check", "train"):
+        code, _, err = terminal(command, linked)
+        assert code == 1 and "--follow-links" in err, command
+    output, settings = tmp_path / "runs", [word for setting in SETTINGS for word in ("--set", setting)]
+    recipe = ["--recipe", "small-images", "--epochs", "1", *settings, "--device", "cpu", "--output", output, "--quiet"]
+    code, *_ = terminal("train", linked, "--follow-links", "--name", "run", *recipe)
+    assert code == 0
+    assert environment_of(RunDirectory(output / "run")).follow_links is True
+    assert "--follow-links" in (output / "run/report.html").read_text()
+    code, out, _ = terminal("evaluate", output / "run", "--json")
+    assert code == 0 and json.loads(out)["images"] == 4
+    code, *_ = terminal("train", "--against", output / "run", "--name", "again", "--output", output, "--quiet")
+    assert code == 0, "every figure is the same"
+    assert environment_of(RunDirectory(output / "again")).follow_links is True
+    code, _, err = terminal("evaluate", output / "run", "--data", linked, "--split", "val")
+    assert code == 1 and "--follow-links" in err, "other data is not trusted because that of the run was"
+    code, *_ = terminal("evaluate", output / "run", "--data", linked, "--follow-links", "--quiet")
+    assert code == 0
+    to = ["--to", tmp_path / "answers.csv", "--quiet"]
+    code, _, err = terminal("predict", output / "run", linked, *to)
+    assert code == 1 and "--follow-links" in err
+    assert terminal("predict", output / "run", linked, "--follow-links", *to)[0] == 0
+    assert terminal("predict", output / "run", linked / "dark/s0.png", *to)[0] == 0, "a file that is named"
+    page = ["--to", tmp_path / "page.html", "--quiet"]
+    code, _, err = terminal("explain", output / "run", linked / "dark", *page)
+    assert code == 1 and "--follow-links" in err
+    assert terminal("explain", output / "run", linked / "dark/s0.png", *page)[0] == 0
+    assert terminal("explain", output / "run", linked / "dark", "--follow-links", *page)[0] == 0
+    with pytest.raises(DataError, match="--follow-links"):
+        loupe.load(output / "run").predict(linked)
+    assert len(loupe.load(output / "run").predict(linked, follow_links=True)) == 40

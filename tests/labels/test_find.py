@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from loupe.cli import main
 from loupe.data.sources.arrays import from_arrays
 from loupe.data.sources.open import open_table
+from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import folds
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import LoupeError
@@ -22,6 +23,8 @@ from loupe.labels.confident import effect, paired_accuracy, paired_interval
 from loupe.labels.cross_fit import CrossFit, cross_fit, fold_counts
 from loupe.labels.find import LabelOptions, LabelReport, check_labels
 from loupe.report import labels_page
+
+FOLLOW = ReadOptions.of(follow_links=True)  # the images are not in the folder of the new list
 
 
 def blobs(flipped: int, each: int = 60, classes: int = 3, spread: float = 1.0):
@@ -232,18 +235,18 @@ def test_the_list_of_labels_is_trained_on_as_it_stands_and_as_it_is_corrected(wr
     assert all(row["suggested"] == "" for row in rows[3:])
     assert all((row["score"] == "") == (row["split"] == "test") for row in rows)
     assert (rows[0]["score"], rows[0]["score_of_suggested"]) == ("0.0100", "0.9900")
-    again = open_table(files["labels"])
+    again = open_table(files["labels"], FOLLOW)
     assert again.classes == table.classes
     assert sorted(zip(again.labels, again.splits, strict=True)) == sorted(zip(table.labels, table.splits, strict=True))
     text = Path(files["labels"]).read_text()
     Path(files["labels"]).write_text(text.replace("1.png,light,train,dark", "1.png,dark,train,dark", 1))
-    corrected = open_table(files["labels"])
+    corrected = open_table(files["labels"], FOLLOW)
     assert corrected.classes[corrected.labels[0]] == "dark"
 
 
 def test_suspects_of_training_are_left_out_and_those_of_validation_stay(written):
     table, files = written
-    kept = open_table(files["kept"])
+    kept = open_table(files["kept"], FOLLOW)
     names = {Path(name).as_posix().removeprefix("../../photos/") for name in kept.paths}
     assert set(table.paths) - names == {"train/light/1.png", "train/light/a, first.png"}
     assert names <= set(table.paths)
@@ -266,7 +269,7 @@ def test_groups_stand_in_the_lists_and_images_without_a_label_do_not(photos, tmp
     source.write_text("path,label,split,group\n" + "\n".join(lines) + "\n")
     files = export.write(report_on(open_table(source), {0: 0.1}), tmp_path / "found").files
     assert {row["group"] for row in listed(Path(files["kept"]))} == {"g0", "g1", "g2", "g3"}
-    again = open_table(files["labels"])
+    again = open_table(files["labels"], FOLLOW)
     assert again.groups[0] == "g0"
 
 

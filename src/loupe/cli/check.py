@@ -8,7 +8,7 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from loupe.cache import cache_folder
-from loupe.cli.options import Columns, Data, Images, Json, Quiet, Verify, print_json
+from loupe.cli.options import Columns, Data, FollowLinks, Images, Json, Quiet, Verify, print_json
 from loupe.data.sources.read_options import ReadOptions
 from loupe.errors import ConfigError, DiskError
 from loupe.log import console, printable, terminal
@@ -21,6 +21,7 @@ def check(
     data: Data,
     columns: Columns = None,
     images: Images = None,
+    follow_links: FollowLinks = False,
     near: Annotated[
         bool, typer.Option("--near", help="Also find near duplicates: re-encoded, cropped or mirrored copies.")
     ] = False,
@@ -38,7 +39,7 @@ def check(
     """
     if report is not None and not near:
         raise ConfigError("--report needs --near, because its page shows near duplicates. Add --near.")
-    options = ReadOptions.of(columns, images)
+    options = ReadOptions.of(columns, images, follow_links)
     code = _check(data, options, near=near, report=report, as_json=as_json, quiet=quiet, verify=verify)
     raise typer.Exit(code)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Columns, Device, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.cli.options import Columns, Device, FollowLinks, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.errors import ConfigError
 
 
@@ -15,6 +15,7 @@ def compare(
     ],
     columns: Columns = None,
     images: Images = None,
+    follow_links: FollowLinks = False,
     recipes: Annotated[
         str | None, typer.Option(help="Recipe names or YAML files, separated by commas. Default: a ladder of recipes.")
     ] = None,
@@ -49,7 +50,7 @@ def compare(
     from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults
 
     if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
-        training = (columns, images, recipes, model, weights, settings, folds, plan, skip_damaged, verify)
+        training = (columns, images, follow_links, recipes, model, weights, settings, folds, plan, skip_damaged, verify)
         if any(training) or seeds > 1:
             raise ConfigError(
                 "finished runs are compared without training. Leave out the training options, or give DATA."
@@ -62,6 +63,7 @@ def compare(
             what[0],
             columns=columns,
             images=images,
+            follow_links=follow_links,
             recipes=[word for word in (recipes or "").split(",") if word],
             model=model,
             weights=weights,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loupe.cli.options import Device, Json, Output, Quiet, SkipDamaged, print_json
+from loupe.cli.options import Device, FollowLinks, Json, Output, Quiet, SkipDamaged, print_json
 from loupe.errors import ConfigError, DiskError, counted
 from loupe.log import printable
 
@@ -49,6 +49,7 @@ def explain(
     ] = "val",
     count: Annotated[int, typer.Option(min=1, help="Number of images of the run, or of filters of a layer.")] = 12,
     to: Annotated[Path | None, typer.Option(help="HTML file to write. Default: explain.html, or filters.html.")] = None,
+    follow_links: FollowLinks = False,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
@@ -73,7 +74,7 @@ def explain(
         result = _filters(opened, layer, count, to, show=not as_json)
     else:
         cam_method = method or DEFAULT
-        if images and (several := len(from_paths(images))) > MOST_IMAGES:
+        if images and (several := len(from_paths(images, follow_links=follow_links))) > MOST_IMAGES:
             raise ConfigError(f"{several:,} images are too many for one page. Give at most {MOST_IMAGES}.")
         explanations = opened.explain(
             images or None,
@@ -82,6 +83,7 @@ def explain(
             layer=layer,
             target=target,
             method=cam_method,
+            follow_links=follow_links,
             skip_damaged=skip_damaged,
         )
         maps = _maps(opened, explanations, layer, cam_method, to, show=not as_json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loupe.cli.options import Columns, Data, Device, Images, Json, Quiet, SkipDamaged, print_json
+from loupe.cli.options import Columns, Data, Device, FollowLinks, Images, Json, Quiet, SkipDamaged, print_json
 from loupe.errors import counted
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def labels(
     data: Data,
     columns: Columns = None,
     images: Images = None,
+    follow_links: FollowLinks = False,
     model: Annotated[str | None, typer.Option(help="Pretrained network. Default: that of the recipe features.")] = None,
     weights: Annotated[
         str | None,
@@ -51,6 +52,7 @@ def labels(
         LabelOptions(model, weights, size, splits, number_of_folds=folds, seed=seed),
         columns=columns,
         images=images,
+        follow_links=follow_links,
         device=device,
         skip_damaged=skip_damaged,
         quiet=quiet or as_json,
@@ -110,7 +112,8 @@ def _next(results: "LabelResults") -> list[str]:
             "These images are not files, so no list of them can be trained on. Correct the labels in the source of the "
             f"data: {files['labels']} lists the rows, suspects first.",
         ]
-    command = {name: command_line(["loupe", "train", files[name]]) for name in ("labels", "kept")}
+    # The images are not in the folder of the new lists.
+    command = {name: command_line(["loupe", "train", files[name], "--follow-links"]) for name in ("labels", "kept")}
     stay = " and ".join(f"{number:,} of {split}" for split, number in results.suspected.items() if split != "train")
     staying = f" (kept for evaluation: {stay})" if stay else ""
     return [

@@ -24,6 +24,13 @@ Images = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Folder of the images that a list names. Default: the folder of the list."),
 ]
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        help="Also read files outside the folder of the data, to which links, `..` and absolute paths lead.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result, warnings and errors.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]

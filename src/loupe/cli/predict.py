@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Columns, Device, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.cli.options import Columns, Device, FollowLinks, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.data.sources.rows import is_list
 from loupe.errors import ConfigError, counted
 from loupe.log import logger, terminal
@@ -20,6 +20,7 @@ def evaluate(
     ] = None,
     columns: Columns = None,
     images: Images = None,
+    follow_links: FollowLinks = False,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
@@ -34,10 +35,12 @@ def evaluate(
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
-    if data is None and (columns or images):
-        raise ConfigError("--columns and --images are of the list in --data, which is missing.")
+    if data is None and (columns or images or follow_links):
+        raise ConfigError("--columns, --images and --follow-links are of the images in --data, which is missing.")
     opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify)
-    evaluation = opened.evaluate(split, data, columns=columns, images=images, skip_damaged=skip_damaged)
+    evaluation = opened.evaluate(
+        split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
+    )
     if as_json:
         print_json({"run": str(opened.path), "data": data, "split": split, **evaluation.to_json()})
     else:
@@ -54,6 +57,7 @@ def predict(
     ] = None,
     columns: Columns = None,
     images: Images = None,
+    follow_links: FollowLinks = False,
     submission: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +92,6 @@ def predict(
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.data.sources.inference_list import open_inference_list
-    from loupe.data.sources.read_options import ReadOptions
     from loupe.rundir import open_run
     from loupe.runs.classify import check_path, check_threshold, check_top, label, write_csv
     from loupe.runs.run import Run
@@ -113,12 +116,13 @@ def predict(
             threshold = chosen.value
             logger.info(str(chosen))
     check_threshold(threshold or 0.0, opened.classes)
-    options = ReadOptions.of(columns, images) if columns else opened.read_options(images)
+    options = opened.read_options(columns, images, follow_links)
     listed = None if source is None else open_inference_list(source, options)
     with terminal(quiet=opened.quiet):
         for note in listed.table.notes if listed else ():
             logger.info(note)
-    predictions = opened.predictions(listed.table if listed else from_paths(paths), skip_damaged=skip_damaged)
+    table = listed.table if listed else from_paths(paths, follow_links=follow_links)
+    predictions = opened.predictions(table, skip_damaged=skip_damaged)
     labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=opened.temperature)
     ids = listed.by_path() if listed else {}
     if form is not None:

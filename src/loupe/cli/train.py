@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe.cli.options import Columns, Data, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.cli.options import Columns, Data, FollowLinks, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
 from loupe.errors import ConfigError
 from loupe.log import terminal
 
@@ -14,6 +14,7 @@ def train(
     data: Annotated[str | None, Data.__metadata__[0]] = None,
     columns: Columns = None,
     images: Images = None,
+    follow_links: FollowLinks = False,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe: a name, a YAML file, or auto. Default: auto, chosen from the images.")
     ] = None,
@@ -63,10 +64,19 @@ def train(
                 skip_damaged or None,
             )
             done = runner.resume(
-                resume, data, images=images, output=output, device=device, verify=verify, quiet=quiet or as_json
+                resume,
+                data,
+                images=images,
+                follow_links=follow_links,
+                output=output,
+                device=device,
+                verify=verify,
+                quiet=quiet or as_json,
             )
         else:
-            options = repeat.RepeatOptions(data, recipe, device, skip_damaged, columns=columns, images=images)
+            options = repeat.RepeatOptions(
+                data, recipe, device, skip_damaged, columns=columns, images=images, follow_links=follow_links
+            )
             if earlier is not None:
                 with terminal(quiet=quiet or as_json):
                     options = repeat.complete(options, earlier)
@@ -74,6 +84,7 @@ def train(
                 options.data,
                 columns=options.columns,
                 images=options.images,
+                follow_links=options.follow_links,
                 recipe=options.recipe,
                 model=model,
                 weights=weights,
@@ -108,5 +119,5 @@ def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
         raise ConfigError(
             "--resume continues a run with its own recipe. Give it alone, or with --device, --output, --verify, "
-            "--quiet, --json, --against, and DATA or --images if the images have moved."
+            "--quiet, --json, --against, and DATA, --images or --follow-links if the images have moved."
         )

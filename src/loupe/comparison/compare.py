@@ -5,6 +5,7 @@ the test images, or all with `open_test`. Every test-set evaluation is recorded 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def compare(
     *,
     columns: ColumnNames | None = None,
     images: str | Path | None = None,
+    follow_links: bool = False,
     recipes: Sequence[str] = (),
     model: str | None = None,
     weights: str | None = None,
@@ -52,7 +54,7 @@ def compare(
     files if nothing is.
 
     Args:
-        data, columns, images: as for `loupe.train`.
+        data, columns, images, follow_links: as for `loupe.train`.
         recipes: names or YAML files; empty for the ladder of recipes, from scratch to the whole pretrained network.
         model, weights: network and weights for the recipes with a pretrained network.
         seeds: trainings of each recipe, all on the same split.
@@ -74,8 +76,8 @@ def compare(
         RunStateError: a candidate failed; the others are finished.
         InterruptedRunError: stopped and saved; the same call resumes.
     """
-    read = ReadOptions.of(columns, images)
-    words = (*ReadOptions(read.columns).words, *(("--images", "IMAGES") if read.images else ()))
+    read = ReadOptions.of(columns, images, follow_links)
+    words = tuple(replace(read, images=Path("IMAGES") if read.images else None).words)
     request = ComparisonRequest(tuple(recipes), model, weights, seeds, folds, tuple(settings), open_test, words)
     options = RunOptions(Path(output), device, skip_damaged, quiet)
     with terminal(quiet=quiet):

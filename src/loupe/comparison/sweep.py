@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> No
     other = keys.differences(wanted, _unsettled(directory.read_recipe(), wanted))
     difference = f"another recipe ({enumerated(other, most=3)})" if other else None
     environment = provenance.environment_of(directory)
-    if not difference and (dataset.source, dataset.options) != (environment.data, environment.read_options()):
+    recorded = replace(environment.read_options(), follow_links=dataset.options.follow_links)  # the images are compared
+    if not difference and (dataset.source, dataset.options) != (environment.data, recorded):
         difference = "other data"
     results = results_of(directory)
     if not difference and results and not provenance.made_of(directory, dataset.table, dataset.hashes, results.damaged):
@@ -146,6 +147,7 @@ def cross_validate(
     *,
     columns: ColumnNames | None = None,
     images: str | Path | None = None,
+    follow_links: bool = False,
     recipe: str | Path | Recipe | None = None,
     folds: int = 5,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -160,7 +162,7 @@ def cross_validate(
     reads finished folds and trains the others.
 
     Args:
-        data, columns, images, recipe, settings, device, output: as for `loupe.train`.
+        data, columns, images, follow_links, recipe, settings, device, output: as for `loupe.train`.
         folds: number of folds.
         name: prefix of the names of the runs, NAME-fold1ofK and so on. Default: DATA-RECIPE.
         quiet: print nothing.
@@ -171,7 +173,7 @@ def cross_validate(
         InterruptedRunError: stopped and saved; the same call resumes.
     """
     with terminal(quiet=quiet):
-        dataset = open_dataset(data, ReadOptions.of(columns, images))
+        dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links))
         options = RunOptions(Path(output), device, quiet=quiet)
         chosen = resolve(recipe, dataset, model=None, flags={}, extra=settings)
         stem = name or f"{dataset.name}-{chosen.name}"

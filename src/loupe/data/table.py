@@ -4,7 +4,7 @@ import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
@@ -25,6 +25,8 @@ from loupe.errors import DataError, ImageError, counted, enumerated
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64()), ("split", pa.string()), ("group", pa.string())])
 
+MAX_FILE_BYTES = 2**28
+"""Largest size of one image file. 256 MiB are more than the pixels of any image that is decoded take as a file."""
 SLICED_ROWS = 64  # selected rows in runs of at least this average length are sliced and not copied
 
 
@@ -42,6 +44,7 @@ class ImageTable:
         origin: file and line or row of each image, where a file lists them; None for folders and arrays.
         unread: image files of the source that cannot be read here, and are not in the table.
         layout: use of each folder, file or value; empty where nothing had to be understood.
+        outside: target of each path that leads out of the folder of the data, and is not read.
 
     Raises:
         DataError: labels are out of range, a class name repeats, or a split is unknown.
@@ -55,11 +58,17 @@ class ImageTable:
     unread: tuple[UnreadFiles, ...] = ()
     origin: Origin | None = None
     layout: tuple[SourceUse, ...] = ()
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows.schema.equals(SCHEMA):
             raise TypeError(f"an ImageTable must have the columns {SCHEMA}; got {self.rows.schema}")
         self._check_labels()
+        if wrong := [name for name in self.classes if not _is_valid(name)]:
+            raise DataError(
+                f"{self.name}: the class name {wrong[0]!a} has half of a surrogate pair, which no file can hold. "
+                "Rename it."
+            )
         if repeated := [name for name, n in Counter(map(same_form, self.classes)).items() if n > 1]:
             raise DataError(f"{self.name}: class names must be unique; {repeated[0]!r} repeats. Rename one of them.")
         if unknown := sorted(set(self.rows["split"].unique().to_pylist()) - {"train", "val", "test", None}):
@@ -118,13 +127,18 @@ class ImageTable:
         """Path of image `i`; None if the table holds its bytes.
 
         Raises:
-            ImageError: the table has neither bytes nor a path.
+            ImageError: the table has neither bytes nor a path, or the path leads out of the folder of the data.
         """
         if self._field(i, "bytes").is_valid:
             return None
         name = self._field(i, "path").as_py()
         if name is None:
             raise ImageError(self.paths[i], "no image: neither bytes nor a path")
+        if name in self.outside:
+            target = self.outside[name]
+            raise ImageError(
+                self.paths[i], f"it leads out of the folder of the data, to {target}: not read without --follow-links"
+            )
         root = self.root or Path()
         return root / existing(root, os_name(name))
 
@@ -132,17 +146,25 @@ class ImageTable:
         """Bytes of image file `i`, from the table or the disk.
 
         Raises:
-            ImageError: the file cannot be read.
+            ImageError: the file cannot be read, or is larger than `MAX_FILE_BYTES`.
         """
         data = self._field(i, "bytes")
         if data.is_valid:
+            if data.as_buffer().size > MAX_FILE_BYTES:
+                raise ImageError(self.paths[i], _too_large(data.as_buffer().size))
             return bytes(data.as_py())
         file = self.file(i)
         assert file is not None
         try:
-            if S_ISREG(file.stat().st_mode):
-                return file.read_bytes()
+            status = file.stat()
+            if status.st_size > MAX_FILE_BYTES:
+                raise ImageError(self.paths[i], _too_large(status.st_size))
+            if S_ISREG(status.st_mode):
+                with file.open("rb") as opened:
+                    return opened.read(status.st_size)  # not to its end, which may move while it is read
             reason = "it is not a regular file"  # a device has no end, and a pipe waits
+        except ImageError:
+            raise
         except (OSError, ValueError) as error:  # the latter for a null character in the name
             reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(self.paths[i], f"cannot be read: {reason}")
@@ -243,6 +265,18 @@ def os_name(text: str) -> str:
     except ValueError:
         return text
     return os.fsdecode(head.encode() + rest)
+
+
+def _is_valid(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _too_large(size: int) -> str:
+    return f"{size:,} bytes exceed the limit of {MAX_FILE_BYTES:,} for one image file"
 
 
 def _column(values: Any, kind: pa.DataType, n: int) -> pa.Array:

@@ -1,7 +1,7 @@
 """Files about labels that look wrong: lists to correct and to train on, and a page.
 
 labels.csv     all labelled images, suspects first, with the columns for training and the findings
-kept.csv       the same images without the suspects of the training split, for `loupe train kept.csv`
+kept.csv       the same images without the suspects of the training split, for `loupe train kept.csv --follow-links`
 labels.html    the images of the suspects, and the effect of leaving them out
 """
 

@@ -143,6 +143,7 @@ def check_labels(
     *,
     columns: ColumnNames | None = None,
     images: str | Path | None = None,
+    follow_links: bool = False,
     device: str = "auto",
     skip_damaged: bool = False,
     quiet: bool = False,
@@ -150,7 +151,7 @@ def check_labels(
     """Compare labels with the out-of-fold predictions of heads on a frozen pretrained network.
 
     Args:
-        data, columns, images, device, skip_damaged: as for `loupe.train`.
+        data, columns, images, follow_links, device, skip_damaged: as for `loupe.train`.
         options: settings of the search; None: their defaults.
 
     Raises:
@@ -167,7 +168,7 @@ def check_labels(
             )
         computing = choose_device(device)
         keep_freed_memory()
-        dataset = open_dataset(data, ReadOptions.of(columns, images))
+        dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links))
         recipe, network = recipe_for(dataset, options.model, options.weights, options.size_px, seed)
         preprocessing = recipe.preprocessing
         loaded = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=skip_damaged)

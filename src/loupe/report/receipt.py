@@ -37,6 +37,7 @@ GROUPS = {
         "dataset": "data set",
         "data": "read from",
         "image_folder": "folder of the images",
+        "follow_links": "files outside the folder read",
         **{f"columns.{role}": f"column of the {role}" for role in ROLES},
         "images": "images",
         "damaged": "damaged, left out",
@@ -117,7 +118,7 @@ def repeat_command(run: Path, environment: RunEnvironment) -> str:
     """Command that trains the run again from its own recipe, and reports all figures that differ."""
     data = printable(environment.data or "DATA")
     skip = ["--skip-damaged"] if environment.skip_damaged else []
-    read = [printable(word) for word in environment.read_options().words]
+    read = [printable(word) for word in environment.read_words]
     return command_line(
         ["loupe", "train", data, *read, "--recipe", str(run / "recipe.yaml"), "--against", str(run), *skip]
     )

@@ -66,7 +66,12 @@ class Predictor:
         return self.model.temperature
 
     def predict(
-        self, images: Pictures, *, columns: ColumnNames | None = None, folder: str | Path | None = None
+        self,
+        images: Pictures,
+        *,
+        columns: ColumnNames | None = None,
+        folder: str | Path | None = None,
+        follow_links: bool = False,
     ) -> list[str]:
         """Predict the class of each image.
 
@@ -76,21 +81,30 @@ class Predictor:
                 path of a list of images: CSV, TSV, JSONL or Parquet.
             columns: columns of a list by role, as for `loupe.train`.
             folder: folder of the images that a list names.
+            follow_links: also read files outside a folder, or outside that of a list, to which links, `..` or absolute
+                paths lead.
 
         Raises:
             DamagedImages: images that cannot be decoded.
             DataError: a path that matches nothing, channels that come first, or something that is not an image.
         """
-        return [self.classes[index] for index in self.predictions(table_of(images, columns, folder)).predicted]
+        table = table_of(images, columns, folder, follow_links=follow_links)
+        return [self.classes[index] for index in self.predictions(table).predicted]
 
     def predict_proba(
-        self, images: Pictures, *, columns: ColumnNames | None = None, folder: str | Path | None = None
+        self,
+        images: Pictures,
+        *,
+        columns: ColumnNames | None = None,
+        folder: str | Path | None = None,
+        follow_links: bool = False,
     ) -> np.ndarray:
         """Predict calibrated probabilities, float64 [N, classes], columns in the order of `classes`.
 
         They are the softmax of the logits divided by `temperature`.
         """
-        return calibration.probabilities(self.predictions(table_of(images, columns, folder)), self.temperature)
+        table = table_of(images, columns, folder, follow_links=follow_links)
+        return calibration.probabilities(self.predictions(table), self.temperature)
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
         """Predict the uncalibrated logits of every image of a table, in its order.

@@ -32,6 +32,7 @@ class RepeatOptions:
     open_test: bool = True
     columns: ColumnNames | None = None
     images: str | Path | None = None
+    follow_links: bool = False
 
 
 def earlier_run(run: str, output: Path) -> RunDirectory:
@@ -58,7 +59,8 @@ def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
     }
     if options.data is None:
         changes["data"] = _data(environment.data, earlier)
-        changes["images"] = environment.read_options(options.images).images
+        read = environment.read_options(options.images, follow_links=options.follow_links)
+        changes |= {"images": read.images, "follow_links": read.follow_links}
         logger.info(f"data: {changes['data']} (from {earlier.path})")
     if not options.columns and (options.data is None or is_list(Path(options.data))):
         changes["columns"] = environment.columns

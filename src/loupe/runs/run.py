@@ -100,6 +100,7 @@ class Run(Predictor):
         *,
         columns: ColumnNames | None = None,
         images: str | Path | None = None,
+        follow_links: bool = False,
         skip_damaged: bool = False,
     ) -> Evaluation:
         """Evaluate one split of the run's data, or other data; metrics as in results.json.
@@ -114,13 +115,15 @@ class Run(Predictor):
                 test image; their number is logged.
             skip_damaged: leave damaged images out, instead of stopping.
 
-            columns, images: of a list of images, as for `loupe.train`; unless given, the columns of the run.
+            columns, images, follow_links: of other data, as for `loupe.train`; unless given, the columns of the run.
 
         Raises:
             ConfigError: the split is unknown.
             DataError: there are no such images, or one has a class that the model lacks.
         """
-        predictions = self.predictions_of(split, data, columns=columns, images=images, skip_damaged=skip_damaged)
+        predictions = self.predictions_of(
+            split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
+        )
         block = metrics.evaluate(predictions).model_copy(update={"calibrated": self._calibrated(predictions)})
         identity = self._identity(predictions, split)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set may come as data of its own
@@ -135,12 +138,13 @@ class Run(Predictor):
         *,
         columns: ColumnNames | None = None,
         images: str | Path | None = None,
+        follow_links: bool = False,
         skip_damaged: bool = False,
     ) -> Predictions:
         """Predict one split of the run's data, or other data, without recording a test-set evaluation.
 
         Args:
-            split, data, columns, images, skip_damaged: as for `evaluate`.
+            split, data, columns, images, follow_links, skip_damaged: as for `evaluate`.
 
         Raises:
             LoupeError: as for `evaluate`.
@@ -150,7 +154,7 @@ class Run(Predictor):
         if data is None:
             own, parts = self.own_images()
             return _some(self.predictions_for(own, parts.rows(split)), split)
-        options = ReadOptions.of(columns, images) if columns else self.read_options(images)
+        options = self.read_options(columns, images, follow_links)
         with terminal(quiet=self.quiet):
             dataset = open_dataset(data, options, announce=False, verify=self.verify)
         others = self._open(dataset, skip_damaged)
@@ -158,9 +162,13 @@ class Run(Predictor):
         label_N = match_classes(others.table, self.classes)
         return _some(self._predict(others, rows_N, label_N), split, remark)
 
-    def read_options(self, images: str | Path | None = None) -> ReadOptions:
-        """Options to read another list of images: the columns of the run's own, as far as that list has them."""
-        return environment_of(self.directory).read_options(images, lenient=True)
+    def read_options(
+        self, columns: ColumnNames | None = None, images: str | Path | None = None, follow_links: bool = False
+    ) -> ReadOptions:
+        """Options to read other data; unless columns are given, those of the run's own, as far as a list has them."""
+        if columns:
+            return ReadOptions.of(columns, images, follow_links)
+        return environment_of(self.directory).read_options_of_others(images, follow_links=follow_links)
 
     def own_images(self, data: Any = None) -> tuple[Images, splits.Split]:
         """Open the images of the run, and its split.
@@ -189,6 +197,7 @@ class Run(Predictor):
         layer: str | None = None,
         target: str | None = None,
         method: str = cam.DEFAULT,
+        follow_links: bool = False,
         skip_damaged: bool = False,
     ) -> list[Explanation]:
         """Explain predictions by class activation maps.
@@ -202,6 +211,7 @@ class Run(Predictor):
                 last layer with a feature map (`explain.feature_maps`).
             target: class to explain. Default: the predicted class, and the true class if the prediction is wrong.
             method: hires-cam or grad-cam (see `explain.cam`).
+            follow_links: follow links out of the folders in `images`.
             skip_damaged: leave damaged images out, instead of stopping.
 
         Raises:
@@ -218,7 +228,7 @@ class Run(Predictor):
             recorded = self._representative(split, count)
             table = self._own_rows(recorded)
         else:
-            recorded, table = None, table_of(images)
+            recorded, table = None, table_of(images, follow_links=follow_links)
         loaded = self._open(Dataset(None, table), skip_damaged, keep=False)
         if recorded is not None and loaded.content != recorded.content:
             raise DataError(f"{table.name}: images have changed since the run was made. Restore them, or give images.")

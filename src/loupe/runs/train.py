@@ -46,6 +46,7 @@ def train(
     *,
     columns: ColumnNames | None = None,
     images: str | Path | None = None,
+    follow_links: bool = False,
     recipe: str | Path | Recipe | None = None,
     model: str | None = None,
     weights: str | None = None,
@@ -71,6 +72,7 @@ def train(
         columns: column of each role in a list of images, where its name does not say it: {"path": "image_id", "label":
             "diagnosis", "group": "patient_id"}, or "path=image_id,label=diagnosis".
         images: folder of the images that a list names.
+        follow_links: also read files outside the folder of the data, to which links, `..` or absolute paths lead.
         recipe: name, YAML file or Recipe; None to choose by the images.
         model, weights, epochs, batch_size, lr, seed, precision: values in place of the recipe's. `model` is a network
             of Loupe or timm; `weights` is `timm` (download), `none`, a file, `hf-hub:NAME` or `local-dir:DIR`. With
@@ -96,7 +98,7 @@ def train(
     began, chosen_device = time.perf_counter(), choose_device(device)
     with terminal(quiet=quiet), run_log() as log:
         rundir.check_name(Path(output), name)
-        dataset = open_dataset(data, ReadOptions.of(columns, images), verify=verify)
+        dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links), verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
         chosen = resolve(recipe, dataset, model=model, weights=weights, flags=flags, extra=settings)
@@ -144,6 +146,7 @@ def resume(
     data: Any = None,
     *,
     images: str | Path | None = None,
+    follow_links: bool = False,
     output: str | Path = "runs",
     device: str | None = None,
     open_test: bool = True,
@@ -156,6 +159,7 @@ def resume(
         run: directory of the run, or its name in the folder `output`.
         data: images, if the run was trained on arrays or the data has moved.
         images: folder of the images of a list, if it has moved.
+        follow_links: also read files outside the folder of the data, even if the run was begun without them.
         output: folder of the runs.
         device: None for the run's own.
         open_test: False to leave the test images unused, even if the run was begun with them.
@@ -183,7 +187,8 @@ def resume(
                 use_threads(environment.threads)
             stored = directory.read_recipe()
             recipe = ResolvedRecipe.of(stored)
-            dataset = open_dataset(source, environment.read_options(images), verify=verify)
+            options = environment.read_options(images, follow_links=follow_links)
+            dataset = open_dataset(source, options, verify=verify)
             loaded = _load(recipe, dataset, environment.skip_damaged)
             classes = environment.classes or classes_before_numbers(dataset.table)
             loaded = replace(loaded, table=loaded.table.with_classes(classes))

@@ -467,16 +467,32 @@ def test_options_are_recorded_and_read_back(folder):
     options = ReadOptions.of("path=image_id,label=dx", folder)
     environment = RunEnvironment.model_validate({"data": "x.csv", **options.to_json()})
     assert RunEnvironment.model_validate(environment.to_json()).read_options() == options
-    assert environment.read_options(lenient=True).images is None
+    assert environment.read_options_of_others().images is None
     assert options.words == ["--columns", "path=image_id,label=dx", "--images", str(folder)]
-    assert ReadOptions.of().to_json() == {} and not ReadOptions.of()
-    assert RunEnvironment.model_validate({"data": "x.csv"}).read_options() == ReadOptions.of()
+    assert ReadOptions.of().to_json() == {"follow_links": False} and not ReadOptions.of()
+
+
+def test_links_are_followed_in_evaluations_of_a_run_as_in_its_training_and_not_in_other_data():
+    from loupe.provenance import RunEnvironment
+
+    asked, default = ReadOptions.of(follow_links=True), ReadOptions.of()
+    assert not asked, "not an option of lists alone"
+    assert asked.words == ["--follow-links"]
+    for options in (asked, default):
+        environment = RunEnvironment.model_validate({"data": "x.csv", **options.to_json()})
+        assert RunEnvironment.model_validate(environment.to_json()).read_options() == options
+        assert not environment.read_options_of_others().follow_links
+        assert environment.read_options(follow_links=True) == asked
+        assert environment.read_options_of_others(follow_links=True).follow_links
+    earlier = RunEnvironment.model_validate({"data": "x.csv"})
+    assert earlier.read_options() == asked, "before links were recorded, they were followed"
+    assert not earlier.read_options_of_others().follow_links
 
 
 def test_columns_of_a_run_are_taken_where_another_list_has_them(folder):
     from loupe.provenance import RunEnvironment
 
-    options = RunEnvironment(columns={"path": "bild", "label": "art"}).read_options(lenient=True)
+    options = RunEnvironment(columns={"path": "bild", "label": "art"}).read_options_of_others()
     one = open_dataset(write(folder / "1.csv", listed("bild", "art")), options)
     other = open_dataset(write(folder / "2.csv", listed("path", "label")), options)
     assert one.table.rows.equals(other.table.rows)

@@ -18,14 +18,15 @@ from loupe.data.sources.archives import unpickle
 from loupe.data.sources.folders import scan
 from loupe.data.sources.inference_inputs import table_of
 from loupe.data.sources.open import from_arrays, from_paths, open_table
+from loupe.data.sources.read_options import ReadOptions
 from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, text_name
 from loupe.errors import DataError, ImageError, LoupeError
 
 PNG = b"\x89PNG"  # sources look at names and bytes, never at pixels
 
 
-def open_(data) -> ImageTable:
-    return open_table(data)
+def open_(data, *, follow_links: bool = False) -> ImageTable:
+    return open_table(data, ReadOptions.of(follow_links=follow_links))
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -155,7 +156,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (data / "cat" / "up").symlink_to(data)
     (data / "cat" / "self").symlink_to("self")
     (data / "cat" / "gone.jpg").symlink_to("nowhere.jpg")
-    table = open_(data)
+    table = open_(data, follow_links=True)
     assert table.paths == ("cat/1.jpg", "cat/gone.jpg", "dog/1.jpg")
     assert any("Skipped 1 link to a folder that is read already (cat/up)" in note for note in table.notes)
     with pytest.raises(ImageError, match=r"cat/gone\.jpg: cannot be read: No such file"):
@@ -174,7 +175,7 @@ def test_folders_that_link_to_each_other_give_each_file_once_under_its_own_class
     (data / "c0" / "out").symlink_to(outside)
     (data / "c1" / "out").symlink_to(outside)
     (outside / "x" / "up").symlink_to(outside)
-    table = open_(data)
+    table = open_(data, follow_links=True)
     assert sorted(table.paths) == sorted([*files, "c0/out/x/1.jpg", "c0/out/y/2.jpg"])
     assert {table.classes[label] for label in table.labels} == set(names)
 
@@ -187,7 +188,7 @@ def test_a_folder_of_links_alone_is_not_empty(tmp_path):
         (farm / split).mkdir()
     (farm / "train" / "cat").symlink_to(pool / "cat")
     (farm / "train" / "dog").symlink_to(pool / "dog")
-    tree = scan(farm)
+    tree = scan(farm, follow_links=True)
     assert tree.images == ["train/cat/1.jpg", "train/dog/1.jpg"]
     assert tree.empty == ["none", "val"]
 
@@ -283,7 +284,7 @@ def test_csv_paths_may_be_absolute_or_written_on_windows(tmp_path):
     touch(tmp_path, "data/a/1.png", "lists/x")
     absolute = (tmp_path / "data/a/1.png").as_posix()
     (tmp_path / "lists/list.csv").write_text(f"path,label\n{absolute},x\n..\\data\\a\\1.png,y\n")
-    table = open_(tmp_path / "lists/list.csv")
+    table = open_(tmp_path / "lists/list.csv", follow_links=True)
     assert [table.encoded(i) for i in range(2)] == [PNG, PNG]
 
 

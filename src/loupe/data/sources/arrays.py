@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from loupe.data.sources.in_memory import Images
 from loupe.data.sources.pixel_arrays import as_array
 from loupe.data.splits.words import PREDICT, known_words, split_of
 from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, text_name
-from loupe.errors import DataError, counted, enumerated
+from loupe.errors import DataError, NotEnoughMemoryError, counted, enumerated
 
 CLASS_KEYS = ("classes", "class_names", "target_names")
 
@@ -134,6 +135,7 @@ def open_npz(path: Path) -> ImageTable:
 
     Raises:
         DataError: the file cannot be read, or its arrays are invalid.
+        NotEnoughMemoryError: its arrays do not fit in memory.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -145,7 +147,9 @@ def open_npz(path: Path) -> ImageTable:
             arrays = {key: file[key] if key in wanted else None for key in file.files}
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
         raise DataError(f"{path}: cannot be read as .npz: {error}. Write it anew with numpy.savez.") from None
-    except ValueError as error:
+    except MemoryError as error:  # also for a shape that a damaged header claims
+        raise NotEnoughMemoryError(f"{path}: {error}. Give fewer images, or a folder of image files.") from None
+    except (ValueError, SyntaxError, RecursionError, TokenError) as error:  # the last three: a header is Python code
         raise DataError(
             f"{path}: {error}. Loupe reads plain arrays only: images as uint8, labels as integers or text."
         ) from None

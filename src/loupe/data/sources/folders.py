@@ -11,6 +11,7 @@ from pathlib import Path
 from loupe.data.class_names import are_numbers, form_notes, index_of, same_form, sorted_classes
 from loupe.data.find_file import existing
 from loupe.data.formats import image_suffixes
+from loupe.data.sources.boundary import Boundary, links_error
 from loupe.data.sources.folder_layout import classes_in_order, lone_split, read_layout
 from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.split_folders import EXPECTED
@@ -34,6 +35,7 @@ class Tree:
     empty: list[str] = field(default_factory=list)  # folders without images
     hidden: int = 0  # hidden folders, which are skipped
     loops: list[str] = field(default_factory=list)  # links to folders that are in the tree already
+    outside: dict[str, str] = field(default_factory=dict)  # target of each image that is a link out of the folder
 
     def notes(self) -> list[str]:
         """Sentences about skipped files and folders."""
@@ -55,19 +57,27 @@ class Tree:
         return notes
 
 
-def scan(folder: Path) -> Tree:
+def scan(folder: Path, *, follow_links: bool = False) -> Tree:
     """List the contents of a folder. Links are followed, and each folder is listed once: first without links.
 
+    Args:
+        folder: folder to list.
+        follow_links: follow links out of the folder, too.
+
     Raises:
-        DataError: a folder cannot be read.
+        DataError: a folder cannot be read; a link leads to a folder outside, or all images are links to files outside.
     """
     tree = Tree()
-    walk = _Walk(tree)
+    walk = _Walk(tree, Boundary(folder, follow_links=follow_links))
     walk.links.append((os.fspath(folder), ""))
     while walk.links:
         links, walk.links = sorted(walk.links, key=itemgetter(1)), []
         for path, prefix in links:
             walk.enter(path, prefix)
+    if walk.leaving:
+        raise links_error(folder, dict(sorted(walk.leaving.items())))
+    if tree.outside and len(tree.outside) == len(tree.images):
+        raise links_error(folder, dict(sorted(tree.outside.items())))
     tree.empty = walk.empty()
     for names in (tree.images, tree.shards, tree.metadata, tree.empty):
         names.sort()
@@ -107,7 +117,8 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
     unread = grouped((layout.class_of(name.removeprefix(inner).split("/")), kind, name) for name, kind in tree.unread)
     name, root = text_name(folder.resolve().name), folder.resolve()
     notes += tree.notes()
-    return ImageTable(rows, tuple(classes), name, root, tuple(notes), unread, layout=tuple(layout.uses))
+    uses, outside = tuple(layout.uses), tree.outside
+    return ImageTable(rows, tuple(classes), name, root, tuple(notes), unread, layout=uses, outside=outside)
 
 
 def classes_before_numbers(table: ImageTable) -> tuple[str, ...]:
@@ -119,25 +130,28 @@ def classes_before_numbers(table: ImageTable) -> tuple[str, ...]:
     return tuple(classes_in_order([(split, table.classes[label]) for split, label in labelled])[0])
 
 
-def from_paths(paths: str | Path | Iterable[str | Path], *, unique: bool = True) -> ImageTable:
+def from_paths(
+    paths: str | Path | Iterable[str | Path], *, unique: bool = True, follow_links: bool = False
+) -> ImageTable:
     """Table of unlabelled images for prediction from files, folders (recursively) and globs, in the order given.
 
     Args:
         paths: one path or several.
         unique: take an image matched by several paths once; otherwise once for each of them.
+        follow_links: follow links out of these folders. A file that is named, or matches a glob, is always read.
 
     Raises:
-        DataError: a path matches nothing.
+        DataError: a path matches nothing, or a folder cannot be read.
     """
     path_list = [paths] if isinstance(paths, str | Path) else list(paths)
     if not path_list:
         raise DataError("no paths given; name image files, folders or globs such as 'photos/*.jpg'.")
     tree = Tree()
-    names = [name for path in path_list for name in dict.fromkeys(_expand(path, tree))]
+    names = [name for path in path_list for name in dict.fromkeys(_expand(path, tree, follow_links))]
     names = list(dict.fromkeys(names)) if unique else names
     rows = make_rows(n=len(names), path=names, label=None)
     notes = (f"{counted(len(names), 'image')}.", *tree.notes())
-    return ImageTable(rows, (), "paths", Path.cwd(), notes, _without_class(tree))
+    return ImageTable(rows, (), "paths", Path.cwd(), notes, _without_class(tree), outside=tree.outside)
 
 
 def _no_images(tree: Tree) -> str:
@@ -156,15 +170,23 @@ def _without_class(tree: Tree) -> tuple[UnreadFiles, ...]:
 class _Walk:
     """Walk through folders, each once by its device and inode. Links to folders wait until all others are listed."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, boundary: Boundary) -> None:
         self.tree = tree
+        self.boundary = boundary
         self.links: list[tuple[str, str]] = []  # path and prefix
+        self.leaving: dict[str, str] = {}  # target of each link out of the folder to what is no image
         self._seen: set[tuple[int, int]] = set()
         self._folders: list[str] = []  # prefixes
         self._used: set[str] = {""}  # prefixes of folders with images below them
 
     def enter(self, folder: str, prefix: str) -> None:
-        """Add the contents of a folder to the tree."""
+        """Add the contents of a folder and of those in it to the tree."""
+        below = [(folder, prefix)]
+        while below:  # not by recursion, whose depth a stranger would choose
+            below += reversed([*self._list(*below.pop())])
+
+    def _list(self, folder: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """Add the files of a folder to the tree. Paths and prefixes of the folders in it that are no links."""
         here, entries = _entries(folder)
         if here in self._seen:
             self.tree.loops.append(prefix.rstrip("/"))
@@ -178,10 +200,12 @@ class _Walk:
                 self._add_file(entry, name, prefix)
             elif entry.name.startswith(".") or entry.name in NOT_DATA:
                 self.tree.hidden += 1
-            elif entry.is_symlink():
-                self.links.append((entry.path, name + "/"))
+            elif not entry.is_symlink():
+                yield entry.path, name + "/"
+            elif target := self.boundary.outside(entry.path):
+                self.leaving[name] = target
             else:
-                self.enter(entry.path, name + "/")
+                self.links.append((entry.path, name + "/"))
 
     def empty(self) -> list[str]:
         """Folders without images, but not those below them."""
@@ -192,12 +216,19 @@ class _Walk:
         if entry.name.startswith("."):
             return
         suffix = _suffix(entry.name)
+        target = self.boundary.outside(entry.path) if entry.is_symlink() else None
         # A broken link with an image's name is kept, so that it is reported as a damaged image.
         if suffix in image_suffixes() and (entry.is_symlink() or entry.is_file()):
             self.tree.images.append(name)
             self._use(prefix)
+            if target:
+                self.tree.outside[name] = target
+        elif target and (suffix == ".parquet" or entry.name in METADATA):
+            self.leaving[name] = target
         elif suffix == ".parquet":
             self.tree.shards.append(name)
+        elif target:
+            self.tree.others[suffix] += 1
         elif kind := unread_format(suffix, Path(entry.path)):
             self.tree.unread.append((name, kind))
         else:
@@ -250,14 +281,14 @@ def _inner(names: Sequence[str]) -> str:
         inner = deeper
 
 
-def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
+def _expand(path: str | Path, tree: Tree, follow_links: bool) -> Iterator[str]:
     """Image files of one path, folder or glob; skipped files are added to the tree."""
     # pathlib's functions raise for an unknown user and for a name that is too long.
     text = existing(Path(), os.path.expanduser(local_path(os.fspath(path))))  # noqa: PTH111
     if os.path.isfile(text):  # noqa: PTH113
         yield _posix(text)
     elif os.path.isdir(text):  # noqa: PTH112
-        names = [*_below(text, tree)]
+        names = [*_below(text, tree, follow_links)]
         yield from _nonempty(names, f"{text_name(text)}: {_no_images(tree)}.")
     else:
         # Path.glob takes no absolute patterns.
@@ -265,7 +296,7 @@ def _expand(path: str | Path, tree: Tree) -> Iterator[str]:
         if not matches:
             hint = " Loupe does not open URLs other than file: ones." if "://" in text else ""
             raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.{hint}")
-        names = [name for match in matches for name in _matched(match, tree)]
+        names = [name for match in matches for name in _matched(match, tree, follow_links)]
         found = enumerated([text_name(match) for match in matches], most=5)
         yield from _nonempty(names, sentences(f"{text_name(text)}: it matches {found}, but no image", *_unread(tree)))
 
@@ -276,10 +307,10 @@ def _nonempty(names: list[str], message: str) -> list[str]:
     return names
 
 
-def _matched(match: str, tree: Tree) -> Iterator[str]:
+def _matched(match: str, tree: Tree, follow_links: bool) -> Iterator[str]:
     suffix = Path(match).suffix.lower()
     if Path(match).is_dir():
-        yield from _below(match, tree)
+        yield from _below(match, tree, follow_links)
     elif suffix in image_suffixes():
         yield _posix(match)
     elif kind := unread_format(suffix, Path(match)):
@@ -288,15 +319,16 @@ def _matched(match: str, tree: Tree) -> Iterator[str]:
         tree.others[suffix] += 1
 
 
-def _below(folder: str, tree: Tree) -> Iterator[str]:
-    below = scan(Path(folder))
+def _below(folder: str, tree: Tree, follow_links: bool) -> Iterator[str]:
+    below = scan(Path(folder), follow_links=follow_links)
     tree.others += below.others
     tree.unread += below.unread
     tree.empty += below.empty
     tree.hidden += below.hidden
     tree.loops += below.loops
-    prefix = _posix(folder)
-    yield from (name if prefix == "." else f"{prefix.rstrip('/')}/{name}" for name in below.images)
+    head = "" if (name := _posix(folder)) == "." else f"{name.rstrip('/')}/"
+    tree.outside |= {head + name: target for name, target in below.outside.items()}
+    yield from (head + name for name in below.images)
 
 
 def _suffix(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from loupe.data.class_names import same_form
 from loupe.data.find_file import existing
 from loupe.data.formats import format_of_suffix
+from loupe.data.sources.boundary import Boundary
 from loupe.data.sources.folders import scan
 from loupe.data.table import os_name, text_name
 from loupe.errors import DataError, enumerated
@@ -28,9 +29,10 @@ class FileFinder:
     an image; and in a folder that the user named, the file may lie in any folder below.
     """
 
-    def __init__(self, folder: Path, *, deep: bool) -> None:
+    def __init__(self, folder: Path, *, deep: bool, boundary: Boundary) -> None:
         self.folder = folder
         self.deep = deep
+        self._boundary = boundary
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> str | None:
@@ -48,7 +50,7 @@ class FileFinder:
             return None
         key = same_form(last)
         for stems in (False, True):
-            if self.deep:
+            if self.deep and not os.path.isabs(path):  # noqa: PTH117
                 found = [file for file in self._below[stems].get(key, []) if self._ends(file, folder)]
             else:
                 beside = self._beside(folder, stems=stems).get(key, [])
@@ -58,6 +60,10 @@ class FileFinder:
             if found:
                 return found[0]
         return None
+
+    def outside(self, path: str) -> str | None:
+        """Target of a path that was found, if it leads out of the folder of the data and is not to be read."""
+        return self._boundary.outside(self.folder / path)
 
     def _beside(self, folder: str, *, stems: bool) -> dict[str, list[str]]:
         """Image files directly in a folder, by name or by name without extension."""
@@ -73,7 +79,7 @@ class FileFinder:
     @cached_property
     def _below(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Image files in all folders below, by name and by name without extension."""
-        images = scan(self.folder).images
+        images = scan(self.folder, follow_links=self._boundary.follow_links).images
         return _by_name(images, stems=False), _by_name(images, stems=True)
 
     def _ends(self, file: str, folder: str) -> bool:
@@ -97,7 +103,7 @@ def where_to_look(names: Sequence[str], folder: Path) -> str:
     for candidate in _near(folder):
         for name in names:
             try:
-                if FileFinder(candidate, deep=False).find(name):
+                if FileFinder(candidate, deep=False, boundary=Boundary(candidate, follow_links=False)).find(name):
                     return f"{candidate} has {name}: {command_line(['--images', str(candidate)])}"
             except (AmbiguousName, OSError):
                 continue

@@ -8,6 +8,7 @@ import numpy as np
 from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
 from loupe.data.origin import Origin
 from loupe.data.source_use import uses_of_splits
+from loupe.data.sources.boundary import Boundary, list_error
 from loupe.data.sources.column_names import ONE, ZERO
 from loupe.data.sources.columns import Columns, resolve
 from loupe.data.sources.image_files import AmbiguousName, FileFinder, posix, where_to_look
@@ -77,7 +78,8 @@ def open_lists(
     forms += [f"Set aside for `loupe predict`: {counted(aside, 'unlabelled image')}."] if aside else []
     notes = (describe(rows, classes), *dropped, *columns.notes, *_repeated(reader.paths), *forms)
     uses = uses_of_splits(reader.words, reader.splits, labels)
-    return ImageTable(rows, classes, name, reader.root, notes, origin=origin_of(tables, root), layout=uses)
+    origin, outside = origin_of(tables, root), reader.outside
+    return ImageTable(rows, classes, name, reader.root, notes, origin=origin, layout=uses, outside=outside)
 
 
 def origin_of(tables: Sequence[TextTable], root: Path) -> Origin:
@@ -121,11 +123,12 @@ class _Reader:
         self.groups: list[str | None] = []
         self.problems: list[str] = []
         self.found = 0
+        self.outside: dict[str, str] = {}  # target of each path that leads out of the folder of the images
         self.numbered: list[tuple[int, Unit]] = []
 
     def read(self, table: TextTable, split: str | None) -> None:
         """Add the rows of a list; `split` is theirs where the list has no column of splits."""
-        finder = finder_of(table.file, self.options)
+        finder = finder_of(table.file, self.options, self.root)
         names, labels = cells_of(table, self.columns.path), self._labels(table)
         groups = cells_of(table, self.columns.group)
         splits = self._splits(table, split)
@@ -152,11 +155,13 @@ class _Reader:
             self.problems += [f"{table.unit} {number}: {problem}" for problem in problems]
 
     def check(self, file: Path, total: int) -> None:
-        """Refuse problems, with advice where no file is found at all.
+        """Refuse problems, with advice where no file is found at all, or none that may be read.
 
         Raises:
             DataError: there are problems; the message lists the first of them.
         """
+        if self.outside and not self.found:
+            raise list_error(file, self.root, list(self.outside), total)
         if not self.problems and not self.found:
             self.problems = [
                 f"{unit} {number}: no such file: {path}"
@@ -182,8 +187,12 @@ class _Reader:
             problem = str(error)
         except (OSError, ValueError):  # a name too long or with a null character, a folder that may not be entered
             path = None
-        self.found += path is not None
-        self.paths.append(relative(finder, self.root, path or posix(name, finder.folder)) if name else None)
+        text = relative(finder, self.root, path or posix(name, finder.folder)) if name else None
+        target = finder.outside(path) if path else None
+        if text and target:
+            self.outside[text] = target
+        self.found += path is not None and target is None
+        self.paths.append(text)
         return problem
 
     def _labels(self, table: TextTable) -> list[tuple[str, str | None]]:
@@ -218,9 +227,14 @@ def _of_one_hot(names: Sequence[str], cells: Sequence[str]) -> tuple[str, str | 
     return (ones[0], None) if len(ones) == 1 else ("", f"{len(ones)} of the one-hot columns are 1, not a single one")
 
 
-def finder_of(file: Path, options: ReadOptions) -> FileFinder:
-    """Finder of the files that a list names: in the folder that the user named, else beside the list."""
-    return FileFinder(options.images or file.resolve().parent, deep=options.images is not None)
+def finder_of(file: Path, options: ReadOptions, root: Path | None = None) -> FileFinder:
+    """Finder of the files that a list names: in the folder that the user named, else beside the list.
+
+    They may lie anywhere in `root`; by default in the same folder.
+    """
+    folder = options.images or file.resolve().parent
+    boundary = Boundary(root or folder, follow_links=options.follow_links)
+    return FileFinder(folder, deep=options.images is not None, boundary=boundary)
 
 
 def relative(finder: FileFinder, root: Path, path: str) -> str:

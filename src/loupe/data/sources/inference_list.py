@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loupe.data.sources.boundary import list_error
 from loupe.data.sources.image_files import AmbiguousName, posix, where_to_look
 from loupe.data.sources.image_list import cells_of, finder_of, origin_of, relative, resolve_all
 from loupe.data.sources.parquet import open_parquet
@@ -71,6 +72,10 @@ def open_inference_list(path: Path, options: ReadOptions) -> InferenceList:
         relative(finder, root, file or posix(name, root)) if name else None
         for file, name in zip(found, names, strict=True)
     ]
+    pairs = zip(paths, found, strict=True)
+    outside = {path: target for path, file in pairs if path and file and (target := finder.outside(file))}
+    if outside and all(path in outside for path, file in zip(paths, found, strict=True) if file):
+        raise list_error(path, root, list(outside), len(rows))
     table = ImageTable(
         make_rows(n=len(paths), path=paths, label=None),
         classes=(),
@@ -78,6 +83,7 @@ def open_inference_list(path: Path, options: ReadOptions) -> InferenceList:
         root=root,
         notes=(f"{counted(len(paths), 'image')}.", *rows.notes, *columns.notes),
         origin=origin_of([rows], root),
+        outside=outside,
     )
     return InferenceList(table, columns.id or columns.path, tuple(cells_of(rows, columns.id or columns.path)))
 

@@ -14,6 +14,7 @@ from loupe.data.find_file import existing
 from loupe.data.formats import format_of_suffix
 from loupe.data.sources import archives, datasets
 from loupe.data.sources.arrays import from_arrays, open_arrays, open_npz
+from loupe.data.sources.boundary import Boundary, links_error
 from loupe.data.sources.folders import Tree, from_paths, open_folder, scan
 from loupe.data.sources.image_list import open_list
 from loupe.data.sources.in_memory import local_path
@@ -134,8 +135,12 @@ def _open_path(data: str | os.PathLike[str], options: ReadOptions) -> ImageTable
 
 def _open_folder(folder: Path, options: ReadOptions) -> ImageTable:
     if cifar := archives.find_folder(folder):
+        boundary = Boundary(folder, follow_links=options.follow_links)
+        targets = {name: boundary.outside(cifar / name) for name in sorted(archives.FILES)}
+        if outside := {name: target for name, target in targets.items() if target}:
+            raise links_error(cifar, outside)
         return archives.open_folder(cifar)
-    tree = scan(folder)
+    tree = scan(folder, follow_links=options.follow_links)
     if tree.metadata and (table := open_metadata(folder, tree, options)):
         return table
     if not tree.shards:

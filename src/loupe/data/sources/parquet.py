@@ -10,6 +10,7 @@ https://huggingface.co/docs/datasets/image_dataset
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,16 +22,19 @@ import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
 from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
+from loupe.data.find_file import existing
 from loupe.data.memory import default_budget
 from loupe.data.origin import of_rows
 from loupe.data.source_use import SourceUse
 from loupe.data.sources import arrow_cache
+from loupe.data.sources.boundary import Boundary, list_error
 from loupe.data.sources.column_names import ONE
 from loupe.data.sources.parquet_columns import FileColumns, resolve_files
 from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.rows import as_text
 from loupe.data.sources.split_column import SplitRule
 from loupe.data.splits.words import PREDICT, known_words, splits_of_files
-from loupe.data.table import IMAGE, SCHEMA, ImageTable, describe, numbered, text_name
+from loupe.data.table import IMAGE, SCHEMA, ImageTable, describe, numbered, os_name, text_name
 from loupe.errors import DataError, counted, enumerated
 from loupe.log import logger, progress_bar, size_text
 
@@ -84,8 +88,32 @@ def open_parquet(
     notes = [describe(rows, classes), *found.notes]
     notes += [*_notes(rows, files), *form_notes(texts), *aside] if labelled else []
     uses = tuple(_uses(rows["label"], splits, names, counts, classes)) if labelled else ()
-    origin = of_rows(names, counts)
-    return ImageTable(rows, classes, name, options.images or root.resolve(), tuple(notes), origin=origin, layout=uses)
+    folder = options.images or root.resolve()
+    outside = _outside(rows, Boundary(folder, follow_links=options.follow_links), root / name)
+    return ImageTable(
+        rows, classes, name, folder, tuple(notes), origin=of_rows(names, counts), layout=uses, outside=outside
+    )
+
+
+def _outside(rows: pa.Table, boundary: Boundary, name: Path) -> dict[str, str]:
+    """Target of each path without bytes that leads out of the folder of the images.
+
+    Raises:
+        DataError: no image lies inside.
+    """
+    found: dict[str, str] = {}
+    leading = 0
+    for chunk in rows["image"].chunks:
+        paths = pc.struct_field(chunk, "path").filter(pc.is_null(pc.struct_field(chunk, "bytes"))).drop_null()
+        for path in paths.to_pylist():
+            with suppress(OSError, ValueError):  # no file can have the name: a damaged image, when it is read
+                file = boundary.folder / existing(boundary.folder, os_name(path))
+                if target := boundary.outside(file):
+                    found[path] = target
+                    leading += 1
+    if leading == rows.num_rows:
+        raise list_error(name, boundary.folder, list(found), rows.num_rows)
+    return found
 
 
 def _with_splits(files: Sequence[Path], columns: Sequence[FileColumns], root: Path) -> list[FileColumns]:
@@ -139,7 +167,7 @@ def image_rows(table: pa.Table, columns: FileColumns, file: Path) -> pa.Table:
         if columns.split
         else pa.repeat(pa.scalar(columns.named_split, pa.string()), n)
     )
-    group = _filled(table[columns.group].cast(pa.string())) if columns.group else pa.nulls(n, pa.string())
+    group = _filled(as_text(table[columns.group])) if columns.group else pa.nulls(n, pa.string())
     image = pa.chunked_array([_image(chunk) for chunk in table[columns.image].chunks], IMAGE)
     return pa.table({"image": image, "label": _labels(table, columns, file), "split": split, "group": group})
 
@@ -157,9 +185,11 @@ def _labels(table: pa.Table, columns: FileColumns, file: Path) -> pa.ChunkedArra
     if columns.label is None:
         return pa.nulls(table.num_rows, pa.string())
     label = table[columns.label]
-    if pa.types.is_dictionary(label.type):
-        label = label.cast(pa.string())
-    return label.cast(pa.int64()) if pa.types.is_integer(label.type) else _filled(label.cast(pa.string()))
+    if not pa.types.is_integer(label.type):
+        return _filled(as_text(label))
+    if pa.types.is_uint64(label.type) and (largest := pc.max(label).as_py() or 0) >= 2**63:
+        raise DataError(f"{file}: label {largest} has more than 63 bits. Store the labels as text.")
+    return label.cast(pa.int64())
 
 
 def _flags(column: pa.ChunkedArray) -> np.ndarray:
@@ -187,9 +217,8 @@ def _image(chunk: pa.Array) -> pa.Array:
 def _text(names: pa.Array) -> pa.Array:
     """Names as text, also those that are not UTF-8 in a column that claims it."""
     try:
-        text = names.cast(pa.string())
-        text.validate(full=True)
-    except pa.ArrowInvalid:
+        text = as_text(pa.chunked_array([names])).combine_chunks()
+    except pa.ArrowInvalid:  # bytes
         raw = names.cast(pa.binary()).to_pylist()
         return pa.array([None if name is None else text_name(os.fsdecode(name)) for name in raw], pa.string())
     return text
@@ -197,7 +226,7 @@ def _text(names: pa.Array) -> pa.Array:
 
 def _splits(column: pa.ChunkedArray, rule: SplitRule, file: Path) -> pa.ChunkedArray:
     """Column of splits as train, val, test, or null for an empty cell."""
-    words = column.cast(pa.string())
+    words = as_text(column)
     result = _filled(words)
     for word in filter(None, words.unique().to_pylist()):
         try:

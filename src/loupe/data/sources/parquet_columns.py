@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from loupe.data.class_names import same_form
 from loupe.data.sources.columns import Columns, resolve
 from loupe.data.sources.read_options import ReadOptions
-from loupe.data.sources.rows import parquet_text
+from loupe.data.sources.rows import is_text, parquet_text
 from loupe.data.sources.split_column import SplitRule
 from loupe.errors import DataError
 
@@ -79,8 +79,10 @@ def _schema(file: Path) -> pa.Schema:
     if file.exists() and not file.is_file():
         raise DataError(f"{file}: not a regular file; a device, a pipe or a folder is never read. Move it away.")
     try:
-        return pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
+        schema = pq.read_schema(file)
+        _ = schema.names, schema.metadata  # columns whose names are not UTF-8 raise here
+        return schema
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
 
 
@@ -96,7 +98,7 @@ def _columns(file: Path, schema: pa.Schema, columns: Columns) -> FileColumns:
     if not _holds_image(schema, columns.path):
         raise DataError(f"{file}: column {columns.path!r} is {schema.field(columns.path).type}; expected {LAYOUT}.")
     kind = schema.field(columns.label).type if columns.label else pa.string()
-    if not (pa.types.is_integer(kind) or _is_text(kind)):
+    if not (pa.types.is_integer(kind) or is_text(kind)):
         raise DataError(f"{file}: column {columns.label!r} is {kind}; labels must be integers or text.")
     names = _features(schema, file).get(columns.label or "", {}).get("names")
     return FileColumns(
@@ -105,14 +107,16 @@ def _columns(file: Path, schema: pa.Schema, columns: Columns) -> FileColumns:
         one_hot=columns.one_hot,
         split=columns.split if columns.split and columns.split.name in schema.names else None,
         group=columns.group if columns.group in schema.names else None,
-        is_text=_is_text(kind),
-        classes=tuple(map(str, names)) if names and pa.types.is_integer(kind) else None,
+        is_text=is_text(kind),
+        classes=_class_names(names, file) if names and pa.types.is_integer(kind) else None,
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+def _class_names(names: Any, file: Path) -> tuple[str, ...]:
+    """Class names in a schema, which can be numbers."""
+    if not isinstance(names, list) or not all(type(name) in (str, int) for name in names):
+        raise DataError(f"{file}: its 'huggingface' metadata is invalid: the class names are no list of texts.")
+    return tuple(map(str, names))
 
 
 def _is_image(kind: pa.DataType) -> bool:
@@ -129,5 +133,5 @@ def _features(schema: pa.Schema, file: Path) -> Mapping[str, Any]:
     try:
         features = json.loads(text)["info"]["features"]
         return {str(name): feature for name, feature in features.items() if isinstance(feature, dict)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{file}: its 'huggingface' metadata is invalid: {error!r}.") from None

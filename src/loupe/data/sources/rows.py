@@ -5,6 +5,7 @@ The separator of a CSV file is the one with which its header has the most column
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 from loupe.csv_files import restored
 from loupe.data.sources.column_names import known
 from loupe.data.sources.read_options import ReadOptions
-from loupe.errors import DataError
+from loupe.data.table import text_name
+from loupe.errors import DataError, counted
 
 Unit = Literal["line", "row"]
 SEPARATORS = (",", ";", "\t", "|")
@@ -175,23 +177,47 @@ def _valid(text: str) -> str:
 
 def _read_parquet(path: Path) -> TextTable:
     try:
-        schema = pq.read_schema(path)
+        names = tuple(pq.read_schema(path).names)
         n = pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
-    return TextTable(path, tuple(schema.names), range(n), "row", lambda name: parquet_text(path, name))
+    return TextTable(path, names, range(n), "row", lambda name: parquet_text(path, name))
 
 
 def parquet_text(path: Path, name: str) -> list[str]:
     """Text of each row of a column of a Parquet file; "" for null, and for values that are no text and no numbers."""
     try:
         column = pq.read_table(path, columns=[name])[name]
-        text = column.cast(pa.string()).to_pylist()
+        if len(column) != (rows := pq.read_metadata(path).num_rows):
+            raise DataError(f"{path}: column {name!r} has {len(column):,} of {counted(rows, 'row')}. It is damaged.")
+        text = as_text(column).to_pylist() if is_text(column.type) else column.cast(pa.string()).to_pylist()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return [""] * pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: column {name!r} cannot be read as Parquet: {error}.") from None
     return ["" if value is None else value.strip() for value in text]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """True for a type of text, of any width, and for a dictionary of texts."""
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Column as text. A text that is not UTF-8, in a file that claims it, becomes a `text_name`.
+
+    Raises:
+        ArrowException: the column is no text and no numbers.
+    """
+    text = column.cast(pa.string())
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = text.cast(pa.binary()).to_pylist()
+        names = [None if name is None else text_name(os.fsdecode(name)) for name in raw]
+        return pa.chunked_array([pa.array(names, pa.string())])
+    return text
 
 
 def rows_of(table: TextTable, columns: Sequence[str | None]) -> Iterator[tuple[str, ...]]:
