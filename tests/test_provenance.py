@@ -106,26 +106,28 @@ def test_pretrained_weights_are_hashed_by_the_bytes_of_their_file(tmp_path):
 
 
 def test_the_file_of_a_hub_is_the_one_that_timm_takes(tmp_path, monkeypatch):
-    """A cache of the hub as huggingface_hub keeps it, with both of the files that timm knows."""
-    from loupe.models.timm import weights
+    """A cache of the hub as huggingface_hub keeps it, with one or both of the files that timm knows."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
-    asked = []
-    (tmp_path / "there").write_bytes(b"")
+    def cached(repository: str, revision: str, name: str) -> Path:
+        folder = tmp_path / f"models--{repository.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / revision).write_text("c" * 40)
+        path = folder / "snapshots" / ("c" * 40) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        return path
 
-    def download(repository, name, *, revision, local_files_only):
-        assert local_files_only
-        asked.append((repository, name, revision))
-        if name.endswith(".safetensors") and "old" in repository:
-            raise FileNotFoundError(name)
-        return str(tmp_path / "there")
-
-    monkeypatch.setattr(weights, "hf_hub_download", download)
     spec = BackboneSpec(backbone="resnet18.a1_in1k", weights="timm")
-    assert weights.weights_file(spec) == tmp_path / "there"
-    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors", None)]
-    asked.clear()
-    assert weights.weights_file(spec.model_copy(update={"weights": "hf-hub:me/old@v2"})) == tmp_path / "there"
-    assert asked == [("me/old", "model.safetensors", "v2"), ("me/old", "pytorch_model.bin", "v2")]
+    assert weights.weights_file(spec) is None
+    old = cached("timm/resnet18.a1_in1k", "main", "pytorch_model.bin")
+    assert weights.weights_file(spec) == old
+    assert weights.weights_file(spec) == old
+    safe = cached("timm/resnet18.a1_in1k", "main", "model.safetensors")
+    assert weights.weights_file(spec) == safe
+    other = spec.model_copy(update={"weights": "hf-hub:me/old@v2"})
+    assert weights.weights_file(other) is None
+    assert cached("me/old", "v2", "pytorch_model.bin") == weights.weights_file(other)
     assert weights.weights_file(BackboneSpec(backbone="mobilenetv1_075", weights="timm")) is None
 
 

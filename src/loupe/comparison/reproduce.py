@@ -14,11 +14,12 @@ from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.devices import choose_device, gpu_name
-from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, counted, unknown_name
+from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, counted, sentences, unknown_name
 from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.files import write_atomic
 from loupe.log import command_line, logger, terminal
+from loupe.models.pretrained import missing_weights
 from loupe.recipes import catalog, choice
 from loupe.recipes.published.experiments import EXPERIMENTS
 from loupe.recipes.published.publication import Published
@@ -132,7 +133,7 @@ def _plan(name: str, data: str | Path | None, budget: str, changes: Sequence[str
     source, missing = _data(published, data)
     why = missing or _weights_missing(published, budget)
     if why and named:
-        raise ConfigError(f"experiment {name} cannot be run: {why}.")
+        raise ConfigError(sentences(f"experiment {name} cannot be run: {why}", _weights_remedy(published) or ""))
     if why:
         return Planned(published, why=f"not measured: {why}")
     recipe = catalog.recipe(name if budget == "published" else f"{name}-quick")
@@ -169,6 +170,17 @@ def _announce(plan: Sequence[Planned], budget: str, seeds: int) -> None:
     for planned in plan:
         if planned.why:
             logger.info(f"{planned.published.name}: {planned.why}")
+    for text in dict.fromkeys(_weights_remedy(planned.published) for planned in plan if planned.why):
+        if text:
+            logger.info(text)
+
+
+def _weights_remedy(published: Published) -> str | None:
+    """Reason why pretrained weights are missing, and how to get them; None if they are not."""
+    model = catalog.recipe(published.name).model
+    if not isinstance(model, BackboneSpec) or not choice.weights_problem(model.backbone):
+        return None
+    return missing_weights(model.backbone)
 
 
 def experiment_row(planned: Planned, seeds: int, options: RunOptions, datasets: dict[str, Dataset]) -> ExperimentRow:

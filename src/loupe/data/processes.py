@@ -104,7 +104,7 @@ def _is_stopped(child: subprocess.Popen[bytes]) -> bool:
 def serve() -> None:
     """Main loop of a child: return results until the parent closes the pipe or exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with the results
     with suppress(EOFError, OSError):
@@ -113,7 +113,7 @@ def serve() -> None:
             _send(answers, work(payload))
 
 
-def _end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """End this process when its parent has ended, also in the midst of a long image."""
     pause = threading.Event()
     while os.getppid() == parent:

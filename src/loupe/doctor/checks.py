@@ -21,6 +21,7 @@ from loupe.data.memory import free_bytes, total_bytes
 from loupe.doctor import installation
 from loupe.errors import counted
 from loupe.log import size_text
+from loupe.offline import offline_variable
 
 State = Literal["ok", "warning", "broken"]
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
@@ -239,15 +240,16 @@ def folder(name: str, place: Path, otherwise: str) -> Iterator[Finding]:
 
 
 def hub() -> Iterator[Finding]:
-    """Reachability of pretrained weights; asks the network, and downloads none."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    """Reachability of pretrained weights; asks the network for at most 5 seconds, and downloads none."""
+    from loupe.models.hub import DownloadError, HubFile, endpoint, forget_failures
 
+    forget_failures()
     try:
-        get_hf_file_metadata(hf_hub_url("timm/resnet18.a1_in1k", "model.safetensors"), timeout=10)
-    except Exception as error:  # its own classes, its HTTP library's, and the system's
+        HubFile("timm/resnet18.a1_in1k", "model.safetensors").ask()
+    except DownloadError as error:
         remedy = "Give pretrained weights as a file: --weights FILE.safetensors. "
-        offline = "HF_HUB_OFFLINE" in os.environ
-        remedy += "Or unset HF_HUB_OFFLINE." if offline else "Or set a proxy, or HF_ENDPOINT."
-        yield Finding("hub", f"weights of timm cannot be reached ({type(error).__name__})", "warning", remedy)
+        named = offline_variable()
+        remedy += f"Or unset {named.partition('=')[0]}." if named else "Or set a proxy, or HF_ENDPOINT."
+        yield Finding("hub", f"not asked: {named} is set" if named else str(error), "warning", remedy)
         return
-    yield Finding("hub", "weights of timm can be reached")
+    yield Finding("hub", f"weights of timm can be downloaded from {endpoint()}")

@@ -40,6 +40,13 @@ def weights_file(network: Network) -> Path | None:
     return weights.weights_file(network)
 
 
+def missing_weights(backbone: str) -> str:
+    """Reason why the weights of a network are not on this machine, and the command that brings them into its cache."""
+    from loupe.models.timm import weights
+
+    return weights.cache_remedy(backbone)
+
+
 def native_preprocessing(spec: BackboneSpec) -> Preprocessing:
     """Preprocessing that the backbone was trained with; its weights are not loaded.
 

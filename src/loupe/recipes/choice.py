@@ -1,7 +1,6 @@
 """Automatic choice of the recipe: by the data set, the given model or weights, and the size and number of images."""
 
 from collections.abc import Callable
-from functools import cache
 
 from loupe.config.recipe import Recipe
 from loupe.errors import LoupeError, counted, sentences
@@ -49,12 +48,13 @@ def choose(
         return catalog.recipe(scratch), f"Recipe {scratch}, from scratch: {size}"
     problem = weights_problem(BACKBONE)
     if problem:
-        return catalog.recipe(scratch), sentences(f"Recipe {scratch}, from scratch: {size}", problem)
+        return catalog.recipe(scratch), sentences(
+            f"Recipe {scratch}, from scratch: {size}", problem[0].upper() + problem[1:]
+        )
     few = f", with about {counted(round(images_per_class), 'image')} per class" if small else ""
     return catalog.recipe("features"), f"Recipe features, with pretrained {BACKBONE}: {size}{few}"
 
 
-@cache
 def weights_problem(backbone: str) -> str | None:
     """Download the pretrained weights of a backbone, unless they are cached.
 

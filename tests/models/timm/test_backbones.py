@@ -1,20 +1,21 @@
 """Pretrained networks: taken apart without a change, cut where it was asked, and with the documents' counts."""
 
 import copy
+import re
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models import save_for_hf
 from torch import nn
 
 from loupe.config.network import BackboneSpec, Dense
 from loupe.config.recipe import Preprocessing
-from loupe.errors import LoupeError
-from loupe.models import build
+from loupe.errors import ConfigError, LoupeError
+from loupe.models import build, hub
 from loupe.models.summary import count_parameters, layer_table
 from loupe.models.timm import backbones, networks, weights
 from loupe.models.timm.chains import CHAINS
@@ -326,13 +327,31 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build.build(BackboneSpec(backbone="test_resnet", weights=str(path)), sized(64), TEN, 0)
 
 
-def test_a_hub_out_of_reach_names_the_way_around_it(monkeypatch):
-    def unreachable(*args: object, **options: object) -> None:
-        raise OSError("no route to host")
+def test_weights_in_the_names_of_their_authors_are_renamed_as_timm_does(tmp_path):
+    """timm keeps some weights of its hub in other names, of which `checkpoint_filter_fn` makes its own."""
+    import safetensors.torch
 
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(LoupeError, match="--weights FILE"):
-        build.build(BackboneSpec(backbone="test_resnet"), sized(64), TEN, 0)
+    torch.manual_seed(3)
+    whole = timm.create_model("test_convnext")
+    renamed = [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"stages\.(\d+)\.blocks\.(\d+)", r"stages.\1.\2"),
+        (r"stages\.(\d+)\.downsample\.(\d+)", r"downsample_layers.\1.\2"),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"head\.norm", "norm"),
+        (r"head\.fc", "head"),
+    ]
+    theirs = whole.state_dict()
+    for ours, other in renamed:
+        theirs = {re.sub(ours, other, name): value for name, value in theirs.items()}
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(theirs, path)
+    spec = BackboneSpec(backbone="test_convnext", weights=str(path))
+    weights.check_weights(spec)
+    loaded = weights.load(spec).state_dict()
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in loaded.items())
+    assert set(loaded) <= set(whole.state_dict())
 
 
 def test_a_file_gives_what_timm_gives(tmp_path):
@@ -418,19 +437,22 @@ def test_a_folder_that_timm_wrote_says_how_its_pixels_are_prepared(tmp_path):
 
 def test_without_a_config_beside_weights_the_network_s_own_preprocessing_stands(tmp_path, monkeypatch):
     own = backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights="none"))
-    hub = BackboneSpec(backbone="test_resnet", weights="hf-hub:somebody/weights-alone")
+    spec = BackboneSpec(backbone="test_resnet", weights="hf-hub:somebody/weights-alone")
 
     def answers(error: Exception) -> None:
-        def download(*_: object, local_files_only: bool = False, **__: object) -> str:
-            raise LocalEntryNotFoundError("not in the cache") if local_files_only else error
+        def fetch(file: hub.HubFile) -> Path:
+            assert file == hub.HubFile("somebody/weights-alone", "config.json")
+            raise error
 
-        monkeypatch.setattr(weights, "hf_hub_download", download)
+        monkeypatch.setattr(hub.HubFile, "fetch", fetch)
 
-    answers(EntryNotFoundError("404: config.json"))
-    assert backbones.preprocessing(hub) == own
-    answers(LocalEntryNotFoundError("no connection"))
-    with pytest.raises(LoupeError, match="cannot be downloaded"):
-        backbones.preprocessing(hub)
+    answers(hub.MissingFileError("there is no config.json"))
+    assert backbones.preprocessing(spec) == own
+    answers(hub.DownloadError("the hub cannot be reached"))
+    with pytest.raises(ConfigError, match="the hub cannot be reached") as refused:
+        backbones.preprocessing(spec)
+    command = "hf download somebody/weights-alone model.safetensors config.json --local-dir weights"
+    assert command in str(refused.value) and "--weights local-dir:weights" in str(refused.value)
 
     for word in ("timm", "none"):  # a folder of that name is not what is asked for
         (tmp_path / word).mkdir()

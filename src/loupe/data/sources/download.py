@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 
 from loupe.errors import DataError, DiskError
 from loupe.log import logger, progress_bar
+from loupe.offline import offline_variable
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 30.0
@@ -45,13 +46,15 @@ def download(
     renamed after its checksum was verified, so `target` is always complete.
 
     Raises:
-        DataError: there is no network, the server returned an error, or the checksum is wrong.
+        DataError: there is no network or it is forbidden, the server returned an error, or the checksum is wrong.
         DiskError: the file cannot be written.
     """
     if target.is_file():
         with suppress(OSError):  # the cache may be read-only
             os.utime(target)  # time of the last use
         return target
+    if named := offline_variable():
+        raise DataError(f"{source.url}: not downloaded, because {named} forbids it. {source.remedy}")
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

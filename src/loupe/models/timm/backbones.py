@@ -10,13 +10,13 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 from timm.data.config import resolve_data_config
 from torch import nn
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Resize
 from loupe.errors import ConfigError
+from loupe.models import hub
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
 from loupe.models.timm import weights
@@ -72,11 +72,11 @@ def _stored_config(spec: BackboneSpec) -> dict[str, Any]:
     if spec.weights.startswith("hf-hub:"):
         repository, _, revision = spec.weights.removeprefix("hf-hub:").partition("@")
         try:
-            file = weights.download(repository, "config.json", revision or None)
-        except (EntryNotFoundError, OSError, ValueError) as error:
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                return {}  # a repository of weights alone
-            raise weights.unreachable(spec.backbone, error) from None
+            file = hub.HubFile(repository, "config.json", revision or None).fetch()
+        except hub.MissingFileError:
+            return {}  # a repository of weights alone
+        except hub.DownloadError as error:
+            raise weights.unavailable(spec, error) from None
     elif spec.weights not in ("timm", "none") and path.is_dir() and (path / "config.json").is_file():
         file = path / "config.json"
     else:

@@ -3,17 +3,20 @@
 Importing this module takes seconds, as timm does.
 """
 
-from contextlib import suppress
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.utils import LocalEntryNotFoundError  # type: ignore[attr-defined]
+from timm.models import PretrainedCfg
 from torch import nn
 
 from loupe.config.network import BackboneSpec
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, memory_error, sentences
+from loupe.log import command_line
+from loupe.models import hub
 from loupe.models.timm.networks import KERAS_WIDTHS, check_name, create_network
 
 # Files that timm prefers, if the repository has them.
@@ -27,33 +30,24 @@ def fetch(name: str) -> None:
     """Download timm's weights of a network, unless they are on this machine.
 
     Raises:
-        ConfigError: unknown network, no weights, or no connection.
+        ConfigError: unknown network, no weights, or they cannot be downloaded.
+        DiskError: the file cannot be written.
     """
     check_name(name)
-    trained = None if name in KERAS_WIDTHS else timm.get_pretrained_cfg(name)
-    if trained is None or not trained.hf_hub_id:
-        raise ConfigError(f"timm has no pretrained weights of {name}. Give --weights FILE or --weights none.")
-    try:
-        download(trained.hf_hub_id, trained.hf_hub_filename or "model.safetensors")
-    except (OSError, ValueError) as error:
-        raise unreachable(name, error) from None
-
-
-def download(repository: str, file: str, revision: str | None = None) -> Path:
-    """Path of a file of the Hugging Face hub on this machine, downloaded only if it is missing."""
-    try:
-        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
-    except OSError:
-        return Path(hf_hub_download(repository, file, revision=revision))
+    _fetch(BackboneSpec(backbone=name, weights="timm"))
 
 
 def load(spec: BackboneSpec) -> nn.Module:
     """Build the network with the weights that the spec names."""
     if spec.weights == "none":
         return create_network(spec.backbone)
-    if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
+    if _is_of_hub(spec):
         return _from_hub(spec)
     return _from_file(spec, _named_file(spec))
+
+
+def _is_of_hub(spec: BackboneSpec) -> bool:
+    return spec.weights == "timm" or spec.weights.startswith("hf-hub:")
 
 
 def _named_file(spec: BackboneSpec) -> Path:
@@ -62,25 +56,47 @@ def _named_file(spec: BackboneSpec) -> Path:
 
 
 def weights_file(spec: BackboneSpec) -> Path | None:
-    """File on this machine with the weights of a network that was built before; None if there is none."""
+    """File on this machine with the weights of a network, found without asking the network; None if there is none."""
     if spec.weights == "none":
         return None
-    if spec.weights != "timm" and not spec.weights.startswith("hf-hub:"):
+    if not _is_of_hub(spec):
         path = _named_file(spec)
         return path if path.is_file() else None
-    trained = None if spec.backbone in KERAS_WIDTHS else timm.get_pretrained_cfg(spec.backbone)
+    for file in _files_of_hub(spec):
+        try:
+            if cached := file.cached():
+                return cached
+        except hub.MissingFileError:
+            continue
+    _, target = _address(spec)
+    return target if target and target.is_file() else None
+
+
+def _trained(spec: BackboneSpec) -> PretrainedCfg | None:
+    return None if spec.backbone in KERAS_WIDTHS else timm.get_pretrained_cfg(spec.backbone)
+
+
+def _files_of_hub(spec: BackboneSpec) -> list[hub.HubFile]:
+    """Files of the hub that may have the weights, in timm's order; empty for weights with an address of their own."""
+    trained = _trained(spec)
     if trained is None:
-        return None
+        return []
     source = trained.hf_hub_id if spec.weights == "timm" else spec.weights.removeprefix("hf-hub:")
-    if not source:  # from an address of its own, into PyTorch's folder
-        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(trained.url)).name
-        return path if path.is_file() else None
+    if not source:
+        return []
     repository, _, revision = source.partition("@")
     given = trained.hf_hub_filename or "pytorch_model.bin"
-    for name in (SAFE_FILES.get(given, str(Path(given).with_suffix(".safetensors"))), given):
-        with suppress(OSError, ValueError):
-            return Path(hf_hub_download(repository, name, revision=revision or None, local_files_only=True))
-    return None
+    names = dict.fromkeys((SAFE_FILES.get(given, str(Path(given).with_suffix(".safetensors"))), given))
+    return [hub.HubFile(repository, name, revision or None) for name in names]
+
+
+def _address(spec: BackboneSpec) -> tuple[str, Path | None]:
+    """Address of weights outside the hub, and their file in PyTorch's folder; empty and None if there is none."""
+    trained = _trained(spec)
+    if trained is None or spec.weights != "timm" or trained.hf_hub_id or not trained.url:
+        return "", None
+    url = str(trained.url)
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def check_weights(spec: BackboneSpec) -> None:
@@ -88,38 +104,91 @@ def check_weights(spec: BackboneSpec) -> None:
 
     Raises:
         ConfigError: they cannot be read or downloaded, or belong to another network.
+        DiskError: the file cannot be written.
     """
     if spec.weights == "none":
         return
-    if spec.weights == "timm" or spec.weights.startswith("hf-hub:"):
-        if weights_file(spec) is None:
-            _from_hub(spec)
+    if _is_of_hub(spec):
+        _fetch(spec)
         return
     with torch.device("meta"):
         network = create_network(spec.backbone)
     _fitting(spec, _named_file(spec), network)
 
 
+def _fetch(spec: BackboneSpec) -> Path:
+    """File of the hub with the weights, downloaded if it is not on this machine."""
+    if path := weights_file(spec):
+        return path
+    url, target = _address(spec)
+    missing: hub.DownloadError | None = None
+    try:
+        if target:
+            return hub.fetch_address(url, target)
+        for file in _files_of_hub(spec):
+            try:
+                return file.fetch()
+            except hub.MissingFileError as error:
+                missing = missing or error
+    except hub.DownloadError as error:
+        missing = error
+    if missing:
+        raise unavailable(spec, missing)
+    raise ConfigError(f"timm has no pretrained weights of {spec.backbone}. Give --weights FILE or --weights none.")
+
+
 def _from_hub(spec: BackboneSpec) -> nn.Module:
-    if spec.backbone in KERAS_WIDTHS:
-        raise ConfigError(f"timm has no pretrained weights of {spec.backbone}. Give --weights FILE or --weights none.")
-    overlay = {} if spec.weights == "timm" else {"hf_hub_id": spec.weights.removeprefix("hf-hub:")}
+    path = _fetch(spec)
+    overlay: dict[str, Any] = {"file": str(path)}
+    if not _address(spec)[0]:
+        overlay["custom_load"] = False  # it is meant for the address of the original files
     try:
         return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise unreachable(spec.backbone, error) from None
+    except Exception as error:  # a damaged file raises whatever its format's reader raises
+        if memory_error(error, ""):
+            raise
+        raise ConfigError(
+            f"{path}: not usable as the weights of {spec.backbone}: {' '.join(str(error).split())[:200]}. Delete this "
+            "file, and it is downloaded again."
+        ) from None
 
 
-def unreachable(name: str, error: Exception) -> ConfigError:
-    """Error for pretrained weights that are not cached and cannot be downloaded, with the reason and the remedy."""
-    if isinstance(error, LocalEntryNotFoundError):  # its text is about options of huggingface_hub
-        reason = "no connection to huggingface.co"
-    else:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+def unavailable(spec: BackboneSpec, error: hub.DownloadError) -> ConfigError:
+    """Error for weights that are not on this machine and cannot be downloaded: the reason, and how to get them."""
     return ConfigError(
-        f"the pretrained weights of {name} are not on this machine and cannot be downloaded: {reason}. Connect to the "
-        "internet once, or give --weights FILE.safetensors or --weights none."
+        f"the pretrained weights of {spec.backbone} are not on this machine, and {error}. {remedy(spec)}"
     )
+
+
+def remedy(spec: BackboneSpec) -> str:
+    """Command that downloads weights of a hub on a machine with a network, and options for using them here."""
+    files, (url, target) = _files_of_hub(spec), _address(spec)
+    if target:
+        use = target.name
+        get = command_line(["curl", "-L", "-o", use, url])
+    elif spec.weights == "timm":
+        use = files[0].repository.rpartition("/")[2] + Path(files[0].name).suffix
+        get = command_line(["curl", "-L", "-o", use, files[0].url])
+    else:  # with the description of its preprocessing
+        use, file = "local-dir:weights", files[0]
+        revision = ("--revision", file.revision) if file.revision else ()
+        names = (file.repository, file.name, "config.json")
+        get = command_line(["hf", "download", *names, *revision, "--local-dir", "weights"])
+    return (
+        f"On a machine with a network: {get}. Copy it here and give --model {spec.backbone} --weights {use}, or give "
+        "--weights none."
+    )
+
+
+def cache_remedy(name: str) -> str:
+    """Reason why weights are not in the cache of huggingface_hub, and the command that brings them there."""
+    spec = BackboneSpec(backbone=name, weights="timm")
+    try:
+        _fetch(spec)
+    except ConfigError as error:
+        reason = str(error).removesuffix(remedy(spec)).strip() if _files_of_hub(spec) else ""
+        return sentences(reason, *(file.cache_remedy for file in _files_of_hub(spec)[:1]))
+    return ""
 
 
 def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
@@ -139,10 +208,32 @@ def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, to
             f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}"
         ) from None
     wanted = network.state_dict()
-    wrong = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
+    wrong = _unfit(state, wanted)
+    if wrong and (converted := _converted(spec, state, network)) and not _unfit(converted, wanted):
+        state, wrong = converted, []
     if wrong:
         raise ConfigError(
             f"--weights {path}: not the weights of {spec.backbone}; {len(wrong)} of {len(wanted)} tensors are missing "
             f"or have another shape, the first is {wrong[0]}. Give a file of that network."
         )
     return {name: state[name] for name in wanted}
+
+
+def _unfit(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
+
+
+def _converted(
+    spec: BackboneSpec, state: dict[str, torch.Tensor], network: nn.Module
+) -> dict[str, torch.Tensor] | None:
+    """Weights in the names of their authors, renamed as timm does when it downloads them; None if it cannot."""
+    if spec.backbone in KERAS_WIDTHS:
+        return None
+    module = sys.modules[timm.model_entrypoint(spec.backbone).__module__]
+    convert: Callable[..., dict[str, torch.Tensor]] | None = getattr(module, "checkpoint_filter_fn", None)
+    if convert is None:
+        return None
+    try:
+        return convert(dict(state), network)
+    except Exception:  # weights of another network raise whatever the conversion meets first
+        return None
