@@ -26,6 +26,7 @@ class Silent(SimpleHTTPRequestHandler):
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A local server with small archives in place of the published ones, and an empty cache; the folder it serves."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")  # tests are offline; these have a server of their own
     folder = tmp_path / "server"
     folder.mkdir()
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))

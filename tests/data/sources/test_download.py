@@ -70,6 +70,12 @@ class Handler(BaseHTTPRequestHandler):
         """Silence."""
 
 
+@pytest.fixture(autouse=True)
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests are offline; these have a server of their own."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as running:
