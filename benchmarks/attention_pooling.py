@@ -79,7 +79,7 @@ def maps_of(run: loupe.Run, data: Path) -> Maps:
     """The last maps [N, C, H, W] and the labels of each split's images, as evaluation sees them."""
     images, split = run.own_images(data)
     model = run.model.eval()
-    computes, _ = engine(model.trunk, Compute(torch.device("cpu"), "fp32"), model.preprocessing.size_px)
+    computes, _ = engine(model.trunk, Compute(torch.device("cpu"), "fp32"), model.preprocessing.size)
     found = {}
     for part in ("train", "val", "test"):
         rows_N = getattr(split, part)

@@ -50,8 +50,8 @@ def main() -> None:
     contenders: dict[str, Engine] = {
         "PyTorch fp32": TorchEngine(blocks, Compute(CPU, "fp32")),
         "PyTorch bf16": TorchEngine(blocks, Compute(CPU, "bf16")),
-        "OpenVINO fp32": OpenVinoEngine(blocks, Compute(CPU, "fp32"), sizes.size_px),
-        "OpenVINO bf16": OpenVinoEngine(blocks, Compute(CPU, "bf16"), sizes.size_px),
+        "OpenVINO fp32": OpenVinoEngine(blocks, Compute(CPU, "fp32"), sizes.size),
+        "OpenVINO bf16": OpenVinoEngine(blocks, Compute(CPU, "bf16"), sizes.size),
     }
     feed, rows_N = photographs(given.data / "cats_vs_dogs", sizes)
     chosen = np.random.default_rng(0).permutation(rows_N)

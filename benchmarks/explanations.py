@@ -45,7 +45,7 @@ def correct_images(run: loupe.Run, count: int) -> tuple[Tensor, Tensor]:
     said = run.predictions_for(images, split.val)
     right = np.random.default_rng(0).permutation(np.flatnonzero(said.predicted == said.label))[:count]
     x_NCHW = torch.from_numpy(images.store.read(split.val[right])).permute(0, 3, 1, 2)
-    return centre_crop(x_NCHW, run.model.preprocessing.size_px).float(), torch.from_numpy(said.label[right])
+    return centre_crop(x_NCHW, run.model.preprocessing.size).float(), torch.from_numpy(said.label[right])
 
 
 def _falls(run: loupe.Run, seen_BCHW: Tensor, class_B: Tensor) -> Iterator[tuple[str, np.ndarray]]:

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from loupe.augment import geometry
 from loupe.augment.geometry import Fill
+from loupe.config.size import Size, SizePx
 
 FILLS: tuple[Fill, ...] = ("nearest", "constant", "reflect", "wrap")
 CVAL = 77.0
@@ -70,19 +71,21 @@ def off_seam(matrix: np.ndarray, height: int, width: int, fill: Fill) -> np.ndar
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("side", [1, 2, 3, 8, 31, 32, 150])
-def test_the_warp_is_keras_with_scipy(fill: Fill, side: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 31, 32, 150, (20, 33), (33, 20), (1, 7), (90, 12)], ids=str)
+def test_the_warp_is_keras_with_scipy(fill: Fill, size: SizePx) -> None:
+    height, width = Size.of(size)
+    side = min(height, width)
     rng = np.random.default_rng(side)
     batch = 4 if side > 100 else 24
-    x = images(rng, batch, 3, side, side)
+    x = images(rng, batch, 3, height, width)
     parameters = keras_parameters(rng, batch, side)
-    map_B23 = geometry.keras_map(side, **parameters)
+    map_B23 = geometry.keras_map(Size.of(size), **parameters)
     warped = geometry.warp(x, map_B23, fill=fill, fill_value=CVAL).permute(0, 2, 3, 1).numpy()
     for b in range(batch):
         expected = keras_style(
             x[b].permute(1, 2, 0).numpy(), {key: value[b] for key, value in parameters.items()}, fill
         )
-        clear = off_seam(map_B23[b], side, side, fill)
+        clear = off_seam(map_B23[b], height, width, fill)
         assert clear.mean() > 0.9 or side < 4
         np.testing.assert_allclose(warped[b][clear], expected[clear], atol=0.05)
 
@@ -106,11 +109,11 @@ def test_the_directions_of_shift_and_rotation() -> None:
     off |= {"shear_degrees_B": zero, "row_zoom_B": one, "column_zoom_B": one}
     x = torch.zeros(1, 1, 3, 3)
     x[0, 0, 1, 2] = 100
-    up = geometry.warp(x, geometry.keras_map(3, **(off | {"row_shift_px_B": one})))
+    up = geometry.warp(x, geometry.keras_map(Size.of(3), **(off | {"row_shift_px_B": one})))
     assert up[0, 0].argmax() == 2
-    quarter = geometry.warp(x, geometry.keras_map(3, **(off | {"rotation_degrees_B": 90 * one})))
+    quarter = geometry.warp(x, geometry.keras_map(Size.of(3), **(off | {"rotation_degrees_B": 90 * one})))
     assert quarter[0, 0].argmax() == 7
-    np.testing.assert_array_equal(geometry.warp(x, geometry.keras_map(3, **off)), x)
+    np.testing.assert_array_equal(geometry.warp(x, geometry.keras_map(Size.of(3), **off)), x)
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -121,7 +124,7 @@ def test_whole_pixels_are_exact_and_equal_the_interpolated_ones(fill: Fill, side
     x = images(rng, batch, 3, side, side)
     shift = rng.integers(-2 * side, 2 * side + 1, (batch, 2)).astype(float)
     flips = rng.random((batch, 2)) < 0.5
-    flip = geometry.flip_map(side, vertical_B=flips[:, 0], horizontal_B=flips[:, 1])
+    flip = geometry.flip_map(Size.of(side), vertical_B=flips[:, 0], horizontal_B=flips[:, 1])
     map_B23 = geometry.compose(flip, geometry.box_map(np.ones((batch, 2)), shift))
     fast = geometry.warp(x, map_B23, fill=fill, fill_value=CVAL, whole_pixels=True)
     general = geometry.warp(x, map_B23, fill=fill, fill_value=CVAL)
@@ -147,9 +150,9 @@ def test_a_shift_is_a_crop_of_the_padded_image(fill: Fill, numpy_mode: str) -> N
 def test_flips_come_after_the_warp_and_cost_nothing_in_sharpness() -> None:
     rng = np.random.default_rng(1)
     x = images(rng, 8, 3, 15, 15)
-    affine = geometry.keras_map(15, **keras_parameters(rng, 8, 15))
+    affine = geometry.keras_map(Size.of(15), **keras_parameters(rng, 8, 15))
     flips = rng.random((8, 2)) < 0.5
-    both = geometry.compose(affine, geometry.flip_map(15, vertical_B=flips[:, 0], horizontal_B=flips[:, 1]))
+    both = geometry.compose(affine, geometry.flip_map(Size.of(15), vertical_B=flips[:, 0], horizontal_B=flips[:, 1]))
     together, warped = geometry.warp(x, both), geometry.warp(x, affine)
     for b, (vertical, horizontal) in enumerate(flips):
         axes = [axis for axis, turned in ((1, vertical), (2, horizontal)) if turned]
@@ -162,7 +165,7 @@ def test_bits_do_not_depend_on_batch_threads_or_layout(fill: Fill) -> None:
     threads = torch.get_num_threads()
     for side in (13, 32):
         x = images(rng, 128, 3, side, side)
-        map_B23 = geometry.keras_map(side, **keras_parameters(rng, 128, side, strength=0.2))
+        map_B23 = geometry.keras_map(Size.of(side), **keras_parameters(rng, 128, side, strength=0.2))
         whole = geometry.warp(x, map_B23, fill=fill)
         singles = torch.cat([geometry.warp(x[b : b + 1], map_B23[b : b + 1], fill=fill) for b in range(128)])
         assert torch.equal(whole, singles)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage, stats
+from torchvision.transforms import RandomResizedCrop
 
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter, Draw, evaluation_view
 from loupe.config.recipe import AugmentSpec, Preprocessing
+from loupe.config.size import Size, SizePx
 from loupe.errors import LoupeError
 
 SPECS = {
@@ -25,16 +27,24 @@ SPECS = {
     "brightness": AugmentSpec(brightness=(0.5, 1.5)),
     "cutout": AugmentSpec(cutout_px=7),
 }
-SIZES = [(17, 17), (16, 21), (16, 40)]
+SIZES: list[tuple[SizePx, SizePx]] = [
+    (17, 17),
+    (16, 21),
+    (16, 40),
+    ((12, 21), (12, 21)),
+    ((21, 12), (25, 19)),
+    ((12, 20), 24),
+]
+RECTANGLES: list[SizePx] = [32, (20, 33), (33, 20), (8, 64)]
 INDEX = np.array([3, 0, 40, 41, 2**33, 7, 8, 9, 10, 11, 12, 13], np.int64)
 
 
-def preprocessing(size: int, load: int) -> Preprocessing:
+def preprocessing(size: SizePx, load: SizePx) -> Preprocessing:
     return Preprocessing(size_px=size, load_px=load, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
-def images(count: int, side: int, seed: int = 0) -> torch.Tensor:
-    pixels = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
+def images(count: int, size: SizePx, seed: int = 0) -> torch.Tensor:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, *Size.of(size), 3), np.uint8)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
@@ -45,14 +55,14 @@ def normal(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-def test_the_contract_of_every_specification(spec: AugmentSpec, sizes: tuple[int, int]) -> None:
+def test_the_contract_of_every_specification(spec: AugmentSpec, sizes: tuple[SizePx, SizePx]) -> None:
     size, load = sizes
     augmenter = Augmenter(spec, preprocessing(size, load), seed=5)
     x = images(len(INDEX), load)
     before = x.clone()
     view = augmenter.train(x, INDEX, epoch=2)
     assert torch.equal(x, before)
-    assert view.shape == (len(INDEX), 3, size, size) and view.dtype == torch.float32
+    assert view.shape == (len(INDEX), 3, *Size.of(size)) and view.dtype == torch.float32
     assert view.is_contiguous(memory_format=torch.channels_last)
     levels = (view.permute(0, 2, 3, 1).numpy() * [0.2, 0.25, 0.3] + [0.5, 0.4, 0.3]) * 255
     assert levels.min() > -0.01 and levels.max() < 255.01
@@ -62,7 +72,7 @@ def test_the_contract_of_every_specification(spec: AugmentSpec, sizes: tuple[int
     assert torch.equal(augmenter.train(x[order], INDEX[order], epoch=2), view[order])
     singles = [augmenter.train(x[b : b + 1], INDEX[b : b + 1], epoch=2) for b in range(len(INDEX))]
     assert torch.equal(torch.cat(singles), view)
-    assert augmenter.train(x[:0], INDEX[:0], epoch=2).shape == (0, 3, size, size)
+    assert augmenter.train(x[:0], INDEX[:0], epoch=2).shape == (0, 3, *Size.of(size))
     if spec != AugmentSpec():
         assert not torch.equal(augmenter.train(x, INDEX, epoch=3), view)
         assert not torch.equal(augmenter.train(x, INDEX + 1, epoch=2), view)
@@ -90,29 +100,31 @@ def test_without_augmentation_training_sees_what_evaluation_sees() -> None:
         x, settings = images(5, load), preprocessing(size, load)
         view = evaluation_view(x, settings)
         assert torch.equal(Augmenter(AugmentSpec(), settings, 0).train(x, np.arange(5), 0), view)
-        top = (load - size) // 2
-        expected = normal(x.permute(0, 2, 3, 1).numpy()[:, top : top + size, top : top + size])
+        (height, width), (loaded_height, loaded_width) = Size.of(size), Size.of(load)
+        top, left = (loaded_height - height) // 2, (loaded_width - width) // 2
+        expected = normal(x.permute(0, 2, 3, 1).numpy()[:, top : top + height, left : left + width])
         np.testing.assert_allclose(view.permute(0, 2, 3, 1), expected, atol=5e-6)
 
 
-def test_a_view_is_what_keras_would_make_of_the_same_draws() -> None:
+@pytest.mark.parametrize("size", RECTANGLES, ids=str)
+def test_a_view_is_what_keras_would_make_of_the_same_draws(size: SizePx) -> None:
     """From the uniform numbers alone: Keras's parameters, SciPy's warp, the flip after it, then normalisation."""
     spec = AugmentSpec(
         rotation_degrees=15, width_shift=0.1, height_shift=0.2, shear_degrees=10, zoom=(0.8, 1.1), horizontal_flip=True
     )
-    x, side = images(64, 32), 32
-    view = Augmenter(spec, preprocessing(32, 32), seed=9).train(x, np.arange(64), 4).permute(0, 2, 3, 1).numpy()
+    x, (height, width) = images(64, size), Size.of(size)
+    view = Augmenter(spec, preprocessing(size, size), seed=9).train(x, np.arange(64), 4).permute(0, 2, 3, 1).numpy()
     u = random.uniform(9, 4, np.arange(64), list(range(len(Draw))))
     flipped = u[:, Draw.HORIZONTAL_FLIP] < 0.5
     assert 10 < flipped.sum() < 54
     for b in range(64):
         theta, shear = np.deg2rad((2 * u[b, Draw.ROTATION] - 1) * 15), np.deg2rad((2 * u[b, Draw.SHEAR] - 1) * 10)
-        tx, ty = (2 * u[b, Draw.ROW_SHIFT] - 1) * 0.2 * side, (2 * u[b, Draw.COLUMN_SHIFT] - 1) * 0.1 * side
+        tx, ty = (2 * u[b, Draw.ROW_SHIFT] - 1) * 0.2 * height, (2 * u[b, Draw.COLUMN_SHIFT] - 1) * 0.1 * width
         zx, zy = 0.8 + 0.3 * u[b, Draw.ROW_ZOOM], 0.8 + 0.3 * u[b, Draw.COLUMN_ZOOM]
         matrix = np.array([[np.cos(theta), -np.sin(theta), 0], [np.sin(theta), np.cos(theta), 0], [0, 0, 1]])
         matrix = matrix @ [[1, 0, tx], [0, 1, ty], [0, 0, 1]]
         matrix = matrix @ [[1, -np.sin(shear), 0], [0, np.cos(shear), 0], [0, 0, 1]] @ np.diag([zx, zy, 1])
-        centre = np.array([15.5, 15.5])
+        centre = np.array([height - 1, width - 1]) / 2
         offset = matrix[:2, 2] + centre - matrix[:2, :2] @ centre
         channels = [
             ndimage.affine_transform(channel.astype(float), matrix[:2, :2], offset, order=1, mode="nearest")
@@ -122,10 +134,11 @@ def test_a_view_is_what_keras_would_make_of_the_same_draws() -> None:
         np.testing.assert_allclose(view[b], normal(expected), atol=0.05 / 255 / 0.2)
 
 
-def test_flip_and_crop_are_numpy_flips_and_pads() -> None:
+@pytest.mark.parametrize("size", [16, (12, 21), (21, 12)], ids=str)
+def test_flip_and_crop_are_numpy_flips_and_pads(size: SizePx) -> None:
     spec = AugmentSpec(horizontal_flip=True, vertical_flip=True, crop_padding_px=3, fill="reflect")
-    x = images(50, 16)
-    view = Augmenter(spec, preprocessing(16, 16), seed=1).train(x, np.arange(50), 0)
+    x, (height, width) = images(50, size), Size.of(size)
+    view = Augmenter(spec, preprocessing(size, size), seed=1).train(x, np.arange(50), 0)
     u = random.uniform(1, 0, np.arange(50), list(range(len(Draw))))
     for b in range(50):
         image = x[b].numpy()
@@ -133,8 +146,8 @@ def test_flip_and_crop_are_numpy_flips_and_pads() -> None:
         image = image[:, ::-1] if u[b, Draw.VERTICAL_FLIP] < 0.5 else image
         padded = np.pad(image, [(0, 0), (3, 3), (3, 3)], mode="symmetric")
         top, left = int(u[b, Draw.CROP_ROW] * 7), int(u[b, Draw.CROP_COLUMN] * 7)
-        expected = torch.from_numpy(padded[None, :, top : top + 16, left : left + 16].copy())
-        assert torch.equal(view[b : b + 1], evaluation_view(expected, preprocessing(16, 16)))
+        expected = torch.from_numpy(padded[None, :, top : top + height, left : left + width].copy())
+        assert torch.equal(view[b : b + 1], evaluation_view(expected, preprocessing(size, size)))
 
 
 def test_a_larger_image_is_cropped_to_its_centre_before_it_is_moved() -> None:
@@ -144,6 +157,10 @@ def test_a_larger_image_is_cropped_to_its_centre_before_it_is_moved() -> None:
         centre = x[:, :, 12:28, 12:28].clone(memory_format=torch.channels_last)
         small = Augmenter(spec, preprocessing(16, 16), seed=2).train(centre, np.arange(6), 0)
         assert torch.equal(large, small)
+        wide = Augmenter(spec, preprocessing((12, 30), 40), seed=2).train(x, np.arange(6), 0)
+        centre = x[:, :, 14:26, 5:35].clone(memory_format=torch.channels_last)
+        own = Augmenter(spec, preprocessing((12, 30), (12, 30)), seed=2).train(centre, np.arange(6), 0)
+        assert torch.equal(wide, own)
 
 
 def test_resized_crops_of_a_ramp_read_where_they_should() -> None:
@@ -156,6 +173,41 @@ def test_resized_crops_of_a_ramp_read_where_they_should() -> None:
     assert (inner - inner.mean(1, keepdim=True)).abs().max() < 1e-2
     width = inner.mean(1) * 16
     assert 40 * np.sqrt(0.2 * 0.75) - 0.1 < width.min() and width.max() < 40 * np.sqrt(0.6 * 4 / 3) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("size", "load"), [((24, 40), (24, 40)), ((40, 24), (46, 28)), ((24, 40), 40), ((16, 64), 64)], ids=str
+)
+def test_resized_crops_of_rectangles_are_torchvisions_with_ratios_of_the_input(size: SizePx, load: SizePx) -> None:
+    """Crops have the area that was drawn, and the proportions of the input times 3/4 to 4/3 if such crops fit."""
+    (height, width), (loaded_height, loaded_width) = Size.of(size), Size.of(load)
+    rows = torch.arange(loaded_height)[:, None].expand(loaded_height, loaded_width)
+    columns = torch.arange(loaded_width).expand(loaded_height, loaded_width)
+    ramps = torch.stack([rows, columns, columns * 0]).to(torch.uint8)[None].repeat(400, 1, 1, 1)
+    settings = Preprocessing(size_px=size, load_px=load)
+    spec, low, high = AugmentSpec(random_resized_crop=(0.15, 0.4)), 0.15, 0.4
+    view = (
+        Augmenter(spec, settings, 0).train(ramps.contiguous(memory_format=torch.channels_last), np.arange(400), 0) * 255
+    )
+    u = random.uniform(0, 0, np.arange(400), list(range(len(Draw))))
+    step_row = (view[:, 0, height // 2 + 1] - view[:, 0, height // 2])[:, width // 2].numpy()
+    step_column = (view[:, 1, :, width // 2 + 1] - view[:, 1, :, width // 2])[:, height // 2].numpy()
+    crop_height, crop_width = step_row * height, step_column * width
+    area = low + (high - low) * u[:, Draw.RESIZED_AREA]
+    np.testing.assert_allclose(crop_height * crop_width / (loaded_height * loaded_width), area, rtol=2e-2)
+    assert crop_height.max() < loaded_height + 0.05 and crop_width.max() < loaded_width + 0.05
+    stretch = (crop_width / crop_height) / (width / height)
+    fits = (loaded_width / loaded_height) / (width / height)
+    least, most = (np.clip(bound, fits * area, fits / area) for bound in (3 / 4, 4 / 3))
+    assert (stretch > least - 0.03).all() and (stretch < most + 0.03).all()
+    if fits == 1:
+        ratio = tuple(bound * width / height for bound in (3 / 4, 4 / 3))
+        torch.manual_seed(0)
+        theirs = np.array(
+            [RandomResizedCrop.get_params(ramps[0], [0.15, 0.4], list(ratio))[2:] for _ in range(4000)], np.float64
+        )
+        assert stats.ks_2samp(np.log(theirs[:, 1] / theirs[:, 0]), np.log(crop_width / crop_height)).statistic < 0.12
+        assert stats.ks_2samp(theirs.prod(1), crop_height * crop_width).statistic < 0.12
 
 
 def test_adding_an_augmentation_does_not_change_the_draws_of_another() -> None:
@@ -178,12 +230,13 @@ def test_partners_come_from_the_whole_training_set_whatever_the_batch() -> None:
         augmenter.partners(index, 3, population[:0])
 
 
+@pytest.mark.parametrize("size", [12, (7, 18)], ids=str)
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_mixing(mixup: float, cutmix: float) -> None:
+def test_mixing(mixup: float, cutmix: float, size: SizePx) -> None:
     """Images of ones and partners of zeros: the mean of what comes out is the weight that is reported."""
     count = 2000
-    augmenter = Augmenter(AugmentSpec(mixup_alpha=mixup, cutmix_alpha=cutmix), preprocessing(12, 12), seed=3)
-    x, partner = torch.ones(count, 12, 12, 3).permute(0, 3, 1, 2), torch.zeros(count, 12, 12, 3).permute(0, 3, 1, 2)
+    augmenter = Augmenter(AugmentSpec(mixup_alpha=mixup, cutmix_alpha=cutmix), preprocessing(size, size), seed=3)
+    x, partner = (make(count, *Size.of(size), 3).permute(0, 3, 1, 2) for make in (torch.ones, torch.zeros))
     mixed, weight = augmenter.mix(x, partner, np.arange(count), 1)
     assert weight.shape == (count,) and weight.dtype == torch.float32
     assert mixed.is_contiguous(memory_format=torch.channels_last)
@@ -213,6 +266,8 @@ def test_mixing(mixup: float, cutmix: float) -> None:
 def test_nonsense_is_refused_with_the_remedy(settings: dict[str, float], told: str) -> None:
     with pytest.raises(LoupeError, match=told):
         Augmenter(AugmentSpec.model_validate(settings), preprocessing(16, 16), 0)
+    with pytest.raises(LoupeError, match=told):
+        Augmenter(AugmentSpec.model_validate(settings), preprocessing((40, 16), (40, 16)), 0)
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:

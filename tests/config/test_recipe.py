@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import yaml
 
 from loupe.config import overrides
 from loupe.config.optimizer import Adam, OneCycle, Sgd
 from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe, Stage
+from loupe.config.size import Size, size_in
 from loupe.data.dataset import open_dataset
-from loupe.errors import LoupeError
+from loupe.errors import ConfigError, LoupeError
 from loupe.recipes import choice
 from loupe.recipes.catalog import RECIPES, recipe
 from loupe.recipes.resolve import resolve
@@ -120,11 +122,49 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path):
         overrides.load(path)
 
 
+def test_a_size_is_a_number_or_height_and_width_and_has_one_written_form():
+    wide = overrides.override(recipe("digits"), ["input.size_px=[24,40]", "input.load_px=[28, 46]"])
+    assert (wide.input.size_px, wide.input.load_px) == ((24, 40), (28, 46))
+    assert overrides.parse(yaml.safe_load(wide.to_yaml()), "x") == wide
+    square = overrides.override(recipe("digits"), ["input.size_px=[16,16]"])
+    assert square == overrides.override(recipe("digits"), ["input.size_px=16"])
+    assert "size_px: 16\n" in square.to_yaml(), "as before rectangles were known"
+    for given in (np.int64(9), (9, 9), [np.int64(9), 9]):
+        assert Preprocessing(size_px=given, load_px=given).model_dump(mode="json")["size_px"] == 9
+    prepared = Preprocessing(size_px=(24, 40), load_px=48)
+    assert prepared.size == Size(height_px=24, width_px=40) and prepared.load_size == Size(48, 48)
+    assert Preprocessing.model_validate_json(prepared.model_dump_json()) == prepared
+    assert (str(prepared.size), str(prepared.load_size)) == ("24 x 40", "48")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "-3", "[24,40,3]", "[24]", "[]", "[0,40]", "[24,-40]", "24.5", "[24.0,40]", "true", "24x40", "{a: 1}"],
+)
+@pytest.mark.parametrize("key", ["size_px", "load_px"])
+def test_what_is_no_size_is_one_error_that_says_the_two_forms(key, value):
+    with pytest.raises(ConfigError, match=rf"^--set: input\.{key}: [^;]*\[height, width\][^;]*$"):
+        overrides.override(recipe("digits"), [f"input.{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("224", 224), ("224x320", (224, 320)), ("24,40", (24, 40)), ("[24, 40]", (24, 40)), ("32X32", 32)],
+)
+def test_sizes_in_options(text, size):
+    assert size_in(text) == size
+    for wrong in ("", "x", "24x", "0", "24x0", "-4", "24.5", "24x40x3", "wide"):
+        with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
+            size_in(wrong)
+
+
 def test_recipes_are_frozen_and_checked():
     with pytest.raises(ValueError, match="frozen"):
         recipe("digits").seed = 3  # type: ignore[misc]
     with pytest.raises(ValueError, match="at least size_px"):
         Preprocessing(size_px=32, load_px=16)
+    with pytest.raises(ValueError, match="in height and in width"):
+        Preprocessing(size_px=(24, 40), load_px=32)
     with pytest.raises(ValueError, match="std"):
         Preprocessing(size_px=8, load_px=8, std=(1, 0, 1))
     assert not AugmentSpec().mixes

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
+from loupe.config.size import Size
 from loupe.errors import LoupeError
 from loupe.explain import filters
 from loupe.explain.cam import METHODS, class_maps
@@ -177,4 +178,4 @@ def test_a_channel_of_tokens_responds_by_its_mean_over_the_patches(class_token):
     [("test_vit", 160, 96), ("vit_small_patch14_dinov2", 224, 224), ("swin_tiny_patch4_window7_224", 224, 224)],
 )
 def test_pictures_of_filters_have_a_size_that_the_network_takes(name, own_px, size_px):
-    assert filters.side_px(abstract(name, own_px)) == size_px
+    assert filters.size_of_images(abstract(name, own_px)) == Size.of(size_px)

@@ -96,7 +96,7 @@ def test_engines_agree_on_one_channel(run):
     x_BCHW = torch.randn(3, 1, 8, 8).contiguous(memory_format=torch.channels_last)
     theirs, ours = (
         next(built.run(iter([x_BCHW])))
-        for built in (OpenVinoEngine(run.model.trunk, compute, 8, 1), TorchEngine(run.model.trunk, compute))
+        for built in (OpenVinoEngine(run.model.trunk, compute, GREY.size, 1), TorchEngine(run.model.trunk, compute))
     )
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
 

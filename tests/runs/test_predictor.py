@@ -134,7 +134,7 @@ def test_openvino_predicts_as_pytorch_does(folder, stored):
     pytest.importorskip("openvino")
 
     def openvino(model, compute):
-        return OpenVinoEngine(nn.Sequential(model.trunk, model.head), compute, model.preprocessing.size_px)
+        return OpenVinoEngine(nn.Sequential(model.trunk, model.head), compute, model.preprocessing.size)
 
     table = from_paths([str(folder)])
     said = Predictor(folder, device="cpu", engine=openvino).predictions(table)

@@ -139,11 +139,11 @@ def test_an_engine_is_built_again_only_for_other_weights_blocks_or_precision(mon
         (model(nn.ReLU()).trunk[:1], half, 3),
         (trunk, half, 4),
     ):
-        engines.of(blocks, compute, 8)
+        engines.of(blocks, compute, PIXELS.size)
         assert len(built) == number
     with torch.no_grad():
         trunk[0].bias += 1
-    engines.of(trunk, half, 8)
+    engines.of(trunk, half, PIXELS.size)
     assert len(built) == 5
 
 

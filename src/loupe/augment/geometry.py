@@ -18,12 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loupe.config.size import Size
+
 Floats = npt.NDArray[np.float64]
 Fill = Literal["nearest", "constant", "reflect", "wrap"]
 
 
 def keras_map(
-    side_px: int,
+    size: Size,
     *,
     rotation_degrees_B: Floats,
     row_shift_px_B: Floats,
@@ -32,7 +34,7 @@ def keras_map(
     row_zoom_B: Floats,
     column_zoom_B: Floats,
 ) -> Floats:
-    """Maps of Keras's rotation @ shift @ shear @ zoom about the centre of a square image, [B, 2, 3].
+    """Maps of Keras's rotation @ shift @ shear @ zoom about the centre of an image, [B, 2, 3].
 
     With rotation a and shear s the product is [[zr cos a, -zc sin(a+s)], [zr sin a, zc cos(a+s)]], and the shift is
     rotated by a. Keras's `tx` is the row shift, drawn from `height_shift_range`.
@@ -44,17 +46,19 @@ def keras_map(
     map_B23[:, 0, 1] = -np.sin(sheared) * column_zoom_B
     map_B23[:, 1, 0] = sin * row_zoom_B
     map_B23[:, 1, 1] = np.cos(sheared) * column_zoom_B
-    centre = (side_px - 1) / 2
+    centre_2 = (np.array(size) - 1) / 2
     map_B23[:, 0, 2] = cos * row_shift_px_B - sin * column_shift_px_B
     map_B23[:, 1, 2] = sin * row_shift_px_B + cos * column_shift_px_B
-    map_B23[:, :, 2] += centre - map_B23[:, :, :2].sum(-1) * centre
+    # centre - A @ centre, in the terms that give a square the same bits whatever the other side.
+    crossed_B2 = np.stack([map_B23[:, 0, 1], map_B23[:, 1, 0]], axis=1)
+    map_B23[:, :, 2] += centre_2 - map_B23[:, :, :2].sum(-1) * centre_2 - crossed_B2 * (centre_2[::-1] - centre_2)
     return map_B23
 
 
-def flip_map(side_px: int, *, vertical_B: npt.NDArray[np.bool_], horizontal_B: npt.NDArray[np.bool_]) -> Floats:
+def flip_map(size: Size, *, vertical_B: npt.NDArray[np.bool_], horizontal_B: npt.NDArray[np.bool_]) -> Floats:
     """Maps that flip the marked images vertically, horizontally or both, [B, 2, 3]."""
     flipped_B2 = np.stack([vertical_B, horizontal_B], axis=1)
-    return box_map(np.where(flipped_B2, -1.0, 1.0), np.where(flipped_B2, side_px - 1.0, 0.0))
+    return box_map(np.where(flipped_B2, -1.0, 1.0), np.where(flipped_B2, np.array(size) - 1.0, 0.0))
 
 
 def box_map(step_B2: Floats, start_B2: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 Steps, for each image:
 
-1. Centre square of `size_px`; with random-resized-crop the whole image of `load_px`.
+1. Centre of `size_px`; with random-resized-crop the whole image of `load_px`.
 2. Geometry in one sampling: random-resized-crop, rotation @ shift @ shear @ zoom, flips, crop with padding.
 3. Brightness, in grey levels.
 4. Normalisation, as in evaluation.
@@ -26,6 +26,7 @@ from torch import Tensor
 from loupe.augment import geometry, pixels, random
 from loupe.augment.draws import Draw, Draws
 from loupe.config.recipe import AugmentSpec, Preprocessing
+from loupe.config.size import Size
 from loupe.errors import ConfigError, counted
 
 Ints = npt.NDArray[np.int64]
@@ -45,15 +46,15 @@ class Augmenter:
     seed: int
 
     def __post_init__(self) -> None:
-        spec, size_px = self.spec, self.preprocessing.size_px
-        if spec.cutout_px > size_px:
+        spec, size = self.spec, self.preprocessing.size
+        if spec.cutout_px > min(size):
             raise ConfigError(
-                f"cutout_px is {spec.cutout_px}, but images are {size_px} px on a side. Set it to at most {size_px}."
+                f"cutout_px is {spec.cutout_px}, but the input has {size} px. Set it to at most {min(size)}."
             )
-        if spec.crop_padding_px >= size_px:
+        if spec.crop_padding_px >= min(size):
             raise ConfigError(
-                f"crop_padding_px is {spec.crop_padding_px}, but images are {size_px} px on a side: "
-                f"a crop could miss the image. Set it to at most {size_px - 1}."
+                f"crop_padding_px is {spec.crop_padding_px}, but the input has {size} px: a crop could miss the image. "
+                f"Set it to at most {min(size) - 1}."
             )
         if spec.fill_value and spec.fill != "constant":
             raise ConfigError(
@@ -67,22 +68,22 @@ class Augmenter:
         """Augmented, normalised views of a batch for one epoch.
 
         Args:
-            x_BCHW: uint8 [B, 3, load_px, load_px].
+            x_BCHW: uint8 [B, 3, H, W] of `load_px`.
             index_B: index of each image in the data set.
             epoch: epoch number, from 0.
 
         Returns:
-            Float32 [B, 3, size_px, size_px], channels-last.
+            Float32 [B, 3, H, W] of `size_px`, channels-last.
         """
-        spec, size_px = self.spec, self.preprocessing.size_px
+        spec, size = self.spec, self.preprocessing.size
         _check(x_BCHW, index_B, self.preprocessing)
         draws = self._draw(index_B, epoch, self._train_draws)
-        source_BCHW = x_BCHW if spec.random_resized_crop else pixels.centre_crop(x_BCHW, size_px)
+        source_BCHW = x_BCHW if spec.random_resized_crop else pixels.centre_crop(x_BCHW, size)
         if self._warps:
             source_BCHW = geometry.warp(
                 source_BCHW,
                 self._map(draws),
-                size_px=(size_px, size_px),
+                size_px=size,
                 fill=spec.fill,
                 fill_value=spec.fill_value,
                 whole_pixels=not (spec.random_resized_crop or self._is_affine),
@@ -144,7 +145,7 @@ class Augmenter:
         if spec.cutmix_alpha > 0:
             weight_B = np.where(cut_B, pixels.beta_quantile(draws[Draw.MIX_WEIGHT], spec.cutmix_alpha), 1.0)
             box_B4, kept_B = pixels.cutmix_boxes(
-                x_BCHW.shape[2], weight_B, row_B=draws[Draw.CUTMIX_ROW], column_B=draws[Draw.CUTMIX_COLUMN]
+                Size(*x_BCHW.shape[2:]), weight_B, row_B=draws[Draw.CUTMIX_ROW], column_B=draws[Draw.CUTMIX_COLUMN]
             )
             mixed_BCHW = pixels.paste(mixed_BCHW, partner_x_BCHW, box_B4)
             share_B = share_B * kept_B
@@ -166,7 +167,7 @@ class Augmenter:
     @cached_property
     def _samples(self) -> int:
         area, sizes = self.spec.random_resized_crop, self.preprocessing
-        return pixels.resized_crop_samples(sizes.load_px, sizes.size_px, area) if area else 1
+        return pixels.resized_crop_samples(sizes.load_size, sizes.size, area) if area else 1
 
     @cached_property
     def _train_draws(self) -> tuple[Draw, ...]:
@@ -207,8 +208,8 @@ class Augmenter:
         if spec.random_resized_crop:
             maps.append(
                 pixels.resized_crop_map(
-                    sizes.load_px,
-                    sizes.size_px,
+                    sizes.load_size,
+                    sizes.size,
                     spec.random_resized_crop,
                     area_B=draws[Draw.RESIZED_AREA],
                     ratio_B=draws[Draw.RESIZED_RATIO],
@@ -229,7 +230,7 @@ class Augmenter:
         return reduce(geometry.compose, maps)
 
     def _affine_map(self, draws: Draws) -> Floats:
-        spec, size_px = self.spec, self.preprocessing.size_px
+        spec, size = self.spec, self.preprocessing.size
         # A transform that is off has no draw; the middle of its range is its identity, 0 or 1.
         middle_B = np.full(len(next(iter(draws.values()))), 0.5)
 
@@ -237,10 +238,10 @@ class Augmenter:
             return _between((low, high), draws.get(draw, middle_B))
 
         return geometry.keras_map(
-            size_px,
+            size,
             rotation_degrees_B=between(-spec.rotation_degrees, spec.rotation_degrees, Draw.ROTATION),
-            row_shift_px_B=between(-spec.height_shift, spec.height_shift, Draw.ROW_SHIFT) * size_px,
-            column_shift_px_B=between(-spec.width_shift, spec.width_shift, Draw.COLUMN_SHIFT) * size_px,
+            row_shift_px_B=between(-spec.height_shift, spec.height_shift, Draw.ROW_SHIFT) * size.height_px,
+            column_shift_px_B=between(-spec.width_shift, spec.width_shift, Draw.COLUMN_SHIFT) * size.width_px,
             shear_degrees_B=between(-spec.shear_degrees, spec.shear_degrees, Draw.SHEAR),
             row_zoom_B=between(*spec.zoom, Draw.ROW_ZOOM),
             column_zoom_B=between(*spec.zoom, Draw.COLUMN_ZOOM),
@@ -249,7 +250,7 @@ class Augmenter:
     def _flip_map(self, draws: Draws) -> Floats:
         never_B = np.ones(len(next(iter(draws.values()))))
         return geometry.flip_map(
-            self.preprocessing.size_px,
+            self.preprocessing.size,
             vertical_B=draws.get(Draw.VERTICAL_FLIP, never_B) < 0.5,
             horizontal_B=draws.get(Draw.HORIZONTAL_FLIP, never_B) < 0.5,
         )
@@ -259,14 +260,14 @@ def evaluation_view(x_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Deterministic view for evaluation: the normalised centre crop.
 
     Args:
-        x_BCHW: uint8 [B, 3, load_px, load_px].
+        x_BCHW: uint8 [B, 3, H, W] of `load_px`.
         preprocessing: sizes, mean and deviation.
 
     Returns:
-        Float32 [B, 3, size_px, size_px], channels-last.
+        Float32 [B, 3, H, W] of `size_px`, channels-last.
     """
     _check(x_BCHW, None, preprocessing)
-    return pixels.normalise(pixels.centre_crop(x_BCHW, preprocessing.size_px), preprocessing.mean, preprocessing.std)
+    return pixels.normalise(pixels.centre_crop(x_BCHW, preprocessing.size), preprocessing.mean, preprocessing.std)
 
 
 def _between(bounds: tuple[float, float], u_B: Floats) -> Floats:
@@ -274,11 +275,11 @@ def _between(bounds: tuple[float, float], u_B: Floats) -> Floats:
 
 
 def _check(x_BCHW: Tensor, index_B: Ints | None, preprocessing: Preprocessing) -> None:
-    side_px, channels = preprocessing.load_px, preprocessing.channels
-    if x_BCHW.dtype != torch.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != (channels, side_px, side_px):
+    channels, size = preprocessing.channels, preprocessing.load_size
+    if x_BCHW.dtype != torch.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != (channels, *size):
         raise ValueError(
-            f"images must be uint8 [B, {channels}, {side_px}, {side_px}]; got {x_BCHW.dtype} {list(x_BCHW.shape)}. "
-            "Read them with the preprocessing with which they were stored."
+            f"images must be uint8 [B, {channels}, {size.height_px}, {size.width_px}]; got {x_BCHW.dtype} "
+            f"{list(x_BCHW.shape)}. Read them with the preprocessing with which they were stored."
         )
     if index_B is not None and np.shape(index_B) != (len(x_BCHW),):
         raise ValueError(f"{counted(len(x_BCHW), 'image')} must have as many indices; got shape {np.shape(index_B)}")

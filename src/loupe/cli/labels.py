@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loupe.cli.options import Columns, Data, Device, FollowLinks, Images, Json, Quiet, SkipDamaged, print_json
+from loupe.cli.options import (
+    Columns,
+    Data,
+    Device,
+    FollowLinks,
+    Images,
+    InputSize,
+    Json,
+    Quiet,
+    SkipDamaged,
+    input_size,
+    print_json,
+)
 from loupe.errors import counted
 
 if TYPE_CHECKING:
@@ -24,7 +36,7 @@ def labels(
         str | None,
         typer.Option(help="Pretrained weights: timm (download), none, a file, hf-hub:NAME or local-dir:DIR."),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Input size in pixels. Default: that of the network.")] = None,
+    size: InputSize = None,
     split: Annotated[
         list[str] | None, typer.Option(help="Split to examine; can be repeated. Default: train and val.")
     ] = None,
@@ -49,7 +61,7 @@ def labels(
     splits = split or ("train", "val")
     report = check_labels(
         data,
-        LabelOptions(model, weights, size, splits, number_of_folds=folds, seed=seed),
+        LabelOptions(model, weights, input_size(size), splits, number_of_folds=folds, seed=seed),
         columns=columns,
         images=images,
         follow_links=follow_links,

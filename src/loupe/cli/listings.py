@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loupe.cli.options import Json, Output, print_json
+from loupe.cli.options import InputSize, Json, Output, input_size, print_json
 from loupe.errors import LoupeError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Model to show, or part of the names to list.")] = None,
     part: Annotated[str, typer.Option(help="Part that is trained: head, last-block, last-N or all.")] = "all",
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
-    size: Annotated[int | None, typer.Option(min=1, help="Input size in pixels. Default: that of the model.")] = None,
+    size: InputSize = None,
     as_json: Json = False,
 ) -> None:
     """List models of Loupe and timm, or show one. Shows layers, blocks and parameters."""
@@ -71,7 +71,7 @@ def models(
         else:
             tables.print_models(matching, name)
         return
-    shown = overview.overview(name, part=part, classes=classes, size_px=size)
+    shown = overview.overview(name, part=part, classes=classes, size_px=input_size(size))
     if as_json:
         print_json(shown)
     else:

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from loupe.config.size import SizePx
 
 Data = Annotated[
     str,
@@ -39,6 +42,23 @@ SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out dam
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read and hash every image again, without hashes remembered from earlier runs.")
 ]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS|HEIGHTxWIDTH",
+        help="Input size: the side of a square, or for example 224x320. Default: that of the network.",
+    ),
+]
+
+
+def input_size(text: str | None) -> "SizePx | None":
+    """The value of `--size`."""
+    from loupe.config.size import size_in
+
+    try:
+        return None if text is None else size_in(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error} (got {text!r})", param_hint="'--size'") from None
 
 
 def print_json(value: Any) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from loupe.cache import KINDS, CacheEntry
 from loupe.config.recipe import Recipe
+from loupe.config.size import Size
 from loupe.errors import LoupeError, counted
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
@@ -223,9 +224,9 @@ def print_model(model: Mapping[str, Any]) -> None:
     out.print(table)
     counts = model["parameters"]
     out.print(
-        f"{_plain(model['name'])} at {model['size_px']} px with {model['classes']} classes: {counts['total']:,} "
-        f"parameters, {counts['trainable']:,} trainable, {counts['non_trainable']:,} non-trainable. "
-        f"{model['frozen_blocks']} of {counted(len(model['blocks']), 'block')} frozen ({', '.join(model['blocks'])}).",
+        f"{_plain(model['name'])} at {Size.of(model['size_px'])} px with {model['classes']} classes: "
+        f"{counts['total']:,} parameters, {counts['trainable']:,} trainable, {counts['non_trainable']:,} non-trainable."
+        f" {model['frozen_blocks']} of {counted(len(model['blocks']), 'block')} frozen ({', '.join(model['blocks'])}).",
         soft_wrap=True,
     )
 

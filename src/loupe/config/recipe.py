@@ -14,6 +14,7 @@ from loupe.config.base import Channels, Count, Fraction, Levels, NonNegative, Po
 from loupe.config.loss import CrossEntropy, Loss
 from loupe.config.network import Network
 from loupe.config.optimizer import Adam, Constant, Logistic, Optimizer, Schedule
+from loupe.config.size import Size, SizePx, check_load_size
 from loupe.errors import enumerated
 
 RGB = tuple[float, float, float]
@@ -27,14 +28,15 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class Preprocessing(RecipeValue):
     """Steps from a decoded RGB image to the network's input, stored with the weights.
 
-    An image is resized to `load_px` on a side; evaluation takes its centre square of `size_px`. Pixels are scaled to
-    [0, 1]; then `mean` is subtracted and the result is divided by `std`, for each channel. `range`: pixel values, as
-    stored in the file, that become 0 and 255, with linear steps between; null for the whole range of the file's bits.
-    `channels`: 3 for RGB, 1 for grey, which uses the first value of `mean` and of `std`; the others are equal.
+    An image is resized to `load_px`; evaluation takes its centre of `size_px`. Each is the side of a square or (height,
+    width). Pixels are scaled to [0, 1]; then `mean` is subtracted and the result is divided by `std`, for each channel.
+    `range`: pixel values, as stored in the file, that become 0 and 255, with linear steps between; null for the whole
+    range of the file's bits. `channels`: 3 for RGB, 1 for grey, which uses the first value of `mean` and of `std`; the
+    others are equal.
     """
 
-    size_px: Count
-    load_px: Count
+    size_px: SizePx
+    load_px: SizePx
     resize: Resize = "crop"
     interpolation: Interpolation = "bilinear"
     mean: RGB = (0.0, 0.0, 0.0)
@@ -44,14 +46,23 @@ class Preprocessing(RecipeValue):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.load_px < self.size_px:
-            raise ValueError(f"load_px ({self.load_px}) must be at least size_px ({self.size_px})")
+        check_load_size(self.size_px, self.load_px)
         if min(self.std) <= 0:
             raise ValueError("std must be above 0 in every channel")
         check_levels(self.range)
         if self.channels == 1 and len({*self.mean}) + len({*self.std}) > 2:
             raise ValueError("with channels 1, the three values of mean must be equal, and those of std")
         return self
+
+    @property
+    def size(self) -> Size:
+        """Size of the network's input."""
+        return Size.of(self.size_px)
+
+    @property
+    def load_size(self) -> Size:
+        """Size to which images are resized."""
+        return Size.of(self.load_px)
 
 
 def check_levels(levels: Levels | None) -> None:
@@ -63,9 +74,10 @@ def check_levels(levels: Levels | None) -> None:
 class InputSpec(RecipeValue):
     """Preprocessing as requested, before the images are known; null values are chosen later.
 
-    With a backbone, null means the backbone's own value. Without one, `size_px` is the typical size of the images, at
-    most 64 px. `load_px` is `size_px`, or 1.15 times as much for random-resized-crop. `resize` is crop,
-    `interpolation` bilinear and `normalise` channels.
+    `size_px` and `load_px` are the side of a square or [height, width]. With a backbone, null means the backbone's own
+    value. Without one, `size_px` is the typical size of the images, at most 64 px, and a square. `load_px` is
+    `size_px`, or 1.15 times as much for random-resized-crop. `resize` is crop, `interpolation` bilinear and `normalise`
+    channels.
 
     `normalise`: `unit` scales to [0, 1]. `dataset` standardises by one mean and one deviation over all training pixels,
     `channels` by one of each for every channel. `given` uses `mean` and `std` from here or from the backbone, on the
@@ -76,8 +88,8 @@ class InputSpec(RecipeValue):
     takes them from the record.
     """
 
-    size_px: Count | None = None
-    load_px: Count | None = None
+    size_px: SizePx | None = None
+    load_px: SizePx | None = None
     resize: Resize | None = None
     interpolation: Interpolation | None = None
     normalise: Normalise | None = None
@@ -110,12 +122,13 @@ class AugmentSpec(RecipeValue):
     """Random augmentation of training images, drawn anew in every epoch.
 
     Rotation, shifts, shear, zoom and flips have the meaning of Keras's `ImageDataGenerator`: `rotation_degrees` r draws
-    from [-r, r], shifts from that fraction of the side in both directions, `shear_degrees` s from [-s, s]. `zoom` is
-    the range of the two axes' factors (above 1 the content becomes smaller). `fill` is SciPy's fill mode beyond the
-    edge. `crop_padding_px` pads by `fill` and takes a random crop of the original size. `random_resized_crop` is the
-    range of the crop's area as a fraction of the image. `cutout_px` is the side of one blank square. `brightness` is a
-    range of factors. `mixup_alpha` and `cutmix_alpha` are the parameters of the Beta distributions; with both, each
-    image gets one of the two.
+    from [-r, r], shifts from that fraction of the width or height in both directions, `shear_degrees` s from [-s, s].
+    `zoom` is the range of the two axes' factors (above 1 the content becomes smaller). `fill` is SciPy's fill mode
+    beyond the edge. `crop_padding_px` pads by `fill` and takes a random crop of the original size.
+    `random_resized_crop` is the range of the crop's area as a fraction of the image; its sides are stretched by up to
+    4/3 against each other. `cutout_px` is the side of one blank square. `brightness` is a range of factors.
+    `mixup_alpha` and `cutmix_alpha` are the parameters of the Beta distributions; with both, each image gets one of the
+    two.
     """
 
     rotation_degrees: NonNegative = 0.0

@@ -19,6 +19,7 @@ from loupe.config.recipe import (
     Resize,
     Stage,
 )
+from loupe.config.size import SizePx, check_load_size
 from loupe.errors import ConfigError
 
 
@@ -29,16 +30,15 @@ class ResolvedInput(InputSpec):
     been computed, and in a recipe without them.
     """
 
-    size_px: Count
-    load_px: Count
+    size_px: SizePx
+    load_px: SizePx
     resize: Resize
     interpolation: Interpolation
     normalise: Normalise
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.load_px < self.size_px:
-            raise ValueError(f"load_px ({self.load_px}) must be at least size_px ({self.size_px})")
+        check_load_size(self.size_px, self.load_px)
         if self.normalise == "given" and (self.mean is None or self.std is None):
             raise ValueError("normalise given needs mean and std too, three numbers each")
         if self.channels == 1 and len({*(self.mean or ())}) + len({*(self.std or ())}) > 2:

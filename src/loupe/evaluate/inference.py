@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loupe.augment.pipeline import evaluation_view
 from loupe.config.recipe import Preprocessing
+from loupe.config.size import Size
 from loupe.data.pixels.batches import Batch
 from loupe.data.pixels.prepare import Images
 from loupe.devices import Compute
@@ -51,7 +52,7 @@ def logits(
     was_training = model.training
     model.eval()
     batches = []
-    for batch in loader.batches(rows_N, batch_size(model.preprocessing.size_px)):
+    for batch in loader.batches(rows_N, batch_size(model.preprocessing.size)):
         x = batch.x_BCHW if first_block else evaluation_view(batch.x_BCHW, model.preprocessing)
         with compute.autocast():
             batches.append(model(x, first_block).float())
@@ -81,7 +82,7 @@ def engine_predictions(
     rows_N: np.ndarray,
 ) -> Predictions:
     """Predictions of an engine that gives logits for preprocessed images, with the labels of the loader."""
-    batches = loader.batches(rows_N, batch_size(preprocessing.size_px))
+    batches = loader.batches(rows_N, batch_size(preprocessing.size))
     made = list(engine.run(evaluation_view(batch.x_BCHW, preprocessing) for batch in batches))
     logits_NK = np.concatenate(made) if made else np.empty((0, 0), np.float32)
     return _with_images(logits_NK, loader, images, rows_N, classes)
@@ -102,10 +103,8 @@ def _with_images(
 @torch.inference_mode()
 def images_per_second(engine: Engine, preprocessing: Preprocessing, device: torch.device, repeats: int = 3) -> float:
     """Inference speed from decoded pixels, in images per second: median of `repeats` batches, answers included."""
-    images = min(SPEED_BATCH, batch_size(preprocessing.size_px))
-    x_BCHW = torch.zeros(
-        images, preprocessing.channels, preprocessing.load_px, preprocessing.load_px, dtype=torch.uint8
-    )
+    images = min(SPEED_BATCH, batch_size(preprocessing.size))
+    x_BCHW = torch.zeros(images, preprocessing.channels, *preprocessing.load_size, dtype=torch.uint8)
     x_BCHW = x_BCHW.to(device, memory_format=torch.channels_last)
     seconds = []
     for _ in range(1 + repeats):  # the first pass compiles and fills caches
@@ -115,9 +114,9 @@ def images_per_second(engine: Engine, preprocessing: Preprocessing, device: torc
     return images / statistics.median(seconds[1:])
 
 
-def batch_size(size_px: int) -> int:
-    """Batch size for evaluation of images of that side: activations take a few hundred megabytes."""
-    return int(np.clip(2**22 // size_px**2, 16, 512))
+def batch_size(size: Size) -> int:
+    """Batch size for evaluation of images of that size: activations take a few hundred megabytes."""
+    return int(np.clip(2**22 // size.area_px, 16, 512))
 
 
 def scores(logits_NK: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from loupe.config.size import Size, SizePx
 from loupe.records import Fraction, OsText, Part, Quantity, TextRecord, Whole
 
 Points = Annotated[float, Field(ge=-1, le=1)]  # a difference of two fractions
@@ -81,7 +82,7 @@ class LabelResults(TextRecord):
 
     dataset: str
     network: str
-    size_px: Whole
+    size_px: SizePx
     seed: Whole
     folds: Whole
     strengths: tuple[Quantity, ...]
@@ -99,6 +100,11 @@ class LabelResults(TextRecord):
         if self.images < max(1, len(self.suspects)):
             raise ValueError(f"{self.images} examined labels and {len(self.suspects)} suspects")
         return self
+
+    @property
+    def size(self) -> Size:
+        """Size of the network's input."""
+        return Size.of(self.size_px)
 
     @property
     def images(self) -> int:

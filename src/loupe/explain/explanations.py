@@ -99,7 +99,7 @@ def explain(
         image_M, class_M = torch.tensor(pairs, device=batch.x_BCHW.device).T
         x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
         maps_MHW = class_maps(model, x_BCHW[image_M], class_M, layer, method).cpu().numpy()
-        pixels_BHWC = centre_crop(batch.x_BCHW, model.preprocessing.size_px).permute(0, 2, 3, 1).cpu().numpy()
+        pixels_BHWC = centre_crop(batch.x_BCHW, model.preprocessing.size).permute(0, 2, 3, 1).cpu().numpy()
         for b, row in enumerate(batch.index_B):
             maps = {predictions.classes[k]: maps_MHW[m] for m, (image, k) in enumerate(pairs) if image == b}
             yield _explanation(predictions, int(row), in_colour(pixels_BHWC[b]), maps)

@@ -1,16 +1,18 @@
 """Layers with spatial outputs, and the conversion of their outputs to feature maps [C, H, W].
 
 Convolutions output maps. Inner layers of ConvNeXt and Swin output them with channels last, [H, W, C]. Vision
-transformers output tokens [N, C]: class token and registers first, then the patches of a square grid, row by row.
+transformers output tokens [N, C]: class token and registers first, then the patches of a grid, row by row.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import inf, isqrt
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from loupe.config.size import Size
 from loupe.errors import ConfigError, unknown_name
 from loupe.models.classifier import Classifier
 from loupe.models.layers import TokenPool
@@ -28,7 +30,7 @@ class MapLayer:
 
     Attributes:
         name: name of the module.
-        shape: (C, H, W) of the map, with H equal to W.
+        shape: (C, H, W) of the map at the size of the network's input.
         layout: layout of the output after the batch dimension.
         prefix: number of tokens before the patch tokens.
     """
@@ -41,8 +43,10 @@ class MapLayer:
     def as_map(self, output: Tensor) -> Tensor:
         """Output of the layer as [B, C, H, W], without prefix tokens."""
         if self.layout == "tokens":
-            side = isqrt(output.shape[1] - self.prefix)
-            output = output[:, self.prefix :].reshape(len(output), side, side, -1)
+            height, width = self.shape[1:]
+            if height * width != output.shape[1] - self.prefix:  # of an input of another size, which is a square
+                height = width = isqrt(output.shape[1] - self.prefix)
+            output = output[:, self.prefix :].reshape(len(output), height, width, -1)
         return output if self.layout == "map" else output.permute(0, 3, 1, 2)
 
     def as_output(self, map_BCHW: Tensor, output: Tensor) -> Tensor:
@@ -70,7 +74,10 @@ def map_layers(model: Classifier) -> dict[str, MapLayer]:
     if pool and not pool.reads_patches:
         last_block = f"trunk.{[*dict(model.trunk.named_children())][-1]}"
         rows = [row for row in rows if not f"{row['name']}.".startswith(f"{last_block}.")]
-    layers = [_map_layer(row, pool) for row in rows]
+    size = model.preprocessing.size
+    convolved = [row["output"][1:] for row in rows if row["type"] == "Conv2d"]
+    grids = {height * width: (height, width) for height, width in convolved}
+    layers = [_map_layer(row, pool, size, grids) for row in rows]
     last = max((number for number, layer in enumerate(layers) if layer), default=-1)
     if sum(_is_tokens(row["output"]) for row in rows[last + 1 :]) >= last + 1:
         raise ConfigError(
@@ -98,23 +105,48 @@ def _blocks(model: Classifier) -> list[str]:
     return names + [f"{names[-1]}.{name}" for name, _ in model.trunk[-1].named_children()]
 
 
-def _map_layer(row: dict[str, Any], pool: TokenPool | None) -> MapLayer | None:
+def _map_layer(
+    row: dict[str, Any], pool: TokenPool | None, size: Size, grids: Mapping[int, tuple[int, int]]
+) -> MapLayer | None:
     """Row of the layer table as a `MapLayer`; None without a spatial output.
 
-    A shape with three equal sizes is read as channels first.
+    A shape that can be read both ways, such as one of three equal sizes, is read as channels first.
+
+    Args:
+        size: size of the network's input.
+        grids: (H, W) of the maps of convolutions, by the number of their positions.
     """
     name, shape = row["name"], row["output"]
     if ATTENTION & set(name.split(".")):
         return None
-    if len(shape) == 3 and shape[1] == shape[2] > 1:
-        return MapLayer(name, (shape[0], shape[1], shape[2]))
-    if len(shape) == 3 and shape[0] == shape[1] > 1:
-        return MapLayer(name, (shape[2], shape[0], shape[1]), "channels last")
+    if len(shape) == 3:
+        first, last = _mismatch(shape[1:], size), _mismatch(shape[:2], size)
+        if first <= min(last, _allowed(size)):
+            return MapLayer(name, (shape[0], shape[1], shape[2]))
+        if last <= _allowed(size):
+            return MapLayer(name, (shape[2], shape[0], shape[1]), "channels last")
     if len(shape) == 2 and pool:
-        side = isqrt(max(shape[0] - pool.prefix, 0))
-        if side > 1 and side**2 == shape[0] - pool.prefix:
-            return MapLayer(name, (shape[1], side, side), "tokens", pool.prefix)
+        tokens = shape[0] - pool.prefix
+        side = isqrt(max(tokens, 0))
+        height, width = grids.get(tokens, (side, side))
+        if tokens > 1 and height * width == tokens:
+            return MapLayer(name, (shape[1], height, width), "tokens", pool.prefix)
     return None
+
+
+def _mismatch(grid: Sequence[int], size: Size) -> float:
+    """Positions by which a side of (H, W) differs from that of a map of the image; infinite for a single position."""
+    height, width = grid
+    if height * width <= 1:
+        return inf
+    return min(
+        abs(width - height * size.width_px / size.height_px), abs(height - width * size.height_px / size.width_px)
+    )
+
+
+def _allowed(size: Size) -> int:
+    """Largest mismatch of a map: convolutions and pooling round the two sides of a rectangle one by one."""
+    return 0 if size.height_px == size.width_px else 2
 
 
 def _is_tokens(shape: list[int]) -> bool:

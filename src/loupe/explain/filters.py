@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loupe.config.recipe import Preprocessing
+from loupe.config.size import Size
 from loupe.data.pixels.decode import in_colour
 from loupe.explain.feature_maps import MapLayer, map_layers
 from loupe.models.classifier import Classifier
@@ -73,13 +74,14 @@ def default_layers(model: Classifier) -> list[MapLayer]:
     return list(dict.fromkeys(layers[number] for number in (0, len(layers) // 2, -1))) if layers else []
 
 
-def side_px(model: Classifier) -> int:
-    """Side of the images: the network's own, or `LARGEST_PX` if that is less and the network accepts it."""
-    if model.preprocessing.size_px > LARGEST_PX:
+def size_of_images(model: Classifier) -> Size:
+    """Size of the images: the network's own, or a square of `LARGEST_PX` if that is less and the network accepts it."""
+    own, square = model.preprocessing.size, Size.of(LARGEST_PX)
+    if square.fits_in(own):
         with suppress(RuntimeError, AssertionError):  # some transformers accept one size, or multiples of a patch
-            layer_table(model, side_px=LARGEST_PX)
-            return LARGEST_PX
-    return model.preprocessing.size_px
+            layer_table(model, size=square)
+            return square
+    return own
 
 
 def maximise(
@@ -98,11 +100,11 @@ def maximise(
         settings: settings of the gradient ascent.
         on_step: called after each step of each filter.
     """
-    size_px = side_px(model)
-    chunk_size = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * size_px**2))
+    size = size_of_images(model)
+    chunk_size = max(1, BATCH_PIXELS // (len(REGULARISATIONS) * size.area_px))
     for start in range(0, len(filters), chunk_size):
         chunk = list(filters[start : start + chunk_size])
-        pixels_FRCHW, activation_FR, noise_F = _ascend(model, layer, chunk, size_px, settings, on_step)
+        pixels_FRCHW, activation_FR, noise_F = _ascend(model, layer, chunk, size, settings, on_step)
         grey_FRHWC = (pixels_FRCHW * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
         for f, number in enumerate(chunk):
             activation_R = tuple(activation_FR[f].tolist())
@@ -113,7 +115,7 @@ def _ascend(
     model: Classifier,
     layer: MapLayer,
     filters: list[int],
-    size_px: int,
+    size: Size,
     settings: AscentSettings,
     on_step: Callable[[], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +123,7 @@ def _ascend(
     kinds = len(REGULARISATIONS)
     device = next(model.parameters()).device
     filter_B = torch.tensor(filters, device=device).repeat_interleave(kinds)
-    pixels_BCHW = _noise(size_px, model.preprocessing.channels, settings).to(device).repeat(len(filter_B), 1, 1, 1)
+    pixels_BCHW = _noise(size, model.preprocessing.channels, settings).to(device).repeat(len(filter_B), 1, 1, 1)
     was_training = model.training
     model.eval()
     try:
@@ -140,9 +142,9 @@ def _ascend(
     return pixels_FRCHW, activation_B.view(len(filters), kinds), noise_B[::kinds]
 
 
-def _noise(size_px: int, channels: int, settings: AscentSettings) -> Tensor:
+def _noise(size: Size, channels: int, settings: AscentSettings) -> Tensor:
     generator = torch.Generator().manual_seed(settings.seed)
-    noise_1CHW = torch.randn(1, channels, size_px, size_px, generator=generator)
+    noise_1CHW = torch.randn(1, channels, *size, generator=generator)
     return (GREY + settings.noise * noise_1CHW).clamp(0, 1)
 
 

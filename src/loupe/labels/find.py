@@ -13,6 +13,7 @@ from loupe.cache import cache_folder
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import SplitSpec
 from loupe.config.resolved import ResolvedRecipe
+from loupe.config.size import SizePx
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.keyed_order import turns
 from loupe.data.pixels.prepare import Images, load_images
@@ -51,7 +52,7 @@ class LabelReport:
     quality_N: Floats
     fit: CrossFit
     network: str
-    size_px: int
+    size_px: SizePx
     seed: int
 
     @cached_property
@@ -131,7 +132,7 @@ class LabelOptions:
 
     model: str | None = None
     weights: str | None = None
-    size_px: int | None = None
+    size_px: SizePx | None = None
     splits: Sequence[str] = ("train", "val")
     number_of_folds: int = 5
     seed: int = 0
@@ -186,7 +187,7 @@ def check_labels(
         )
         logger.info(
             f"comparing {counted(len(rows_N), 'label')} with out-of-fold predictions of linear heads on {network.name} "
-            f"at {preprocessing.size_px} px, {counted(number_of_folds, 'fold')}"
+            f"at {preprocessing.size} px, {counted(number_of_folds, 'fold')}"
         )
         fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects)
         return LabelReport(
@@ -213,7 +214,7 @@ def _check_asked(splits: Sequence[str], number_of_folds: int) -> None:
 
 
 def recipe_for(
-    dataset: Dataset, model: str | None, weights: str | None, size_px: int | None, seed: int
+    dataset: Dataset, model: str | None, weights: str | None, size_px: SizePx | None, seed: int
 ) -> tuple[ResolvedRecipe, BackboneSpec]:
     """Recipe `features` for these images, and its network."""
     recipe = resolve(

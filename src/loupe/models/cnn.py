@@ -7,6 +7,7 @@ from torch import nn
 
 from loupe.config.network import CnnSpec, ConvBlock, Dense
 from loupe.config.recipe import Preprocessing
+from loupe.config.size import Size
 from loupe.errors import ConfigError
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
@@ -26,20 +27,20 @@ def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], s
 
 def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
     """Build the network without memory for its weights (on PyTorch's meta device), to count and list its layers."""
-    side = preprocessing.size_px
+    sides = preprocessing.size
     channels: int = preprocessing.channels
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.device("meta"):
         for number, block in enumerate(spec.blocks, 1):
             blocks[f"block{number}"] = _block(block, channels, spec)
-            side = _side_after(block, side)
+            sides = Size(*(_side_after(block, side) for side in sides))
             channels = block.filters[-1] if block.filters else channels
-            if side < 1:
+            if min(sides) < 1:
                 raise ConfigError(
-                    f"{spec.name}: images of {preprocessing.size_px} px are too small for block {number}. "
+                    f"{spec.name}: images of {preprocessing.size} px are too small for block {number}. "
                     "Use larger images (--set input.size_px=...) or a network with fewer blocks (--model)."
                 )
-        width = channels if spec.pooling == "average" else channels * side * side
+        width = channels if spec.pooling == "average" else channels * sides.area_px
         top = head(spec.pooling, spec.hidden, width, len(classes))
         return Classifier(nn.Sequential(blocks), top, preprocessing, classes)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loupe.config.size import Size
 from loupe.devices import Compute
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,7 +39,7 @@ def engine_name(compute: Compute) -> str:
     return f"torch {torch.__version__}"
 
 
-def engine(blocks: nn.Sequential, compute: Compute, size_px: int, channels: int = 3) -> tuple[Engine, str]:
+def engine(blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> tuple[Engine, str]:
     """Build the fastest engine for these blocks; also return the reason if OpenVINO cannot be used on a CPU."""
     if compute.device.type != "cpu" or compute.precision == "fp16":
         return TorchEngine(blocks, compute), ""
@@ -47,7 +48,7 @@ def engine(blocks: nn.Sequential, compute: Compute, size_px: int, channels: int 
     except ImportError:
         return TorchEngine(blocks, compute), "OpenVINO is faster: pip install openvino"
     try:
-        return OpenVinoEngine(blocks, compute, size_px, channels), ""
+        return OpenVinoEngine(blocks, compute, size, channels), ""
     except Exception as error:  # its converter and its compiler raise classes of their own
         reason = " ".join(str(error).split())[:200]
         return TorchEngine(blocks, compute), f"OpenVINO cannot run these blocks ({reason})"
@@ -57,14 +58,14 @@ class Engines:
     """Cache of the last engine: tracing and compiling a network takes seconds."""
 
     def __init__(self) -> None:
-        self._built: dict[tuple[str, Compute, int, int], tuple[Engine, str]] = {}
+        self._built: dict[tuple[str, Compute, Size, int], tuple[Engine, str]] = {}
 
-    def of(self, blocks: nn.Sequential, compute: Compute, size_px: int, channels: int = 3) -> tuple[Engine, str]:
+    def of(self, blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> tuple[Engine, str]:
         """Engine for these blocks, weights and precision; built again only if one of them has changed."""
-        key = (digest_of(blocks), compute, size_px, channels)
+        key = (digest_of(blocks), compute, size, channels)
         if key not in self._built:
             self._built.clear()  # an engine holds a copy of the weights
-            self._built[key] = engine(blocks, compute, size_px, channels)
+            self._built[key] = engine(blocks, compute, size, channels)
         return self._built[key]
 
 
@@ -118,13 +119,13 @@ def _finish(rows: Tensor, arrival: torch.cuda.Event | None) -> Array:
 class OpenVinoEngine:
     """Engine that runs blocks in OpenVINO's CPU plugin, with as many threads as PyTorch."""
 
-    def __init__(self, blocks: nn.Sequential, compute: Compute, size_px: int, channels: int = 3) -> None:
+    def __init__(self, blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> None:
         import openvino as ov
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its converter uses deprecated parts of PyTorch
-            network = ov.convert_model(blocks, example_input=torch.zeros(1, channels, size_px, size_px))
-        network.reshape([-1, channels, size_px, size_px])
+            network = ov.convert_model(blocks, example_input=torch.zeros(1, channels, *size))
+        network.reshape([-1, channels, *size])
         prepared = ov.preprocess.PrePostProcessor(network)
         prepared.input().tensor().set_layout(ov.Layout("NHWC"))  # memory layout of the batches
         prepared.input().model().set_layout(ov.Layout("NCHW"))

@@ -4,6 +4,7 @@ from typing import Any
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
+from loupe.config.size import SizePx
 from loupe.errors import unknown_name
 from loupe.models.build import skeleton
 from loupe.models.catalog import NETWORKS, network
@@ -31,7 +32,7 @@ def matching(text: str) -> list[dict[str, Any]]:
     return ours + others
 
 
-def overview(name: str, *, part: str, classes: int, size_px: int | None) -> dict[str, Any]:
+def overview(name: str, *, part: str, classes: int, size_px: SizePx | None) -> dict[str, Any]:
     """Overview of a model: layers, with a flag for the trainable ones, blocks, parameter counts, preprocessing.
 
     Raises:
@@ -39,14 +40,15 @@ def overview(name: str, *, part: str, classes: int, size_px: int | None) -> dict
     """
     chosen = network(name, "none")
     own = backbones.preprocessing(chosen) if isinstance(chosen, BackboneSpec) else None
-    side = size_px or (own.size_px if own else DEFAULT_PX)
-    prepared = (own or Preprocessing(size_px=side, load_px=side)).model_copy(update={"size_px": side, "load_px": side})
+    size_px = size_px or (own.size_px if own else DEFAULT_PX)
+    sizes: dict[str, Any] = {"size_px": size_px, "load_px": size_px}
+    prepared = own.model_copy(update=sizes) if own else Preprocessing(**sizes)
     model = skeleton(chosen, prepared, tuple(str(number) for number in range(classes)))
     model.learn(part)
     return {
         "name": name,
         "part": part,
-        "size_px": side,
+        "size_px": size_px,
         "classes": classes,
         "blocks": [label for label, _ in model.trunk.named_children()],
         "frozen_blocks": model.frozen,

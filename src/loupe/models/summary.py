@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from loupe.config.size import Size
 from loupe.models.classifier import Classifier
 
 
@@ -17,14 +18,14 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
     return {"total": trainable + frozen + buffers, "trainable": trainable, "non_trainable": frozen + buffers}
 
 
-def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | None = None) -> list[dict[str, Any]]:
+def layer_table(model: Classifier, *, also: Iterable[str] = (), size: Size | None = None) -> list[dict[str, Any]]:
     """Table of layers in the order of the forward pass; `output` is the shape without the batch.
 
     The pass runs on PyTorch's meta device: nothing is computed, and the state of the model does not change.
 
     Args:
         also: names of modules with layers inside that get a row too, after the last of these.
-        side_px: side of the images; None: that of the network's preprocessing.
+        size: size of the images; None: that of the network's preprocessing.
 
     Raises:
         RuntimeError: the network does not take images of that size.
@@ -48,7 +49,7 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | N
         )
 
     hooks = [module.register_forward_hook(note) for module in listed]
-    side = side_px or model.preprocessing.size_px
+    size = size or model.preprocessing.size
     was_training = model.training
     try:
         model.eval()
@@ -56,7 +57,7 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), side_px: int | N
         abstract = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
         with torch.no_grad():
             torch.func.functional_call(
-                model, abstract, torch.empty(1, model.preprocessing.channels, side, side, device="meta")
+                model, abstract, torch.empty(1, model.preprocessing.channels, *size, device="meta")
             )
     finally:
         model.train(was_training)

@@ -15,10 +15,10 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     recipes depend on images that are not known yet.
     """
     published = experiment(recipe.experiment) if recipe.experiment else None
-    side, parameters = recipe.input.size_px, None
-    if published is not None and side is not None:
+    size_px, parameters = recipe.input.size_px, None
+    if published is not None and size_px is not None:
         classes = tuple(str(number) for number in range(max(2, published.outputs)))
-        parameters = count_parameters(skeleton(recipe.model, Preprocessing(size_px=side, load_px=side), classes))
+        parameters = count_parameters(skeleton(recipe.model, Preprocessing(size_px=size_px, load_px=size_px), classes))
     return {
         **recipe.model_dump(mode="json"),
         "parameters": parameters,

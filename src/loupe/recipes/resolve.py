@@ -10,6 +10,7 @@ from loupe.config import overrides
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.recipe import InputSpec, Recipe
 from loupe.config.resolved import ResolvedRecipe
+from loupe.config.size import Size
 from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import typical_px
 from loupe.data.table import ImageTable
@@ -144,9 +145,13 @@ def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> dict[str, Any]:
     """Preprocessing that the backbone was trained with, unless the recipe has another."""
     own = native_preprocessing(spec)
     size_px = given.size_px or own.size_px
+    load = [
+        round(side * own_load / own_side)
+        for side, own_load, own_side in zip(Size.of(size_px), own.load_size, own.size, strict=True)
+    ]
     changes: dict[str, Any] = {
         "size_px": size_px,
-        "load_px": given.load_px or round(size_px * own.load_px / own.size_px),
+        "load_px": given.load_px or Size(*load).given,
         "resize": given.resize or own.resize,
         "interpolation": given.interpolation or own.interpolation,
     }
@@ -164,11 +169,11 @@ def _input_of_images(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
         size_px = min(typical, SMALL_PX)
         logger.info(
             f"images are resized to {size_px} x {size_px} px (their shorter side is typically {typical} px). To change "
-            "that: --set input.size_px=PIXELS"
+            "that: --set input.size_px=PIXELS or =[HEIGHT,WIDTH]"
         )
     if load_px is None:
         crops = any(stage.augment.random_resized_crop for stage in recipe.stages)
-        load_px = round(CROP_ROOM * size_px) if crops else size_px
+        load_px = Size(*(round(CROP_ROOM * side) for side in Size.of(size_px))).given if crops else size_px
     return {
         "size_px": size_px,
         "load_px": load_px,

@@ -130,6 +130,5 @@ def top_classes(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -
 
 def _view(pixels_BHWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """Crop of the stored pixels that evaluation uses."""
-    border = (preprocessing.load_px - preprocessing.size_px) // 2
-    side = slice(border, border + preprocessing.size_px)
-    return in_colour(pixels_BHWC[:, side, side])
+    rows, columns = preprocessing.size.centred_in(preprocessing.load_size)
+    return in_colour(pixels_BHWC[:, rows, columns])

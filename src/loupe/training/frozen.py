@@ -275,7 +275,7 @@ class FrozenPass:
     def engine(self) -> tuple[Engine, str]:
         """Engine that runs the frozen blocks, and the reason if it is not the fastest one."""
         prepared = self.model.preprocessing
-        return self.engines.of(self.blocks, self.compute, prepared.size_px, prepared.channels)
+        return self.engines.of(self.blocks, self.compute, prepared.size, prepared.channels)
 
 
 def _rows_digest(rows_N: np.ndarray) -> str:

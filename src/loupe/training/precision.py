@@ -107,8 +107,8 @@ def agreement(
     batch = next(loader.batches(rows_N[spread], PASS_BATCH))
     x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
     blocks = copy.deepcopy(model.trunk).eval()
-    size_px, channels = model.preprocessing.size_px, model.preprocessing.channels
-    reduced, _ = engines.of(blocks, Compute(loader.device, precision), size_px, channels)
+    size, channels = model.preprocessing.size, model.preprocessing.channels
+    reduced, _ = engines.of(blocks, Compute(loader.device, precision), size, channels)
     full = TorchEngine(blocks, Compute(loader.device, "fp32"))
     reduced_BC, full_BC = (_unit(next(engine.run(iter([x_BCHW])))) for engine in (reduced, full))
     return float((reduced_BC * full_BC).sum(axis=1).mean())
@@ -173,7 +173,7 @@ class TimedSteps:
         self._stage, self._device, self._weights_K = stage, loader.device, weights_K
         self._model = copy.deepcopy(model)
         self._model.learn(stage.part, batch_statistics=stage.batch_statistics)
-        few = max(8, TIMED_PIXELS // model.preprocessing.size_px**2)
+        few = max(8, TIMED_PIXELS // model.preprocessing.size.area_px)
         most = stage.batch_size if self._model.frozen else min(stage.batch_size, few)
         self.images = images or min(most, len(train_N))
         batches = 2 if self._model.frozen else 1 + TIMED_STEPS  # the frozen blocks have to compute them first

@@ -104,7 +104,7 @@ class Solver:
     @torch.inference_mode()
     def _features(self, stage_data: StageData, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs of the logits layer [N, C], and class indices [N], for all views."""
-        model, images = self.train_step.model, batch_size(self.train_step.model.preprocessing.size_px)
+        model, images = self.train_step.model, batch_size(self.train_step.model.preprocessing.size)
         pool = nn.Sequential(*[layer for layer in model.head if layer is not self.logits])
         features_NC = np.empty((stage_data.views * len(train_N), self.logits.in_features), np.float32)
         label_N = np.empty(len(features_NC), np.int64)

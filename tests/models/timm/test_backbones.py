@@ -14,6 +14,7 @@ from torch import nn
 
 from loupe.config.network import BackboneSpec, Dense
 from loupe.config.recipe import Preprocessing
+from loupe.config.size import Size
 from loupe.errors import ConfigError, LoupeError
 from loupe.models import build, hub
 from loupe.models.summary import count_parameters, layer_table
@@ -115,7 +116,7 @@ def check_chain(whole: nn.Module, size_px: int) -> int:
         if last.ndim == 4 and getattr(whole, "output_fmt", "NCHW") == "NHWC":
             last = last.permute(0, 3, 1, 2)
         for pooling, expected in (("own", pooled), ("average", last)):
-            trunk = nn.Sequential(OrderedDict(blocks_of(copy.deepcopy(whole), pooling)))
+            trunk = nn.Sequential(OrderedDict(blocks_of(copy.deepcopy(whole), pooling, Size.of(size_px))))
             assert expected.isfinite().all() and torch.equal(trunk(x), expected)
             if pooling == "own":
                 assert count_parameters(trunk) == count_parameters(whole)
@@ -134,7 +135,7 @@ def test_networks_are_cut_at_the_parts_that_they_go_through(name):
 def test_blocks_that_share_a_bias_of_positions_stay_together():
     for shared in ({"use_shared_rel_pos_bias": True}, {"use_rel_pos_bias": True}):
         network = timm.create_model("beit_base_patch16_224", num_classes=0, **PATCHES, **shared)
-        assert len(list(blocks_of(network, "own"))) == (1 if "use_shared_rel_pos_bias" in shared else 4)
+        assert len(list(blocks_of(network, "own", Size.of(64)))) == (1 if "use_shared_rel_pos_bias" in shared else 4)
 
 
 @pytest.mark.slow
@@ -399,7 +400,7 @@ def test_openvino_computes_what_pytorch_does(name, images):
     _, model = assembled(name, 64)
     blocks, compute = model.trunk[:3], Compute(torch.device("cpu"), "fp32")
     inputs = [torch.randn(count, 3, 64, 64).contiguous(memory_format=torch.channels_last) for count in (4, images, 4)]
-    ours = list(OpenVinoEngine(blocks, compute, 64).run(iter(inputs)))
+    ours = list(OpenVinoEngine(blocks, compute, Size.of(64)).run(iter(inputs)))
     reference = list(TorchEngine(blocks, compute).run(iter(inputs)))
     assert [len(made) for made in ours] == [4, images, 4], "in their order"
     for mine, theirs in zip(ours, reference, strict=True):
@@ -415,7 +416,7 @@ def test_without_openvino_pytorch_computes_and_says_how_to_be_faster(monkeypatch
 
     monkeypatch.setitem(sys.modules, "openvino", None)
     _, model = assembled("test_efficientnet", 64)
-    found, remark = engine(model.trunk, Compute(torch.device("cpu"), "fp32"), 64)
+    found, remark = engine(model.trunk, Compute(torch.device("cpu"), "fp32"), Size.of(64))
     assert found.name == "pytorch-fp32"
     assert "pip install openvino" in remark
 

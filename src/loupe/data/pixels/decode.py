@@ -31,6 +31,7 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from loupe.config.base import Channels, Levels
 from loupe.config.recipe import Interpolation, Resize
+from loupe.config.size import Size, SizePx
 from loupe.data.formats import FORMATS, readable_names, reader_of, sniff
 from loupe.data.pixels import limits
 from loupe.errors import ConfigError, ImageError, enumerated
@@ -65,22 +66,23 @@ def load(
     data: bytes,
     path: str,
     *,
-    load_px: int,
+    load_px: SizePx,
     resize: Resize,
     interpolation: Interpolation,
     levels: Levels | None = None,
     channels: Channels = 3,
 ) -> UInt8Array:
-    """Decode an image and resize it to a square, uint8 [load_px, load_px, channels].
+    """Decode an image and resize it to `load_px`, uint8 [H, W, channels].
 
     All pixels pass through this function, in training and in serving.
 
     Raises:
         ImageError: the image is damaged, or its format is not supported.
     """
-    image = decode(data, path, at_least_px=load_px, levels=levels)
+    size = Size.of(load_px)
+    image = decode(data, path, at_least_px=max(size), levels=levels)
     try:
-        return to_square(image if channels == 3 else image.convert("L"), load_px, resize, interpolation)
+        return resized(image if channels == 3 else image.convert("L"), size, resize, interpolation)
     except (ValueError, MemoryError) as error:
         raise ImageError(path, _reason(error)) from error
 
@@ -96,7 +98,7 @@ def decode(data: bytes, path: str, *, at_least_px: int | None = None, levels: Le
     Args:
         data: bytes of the image file.
         path: name of the image in errors.
-        at_least_px: side to which the caller will resize; allows the reduction of a large JPEG during decoding.
+        at_least_px: longer side to which the caller will resize; allows the reduction of a large JPEG during decoding.
         levels: stored values that become 0 and 255; None for the upper byte.
 
     Raises:
@@ -164,34 +166,41 @@ def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
     return image
 
 
-def to_square(image: Image.Image, load_px: int, resize: Resize, interpolation: Interpolation) -> UInt8Array:
-    """Resize an RGB or grey image to uint8 [load_px, load_px, channels], antialiased if smaller (except `nearest`).
+def resized(image: Image.Image, size: Size, resize: Resize, interpolation: Interpolation) -> UInt8Array:
+    """Resize an RGB or grey image to uint8 [H, W, channels], antialiased if smaller (except `nearest`).
 
-    `crop` resizes the shorter side to `load_px` and keeps the centre. `pad` resizes the longer side and adds black
-    borders of equal width. `squash` resizes both sides. An image of the right size keeps its pixels.
+    `crop` scales both sides alike so that the image covers the size, and keeps the centre. `pad` scales both sides
+    alike so that the image fits into the size, and adds black borders of equal width. `squash` scales each side by
+    itself. An image of the right size keeps its pixels.
     """
     width_px, height_px = image.size
+    wanted = size.width_px, size.height_px
     if resize == "crop":
-        side_px = min(width_px, height_px)
-        # An integer corner, so that a crop without scaling does not shift by half a pixel.
-        left_px, top_px = (width_px - side_px) // 2, (height_px - side_px) // 2
-        square = _scale(
-            image, (load_px, load_px), interpolation, (left_px, top_px, left_px + side_px, top_px + side_px)
-        )
+        sized = _scale(image, wanted, interpolation, _covering(image.size, wanted))
     elif resize == "pad":
-        factor = load_px / max(width_px, height_px)
+        factor = min(size.width_px / width_px, size.height_px / height_px)
         inner_px = max(1, round(width_px * factor)), max(1, round(height_px * factor))
-        square = Image.new(image.mode, (load_px, load_px))
-        corner_px = (load_px - inner_px[0]) // 2, (load_px - inner_px[1]) // 2
-        square.paste(_scale(image, inner_px, interpolation, (0, 0, width_px, height_px)), corner_px)
+        sized = Image.new(image.mode, wanted)
+        corner_px = (wanted[0] - inner_px[0]) // 2, (wanted[1] - inner_px[1]) // 2
+        sized.paste(_scale(image, inner_px, interpolation, (0, 0, width_px, height_px)), corner_px)
     else:
-        square = _scale(image, (load_px, load_px), interpolation, (0, 0, width_px, height_px))
-    pixels = np.asarray(square)
+        sized = _scale(image, wanted, interpolation, (0, 0, width_px, height_px))
+    pixels = np.asarray(sized)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
+def _covering(image: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Largest box of the wanted proportions about the centre of the image; both sizes are (width, height)."""
+    width_px, height_px = image
+    box_width: float = min(width_px, height_px * wanted[0] / wanted[1])
+    box_height: float = min(height_px, width_px * wanted[1] / wanted[0])
+    # An integer corner, so that a crop without scaling does not shift by half a pixel.
+    left_px, top_px = (width_px - box_width) // 2, (height_px - box_height) // 2
+    return left_px, top_px, left_px + box_width, top_px + box_height
+
+
 def _scale(
-    image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: tuple[int, int, int, int]
+    image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: tuple[float, float, float, float]
 ) -> Image.Image:
     boxed = box[2] - box[0], box[3] - box[1]
     if boxed == size:

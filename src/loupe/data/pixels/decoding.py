@@ -13,6 +13,7 @@ import PIL
 
 from loupe.config.base import Channels, Levels
 from loupe.config.recipe import Interpolation, Resize
+from loupe.config.size import Size, SizePx
 from loupe.data.memory import can_allocate
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
@@ -46,7 +47,7 @@ class DamagedImages(DataError):  # noqa: N818 - named after the images
 class DecoderSettings(TypedDict):
     """Settings of `decode.load`, all of which are part of the key of the pixel cache."""
 
-    load_px: int
+    load_px: SizePx
     resize: Resize
     interpolation: Interpolation
     levels: Levels | None
@@ -58,7 +59,7 @@ class EncodedImages:
     """Image files of a table with the settings for their decoding."""
 
     table: ImageTable
-    load_px: int
+    load_px: SizePx
     resize: Resize
     interpolation: Interpolation
     levels: Levels | None = None
@@ -66,8 +67,8 @@ class EncodedImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of the pixels of one image, [S, S, channels]."""
-        return self.load_px, self.load_px, self.channels
+        """Shape of the pixels of one image, [H, W, channels]."""
+        return *Size.of(self.load_px), self.channels
 
     @property
     def _settings(self) -> DecoderSettings:
@@ -88,7 +89,7 @@ class EncodedImages:
         return prod(self.shape)
 
     def pixels(self, i: int) -> UInt8Array:
-        """Pixels of image `i`, uint8 [S, S, channels].
+        """Pixels of image `i`, uint8 [H, W, channels].
 
         Raises:
             ImageError: the image is damaged.
@@ -120,7 +121,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class DecodedChunk:
-    """Pixels of the intact images of a chunk, uint8 [n, S, S, channels] in order, and the damaged images."""
+    """Pixels of the intact images of a chunk, uint8 [n, H, W, channels] in order, and the damaged images."""
 
     pixels: UInt8Array
     damaged: list[Damage]
@@ -128,8 +129,7 @@ class DecodedChunk:
 
 def decode_files(files: Sequence[File], **settings: Unpack[DecoderSettings]) -> DecodedChunk:
     """Decode a chunk of files. It may run in another process, and returns errors instead of raising them."""
-    side_px = settings["load_px"]
-    pixels = np.empty((len(files), side_px, side_px, settings["channels"]), dtype=np.uint8)
+    pixels = np.empty((len(files), *Size.of(settings["load_px"]), settings["channels"]), dtype=np.uint8)
     done = 0
     damaged = []
     for file in files:

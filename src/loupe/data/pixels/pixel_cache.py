@@ -1,6 +1,6 @@
 """Pixel cache: the decoded pixels of a data set in one memory-mapped file, under a key of content and settings.
 
-    <cache>/pixels/<key>/pixels.npy      uint8 [N, S, S, channels]
+    <cache>/pixels/<key>/pixels.npy      uint8 [N, H, W, channels]
     <cache>/pixels/<key>/array.json      checksums of its blocks, which are verified whenever it is opened
     <cache>/pixels/<key>/damaged.json    instead, if images are damaged: their rows and the reasons
     <cache>/pixels/<key>/whole           empty file: all images were decoded without damage
@@ -51,7 +51,7 @@ class KnownDamage(Record):
 
 
 def build(images: EncodedImages, content: Sequence[str], folder: Path) -> UInt8Array:
-    """Build the pixel file and map it, uint8 [N, S, S, 3], read-only.
+    """Build the pixel file and map it, uint8 [N, H, W, channels], read-only.
 
     Raises:
         DamagedImages: images are damaged.

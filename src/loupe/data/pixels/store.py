@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from loupe.config.size import Size
 from loupe.data.memory import default_budget
 from loupe.data.parallel import worker_count
 from loupe.data.pixels import pixel_cache
@@ -31,15 +32,12 @@ SMALL_BYTES = 4 * 2**20
 
 
 class PixelStore(Protocol):
-    """Store of the pixels of N square images, `side_px` on a side."""
+    """Store of the pixels of N images of one size."""
 
     def __len__(self) -> int: ...
 
-    @property
-    def side_px(self) -> int: ...
-
     def read(self, indices: Indices) -> UInt8Array:
-        """Pixels uint8 [B, S, S, channels], C-contiguous, in the order of `indices`.
+        """Pixels uint8 [B, H, W, channels], C-contiguous, in the order of `indices`.
 
         Raises:
             IndexError: an index is out of range.
@@ -48,16 +46,12 @@ class PixelStore(Protocol):
 
 @dataclass(frozen=True)
 class RawStore:
-    """Store of decoded pixels, uint8 [N, S, S, channels], in memory or in a read-only memory map."""
+    """Store of decoded pixels, uint8 [N, H, W, channels], in memory or in a read-only memory map."""
 
     pixels: UInt8Array
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-    @property
-    def side_px(self) -> int:
-        return int(self.pixels.shape[1])
 
     def read(self, indices: Indices) -> UInt8Array:
         return np.take(self.pixels, _checked(indices, len(self)), axis=0)
@@ -72,10 +66,6 @@ class EncodedStore:
 
     def __len__(self) -> int:
         return len(self.images.table)
-
-    @property
-    def side_px(self) -> int:
-        return self.images.load_px
 
     def read(self, indices: Indices) -> UInt8Array:
         chosen = _checked(indices, len(self))
@@ -136,7 +126,7 @@ def open_store(
     Args:
         images: images, with the size and the way in which they are decoded.
         content: digest of each image.
-        budget_bytes: largest size of decoded pixels, N * load_px**2 * channels bytes. Within it the store is a
+        budget_bytes: largest size of decoded pixels, N * height * width * channels bytes. Within it the store is a
             RawStore, else an EncodedStore, after every image was decoded once to find damage.
         cache: cache folder; None for no cache.
         once: each image is read only once. Beyond the budget the store is then a StreamedStore, without a check.
@@ -151,8 +141,9 @@ def open_store(
     if once and images.total_bytes > budget_bytes:
         return StreamedStore(images, worker_count(), skip_damaged)
     if images.total_bytes > budget_bytes:
+        size = Size.of(images.load_px)
         logger.info(
-            f"The pixels of {counted(count, 'image')} take {size_text(images.total_bytes)} at {images.load_px} px, "
+            f"The pixels of {counted(count, 'image')} take {size_text(images.total_bytes)} at {size} px, "
             f"above the budget of {size_text(budget_bytes)}. The images are decoded in every epoch."
         )
         pixel_cache.verify(images, content, cache / "pixels" if cache else None)

@@ -5,6 +5,8 @@ Importing this module takes seconds, as timm does.
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from torch import nn
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Resize
-from loupe.errors import ConfigError
+from loupe.config.size import Size
+from loupe.errors import ConfigError, memory_error
 from loupe.models import hub
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
@@ -52,10 +55,10 @@ def preprocessing(spec: BackboneSpec) -> Preprocessing:
         assert trained is not None
         known = trained.to_dict() | _stored_config(spec)  # type: ignore[no-untyped-call]
         config = resolve_data_config(pretrained_cfg=known, verbose=False)  # type: ignore[no-untyped-call]
-    size_px = int(config["input_size"][-1])
+    size = Size(*(int(side) for side in config["input_size"][-2:]))
     return Preprocessing(
-        size_px=size_px,
-        load_px=int(size_px / config["crop_pct"]),
+        size_px=size.given,
+        load_px=Size(*(int(side / config["crop_pct"]) for side in size)).given,
         resize=RESIZE[config["crop_mode"]],
         interpolation="bilinear" if config["interpolation"] == "random" else config["interpolation"],
         mean=tuple(config["mean"]),
@@ -96,9 +99,12 @@ def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
         ConfigError: unknown network, or its weights cannot be downloaded or belong to another network.
     """
     with torch.random.fork_rng(devices=[]):  # layers without pretrained weights depend on the seed too
-        torch.manual_seed(seed % 2**63)
-        network = weights.load(spec)
-    model = assemble(spec, network, preprocessing, classes)
+
+        def load(**options: Any) -> nn.Module:
+            torch.manual_seed(seed % 2**63)
+            return weights.load(spec, **options)
+
+        model = _of_size(spec, load, preprocessing, classes)
     generator = torch.Generator().manual_seed(seed % 2**63)
     model.head.to_empty(device="cpu")
     for layer in model.head.modules():
@@ -111,7 +117,29 @@ def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
 def skeleton(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
     """Build the classifier without memory for its weights (PyTorch's meta device)."""
     with torch.device("meta"):
-        return assemble(spec, create_network(spec.backbone), preprocessing, classes)
+        return _of_size(spec, partial(create_network, spec.backbone), preprocessing, classes)
+
+
+class _SizeRefusedError(ConfigError):
+    """Network that does not take images of a size."""
+
+
+def _of_size(
+    spec: BackboneSpec, load: Callable[..., nn.Module], preprocessing: Preprocessing, classes: tuple[str, ...]
+) -> Classifier:
+    """Assemble the network as it is, or as timm builds it for the size of the images (`img_size`)."""
+    try:
+        return assemble(spec, load(), preprocessing, classes)
+    except _SizeRefusedError as refused:
+        options = {"img_size": tuple(preprocessing.size)}
+        try:
+            with torch.device("meta"):  # before weights are read
+                assemble(spec, create_network(spec.backbone, **options), preprocessing, classes)
+            return assemble(spec, load(**options), preprocessing, classes)
+        except Exception as error:  # without this option, or with weights of one size alone, they raise various errors
+            if memory_error(error, ""):
+                raise
+            raise refused from None
 
 
 def assemble(
@@ -123,25 +151,27 @@ def assemble(
             f"{spec.backbone} takes 3 channels, in which grey images are repeated. Leave out input.channels, or use a "
             "network of Loupe."
         )
-    trunk = nn.Sequential(OrderedDict(blocks_of(network, spec.pooling)))
-    width = _width(spec, trunk, preprocessing.size_px)
+    trunk = nn.Sequential(OrderedDict(blocks_of(network, spec.pooling, preprocessing.size)))
+    width = _width(spec, trunk, preprocessing.size)
     with torch.device("meta"):
         top = head(spec.pooling, spec.hidden, width, len(classes))
     return Classifier(trunk, top, preprocessing, classes)
 
 
-def _width(spec: BackboneSpec, trunk: nn.Sequential, size_px: int) -> int:
+def _width(spec: BackboneSpec, trunk: nn.Sequential, size: Size) -> int:
     """Number of features of the trunk, from a pass on the meta device, which computes nothing."""
     state = {**dict(trunk.named_parameters()), **dict(trunk.named_buffers())}
     abstract = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     training = trunk.training
     try:
         with torch.no_grad():
-            x_BCHW = torch.empty(1, 3, size_px, size_px, device="meta")
+            x_BCHW = torch.empty(1, 3, *size, device="meta")
             shape = torch.func.functional_call(trunk.eval(), abstract, x_BCHW).shape
-    except RuntimeError as error:
-        raise ConfigError(
-            f"{spec.backbone} cannot take images of {size_px} px: {error}. Set another input.size_px."
+    except Exception as error:  # timm's networks raise various errors
+        reason = " ".join(str(error).split())[:150].rstrip(".") or type(error).__name__
+        raise _SizeRefusedError(
+            f"{spec.backbone} cannot take images of {size} px ({reason}). Leave out input.size_px for the size that it "
+            "was trained on, or choose a network that takes any size: --model resnet50"
         ) from None
     finally:
         trunk.train(training)

@@ -5,11 +5,12 @@ The stem is the network without these modules; the network's own head comes afte
 
 import copy
 from collections.abc import Iterator
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
 
 from torch import Tensor, nn
 
+from loupe.config.size import Size
 from loupe.models.layers import TokenPool
 
 Blocks = Iterator[tuple[str, nn.Module]]
@@ -92,9 +93,9 @@ def is_chain(network: nn.Module) -> bool:
     )
 
 
-def chain(network: Any, own: bool) -> Blocks:
+def chain(network: Any, own: bool, size: Size) -> Blocks:
     """Stem and blocks by name; the last block includes the network's own head, or the conversion to a map."""
-    blocks = _blocks(network, CHAINS[type(network).__name__])
+    blocks = _blocks(network, CHAINS[type(network).__name__], size)
     children = dict(network.named_children())
     parts = CHAINS[type(network).__name__].replace("|", " ").replace("*", " ").split()
     first = list(children).index(parts[0])
@@ -111,7 +112,7 @@ def chain(network: Any, own: bool) -> Blocks:
         yield f"block{number}", block[0] if len(block) == 1 else nn.Sequential(*block)
 
 
-def _blocks(network: Any, parts: str) -> list[list[nn.Module]]:
+def _blocks(network: Any, parts: str, size: Size) -> list[list[nn.Module]]:
     """Modules of each block."""
     blocks: list[list[nn.Module]] = []
     for names in parts.split("|"):
@@ -119,30 +120,32 @@ def _blocks(network: Any, parts: str) -> list[list[nn.Module]]:
         for name in names.split():
             part = getattr(network, name.rstrip("*"))
             if name.endswith("*"):
-                blocks[-1:] = [[_turned(block, network)] for block in part]
+                blocks[-1:] = [[_turned(block, network, size)] for block in part]
             else:
                 blocks[-1].append(part)
     return blocks
 
 
-def _turned(block: nn.Module, network: Any) -> nn.Module:
-    return block if getattr(network, "rope", None) is None else _Turned(block, network)
+def _turned(block: nn.Module, network: Any, size: Size) -> nn.Module:
+    return block if getattr(network, "rope", None) is None else _Turned(block, network, size)
 
 
 class _Turned(nn.Module):
-    """Block of a transformer with a rotary embedding of the patches' positions; images are square."""
+    """Block of a transformer with a rotary embedding of the patches' positions; images of another size are square."""
 
-    def __init__(self, block: nn.Module, network: Any) -> None:
+    def __init__(self, block: nn.Module, network: Any, size: Size) -> None:
         super().__init__()
         self.block = block
         self.shared = (network.rope,)  # in a tuple, so that it is registered once, in the stem
         self.prefix = network.num_prefix_tokens
+        self.grid = tuple(network.patch_embed.dynamic_feat_size(tuple(size)))  # rows and columns of patches
         self.any_size = network.dynamic_img_size or not hasattr(network.rope, "feat_shape")
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        side = isqrt(x_BNC.shape[1] - self.prefix)
+        patches = x_BNC.shape[1] - self.prefix
+        grid = self.grid if prod(self.grid) == patches else (isqrt(patches),) * 2
         [rope] = self.shared
-        rope = rope.get_embed(shape=(side, side)) if self.any_size else rope.get_embed()
+        rope = rope.get_embed(shape=grid) if self.any_size else rope.get_embed()
         output_BNC: Tensor = self.block(x_BNC, rope=rope)
         return output_BNC
 

@@ -18,18 +18,19 @@ from timm.models.regnet import RegNet
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from loupe.config.size import Size
 from loupe.models.layers import TokenPool
 from loupe.models.timm.chains import Blocks, chain, is_chain
 
 
-def blocks_of(network: nn.Module, pooling: str) -> Blocks:
-    """Blocks by name that, run in sequence, compute the network's features, or its last map."""
+def blocks_of(network: nn.Module, pooling: str, size: Size) -> Blocks:
+    """Blocks by name that, run in sequence, compute the features of images of a size, or the last map."""
     for family, blocks in FAMILIES.items():
         if type(network) is family:
             yield from blocks(network, pooling == "own")
             return
     if is_chain(network):
-        yield from chain(network, pooling == "own")
+        yield from chain(network, pooling == "own", size)
         return
     yield "features", network if pooling == "own" else _Map(network)
 

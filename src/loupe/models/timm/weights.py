@@ -37,13 +37,13 @@ def fetch(name: str) -> None:
     _fetch(BackboneSpec(backbone=name, weights="timm"))
 
 
-def load(spec: BackboneSpec) -> nn.Module:
-    """Build the network with the weights that the spec names."""
+def load(spec: BackboneSpec, **options: Any) -> nn.Module:
+    """Build the network, with options of timm, and with the weights that the spec names."""
     if spec.weights == "none":
-        return create_network(spec.backbone)
+        return create_network(spec.backbone, **options)
     if _is_of_hub(spec):
-        return _from_hub(spec)
-    return _from_file(spec, _named_file(spec))
+        return _from_hub(spec, **options)
+    return _from_file(spec, _named_file(spec), **options)
 
 
 def _is_of_hub(spec: BackboneSpec) -> bool:
@@ -137,13 +137,13 @@ def _fetch(spec: BackboneSpec) -> Path:
     raise ConfigError(f"timm has no pretrained weights of {spec.backbone}. Give --weights FILE or --weights none.")
 
 
-def _from_hub(spec: BackboneSpec) -> nn.Module:
+def _from_hub(spec: BackboneSpec, **options: Any) -> nn.Module:
     path = _fetch(spec)
     overlay: dict[str, Any] = {"file": str(path)}
     if not _address(spec)[0]:
         overlay["custom_load"] = False  # it is meant for the address of the original files
     try:
-        return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay)
+        return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # a damaged file raises whatever its format's reader raises
         if memory_error(error, ""):
             raise
@@ -191,10 +191,14 @@ def cache_remedy(name: str) -> str:
     return ""
 
 
-def _from_file(spec: BackboneSpec, path: Path) -> nn.Module:
+def _from_file(spec: BackboneSpec, path: Path, **options: Any) -> nn.Module:
     network = create_network(spec.backbone)
-    network.load_state_dict(_fitting(spec, path, network))
-    return network
+    state = _fitting(spec, path, network)
+    if not options:
+        network.load_state_dict(state)
+        return network
+    # timm interpolates position embeddings to the size of the images.
+    return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options)
 
 
 def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
