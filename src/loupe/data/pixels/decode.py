@@ -23,6 +23,7 @@ checksums, so a flipped bit in its data may decode to other pixels without an er
 import zlib
 from functools import cache
 from io import BytesIO
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,7 @@ def _scale(
     boxed = box[2] - box[0], box[3] - box[1]
     if boxed == size:
         return image if size == image.size else image.crop(box)
-    limits.check_resizing(size, boxed)
+    limits.check_resizing(size, (ceil(boxed[0]), ceil(boxed[1])))
     return image.resize(size, _RESAMPLING[interpolation], box=box)
 
 
