@@ -11,6 +11,7 @@ from scipy import stats
 
 from loupe.config import overrides
 from loupe.config.optimizer import Logistic, OneCycle
+from loupe.config.recipe import Stage
 from loupe.evaluate.chance import LabelCounts, association, gap_interval
 from loupe.evaluate.learning_curves import FEWEST_IMAGES, diagnose
 from loupe.evaluate.verdicts import NEARLY_ALL
@@ -68,6 +69,30 @@ def test_overfitting_begins_where_validation_loss_turns(lowest, noise):
     assert found.verdict == "overfitting"
     assert found.epoch == pytest.approx(lowest, abs=1)
     assert f"epoch {found.epoch}" in found.text
+
+
+@pytest.mark.parametrize("tried", [1, 7])
+def test_epochs_are_numbered_without_the_strengths_of_a_solved_head(tried):
+    head = Stage(epochs=tried, part="head", optimizer=Logistic())
+    chosen = PLAIN.model_copy(update={"stages": (head, *PLAIN.stages)})
+    solved_rows = curve(falling, falling, epochs=tried)
+    trained = curve(lambda epoch: 2.0 - 0.04 * epoch, turning_at(15), stage=2)
+    history = [*solved_rows, *({**row, "epoch": row["epoch"] + tried} for row in trained)]
+    found = judge(history, chosen)
+    assert found.verdict == "overfitting"
+    assert found.epoch == pytest.approx(15 + tried, abs=1)  # the row of metrics.csv
+    assert f"epoch {found.epoch - tried}." in found.text
+
+
+def test_weights_of_a_solved_head_are_no_epoch():
+    head = Stage(epochs=3, part="head", optimizer=Logistic())
+    chosen = PLAIN.model_copy(update={"stages": (head, *PLAIN.stages)})
+    trained = curve(falling, lambda epoch: 2.0 - 0.03 * epoch, stage=2)
+    history = [*curve(falling, falling, epochs=3), *({**row, "epoch": row["epoch"] + 3} for row in trained)]
+    images = {"training": counts(45_000, 0.1), "validation": counts(5000, 0.1)}
+    at_head, at_epoch = (diagnose(history, chosen, **images, blocks=3, kept_epoch=kept) for kept in (2, 20))
+    assert at_head.verdict == at_epoch.verdict == "improving"
+    assert "solved head" in at_head.text and "17 of 40" in at_epoch.text
 
 
 def test_validation_loss_that_rises_with_training_loss_is_not_overfitting():

@@ -293,6 +293,23 @@ def test_each_stage_says_what_it_is(tmp_path):
     assert "L2 strengths3 kept: 100" in other.words and "weights kept" not in other.words
 
 
+def test_stages_before_and_after_a_solved_head_share_the_numbers_of_epochs(tmp_path):
+    metrics = """epoch,stage,l2_strength,train_loss,val_loss,val_accuracy
+1,1,,0.9,0.8,0.6
+2,1,,0.7,0.6,0.7
+3,2,10,0.4,0.5,0.8
+4,2,1,0.3,0.6,0.8
+5,3,,0.2,0.4,0.9
+"""
+    whole = {"part": "all", "epochs": 2, "seconds": 1.0}
+    stages = [whole, {**HEAD, "strengths": 2, "l2_strength": 10.0}, {**BLOCK, "epochs": 1}]
+    words = show(solved_run(tmp_path / "run", metrics=metrics, epochs=5, best_epoch=5, stages=stages)).words
+    assert re.findall(r"(?:All blocks|Head|Last-block): \w+", words) == [
+        *("All blocks: trained", "Head: solved", "Last-block: trained")
+    ]
+    assert "weights kept: epoch 3" in words and "Epochs3 kept: 3" in words
+
+
 def test_an_unfinished_solved_head_shows_its_strengths(tmp_path):
     run = solved_run(tmp_path / "run")
     (run / "recipe.yaml").write_text(catalog.recipe("features").to_yaml())

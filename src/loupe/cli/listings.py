@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def runs(output: Output = Path("runs"), as_json: Json = False) -> None:
     """List runs with their results."""
-    from loupe.cli import tables
+    from loupe.cli import listing_tables
     from loupe.rundir import list_runs
 
     listed = list_runs(output)
     if as_json:
         print_json([_as_json(run) for run in listed])
     else:
-        tables.print_runs(listed, output)
+        listing_tables.print_runs(listed, output)
 
 
 def _as_json(run: "RunDirectory") -> dict[str, Any]:
@@ -39,14 +39,14 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Recipe to print as YAML.")] = None, as_json: Json = False
 ) -> None:
     """List recipes, or print one as YAML."""
-    from loupe.cli import tables
+    from loupe.cli import listing_tables
     from loupe.recipes.catalog import GROUPS, RECIPES, recipe
     from loupe.recipes.description import describe
 
     if name is None and as_json:
         print_json({key: describe(make()) for key, make in RECIPES.items()})
     elif name is None:
-        tables.print_recipes({title: [make() for make in group.values()] for title, group in GROUPS.items()})
+        listing_tables.print_recipes({title: [make() for make in group.values()] for title, group in GROUPS.items()})
     elif as_json:
         print_json(describe(recipe(name)))
     else:
@@ -61,7 +61,7 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List models of Loupe and timm, or show one. Shows layers, blocks and parameters."""
-    from loupe.cli import tables
+    from loupe.cli import listing_tables
     from loupe.models import overview
 
     if name is None or not overview.exists(name):
@@ -69,13 +69,13 @@ def models(
         if as_json:
             print_json(matching)
         else:
-            tables.print_models(matching, name)
+            listing_tables.print_models(matching, name)
         return
     shown = overview.overview(name, part=part, classes=classes, size_px=input_size(size))
     if as_json:
         print_json(shown)
     else:
-        tables.print_model(shown)
+        listing_tables.print_model(shown)
 
 
 def cache(
@@ -89,11 +89,11 @@ def cache(
 ) -> None:
     """Show or remove cached data. All of it can be recreated. Folder: LOUPE_CACHE."""
     from loupe import cache as cached_data
-    from loupe.cli import tables
+    from loupe.cli import listing_tables
 
     folder = cached_data.cache_folder()
     entries = cached_data.entries(folder) if clear is None else cached_data.remove(folder, clear, unused_days)
     if as_json:
         print_json([{"kind": e.kind, "path": str(e.path), "bytes": e.size, "used": e.used} for e in entries])
     else:
-        tables.print_cache(entries, folder, removed=clear is not None)
+        listing_tables.print_cache(entries, folder, removed=clear is not None)

@@ -1,33 +1,26 @@
 """Results as tables in the terminal, on standard output."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from loupe.cache import KINDS, CacheEntry
-from loupe.config.recipe import Recipe
-from loupe.config.size import Size
-from loupe.errors import LoupeError, counted
+from loupe.errors import counted
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.evaluate.confidence_results import Calibration
 from loupe.evaluate.experiment_results import ExperimentResults
 from loupe.evaluate.history import StageResult, kept_row, read_history
 from loupe.evaluate.intervals import Estimate
-from loupe.evaluate.results import Evaluation, RunResults, results_of, stages_of
+from loupe.evaluate.results import Evaluation, RunResults, stages_of
 from loupe.evaluate.spread import AccuracySpread
-from loupe.log import console, printable, size_text
-from loupe.models.catalog import NETWORKS
+from loupe.log import console, printable
 from loupe.report import texts
-from loupe.rundir import RunDirectory, count_looks
+from loupe.rundir import RunDirectory
 
 HISTOGRAM_WIDTH = 40
 HISTOGRAM_CLASSES = 30
-STRENGTHS = "L2: strengths of the L2 penalty that a solved head is tried with. It has no epochs."
 
 
 def print_results(results: RunResults, path: Path) -> None:
@@ -38,15 +31,15 @@ def print_results(results: RunResults, path: Path) -> None:
         blocks = results.splits.values()
         table = Table("", *results.splits, box=None)
         for metric in metrics.METRICS:
-            table.add_row(_plain(metric.title), *(_estimate(block.metric(metric.key)) for block in blocks))
+            table.add_row(plain(metric.title), *(estimate(block.metric(metric.key)) for block in blocks))
         table.add_row("images", *(f"{block.images:,}" for block in blocks))
         out.print(table)
     else:
         _print_training_figures(results, path)
     if results.calibration:
-        out.print(_plain(_calibration(results.calibration)), soft_wrap=True)
+        out.print(plain(_calibration(results.calibration)), soft_wrap=True)
     out.print(
-        _plain(
+        plain(
             f"{results.network or results.recipe}, {results.parameters.total:,} parameters "
             f"({results.parameters.non_trainable:,} non-trainable); {_training(results, stages)} "
             f"{results.precision} on {results.device}."
@@ -61,8 +54,8 @@ def print_results(results: RunResults, path: Path) -> None:
         out.print(f"Test-set evaluations recorded in this folder: {results.test_looks}.")
     if results.diagnosis:
         advice = f" Try next:\n  {results.diagnosis.next}" if results.diagnosis.next else ""
-        out.print(_plain(results.diagnosis.text + advice), soft_wrap=True)
-    out.print(f"Report: {_plain(str(path / 'report.html'))}", soft_wrap=True)
+        out.print(plain(results.diagnosis.text + advice), soft_wrap=True)
+    out.print(f"Report: {plain(str(path / 'report.html'))}", soft_wrap=True)
 
 
 def _print_training_figures(results: RunResults, path: Path) -> None:
@@ -71,8 +64,8 @@ def _print_training_figures(results: RunResults, path: Path) -> None:
     row = kept_row(read_history(RunDirectory(path)), results.best_epoch)
     table = Table("", "training", box=None)
     for title, key in (("accuracy", "train_accuracy"), ("loss", "train_loss")):
-        value = row.get(key)
-        table.add_row(title, "–" if value is None else f"{value:.4f}")
+        figure = row.get(key)
+        table.add_row(title, "–" if figure is None else f"{figure:.4f}")
     table.add_row("images", f"{results.images.train:,}")
     out.print(table)
     out.print(texts.unevaluated(results), soft_wrap=True)
@@ -84,15 +77,14 @@ def _training(results: RunResults, stages: Sequence[StageResult]) -> str:
     if not any(stage.strengths for stage in stages):
         mean = results.seconds.epoch_mean or 0
         return f"{counted(results.epochs, 'epoch')} of {mean:.1f} s, weights of {texts.kept(stages, row)}; {speed}"
-    words = [
-        f"{stage.part} {texts.solved(stage)}"
-        if stage.strengths
-        else f"{stage.part} trained for {texts.length([stage], 0)} of {(texts.seconds_per_epoch([stage]) or 0):.1f} s"
-        for stage in stages
-    ]
+    words = [f"{texts.part(stage)} {texts.solved(stage) if stage.strengths else _trained(stage)}" for stage in stages]
     if all(stage.strengths for stage in stages):
         return f"{', then '.join(words)};"
     return f"{', then '.join(words)}; weights of {texts.kept(stages, row)}; {speed}"
+
+
+def _trained(stage: StageResult) -> str:
+    return f"trained for {texts.length([stage], 0)} of {(texts.seconds_per_epoch([stage]) or 0):.1f} s"
 
 
 def _calibration(calibration: Calibration) -> str:
@@ -114,10 +106,10 @@ def _calibration(calibration: Calibration) -> str:
 def print_evaluation(block: Evaluation, title: str) -> None:
     """Print one evaluation: metrics with intervals, classes, confusion matrix."""
     out = console()
-    heading = _plain(f"{title}: {counted(block.images, 'image')}")
+    heading = plain(f"{title}: {counted(block.images, 'image')}")
     table = Table(title=heading, box=None, show_header=False, title_justify="left")
     for metric in metrics.METRICS:
-        table.add_row(_plain(metric.title), _estimate(block.metric(metric.key)))
+        table.add_row(plain(metric.title), estimate(block.metric(metric.key)))
     out.print(table)
     after = block.calibrated
     if after and after.temperature != 1 and after.log_loss is not None and after.ece is not None:
@@ -129,9 +121,9 @@ def print_evaluation(block: Evaluation, title: str) -> None:
     classes = Table("class", "precision", "recall", "F1", "images", box=None)
     for row in block.per_class:
         scores = ("–" if score is None else f"{score:.4f}" for score in (row.precision, row.recall, row.f1))
-        classes.add_row(_plain(row.name), *scores, f"{row.support:,}")
+        classes.add_row(plain(row.name), *scores, f"{row.support:,}")
     out.print(classes)
-    names = [_plain(row.name) for row in block.per_class]
+    names = [plain(row.name) for row in block.per_class]
     if len(names) <= 12:
         out.print("\nConfusion matrix: rows are true classes, columns are predicted classes")
         matrix = Table("", *names, box=None)
@@ -140,110 +132,6 @@ def print_evaluation(block: Evaluation, title: str) -> None:
         out.print(matrix)
     if block.test_looks is not None:
         out.print(f"Test-set evaluations recorded in this folder: {block.test_looks}.")
-
-
-def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
-    """Print a row for each run, and below the table the reasons why runs cannot be read."""
-    out = console()
-    if not runs:
-        out.print(f"No runs in {_plain(str(folder))}. To train one: loupe train DATA")
-        return
-    table = Table(box=None)
-    table.add_column("run", overflow="fold")
-    for name in ("test accuracy", "evals", "validation", "parameters", "epochs", "time"):
-        table.add_column(name, no_wrap=True)
-    unreadable, solved = [], False
-    for run in runs:
-        try:
-            results = results_of(run)
-        except LoupeError as error:
-            unreadable.append(str(error))
-            cells = ["cannot be read", *[""] * 5]
-        else:
-            cells = _run_cells(run, results, folder) if results else ["not finished", *[""] * 5]
-        solved = solved or " L2" in cells[4]
-        table.add_row(_plain(run.name), *cells)
-    out.print(table)
-    out.print("evals: test-set evaluations of the same test split recorded in this folder.")
-    if solved:
-        out.print(STRENGTHS)
-    for reason in unreadable:
-        out.print(_plain(reason), soft_wrap=True)
-
-
-def _run_cells(run: RunDirectory, results: RunResults, folder: Path) -> list[str]:
-    test, validation = results.test, results.validation
-    return [
-        _estimate(test.accuracy) if test else "–",
-        str(count_looks(folder, results.split_hash)) if test and results.split_hash else "–",
-        _value(validation.accuracy) if validation else "–",
-        f"{results.parameters.total:,}",
-        texts.length_in_short(stages_of(run, results), results.epochs),
-        f"{results.seconds.total:,.0f} s",
-    ]
-
-
-def print_recipes(groups: Mapping[str, Sequence[Recipe]]) -> None:
-    """Print a table of recipes under the heading of each group."""
-    out = console()
-    for title, recipes in groups.items():
-        table = Table("recipe", "network", "epochs", "", box=None, title=title, title_justify="left")
-        table.columns[0].no_wrap = True
-        for recipe in recipes:
-            table.add_row(recipe.name, recipe.model.name, _planned(recipe), recipe.description)
-        out.print(table)
-    out.print(STRENGTHS)
-
-
-def _planned(recipe: Recipe) -> str:
-    """Length of a recipe, for a column of epochs."""
-    strengths = sum(stage.epochs for stage in recipe.stages if stage.is_solved)
-    epochs = recipe.epochs - strengths
-    return " + ".join(text for text, number in ((f"{strengths} L2", strengths), (str(epochs), epochs)) if number)
-
-
-def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:
-    out = console()
-    table = Table("model", "", box=None)
-    shown = models if text else [model for model in models if model["name"] in NETWORKS]
-    for model in shown:
-        start = "from scratch" if model["name"] in NETWORKS else "pretrained, by timm" if model["pretrained"] else ""
-        table.add_row(_plain(model["name"]), start)
-    out.print(table)
-    if len(shown) < len(models):
-        out.print(f"And {len(models) - len(shown):,} of timm. To list them: loupe models PART-OF-NAME")
-
-
-def print_model(model: Mapping[str, Any]) -> None:
-    """Print the layers of a model, and the sums."""
-    out = console()
-    table = Table("layer", "type", "output", "parameters", "trained", box=None)
-    for row in model["layers"]:
-        output, learns = " x ".join(map(str, row["output"])), "yes" if row["trainable"] else ""
-        table.add_row(row["name"], row["type"], output, f"{row['parameters']:,}" if row["parameters"] else "", learns)
-    out.print(table)
-    counts = model["parameters"]
-    out.print(
-        f"{_plain(model['name'])} at {Size.of(model['size_px'])} px with {model['classes']} classes: "
-        f"{counts['total']:,} parameters, {counts['trainable']:,} trainable, {counts['non_trainable']:,} non-trainable."
-        f" {model['frozen_blocks']} of {counted(len(model['blocks']), 'block')} frozen ({', '.join(model['blocks'])}).",
-        soft_wrap=True,
-    )
-
-
-def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -> None:
-    """Print the number and size of cached entries of each kind."""
-    out = console()
-    table = Table("", "entries", "size", "last used", box=None)
-    for kind, meaning in KINDS.items():
-        mine = [entry for entry in entries if entry.kind == kind]
-        used = f"{datetime.fromtimestamp(max(entry.used for entry in mine)):%Y-%m-%d}" if mine else ""
-        table.add_row(f"{kind}: {meaning}", f"{len(mine):,}", size_text(sum(entry.size for entry in mine)), used)
-    out.print(table)
-    verb = "removed from" if removed else "in"
-    out.print(f"{size_text(sum(entry.size for entry in entries))} {verb} {_plain(str(folder))}.", soft_wrap=True)
-    if not removed and entries:
-        out.print("To remove entries not used for 30 days: loupe cache --clear all --unused-days 30")
 
 
 def print_experiments(results: ExperimentResults, folder: Path) -> None:
@@ -258,7 +146,7 @@ def print_experiments(results: ExperimentResults, folder: Path) -> None:
         published, measured = row.published, row.measured
         given = "–" if published.accuracy is None else f"{100 * published.accuracy:.2f}"
         if measured is None:
-            table.add_row(row.name, given, "–", str(published.epochs), "", _plain(row.why or ""))
+            table.add_row(row.name, given, "–", str(published.epochs), "", plain(row.why or ""))
             continue
         on = "" if measured.judged_on == "test" else " (validation)"
         cells = [_in_percent(measured.accuracy), f"{published.epochs} → {measured.epochs:g}"]
@@ -267,7 +155,7 @@ def print_experiments(results: ExperimentResults, folder: Path) -> None:
     looks = max((row.measured.test_looks for row in results.rows if row.measured), default=0)
     out.print(f"Test-set evaluations recorded in this folder: at most {looks} of one test split.")
     name = f"experiments-{results.budget}"
-    out.print(f"Page: {_plain(str(folder / f'{name}.html'))} (also .md, .csv and .json)", soft_wrap=True)
+    out.print(f"Page: {plain(str(folder / f'{name}.html'))} (also .md, .csv and .json)", soft_wrap=True)
 
 
 def print_comparison(results: ComparisonResults, folder: Path) -> None:
@@ -280,23 +168,23 @@ def print_comparison(results: ComparisonResults, folder: Path) -> None:
     for row in results.rows:
         measured = row.measured
         if measured is None:
-            table.add_row(_plain(row.name), "failed")
+            table.add_row(plain(row.name), "failed")
             continue
         test = _in_percent(measured.test.accuracy) if measured.test else "locked"
         validation = _in_percent(measured.validation.accuracy)
-        table.add_row(_plain(row.name), validation, test, texts.spent(measured.seconds))
+        table.add_row(plain(row.name), validation, test, texts.spent(measured.seconds))
     out.print(table)
     judgement, test_set = results.judgement, results.test
     for verdict in judgement.verdicts.values():
-        out.print(_plain(verdict), soft_wrap=True)
-    out.print(f"\n{_plain(judgement.conclusion)}", soft_wrap=True)
+        out.print(plain(verdict), soft_wrap=True)
+    out.print(f"\n{plain(judgement.conclusion)}", soft_wrap=True)
     if results.next:
         out.print(results.next, soft_wrap=True)
     opened = f"evaluated for {', '.join(test_set.opened)}" if test_set.opened else "not evaluated"
     selection = f"Selected on validation images. The test images were {opened}."
-    out.print(_plain(selection), soft_wrap=True)
+    out.print(plain(selection), soft_wrap=True)
     out.print(f"Test-set evaluations recorded in this folder: {test_set.looks}.")
-    out.print(f"Page: {_plain(str(folder / results.name))}.html (also .md, .csv and .json)", soft_wrap=True)
+    out.print(f"Page: {plain(str(folder / results.name))}.html (also .md, .csv and .json)", soft_wrap=True)
 
 
 def _in_percent(accuracy: AccuracySpread) -> str:
@@ -312,25 +200,25 @@ def print_histogram(counts: Mapping[str, int], path: Path) -> None:
     for name, count in occurring.items():
         if name in shown:
             bar = "█" * round(HISTOGRAM_WIDTH * count / max(occurring.values()))
-            table.add_row(_plain(name), f"{count:,}", bar)
+            table.add_row(plain(name), f"{count:,}", bar)
     out.print(table)
     if more := len(occurring) - len(shown):
         out.print(f"and {counted(more, 'more class', 'more classes')}")
-    out.print(f"Predictions: {_plain(str(path))}", soft_wrap=True)
+    out.print(f"Predictions: {plain(str(path))}", soft_wrap=True)
 
 
-def _estimate(value: Estimate) -> str:
+def estimate(metric: Estimate) -> str:
     """`0.9722 (0.9361 to 0.9881)`; the reason where it is undefined."""
-    if value.value is None:
-        return _plain(f"undefined: {value.why}")
-    has_interval = value.low is not None and value.high is not None
-    return _value(value) + (f" ({value.low:.4f} to {value.high:.4f})" if has_interval else "")
+    if metric.value is None:
+        return plain(f"undefined: {metric.why}")
+    has_interval = metric.low is not None and metric.high is not None
+    return without_interval(metric) + (f" ({metric.low:.4f} to {metric.high:.4f})" if has_interval else "")
 
 
-def _value(value: Estimate) -> str:
-    return "–" if value.value is None else f"{value.value:.4f}"
+def without_interval(metric: Estimate) -> str:
+    return "–" if metric.value is None else f"{metric.value:.4f}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape names of classes and files, so that they are neither markup nor terminal commands."""
     return escape(printable(text))

@@ -29,7 +29,7 @@ than the measured one, and a training accuracy below validation means that these
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from loupe.config.optimizer import Cosine, OneCycle
 from loupe.config.recipe import Recipe
@@ -93,8 +93,9 @@ def diagnose(
         text = f"The curves cover {counted(len(rows), 'epoch')}; a diagnosis needs at least {FEWEST_EPOCHS}."
         ended = len(rows) < advice.stage.epochs  # by patience
         return Diagnosis("unjudged", None, text, () if ended else advice.more_epochs(factor=4))
-    before = sum(recipe.stages[int(row["stage"]) - 1].is_solved for row in history)
-    curves = _Curves(rows, training, validation, int(kept["epoch"]), before)
+    in_steps = [row for row in history if not recipe.stages[int(row["stage"]) - 1].is_solved]
+    numbers = {int(row["epoch"]): number for number, row in enumerate(in_steps, 1)}
+    curves = _Curves(rows, training, validation, numbers, numbers.get(int(kept["epoch"])))
     return (
         chance(curves.accuracies, training, validation, curves.rates, advice.other_rate())
         or _few_images(curves)
@@ -121,16 +122,21 @@ class _Curves:
     """Smoothed curves of one stage, and the noise of its validation loss."""
 
     def __init__(
-        self, rows: Sequence[Row], training: LabelCounts, validation: LabelCounts, kept_epoch: int, before: int
+        self,
+        rows: Sequence[Row],
+        training: LabelCounts,
+        validation: LabelCounts,
+        numbers: Mapping[int, int],
+        kept: int | None,
     ) -> None:
         """Smooth the curves.
 
         Args:
-            before: rows of L2 strengths, which come first and are no epochs.
+            numbers: number of each epoch by its row of metrics.csv: L2 strengths are rows too, but no epochs.
+            kept: number of the kept epoch; None where the weights of a solved head were kept.
         """
         self.epochs = [int(row["epoch"]) for row in rows]
-        self.before = before
-        self.kept_epoch, self.images = kept_epoch, validation.images
+        self.numbers, self.kept, self.images = numbers, kept, validation.images
         raw = [float(row["val_loss"]) for row in rows]
         self.val_loss = _smooth(raw)
         self.train_loss = _smooth([float(row["train_loss"]) for row in rows])
@@ -150,10 +156,6 @@ class _Curves:
     @property
     def gap(self) -> float:
         return self.train_accuracy - self.val_accuracy
-
-    def name(self, epoch: int) -> int:
-        """Number of an epoch, without the L2 strengths before it."""
-        return epoch - self.before
 
     def least_change(self, share: float, noises: float, loss: float) -> float:
         """Smallest change of the validation loss that is evidence."""
@@ -204,8 +206,8 @@ def _overfitting(curves: _Curves, advice: Advice) -> Diagnosis | None:
         return None
     epoch = curves.epochs[curves.lowest]
     text = (
-        f"Overfitting begins around epoch {curves.name(epoch)}. From there the validation loss rises from {low:.3g} to "
-        f"{end:.3g}, while the training loss falls from {train_low:.3g} to {train_end:.3g}."
+        f"Overfitting begins around epoch {curves.numbers[epoch]}. From there the validation loss rises from {low:.3g} "
+        f"to {end:.3g}, while the training loss falls from {train_low:.3g} to {train_end:.3g}."
     )
     settings = advice.keep_best() if curves.val_accuracy >= NEARLY_ALL else advice.more_regularisation()
     return Diagnosis("overfitting", epoch, text, settings)
@@ -221,8 +223,8 @@ def _improving(curves: _Curves, advice: Advice) -> Diagnosis | None:
     text = f"Still improving: over the last quarter of the epochs the validation loss fell by {fall:.3g}."
     settings = advice.more_epochs()
     if not settings:
-        best, last = curves.name(curves.kept_epoch), curves.name(epoch)
-        kept = f"epoch is {best} of {last}" if best > 0 else "weights are those of the solved head"
+        best = f"epoch is {curves.kept} of {curves.numbers[epoch]}"
+        kept = "weights are those of the solved head" if curves.kept is None else best
         text += f" Yet the best {kept}, so that more epochs may gain nothing."
     return Diagnosis("improving", epoch, text, settings)
 
@@ -253,7 +255,7 @@ def _by_gap(curves: _Curves, advice: Advice) -> Diagnosis:
 def _level(curves: _Curves, advice: Advice) -> Diagnosis:
     epoch, last = curves.epochs[curves.lowest], curves.epochs[-1]
     if curves.lowest < len(curves.epochs) - 2:
-        around = f"epoch {curves.name(epoch)} of {curves.name(last)}"
+        around = f"epoch {curves.numbers[epoch]} of {curves.numbers[last]}"
         text = f"Levelled off: lowest validation loss around {around} ({curves.rates})."
         return Diagnosis("level", epoch, f"{text} More epochs would gain little.", advice.more_regularisation())
     text = (

@@ -135,6 +135,11 @@ def kept(stages: Sequence[StageResult], row: int) -> str:
     return f"epoch {row - tried:g}"
 
 
+def part(stage: StageResult) -> str:
+    """Trained part of the network: `head`, `last-block`, `all blocks`."""
+    return "all blocks" if stage.part == "all" else stage.part
+
+
 def solved(stage: StageResult) -> str:
     """Solving of a head in words, after its name."""
     if stage.strengths == 1:

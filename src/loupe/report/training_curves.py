@@ -6,7 +6,7 @@ from itertools import groupby
 
 from loupe.evaluate.history import Row, StageResult, strength_of
 from loupe.log import rounded
-from loupe.report import figures
+from loupe.report import figures, texts
 from loupe.report.content import NARROW_PX, WIDE_PX, Drawing
 
 LINES = (("training", "train", figures.FIRST), ("validation", "val", figures.SECOND))
@@ -56,7 +56,7 @@ def curves(history: Sequence[Row], stages: Sequence[StageResult], kept: int | No
     shown, epochs = [], 0
     for rows in parts:
         numbers = sorted({int(row.get("stage") or 0) for row in rows})
-        names = [stages[number - 1].part for number in numbers if 0 < number <= len(stages)]
+        names = [texts.part(stages[number - 1]) for number in numbers if 0 < number <= len(stages)]
         title = f"{', then '.join(dict.fromkeys(names)) or 'network'}: " if len(parts) > 1 else None
         if strength_of(rows[0]):
             selected = stages[numbers[0] - 1].l2_strength if 0 < numbers[0] <= len(stages) else None
