@@ -17,6 +17,7 @@ from loupe.errors import RunStateError
 from loupe.files import write_atomic
 from loupe.models.build import build, skeleton
 from loupe.models.classifier import Classifier
+from loupe.models.weight_values import defect
 from loupe.records import Record
 
 
@@ -61,7 +62,7 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
 
     Raises:
         RunStateError: there is no bundle, it has a newer schema, its files are damaged or do not belong together, or
-            this version of Loupe or timm builds its network in another way.
+            this version of Loupe or timm builds its network in another way, or its weights are NaN, infinite or zero.
     """
     config = BundleConfig.read(folder / "config.json")
     try:
@@ -76,7 +77,12 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         )
     model = _empty(folder, config)
     model.temperature = config.temperature
-    _fill(model, _tensors(folder / "weights.safetensors", weights), folder, config.network.name)
+    tensors = _tensors(folder / "weights.safetensors", weights)
+    _fill(model, tensors, folder, config.network.name)
+    if reason := defect(tensors, model):
+        raise RunStateError(
+            f"{folder / 'weights.safetensors'}: {reason}. Nothing can be predicted with it. {BundleConfig.REMEDY}"
+        )
     return model.to(device).to(memory_format=torch.channels_last).eval(), config.precision
 
 

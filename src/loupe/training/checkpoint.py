@@ -26,9 +26,11 @@ from loupe import records
 from loupe.errors import RunStateError
 from loupe.files import sync_folder, write_synced
 from loupe.log import logger
+from loupe.models.weight_values import defect, non_finite
 from loupe.records import Record
 
 Tensors = dict[str, Tensor]
+WEIGHTS = frozenset({"weights", "average"})  # other groups of a checkpoint may be zero
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def read(path: Path) -> Snapshot:
     """Snapshot in a folder.
 
     Raises:
-        DamagedError: a file is missing or has changed.
+        DamagedError: a file is missing or has changed, or its numbers are NaN, infinite or zero.
     """
     try:
         outer = records.parse((path / "state.json").read_bytes())
@@ -178,6 +180,9 @@ def read(path: Path) -> Snapshot:
             if content_digest(data) != digest:
                 raise DamagedError(f"{name}.safetensors has changed")
             tensors[name] = safetensors.torch.load(data)
+            wrong = defect(tensors[name]) if name in WEIGHTS else non_finite(tensors[name])
+            if wrong:
+                raise DamagedError(f"{name}.safetensors: {wrong}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     return Snapshot(tensors, state.values)

@@ -4,7 +4,8 @@ Importing this module takes seconds, as timm does.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from loupe.errors import ConfigError, memory_error, sentences
 from loupe.log import command_line
 from loupe.models import hub
 from loupe.models.timm.networks import KERAS_WIDTHS, check_name, create_network
+from loupe.models.weight_values import defect
 
 # Files that timm prefers, if the repository has them.
 SAFE_FILES = {
@@ -103,13 +105,17 @@ def check_weights(spec: BackboneSpec) -> None:
     """Check that the weights fit the network; those of a hub are downloaded.
 
     Raises:
-        ConfigError: they cannot be read or downloaded, or belong to another network.
+        ConfigError: they cannot be read or downloaded, belong to another network, or are NaN, infinite or zero.
         DiskError: the file cannot be written.
     """
     if spec.weights == "none":
         return
     if _is_of_hub(spec):
-        _fetch(spec)
+        path = _fetch(spec)
+        state: dict[str, torch.Tensor] = {}
+        with suppress(Exception):  # other formats and damage are met when the network is built
+            state = timm.models.load_state_dict(str(path))
+        _refuse_defect(path, _without_classifier(spec, state))
         return
     with torch.device("meta"):
         network = create_network(spec.backbone)
@@ -143,7 +149,7 @@ def _from_hub(spec: BackboneSpec, **options: Any) -> nn.Module:
     if not _address(spec)[0]:
         overlay["custom_load"] = False  # it is meant for the address of the original files
     try:
-        return create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        network = create_network(spec.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # a damaged file raises whatever its format's reader raises
         if memory_error(error, ""):
             raise
@@ -151,6 +157,8 @@ def _from_hub(spec: BackboneSpec, **options: Any) -> nn.Module:
             f"{path}: not usable as the weights of {spec.backbone}: {' '.join(str(error).split())[:200]}. Delete this "
             "file, and it is downloaded again."
         ) from None
+    _refuse_defect(path, network.state_dict(), network)
+    return network
 
 
 def unavailable(spec: BackboneSpec, error: hub.DownloadError) -> ConfigError:
@@ -205,12 +213,7 @@ def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, to
     """Weights in timm's names, without those of the original classifier; all others must fit."""
     if not path.is_file():
         raise ConfigError(f"--weights {path}: no such file.")
-    try:
-        state = timm.models.load_state_dict(str(path))
-    except Exception as error:  # a damaged file raises whatever its format's reader raises
-        raise ConfigError(
-            f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}"
-        ) from None
+    state = _read(path)
     wanted = network.state_dict()
     wrong = _unfit(state, wanted)
     if wrong and (converted := _converted(spec, state, network)) and not _unfit(converted, wanted):
@@ -220,7 +223,9 @@ def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, to
             f"--weights {path}: not the weights of {spec.backbone}; {len(wrong)} of {len(wanted)} tensors are missing "
             f"or have another shape, the first is {wrong[0]}. Give a file of that network."
         )
-    return {name: state[name] for name in wanted}
+    fitting = {name: state[name] for name in wanted}
+    _refuse_defect(path, fitting, network)
+    return fitting
 
 
 def _unfit(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:
@@ -241,3 +246,27 @@ def _converted(
         return convert(dict(state), network)
     except Exception:  # weights of another network raise whatever the conversion meets first
         return None
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return timm.models.load_state_dict(str(path))
+    except Exception as error:  # a damaged file raises whatever its format's reader raises
+        raise ConfigError(
+            f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+def _without_classifier(spec: BackboneSpec, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of a published file, without those of the original classifier, which are not used."""
+    trained = timm.get_pretrained_cfg(spec.backbone)
+    named = (trained.classifier if trained else None) or ()
+    unused = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+    return {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
+
+
+def _refuse_defect(source: Path | str, state: Mapping[str, torch.Tensor], network: nn.Module | None = None) -> None:
+    if reason := defect(state, network):
+        raise ConfigError(
+            f"{source}: damaged weights: {reason}. Download or export the file again, or give --weights none."
+        )
