@@ -77,9 +77,8 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         )
     model = _empty(folder, config)
     model.temperature = config.temperature
-    tensors = _tensors(folder / "weights.safetensors", weights)
-    _fill(model, tensors, folder, config.network.name)
-    if reason := defect(tensors, model):
+    _fill(model, _tensors(folder / "weights.safetensors", weights), folder, config.network.name)
+    if reason := defect(model.state_dict(), model):  # in the order of the network
         raise RunStateError(
             f"{folder / 'weights.safetensors'}: {reason}. Nothing can be predicted with it. {BundleConfig.REMEDY}"
         )
