@@ -26,7 +26,7 @@ import loupe
 from loupe.augment.pipeline import evaluation_view
 from loupe.data.pixels.batches import BatchLoader
 from loupe.devices import Compute
-from loupe.evaluate.intervals import wilson
+from loupe.evaluate.estimate import wilson
 from loupe.models.engine import engine
 from subsets import cifar_subset, finished, percent
 

@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import loupe
-from loupe.evaluate.intervals import wilson
+from loupe.evaluate.estimate import wilson
 from subsets import cifar_subset, finished, percent
 
 WEIGHTS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.evaluate import calibration, selective
-from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.predictions import Predictions, read_splits
 from setting import commit
 

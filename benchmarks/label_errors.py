@@ -30,7 +30,7 @@ from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
 from loupe.data.splits.split import Split, assign
 from loupe.data.table import ImageTable
-from loupe.evaluate.intervals import wilson
+from loupe.evaluate.estimate import wilson
 from loupe.labels import find
 from loupe.labels.confident import paired_accuracy
 from loupe.labels.cross_fit import STRENGTHS

@@ -12,7 +12,7 @@ from loupe.cli import tables
 from loupe.comparison.candidates import Entry, split_figures
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
-from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.metrics import Labelled, Metric
 from loupe.evaluate.results import RunResults
 from loupe.recipes import catalog

@@ -4,8 +4,8 @@ import numpy as np
 
 from builders import predictions, simulated
 from loupe.evaluate import metrics
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.groups import by_group, losses, ranked
-from loupe.evaluate.intervals import Estimate
 
 
 def test_mistakes_are_ranked_by_loss_not_by_confidence():

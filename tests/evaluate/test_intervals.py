@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from loupe.evaluate import intervals, metrics
+from loupe.evaluate.estimate import wilson
 from loupe.evaluate.intervals import Jackknife
 from loupe.evaluate.predictions import Predictions
 
@@ -18,15 +19,15 @@ def test_wilson_gives_the_published_intervals():
         (0, 20, 0.0, 0.1611),
         (1, 29, 0.0061, 0.1718),
     ]:
-        assert intervals.wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
-    assert intervals.wilson(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
-    assert intervals.wilson(20, 20)[1] == 1.0
+        assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
+    assert wilson(20, 20)[1] == 1.0
 
 
 @pytest.mark.parametrize(("trials", "p"), [(1000, 0.5), (1000, 0.9), (1000, 0.99), (180, 0.7), (180, 0.95)])
 def test_wilson_covers_the_truth_by_exact_calculation(trials, p):
     outcomes = np.arange(trials + 1)
-    low, high = np.array([intervals.wilson(int(count), trials) for count in outcomes]).T
+    low, high = np.array([wilson(int(count), trials) for count in outcomes]).T
     assert 0.93 <= stats.binom.pmf(outcomes, trials, p)[(low <= p) & (p <= high)].sum() <= 0.97
 
 

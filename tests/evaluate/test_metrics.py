@@ -9,8 +9,8 @@ import pytest
 from sklearn import metrics as sk
 
 from builders import predictions, simulated
-from loupe.evaluate import intervals, metrics
-from loupe.evaluate.intervals import Estimate
+from loupe.evaluate import metrics
+from loupe.evaluate.estimate import Estimate, wilson
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
@@ -138,15 +138,15 @@ def test_one_class_alone():
 def test_perfect_test_images_leave_room_for_errors_not_seen():
     label = np.array([0] * 5 + [1] * 10 + [2] * 15)
     block = metrics.evaluate(predictions(label, 10 * np.eye(3)[label]))
-    assert block.accuracy.low == pytest.approx(intervals.wilson(30, 30)[0])
+    assert block.accuracy.low == pytest.approx(wilson(30, 30)[0])
     assert block.micro_f1 == block.accuracy
     assert block.weighted_f1 == block.accuracy
     for name in ("macro_f1", "roc_auc"):  # every class counts alike, and the rarest has five images
         found = block.metric(name)
-        assert (found.value, found.low, found.high) == (1.0, pytest.approx(intervals.wilson(15, 15)[0]), 1.0)
+        assert (found.value, found.low, found.high) == (1.0, pytest.approx(wilson(15, 15)[0]), 1.0)
     two = metrics.evaluate(predictions(label[:15], 10 * np.eye(2)[label[:15]]))
     area = two.roc_auc
-    assert (area.value, area.low, area.high) == (1.0, pytest.approx(intervals.wilson(5, 5)[0]), 1.0)
+    assert (area.value, area.low, area.high) == (1.0, pytest.approx(wilson(5, 5)[0]), 1.0)
 
 
 def test_where_the_images_cannot_tell_there_is_no_interval_and_a_reason():

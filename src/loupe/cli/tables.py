@@ -10,9 +10,9 @@ from loupe.errors import counted
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.evaluate.confidence_results import Calibration
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.experiment_results import ExperimentResults
 from loupe.evaluate.history import StageResult, kept_row, read_history
-from loupe.evaluate.intervals import Estimate
 from loupe.evaluate.results import Evaluation, RunResults, stages_of
 from loupe.evaluate.spread import AccuracySpread
 from loupe.log import console, printable

@@ -29,7 +29,8 @@ from loupe.evaluate.confidence_results import (
     ReliabilityBin,
     ReliabilityBins,
 )
-from loupe.evaluate.intervals import Estimate, Floats, wilson
+from loupe.evaluate.estimate import Estimate, wilson
+from loupe.evaluate.intervals import Floats
 from loupe.evaluate.metrics import CALIBRATION_BINS
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 

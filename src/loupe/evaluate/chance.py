@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, bdtrc, gammaln
 
-from loupe.evaluate.intervals import wilson
+from loupe.evaluate.estimate import wilson
 
 ALPHA = 0.01
 LEAST_GAIN = 0.05  # of the share, or of what is missing to 1: on many images the slightest gain is significant

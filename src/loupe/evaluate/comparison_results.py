@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
-from loupe.evaluate.intervals import Estimate
 from loupe.evaluate.results import Parameters
 from loupe.evaluate.selection import Judgement
 from loupe.evaluate.spread import AccuracySpread, Spread, over_seeds

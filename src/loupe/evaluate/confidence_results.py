@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.estimate import Estimate
 from loupe.records import Part, Whole
 
 Probability = Annotated[float, Field(ge=0, le=1)]

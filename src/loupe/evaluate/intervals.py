@@ -17,44 +17,18 @@ contain no unseen ones. results/statistics.md measures both.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit, stdtrit
 
-from loupe.records import Part
+from loupe.evaluate.estimate import UPPER, Estimate, wilson
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Interval = tuple[float, float]
 
-CONFIDENCE = 0.95
-_UPPER = (1 + CONFIDENCE) / 2
 _ROUNDING = 1e-24  # a smaller sum of squares is rounding: one pair of images among 10^10 gives more
 _CHUNK = 2**24  # numbers held by one step of the bootstrap: 64 MiB of float32
-
-
-class Estimate(Part):
-    """A figure with its 95 % interval.
-
-    An undefined figure has no value, and a figure from too few images no interval; `why` then says so.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    why: str | None = None
-
-
-def wilson(successes: float, trials: float) -> Interval:
-    """Wilson's score interval of a proportion; `trials` is above 0 and may be fractional."""
-    z = NormalDist().inv_cdf(_UPPER)
-    p, spread = successes / trials, z * z / trials
-    centre = (p + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * np.sqrt(p * (1 - p) / trials + spread / (4 * trials))
-    # At p = 0 and 1 a limit equals p; rounding must not move it beyond.
-    return max(0.0, min(p, float(centre - half))), min(1.0, max(p, float(centre + half)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +66,7 @@ class Jackknife:
     def half_width(self) -> float:
         """Half the width of Student's t interval."""
         standard_error: float = self.variance**0.5
-        return float(stdtrit(self.freedom, _UPPER)) * standard_error
+        return float(stdtrit(self.freedom, UPPER)) * standard_error
 
 
 def of_counts(value: float, scatter: Jackknife, fewest: float) -> Estimate:
@@ -141,7 +115,7 @@ def resampled(value: float, draws_R: Floats) -> Estimate:
         why = "no interval: every resample of the images gives the same value"
         return Estimate(value=value, low=None, high=None, why=why)
     twice_bias = 2 * (draws_R.mean() - value)
-    low, high = np.quantile(draws_R, [1 - _UPPER, _UPPER]) - twice_bias
+    low, high = np.quantile(draws_R, [1 - UPPER, UPPER]) - twice_bias
     return Estimate(value=value, low=max(0.0, min(float(low), value)), high=min(1.0, max(float(high), value)))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.errors import counted, enumerated
-from loupe.evaluate.intervals import Estimate, Floats, Ints, Jackknife, of_area, of_counts, of_loss, wilson
+from loupe.evaluate.estimate import Estimate, wilson
+from loupe.evaluate.intervals import Floats, Ints, Jackknife, of_area, of_counts, of_loss
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 from loupe.evaluate.results import Evaluation
 

@@ -15,7 +15,7 @@ from scipy.special import bdtr
 
 from loupe.data.class_names import same_form
 from loupe.errors import ConfigError, DataError, counted, enumerated
-from loupe.evaluate.intervals import CONFIDENCE
+from loupe.evaluate.estimate import CONFIDENCE
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 Ints = npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from loupe.evaluate.confidence_results import Calibration, Probability, Selective
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult, read_stages
-from loupe.evaluate.intervals import Estimate
 from loupe.recipes.published.publication import Published
 from loupe.records import Part, Record, Seconds, Whole
 from loupe.rundir import RunDirectory

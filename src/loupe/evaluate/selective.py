@@ -31,7 +31,8 @@ from loupe.evaluate.confidence_results import (
     Selective,
     ThresholdResult,
 )
-from loupe.evaluate.intervals import CONFIDENCE, Estimate, Floats, Ints
+from loupe.evaluate.estimate import CONFIDENCE, Estimate, wilson
+from loupe.evaluate.intervals import Floats, Ints
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)  # precisions of the table in results.json and in the report
@@ -198,7 +199,7 @@ def curve(predictions: Predictions, temperature: float) -> RiskCoverage | None:
 
 def _point(ranking: _Ranking, level: int) -> CoveragePoint:
     kept, wrong = int(ranking.kept[level]), int(ranking.wrong[level])
-    low, high = intervals.wilson(wrong, kept)
+    low, high = wilson(wrong, kept)
     threshold, coverage = float(ranking.confidence[level]), kept / ranking.images
     return CoveragePoint(threshold=threshold, coverage=coverage, risk=wrong / kept, low=low, high=high)
 

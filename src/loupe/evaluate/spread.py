@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from loupe.evaluate.intervals import Estimate, wilson
+from loupe.evaluate.estimate import Estimate, wilson
 from loupe.evaluate.results import Evaluation
 from loupe.records import Fraction, Part
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from loupe.data.keyed_order import turns
 from loupe.errors import LoupeError
-from loupe.evaluate.intervals import CONFIDENCE, wilson
+from loupe.evaluate.estimate import CONFIDENCE, wilson
 from loupe.evaluate.label_results import AccuracyDifference, LabelEffect, PairedAccuracy, Share
 
 Ints = npt.NDArray[np.int64]

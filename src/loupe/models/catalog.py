@@ -5,19 +5,19 @@ from pathlib import Path
 
 from loupe.config.network import BackboneSpec, CnnSpec, Network
 from loupe.errors import ConfigError
-from loupe.models import cnn
+from loupe.models import small_networks
 
 NETWORKS: dict[str, Callable[[], CnnSpec]] = {
-    "simple-cnn": cnn.simple_cnn,
-    "deep-cnn": cnn.deep_cnn,
-    "catsdogs-cnn": cnn.catsdogs_cnn,
-    "lecture-cnn": cnn.lecture_cnn,
-    "lecture-dropout": cnn.lecture_dropout,
-    "lecture-batchnorm": cnn.lecture_batchnorm,
-    "project-cnn": cnn.project_cnn,
-    "project-cnn-one": cnn.project_cnn_one,
-    "digits-cnn": cnn.digits_cnn,
-    "photo-cnn": cnn.photo_cnn,
+    "simple-cnn": small_networks.simple_cnn,
+    "deep-cnn": small_networks.deep_cnn,
+    "catsdogs-cnn": small_networks.catsdogs_cnn,
+    "lecture-cnn": small_networks.lecture_cnn,
+    "lecture-dropout": small_networks.lecture_dropout,
+    "lecture-batchnorm": small_networks.lecture_batchnorm,
+    "project-cnn": small_networks.project_cnn,
+    "project-cnn-one": small_networks.project_cnn_one,
+    "digits-cnn": small_networks.digits_cnn,
+    "photo-cnn": small_networks.photo_cnn,
 }
 
 

@@ -3,7 +3,7 @@
 from loupe.config.network import CnnSpec
 from loupe.config.optimizer import Adam, OneCycle
 from loupe.config.recipe import AugmentSpec, InputSpec, Recipe, Stage
-from loupe.models.cnn import deep_cnn, digits_cnn, photo_cnn
+from loupe.models.small_networks import deep_cnn, digits_cnn, photo_cnn
 
 
 def digits() -> Recipe:

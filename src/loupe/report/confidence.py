@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from loupe.evaluate.confidence_results import CalibrationOfSplit, FittedTemperature, ReliabilityBin, RiskCoverage
-from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.results import GroupAccuracies, GroupsLeftOut, RunResults
 from loupe.report import figures, texts
 from loupe.report.content import NARROW_PX, WIDE_PX, Drawing

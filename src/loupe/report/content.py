@@ -8,7 +8,7 @@ import numpy as np
 
 from loupe.data.keyed_order import turns
 from loupe.evaluate import metrics
-from loupe.evaluate.intervals import Estimate
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.results import Evaluation, RunResults
 from loupe.report import figures, texts
 from loupe.report.pictures import Pile, Piles

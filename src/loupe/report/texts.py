@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import log
+from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
-from loupe.evaluate.intervals import Estimate
 from loupe.evaluate.results import RunResults
 from loupe.evaluate.spread import Spread
 

@@ -6,7 +6,7 @@ Keras's Adam and RMSprop have an epsilon of 1e-7, and RMSprop adds it inside the
 from loupe.config.network import CnnSpec
 from loupe.config.optimizer import Adam, RmsProp
 from loupe.config.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
-from loupe.models import cnn
+from loupe.models import small_networks
 
 KERAS_ADAM = Adam(epsilon=1e-7)
 KERAS_RMSPROP = RmsProp(rho=0.9, epsilon=1e-7, epsilon_in_root=True)
@@ -21,7 +21,7 @@ def simple_cnn() -> Recipe:
         experiment="simple-cnn",
         input=UNIT_32_PX,
         split=SplitSpec(validation=5000, choose="first"),
-        model=cnn.simple_cnn(),
+        model=small_networks.simple_cnn(),
         stages=(Stage(epochs=100, batch_size=32, optimizer=KERAS_RMSPROP, lr=1e-3),),
         monitor="val_loss",
     )
@@ -35,7 +35,7 @@ def deep_cnn() -> Recipe:
         experiment="deep-cnn",
         input=InputSpec(size_px=32, normalise="dataset"),
         split=SplitSpec(validation=5000),
-        model=cnn.deep_cnn(),
+        model=small_networks.deep_cnn(),
         stages=(
             Stage(
                 epochs=125,
@@ -59,7 +59,7 @@ def lecture_cnn() -> Recipe:
     return _lecture(
         "lecture-cnn",
         "Six convolutions without activations, as published: Adam, 10 epochs, no validation set.",
-        cnn.lecture_cnn(),
+        small_networks.lecture_cnn(),
         SplitSpec(validation=0),
         Stage(epochs=10, optimizer=KERAS_ADAM),
     )
@@ -70,7 +70,7 @@ def lecture_dropout() -> Recipe:
     return _lecture(
         "lecture-dropout",
         "lecture-cnn, wider and with dropout, as published: Adam, 40 epochs.",
-        cnn.lecture_dropout(),
+        small_networks.lecture_dropout(),
         SplitSpec(validation=0.2, choose="last"),
         Stage(epochs=40, optimizer=KERAS_ADAM),
     )
@@ -81,7 +81,7 @@ def lecture_batchnorm() -> Recipe:
     return _lecture(
         "lecture-batchnorm",
         "lecture-dropout with batch normalisation, as published: Adam, 60 epochs.",
-        cnn.lecture_batchnorm(),
+        small_networks.lecture_batchnorm(),
         SplitSpec(validation=0.2, choose="last"),
         Stage(epochs=60, optimizer=KERAS_ADAM),
     )
@@ -97,7 +97,7 @@ def lecture_augment() -> Recipe:
     return _lecture(
         "lecture-augment",
         "lecture-batchnorm, then 100 epochs more with shifts and flips, as published; one split for both.",
-        cnn.lecture_batchnorm(),
+        small_networks.lecture_batchnorm(),
         SplitSpec(validation=0.2),
         Stage(epochs=60, optimizer=KERAS_ADAM),
         Stage(epochs=100, optimizer=KERAS_ADAM, augment=augment),
@@ -110,7 +110,9 @@ def project_cnn() -> Recipe:
     Batch 40 and 100 epochs are assumed: the page is illegible.
     """
     return _project(
-        "project-cnn", "Two convolutions, two hidden layers, as published: Adam, 100 epochs.", cnn.project_cnn()
+        "project-cnn",
+        "Two convolutions, two hidden layers, as published: Adam, 100 epochs.",
+        small_networks.project_cnn(),
     )
 
 
@@ -122,7 +124,7 @@ def project_cnn_augment() -> Recipe:
     return _project(
         "project-cnn-augment",
         "One convolution, two hidden layers and strong augmentation, as published: Adam, 100 epochs.",
-        cnn.project_cnn_one(),
+        small_networks.project_cnn_one(),
         AugmentSpec(
             zoom=(0.75, 1.25),
             height_shift=0.25,
@@ -145,7 +147,7 @@ def catsdogs_cnn() -> Recipe:
         description="Three convolutions for photographs of cats and dogs, as published: augmentation, 50 epochs.",
         experiment="catsdogs-cnn",
         input=InputSpec(size_px=150, resize="squash", interpolation="nearest", normalise="unit"),
-        model=cnn.catsdogs_cnn(),
+        model=small_networks.catsdogs_cnn(),
         stages=(
             Stage(
                 epochs=50,
