@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.evaluate import metrics
-from loupe.evaluate.estimate import wilson
+from loupe.evaluate import estimate, metrics
 from loupe.evaluate.paired import difference_of_hits, holm, sign_flip
 from loupe.evaluate.predictions import Predictions
 from setting import commit, machine
@@ -245,7 +244,7 @@ def selection(random: Generator, simulations: int) -> Lines:
 def winner(hits: dict[str, np.ndarray], best: str, trial: int) -> tuple[float, float, float]:
     """Excess of the best over its true 0.9, and whether its interval and that of its difference are right."""
     right, images = int(hits[best].sum()), hits[best].shape[1]
-    low, high = wilson(right, images)
+    low, high = estimate.wilson(right, images)
     if best == "0":
         return right / images - 0.9, low <= 0.9 <= high, np.nan
     apart = difference_of_hits("0", best, hits, seed=trial)

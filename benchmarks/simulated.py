@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from loupe.evaluate.estimate import wilson
+from loupe.evaluate import estimate
 from loupe.evaluate.predictions import Predictions
 
 SHARED = 0.8  # the part of the variance between images that all candidates share
@@ -76,7 +76,7 @@ def simulated_hits(
 
 def wilson(images: int) -> np.ndarray:
     """The ends of the interval for every number of hits, [2, images + 1]; so the next two."""
-    return np.array([wilson(hits, images) for hits in range(images + 1)]).T
+    return np.array([estimate.wilson(hits, images) for hits in range(images + 1)]).T
 
 
 def jeffreys(images: int) -> np.ndarray:

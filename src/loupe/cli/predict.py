@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from loupe.cli.options import Columns, Device, FollowLinks, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
-from loupe.data.sources.rows import is_list
 from loupe.errors import ConfigError, counted
 from loupe.log import logger, terminal
 
@@ -139,6 +138,8 @@ def predict(
 
 def _list_in(paths: list[str], *, needed: bool) -> Path | None:
     """The list of images among the paths, which is the only one of them; None without one."""
+    from loupe.data.sources.rows import is_list  # imported lazily: PyArrow
+
     lists = [Path(path).expanduser() for path in paths if is_list(Path(path))]
     if lists and len(paths) > 1:
         raise ConfigError(f"{lists[0]} is a list of images: give it alone.")
