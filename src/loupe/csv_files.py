@@ -9,7 +9,7 @@ as the class `-1`, are no formulas and stay as they are.
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -24,12 +24,19 @@ STARTS_FORMULA = re.compile(FORMULA)
 NUMBER = re.compile(r"'*[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?'*", re.ASCII | re.IGNORECASE)
 
 
-def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object] | Sequence[object]]) -> None:
+def write(
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, object] | Sequence[object]],
+    *,
+    as_given: Collection[int] = (),
+) -> None:
     """Write a table; the file at `path` is replaced whole.
 
     Args:
         rows: cells in the order of the columns, or values by column name. None and missing values are empty cells;
             values under other names are left out. Floats keep all their digits; texts are neutralised.
+        as_given: positions of columns whose texts are not neutralised: identifiers that another program compares.
     """
     with replacing(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
@@ -37,7 +44,12 @@ def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object
         writer.writerow(columns)
         for row in rows:
             cells = [row.get(name) for name in columns] if isinstance(row, Mapping) else row
-            writer.writerow([neutralised(cell) if isinstance(cell, str) else cell for cell in cells])
+            writer.writerow(
+                [
+                    neutralised(cell) if isinstance(cell, str) and position not in as_given else cell
+                    for position, cell in enumerate(cells)
+                ]
+            )
         text.detach()
 
 

@@ -13,9 +13,13 @@ from PIL import Image
 
 import loupe
 from loupe.cli import main
+from loupe.comparison.sweep import cross_validate
 from loupe.errors import ConfigError, DataError
+from loupe.labels.find import LabelOptions, check_labels
 from loupe.provenance import environment_of
+from loupe.recipes import catalog
 from loupe.rundir import RunDirectory
+from loupe.runs.session import Session
 
 SETTINGS = ["input.size_px=16", "stages.0.batch_size=8", "stages.0.augment.crop_padding_px=2", "stages.0.lr=1e-3"]
 COLUMNS = "path=image_id,label=diagnosis,group=patient_id"
@@ -156,6 +160,96 @@ def test_a_submission_of_a_folder_has_the_names_of_the_files(terminal, study, tr
         code, _, err = terminal("predict", trained, study / "scans", "--submission", form, "--to", target)
         assert code == 0, err
         assert list(csv.reader(target.open(newline="")))[1][0] == first
+
+
+def test_a_submission_has_the_identifiers_of_the_list_unchanged(terminal, study, tmp_path, monkeypatch):
+    """A competition compares them; names of classes may come from strangers, and a spreadsheet runs none of them."""
+    rows = [f"s{k}.png,{('=dark', '-1')[k % 2]}" for k in range(40)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    run = loupe.train(
+        tmp_path / "list.csv",
+        images=study / "scans",
+        recipe="small-images",
+        epochs=1,
+        settings=SETTINGS,
+        output=tmp_path / "runs",
+        device="cpu",
+        quiet=True,
+    )
+    monkeypatch.chdir(tmp_path)
+    wanted = ["-a1", "=b", "@c", "+d", "-5", "0012", "'e"]
+    text = "".join(f"{name},s{k}.png\n" for k, name in enumerate(wanted))
+    Path("sample.csv").write_text(f"id,path\n{text}")
+    code, _, err = terminal("predict", run.path, "sample.csv", "--images", study / "scans", "--submission", "id,label")
+    assert code == 0, err
+    written = list(csv.reader(Path("submission.csv").read_text().splitlines()))[1:]
+    assert [row[0] for row in written] == wanted
+    assert {row[1] for row in written} <= {"'=dark", "-1"}
+    said = loupe.load(run.path).predict("sample.csv", folder=study / "scans")
+    assert [row[1].removeprefix("'") for row in written] == said
+
+
+def test_a_run_on_a_list_is_resumed_where_its_images_were_moved(study, tmp_path, monkeypatch):
+    shutil.copytree(study, tmp_path / "study")
+
+    class Killed(BaseException):
+        """End of the process, as far as this one can be ended."""
+
+    def killed(session: Session) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", killed)
+        with pytest.raises(Killed):
+            loupe.train(
+                tmp_path / "study" / "study.csv",
+                columns=COLUMNS,
+                images=tmp_path / "study" / "scans",
+                recipe="small-images",
+                epochs=1,
+                settings=SETTINGS,
+                output=tmp_path,
+                name="run",
+                device="cpu",
+                quiet=True,
+            )
+    (tmp_path / "study" / "scans").rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"--images .*scans: no such folder"):
+        loupe.resume(tmp_path / "run", quiet=True)
+    run = loupe.resume(tmp_path / "run", images=tmp_path / "moved", quiet=True)
+    assert run.results.images.val == 4
+    split = [row["path"] for row in csv.DictReader((tmp_path / "run" / "split.csv").open())]
+    assert sorted(split) == sorted(f"s{k}.png" for k in range(40))
+
+
+def test_comparisons_folds_and_label_checks_take_the_columns(study, tmp_path):
+    """Groups by the column of patients: each in one fold, and in one split."""
+    given = {"columns": COLUMNS, "images": study / "scans", "device": "cpu", "quiet": True}
+    data, patient = study / "study.csv", {f"s{k}.png": k // 4 * 2 + k % 2 for k in range(40)}
+    one = catalog.recipe("small-images").model_copy(update={"name": "one"})
+    one = one.model_copy(update={"stages": tuple(stage.model_copy(update={"epochs": 1}) for stage in one.stages)})
+    folds = cross_validate(data, recipe=one, folds=2, settings=SETTINGS, output=tmp_path, **given)
+    for run in folds.runs:
+        rows = list(csv.DictReader((run.path / "split.csv").open()))
+        of_split = {
+            split: {patient[row["path"]] for row in rows if row["split"] == split} for split in ("train", "val", "test")
+        }
+        assert sum(map(len, of_split.values())) == len(set().union(*of_split.values())) == 18, run.path
+        assert environment_of(RunDirectory(run.path)).columns["group"] == "patient_id"
+    small = LabelOptions(model="test_resnet", weights="none", size_px=32, number_of_folds=3)
+    report = check_labels(data, small, **given)
+    assert len(report.table) == 40 and report.table.classes == ("dark", "light")
+    with pytest.raises(DataError, match="diagnosis"):
+        check_labels(data, small, images=study / "scans", quiet=True)
+    with pytest.raises(DataError, match="diagnosis"):
+        cross_validate(data, recipe=one, images=study / "scans", output=tmp_path, quiet=True)
+    with pytest.raises(DataError, match="diagnosis"):
+        loupe.compare(data, images=study / "scans", output=tmp_path, quiet=True)
+    names = ["small-images-plain", "small-images"]
+    compared = loupe.compare(
+        data, recipes=names, settings=[*SETTINGS[:2], "stages.0.epochs=1"], output=tmp_path / "compared", **given
+    )
+    assert sorted(row.name for row in compared.rows) == sorted(names) and all(row.measured for row in compared.rows)
 
 
 def test_submissions_that_are_refused_before_the_work(terminal, study, trained, tmp_path, monkeypatch):

@@ -77,6 +77,9 @@ class Submission:
     def write(self, path: Path, labels: Labels, ids: Mapping[str, str]) -> None:
         """Write a row for each image, in the order of the predictions.
 
+        Identifiers from the user's list are written as they are, because a competition compares them; names of classes
+        and of files that a spreadsheet would run as formulas are neutralised.
+
         Args:
             path: file to write.
             labels: predictions.
@@ -100,7 +103,7 @@ class Submission:
             for i, label in enumerate(labels.label)
         )
         try:
-            csv_files.write(path, self.header, rows)
+            csv_files.write(path, self.header, rows, as_given=(0,) if ids else ())
         except OSError as error:
             raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
 

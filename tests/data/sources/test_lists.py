@@ -391,6 +391,52 @@ def test_metadata_beside_the_images(tmp_path, name, splits):
     assert any("not listed there left out" in note for note in table.notes)
 
 
+PATHS = {
+    "train/1.png test/2.png": ["train", "test"],
+    "pets/train/cat/1.png pets/val/cat/2.png pets/test/dog/3.png": ["train", "val", "test"],
+    "training_set/1.png hold-out/2.png": ["train", "test"],
+    "test/train/1.png test/dev/2.png": ["train", "val"],  # the folder that all have in common does not count
+    "train/1.png test/2.png unlabelled/3.png": ["train", "test", None],
+    "train/1.png test/2.png other/3.png": None,
+    "train/1.png train/2.png": None,
+    "val/1.png test/2.png": None,
+    "train_tracks/1.png test_tube/2.png": None,
+    "train-1.png test-2.png": None,
+}
+
+
+@pytest.mark.parametrize("as_metadata", [False, True])
+@pytest.mark.parametrize("paths", PATHS)
+def test_split_folders_in_paths_are_splits_where_no_column_is(tmp_path, paths, as_metadata):
+    names = paths.split()
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    rows = "".join(f"{name},a\n" for name in names)
+    header, file = ("file_name", "metadata.csv") if as_metadata else ("path", "list.csv")
+    write(tmp_path / file, f"{header},label\n{rows}")
+    source = tmp_path if as_metadata else tmp_path / file
+    splits = PATHS[paths]
+    table = open_table(source)
+    assert list(table.splits) == (splits or [None] * len(names))
+    said = [note for note in table.notes if "folders in the paths" in note or "no column of splits" in note]
+    assert len(said) == (splits is not None or "other" in paths)
+    assert {use.use for use in table.layout} == ({split or "predict" for split in splits} if splits else {"no split"})
+    drawn = open_table(source, ReadOptions.of("split="))
+    assert list(drawn.splits) == [None] * len(names) and len(drawn.layout) == 1
+    write(tmp_path / file, f"{header},label,split\n" + "".join(f"{row},train\n" for row in rows.splitlines()))
+    assert list(open_table(source).splits) == ["train"] * len(names), "a column comes before the paths"
+
+
+def test_split_folders_in_paths_that_share_no_class_are_none(tmp_path):
+    """Which works as ever, and is said."""
+    for name in ("train/1.png", "test/2.png"):
+        write(tmp_path / name, "").write_bytes(PNG)
+    table = open_table(write(tmp_path / "list.csv", "path,label\ntrain/1.png,a\ntest/2.png,b\n"))
+    assert list(table.splits) == [None, None]
+    assert any("test and train in the paths could be splits" in note for note in table.notes)
+
+
 def test_metadata_without_labels_leaves_those_of_the_folders(tmp_path):
     for name in ("cat/1.png", "dog/2.png"):
         write(tmp_path / name, "").write_bytes(PNG)

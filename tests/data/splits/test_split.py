@@ -16,7 +16,7 @@ from loupe.data.splits.folds import numbers
 from loupe.data.splits.split import SPLITS, assign, digest, known, read, write
 from loupe.data.splits.stratify import units
 from loupe.data.table import ImageTable, make_rows
-from loupe.errors import LoupeError
+from loupe.errors import DataError, LoupeError
 
 KNOWN = ([10, 21, 26, 35], [0, 1, 11, 14])  # validation and test of forty images, seed 7
 
@@ -176,6 +176,22 @@ def test_what_is_tied_to_a_given_test_image_stays_in_train():
     assert split.test.tolist() == list(range(50, 60))
     assert set(split.train.tolist()) >= {*range(20), 30, 31}
     assert len(split.val) == 20
+
+
+def test_groups_that_a_given_split_divides_are_named_and_are_the_reason_given():
+    groups = [f"p{k % 4}" for k in range(8)]
+    table = table_of([0, 0, 1, 1] * 2, ["train"] * 4 + ["test"] * 4, groups)
+    with pytest.raises(DataError, match=r"4 of 4 training images belong to groups .*\(p0, p1, p2 and p3\)") as error:
+        assign(table, contents(8), SplitSpec(), 0)
+    assert "--columns group=" in str(error.value) and "split.validation=0" in str(error.value)
+    split = assign(table, contents(8), SplitSpec(validation=0), 0)
+    assert sizes(split) == (4, 0, 4)
+    assert any(note.startswith("4 groups are in more than one of the given splits (p0, p1, p2") for note in split.notes)
+    whole = table_of([0, 1] * 10, ["train"] * 16 + ["test"] * 4, [f"p{k // 2}" for k in range(20)])
+    assert not any("group" in note for note in assign(whole, contents(20), SplitSpec(), 0).notes)
+    with pytest.raises(DataError, match="a class would have no training image") as error:
+        assign(table_of([0, 1, 0], ["train", "train", "test"]), contents(3), SplitSpec(), 0)
+    assert "group" not in str(error.value)
 
 
 def test_a_class_of_one_image_trains():

@@ -12,6 +12,7 @@ from loupe.data.sources.boundary import Boundary, list_error
 from loupe.data.sources.column_names import ONE, ZERO
 from loupe.data.sources.columns import Columns, resolve
 from loupe.data.sources.image_files import AmbiguousName, FileFinder, posix, where_to_look
+from loupe.data.sources.path_splits import splits_of_paths
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import TextTable, Unit, read_rows
 from loupe.data.sources.split_column import SplitRule
@@ -60,6 +61,7 @@ def open_lists(
     if not sum(map(len, tables)):
         raise DataError(f"{tables[0].file}: there are no rows below the header {','.join(tables[0].names)}.")
     reader.check(tables[0].file, sum(map(len, tables)))
+    of_paths = reader.take_splits_of_paths()
     labels = [None if split == PREDICT else label for label, split in zip(reader.labels, reader.splits, strict=True)]
     classes = sorted_classes(label for label in labels if label is not None)
     if columns.one_hot:
@@ -76,7 +78,7 @@ def open_lists(
     forms = form_notes({label for label in labels if label is not None})
     aside = reader.splits.count(PREDICT)
     forms += [f"Set aside for `loupe predict`: {counted(aside, 'unlabelled image')}."] if aside else []
-    notes = (describe(rows, classes), *dropped, *columns.notes, *_repeated(reader.paths), *forms)
+    notes = (describe(rows, classes), *dropped, *columns.notes, *of_paths, *_repeated(reader.paths), *forms)
     uses = uses_of_splits(reader.words, reader.splits, labels)
     origin, outside = origin_of(tables, root), reader.outside
     return ImageTable(rows, classes, name, reader.root, notes, origin=origin, layout=uses, outside=outside)
@@ -177,6 +179,16 @@ class _Reader:
             advice = f"\nNone of the files is found. {where_to_look(tried, file.resolve().parent)}"
         found = counted(len(self.problems), "problem")
         raise DataError(f"{file}: {found} in {counted(total, 'row')}:{listed}{rest}{advice}")
+
+    def take_splits_of_paths(self) -> list[str]:
+        """Take the splits of the folders in the paths where nothing else gives any; sentences about it."""
+        if self.columns.split or "split" in self.options.columns or any(self.splits):
+            return []
+        found, note = splits_of_paths(self.paths, self.labels)
+        if found:
+            self.words = [f"{folder}/" for folder, _ in found]
+            self.splits = [split for _, split in found]
+        return [note] if note else []
 
     def _add_path(self, name: str, finder: FileFinder) -> str | None:
         """Add the path of a row, also of one without a file, which is a damaged image; a problem with it, or None."""

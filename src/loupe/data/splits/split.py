@@ -100,10 +100,7 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
         _check_in_order(table, sampler, spec.choose, n_val)
     for name, size, drawn in (("test", n_test, test), ("validation", n_val, val)):
         if size and not len(drawn):
-            raise DataError(
-                f"{table.name}: no image can be drawn for {name}: a class would have no training image. "
-                f"Add images, provide a {name} split, or set split.{name}=0."
-            )
+            raise _nothing_to_draw(table, name, pool, unit, sampler)
     split_N[test], split_N[val] = "test", "val"
     is_drawn = {"test": n_test > 0, "val": n_val > 0}
     split = _from_names(split_N)
@@ -237,12 +234,44 @@ def _check_in_order(table: ImageTable, sampler: UnitSampler, choose: str, n: int
         )
 
 
+def _nothing_to_draw(table: ImageTable, name: str, pool: Indices, unit: Indices, sampler: UnitSampler) -> DataError:
+    """Error where no image can be drawn for a split, with the groups that a given split keeps from it."""
+    tied = [row for row in pool.tolist() if int(unit[row]) not in sampler.free]
+    groups = list(dict.fromkeys(group for row in tied if (group := table.groups[row]) is not None))
+    settings = f"provide a {name} split, or set split.{name}=0"
+    if not groups:
+        return DataError(
+            f"{table.name}: no image can be drawn for {name}: a class would have no training image. Add images, "
+            f"{settings}."
+        )
+    return DataError(
+        f"{table.name}: no image can be drawn for {name}: {len(tied):,} of {counted(len(pool), 'training image')} "
+        f"belong to groups that are also in a given split ({enumerated(groups, most=5)}), and a group stays in one "
+        f"split. Give each group one split, {settings}, or leave the groups out with --columns group="
+    )
+
+
+def _divided_groups(table: ImageTable, split: Split) -> list[str]:
+    """Groups that are in more than one split, as only given splits can have them."""
+    of_group: dict[str, set[str]] = {}
+    for name in SPLITS:
+        for row in split.rows(name).tolist():
+            if (group := table.groups[row]) is not None:
+                of_group.setdefault(group, set()).add(name)
+    return [group for group, names in of_group.items() if len(names) > 1]
+
+
 def _notes(table: ImageTable, split: Split, is_drawn: Mapping[str, bool], seed: int) -> Iterator[str]:
     """Sizes of the splits, and classes that a split lacks, as sentences."""
     origin = {name: f" (drawn from train, seed {seed})" if is_drawn.get(name) else "" for name in SPLITS}
     yield "Split: " + ", ".join(f"{name} {len(split.rows(name)):,}{origin[name]}" for name in SPLITS) + "."
     if len(split.val) and not len(split.test) and not is_drawn["val"]:
         yield "The data has a validation split and no test split. None is drawn, so no test result is reported."
+    if divided := _divided_groups(table, split):
+        yield (
+            f"{counted(len(divided), 'group')} {'is' if len(divided) == 1 else 'are'} in more than one of the given "
+            f"splits ({enumerated(divided, most=5)}): figures may be too high. Give each group one split."
+        )
     if unlabelled := len(table) - sum(len(split.rows(name)) for name in SPLITS):
         yield f"{counted(unlabelled, 'image')} without a label left out."
     for name in SPLITS:
