@@ -1,5 +1,6 @@
 """`loupe compare`: recipes on the same images, or finished runs."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def compare(
     from loupe.comparison import compare
     from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults
 
-    if len(what) > 1 or (Path(what[0]) / "recipe.yaml").is_file():
+    if len(what) > 1 or os.path.isfile(Path(what[0]) / "recipe.yaml"):  # noqa: PTH113 - pathlib's raises without permission
         training = (columns, images, follow_links, recipes, model, weights, settings, folds, plan, skip_damaged, verify)
         if any(training) or seeds > 1:
             raise ConfigError(

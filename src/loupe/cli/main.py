@@ -68,6 +68,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a class name or a bar that the terminal's encoding lacks is no error
             stream.reconfigure(errors="replace")
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        print("error: the current folder no longer exists. Change to another.", file=sys.stderr)
+        sys.exit(1)
     if (version := installation.other_project()) is not None:
         print(f"warning: {installation.warning(version)}", file=sys.stderr)
     signals = CommandSignals()

@@ -1,5 +1,6 @@
 """`loupe evaluate` and `loupe predict`: a trained classifier on labelled or new images."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -140,7 +141,8 @@ def _list_in(paths: list[str], *, needed: bool) -> Path | None:
     """The list of images among the paths, which is the only one of them; None without one."""
     from loupe.data.sources.rows import is_list  # imported lazily: PyArrow
 
-    lists = [Path(path).expanduser() for path in paths if is_list(Path(path))]
+    named = [Path(os.path.expanduser(path)) for path in paths]  # noqa: PTH111 - pathlib's raises for an unknown user
+    lists = [path for path in named if is_list(path)]
     if lists and len(paths) > 1:
         raise ConfigError(f"{lists[0]} is a list of images: give it alone.")
     if needed and not lists:

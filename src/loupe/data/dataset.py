@@ -68,10 +68,12 @@ def open_dataset(data: Any, options: ReadOptions = DEFAULT, *, announce: bool = 
 
 def is_gone(source: str) -> bool:
     """True where the source of a data set is a path at which there is nothing."""
-    return source not in datasets.DATASETS and not Path(source).exists()
+    return source not in datasets.DATASETS and not os.path.exists(source)  # noqa: PTH110 - pathlib's raises without permission
 
 
 def _source_of(data: Any) -> str | None:
     if isinstance(data, str) and data in datasets.DATASETS:
         return data
-    return str(Path(local_path(os.fspath(data))).resolve()) if isinstance(data, str | os.PathLike) else None
+    if not isinstance(data, str | os.PathLike):
+        return None
+    return str(Path(os.path.expanduser(local_path(os.fspath(data)))).resolve())  # noqa: PTH111

@@ -252,7 +252,11 @@ def text_name(name: str) -> str:
     """File name as valid text: bytes that are not UTF-8 become `\\xNN`; the inverse is `os_name`."""
     if "\\x" not in name and name.isprintable():
         return name
-    return os.fsencode(name.replace("\\x", "\\x5cx")).decode("utf-8", "backslashreplace")
+    escaped = name.replace("\\x", "\\x5cx")
+    try:
+        return os.fsencode(escaped).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file can have in its name
+        return escaped.encode("utf-8", "backslashreplace").decode()
 
 
 def os_name(text: str) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from loupe.data.formats import FORMATS, SIGNATURE_BYTES, format_of_suffix, image_suffixes, sniff
 from loupe.errors import counted, enumerated
@@ -38,9 +39,12 @@ def unread_format(suffix: str, file: Path) -> str | None:
     """
     if known := format_of_suffix(suffix):
         return known
-    if suffix in COMPANIONS or not file.is_file():
+    if suffix in COMPANIONS:
         return None
     try:
+        status = file.stat()
+        if not S_ISREG(status.st_mode) or not status.st_size:  # files of the system, which may wait, state no size
+            return None
         with file.open("rb") as opened:
             found = sniff(opened.read(SIGNATURE_BYTES))
     except OSError:

@@ -6,6 +6,7 @@ Format: https://www.cs.toronto.edu/~kriz/cifar.html. A batch is a pickled dictio
 """
 
 import io
+import os
 import pickle
 import tarfile
 import zlib
@@ -62,7 +63,7 @@ def is_archive_name(path: Path) -> bool:
 def find_folder(folder: Path) -> Path | None:
     """Folder of an unpacked archive: this folder, or a subfolder of the published name; None if there is none."""
     for here in (folder, folder / "cifar-10-batches-py", folder / "cifar-100-python"):
-        if any(all((here / name).is_file() for name in (layout.meta, layout.test)) for layout in LAYOUTS):
+        if any(all(os.path.isfile(here / name) for name in (layout.meta, layout.test)) for layout in LAYOUTS):  # noqa: PTH113 - pathlib's raises without permission
             return here
     return None
 
@@ -74,7 +75,7 @@ def open_folder(folder: Path) -> ImageTable:
         DataError: files are missing or damaged.
     """
     try:
-        files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+        files = {name: (folder / name).read_bytes() for name in FILES if os.path.isfile(folder / name)}  # noqa: PTH113
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}.") from None
     return _table(files, folder)

@@ -35,6 +35,7 @@ class Tree:
     empty: list[str] = field(default_factory=list)  # folders without images
     hidden: int = 0  # hidden folders, which are skipped
     loops: list[str] = field(default_factory=list)  # links to folders that are in the tree already
+    system: list[str] = field(default_factory=list)  # folders of the system, as /proc, which are not read
     outside: dict[str, str] = field(default_factory=dict)  # target of each image that is a link out of the folder
 
     def notes(self) -> list[str]:
@@ -49,6 +50,8 @@ class Tree:
             )
         if self.hidden:
             notes.append(f"Skipped {counted(self.hidden, 'hidden folder')}.")
+        if self.system:
+            notes.append(f"Skipped {counted(len(self.system), 'folder')} of the system ({enumerated(self.system)}).")
         if self.loops:
             notes.append(
                 f"Skipped {counted(len(self.loops), 'link')} to a folder that is read already "
@@ -176,6 +179,7 @@ class _Walk:
         self.links: list[tuple[str, str]] = []  # path and prefix
         self.leaving: dict[str, str] = {}  # target of each link out of the folder to what is no image
         self._seen: set[tuple[int, int]] = set()
+        self._system = _system_devices()
         self._folders: list[str] = []  # prefixes
         self._used: set[str] = {""}  # prefixes of folders with images below them
 
@@ -188,6 +192,13 @@ class _Walk:
     def _list(self, folder: str, prefix: str) -> Iterator[tuple[str, str]]:
         """Add the files of a folder to the tree. Paths and prefixes of the folders in it that are no links."""
         here, entries = _entries(folder)
+        if here[0] in self._system:
+            if not prefix:
+                raise DataError(
+                    f"{text_name(folder)}: a folder of the system, which has no images. Give another folder."
+                )
+            self.tree.system.append(prefix.rstrip("/"))
+            return
         if here in self._seen:
             self.tree.loops.append(prefix.rstrip("/"))
             self._use(prefix)
@@ -253,10 +264,17 @@ def _entries(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
         with os.scandir(folder) as entries:
             return (identity.st_dev, identity.st_ino), list(entries)
     except OSError as error:
-        raise DataError(
-            f"{text_name(folder)}: this folder cannot be read: {error.strerror}. "
-            "Change its permissions, or move it away."
-        ) from None
+        gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        remedy = (
+            "It was removed while the data was read: start again" if gone else "Change its permissions, or move it away"
+        )
+        raise DataError(f"{text_name(folder)}: this folder cannot be read: {error.strerror}. {remedy}.") from None
+
+
+def _system_devices() -> frozenset[int]:
+    """Devices of file systems in which the system shows itself, and of which no list has an end."""
+    found = (folder for folder in ("/proc", "/sys", "/dev") if os.path.ismount(folder))  # absent on Windows
+    return frozenset(Path(folder).stat().st_dev for folder in found)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -292,7 +310,10 @@ def _expand(path: str | Path, tree: Tree, follow_links: bool) -> Iterator[str]:
         yield from _nonempty(names, f"{text_name(text)}: {_no_images(tree)}.")
     else:
         # Path.glob takes no absolute patterns.
-        matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
+        try:
+            matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []  # noqa: PTH207
+        except RecursionError:
+            raise DataError(f"{text_name(text)}: the folders are nested too deeply for **. Give the folder.") from None
         if not matches:
             hint = " Loupe does not open URLs other than file: ones." if "://" in text else ""
             raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.{hint}")
@@ -309,7 +330,7 @@ def _nonempty(names: list[str], message: str) -> list[str]:
 
 def _matched(match: str, tree: Tree, follow_links: bool) -> Iterator[str]:
     suffix = Path(match).suffix.lower()
-    if Path(match).is_dir():
+    if os.path.isdir(match):  # noqa: PTH112 - pathlib's raises without permission
         yield from _below(match, tree, follow_links)
     elif suffix in image_suffixes():
         yield _posix(match)
@@ -326,6 +347,7 @@ def _below(folder: str, tree: Tree, follow_links: bool) -> Iterator[str]:
     tree.empty += below.empty
     tree.hidden += below.hidden
     tree.loops += below.loops
+    tree.system += below.system
     head = "" if (name := _posix(folder)) == "." else f"{name.rstrip('/')}/"
     tree.outside |= {head + name: target for name, target in below.outside.items()}
     yield from (head + name for name in below.images)

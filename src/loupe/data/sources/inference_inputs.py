@@ -1,5 +1,6 @@
 """Inputs for prediction: unlabelled images, on the disk or in memory, as a table."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ def table_of(
     Raises:
         DataError: an input is not an image, or a path matches nothing.
     """
-    if isinstance(images, str | Path) and is_list(Path(images)):
-        options = ReadOptions.of(columns, folder, follow_links)
-        return open_inference_list(Path(images).expanduser(), options).table
+    if isinstance(images, str | Path):
+        path = Path(os.path.expanduser(images))  # noqa: PTH111 - pathlib's raises for an unknown user
+        if is_list(path):
+            return open_inference_list(path, ReadOptions.of(columns, folder, follow_links)).table
     entries = in_memory.read(images, "images", one=True)
     if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
         paths = [entry for entry in entries if isinstance(entry, str)]

@@ -1,5 +1,6 @@
 """Lists of images to predict: their order and their identifiers are kept; labels in them are not read."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def open_inference_list(path: Path, options: ReadOptions) -> InferenceList:
         DataError: the file cannot be read, has no column of images, or none of the files exists.
     """
     options.check()
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for some names
+        there = os.path.lexists(path)
+        raise DataError(f"{path}: {'not a regular file' if there else 'no such file'}. Give a list of images.")
     if path.suffix.lower() in PARQUET_SUFFIXES and holds_images(path, options):
         return _of_images(path, options)
     rows = read_rows(path, options)

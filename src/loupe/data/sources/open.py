@@ -161,7 +161,7 @@ def _missing(text: str) -> str:
     hint = f" Did you mean {near[0]}?" if near else ""
     if "://" in text:
         hint = " Loupe does not open URLs. Download the data and give the file or folder."
-    return f"{text}: no such file or folder.{hint} Give {KINDS}."
+    return f"{text_name(text)}: no such file or folder.{hint} Give {KINDS}."
 
 
 def _with_note(table: ImageTable, name: str) -> ImageTable:

@@ -66,7 +66,10 @@ def open_parquet(
                 f"{file}: its class names or label type differ from those of {files[0]}. "
                 "Use the two as separate data sets."
             )
-    size, budget = sum(file.stat().st_size for file in files), default_budget()
+    try:
+        size, budget = sum(file.stat().st_size for file in files), default_budget()
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}.") from None
     if size > budget:
         folder = cache_folder() / "rows"
         logger.info(

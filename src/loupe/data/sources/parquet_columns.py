@@ -1,6 +1,7 @@
 """Columns of Parquet files by their role, with the type of their labels and the class names in their schema."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def resolve_files(
 
 
 def _schema(file: Path) -> pa.Schema:
-    if file.exists() and not file.is_file():
+    if os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113 - pathlib's raise without permission
         raise DataError(f"{file}: not a regular file; a device, a pipe or a folder is never read. Move it away.")
     try:
         schema = pq.read_schema(file)

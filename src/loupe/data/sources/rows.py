@@ -57,8 +57,8 @@ class TextTable:
 
 
 def is_list(path: Path) -> bool:
-    """True for the name of a file that can hold a list of images."""
-    return path.suffix.lower() in LIST_SUFFIXES
+    """True for the name of a file that can hold a list of images. A folder is none, whatever its name."""
+    return path.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112
 
 
 def read_rows(path: Path, options: ReadOptions) -> TextTable:
