@@ -189,14 +189,26 @@ class StopSignal:
 
     Attributes:
         number: of the signal that was received first.
+        is_heeded: True once the work has seen that it is to stop.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self.received = False
+        self._received = False
+        self.is_heeded = False
         self.number: int = signal.SIGINT
         self._before: dict[signal.Signals, object] = {}
+
+    @property
+    def received(self) -> bool:
+        """True if the work is to stop; whoever reads it stops."""
+        self.is_heeded |= self._received
+        return self._received
+
+    def request(self, number: int = signal.SIGINT) -> None:
+        """Ask the work to stop."""
+        self._received, self.number = True, number
 
     def __enter__(self) -> Self:
         # Only the main thread may set handlers; in other threads (a notebook, a server) signals are left alone.
@@ -214,10 +226,10 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        if self._received:
             before = self._before.get(signal.Signals(number))
             if callable(before):
                 before(number, frame)  # the command line's, which ignores the third
                 return
             raise KeyboardInterrupt
-        self.received, self.number = True, number
+        self.request(number)

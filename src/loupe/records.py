@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from loupe.errors import RunStateError
 from loupe.files import write_atomic
 
+MOST_BYTES = 2**28  # of a file
+MOST_VALUES = 5_000_000  # in it; each takes some 100 bytes
 MOST_LEVELS = 50  # of nesting; no file of ours has more than ten
 
 
@@ -79,6 +81,8 @@ class Record(Part):
             RecordError: there is no such file, or it cannot be read as a record of this kind.
         """
         try:
+            if path.stat().st_size > MOST_BYTES:
+                raise RecordError(path, f"larger than {MOST_BYTES // 2**20} MiB", cls.REMEDY)
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecordError(path, f"cannot be read ({_reason(error)})", cls.REMEDY) from None
@@ -134,6 +138,12 @@ def parse(text: str | bytes) -> Any:
     Raises:
         ValueError: the text is not JSON, or holds NaN or infinity, or is nested deeper than any file of ours.
     """
+    if isinstance(text, str):
+        values = sum(map(text.count, ",[{"))
+    else:
+        values = sum(map(text.count, b",[{"))
+    if values > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
     try:
         content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:

@@ -90,6 +90,82 @@ def test_a_training_ends_with_the_code_of_the_signal(tmp_path, numbers, code, sa
     assert said in err.splitlines()[-1]
 
 
+# The main thread in a library that does not return, threads at a long image, and tidying up that takes long.
+BUSY = {
+    "a library": "import hashlib; print('begun', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)",
+    "threads": """
+from loupe.data.parallel import in_chunks
+print('begun', flush=True)
+list(in_chunks(lambda rows: time.sleep(30), 4, chunk=1, workers=2, description=""))
+""",
+    "threads, in between": """
+from contextlib import closing
+from loupe.data.parallel import in_chunks
+with closing(in_chunks(lambda rows: time.sleep(30 * rows.start), 4, chunk=1, workers=2, description="")) as chunks:
+    for chunk in chunks:
+        print('begun', flush=True)
+        time.sleep(30)
+""",
+    "tidying up": """
+try:
+    print('begun', flush=True)
+    time.sleep(30)
+finally:
+    time.sleep(30)
+""",
+    "a training": """
+from loupe.devices import StopSignal
+with StopSignal():
+    print('begun', flush=True)
+    time.sleep(30)
+""",
+    "a training in a library": """
+import hashlib
+from loupe.devices import StopSignal
+with StopSignal():
+    print('begun', flush=True)
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)
+""",
+}
+INSIDE = """
+import sys, time
+from loupe.cli import main
+def work(**_):
+    exec(sys.argv[1], globals())
+main.app = work
+main.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", BUSY)
+def test_a_command_ends_in_two_seconds(name, number):
+    child = piped(INSIDE, BUSY[name])
+    assert child.stdout.readline() == "begun\n"
+    time.sleep(0.2)
+    began = time.monotonic()
+    child.send_signal(number)
+    _, err = child.communicate(timeout=25)
+    assert (child.returncode, err.splitlines()[-1]) == (128 + number, "stopped.")
+    assert time.monotonic() - began < 2.5  # on a machine that does other work
+
+
+def test_a_training_that_saves_itself_is_left_to():
+    saving = """
+from loupe.devices import StopSignal
+with StopSignal() as stop:
+    print('begun', flush=True)
+    while not stop.received:
+        time.sleep(0.1)
+    time.sleep(4)
+    print('saved', flush=True)
+"""
+    child = piped(INSIDE, saving)
+    assert child.stdout.readline() == "begun\n"
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=60) == ("saved\n", "")
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + COMMAND
     child = piped(code)

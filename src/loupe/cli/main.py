@@ -42,6 +42,7 @@ for command in COMMANDS:
 
 INTERRUPTED = 130
 WRONG_USAGE = 2
+SIGNALLED = 128  # plus the number of the signal
 
 
 def _print_version(asked: bool) -> None:
@@ -86,6 +87,8 @@ def main() -> None:
         code = signals.exit_code
     except Exception as error:
         code = _explain(error)
+    if isinstance(code, int) and code > SIGNALLED:
+        signals.end(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -39,6 +39,7 @@ SECTIONS: dict[str, type[RecipeValue]] = {
     "plateau": Plateau,
 }
 
+MOST_BYTES = 2**17  # of a recipe's file; ours have a few thousand
 MOST_VALUES = 10_000  # of a recipe's file; the largest of ours has some hundred
 MOST_ERRORS, MOST_SHOWN = 10, 200  # errors named at once, and characters of a value that is named
 
@@ -72,7 +73,8 @@ def load(path: Path) -> Recipe:
         LoupeError: the file cannot be read, or is not a valid recipe.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from None
     try:
@@ -83,6 +85,8 @@ def load(path: Path) -> Recipe:
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text; YAMLError for whatever is wrong with it, and for more than a recipe can hold."""
+    if len(text) > MOST_BYTES:
+        raise yaml.YAMLError(f"more than {MOST_BYTES:,} characters")
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()

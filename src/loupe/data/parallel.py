@@ -91,6 +91,7 @@ def _results(function: Callable[[range], T], ranges: list[range], workers: int) 
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="loupe-data")
     waiting: deque[Future[T]] = deque()
+    wait = True
     try:
         for rows in ranges:
             waiting.append(pool.submit(function, rows))
@@ -98,8 +99,11 @@ def _results(function: Callable[[range], T], ranges: list[range], workers: int) 
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except (GeneratorExit, KeyboardInterrupt):
+        wait = False  # a chunk may take long, and its result is not needed
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)
 
 
 def _file(table: ImageTable, i: int) -> File:

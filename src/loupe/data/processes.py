@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
@@ -79,6 +80,9 @@ class Processes:
         """Result of `work(payload)` from a free child; in this process if there is none or it died.
 
         Both arguments are picklable, and `work` does not raise.
+
+        Raises:
+            CancelledError: the context is left.
         """
         try:
             child = self._free.get_nowait()
@@ -88,7 +92,9 @@ class Processes:
             assert child.stdin is not None and child.stdout is not None
             _send(child.stdin, (work, payload))
             result: R = pickle.load(child.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
+            if self._closed.is_set():  # nobody waits for the result
+                raise CancelledError from None
             return work(payload)
         self._free.put(child)
         return result

@@ -30,6 +30,7 @@ from loupe.data.sources import arrow_cache
 from loupe.data.sources.boundary import Boundary, list_error
 from loupe.data.sources.column_names import ONE
 from loupe.data.sources.parquet_columns import FileColumns, resolve_files
+from loupe.data.sources.parquet_pages import batch_rows, check_pages, limited
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import as_text
 from loupe.data.sources.split_column import SplitRule
@@ -147,7 +148,8 @@ def _read(file: Path, columns: FileColumns) -> Iterator[pa.Table]:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
             yield image_rows(empty, columns, file)
-            for batch in source.iter_batches(_batch_rows(source.metadata), columns=names):
+            rows = min(_batch_rows(source.metadata), batch_rows(check_pages(file), BATCH_ROWS))
+            for batch in limited(source.iter_batches(rows, columns=names), file):
                 yield image_rows(pa.Table.from_batches([batch]), columns, file)
     except (pa.ArrowException, OSError) as error:
         raise DataError(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from loupe.csv_files import restored
 from loupe.data.sources.column_names import known
+from loupe.data.sources.parquet_pages import batch_rows, check_pages, limited
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.table import text_name
 from loupe.errors import DataError, counted
@@ -27,6 +28,7 @@ CSV_SUFFIXES = frozenset({".csv", ".tsv", ".tab"})
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 LIST_SUFFIXES = CSV_SUFFIXES | JSON_SUFFIXES | PARQUET_SUFFIXES
+TEXT_ROWS = 2**17  # rows of text read at a time
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -187,10 +189,15 @@ def _read_parquet(path: Path) -> TextTable:
 def parquet_text(path: Path, name: str) -> list[str]:
     """Text of each row of a column of a Parquet file; "" for null, and for values that are no text and no numbers."""
     try:
-        column = pq.read_table(path, columns=[name])[name]
-        if len(column) != (rows := pq.read_metadata(path).num_rows):
-            raise DataError(f"{path}: column {name!r} has {len(column):,} of {counted(rows, 'row')}. It is damaged.")
-        text = as_text(column).to_pylist() if is_text(column.type) else column.cast(pa.string()).to_pylist()
+        text: list[str | None] = []
+        with pq.ParquetFile(path) as source:
+            rows = source.metadata.num_rows
+            at_once = batch_rows(check_pages(path), TEXT_ROWS)
+            for batch in limited(source.iter_batches(at_once, columns=[name]), path):
+                column = pa.chunked_array([batch.column(0)])
+                text += (as_text(column) if is_text(column.type) else column.cast(pa.string())).to_pylist()
+        if len(text) != rows:
+            raise DataError(f"{path}: column {name!r} has {len(text):,} of {counted(rows, 'row')}. It is damaged.")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return [""] * pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError) as error:

@@ -1,0 +1,188 @@
+"""Small tables, archives and recipes that unpack to gigabytes: one error, before they do."""
+
+import gzip
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from child_processes import start
+from loupe.config.overrides import load
+from loupe.data.sources import archives, parquet_pages
+from loupe.data.sources.open import open_table
+from loupe.errors import ConfigError, DataError
+from loupe.evaluate.results import RunResults
+from loupe.records import RecordError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def parquet(path, images, labels, **options):
+    rows = pa.array([{"bytes": data, "path": f"{k}.png"} for k, data in enumerate(images)], IMAGE)
+    pq.write_table(pa.table({"image": rows, "label": labels}), path, **options)
+    return path
+
+
+MEASURE = """
+import json, resource, sys, time
+from loupe.data.sources.open import open_table
+from loupe.errors import LoupeError
+began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    table, said = open_table(sys.argv[1]), None
+except LoupeError as error:
+    said = str(error)
+print(json.dumps([time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, said]))
+"""
+
+
+def refused(path):
+    """Error for a source, after it took less than 5 s and 512 MB."""
+    child = start(MEASURE, path)
+    out, _ = child.communicate(timeout=300)
+    seconds, kilobytes, said = json.loads(out.splitlines()[-1])
+    assert seconds < 5 and kilobytes < 500_000 and said is not None
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_a_parquet_file_of_one_enormous_value_is_refused(tmp_path):
+    big = parquet(
+        tmp_path / "big.parquet", [bytes(1_900_000_000), png()], ["a", "b"], compression="zstd", use_dictionary=False
+    )
+    assert big.stat().st_size < 100_000
+    said = refused(big)
+    assert f"{big}: row group 0, column image.bytes" in said and "1,900 MB" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_a_value_of_a_dictionary_counts_as_often_as_it_is_used(tmp_path):
+    same = parquet(tmp_path / "same.parquet", [bytes(900_000)] * 2000, ["a", "b"] * 1000, compression="zstd")
+    assert same.stat().st_size < 100_000
+    assert str(same) in refused(same)
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_page_is_judged_by_its_own_header(tmp_path, monkeypatch, dictionary, version):
+    monkeypatch.setattr(parquet_pages, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(parquet_pages, "MAX_TEXT_BYTES", 100_000)
+    options = {"compression": "zstd", "use_dictionary": dictionary, "data_page_version": version}
+    images = parquet(tmp_path / "images.parquet", [png(), bytes(1_000_000)], ["a", "b"], **options)
+    with pytest.raises(DataError, match=r"images\.parquet: row group 0, column image\.bytes"):
+        open_table(images)
+    labels = parquet(tmp_path / "labels.parquet", [png()] * 2, ["a", "b" * 1_000_000], **options)
+    with pytest.raises(DataError, match=r"labels\.parquet: row group 0, column label"):
+        open_table(labels)
+    second = parquet(
+        tmp_path / "second.parquet", [png()] * 9 + [bytes(10**6)], ["a", "b"] * 5, row_group_size=5, **options
+    )
+    with pytest.raises(DataError, match="row group 1"):
+        open_table(second)
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+def test_the_pages_of_a_file_are_all_seen(tmp_path, dictionary, compression):
+    path = parquet(
+        tmp_path / "some.parquet",
+        [bytes([k % 256]) * 3000 for k in range(5000)],
+        ["a", "b"] * 2500,
+        use_dictionary=dictionary,
+        compression=compression,
+        data_page_size=10_000,
+        row_group_size=2000,
+    )
+    metadata = pq.read_metadata(path)
+    with path.open("rb") as source:
+        for group in range(metadata.num_row_groups):
+            for number in range(metadata.num_columns):
+                chunk = metadata.row_group(group).column(number)
+                pages = list(parquet_pages._pages(source, chunk))
+                assert sum(page.header + page.compressed for page in pages) == chunk.total_compressed_size
+                assert sum(page.header + page.uncompressed for page in pages) == chunk.total_uncompressed_size
+
+
+def add(archive, name, size):
+    member = tarfile.TarInfo(name)
+    member.size = size
+    archive.addfile(member, io.BytesIO(bytes(size)))
+
+
+def packed(path, *members):
+    with gzip.open(path, "wb", compresslevel=1) as out, tarfile.open(fileobj=out, mode="w") as archive:
+        for name, size in members:
+            add(archive, name, size)
+    return path
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("data.bin", 3000)],
+        [("cifar-10-batches-py/data_batch_1", 3000)],
+        [("cifar-10-batches-py/batches.meta", 3000), ("cifar-10-batches-py/data_batch_1", 900)],
+    ],
+)
+def test_an_archive_is_read_no_further_than_those_of_cifar_are_long(tmp_path, monkeypatch, members):
+    monkeypatch.setattr(archives, "MAX_BYTES", 2048)
+    with pytest.raises(DataError, match="unpack them and give the folder"):
+        open_table(packed(tmp_path / "a.tar.gz", *members))
+
+
+def test_an_archive_of_other_files_is_refused_after_the_first_ones(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        archives._Bounded, "read", lambda self, size=-1: read.append(size) or self._source.read(max(0, size))
+    )
+    path = packed(tmp_path / "photos.tar.gz", *[(f"cat/{k}.jpg", 2000) for k in range(2000)])
+    with pytest.raises(DataError, match="unpack them and give the folder"):
+        open_table(path)
+    assert sum(read) < 2000 * 2000 / 10
+
+
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ALIASES,
+        "a: " + "[" * 100_000,
+        "a: [" + "1," * 50_000 + "]",
+        "a: " + "x" * 10_000_000,
+        "a: " + "1:" * 5_000_000 + "1",
+        "? " * 60_000,
+        "a: &a {b: *a}",
+    ],
+    ids=["aliases", "depth", "values", "text", "sexagesimal", "keys", "itself"],
+)
+def test_a_recipe_is_no_bomb(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" + "[]," * 6_000_000 + "[]]", '{"a":' * 50_000])
+def test_a_record_is_no_bomb(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(RecordError) as caught:
+        RunResults.read(path)
+    assert caught.value.path == Path(path)
