@@ -138,10 +138,7 @@ def parse(text: str | bytes) -> Any:
     Raises:
         ValueError: the text is not JSON, or holds NaN or infinity, or is nested deeper than any file of ours.
     """
-    if isinstance(text, str):
-        values = sum(map(text.count, ",[{"))
-    else:
-        values = sum(map(text.count, b",[{"))
+    values = sum(map(text.count, ",[{")) if isinstance(text, str) else sum(map(text.count, b",[{"))
     if values > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES:,} values")
     try:

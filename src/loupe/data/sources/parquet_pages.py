@@ -104,7 +104,10 @@ def _read_pages(file: Path, source: BinaryIO, chunk: pq.ColumnChunkMetaData) -> 
     try:
         yield from _pages(source, chunk)
     except ValueError as error:
-        raise DataError(f"{file}: column {chunk.path_in_schema}: {error}. Download it again.") from None
+        raise DataError(
+            f"{file}: column {chunk.path_in_schema} cannot be read as Parquet: {error}. It may be truncated; download "
+            "it again."
+        ) from None
 
 
 def _is_binary(metadata: pq.FileMetaData, number: int) -> bool:
