@@ -8,18 +8,16 @@ A damaged array raises ValueError, whatever the damage.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from loupe.data import checksums
-from loupe.data.checksums import BLOCK_BYTES, Bytes
+from loupe.data.checksums import BLOCK_BYTES, Bytes, Checksum
 from loupe.records import Record, RecordError, Seconds, Whole
 
 RECORD = "array.json"
-Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 Array = npt.NDArray[Any]
 
 

@@ -8,14 +8,17 @@ The sums run at the speed of memory, where a CRC or a hash of the bytes takes se
 
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 BLOCK_BYTES = 2**20
 _LINE_BYTES = 2**13
 
 Bytes = npt.NDArray[np.uint8]
+Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def checksum(block: Bytes) -> int:

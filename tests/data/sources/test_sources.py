@@ -439,7 +439,7 @@ def test_parquet_larger_than_memory_is_mapped_from_a_copy(tmp_path, monkeypatch,
     assert less.rows.equals(before.select(kept).rows)
     assert [less.encoded(i) for i in (2, 3, 698, 997)] == [data[2], data[4], data[199], data[499]]
     copies = {file: file.stat().st_ino for file in rows.iterdir()}
-    assert len(copies) == 2
+    assert len(copies) == 4  # each copy with its checksums
     monkeypatch.setattr("loupe.data.sources.parquet.image_rows", None)
     assert open_(tmp_path / "set").rows.equals(before.rows), "found again"
     assert {file: file.stat().st_ino for file in rows.iterdir()} == copies
@@ -461,13 +461,58 @@ def test_a_parquet_file_that_changed_is_copied_again(tmp_path, little_memory):
     assert [open_(path).encoded(i) for i in (1, 2)] == [b"3" * 100, b"4" * 100]
 
 
-@pytest.mark.parametrize("kept", [0, 0.5])
-def test_a_damaged_copy_of_parquet_is_made_again(tmp_path, little_memory, kept):
+def _flipped(data: bytes, at: float) -> bytes:
+    k = int(at * len(data))
+    return data[:k] + bytes([data[k] ^ 1]) + data[k + 1 :]
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "cut off": lambda data: data[: len(data) // 2],
+    "without its end": lambda data: data[:-1],
+    "longer": lambda data: data + b"x",
+    "half zeros": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "other half zeros": lambda data: bytes(len(data) // 2) + data[len(data) // 2 :],
+    **{f"a bit at {at:.2f}": lambda data, at=at: _flipped(data, at) for at in (0, 0.21, 0.43, 0.5, 0.67, 0.83, 0.99)},
+}
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".json"])
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_copy_of_parquet_is_made_again(tmp_path, little_memory, how, suffix):
+    data = [bytes([k]) * 300 for k in range(40)]
+    path = shard(tmp_path / "x.parquet", ["a", "b"] * 20, data=data)
+    before = open_(path)
+    [copy], [victim] = little_memory.glob("*.arrow"), little_memory.glob(f"*{suffix}")
+    whole = copy.read_bytes()
+    damaged = tmp_path / "damaged"  # renamed over it, because the old copy is still mapped
+    damaged.write_bytes(DAMAGE[how](victim.read_bytes()))
+    damaged.replace(victim)
+    after = open_(path)
+    assert after.rows.equals(before.rows)
+    assert [after.encoded(i) for i in range(40)] == data
+    assert copy.read_bytes() == whole
+
+
+def test_a_copy_of_parquet_without_checksums_is_made_again(tmp_path, little_memory, caplog):
     path = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
-    assert len(open_(path)) == 2
-    [copy] = little_memory.iterdir()
-    copy.write_bytes(copy.read_bytes()[: int(kept * copy.stat().st_size)])
+    open_(path)
+    [record] = little_memory.glob("*.json")
+    record.unlink()
     assert open_(path).encoded(1) == b"2" * 100
+    assert record.exists()
+    assert len([entry for entry in caplog.records if "is damaged" in entry.message]) == 1
+
+
+def test_a_parquet_file_swapped_with_equal_size_and_time_is_copied_again(tmp_path, little_memory):
+    one = shard(tmp_path / "x.parquet", ["a", "b"], data=[b"1" * 100, b"2" * 100])
+    other = shard(tmp_path / "y.parquet", ["a", "b"], data=[b"3" * 100, b"4" * 100])
+    assert one.stat().st_size == other.stat().st_size
+    assert open_(one).encoded(1) == b"2" * 100
+    times = one.stat().st_atime_ns, one.stat().st_mtime_ns
+    other.replace(one)
+    os.utime(one, ns=times)
+    assert open_(one).encoded(1) == b"4" * 100
 
 
 def test_a_copy_of_parquet_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path, little_memory, monkeypatch):
