@@ -411,7 +411,7 @@ def test_predict_leaves_as_many_unclassified_as_a_wanted_precision_needs(termina
     assert "precision of at least 0.95 with 95% confidence" in err
     code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.999")
     highest = selective.highest_precision(validation, 2.0)
-    assert code == 1 and f"the highest is {highest:g}" in err
+    assert code == 1 and f"at most {highest:g}" in err
     code, _, err = terminal("predict", calibrated, photos, *to, "--wanted-precision", "0.9", "--threshold", "0.5")
     assert code == 1 and "Give one of them" in err
     (calibrated / "predictions.csv").unlink()

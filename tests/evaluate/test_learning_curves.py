@@ -224,6 +224,17 @@ def test_a_perfect_classifier_is_never_said_not_to_have_learned(name, images, co
     assert (found.verdict, found.settings, found.recipe) == ("all-correct" if decided else "undecided", (), None)
 
 
+@pytest.mark.parametrize(("keep", "choices"), [("best", 12), ("last", 1)])
+def test_the_limit_of_a_perfect_epoch_counts_the_epochs_that_it_was_chosen_from(keep, choices):
+    """40 images that choose the best of 12 epochs: each has (0.05 / 12) ** (1 / 40) with 95 % / 12 to miss it."""
+    rows = curve(falling, falling, 1.0, 1.0, epochs=12)
+    chosen = PLAIN.model_copy(update={"keep": keep})
+    found = diagnose(rows, chosen, training=LabelCounts(80, 40), validation=LabelCounts(40, 20), blocks=3)
+    lowest = (0.05 / choices) ** (1 / 40)
+    assert choices * stats.binom.sf(39, 40, lowest) == pytest.approx(0.05)
+    assert f"above {math.floor(1000 * lowest) / 1000:.3f} " in found.text
+
+
 def test_classes_of_1000_and_3_images_are_told_apart_or_cannot_be():
     always_common = curve(falling, falling, 0.997, 0.99)
     training, validation = LabelCounts(802, 800), LabelCounts(101, 100)
@@ -257,6 +268,24 @@ def test_training_accuracy_is_judged_by_the_number_of_training_images():
     found = diagnose(learned, PLAIN, training=LabelCounts(400, 200), validation=LabelCounts(4, 2), blocks=3)
     assert found.verdict == "undecided"
     assert found.text.startswith("4 validation images")
+
+
+@pytest.mark.parametrize(
+    ("rarest", "says"), [(None, "--folds 5"), (40, "--folds 5"), (3, "--folds 3"), (1, "More images")]
+)
+def test_folds_are_proposed_only_where_every_class_has_as_many_images(rarest, says):
+    learned = curve(falling, falling, 0.9, 0.5)
+    training = LabelCounts(400, 200, rarest=rarest)
+    found = diagnose(learned, PLAIN, training=training, validation=LabelCounts(4, 2), blocks=3)
+    assert says in found.text
+
+
+@pytest.mark.parametrize(("commonest", "advised"), [(1, ()), (2, ("split.validation=0.1",))])
+def test_validation_is_proposed_only_where_it_can_be_drawn(commonest, advised):
+    rows = [row | {"val_loss": None, "val_accuracy": None} for row in curve(falling, falling)]
+    none = PLAIN.model_copy(update={"split": PLAIN.split.model_copy(update={"validation": 0})})
+    found = diagnose(rows, none, training=LabelCounts(2 * commonest, commonest), validation=None, blocks=3)
+    assert (found.verdict, found.settings) == ("unjudged", advised)
 
 
 def test_more_epochs_only_where_the_last_one_was_the_best():

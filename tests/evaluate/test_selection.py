@@ -261,10 +261,10 @@ def test_one_candidate_one_image_and_no_time():
     found = selection.judge([candidate("only", [1])])
     assert (found.best, found.chosen, found.differences) == ("only", "only", ())
     assert found.verdicts == {"only": "only: the only candidate; take it"}
-    assert found.conclusion == "Take only: the only candidate (on 1 image, one seed each)."
+    assert found.conclusion.startswith("Take only: the only candidate (on 1 image, one seed each). 1 image cannot tell")
     found = selection.judge([candidate("right", [1], seconds=0), candidate("wrong", [0], seconds=0)])
     assert (found.best, found.chosen) == ("right", "right")
-    assert found.verdicts["wrong"].endswith("in the same time: no significant difference; take right")
+    assert found.verdicts["wrong"].endswith("in the same time: cannot be told from 1 image; take right")
 
 
 def test_what_rounds_to_nothing_has_no_sign_and_many_images_have_two_decimals():
@@ -297,3 +297,47 @@ def test_true_nulls_are_seldom_rejected_and_intervals_hold_the_truth(seeds):
         held += difference.low <= 0.03 <= difference.high
     assert rejected <= 0.08 * trials
     assert 0.91 * trials <= held <= 0.985 * trials
+
+
+@pytest.mark.parametrize(("candidates", "least"), [(2, 6), (3, 7), (6, 10)])
+def test_fewer_images_than_any_difference_needs_cannot_tell(candidates, least):
+    comparisons = candidates * (candidates - 1) // 2
+    assert selection.fewest_images(comparisons) == least
+    assert comparisons * stats.binomtest(0, least).pvalue < 0.05 <= comparisons * stats.binomtest(0, least - 1).pvalue
+    for images in (least - 1, least):
+        given = [candidate("good", [1] * images), *(candidate(f"bad{n}", [0] * images) for n in range(candidates - 1))]
+        found = selection.judge(given)
+        assert selection.can_tell(images, candidates) == (images == least)
+        assert ("cannot tell which is better" in found.conclusion) == (images < least)
+        assert ("cannot be told" in found.verdicts["bad0"]) == (images < least)
+        assert any(one.p_corrected < 0.05 for one in found.differences) == (images == least)
+
+
+def test_equal_candidates_are_not_called_the_most_accurate():
+    found = selection.judge([candidate("a", [1] * 100), candidate("b", [1] * 100)])
+    assert found.verdicts[found.chosen].endswith("the cheapest, and no other is significantly better; take it")
+    old = selection.judge([candidate("a", [1] * 100, seconds=None), candidate("b", [1] * 100, seconds=None)])
+    assert "most accurate" not in old.conclusion
+
+
+def of_labels(name: str, label: list[int], predicted: list[int]) -> selection.Candidate:
+    right = np.equal(label, predicted)
+    return selection.Candidate(name, (predictions(right, label=label),), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("label", "predicted", "says"),
+    [
+        ([0, 1] * 2, [0, 1] * 2, "4 images cannot tell whether any candidate is better"),
+        ([0, 1] * 20, [0, 1] * 20, None),
+        ([0, 1] * 20, [0, 0] * 20, "No candidate is clearly better"),
+        ([0, 1] * 20, [1, 0] * 20, "No candidate is clearly better"),
+        ([0] * 95 + [1] * 5, [0] * 100, "100 images cannot tell whether any candidate is better"),
+        ([0] * 95 + [1] * 5, [0] * 90 + [1] * 10, None),  # tells them apart at a lower accuracy
+        ([0] * 20, [0] * 20, "20 images cannot tell whether any candidate is better"),
+    ],
+)
+def test_candidates_are_judged_against_the_most_common_class(label, predicted, says):
+    found = selection.judge([of_labels("a", label, predicted), of_labels("b", label, predicted)])
+    end = f"{says} than always predicting the most common class ({100 * max(np.bincount(label)) / len(label):.1f} %)."
+    assert found.conclusion.endswith(end) if says else "most common class" not in found.conclusion

@@ -167,13 +167,38 @@ def test_the_effect_is_counted_on_the_same_images_with_and_without_the_suspects(
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "words"), [(40, 0, "raises"), (0, 40, "lowers"), (3, 2, "no significant effect")]
+    ("gained", "lost", "images", "words"),
+    [
+        (40, 0, 200, "raises"),
+        (0, 40, 200, "lowers"),
+        (3, 2, 200, "no significant effect"),
+        (5, 0, 10, "no significant effect"),  # p = 0.0625, though the interval excludes 0
+        (6, 0, 10, "raises"),
+        (5, 0, 5, "cannot be told from 5 images"),
+    ],
 )
-def test_the_verdict_follows_the_interval(gained, lost, words):
-    hit_N, hit_without_N = np.zeros(200, bool), np.zeros(200, bool)
+def test_the_verdict_is_the_exact_test(gained, lost, images, words):
+    hit_N, hit_without_N = np.zeros(images, bool), np.zeros(images, bool)
     hit_without_N[:gained] = True
-    hit_N[200 - lost :] = True
+    hit_N[images - lost :] = True
     assert words in labels_page.verdict(paired_accuracy(hit_N, hit_without_N))
+
+
+@pytest.mark.parametrize(
+    ("label", "predicted", "learned"),
+    [
+        ([0, 1] * 20, [0, 1] * 20, True),
+        ([0, 1] * 20, [0, 0] * 20, False),
+        ([0, 1] * 20, [1, 0] * 20, False),
+        ([0, 1] * 3, [0, 1] * 3, False),  # 1 of 64 by chance
+        ([0] * 95 + [1] * 5, [0] * 100, False),
+        ([0] * 95 + [1] * 5, [0] * 95 + [1] * 5, True),
+    ],
+)
+def test_heads_that_have_not_learned_tell_nothing_about_labels(label, predicted, learned):
+    found = confident.unlearned(np.array(label), np.eye(2)[predicted])
+    assert (found is None) == learned
+    assert learned or f"on {len(label)} images" in found
 
 
 @pytest.fixture

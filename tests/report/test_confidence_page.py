@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from builders import predictions, run_results, simulated
 from loupe.evaluate import calibration, metrics, selective
@@ -120,3 +121,61 @@ def test_groups_are_shown_lowest_first_with_hostile_names_as_text(whole, undrawn
     places = [page.words.index(row.group) for row in rows]
     assert places == sorted(places) and "script" not in page.tags
     assert "1 group is left out, with fewer than five images" in page.words
+
+
+@pytest.mark.parametrize(
+    ("images", "right", "says"),
+    [
+        (1, 1, "on 1 test image. No image is misclassified"),
+        (4, 4, "on 4 test images. No image is misclassified"),
+        (4, 0, "on 4 test images. All images are misclassified"),
+        (4, 2, "on 4 test images. All have the same confidence"),
+    ],
+)
+def test_what_few_images_cannot_show_of_confidence_is_said(images, right, says, undrawn):
+    label = np.arange(images) % 3
+    guess = np.where(np.arange(images) < right, label, (label + 1) % 3)
+    part = predictions(label, 2 * np.eye(3)[guess])
+    words = Partial(results({"val": part, "test": part})).words
+    assert says in words and "No temperature was fitted" in words
+    assert f"needs 29 validation images without an error; there {'is' if images == 1 else 'are'} {images}" in words
+    assert "These validation images guarantee no precision" in words or right
+
+
+def test_a_calibration_error_by_chance_is_told_from_a_real_one(undrawn, whole):
+    random = np.random.default_rng(0)
+    few = simulated(random, 12, 3)
+    assert "no evidence of an error" in Partial(results({"val": few, "test": few})).words
+    compared = whole.calibration.test
+    assert compared.ece.before > calibration.chance_error(compared.bins.before) > 0
+
+
+def test_the_error_of_a_calibrated_network_is_below_that_of_chance_in_95_of_100_draws():
+    """400 draws of 50 images from probabilities that are true."""
+    random = np.random.default_rng(1)
+    below = []
+    for _ in range(400):
+        log_p = np.log(random.dirichlet(np.ones(3), 50))
+        label = np.array([random.choice(3, p=np.exp(row) / np.exp(row).sum()) for row in log_p])
+        part = predictions(label, log_p)
+        error = metrics.calibration_error(np.exp(part.log_probabilities_NK), part.label)
+        below.append(error <= calibration.chance_error(calibration.reliability(part, 1.0)))
+    assert 0.92 <= np.mean(below) <= 0.98
+
+
+def test_the_change_of_a_few_losses_has_students_interval():
+    losses = np.array([-0.2, -0.1, -0.3, 0.05])
+    change = calibration._mean(losses)
+    low, high = calibration.change_interval(change, 4)
+    expected = stats.t.interval(0.95, 3, losses.mean(), stats.sem(losses))
+    assert (low, high) == pytest.approx(expected, rel=1e-6)
+    assert change.high < 0 < high, "the normal interval of 4 images is too short"
+    assert calibration.change_interval(calibration._mean(losses[:1]), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.9, 1.4, "0.900 to 1.400"), (0.0, 7e16, "below 0.001 to above 1,000"), (0.5, 1e6, "0.500 to above 1,000")],
+)
+def test_the_interval_of_a_temperature_ends_where_none_is_searched(low, high, says):
+    assert texts.temperature_span(low, high) == says

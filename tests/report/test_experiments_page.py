@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders import experiments_content as content
-from loupe.evaluate.experiment_results import ExperimentResults
+from loupe.evaluate.experiment_results import ExperimentResults, ExperimentRow
 from loupe.records import RecordError
 from loupe.report import figures
 from loupe.report.experiments_page import COLUMNS, write_page
@@ -111,7 +111,7 @@ def test_a_row_holds_the_numbers_of_the_json(tmp_path):
     assert page.row("deep-cnn") == {
         "Experiment": "deep-cnn|cifar10",
         "Published accuracy": "84.9 %",
-        "Measured accuracy": "85.3 %|95 % interval 84.3–86.3 %|seeds 83.3–87.3 %|reached",
+        "Measured accuracy": "85.3 %|95 % interval 84.3–86.3 %|seeds 83.3–87.3 %|reached, within the interval",
         "Micro-F1": "0.853",
         "AUC": "0.988",
         "Loss": "0.432",
@@ -158,7 +158,7 @@ def test_one_seed_has_no_spread(tmp_path):
         if row["measured"]:
             row["measured"]["seeds"] = [0]
     page = show(tmp_path, shown | {"seeds": 1})
-    assert page.row("deep-cnn")["Measured accuracy"] == "85.3 %|95 % interval 84.3–86.3 %|reached"
+    assert page.row("deep-cnn")["Measured accuracy"] == "85.3 %|95 % interval 84.3–86.3 %|reached, within the interval"
     assert "1 seed for each experiment" in page.words
 
 
@@ -286,3 +286,21 @@ def test_grouped_bars_are_as_long_as_their_values(names_above):
     whiskers = [re.findall(r"[ML] ([\d.]+)", path) for path, style in paths if "stroke: var(--ink)" in style]
     assert len(whiskers) == 1 and float(whiskers[0][1]) - float(whiskers[0][0]) == pytest.approx(2 * unit, abs=1e-3)
     assert all(f">{name}</text>" in svg for name in ("both", "published", "4", "2", "1"))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "says"),
+    [
+        (0.86, 0.852, 0.868, "reached"),
+        (0.85, 0.842, 0.858, "reached, within the interval"),
+        (0.84, 0.832, 0.852, "missed, within the interval"),
+        (0.83, 0.822, 0.838, "missed"),
+        (0.9, 0.5, 0.99, "reached, within the interval"),
+    ],
+)
+def test_a_verdict_that_other_images_may_reverse_says_so(value, low, high, says):
+    shown = next(row for row in content()["rows"] if row["name"] == "deep-cnn")
+    shown["measured"]["accuracy"] |= {"value": value, "low": low, "high": high}
+    shown["verdict"] = says.split(",")[0]
+    row = ExperimentRow.model_validate(shown)
+    assert (row.verdict_text, row.decided) == (says, "," not in says)

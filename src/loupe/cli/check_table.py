@@ -10,6 +10,7 @@ from rich.text import Text
 from loupe.data.audit.check import CheckReport, findings, listed
 from loupe.errors import counted, enumerated
 from loupe.log import printable
+from loupe.report.check_conclusions import conclusions
 
 MOST_LINES = 10  # of one kind of finding
 MOST_ROWS = 8  # of one use of folders or files
@@ -30,8 +31,10 @@ def print_check(report: CheckReport, console: Console, also: Iterable[tuple[str,
         more = [f"... and {count - MOST_LINES:,} more"] if count > MOST_LINES else []
         for line in [*lines, *more]:
             console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
-    verdict = "No problem that prevents training." if report.ok else "Results on these images would not be reliable."
-    console.print(Text(verdict, style="green" if report.ok else "red"))
+    concluded = conclusions(report)
+    style = "red" if concluded.problems else "yellow" if concluded.cautions else "green"
+    for sentence in concluded.sentences:
+        console.print(Text(printable(sentence), style=style), soft_wrap=True)
 
 
 def _layout_table(report: CheckReport) -> Table:

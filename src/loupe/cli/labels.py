@@ -104,20 +104,21 @@ def _show(results: "LabelResults") -> None:
     if results.doubtful:
         doubtful = counted(results.doubtful, "more label is", "more labels are")
         out.print(f"{doubtful} in doubt: another class is more likely, but not clearly.", soft_wrap=True)
-    for sentence in in_words(results.effect) if results.suspects else []:
+    for sentence in in_words(results.effect) if results.suspects and not results.unlearned else []:
         out.print(sentence, soft_wrap=True)
     for line in _next(results):
         out.print(escape(printable(line)), soft_wrap=True)
 
 
 def _next(results: "LabelResults") -> list[str]:
-    """Next steps, as lines."""
+    """Conclusion and next steps, as lines."""
     from loupe.log import command_line
+    from loupe.report.labels_page import clean, may_leave_out
 
     files = results.files
     if not results.suspects:
-        return [f"No label has to be left out. Page: {files['page']}"]
-    lines = [f"Page: {files['page']}"]
+        return [clean(results), f"Page: {files['page']}"]
+    lines = [*([results.unlearned] if results.unlearned else []), f"Page: {files['page']}"]
     if "kept" not in files:
         return [
             *lines,
@@ -126,10 +127,11 @@ def _next(results: "LabelResults") -> list[str]:
         ]
     # The images are not in the folder of the new lists.
     command = {name: command_line(["loupe", "train", files[name], "--follow-links"]) for name in ("labels", "kept")}
-    stay = " and ".join(f"{number:,} of {split}" for split, number in results.suspected.items() if split != "train")
-    staying = f" (kept for evaluation: {stay})" if stay else ""
-    return [
-        *lines,
-        f"To correct labels: edit the column label in {files['labels']} (suspects first), then: {command['labels']}",
-        f"To leave out all suspects of the training images{staying}: {command['kept']}",
-    ]
+    lines.append(
+        f"To correct labels: edit the column label in {files['labels']} (suspects first), then: {command['labels']}"
+    )
+    if may_leave_out(results):
+        stay = " and ".join(f"{number:,} of {split}" for split, number in results.suspected.items() if split != "train")
+        staying = f" (kept for evaluation: {stay})" if stay else ""
+        lines.append(f"To leave out all suspects of the training images{staying}: {command['kept']}")
+    return lines

@@ -92,7 +92,9 @@ def _calibration(calibration: Calibration) -> str:
     fitted = calibration.temperature
     if fitted.low is None or fitted.high is None:
         return f"Probabilities are not calibrated: {fitted.why}."
-    text = f"Calibrated by temperature {fitted.value:.3f} ({fitted.low:.3f} to {fitted.high:.3f})"
+    text = f"Calibrated by temperature {fitted.value:.3f} ({texts.temperature_span(fitted.low, fitted.high)})"
+    if fitted.low <= 1 <= fitted.high:
+        text += ", which cannot be told from 1 (no change)"
     if not calibration.test:
         return f"{text}, fitted on validation images."
     loss, error = calibration.test.log_loss, calibration.test.ece
@@ -150,7 +152,7 @@ def print_experiments(results: ExperimentResults, folder: Path) -> None:
             continue
         on = "" if measured.judged_on == "test" else " (validation)"
         cells = [_in_percent(measured.accuracy), f"{published.epochs} → {measured.epochs:g}"]
-        table.add_row(row.name + on, given, *cells, f"{measured.seconds_per_epoch:.1f}", row.verdict)
+        table.add_row(row.name + on, given, *cells, f"{measured.seconds_per_epoch:.1f}", row.verdict_text)
     out.print(table)
     looks = max((row.measured.test_looks for row in results.rows if row.measured), default=0)
     out.print(f"Test-set evaluations recorded in this folder: at most {looks} of one test split.")

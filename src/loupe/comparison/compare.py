@@ -17,10 +17,12 @@ from loupe.comparison.candidates import Entry
 from loupe.comparison.request import ComparisonRequest
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
+from loupe.data.splits.folds import LEAST_FOLDS, most_folds
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, counted
+from loupe.evaluate.chance import LabelCounts
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
-from loupe.evaluate.selection import Judgement, judge
+from loupe.evaluate.selection import Judgement, can_tell, judge
 from loupe.log import command_line, logger, terminal
 from loupe.runs import finalize
 from loupe.runs.options import RunOptions
@@ -245,10 +247,18 @@ def _evaluated_test(run: Run) -> bool:
 
 
 def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
-    """Next step if the most accurate candidate is not the chosen one: more evidence."""
-    if judgement.best == judgement.chosen or any(entry.has_folds for entry in done):
+    """Next step where more validation images may change the choice: folds, as many as the rarest class allows."""
+    if len(done) < 2 or any(entry.has_folds for entry in done):
         return None
-    return "For more evidence, validate on every image outside the test split: loupe compare DATA --folds 5"
+    results = done[0].runs[0].results
+    of_class = [row.support for row in results.validation.per_class] if results.validation else [0]
+    decides = LabelCounts(max(1, sum(of_class)), max(of_class)).decides
+    if judgement.best == judgement.chosen and can_tell(results.images.val, len(done)) and decides:
+        return None
+    folds = most_folds(done[0].runs[0].directory.file("split.csv"))
+    if folds < LEAST_FOLDS:
+        return "For more evidence, add images: a class has too few for cross-validation."
+    return f"For more evidence, validate on every image outside the test split: loupe compare DATA --folds {folds}"
 
 
 def _environment(device: str) -> dict[str, Any]:

@@ -11,17 +11,18 @@ below `FEWEST_MISTAKES` the temperature stays 1. The interval uses the sandwich 
 logarithms. results/confidence.md measures the gain and the number of images needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import softmax
+from scipy.special import softmax, stdtrit
 
 from loupe.errors import counted
 from loupe.evaluate import metrics
 from loupe.evaluate.confidence_results import (
+    WIDEST,
     Calibration,
     CalibrationChange,
     CalibrationOfSplit,
@@ -35,8 +36,8 @@ from loupe.evaluate.metrics import CALIBRATION_BINS
 from loupe.evaluate.predictions import UNKNOWN, Predictions
 
 FEWEST_MISTAKES = 20
-WIDEST = 1000.0  # the search covers 1 / WIDEST to WIDEST
 _Z = 1.959964  # of a 95 % interval
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def fit_temperature(predictions: Predictions) -> Temperature:
     slope = _Slope(known)
     low, high = -np.log(WIDEST), np.log(WIDEST)
     if not slope.mean(low) < 0 < slope.mean(high):
-        why = "the log loss has no minimum at any temperature: the logits carry no information about the class"
+        why = "the log loss has no minimum at any temperature: higher logits do not go with the true class"
         return Temperature(images=len(known), mistakes=mistakes, why=why)
     root = float(brentq(slope.mean, low, high, xtol=1e-12))
     spread = _Z * slope.standard_error(root)
@@ -181,6 +182,29 @@ def _mean(values_N: Floats) -> Estimate:
     value = float(values_N.mean())
     half = _Z * float(values_N.std()) / np.sqrt(len(values_N))
     return Estimate(value=value, low=value - float(half), high=value + float(half))
+
+
+def chance_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Calibration error that a perfectly calibrated network exceeds on so few images in 5 % of all draws.
+
+    Consistency resampling (Bröcker and Smith 2007): in each bin the number of correct images is drawn from the binomial
+    distribution with the mean confidence of the bin.
+    """
+    filled = [one for one in bins if one.images and one.confidence is not None]
+    images = np.array([one.images for one in filled])
+    confidence = np.clip([one.confidence or 0.0 for one in filled], 0.0, 1.0)
+    correct_RB = np.random.default_rng([0, 3]).binomial(images, confidence, size=(_RESAMPLES, len(filled)))
+    error_R = np.abs(correct_RB - images * confidence).sum(axis=1) / images.sum()
+    return float(np.quantile(error_R, 0.95))
+
+
+def change_interval(change: Estimate, images: int) -> tuple[float, float] | None:
+    """Student's t interval of a mean change, from its normal one; None for a single image, which has no spread."""
+    if change.value is None or change.high is None or images < 2:
+        return None
+    standard_error = (change.high - change.value) / _Z * np.sqrt(images / (images - 1))
+    half = float(stdtrit(images - 1, 0.975) * standard_error)
+    return change.value - half, change.value + half
 
 
 def report(temperature: Temperature, by_split: Mapping[str, Predictions]) -> Calibration:

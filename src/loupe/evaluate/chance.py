@@ -28,11 +28,13 @@ class LabelCounts:
         images: number of labelled images.
         commonest: number of images of the most common class.
         association: p-value of `association` on this split; 1 where it was not measured.
+        rarest: number of images of the rarest class; None where unknown.
     """
 
     images: int
     commonest: int
     association: float = 1.0
+    rarest: int | None = None
 
     @property
     def share(self) -> float:
@@ -126,6 +128,11 @@ def gap_interval(first: float, first_images: int, second: float, second_images: 
     )
 
 
-def lowest_accuracy(images: int) -> float:
-    """Lower 95 % limit of the accuracy if all of so many images are correct (Clopper and Pearson 1934, one-sided)."""
-    return float(0.05 ** (1 / images))
+def lowest_accuracy(images: int, choices: int = 1) -> float:
+    """Lower 95 % limit of the accuracy if all of so many images are correct (Clopper and Pearson 1934, one-sided).
+
+    Args:
+        images: number of images.
+        choices: number of networks of which these images chose the best; the level is divided by it (Bonferroni).
+    """
+    return float((0.05 / choices) ** (1 / images))

@@ -9,6 +9,9 @@ from loupe.records import Part, Whole
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
+WIDEST = 1000.0
+"""Highest temperature that is searched; the lowest is 1 / WIDEST."""
+
 
 class FittedTemperature(Part):
     """Temperature of the calibrated probabilities; `why` says why it stays 1 where none was fitted."""

@@ -54,6 +54,19 @@ class ExperimentRow(Part):
     measured: ExperimentFigures | None
     verdict: Literal["reached", "missed"] | None
 
+    @property
+    def decided(self) -> bool:
+        """True if the published accuracy is outside the interval of the measured one."""
+        accuracy, published = self.measured and self.measured.accuracy, self.published.accuracy
+        return bool(accuracy and published is not None and not accuracy.low <= published <= accuracy.high)
+
+    @property
+    def verdict_text(self) -> str:
+        """Verdict in words; where other images may reverse it, this is said."""
+        if self.verdict is None:
+            return ""
+        return self.verdict if self.decided else f"{self.verdict}, within the interval"
+
 
 class ExperimentResults(TextRecord):
     """Published experiments beside measured ones, with what they were made with."""

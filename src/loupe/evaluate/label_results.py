@@ -74,6 +74,8 @@ class LabelResults(TextRecord):
         examined, suspected: number of labels in each split. doubtful: number of images that are not suspects but have
             another most likely class.
         suspects: the least likely label first.
+        unlearned: sentence where the heads are not clearly better than always predicting the most common class; then
+            their disagreement with a label says nothing about the label. None where they are, and in older files.
         files: paths of the written files by name.
     """
 
@@ -93,6 +95,7 @@ class LabelResults(TextRecord):
     doubtful: Whole
     effect: LabelEffect
     suspects: tuple[LabelFinding, ...]
+    unlearned: str | None = None
     files: dict[str, OsText] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -37,11 +37,11 @@ from loupe.errors import counted
 from loupe.evaluate.advice import Advice
 from loupe.evaluate.chance import LabelCounts, gap_interval
 from loupe.evaluate.verdicts import (
-    FOLDS,
     NEARLY_ALL,
     Diagnosis,
     Row,
     all_correct,
+    by_folds,
     chance,
     diagnose_strengths,
     rates,
@@ -86,7 +86,7 @@ def diagnose(
     if solved and kept_epoch is None:
         kept = min(rows, key=lambda row: float(row["val_loss"]))
     if round(kept["val_accuracy"] * validation.images) == validation.images:
-        return all_correct(kept, training, validation)
+        return all_correct(kept, training, validation, len(history) if recipe.keep == "best" else 1)
     if solved:
         return diagnose_strengths(rows, kept, advice, training, validation)
     if len(rows) < FEWEST_EPOCHS:
@@ -107,7 +107,7 @@ def diagnose(
 
 
 def _unvalidated(advice: Advice, training: LabelCounts, *, solved: bool) -> Diagnosis:
-    settings = advice.validation_images()
+    settings = advice.validation_images() if training.commonest > 1 else ()  # each class keeps a training image
     text = "There are no validation images. " + (
         "How well the head does on other images cannot be told."
         if solved
@@ -136,6 +136,7 @@ class _Curves:
             kept: number of the kept epoch; None where the weights of a solved head were kept.
         """
         self.epochs = [int(row["epoch"]) for row in rows]
+        self.folds = by_folds(training)
         self.numbers, self.kept, self.images = numbers, kept, validation.images
         raw = [float(row["val_loss"]) for row in rows]
         self.val_loss = _smooth(raw)
@@ -183,7 +184,7 @@ def _few_images(curves: _Curves) -> Diagnosis | None:
         return None
     text = (
         f"{counted(curves.images, 'validation image')} cannot tell overfitting from underfitting ({curves.rates}); at "
-        f"least {FEWEST_IMAGES} can. {FOLDS}"
+        f"least {FEWEST_IMAGES} can. {curves.folds}"
     )
     return Diagnosis("undecided", None, text)
 
@@ -247,7 +248,7 @@ def _by_gap(curves: _Curves, advice: Advice) -> Diagnosis:
         return _level(curves, advice)
     text = (
         f"Training and validation cannot be told apart, nor said to agree ({both}): the difference may be anything "
-        f"from {100 * curves.gap_low:+.0f} to {100 * curves.gap_high:+.0f} points. {FOLDS}"
+        f"from {100 * curves.gap_low:+.0f} to {100 * curves.gap_high:+.0f} points. {curves.folds}"
     )
     return Diagnosis("undecided", None, text)
 

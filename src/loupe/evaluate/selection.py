@@ -15,10 +15,12 @@ candidates overlap.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, count
 
 from loupe import log
 from loupe.errors import counted
+from loupe.evaluate.chance import LabelCounts, association
+from loupe.evaluate.metrics import confusion_matrix
 from loupe.evaluate.paired import (
     Candidate,
     Difference,
@@ -48,7 +50,7 @@ class Judgement:
         chosen: name of the cheapest candidate that no other is significantly better than.
         differences: every other candidate compared with `chosen`, in order of cost.
         verdicts: one sentence for each name.
-        conclusion: one or two sentences.
+        conclusion: one to three sentences.
     """
 
     best: str
@@ -80,14 +82,24 @@ def judge(candidates: Sequence[Candidate], *, resamples: int = 2000, seed: int =
     best = max(by_cost, key=lambda one: float(hits[one.name].mean()))  # in a tie the first, the cheapest
     chosen = next(one for one in by_cost if not _better_than(one, pairs))
     verdicts = {one.name: _verdict(one, chosen, pairs, hits) for one in by_cost if one is not chosen}
-    why = _why(chosen, best, by_cost)
+    why = _why(chosen, by_cost, pairs, hits)
     return Judgement(
         best=best.name,
         chosen=chosen.name,
         differences=tuple(pairs[chosen.name, name] for name in verdicts),
         verdicts={one.name: verdicts.get(one.name, f"{one.name}: {why}; take it") for one in candidates},
-        conclusion=_conclusion(chosen, best, why, pairs, hits),
+        conclusion=" ".join([_conclusion(chosen, best, why, pairs, hits), *_chance(candidates, hits)]),
     )
+
+
+def fewest_images(comparisons: int) -> int:
+    """Smallest number of images on which one of so many differences can be significant: one candidate has all right."""
+    return next(images for images in count(1) if comparisons * mcnemar(0, images) < SIGNIFICANCE)
+
+
+def can_tell(images: int, candidates: int) -> bool:
+    """True if so many images can show a difference between any two of the candidates."""
+    return images >= fewest_images(candidates * (candidates - 1) // 2)
 
 
 def _cost(one: Candidate) -> float:
@@ -114,24 +126,36 @@ def _better_than(candidate: Candidate, pairs: Pairs) -> list[Difference]:
     return sorted((one for one in mine if one.value > 0 and _significant(one)), key=lambda one: -one.value)
 
 
-def _why(chosen: Candidate, best: Candidate, by_cost: Sequence[Candidate]) -> str:
+def _why(chosen: Candidate, by_cost: Sequence[Candidate], pairs: Pairs, hits: dict[str, Hits]) -> str:
     if len(by_cost) == 1:
         return "the only candidate"
+    images = hits[chosen.name].shape[1]
+    if not can_tell(images, len(by_cost)):
+        least = fewest_images(len(pairs) // 2)
+        first = "at an unknown cost" if chosen.seconds is None else "the cheapest"
+        return f"{first}; {counted(images, 'image')} cannot tell which is better, and {least} or more may"
+    best = all(_beats(chosen, one, pairs) for one in by_cost if one is not chosen)
     if chosen.seconds is None:
-        return "the most accurate, at an unknown cost"
-    if chosen is best:
-        cheapest = chosen is by_cost[0]
-        return "the most accurate and the cheapest" if cheapest else "the most accurate, and all cheaper ones are worse"
+        return "the most accurate, at an unknown cost" if best else "at an unknown cost, and no other is better"
     if chosen is by_cost[0]:
-        return "the cheapest, and no other is significantly better"
-    return "the cheapest that no other significantly beats"
+        return "the most accurate and the cheapest" if best else "the cheapest, and no other is significantly better"
+    return (
+        "the most accurate, and all cheaper ones are worse"
+        if best
+        else "the cheapest that no other significantly beats"
+    )
+
+
+def _beats(one: Candidate, other: Candidate, pairs: Pairs) -> bool:
+    difference = pairs[other.name, one.name]
+    return difference.value > 0 and _significant(difference)
 
 
 def _verdict(one: Candidate, chosen: Candidate, pairs: Pairs, hits: dict[str, Hits]) -> str:
     """Verdict on a candidate against the chosen one: points, interval, time, outcome, recommendation."""
     difference = pairs[chosen.name, one.name]
     value, low, high = (_points(x, difference.images) for x in (difference.value, difference.low, difference.high))
-    outcome = _worse(hits[chosen.name], hits[one.name]) if _significant(difference) else _tie(difference, pairs)
+    outcome = _worse(hits[chosen.name], hits[one.name]) if _significant(difference) else _tie(difference, pairs, hits)
     better = _better_than(one, pairs)
     if better and not _significant(difference):
         outcome += f", but {better[0].second} is significantly better"
@@ -143,8 +167,10 @@ def _worse(chosen_SN: Hits, other_SN: Hits) -> str:
     return "worse on average, though their seeds overlap" if overlap else "worse"
 
 
-def _tie(difference: Difference, pairs: Pairs) -> str:
+def _tie(difference: Difference, pairs: Pairs, hits: dict[str, Hits]) -> str:
     """Outcome of a difference that is not significant, with the p-value where the interval excludes 0."""
+    if not can_tell(difference.images, len(hits)):
+        return f"cannot be told from {counted(difference.images, 'image')}"
     if difference.low <= 0 <= difference.high:
         return "no significant difference"
     comparisons = len(pairs) // 2
@@ -166,6 +192,26 @@ def _conclusion(chosen: Candidate, best: Candidate, why: str, pairs: Pairs, hits
         f"{advice} {best.name} has the highest accuracy, by {value} points (interval {low} to {high}), "
         f"{_times(best, chosen)}."
     )
+
+
+def _chance(candidates: Sequence[Candidate], hits: dict[str, Hits]) -> list[str]:
+    """Sentence where no candidate is significantly better than always predicting the most common class."""
+    label_N = candidates[0].predictions[0].label
+    commonest = int(max((label_N == label).sum() for label in set(label_N.tolist())))
+    counts = LabelCounts(len(label_N), commonest)
+    for one in candidates:
+        # Of several seeds each has a test of its own, so the smallest p-value counts as often as there are seeds.
+        smallest = min(
+            association(confusion_matrix(seed.label, seed.predicted, len(seed.classes)).tolist())
+            for seed in one.predictions
+        )
+        own = replace(counts, association=min(1.0, len(one.predictions) * smallest))
+        if own.exceeded_by(float(hits[one.name].mean())):
+            return []
+    always = f"better than always predicting the most common class ({100 * counts.share:.1f} %)"
+    if counts.decides:
+        return [f"No candidate is clearly {always}."]
+    return [f"{counted(counts.images, 'image')} cannot tell whether any candidate is {always}."]
 
 
 def _points(fraction: float, images: int) -> str:

@@ -129,6 +129,14 @@ def highest_precision(predictions: Predictions, temperature: float = 1.0) -> flo
     return low / 1000
 
 
+def unreachable(images: int, target: float) -> str:
+    """Reason why no threshold guarantees a precision: too few validation images, or errors among the most confident."""
+    fewest = _fewest_to_pass(target, 1)
+    if images < fewest:
+        return f"needs {fewest:,} validation images without an error; there {'is' if images == 1 else 'are'} {images:,}"
+    return "no threshold guarantees it: too many errors among the most confident validation images"
+
+
 def _lowest(ranking: _Ranking, target: float) -> Threshold | None:
     begin, level = _starts(ranking.images, target)
     if not len(begin):
@@ -257,7 +265,7 @@ def report(temperature: float, by_split: Mapping[str, Predictions]) -> Selective
 def _row(target: float, temperature: float, by_split: Mapping[str, Predictions]) -> PrecisionThreshold:
     chosen = threshold_for(by_split["val"], target, temperature)
     if chosen is None:
-        why = "no threshold guarantees this precision on these validation images"
+        why = unreachable(int((by_split["val"].label != UNKNOWN).sum()), target)
         return PrecisionThreshold(precision=target, threshold=None, validation=None, test=None, why=why)
     results = {split: achieved(predictions, chosen.value, temperature) for split, predictions in by_split.items()}
     return PrecisionThreshold(

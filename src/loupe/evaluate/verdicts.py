@@ -23,7 +23,7 @@ Verdict = Literal[
     "level",
 ]
 Row = Mapping[str, Any]
-FOLDS = "To validate on every image outside the test split: loupe compare DATA --folds 5"
+FOLDS = 5
 NEARLY_ALL = 0.98  # from this accuracy on, more capacity gains little
 
 
@@ -46,9 +46,17 @@ class Diagnosis:
     recipe: str | None = None
 
 
-def all_correct(kept: Row, training: LabelCounts, validation: LabelCounts) -> Diagnosis:
-    """Verdict on an accuracy of 1, which more training cannot raise on these images."""
-    images, lowest = validation.images, lowest_accuracy(validation.images)
+def by_folds(training: LabelCounts) -> str:
+    """Sentence on cross-validation, with as many folds as the rarest class allows; else on more images."""
+    folds = FOLDS if training.rarest is None else min(FOLDS, training.rarest)
+    if folds < 2:
+        return "More images of every class can."
+    return f"To validate on every image outside the test split: loupe compare DATA --folds {folds}"
+
+
+def all_correct(kept: Row, training: LabelCounts, validation: LabelCounts, choices: int) -> Diagnosis:
+    """Verdict on an accuracy of 1, which more training cannot raise on these images; they chose one of `choices`."""
+    images, lowest = validation.images, lowest_accuracy(validation.images, choices)
     text = (
         f"{'All' if images > 1 else 'The'} {counted(images, 'validation image')} {'are' if images > 1 else 'is'} "
         f"classified correctly (training accuracy {kept['train_accuracy']:.3f} of {training.images:,}). So the "
@@ -117,7 +125,7 @@ def diagnose_strengths(
     if not validation.exceeded_by(accuracies[1]):
         text = (
             f"The head fits its training images ({both}). Whether it does better on others than always predicting the "
-            f"most common class, which gives {validation.share:.3f}, cannot be told. {FOLDS}"
+            f"most common class, which gives {validation.share:.3f}, cannot be told. {by_folds(training)}"
         )
         return Diagnosis("undecided", epoch, text, recipe=more if validation.decides else None)
     text = (

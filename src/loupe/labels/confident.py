@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.data.keyed_order import turns
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, counted
+from loupe.evaluate.chance import LabelCounts, association
 from loupe.evaluate.estimate import CONFIDENCE, wilson
 from loupe.evaluate.label_results import AccuracyDifference, LabelEffect, PairedAccuracy, Share
+from loupe.evaluate.metrics import confusion_matrix
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -75,6 +77,21 @@ def effect(label_N: Ints, with_NK: Floats, without_NK: Floats, suspect_N: Bools)
     return LabelEffect(
         all=paired_accuracy(hit_N, hit_without_N),
         unsuspected=paired_accuracy(hit_N[~suspect_N], hit_without_N[~suspect_N]),
+    )
+
+
+def unlearned(label_N: Ints, probability_NK: Floats) -> str | None:
+    """Sentence if out-of-fold predictions are not clearly better than always predicting the most common class."""
+    predicted_N = probability_NK.argmax(axis=1)
+    table = confusion_matrix(label_N, predicted_N, probability_NK.shape[1]).tolist()
+    counts = LabelCounts(len(label_N), int(np.bincount(label_N).max()), association(table))
+    accuracy = float((predicted_N == label_N).mean())
+    if counts.exceeded_by(accuracy):
+        return None
+    return (
+        f"Which labels are wrong cannot be told: the out-of-fold accuracy is {accuracy:.3f} on "
+        f"{counted(counts.images, 'image')}, and always predicting the most common class gives {counts.share:.3f}. "
+        "Another --model, or more images, may tell."
     )
 
 

@@ -116,6 +116,7 @@ class LabelReport:
             doubtful=len(self.doubtful),
             effect=self.effect,
             suspects=tuple(self.finding(i) for i in self.order),
+            unlearned=confident.unlearned(self.given_N, self.fit.probability_NK),
         )
 
 

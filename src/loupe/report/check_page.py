@@ -10,6 +10,7 @@ from loupe.data.audit.check import CheckReport, findings, listed
 from loupe.data.audit.near_duplicates import DISTANCE, NearPair, NearReport
 from loupe.data.table import ImageTable
 from loupe.files import write_atomic
+from loupe.report.check_conclusions import conclusions
 from loupe.report.embed import source_of_image
 from loupe.report.template import render
 
@@ -65,6 +66,7 @@ def write_page(path: Path, table: ImageTable, report: CheckReport, near: NearRep
         "limit": DISTANCE,
         "kinds": kinds,
         "across": sum(pair.across for pair in near.pairs),
+        "conclusions": conclusions(report).sentences,
         "findings": [(title, listed(lines, MOST_LINES), len(lines)) for title, lines in findings(report)],
         "most_shown": MOST_SHOWN,
         "first_shown": FIRST_SHOWN,

@@ -7,7 +7,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from loupe.evaluate.confidence_results import CalibrationOfSplit, FittedTemperature, ReliabilityBin, RiskCoverage
+from loupe.errors import counted
+from loupe.evaluate import calibration
+from loupe.evaluate.confidence_results import (
+    CalibrationOfSplit,
+    CoveragePoint,
+    FittedTemperature,
+    ReliabilityBin,
+    RiskCoverage,
+)
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.results import GroupAccuracies, GroupsLeftOut, RunResults
 from loupe.report import figures, texts
@@ -23,23 +31,23 @@ def shown(results: RunResults) -> dict[str, Any] | None:
 
     They are of test images if the run has evaluated some, else of validation images; `part` names the split.
     """
-    calibration, selective = results.calibration, results.selective
-    if not calibration or not selective:
+    calibrated, selective = results.calibration, results.selective
+    if not calibrated or not selective:
         return None
     part, compared, curve = (
-        ("test", calibration.test, selective.test)
-        if calibration.test
-        else ("validation", calibration.validation, selective.validation)
+        ("test", calibrated.test, selective.test)
+        if calibrated.test
+        else ("validation", calibrated.validation, selective.validation)
     )
     if compared is None or curve is None:
         return None
     evaluated = results.splits.get(part)
     return {
         "part": part,
-        "fitted": is_fitted(calibration.temperature),
+        "fitted": is_fitted(calibrated.temperature),
         "compared": compared,
-        "reliability": reliability(calibration.temperature, compared, part),
-        "reliability_words": reliability_words(calibration.temperature, compared, part),
+        "reliability": reliability(calibrated.temperature, compared, part),
+        "reliability_words": reliability_words(calibrated.temperature, compared, part),
         "curve": risk_coverage(curve, part),
         "curve_words": curve_words(curve, part),
         "thresholds": selective.thresholds,
@@ -121,21 +129,40 @@ def _draw_bins(axes: Axes, bins: Sequence[_Bin], color: str, *, hollow: bool) ->
 def reliability_words(fitted: FittedTemperature, compared: CalibrationOfSplit, part: str) -> str:
     """Conclusions from the reliability diagram."""
     error, loss = compared.ece, compared.log_loss
+    images = counted(compared.images, f"{part} image")
     if fitted.low is None or fitted.high is None:
         return (
-            f"The calibration error of {part} images is {texts.number(error.before)}. No temperature was fitted: "
-            f"{fitted.why}."
+            f"The calibration error on {images} is {texts.number(error.before)}{_by_chance(compared)}. No temperature "
+            f"was fitted: {fitted.why}."
         )
-    change, span = loss.change, f"{texts.number(fitted.low)} to {texts.number(fitted.high)}"
-    low, high = (change.low or 0.0, change.high or 0.0) if change else (0.0, 0.0)
+    span = texts.temperature_span(fitted.low, fitted.high)
     kept = " The temperature was fitted on these images." if part == "validation" else ""
-    clear = "better" if high < 0 else "worse" if low > 0 else "no significant difference"
     return (
         f"On validation images the network is {_verdict(fitted.value, fitted.low, fitted.high)}: temperature "
-        f"{texts.number(fitted.value)} ({span}). On {part} images, calibration changes the calibration error from "
-        f"{texts.number(error.before)} to {texts.number(error.after)}, and the log loss from "
-        f"{texts.number(loss.before)} to {texts.number(loss.after)}: {clear}.{kept}"
+        f"{texts.number(fitted.value)} ({span}). On {images}, calibration changes the calibration error from "
+        f"{texts.number(error.before)} to {texts.number(error.after)}{_by_chance(compared)}, and the log loss from "
+        f"{texts.number(loss.before)} to {texts.number(loss.after)}: {_change(compared)}.{kept}"
     )
+
+
+def _by_chance(compared: CalibrationOfSplit) -> str:
+    """Calibration error that chance alone may give; after calibration, if there was one."""
+    fitted = compared.ece.after != compared.ece.before
+    error, bins = (compared.ece.after, compared.bins.after) if fitted else (compared.ece.before, compared.bins.before)
+    limit = calibration.chance_error(bins)
+    if error > limit:
+        return f" (perfectly calibrated: at most {texts.number(limit)}, with 95 % confidence)"
+    return f" (no evidence of an error: perfectly calibrated, it may be up to {texts.number(limit)})"
+
+
+def _change(compared: CalibrationOfSplit) -> str:
+    """Verdict on the change of the log loss."""
+    change = compared.log_loss.change
+    interval = calibration.change_interval(change, compared.images) if change else None
+    if interval is None:
+        return "whether this is better cannot be told from 1 image" if compared.images == 1 else "not judged"
+    low, high = interval
+    return "better" if high < 0 else "worse" if low > 0 else "no significant difference"
 
 
 def _verdict(value: float, low: float, high: float) -> str:
@@ -166,13 +193,30 @@ def risk_coverage(curve: RiskCoverage, part: str) -> Drawing:
 
 def curve_words(curve: RiskCoverage, part: str) -> str:
     """Conclusions from the risk–coverage curve."""
-    points, area = curve.points, curve.area
-    half = min(points, key=lambda point: abs(point.coverage - 0.5))
+    points, area, images = curve.points, curve.area, counted(curve.images, f"{part} image")
+    last, half = points[-1], min(points, key=lambda point: abs(point.coverage - 0.5))
+    on_all = f"The error rate is {_risk(last)} on {images}"
+    if last.risk in (0, 1):
+        what = "No image is" if not last.risk else "All images are"
+        return f"{on_all}. {what} misclassified, so how well confidence tells errors from correct images is not known."
+    if half is last:
+        return f"{on_all}. All have the same confidence, which tells nothing about errors."
     return (
-        f"The error rate is {texts.percent(points[-1].risk)} on all {part} images, and {texts.percent(half.risk)} on "
-        f"the most confident half. The area under the risk–coverage curve is {texts.number(area.value)}{_span(area)}; "
-        f"uninformative confidence would give {texts.number(points[-1].risk)}."
+        f"{on_all}, and {_risk(half)} on the most confident {texts.percent(half.coverage, 0)}. The area under the "
+        f"risk–coverage curve is {texts.number(area.value)}{_span(area)}; uninformative confidence would give "
+        f"{texts.number(last.risk)}{_informs(area, last.risk)}."
     )
+
+
+def _risk(point: CoveragePoint) -> str:
+    return f"{texts.percent(point.risk)} ({texts.between(point.low, point.high, as_percent=True)})"
+
+
+def _informs(area: Estimate, uninformative: float) -> str:
+    """Verdict on the area, by its interval."""
+    if area.low is None or area.high is None or area.low <= uninformative <= area.high:
+        return ", from which these images cannot tell it"
+    return ""
 
 
 def _span(estimate: Estimate) -> str:

@@ -83,6 +83,7 @@ def _gather(results: ExperimentResults) -> dict[str, Any]:
         "judged": len(verdicts),
         "reached": sum(verdict == "reached" for verdict in verdicts),
         "unjudged": measured - len(verdicts),
+        "open": sum(row.verdict is not None and not row.decided for row in rows),
         "looks": _looks(rows),
         "columns": COLUMNS,
         "experiments": [_experiment(number, row) for number, row in enumerate(rows, 1)],
@@ -194,7 +195,7 @@ def _measured_accuracy(row: ExperimentRow, measured: ExperimentFigures | None) -
     if len(measured.seeds) > 1:
         below.append(f"seeds {texts.between(accuracy.lowest, accuracy.highest, as_percent=True)}")
     below += _on_validation(measured.judged_on)
-    return Cell(texts.percent(accuracy.value), below + ([row.verdict] if row.verdict else []))
+    return Cell(texts.percent(accuracy.value), below + ([row.verdict_text] if row.verdict else []))
 
 
 def _metric(published: float | None, measured: Spread | None) -> Cell:

@@ -69,7 +69,7 @@ def cells(row: ExperimentRow) -> list[str]:
     return [
         name,
         _accuracy(published),
-        f"**{texts.percent(accuracy.value)}** ({interval}), {row.verdict}",
+        f"**{texts.percent(accuracy.value)}** ({interval}){f', {row.verdict_text}' if row.verdict else ''}",
         f"{len(measured.seeds)}: {texts.percent(accuracy.lowest)} to {texts.percent(accuracy.highest)}",
         _pair(published.micro_f1, measured.micro_f1.value),
         _pair(published.roc_auc, measured.roc_auc.value),

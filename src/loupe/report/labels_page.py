@@ -6,6 +6,7 @@ from pathlib import Path
 from loupe import __version__
 from loupe.errors import counted
 from loupe.evaluate.label_results import LabelEffect, LabelFinding, LabelResults, PairedAccuracy, Share
+from loupe.evaluate.selection import SIGNIFICANCE, fewest_images, mcnemar
 from loupe.files import write_atomic
 from loupe.report import texts
 from loupe.report.template import render
@@ -37,6 +38,8 @@ def write_page(
         "pairs": results.confused[:MOST_PAIRS],
         "rows": [("all", cells(effect.all)), ("non-suspects", cells(effect.unsuspected))],
         "verdict": verdict(effect.all),
+        "may_leave_out": may_leave_out(results),
+        "clean": clean(results),
         "upward_bias": UPWARD_BIAS,
     }
     write_atomic(path, render("labels.html", shown))
@@ -59,12 +62,27 @@ def points(fraction: float) -> str:
 
 
 def verdict(pair: PairedAccuracy) -> str:
-    """Effect of leaving the suspects out, in a phrase."""
-    if pair.difference.low > 0:
-        return "Leaving the suspects out raises accuracy"
-    return "Leaving the suspects out " + (
-        "lowers accuracy" if pair.difference.high < 0 else "has no significant effect"
-    )
+    """Effect of leaving the suspects out, in a phrase, by the exact McNemar test."""
+    if mcnemar(pair.lost, pair.gained) < SIGNIFICANCE:
+        return f"Leaving the suspects out {'raises' if pair.gained > pair.lost else 'lowers'} accuracy"
+    if pair.images < fewest_images(1):
+        return f"Whether leaving the suspects out changes accuracy cannot be told from {counted(pair.images, 'image')}"
+    return "Leaving the suspects out has no significant effect"
+
+
+def may_leave_out(results: LabelResults) -> bool:
+    """True if training without the suspects of the training images may help.
+
+    It may not where there are none, where the heads have not learned the labels, or where accuracy falls without them.
+    """
+    pair = results.effect.all
+    falls = pair.lost > pair.gained and mcnemar(pair.lost, pair.gained) < SIGNIFICANCE
+    return bool(results.suspected.get("train")) and results.unlearned is None and not falls
+
+
+def clean(results: LabelResults) -> str:
+    """Conclusion where no label looks wrong."""
+    return results.unlearned or "No label looks wrong to these heads; wrong labels that they repeat are not found."
 
 
 def in_words(effect: LabelEffect) -> list[str]:

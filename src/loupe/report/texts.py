@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import log
+from loupe.evaluate.confidence_results import WIDEST
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
 from loupe.evaluate.results import RunResults
@@ -48,6 +49,15 @@ def between(low: float | None, high: float | None, *, as_percent: bool = False) 
     if low is None or high is None:
         return None
     return f"{percent(low).removesuffix(UNIT)}–{percent(high)}" if as_percent else f"{number(low)}–{number(high)}"
+
+
+def temperature_span(low: float, high: float) -> str:
+    """Interval of a temperature, within the range in which one is searched: `0.9 to 1.4`, `below 0.001 to 12`."""
+    ends = (
+        f"below {1 / WIDEST:g}" if low < 1 / WIDEST else f"{low:.3f}",
+        f"above {WIDEST:,.0f}" if high > WIDEST else f"{high:.3f}",
+    )
+    return " to ".join(ends)
 
 
 def duration(seconds: float | None) -> str:

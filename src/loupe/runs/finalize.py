@@ -131,7 +131,7 @@ class RunFinalizer:
         return diagnose(
             state.history,
             self.recipe,
-            training=LabelCounts(int(train_K.sum()), int(train_K.max())),
+            training=LabelCounts(int(train_K.sum()), int(train_K.max()), rarest=int(train_K[train_K > 0].min())),
             validation=LabelCounts(sum(supports), max(supports), association(validation.confusion_matrix))
             if validation and sum(supports)
             else None,

@@ -87,9 +87,10 @@ class Run(Predictor):
         threshold = selective.threshold_for(validation, precision, self.temperature)
         if threshold is None:
             highest = selective.highest_precision(validation, self.temperature)
+            why = selective.unreachable(len(validation), precision)
+            most = f"Give at most {highest:g}, validate" if highest else "Validate"
             raise ConfigError(
-                f"precision {precision:g} cannot be guaranteed: with {counted(len(validation), 'validation image')} "
-                f"the highest is {highest:g}. Give at most that, validate on more images, or give --threshold."
+                f"precision {precision:g} cannot be guaranteed: {why}. {most} on more images, or give --threshold."
             )
         return threshold
 
@@ -266,7 +267,10 @@ class Run(Predictor):
 
     def _representative(self, split: str, count: int) -> Predictions:
         """Stored predictions of a few images of a split, misclassified ones first; a test split is recorded."""
-        stored = Predictions.read(self.directory.file("predictions.csv"), split).calibrated(self.temperature)
+        file = self.directory.file("predictions.csv")
+        if not file.is_file():
+            raise RunStateError(f"{self.path} has no predictions of {split} images. Give the images to explain.")
+        stored = Predictions.read(file, split).calibrated(self.temperature)
         if split == "test":
             looks = record_look(self.path.parent, split_hash(stored), self.directory.name)
             with terminal(quiet=self.quiet):

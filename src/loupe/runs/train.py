@@ -10,7 +10,6 @@ import torch
 
 from loupe import provenance, rundir
 from loupe.cache import cache_folder
-from loupe.config.optimizer import Plateau
 from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
@@ -22,7 +21,7 @@ from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
-from loupe.errors import ConfigError, DataError, InterruptedRunError, memory_remedy
+from loupe.errors import DataError, InterruptedRunError, memory_remedy
 from loupe.evaluate.results import results_file
 from loupe.log import command_line, logger, run_log, terminal
 from loupe.models.pretrained import check_weights, weights_file
@@ -31,6 +30,7 @@ from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable
 from loupe.report import run_page
 from loupe.rundir import RunDirectory
+from loupe.runs.check_split import check_split
 from loupe.runs.run import Run
 from loupe.runs.session import Session
 from loupe.runs.setup import TrainingSetup, less_memory, set_up
@@ -110,7 +110,7 @@ def train(
             )
         loaded = _load(chosen, dataset, skip_damaged)
         divided = split(loaded.table, loaded.content, chosen.split, chosen.split_seed)
-        _check_split(chosen, divided)
+        check_split(chosen, divided, lambda spec: split(loaded.table, loaded.content, spec, chosen.split_seed))
         for note in divided.notes:
             logger.info(note)
         if chosen.input.range == "used":
@@ -259,23 +259,3 @@ def _set_up(
         except BaseException:
             give_back_memory()
             raise
-
-
-def _check_split(recipe: Recipe, split: Split) -> None:
-    """Check that there are validation images if the recipe needs them.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    needed = any(
-        stage.patience_epochs or isinstance(stage.schedule, Plateau) or (stage.is_solved and stage.epochs > 1)
-        for stage in recipe.stages
-    )
-    if not needed and not len(split.val):
-        kept = "its only L2 strength" if recipe.stages[-1].is_solved else "the last epoch"
-        logger.info(f"there are no validation images: the weights of {kept} are kept.")
-    if needed and not len(split.val):
-        raise ConfigError(
-            "early stopping, the plateau schedule and the choice of an L2 strength need validation images, and there "
-            "are none. Give --set split.validation=0.1"
-        )

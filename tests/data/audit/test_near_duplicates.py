@@ -16,8 +16,8 @@ from loupe.cli import main
 from loupe.cli.check_table import print_check
 from loupe.data.audit import neighbours
 from loupe.data.audit.check import check
-from loupe.data.audit.near_duplicates import DISTANCE, LAYOUT, find_near, write_csv
-from loupe.data.audit.neighbours import alike
+from loupe.data.audit.near_duplicates import DISTANCE, LAYOUT, _cautions, find_near, write_csv
+from loupe.data.audit.neighbours import Candidates, alike
 from loupe.data.audit.similarity import FREQUENCIES, SHIFT_PX, SIDE_PX, layouts, likeness
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
@@ -310,7 +310,7 @@ def test_no_image_that_can_be_read(tmp_path):
         (tmp_path / "set" / name / "0.png").write_bytes(b"")
     _, _, found = found_in(tmp_path / "set")
     assert (found.images, found.pairs, found.counts()) == (0, (), {})
-    assert found.conclusions() == ["No two images are near duplicates."]
+    assert found.conclusions() == ["Near duplicates cannot be searched in 0 images."]
 
 
 def test_images_alike_by_nature_are_told_as_such(tmp_path):
@@ -321,6 +321,13 @@ def test_images_alike_by_nature_are_told_as_such(tmp_path):
     _, _, found = found_in(tmp_path / "set")
     assert len(found.pairs) == 435 and "similar by nature" in found.conclusions()[0]
     assert {pair.group for pair in found.pairs} == {1}
+
+
+@pytest.mark.parametrize(("pairs", "images", "alike"), [(0, 4, False), (1, 3, False), (4, 4, False), (5, 4, True)])
+def test_few_pairs_among_few_images_are_not_called_a_nature(pairs, images, alike):
+    rows_P = np.zeros(pairs, np.int32)
+    candidates = Candidates(rows_P, rows_P, np.zeros(pairs, np.float32), np.zeros(pairs, np.bool_), LAYOUT)
+    assert bool(_cautions(candidates, pairs, images)) == alike
 
 
 def test_rows_can_be_given_back(folder, tmp_path):
@@ -359,7 +366,7 @@ def test_the_terminal_shows_ten_of_each_kind(folder):
     print_check(report, RichConsole(file=buffer, width=200), found.findings())
     text = buffer.getvalue()
     assert "train/cat/2.png (train, cat) ~ test/cat/leak.jpg (test, cat)" in text
-    assert text.index("near-duplicate") < text.index("would not be reliable")
+    assert text.index("near-duplicate") < text.index("without an error show")
 
 
 @pytest.fixture

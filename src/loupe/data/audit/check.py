@@ -25,8 +25,8 @@ from loupe.errors import ImageError, counted
 
 _CHUNK_IMAGES = 64
 _LOOK_PX = 32
-_NO_SPLIT = "no split"
-_NO_LABEL = "no label"
+NO_SPLIT = "no split"
+NO_LABEL = "no label"
 SMALL_FRACTION = 0.25
 """Limit for small images: shorter side as a fraction of the median shorter side."""
 LONG_ASPECT = 3.0
@@ -35,6 +35,8 @@ USED_LEVELS = 128
 """Limit for unused bits: grey levels, of 256, that the values of images of more than 8 bits reach."""
 IMBALANCE = 3.0
 """Limit for unbalanced classes: ratio of the sizes of the largest and the smallest class."""
+FEWEST_TO_WEIGHT = 10
+"""Images of a class, below which a larger weight repeats few images and tells little about others."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class CheckReport:
         """Number of images of each class, in the train split if there is one, else in all splits."""
         tables = [self.counts["train"]] if "train" in self.counts else list(self.counts.values())
         names = dict.fromkeys(chain.from_iterable(self.counts.values()))
-        names.pop(_NO_LABEL, None)
+        names.pop(NO_LABEL, None)
         return {name: sum(table.get(name, 0) for table in tables) for name in names}
 
     @property
@@ -254,8 +256,8 @@ def _counts(table: ImageTable) -> dict[str, dict[str, int]]:
     for split in splits:
         row = {name: found[split, label] for label, name in enumerate(table.classes)}
         if found[split, -1]:
-            row[_NO_LABEL] = found[split, -1]
-        counts[split or _NO_SPLIT] = row
+            row[NO_LABEL] = found[split, -1]
+        counts[split or NO_SPLIT] = row
     return counts
 
 
@@ -316,7 +318,7 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
             list(report.blank),
         ),
         ("with unused bits: --set input.range=used keeps all grey levels", _unused_bits(report)),
-        ("of one colour: nothing can be learned from them", list(report.one_colour)),
+        ("of one colour: only this colour can be learned from them", list(report.one_colour)),
         (f"small: the shorter side is below {SMALL_FRACTION:g} times the median", list(report.small)),
         (
             f"long: one side is more than {LONG_ASPECT:g} times the other; resize mode pad keeps all of it",
@@ -326,7 +328,7 @@ def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
             "groups of classes that differ only in form, case, spaces or number format: give each one name",
             [" = ".join(map(repr, names)) for names in report.similar_classes],
         ),
-        (f"unbalanced by more than {IMBALANCE:g} to 1: consider class_weights balanced", _unbalanced(report)),
+        (f"ratio of class sizes above {IMBALANCE:g} to 1: {_remedy(report)}", _unbalanced(report)),
     ]
     return [(f"{len(lines):,} {title}", lines) for title, lines in found if lines]
 
@@ -348,6 +350,13 @@ def _unused_bits(report: CheckReport) -> list[str]:
 def _describe(copies: Copies) -> str:
     rows = zip(copies.paths, copies.splits, copies.labels, strict=True)
     return " = ".join(f"{path} ({', '.join(filter(None, (split, label)))})" for path, split, label in rows)
+
+
+def _remedy(report: CheckReport) -> str:
+    """Remedy for classes of unequal size: weights, unless the smallest class is too small for them."""
+    if min(report.class_sizes.values(), default=0) >= FEWEST_TO_WEIGHT:
+        return "consider class_weights balanced"
+    return f"add images; weights cannot replace them in a class with fewer than {FEWEST_TO_WEIGHT}"
 
 
 def _unbalanced(report: CheckReport) -> list[str]:

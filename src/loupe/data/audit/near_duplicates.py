@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import gammainc
 
 from loupe import csv_files
 from loupe.data.audit.neighbours import Candidates, alike
@@ -38,6 +39,8 @@ MOST_CANDIDATES_EACH = 4
 MOST_PAIRS = 100_000
 ALIKE_BY_NATURE = 0.25
 """Pairs per image above which the images of a data set are similar by nature and most pairs are no copies."""
+ALPHA = 0.01
+"""Level of the Poisson test for more pairs than that: of few images, one pair is no evidence."""
 SPLITS = ("train", "val", "test", None)
 _CHUNK_IMAGES = 4096
 _CHUNK_PAIRS = 1024
@@ -146,10 +149,12 @@ class NearReport:
         """Conclusions from the findings, as sentences."""
         leaks = [
             f"{counted(count, 'image')} of the {split} split with a near duplicate in another split. Results on such "
-            "images are too optimistic."
+            "images are too optimistic if the two are copies."
             for split, count in self.leaked().items()
         ]
         nothing = [] if self.pairs else ["No two images are near duplicates."]
+        if self.images < 2 and not self.pairs:
+            nothing = [f"Near duplicates cannot be searched in {counted(self.images, 'image')}."]
         return [*nothing, *leaks, *self.cautions]
 
 
@@ -256,10 +261,10 @@ def _groups(ends_P2: NDArray[np.int64], images: int) -> NDArray[np.int64]:
 
 def _cautions(candidates: Candidates, pairs: int, images: int) -> tuple[str, ...]:
     cautions = []
-    if pairs > ALIKE_BY_NATURE * images:
+    if pairs and gammainc(pairs, ALIKE_BY_NATURE * images) <= ALPHA:
         cautions.append(
             "The number of pairs is typical of images that are similar by nature (digits, icons, X-rays). Most of them "
-            "are no copies; trust only the smallest distances."
+            "may be no copies; trust only the smallest distances."
         )
     if candidates.least > LAYOUT:
         cautions.append(

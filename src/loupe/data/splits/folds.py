@@ -5,17 +5,35 @@ group stay together. Where a class cannot be divided equally, the seed decides w
 prefers some folds for the first classes and others for the last, so the folds are then numbered anew.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.keyed_order import turns
-from loupe.data.splits.split import Split, assign
+from loupe.data.splits.split import Split, assign, stored
 from loupe.data.splits.stratify import Indices, units
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError, enumerated
+
+LEAST_FOLDS, USUAL_FOLDS = 2, 5
+
+
+def most_folds(split_file: Path) -> int:
+    """Number of folds to advise for the images of a split file: 5, or fewer where a class has fewer images.
+
+    Copies count once, and images of test splits or without a label not at all. Groups are not in the file.
+
+    Raises:
+        RunStateError: the file cannot be read.
+    """
+    kept = {
+        (label, digest) for label, split, digest in stored(split_file).values() if label and split in ("train", "val")
+    }
+    return min([USUAL_FOLDS, *Counter(label for label, _ in kept).values()])
 
 
 def fold(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int, *, number: int, folds: int) -> Split:
@@ -27,8 +45,8 @@ def fold(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int, 
         ConfigError: `folds` is below 2.
         DataError: a class has fewer images than folds, with copies and groups counted once.
     """
-    if folds < 2:
-        raise ConfigError(f"cross-validation needs at least 2 folds; got {folds}.")
+    if folds < LEAST_FOLDS:
+        raise ConfigError(f"cross-validation needs at least {LEAST_FOLDS} folds; got {folds}.")
     split = assign(table, content, spec, seed)
     pool = np.sort(np.concatenate([split.train, split.val]))
     number_N = numbers(table, content, pool, folds=folds, seed=seed)

@@ -1,0 +1,58 @@
+"""Check that a recipe has the validation images that it needs, with a remedy that suits these images."""
+
+from collections.abc import Callable, Iterator
+
+from loupe.config.optimizer import Plateau
+from loupe.config.recipe import Recipe, SplitSpec, Stage
+from loupe.data.splits.split import Split
+from loupe.errors import ConfigError, LoupeError, enumerated
+from loupe.log import logger
+
+VALIDATION = SplitSpec().validation
+
+
+def check_split(recipe: Recipe, split: Split, redraw: Callable[[SplitSpec], Split]) -> None:
+    """Check that there are validation images if the recipe needs them.
+
+    Args:
+        recipe: recipe of the run.
+        split: split of the images.
+        redraw: function that splits the images with other settings.
+
+    Raises:
+        ConfigError: there are none; with the settings that mend it on these images.
+    """
+    if len(split.val):
+        return
+    needs = {need: change for number, stage in enumerate(recipe.stages) for need, change in _needs(number, stage)}
+    if not needs:
+        kept = "its only L2 strength" if recipe.stages[-1].is_solved else "the last epoch"
+        logger.info(f"there are no validation images: the weights of {kept} are kept.")
+        return
+    drawn = recipe.split.model_copy(update={"validation": VALIDATION})
+    remedy = (
+        f"Give --set split.validation={VALIDATION:g}"
+        if not recipe.split.validation and _draws(redraw, drawn)
+        else f"Add validation images, or do without: {' '.join(f'--set {change}' for change in needs.values())}"
+    )
+    said = enumerated(list(needs))
+    raise ConfigError(f"there are no validation images, and these need them: {said}. {remedy}")
+
+
+def _needs(number: int, stage: Stage) -> Iterator[tuple[str, str]]:
+    """Parts of a stage that need validation images, each with the setting that does without."""
+    of_stage = f" of stage {number + 1}" if number else ""
+    if stage.patience_epochs:
+        yield f"early stopping{of_stage}", f"stages.{number}.patience_epochs=null"
+    if isinstance(stage.schedule, Plateau):
+        yield f"the plateau schedule{of_stage}", f"stages.{number}.schedule=constant"
+    if stage.is_solved and stage.epochs > 1:
+        yield f"the choice of an L2 strength{of_stage}", f"stages.{number}.epochs=1"
+
+
+def _draws(redraw: Callable[[SplitSpec], Split], spec: SplitSpec) -> bool:
+    """True if validation images can be drawn with these settings."""
+    try:
+        return bool(len(redraw(spec).val))
+    except LoupeError:
+        return False
