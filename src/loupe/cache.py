@@ -21,6 +21,7 @@ KINDS = {
     "frozen": "activations of frozen blocks",
     "datasets": "downloaded data sets",
     "content": "content hashes of images",
+    "models": "names of timm's networks",
 }
 DAY_SECONDS = 24 * 3600
 

@@ -8,13 +8,14 @@ from typing import Any
 from rich.table import Table
 
 from loupe.cache import KINDS, CacheEntry
-from loupe.cli.tables import estimate, plain, without_interval
+from loupe.cli.cells import estimate, plain, without_interval
 from loupe.config.recipe import Recipe
 from loupe.config.size import Size
 from loupe.errors import LoupeError, counted
 from loupe.evaluate.results import RunResults, results_of, stages_of
 from loupe.log import console, size_text
 from loupe.models.catalog import NETWORKS
+from loupe.models.names import ModelName
 from loupe.report import texts
 from loupe.rundir import RunDirectory, count_looks
 
@@ -81,13 +82,13 @@ def _planned(recipe: Recipe) -> str:
     return " + ".join(text for text, number in ((f"{strengths} L2", strengths), (str(epochs), epochs)) if number)
 
 
-def print_models(models: Sequence[Mapping[str, Any]], text: str | None) -> None:
+def print_models(models: Sequence[ModelName], text: str | None) -> None:
     out = console()
     table = Table("model", "", box=None)
-    shown = models if text else [model for model in models if model["name"] in NETWORKS]
+    shown = models if text else [model for model in models if model.name in NETWORKS]
     for model in shown:
-        start = "from scratch" if model["name"] in NETWORKS else "pretrained, by timm" if model["pretrained"] else ""
-        table.add_row(plain(model["name"]), start)
+        start = "from scratch" if model.name in NETWORKS else "pretrained, by timm" if model.pretrained else ""
+        table.add_row(plain(model.name), start)
     out.print(table)
     if len(shown) < len(models):
         out.print(f"And {len(models) - len(shown):,} of timm. To list them: loupe models PART-OF-NAME")

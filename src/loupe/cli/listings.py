@@ -41,14 +41,13 @@ def recipes(
     """List recipes, or print one as YAML."""
     from loupe.cli import listing_tables
     from loupe.recipes.catalog import GROUPS, RECIPES, recipe
-    from loupe.recipes.description import describe
 
-    if name is None and as_json:
-        print_json({key: describe(make()) for key, make in RECIPES.items()})
+    if as_json:
+        from loupe.recipes.description import describe  # imported lazily: PyTorch
+
+        print_json({key: describe(make()) for key, make in RECIPES.items()} if name is None else describe(recipe(name)))
     elif name is None:
         listing_tables.print_recipes({title: [make() for make in group.values()] for title, group in GROUPS.items()})
-    elif as_json:
-        print_json(describe(recipe(name)))
     else:
         print(recipe(name).to_yaml(), end="")
 
@@ -62,15 +61,17 @@ def models(
 ) -> None:
     """List models of Loupe and timm, or show one. Shows layers, blocks and parameters."""
     from loupe.cli import listing_tables
-    from loupe.models import overview
+    from loupe.models import names
 
-    if name is None or not overview.exists(name):
-        matching = overview.matching(name or "")
+    if name is None or not names.exists(name):
+        matching = names.matching(name or "")
         if as_json:
-            print_json(matching)
+            print_json([model.to_json() for model in matching])
         else:
             listing_tables.print_models(matching, name)
         return
+    from loupe.models import overview  # imported lazily: PyTorch
+
     shown = overview.overview(name, part=part, classes=classes, size_px=input_size(size))
     if as_json:
         print_json(shown)

@@ -3,19 +3,18 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
+from loupe.cli.cells import estimate, plain
 from loupe.errors import counted
 from loupe.evaluate import metrics
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.evaluate.confidence_results import Calibration
-from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.experiment_results import ExperimentResults
 from loupe.evaluate.history import StageResult, kept_row, read_history
 from loupe.evaluate.results import Evaluation, RunResults, stages_of
 from loupe.evaluate.spread import AccuracySpread
-from loupe.log import console, printable
+from loupe.log import console
 from loupe.report import texts
 from loupe.rundir import RunDirectory
 
@@ -207,20 +206,3 @@ def print_histogram(counts: Mapping[str, int], path: Path) -> None:
     if more := len(occurring) - len(shown):
         out.print(f"and {counted(more, 'more class', 'more classes')}")
     out.print(f"Predictions: {plain(str(path))}", soft_wrap=True)
-
-
-def estimate(metric: Estimate) -> str:
-    """`0.9722 (0.9361 to 0.9881)`; the reason where it is undefined."""
-    if metric.value is None:
-        return plain(f"undefined: {metric.why}")
-    has_interval = metric.low is not None and metric.high is not None
-    return without_interval(metric) + (f" ({metric.low:.4f} to {metric.high:.4f})" if has_interval else "")
-
-
-def without_interval(metric: Estimate) -> str:
-    return "–" if metric.value is None else f"{metric.value:.4f}"
-
-
-def plain(text: str) -> str:
-    """Escape names of classes and files, so that they are neither markup nor terminal commands."""
-    return escape(printable(text))

@@ -1,35 +1,16 @@
-"""Models by name, and the overview of one of them, without its weights."""
+"""Overview of a model, without its weights."""
 
 from typing import Any
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
 from loupe.config.size import SizePx
-from loupe.errors import unknown_name
 from loupe.models.build import skeleton
-from loupe.models.catalog import NETWORKS, network
+from loupe.models.catalog import network
 from loupe.models.summary import count_parameters, layer_table
-from loupe.models.timm import backbones, networks
+from loupe.models.timm import backbones
 
 DEFAULT_PX = 32  # size of the images of a small network if none is given
-
-
-def exists(name: str) -> bool:
-    """True if a model has exactly this name."""
-    return name in NETWORKS or networks.exists(name)
-
-
-def matching(text: str) -> list[dict[str, Any]]:
-    """Models whose names contain the text: the small networks first, then those of timm.
-
-    Raises:
-        ConfigError: there are none; the error has the nearest names.
-    """
-    ours = [{"name": name, "pretrained": False} for name in NETWORKS if text in name]
-    others = [{"name": name, "pretrained": known} for name, known in networks.names() if text in name]
-    if not ours and not others:
-        raise unknown_name("model", text, [*NETWORKS, *(name for name, _ in networks.names())])
-    return ours + others
 
 
 def overview(name: str, *, part: str, classes: int, size_px: SizePx | None) -> dict[str, Any]:
