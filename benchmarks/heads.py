@@ -28,10 +28,9 @@ from loupe.recipes.resolve import resolve
 from loupe.recipes.transfer import SOLVED
 from loupe.training.features import features
 from loupe.training.logistic import MOST_STEPS, Regression, Solution
-from loupe.training.schedules import strength
 from setting import commit, machine
 
-PENALTIES = [strength(SOLVED, number) for number in range(SOLVED.epochs)]
+PENALTIES = [SOLVED.l2_strength(number) for number in range(SOLVED.epochs)]
 Heads = list[tuple[np.ndarray, np.ndarray]]
 
 

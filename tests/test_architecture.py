@@ -5,6 +5,7 @@ by `python tests/test_architecture.py` (`make architecture`).
 """
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -160,12 +161,31 @@ def test_modules_that_read_files_do_not_load_torch(module):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_help_does_not_load_torch():
+def loaded(folder: Path, *words: str) -> set[str]:
+    """Slow packages that a command has loaded, run in an empty folder with a cache of its own."""
     code = (
-        "import sys\nsys.argv = ['loupe', '--help']\nfrom loupe.cli.main import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nassert 'torch' not in sys.modules"
+        f"import sys\nsys.argv = ['loupe', *{list(words)}]\nfrom loupe.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('LOADED', *({'torch', 'timm', 'numpy', 'scipy', 'pyarrow'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    environment = {**os.environ, "LOUPE_CACHE": str(folder / "cache")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder, env=environment
+    )
+    return set(ran.stdout.rpartition("LOADED")[2].split())
+
+
+@pytest.mark.parametrize("words", [("--help",), ("recipes",), ("recipes", "digits"), ("runs",), ("cache",)])
+def test_listings_load_nothing_slow(tmp_path, words):
+    assert loaded(tmp_path, *words) == set()
+
+
+def test_names_of_timm_are_loaded_once(tmp_path):
+    assert "timm" in loaded(tmp_path, "models", "resnet1")
+    assert loaded(tmp_path, "models", "resnet1") == set()
+    for path in (tmp_path / "cache" / "models").iterdir():
+        path.write_text("{")
+    assert "timm" in loaded(tmp_path, "models", "resnet1")
 
 
 def test_only_devices_knows_of_ranks():
