@@ -57,7 +57,7 @@ def debug_size(recipe: Recipe) -> Recipe:
     )
     if recipe.name.startswith("digits"):
         return recipe.model_copy(update={"stages": stages})
-    sizes = recipe.input.model_copy(update={"size_px": 48, "load_px": 48})
+    sizes = recipe.input.model_copy(update={"size_px": 48, "load_px": None})
     changes: dict[str, object] = {"stages": stages, "input": sizes}
     if isinstance(recipe.model, BackboneSpec):
         weights = str(Path("weights.safetensors").absolute())
