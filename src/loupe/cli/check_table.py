@@ -13,6 +13,7 @@ from loupe.log import printable
 from loupe.report.check_conclusions import conclusions
 
 MOST_LINES = 10  # of one kind of finding
+MOST_CLASSES = 200  # in the table of counts
 MOST_ROWS = 8  # of one use of folders or files
 ORDER = ("train", "val", "test", "class", "no split", "predict", "skipped")
 USES = {"predict": "set aside for predict", "no split": "no split: to be drawn"}
@@ -61,8 +62,11 @@ def _counts_table(report: CheckReport) -> Table:
     table.add_column("class")
     for split in report.counts:
         table.add_column(split, justify="right")
-    for name in dict.fromkeys(chain.from_iterable(report.counts.values())):
+    names = [*dict.fromkeys(chain.from_iterable(report.counts.values()))]
+    for name in listed(names, MOST_CLASSES):
         table.add_row(Text(printable(name)), *(f"{row.get(name, 0):,}" for row in report.counts.values()))
+    if len(names) > MOST_CLASSES:
+        table.add_row(f"... and {len(names) - MOST_CLASSES:,} more (all: --json)")
     if len(table.rows) > 1:
         table.add_section()
         table.add_row("all", *(f"{sum(row.values()):,}" for row in report.counts.values()))
