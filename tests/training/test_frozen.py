@@ -296,7 +296,7 @@ def test_a_run_stopped_in_the_frozen_pass_after_logistic_regression_goes_on_bit_
 
 def test_penalties_without_validation_images_cannot_be_chosen_among(tmp_path):
     stage = {"epochs": 4, "part": "head", "optimizer": "logistic"}
-    with pytest.raises(LoupeError, match="choice of an L2 strength need validation"):
+    with pytest.raises(LoupeError, match="choice of an L2 strength"):
         trained(tmp_path, "none", stage, **{"split.validation": 0})
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -309,7 +310,9 @@ def test_nothing_but_loupe_error_leaves_a_damaged_file(folder, name, edits, tail
 def test_a_footer_with_more_rows_than_there_are_is_an_error(folder, monkeypatch):
     file = parquet(folder / "x.parquet", path=NAMES, label=either("a", "b"))
     real = pq.read_metadata(file)
-    monkeypatch.setattr(pq, "read_metadata", lambda path: type("Metadata", (), {"num_rows": real.num_rows + 5})())
+    claimed = Mock(wraps=real, num_rows=real.num_rows + 5, num_row_groups=real.num_row_groups)
+    claimed.num_columns = real.num_columns
+    monkeypatch.setattr(pq, "read_metadata", lambda path: claimed)
     for read in (open_table, lambda path: open_inference_list(path, ReadOptions.of())):
         with pytest.raises(DataError, match="12 of 17 rows"):
             read(file)

@@ -382,9 +382,9 @@ def test_an_overview_counts_what_learns_layer_by_layer():
 
 
 def test_a_part_of_a_name_lists_what_holds_it():
-    from loupe.models.overview import matching
+    from loupe.models.names import matching
 
-    found = {model["name"]: model["pretrained"] for model in matching("lite0")}
+    found = {model.name: model.pretrained for model in matching("lite0")}
     assert found["tf_efficientnet_lite0"] is True
     with pytest.raises(LoupeError, match="Did you mean resnet50") as refused:
         matching("resnet5O")

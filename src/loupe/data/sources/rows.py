@@ -190,8 +190,8 @@ def parquet_text(path: Path, name: str) -> list[str]:
     """Text of each row of a column of a Parquet file; "" for null, and for values that are no text and no numbers."""
     try:
         text: list[str | None] = []
+        rows = pq.read_metadata(path).num_rows
         with pq.ParquetFile(path) as source:
-            rows = source.metadata.num_rows
             at_once = batch_rows(check_pages(path), TEXT_ROWS)
             for batch in limited(source.iter_batches(at_once, columns=[name]), path):
                 column = pa.chunked_array([batch.column(0)])
