@@ -180,6 +180,7 @@ def test_listings_load_nothing_slow(tmp_path, words):
     assert loaded(tmp_path, *words) == set()
 
 
+@pytest.mark.slow
 def test_names_of_timm_are_loaded_once(tmp_path):
     assert "timm" in loaded(tmp_path, "models", "resnet1")
     assert loaded(tmp_path, "models", "resnet1") == set()

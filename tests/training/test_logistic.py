@@ -74,7 +74,10 @@ def least(features_NC: np.ndarray, label_N: np.ndarray, penalty: float) -> float
 
 
 @pytest.mark.parametrize("penalty", [100.0, 1.0, 0.01])
-@pytest.mark.parametrize(("images", "columns", "classes"), [(300, 20, 4), (300, 20, 2), (30, 50, 3), (3000, 60, 10)])
+@pytest.mark.parametrize(
+    ("images", "columns", "classes"),
+    [(300, 20, 4), (300, 20, 2), (30, 50, 3), pytest.param(3000, 60, 10, marks=pytest.mark.slow)],
+)
 def test_the_objective_ends_near_its_minimum(images, columns, classes, penalty):
     features_NC, label_N = features_of(images, columns, classes)
     found, wide_NC = solved(features_NC, label_N, penalty), features_NC.astype(np.float64)
@@ -96,6 +99,7 @@ def test_the_solution_is_that_of_scikit_learn(classes):
     assert found.accuracy == pytest.approx(reference.score(wide_NC, label_N), abs=1.5 / 300)
 
 
+@pytest.mark.slow
 def test_a_path_of_penalties_takes_fewer_passes_and_ends_as_near():
     features_NC, label_N = features_of(3000, 60, 10)
     regression = Regression(torch.from_numpy(features_NC), torch.from_numpy(label_N), 10)

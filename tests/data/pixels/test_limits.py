@@ -89,6 +89,7 @@ def measured(expressions, resize="crop"):
     return rows
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_bomb_is_a_damaged_image_within_the_limits():
     for name, peak, seconds, reason in measured(BOMBS):

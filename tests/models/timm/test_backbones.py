@@ -463,7 +463,9 @@ def test_without_a_config_beside_weights_the_network_s_own_preprocessing_stands(
         assert backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights=word)) == own
 
 
-@pytest.mark.parametrize(("name", "layer"), [("sequencer2d_s", "LSTM"), ("gemma4_vit_167m", "Linear")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [pytest.param("sequencer2d_s", "LSTM", marks=pytest.mark.slow), ("gemma4_vit_167m", "Linear")]
+)
 def test_layers_that_give_more_than_one_tensor_are_listed(name, layer):
     if not timm.is_model(name):
         pytest.skip("this timm has no such network")
