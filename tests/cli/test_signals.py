@@ -150,6 +150,7 @@ def test_a_command_ends_in_two_seconds(name, number):
     assert time.monotonic() - began < 10  # two seconds, on a machine that does other work; the work itself takes longer
 
 
+@pytest.mark.slow
 def test_a_training_that_saves_itself_is_left_to():
     saving = """
 from loupe.devices import StopSignal

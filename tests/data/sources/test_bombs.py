@@ -69,6 +69,7 @@ def test_a_parquet_file_of_one_enormous_value_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+@pytest.mark.slow
 def test_a_value_of_a_dictionary_counts_as_often_as_it_is_used(tmp_path):
     same = parquet(tmp_path / "same.parquet", [bytes(900_000)] * 2000, ["a", "b"] * 1000, compression="zstd")
     assert same.stat().st_size < 100_000

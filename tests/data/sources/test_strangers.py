@@ -421,6 +421,7 @@ def nested(tmp_path) -> Iterator[Path]:
 
 
 @POSIX
+@pytest.mark.slow
 def test_folders_nested_deeper_than_python_calls(nested):
     assert len(open_table(nested)) == len(table_of(nested)) == 2
     with pytest.raises(DataError, match="nested too deeply"):

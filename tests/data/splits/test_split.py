@@ -380,6 +380,7 @@ def within_chance(successes: np.ndarray, seeds: int, share: float) -> bool:
     return bool(np.all((low <= successes) & (successes <= high)))
 
 
+@pytest.mark.slow
 def test_a_thousand_small_classes_are_validated_and_tested_about_equally_often():
     for found in appearances([6] * 1000, 51).values():
         assert within_chance(found, 51, 0.6)
@@ -395,6 +396,7 @@ def test_two_classes_of_five_images_take_turns():
     "per_class",
     [[9] * 20 + [5], [5] + [9] * 20, [1000, 1000, 3], [2] * 60, [4, 7, 3, 8, 6], [300] * 3 + [2] * 5],
 )
+@pytest.mark.slow
 def test_a_class_below_one_image_has_its_turn_beside_larger_ones(per_class):
     seeds = 300
     n, total = -(-sum(per_class) // 10), sum(per_class)
@@ -426,6 +428,7 @@ def test_the_turn_of_a_class_depends_on_its_name_and_not_on_its_place():
 
 
 @pytest.mark.parametrize(("per_class", "folds"), [([5, 5], 3), ([7] * 4, 5), ([11] * 5, 5)])
+@pytest.mark.slow
 def test_what_cannot_be_divided_by_the_folds_goes_by_the_seed(per_class, folds):
     seeds = 300
     labels = np.repeat(np.arange(len(per_class)), per_class)
