@@ -15,6 +15,10 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 Function = tuple[Any, str]  # an owner and the name of its attribute
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL in the process of the tests: no handler of Loupe may see it and tidy up."""
+
+
 def start(code: str, *arguments: object, beside: Path = Path(__file__)) -> subprocess.Popen[str]:
     """A Python process that runs the code, which may import this module and those in the folder of `beside`."""
     folders = [str(Path(__file__).parent), str(beside.parent), os.environ.get("PYTHONPATH")]

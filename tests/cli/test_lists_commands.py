@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import loupe
+from child_processes import Killed
 from loupe.cli import main
 from loupe.comparison.sweep import cross_validate
 from loupe.errors import ConfigError, DataError
@@ -191,9 +192,6 @@ def test_a_submission_has_the_identifiers_of_the_list_unchanged(terminal, study,
 
 def test_a_run_on_a_list_is_resumed_where_its_images_were_moved(study, tmp_path, monkeypatch):
     shutil.copytree(study, tmp_path / "study")
-
-    class Killed(BaseException):
-        """End of the process, as far as this one can be ended."""
 
     def killed(session: Session) -> None:
         raise Killed

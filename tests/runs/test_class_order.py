@@ -10,16 +10,13 @@ import pytest
 from PIL import Image
 
 import loupe
+from child_processes import Killed
 from loupe.data.sources import folders
 from loupe.rundir import RunDirectory
 from loupe.runs.diff import differences
 from loupe.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("bare")
-
-
-class Killed(BaseException):
-    pass
 
 
 def squares(root: Path, names: list[str], each: int = 12) -> Path:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import loupe
 from builders import save_photos
+from child_processes import Killed
 from loupe.cli import main
 from loupe.config import overrides
 from loupe.config.recipe import Preprocessing
@@ -52,10 +53,6 @@ FROZEN = {
     "stages.1.epochs": 1,
     "stages.1.batch_size": 8,
 }
-
-
-class Killed(BaseException):
-    """Ends a process as SIGKILL does: nothing in Loupe handles it."""
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 
 import loupe
 from builders import save_photos
-from child_processes import start, was_killed
+from child_processes import Killed, start, was_killed
 from loupe.errors import DataError, DiskError, RunStateError
 from loupe.provenance import RunEnvironment
 from loupe.rundir import RunDirectory, list_runs
@@ -40,10 +40,6 @@ SETTINGS = {
     "split.validation": 0.1,
     "split.test": 0.6,
 }
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 def begin(folder: Path, name: str) -> loupe.Run:

@@ -7,6 +7,7 @@ import torch
 
 import loupe
 from builders import save_photos
+from child_processes import Killed
 from loupe.models.engine import OpenVinoEngine
 from loupe.training.train_step import TrainStep
 
@@ -19,10 +20,6 @@ SETTINGS = {
     "stages.1.epochs": 2,
     "stages.1.batch_size": 8,
 }
-
-
-class Killed(BaseException):
-    """Ends a process as SIGKILL does: nothing in Loupe handles it."""
 
 
 @pytest.fixture(scope="module")

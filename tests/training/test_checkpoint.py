@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from child_processes import start
+from child_processes import Killed, start
 from loupe.errors import LoupeError
 from loupe.training import checkpoint
 from loupe.training.checkpoint import Checkpoints, DamagedError, Snapshot, read, write
@@ -112,10 +112,6 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     found = saved.load_last()
     assert found is not None
     assert found.values["step"] == 1
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: no handler of ours may see it and tidy up."""
 
 
 def test_killed_at_every_boundary_of_a_save_there_is_a_whole_checkpoint(tmp_path, monkeypatch):

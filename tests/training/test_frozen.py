@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 import loupe
+from child_processes import Killed
 from loupe.augment.pipeline import evaluation_view
 from loupe.config.network import BackboneSpec, CnnSpec
 from loupe.config.optimizer import Logistic
@@ -226,10 +227,6 @@ def test_features_that_do_not_fit_in_memory_are_refused_with_settings_that_do(mo
     monkeypatch.setattr(solver, "free_bytes", lambda: needed // 2 - 1)
     with pytest.raises(LoupeError, match="Set an optimizer that takes steps"):
         solver.check_memory(model, ResolvedStage.of(stage), 1, images)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 def killed(*args, **kwargs):
