@@ -29,6 +29,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = {"sh", "python", "console", "text"}
 EXTRAS = {"explain": "captum", "labels": "cleanlab"}  # the packages without which these commands say what to install
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
+SLOW = {"compare.md", "explain.md", "transfer.md"}  # run with the slow tests: each trains for several seconds
 IDS = [page.name for page in PAGES]
 
 
@@ -98,7 +99,9 @@ def run_command(words: list[str], monkeypatch) -> None:
     assert end.value.code == 0, words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PAGES]
+)
 def test_what_a_page_shows_can_be_run(page, folder, monkeypatch):
     if page.name not in WHOLE:
         without_slow_parts(monkeypatch)

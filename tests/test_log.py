@@ -227,6 +227,7 @@ train("loud", False)
 """
 
 
+@pytest.mark.slow
 def test_a_program_sees_what_it_asks_for(tmp_path):
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("", 0)

@@ -220,6 +220,7 @@ def test_a_run_on_a_list_is_resumed_where_its_images_were_moved(study, tmp_path,
     assert sorted(split) == sorted(f"s{k}.png" for k in range(40))
 
 
+@pytest.mark.slow
 def test_comparisons_folds_and_label_checks_take_the_columns(study, tmp_path):
     """Groups by the column of patients: each in one fold, and in one split."""
     given = {"columns": COLUMNS, "images": study / "scans", "device": "cpu", "quiet": True}

@@ -302,7 +302,13 @@ test_resume.begin(Path(sys.argv[1]), "run")
 """
 
 
-@pytest.mark.parametrize(("point", "number"), [("step", 12), ("write", 8), ("sync", 5), ("evaluate", 1)])
+@pytest.mark.parametrize(
+    ("point", "number"),
+    [
+        ("write", 8),
+        *(pytest.param(*kill, marks=pytest.mark.slow) for kill in (("step", 12), ("sync", 5), ("evaluate", 1))),
+    ],
+)
 def test_a_process_killed_by_the_signal(tmp_path, undisturbed, point, number):
     """The real thing: another process, which no handler can tidy up after."""
     assert was_killed(start(TRAIN, tmp_path, point, number, beside=Path(__file__)))
