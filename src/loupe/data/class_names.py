@@ -7,6 +7,7 @@ same class. The spelling that was met first is kept.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 from unicodedata import normalize
 
@@ -25,10 +26,19 @@ def same_form(name: str) -> str:
     return name if name.isascii() else normalize("NFC", name)
 
 
+def same_forms(names: Iterable[str]) -> list[str]:
+    """Names in the form in which names are compared; fast for a million."""
+    given = [*names]
+    return given if all(map(str.isascii, given)) else [same_form(name) for name in given]
+
+
 def sorted_classes(values: Iterable[Any]) -> tuple[str, ...]:
     """Distinct class names, one for each form, sorted as numbers if all are whole numbers, else alphabetically."""
-    given = sorted({str(value) for value in values}, key=lambda name: (name == same_form(name), name))
-    names = {same_form(name): name for name in given}  # of several spellings the NFC one
+    distinct = {str(value) for value in values}
+    names = dict(zip(distinct, distinct, strict=True))
+    if not all(map(str.isascii, distinct)):
+        given = sorted(distinct, key=lambda name: (name == same_form(name), name))
+        names = {same_form(name): name for name in given}  # of several spellings the NFC one
     numeric = are_numbers(names)
     key: Callable[[str], Any] = (lambda form: (Decimal(form), form)) if numeric else str
     return tuple(names[form] for form in sorted(names, key=key))
@@ -41,13 +51,16 @@ def are_numbers(names: Iterable[str]) -> bool:
 
 def index_of(classes: Sequence[str]) -> dict[str, int]:
     """Index of each class by the form in which names are compared."""
-    return {same_form(name): i for i, name in enumerate(classes)}
+    return {name: i for i, name in enumerate(same_forms(classes))}
 
 
 def form_notes(names: Iterable[str]) -> list[str]:
     """Note on names that are one class in several Unicode forms."""
+    given = [*names]
+    if all(map(str.isascii, given)):
+        return []
     forms: dict[str, set[str]] = {}
-    for name in names:
+    for name in given:
         forms.setdefault(same_form(name), set()).add(name)
     repeated = [name for name, spellings in forms.items() if len(spellings) > 1]
     if not repeated:
@@ -68,15 +81,21 @@ def loosely(name: str) -> str:
             return _SPACES.sub("", text)
         if number.is_finite() and abs(number.adjusted()) < _MOST_DIGITS:
             return f"{number.normalize() + 0:f}"
-    return _SPACES.sub("", text)
+    return text if text.isalnum() else _SPACES.sub("", text)
 
 
 def similar(classes: Iterable[str]) -> list[tuple[str, ...]]:
     """Groups of class names that differ only in form, case, spaces or number format."""
+    return [*_similar(tuple(classes))]
+
+
+@lru_cache(maxsize=1)
+def _similar(classes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Groups of the classes; a command asks for them when it opens the images and again when it checks them."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(loosely(name), []).append(name)
-    return [tuple(names) for names in groups.values() if len(names) > 1]
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
 def notes(classes: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,21 +68,26 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None, verify: bool
     With `verify` every image is read, and no remembered digest is used. An unreadable image gets a unique digest of its
     name; the store and the check report its damage.
     """
-    files = [_file(table, i) for i in range(len(table))]
-    memory = _memory_path(table.root, files, cache or cache_folder())
+    names = table.file_names
+    first = {name: i for i, name in reversed([*enumerate(names)]) if name is not None}  # a file is read once
+    files = {name: _file(table, i) for name, i in first.items()}
+    rows = [i for i, name in enumerate(names) if name is None or first[name] == i]
+    memory = _memory_path(table.root, [*files.values()], cache or cache_folder())
     known = recalled_hashes(memory) if memory and not verify else {}
     news: dict[str, _Known] = {}
 
-    def hash_range(part: range) -> list[str]:
-        return [_hash(table, i, files[i], known, news).hex() for i in part]
+    def hash_range(part: range) -> list[str | None]:
+        named = ((i, names[i]) for i in rows[part.start : part.stop])
+        return [_hash(table, i, files[name] if name is not None else None, known, news) for i, name in named]
 
     # Hashing bytes in memory takes less time than waking a thread.
     workers = 1 if memory is None else max(4, worker_count())
-    parts = in_chunks(hash_range, len(table), chunk=_CHUNK_IMAGES, workers=workers, description="reading images")
-    digests = tuple(digest for part in parts for digest in part)
+    parts = in_chunks(hash_range, len(rows), chunk=_CHUNK_IMAGES, workers=workers, description="reading images")
+    digest_of = dict(zip(rows, chain.from_iterable(parts), strict=True))
     if memory and news:
         _remember(memory, {**known, **news})
-    return digests
+    found = (digest_of[i if name is None else first[name]] for i, name in enumerate(names))
+    return tuple(_of_unreadable(table.paths[i]) if digest is None else digest for i, digest in enumerate(found))
 
 
 def _file(table: ImageTable, i: int) -> Path | None:
@@ -92,20 +98,27 @@ def _file(table: ImageTable, i: int) -> Path | None:
         return None
 
 
-def _hash(table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Known], news: dict[str, _Known]) -> bytes:
+def _hash(
+    table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Known], news: dict[str, _Known]
+) -> str | None:
+    """Digest of an image; None if it cannot be read."""
     try:
         if file is None:
-            return sha256(table.encoded(i)).digest()
+            return sha256(table.encoded(i)).hexdigest()
         key, state = os.path.abspath(file), State.of(file.stat())  # noqa: PTH100 - resolve() would ask for every folder
         old = known.get(key)
         if old and old.state == state:
-            return old.digest
+            return old.digest.hex()
         digest = sha256(table.encoded(i)).digest()
     except (OSError, ValueError):  # an ImageError is a ValueError; so is a null character in a path
-        return sha256(b"unreadable image\0" + table.paths[i].encode("utf-8", "surrogateescape")).digest()
+        return None
     if time.time_ns() - state.last_change_ns > _SETTLED_NS:
         news[key] = _Known(state, digest)
-    return digest
+    return digest.hex()
+
+
+def _of_unreadable(path: str) -> str:
+    return sha256(b"unreadable image\0" + path.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _memory_path(root: Path | None, files: list[Path | None], cache: Path) -> Path | None:

@@ -5,6 +5,7 @@ Where many are equal and few are taken, the seed decides in this way who is take
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from heapq import nsmallest
 from typing import TypeVar
 
 import numpy as np
@@ -31,5 +32,5 @@ def chosen(items: Sequence[T], most: int, *, key: str, name: Callable[[T], str] 
     """At most `most` of the items, drawn by the key, in the order in which they were given."""
     if len(items) <= most:
         return [*items]
-    turn_N = turns(key, [name(item) for item in items])
-    return [items[i] for i in np.sort(np.argsort(turn_N)[:most]).tolist()]
+    hashed = [*map(keyed_hash(key), map(name, items))]
+    return [items[i] for i in sorted(nsmallest(most, range(len(items)), key=hashed.__getitem__))]

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,7 +32,12 @@ class File:
 
 
 def in_parallel(
-    table: ImageTable, work: Callable[[list[File]], T], *, chunk: int, description: str
+    table: ImageTable,
+    work: Callable[[list[File]], T],
+    *,
+    chunk: int,
+    description: str,
+    rows: Sequence[int] | None = None,
 ) -> Generator[T, None, None]:
     """Results of `work` for consecutive chunks of image files, in the order of the rows.
 
@@ -44,18 +49,20 @@ def in_parallel(
         work: picklable function that does not raise.
         chunk: largest number of rows in a chunk.
         description: text of the progress bar.
+        rows: rows whose images are read; all by default.
     """
+    wanted = range(len(table)) if rows is None else rows
 
-    def read(rows: range) -> list[File]:
-        return [_file(table, i) for i in rows]
+    def read(part: range) -> list[File]:
+        return [_file(table, i) for i in wanted[part.start : part.stop]]
 
-    workers, small = worker_count(), _small_files(table)
-    many = len(table) >= PROCESSES_PAY_IMAGES
+    workers, small = worker_count(), _small_files(table, wanted)
+    many = len(wanted) >= PROCESSES_PAY_IMAGES
     children = workers if small and many and workers > 1 and not hasattr(sys, "frozen") else 0
     with Processes(children) as processes:
         yield from in_chunks(
-            lambda rows: processes.run(work, read(rows)),
-            len(table),
+            lambda part: processes.run(work, read(part)),
+            len(wanted),
             chunk=chunk,
             workers=1 if small and not children else workers,
             description=description,
@@ -113,8 +120,8 @@ def _file(table: ImageTable, i: int) -> File:
         return File(i, table.paths[i], error)
 
 
-def _small_files(table: ImageTable) -> bool:
-    """True if the images of a small sample are small on average."""
-    step = max(1, len(table) // _PROBED_IMAGES)
-    sizes = [len(file.data) for i in range(0, len(table), step) if isinstance((file := _file(table, i)).data, bytes)]
+def _small_files(table: ImageTable, rows: Sequence[int]) -> bool:
+    """True if the images of a small sample of the rows are small on average."""
+    step = max(1, len(rows) // _PROBED_IMAGES)
+    sizes = [len(file.data) for i in rows[::step] if isinstance((file := _file(table, i)).data, bytes)]
     return bool(sizes) and sum(sizes) < _SMALL_FILE_BYTES * len(sizes)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loupe.data.class_names import hint, index_of, same_form
+from loupe.data.class_names import hint, index_of, same_form, same_forms
 from loupe.data.find_file import existing
 from loupe.data.origin import Origin
 from loupe.data.source_use import SourceUse
@@ -64,12 +64,14 @@ class ImageTable:
         if not self.rows.schema.equals(SCHEMA):
             raise TypeError(f"an ImageTable must have the columns {SCHEMA}; got {self.rows.schema}")
         self._check_labels()
-        if wrong := [name for name in self.classes if not _is_valid(name)]:
+        if not _is_valid("".join(self.classes)):
+            wrong = [name for name in self.classes if not _is_valid(name)]
             raise DataError(
                 f"{self.name}: the class name {wrong[0]!a} has half of a surrogate pair, which no file can hold. "
                 "Rename it."
             )
-        if repeated := [name for name, n in Counter(map(same_form, self.classes)).items() if n > 1]:
+        if len(set(forms := same_forms(self.classes))) < len(forms):
+            repeated = [name for name, n in Counter(forms).items() if n > 1]
             raise DataError(f"{self.name}: class names must be unique; {repeated[0]!r} repeats. Rename one of them.")
         if unknown := sorted(set(self.rows["split"].unique().to_pylist()) - {"train", "val", "test", None}):
             raise DataError(f"{self.name}: split {unknown[0]!r} is not known. Splits are train, val and test.")
@@ -97,6 +99,13 @@ class ImageTable:
             taken.add(shown)
             unique.append(shown)
         return tuple(unique)
+
+    @cached_property
+    def file_names(self) -> list[str | None]:
+        """Name under `root` of each image's file, the same for rows of one file; None for an image without a file."""
+        image = self.rows["image"]
+        names = pc.if_else(pc.is_null(pc.struct_field(image, "bytes")), pc.struct_field(image, "path"), None)
+        return list(names.to_pylist())
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

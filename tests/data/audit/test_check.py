@@ -10,6 +10,8 @@ from PIL import Image
 from rich.console import Console as RichConsole
 
 from loupe.cli.check_table import print_check
+from loupe.data import hashing
+from loupe.data.audit import check as check_module
 from loupe.data.audit.check import check
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
@@ -237,3 +239,42 @@ def test_a_long_layout_is_shortened_in_the_terminal(tmp_path):
     report = report_on(tmp_path / "set", tmp_path)
     assert len(report.layout) == 40
     assert "... and 32 more class 32" in re.sub("[│ ]+", " ", text_of(report))
+
+
+def counted_looks(monkeypatch):
+    """Rows that the check asks for, in place of a count in child processes."""
+    asked = []
+    real = check_module.in_parallel
+
+    def counting(table, work, *, rows, **others):
+        asked.extend(rows)
+        return real(table, work, rows=rows, **others)
+
+    monkeypatch.setattr(check_module, "in_parallel", counting)
+    return asked
+
+
+def test_a_hundred_thousand_class_names_of_three_images_decode_three(tmp_path, monkeypatch):
+    for k in range(3):
+        save(tmp_path / f"{k}.png", k, size=(20, 16 + k))
+    lines = [f"{i % 3}.png,name {i:06d}" for i in range(100_000)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    hashed, asked = [], counted_looks(monkeypatch)
+    real = hashing._hash
+    monkeypatch.setattr(hashing, "_hash", lambda table, i, *others: hashed.append(i) or real(table, i, *others))
+    report = report_on(tmp_path / "list.csv", tmp_path)
+    assert (sorted(hashed), asked) == ([0, 1, 2], [0, 1, 2])
+    assert (report.images, len(report.class_sizes), report.formats) == (100_000, 100_000, {"PNG": 100_000})
+    assert report.height_px == extent(16, 17, 18)
+    assert [len(copies.paths) for copies in report.conflicts] == [33_334, 33_333, 33_333]
+
+
+def test_an_error_names_each_copy_of_a_damaged_image(folder, tmp_path, monkeypatch):
+    asked = counted_looks(monkeypatch)
+    whole = (folder / "train" / "cat" / "0.png").read_bytes()
+    for name in ("x.png", "y.png"):
+        (folder / "train" / "cat" / name).write_bytes(whole[: len(whole) // 2])
+    report = report_on(folder, tmp_path)
+    assert [error.path for error in report.damaged] == ["train/cat/x.png", "train/cat/y.png"]
+    assert len({error.reason for error in report.damaged}) == 1
+    assert len(asked) == report.images - 1

@@ -1,12 +1,13 @@
 """Check of a data set: counts, sizes, damage, exact copies, leakage between splits, conflicting labels.
 
 Every image is decoded completely, because a header does not show later damage (a JPEG at an eighth of its size, which
-reads all data with little computation). Copies are files with the same bytes.
+reads all data with little computation). Copies are files with the same bytes, and are decoded once.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -25,6 +26,8 @@ from loupe.errors import ImageError, counted
 
 _CHUNK_IMAGES = 64
 _LOOK_PX = 32
+MOST_COPIES = 100
+"""Number of copies of one image that a line names; all of them are in the JSON."""
 NO_SPLIT = "no split"
 NO_LABEL = "no label"
 SMALL_FRACTION = 0.25
@@ -123,7 +126,7 @@ class CheckReport:
         """
         return not (self.damaged or self.leaks or self.conflicts or self.split_groups or self.lost or self.blank)
 
-    @property
+    @cached_property
     def class_sizes(self) -> dict[str, int]:
         """Number of images of each class, in the train split if there is one, else in all splits."""
         tables = [self.counts["train"]] if "train" in self.counts else list(self.counts.values())
@@ -178,6 +181,7 @@ class _Seen:
     width_px: int = 0
     height_px: int = 0
     is_flat: bool = False
+    is_read: bool = True  # False if the file could not be read: another with the same bytes may be readable
     wide: tuple[Levels, int] | None = None  # stored values and bits, of more than 8 bits
 
 
@@ -185,10 +189,10 @@ def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
     """Check every image of a table with the digests `content`. Damage is a finding, not an error."""
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
-    parts = in_parallel(table, _look, chunk=_CHUNK_IMAGES, description="checking images")
-    seen = [image for part in parts for image in part]
+    seen = _look_at_all(table, content)
     whole = [i for i, image in enumerate(seen) if image.error is None]
-    sides_N2 = np.array([(seen[i].width_px, seen[i].height_px) for i in whole], dtype=np.int64).reshape(-1, 2)
+    sides_2N = [[seen[i].width_px for i in whole], [seen[i].height_px for i in whole]]
+    sides_N2 = np.array(sides_2N, dtype=np.int64).T
     shorter_N, longer_N = sides_N2.min(axis=1), sides_N2.max(axis=1)
     is_small_N = shorter_N < SMALL_FRACTION * (np.median(shorter_N) if whole else 0)
     is_long_N = longer_N > LONG_ASPECT * shorter_N
@@ -215,13 +219,35 @@ def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
     )
 
 
+def _look_at_all(table: ImageTable, content: Sequence[str]) -> list[_Seen]:
+    """Properties of every image; of files with the same bytes, the first is decoded."""
+    first: dict[str, int] = {}
+    for i, digest in enumerate(content):
+        first.setdefault(digest, i)
+    seen_of = _look_at_rows(table, [*first.values()])
+    unread = {content[i] for i, seen in seen_of.items() if not seen.is_read}
+    if others := [i for i, digest in enumerate(content) if digest in unread and i not in seen_of]:
+        seen_of |= _look_at_rows(table, others)
+    return [_own(table, i, seen_of[i] if i in seen_of else seen_of[first[digest]]) for i, digest in enumerate(content)]
+
+
+def _look_at_rows(table: ImageTable, rows: Sequence[int]) -> dict[int, _Seen]:
+    parts = in_parallel(table, _look, chunk=_CHUNK_IMAGES, description="checking images", rows=rows)
+    return dict(zip(rows, chain.from_iterable(parts), strict=True))
+
+
+def _own(table: ImageTable, i: int, seen: _Seen) -> _Seen:
+    """Properties of image `i` from those of a copy: an error names the image itself."""
+    return seen if seen.error is None else replace(seen, error=ImageError(table.paths[i], seen.error.reason))
+
+
 def _look(files: Sequence[File]) -> list[_Seen]:
     return [_look_at(file) for file in files]
 
 
 def _look_at(file: File) -> _Seen:
     if isinstance(file.data, ImageError):
-        return _Seen(file.data)
+        return _Seen(file.data, is_read=False)
     try:
         header = open_header(file.data, file.path)
         seen = _Seen(None, header.format or "", header.mode, header.width, header.height)
@@ -250,14 +276,16 @@ def _depths(wide: Sequence[tuple[Levels, int]]) -> tuple[Depth, ...]:
 
 def _counts(table: ImageTable) -> dict[str, dict[str, int]]:
     """Split -> class -> number of images, in the order of splits and classes; missing ones are last."""
-    found = Counter(zip(table.splits, table.labels.tolist(), strict=True))
-    splits = [split for split in ("train", "val", "test", None) if any(key[0] == split for key in found)]
+    orders = ("train", "val", "test", None)
+    order_N = np.array([*map({split: k for k, split in enumerate(orders)}.__getitem__, table.splits)], np.int64)
     counts = {}
-    for split in splits:
-        row = {name: found[split, label] for label, name in enumerate(table.classes)}
-        if found[split, -1]:
-            row[NO_LABEL] = found[split, -1]
-        counts[split or NO_SPLIT] = row
+    for k in np.unique(order_N).tolist():
+        label_n = table.labels[order_N == k]
+        found = np.bincount(label_n + 1, minlength=len(table.classes) + 1).tolist()  # the first are unlabelled
+        row = dict(zip(table.classes, found[1:], strict=True))
+        if found[0]:
+            row[NO_LABEL] = found[0]
+        counts[orders[k] or NO_SPLIT] = row
     return counts
 
 
@@ -272,12 +300,12 @@ def _copies(table: ImageTable, content: Sequence[str], whole: Iterable[int]) -> 
     by_digest: dict[str, list[int]] = defaultdict(list)
     for i in whole:
         by_digest[content[i]].append(i)
-    names = (*table.classes, None)  # label -1 is the last
+    names, labels = (*table.classes, None), table.labels.tolist()  # label -1 is the last
     return tuple(
         Copies(
             tuple(table.paths[i] for i in same),
             tuple(table.splits[i] for i in same),
-            tuple(names[table.labels[i]] for i in same),
+            tuple(names[labels[i]] for i in same),
         )
         for same in by_digest.values()
         if len(same) > 1
@@ -348,8 +376,11 @@ def _unused_bits(report: CheckReport) -> list[str]:
 
 
 def _describe(copies: Copies) -> str:
-    rows = zip(copies.paths, copies.splits, copies.labels, strict=True)
-    return " = ".join(f"{path} ({', '.join(filter(None, (split, label)))})" for path, split, label in rows)
+    """Line of the copies, of very many the first."""
+    rows = zip(copies.paths[:MOST_COPIES], copies.splits, copies.labels, strict=False)
+    more = len(copies.paths) - MOST_COPIES
+    text = " = ".join(f"{path} ({', '.join(filter(None, (split, label)))})" for path, split, label in rows)
+    return f"{text} and {more:,} more" if more > 0 else text
 
 
 def _remedy(report: CheckReport) -> str:

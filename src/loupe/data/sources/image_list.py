@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,6 +112,14 @@ def cells_of(table: TextTable, name: str | None) -> Sequence[str]:
     return table.column(name) if name is not None and name in table.names else [""] * len(table)
 
 
+class _Place(NamedTuple):
+    """Path of a file in the table, None for an empty cell; True if it is found inside; a problem with its name."""
+
+    path: str | None
+    is_found: bool
+    problem: str | None
+
+
 class _Reader:
     """Rows of lists in the columns of an ImageTable, and the problems in them."""
 
@@ -137,24 +146,22 @@ class _Reader:
         rule = self.columns.split
         own = rule is not None and rule.name in table.names
         self.words += cells_of(table, rule.name) if rule and own else [table.file.name if split else ""] * len(table)
+        whole = [i for i in range(len(table)) if i not in table.ragged] if table.ragged else range(len(table))
+        places = {name: self._place(name, finder) for name in dict.fromkeys(names[i] for i in whole)}
+        self.paths += [places[names[i]].path for i in whole]
+        self.found += sum(places[names[i]].is_found for i in whole)
+        self.labels += [label for label, _ in labels]
+        self.splits += [split for split, _ in splits]
+        self.groups += [group or None for group in groups]
+        self.numbered += [(number, table.unit) for number in table.numbers]
         for i, number in enumerate(table.numbers):
             if i in table.ragged:
-                problems = [f"{table.ragged[i]} cells, unlike the header"]
+                problems: list[str | None] = [f"{table.ragged[i]} cells, unlike the header"]
+            elif (place := places[names[i]]).problem or labels[i][1] or splits[i][1]:
+                problems = [place.problem, None if splits[i][0] == PREDICT else labels[i][1], splits[i][1]]
             else:
-                problems = [
-                    problem
-                    for problem in (
-                        self._add_path(names[i], finder),
-                        None if splits[i][0] == PREDICT else labels[i][1],
-                        splits[i][1],
-                    )
-                    if problem
-                ]
-            self.labels.append(labels[i][0])
-            self.splits.append(splits[i][0])
-            self.groups.append(groups[i] or None)
-            self.numbered.append((number, table.unit))
-            self.problems += [f"{table.unit} {number}: {problem}" for problem in problems]
+                continue
+            self.problems += [f"{table.unit} {number}: {problem}" for problem in problems if problem]
 
     def check(self, file: Path, total: int) -> None:
         """Refuse problems, with advice where no file is found at all, or none that may be read.
@@ -190,8 +197,8 @@ class _Reader:
             self.splits = [split for _, split in found]
         return [note] if note else []
 
-    def _add_path(self, name: str, finder: FileFinder) -> str | None:
-        """Add the path of a row, also of one without a file, which is a damaged image; a problem with it, or None."""
+    def _place(self, name: str, finder: FileFinder) -> "_Place":
+        """Place of the file of a name; a name without a file is a damaged image."""
         problem = path = None
         try:
             path = finder.find(name) if name else None
@@ -203,9 +210,7 @@ class _Reader:
         target = finder.outside(path) if path else None
         if text and target:
             self.outside[text] = target
-        self.found += path is not None and target is None
-        self.paths.append(text)
-        return problem
+        return _Place(text, path is not None and target is None, problem)
 
     def _labels(self, table: TextTable) -> list[tuple[str, str | None]]:
         """Label of each row, and a problem with it."""

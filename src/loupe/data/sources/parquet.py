@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
-from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
+from loupe.data.class_names import form_notes, index_of, same_forms, sorted_classes
 from loupe.data.find_file import existing
 from loupe.data.memory import default_budget
 from loupe.data.origin import of_rows
@@ -287,7 +287,7 @@ def _class_indices(rows: pa.Table, classes: tuple[str, ...] | None, name: str) -
         classes = sorted_classes(values)
         index = index_of(classes)
         place = pc.index_in(label, pa.array(values, label.type))
-        label = pa.array([index[same_form(str(value))] for value in values], pa.int64()).take(place)
+        label = pa.array([index[form] for form in same_forms(map(str, values))], pa.int64()).take(place)
     extent = pc.min_max(label).as_py()
     if wrong := [v for v in extent.values() if v is not None and not 0 <= v < len(classes)]:
         raise DataError(

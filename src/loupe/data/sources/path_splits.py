@@ -20,9 +20,10 @@ def splits_of_paths(
         folder and split for each path, or None if they are not taken; a sentence about it, or None if no folder of the
         paths is a split.
     """
-    folders = [[] if path is None else path.replace("\\", "/").split("/")[:-1] for path in paths]
-    common = _common(folders)
-    found = [_nearest(parts[common:]) for parts in folders]
+    folders = {path: [] if path is None else path.replace("\\", "/").split("/")[:-1] for path in dict.fromkeys(paths)}
+    common = _common([*folders.values()])
+    nearest = {path: _nearest(parts[common:]) for path, parts in folders.items()}
+    found = [nearest[path] for path in paths]
     known = [pair for pair in found if pair]
     kinds = {split for _, split in known}
     names = enumerated(sorted({folder for folder, _ in known}), most=5)
