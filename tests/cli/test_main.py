@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import loupe
 from loupe import __version__
 from loupe.cli import main
 from loupe.cli.tables import print_histogram
+from loupe.data.sources.folders import from_paths
 from loupe.errors import LoupeError
 from loupe.recipes.catalog import GROUPS, RECIPES
 
@@ -67,6 +69,32 @@ def test_the_bare_command_lists_what_it_can_do_in_whole_sentences(terminal):
 
 def test_the_version_is_that_of_the_package(terminal):
     assert terminal("--version") == (0, f"loupe {__version__}\n", "")
+
+
+def test_an_augmentation_at_test_time_is_named_and_is_the_mean_of_an_image_and_its_mirror_image(
+    terminal, trained, photos, tmp_path
+):
+    file = photos / "dark" / "0.png"
+    for name, image in (("given", Image.open(file)), ("mirrored", Image.open(file).transpose(Image.FLIP_LEFT_RIGHT))):
+        image.save(tmp_path / f"{name}.png")
+    code, out, err = terminal("predict", trained, tmp_path, "--tta", "flip", "--to", tmp_path / "t.csv", "--json")
+    answer = json.loads(out)
+    assert (code, answer["tta"]) == (0, "flip")
+    first, second = ([one["probability"] for one in image["top"]] for image in answer["images"])
+    np.testing.assert_allclose(first, second, rtol=1e-4)
+    plain = loupe.load(trained)
+    wanted = plain.predictions(from_paths([str(tmp_path)])).logits_NK.mean(axis=0)
+    flipped = loupe.load(trained, tta="flip").predictions(from_paths([str(tmp_path)])).logits_NK
+    np.testing.assert_allclose(flipped, [wanted, wanted], rtol=1e-4, atol=1e-5)
+
+    code, out, _ = terminal("evaluate", trained, "--tta", "flip-shift", "--json")
+    assert (code, json.loads(out)["tta"]) == (0, "flip-shift")
+    _, out, err = terminal("evaluate", trained, "--tta", "flip")
+    assert "flip" in out.splitlines()[0] and "2 views" in err
+    code, _, err = terminal("predict", trained, tmp_path, "--tta", "flip", "--wanted-precision", "0.9")
+    assert code == 1 and "--tta" in err
+    code, _, err = terminal("predict", trained, tmp_path, "--tta", "flop")
+    assert code == 1 and "flip" in err
 
 
 def test_training_writes_the_whole_run_directory(trained):

@@ -26,7 +26,7 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     """Print a row for each run, and below the table the reasons why runs cannot be read."""
     out = console()
     if not runs:
-        out.print(f"No runs in {plain(str(folder))}. To train one: loupe train DATA")
+        out.print(f"No runs in {plain(str(folder))}. To train one: loupe train DATA", soft_wrap=True)
         return
     table = Table(box=None)
     table.add_column("run", overflow="fold")
@@ -91,7 +91,7 @@ def print_models(models: Sequence[ModelName], text: str | None) -> None:
         table.add_row(plain(model.name), start)
     out.print(table)
     if len(shown) < len(models):
-        out.print(f"And {len(models) - len(shown):,} of timm. To list them: loupe models PART-OF-NAME")
+        out.print(f"And {len(models) - len(shown):,} of timm. To list them: loupe models PART-OF-NAME", soft_wrap=True)
 
 
 def print_model(model: Mapping[str, Any]) -> None:
@@ -123,4 +123,4 @@ def print_cache(entries: Sequence[CacheEntry], folder: Path, *, removed: bool) -
     verb = "removed from" if removed else "in"
     out.print(f"{size_text(sum(entry.size for entry in entries))} {verb} {plain(str(folder))}.", soft_wrap=True)
     if not removed and entries:
-        out.print("To remove entries not used for 30 days: loupe cache --clear all --unused-days 30")
+        out.print("To remove entries not used for 30 days: loupe cache --clear all --unused-days 30", soft_wrap=True)

@@ -42,6 +42,15 @@ SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out dam
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read and hash every image again, without hashes remembered from earlier runs.")
 ]
+Tta = Annotated[
+    str | None,
+    typer.Option(
+        "--tta",
+        metavar="NAME",
+        help="Test-time augmentation, the mean over views of each image: flip (2 views), or flip-shift (6 views: also "
+        "moved by a pixel). Default: none.",
+    ),
+]
 InputSize = Annotated[
     str | None,
     typer.Option(

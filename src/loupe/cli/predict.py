@@ -2,13 +2,28 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loupe.cli.options import Columns, Device, FollowLinks, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.cli.options import (
+    Columns,
+    Device,
+    FollowLinks,
+    Images,
+    Json,
+    Output,
+    Quiet,
+    SkipDamaged,
+    Tta,
+    Verify,
+    print_json,
+)
 from loupe.errors import ConfigError, counted
 from loupe.log import logger, terminal
+
+if TYPE_CHECKING:
+    from loupe.runs.run import Run
 
 
 def evaluate(
@@ -21,6 +36,7 @@ def evaluate(
     columns: Columns = None,
     images: Images = None,
     follow_links: FollowLinks = False,
+    tta: Tta = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
@@ -37,7 +53,8 @@ def evaluate(
 
     if data is None and (columns or images or follow_links):
         raise ConfigError("--columns, --images and --follow-links are of the images in --data, which is missing.")
-    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify)
+    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify, tta=tta)
+    _note_views(opened)
     evaluation = opened.evaluate(
         split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
     )
@@ -80,6 +97,7 @@ def predict(
             "threshold on validation images.",
         ),
     ] = None,
+    tta: Tta = None,
     device: Device = "auto",
     output: Output = Path("runs"),
     skip_damaged: SkipDamaged = False,
@@ -89,6 +107,8 @@ def predict(
     """Classify images and write a CSV. Print the number of images of each class."""
     if threshold is not None and wanted_precision is not None:
         raise ConfigError("--threshold and --wanted-precision exclude each other. Give one of them.")
+    if tta is not None and wanted_precision is not None:
+        raise ConfigError("--wanted-precision is guaranteed for predictions without --tta. Leave one of them out.")
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.data.sources.inference_list import open_inference_list
@@ -103,7 +123,8 @@ def predict(
         check_path(to)
     elif threshold or wanted_precision or top > 1:
         raise ConfigError("--submission has one answer for each image: leave out --top and thresholds.")
-    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json)
+    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, tta=tta)
+    _note_views(opened)
     check_top(top, opened.classes)
     form = None if submission is None else Submission.of(submission, opened.classes)
     if form is not None:
@@ -132,9 +153,26 @@ def predict(
     else:
         write_csv(to, labelled, listed.id_name if listed else None, ids)
     if as_json:
-        print_json(labelled.to_json(ids))
+        print_json({**({"tta": tta} if tta else {}), **labelled.to_json(ids)})
     else:
         tables.print_histogram(labelled.counts(), to)
+
+
+def _note_views(run: "Run") -> None:
+    """Log the views of a test-time augmentation, and a warning if the network may never have seen mirrored images."""
+    from loupe.config.network import BackboneSpec
+    from loupe.models.test_time import AUGMENTATIONS
+
+    if run.tta is None:
+        return
+    with terminal(quiet=run.quiet):
+        logger.info(f"Each prediction is the mean over {len(AUGMENTATIONS[run.tta])} views of the image ({run.tta}).")
+        flipped = any(stage.augment.horizontal_flip for stage in run.recipe.stages)
+        if not flipped and not isinstance(run.recipe.model, BackboneSpec):
+            logger.warning(
+                "this network was trained without mirrored images (horizontal_flip): compare `loupe evaluate` on "
+                "validation images with and without --tta."
+            )
 
 
 def _list_in(paths: list[str], *, needed: bool) -> Path | None:

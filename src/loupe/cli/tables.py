@@ -107,7 +107,8 @@ def _calibration(calibration: Calibration) -> str:
 def print_evaluation(block: Evaluation, title: str) -> None:
     """Print one evaluation: metrics with intervals, classes, confusion matrix."""
     out = console()
-    heading = plain(f"{title}: {counted(block.images, 'image')}")
+    views = f", test-time augmentation {block.tta}" if block.tta else ""
+    heading = plain(f"{title}: {counted(block.images, 'image')}{views}")
     table = Table(title=heading, box=None, show_header=False, title_justify="left")
     for metric in metrics.METRICS:
         table.add_row(plain(metric.title), estimate(block.metric(metric.key)))

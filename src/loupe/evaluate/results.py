@@ -74,7 +74,8 @@ class Evaluation(Part):
     Attributes:
         confusion_matrix: counts, a row for each true class, a column for each predicted one.
         per_group: None in files of before there were groups.
-        calibrated, test_looks: of a later evaluation alone, not of results.json.
+        calibrated, test_looks, tta: of a later evaluation alone, not of results.json. `tta` is the name of its
+            test-time augmentation.
     """
 
     __pydantic_extra__: dict[str, Estimate | Any] = Field(init=False)
@@ -92,6 +93,7 @@ class Evaluation(Part):
     per_group: GroupAccuracies | None = None
     calibrated: Calibrated | None = None
     test_looks: Whole | None = None
+    tta: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -19,7 +19,7 @@ from loupe.errors import counted, memory_remedy
 from loupe.evaluate import calibration, inference
 from loupe.evaluate.predictions import Predictions
 from loupe.log import logger, progress_bar, terminal
-from loupe.models import bundle
+from loupe.models import bundle, test_time
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, TorchEngine
 
@@ -29,12 +29,28 @@ EngineBuilder = Callable[[Classifier, Compute], Engine]
 class Predictor:
     """Stored classifier that predicts from raw images; loaded on first use.
 
-    `engine` builds what computes the logits, from the network in evaluation mode and its precision: PyTorch by default.
+    Args:
+        folder: model bundle.
+        device, quiet: as for `loupe.train`.
+        engine: builder of what computes the logits, from the network in evaluation mode and its precision: PyTorch by
+            default.
+        tta: name of a test-time augmentation (`models.test_time`), for everything that is predicted.
+
+    Raises:
+        ConfigError: the device or the augmentation is unknown.
     """
 
     def __init__(
-        self, folder: Path, *, device: str = "auto", quiet: bool = True, engine: EngineBuilder = TorchEngine
+        self,
+        folder: Path,
+        *,
+        device: str = "auto",
+        quiet: bool = True,
+        engine: EngineBuilder = TorchEngine,
+        tta: str | None = None,
     ) -> None:
+        test_time.check_name(tta)
+        self.tta = tta
         self.quiet = quiet
         self._folder = folder
         self._device = choose_device(device)
@@ -53,7 +69,7 @@ class Predictor:
     @cached_property
     def engine(self) -> Engine:
         """Engine that computes the logits of preprocessed images."""
-        return self._build_engine(*self._loaded)
+        return test_time.averaged(self._build_engine(*self._loaded), self.tta)
 
     @property
     def model(self) -> Classifier:

@@ -34,15 +34,22 @@ class Run(Predictor):
         directory: files of the run.
         results: content of results.json; `results.to_json()` is plain data.
         verify: hash every image anew, without remembered hashes.
+        tta: name of the test-time augmentation of everything that is predicted, if any.
     """
 
     def __init__(
-        self, directory: RunDirectory, *, device: str = "auto", quiet: bool = True, verify: bool = False
+        self,
+        directory: RunDirectory,
+        *,
+        device: str = "auto",
+        quiet: bool = True,
+        verify: bool = False,
+        tta: str | None = None,
     ) -> None:
         results = results_of(directory)
         if results is None:
             raise RunStateError(f"{directory.path} is not finished. Resume with: {directory.resume_command}")
-        super().__init__(directory.model, device=device, quiet=quiet)
+        super().__init__(directory.model, device=device, quiet=quiet, tta=tta)
         self.directory = directory
         self.results = results
         self.verify = verify
@@ -125,7 +132,8 @@ class Run(Predictor):
         predictions = self.predictions_of(
             split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
         )
-        block = metrics.evaluate(predictions).model_copy(update={"calibrated": self._calibrated(predictions)})
+        calibrated = self._calibrated(predictions)
+        block = metrics.evaluate(predictions).model_copy(update={"calibrated": calibrated, "tta": self.tta})
         identity = self._identity(predictions, split)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set may come as data of its own
             looks = record_look(self.path.parent, identity, self.directory.name)

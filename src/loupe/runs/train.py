@@ -232,16 +232,18 @@ def _source(directory: RunDirectory, environment: RunEnvironment, data: Any) -> 
     return environment.data
 
 
-def load(run: str | Path, *, device: str = "auto") -> Run:
+def load(run: str | Path, *, device: str = "auto", tta: str | None = None) -> Run:
     """Open a finished run, to predict and evaluate.
 
     Args:
         run: directory of the run, or its name in ./runs.
+        tta: test-time augmentation of everything that it predicts: `flip` or `flip-shift`. Default: none.
 
     Raises:
         RunStateError: it is missing, unfinished or damaged.
+        ConfigError: the device or the augmentation is unknown.
     """
-    return Run(rundir.open_run(run), device=device)
+    return Run(rundir.open_run(run), device=device, tta=tta)
 
 
 def _load(recipe: ResolvedRecipe, dataset: Dataset, skip_damaged: bool) -> Images:
