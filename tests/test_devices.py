@@ -55,6 +55,15 @@ def test_fp32_is_fp32_on_a_gpu_whatever_computes_there(tf32, device, precision):
     assert allowed() == (False, False)
 
 
+def test_cudnn_has_algorithms_that_give_the_same_bits_each_time(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    Compute(torch.device("cpu"), "fp32")
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (True, False)
+    Compute(torch.device("cuda"), "fp32")
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
+
+
 def test_another_precision_does_not_bring_tf32_back(tf32):
     for precision in ("fp32", "bf16"):  # as they take turns when they are timed
         Compute(torch.device("cuda"), precision)

@@ -105,7 +105,8 @@ def precisions(device: torch.device) -> tuple[Resolved, ...]:
 class Compute:
     """Device of a network, and precision of its convolutions and matrix products.
 
-    Creating one turns TF32 off on NVIDIA GPUs for the whole process; PyTorch otherwise rounds fp32 convolutions to it.
+    Creating one sets cuDNN up for the whole process: without TF32, to which PyTorch otherwise rounds fp32 convolutions,
+    and with algorithms that give the same bits each time, so that a resumed or repeated run has the same results.
     """
 
     device: torch.device
@@ -118,6 +119,8 @@ class Compute:
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context for forward passes in this precision; weights, batch-norm statistics and losses stay in fp32."""

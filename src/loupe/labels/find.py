@@ -22,7 +22,7 @@ from loupe.data.splits import folds
 from loupe.data.splits.split import SPLITS, Split, assign
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, keep_freed_memory
-from loupe.errors import ConfigError, DataError, counted, enumerated, unknown_name
+from loupe.errors import ConfigError, DataError, counted, enumerated, memory_remedy, unknown_name
 from loupe.evaluate.label_results import LabelEffect, LabelFinding, LabelResults
 from loupe.labels import confident
 from loupe.labels.confident import Bools, Floats, Ints
@@ -161,7 +161,7 @@ def check_labels(
     """
     options = options or LabelOptions()
     splits, number_of_folds, seed = options.splits, options.number_of_folds, options.seed
-    with terminal(quiet=quiet):
+    with terminal(quiet=quiet), memory_remedy("End other programs that use it, or choose another --device."):
         confident.check_installed()
         _check_asked(splits, number_of_folds)
         if "test" in splits:

@@ -24,6 +24,7 @@ from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, TorchEngine
 
 EngineBuilder = Callable[[Classifier, Compute], Engine]
+MEMORY_REMEDY = "End other programs that use it, or choose another --device."
 
 
 class Predictor:
@@ -164,8 +165,7 @@ class Predictor:
 
     def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
         model, compute = self._loaded
-        remedy = "End other programs that use it, or choose another --device."
-        with terminal(quiet=self.quiet), memory_remedy(remedy), progress_bar() as progress:
+        with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY), progress_bar() as progress:
             loader = BatchLoader(images.store, label_N, compute.device)
             bar = progress.add_task("predicting", total=len(rows_N), note="")
             watched = ProgressLoader(loader, lambda images: progress.advance(bar, images))

@@ -15,7 +15,7 @@ from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, match_classes
-from loupe.errors import ConfigError, DataError, RunStateError, counted, sentences, unknown_name
+from loupe.errors import ConfigError, DataError, RunStateError, counted, memory_remedy, sentences, unknown_name
 from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
@@ -24,7 +24,7 @@ from loupe.explain.explanations import Explanation, explain, representative
 from loupe.log import logger, progress_bar, terminal
 from loupe.provenance import check_split, environment_of
 from loupe.rundir import RunDirectory, count_looks, record_look
-from loupe.runs.predictor import Predictor
+from loupe.runs.predictor import MEMORY_REMEDY, Predictor
 
 
 class Run(Predictor):
@@ -226,6 +226,7 @@ class Run(Predictor):
         Raises:
             ConfigError: the layer, class or method is unknown, or captum is not installed.
             DataError: the images are missing or have changed.
+            NotEnoughMemoryError: too little memory for the gradients of a batch.
         """
         feature_layer = feature_maps.choose_layer(self.model, layer)
         cam_method = cam.choose_method(method)
@@ -244,7 +245,7 @@ class Run(Predictor):
         predictions = self._predict(loaded, np.arange(len(loaded.table)), match_classes(loaded.table, self.classes))
         predictions = predictions.calibrated(self.temperature)
         explanations = []
-        with terminal(quiet=self.quiet), progress_bar() as progress:
+        with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY), progress_bar() as progress:
             task = progress.add_task("explaining", total=len(predictions), note="")
             for explanation in explain(self.model, loaded, predictions, feature_layer, cam_method, number):
                 explanations.append(explanation)
@@ -264,7 +265,7 @@ class Run(Predictor):
         layers = [feature_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
         numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
         settings = ascent or filters.AscentSettings()
-        with terminal(quiet=self.quiet), progress_bar() as progress:
+        with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY), progress_bar() as progress:
             steps = settings.steps * sum(map(len, numbers.values()))
             task = progress.add_task("maximising activations", total=steps, note="")
             return [
