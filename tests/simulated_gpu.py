@@ -32,6 +32,7 @@ ANY_DEVICES = {
 CPU_INDICES = {"index", "index_put", "index_put_", "_unsafe_index"}  # a tensor on the GPU takes indices on the CPU
 FREE_BYTES = 8 * 2**30
 real_autocast = torch.autocast
+real_grouping = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
 
 def is_on_gpu(tensor: Tensor) -> bool:
@@ -166,6 +167,10 @@ class SimulatedGpu:
         self.room: int | None = None
         self._arriving: list[tuple[Tensor, Tensor]] = []
 
+    def limit(self, fraction: float) -> None:
+        """Leave no memory at a fraction of 0."""
+        self.room = None if fraction else 0
+
     def allocate(self) -> None:
         """Take memory for a result; raise what PyTorch raises where there is none left."""
         if self.room is None:
@@ -207,6 +212,15 @@ def _autocast(device_type: str, **options: Any) -> Any:
     return real_autocast("cpu", **options) if options.get("enabled", True) else nullcontext()
 
 
+def _grouped(groups: list[list[Tensor]], with_indices: bool = False) -> dict[tuple[torch.device, torch.dtype], Any]:
+    """Tensors of an optimizer by the device of its parameters; PyTorch groups them where Python is not asked."""
+    found = real_grouping(groups, with_indices)
+    return {
+        (GPU if is_on_gpu(lists[0][0]) else device, dtype): (lists, indices)
+        for (device, dtype), (lists, indices) in found.items()
+    }
+
+
 @contextmanager
 def simulated_gpu() -> Iterator[SimulatedGpu]:
     """Context in which this process, with all threads that it starts, has one GPU."""
@@ -219,6 +233,7 @@ def simulated_gpu() -> Iterator[SimulatedGpu]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threading.Thread, "run", run_with_gpu)
         patch.setattr(torch, "autocast", _autocast)
+        patch.setattr(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(_grouped))
         patch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)  # optimizers ask for its stream
         for name, value in {
             "is_available": lambda: True,
@@ -232,6 +247,9 @@ def simulated_gpu() -> Iterator[SimulatedGpu]:
             "is_current_stream_capturing": lambda: False,
             "manual_seed_all": lambda _: None,
             "current_stream": lambda *_: None,
+            "empty_cache": lambda: None,
+            "reset_peak_memory_stats": lambda: None,
+            "set_per_process_memory_fraction": gpu.limit,
             "synchronize": gpu.wait,
             "Event": lambda **_: SimpleNamespace(record=lambda *_: None, synchronize=gpu.wait),
         }.items():

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 
 import loupe
 from loupe.models.timm.networks import create_network
+from simulated_gpu import simulated_gpu
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = {"setting", "simulated", "subsets", "peers/measure"}  # imported by the others, run by nobody
@@ -201,6 +203,25 @@ def test_engines(started, toy_data, capsys):
 def test_features(started, toy_data, tmp_path):
     started("features", toy_data, "--rounds", 1, "--write", tmp_path)
     assert json.loads((tmp_path / "features.json").read_text())["ratio_to"].keys() == {"plain fp32", "plain bf16"}
+
+
+def test_gpu_check_without_a_gpu(started, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        started("gpu_check")
+    assert end.value.code == 3 and "CUDA" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_gpu_check(started, tmp_path, device):
+    with simulated_gpu() if device == "cuda" else nullcontext():
+        started("gpu_check", "--device", device, "--toy", "--write", tmp_path)
+    result = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert [row["job"] for row in result["rows"]] == ["deep-cnn", "features", "last-block", "finetune"]
+    assert all(row["Loupe"] > 0 and row["PyTorch"] > 0 for row in result["rows"])
+    assert result["gpu"] == ("simulated GPU" if device == "cuda" else None)
+    assert torch.cuda.is_available() or result["tests"].keys() == {"skipped"}
 
 
 @pytest.mark.slow

@@ -31,10 +31,10 @@ def network() -> nn.Sequential:
 
 def augment(x_BCHW: Tensor) -> Tensor:
     """Rotation up to 15 degrees, shifts up to a tenth of the side, horizontal flip; the border is repeated."""
-    images = len(x_BCHW)
-    angle_B = (torch.rand(images) * 2 - 1) * math.radians(15)
-    shift_B2 = (torch.rand(images, 2) * 2 - 1) * 0.2  # in grid_sample's coordinates the side is 2
-    flip_B = torch.randint(0, 2, (images,)) * 2 - 1
+    images, device = len(x_BCHW), x_BCHW.device
+    angle_B = (torch.rand(images, device=device) * 2 - 1) * math.radians(15)
+    shift_B2 = (torch.rand(images, 2, device=device) * 2 - 1) * 0.2  # in grid_sample's coordinates the side is 2
+    flip_B = torch.randint(0, 2, (images,), device=device) * 2 - 1
     cos_B, sin_B = angle_B.cos(), angle_B.sin()
     rows_B23 = torch.stack(
         [
