@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from builders import without_slow_parts
 
@@ -14,6 +15,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads of two processes that wait for each other are many times slower than one each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Random examples are the same ones in each run.
+settings.register_profile("loupe", derandomize=True, database=None)
+settings.load_profile("loupe")
 
 
 @pytest.fixture(autouse=True, scope="session")

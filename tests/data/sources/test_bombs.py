@@ -16,6 +16,7 @@ from child_processes import start
 from loupe.config.overrides import load
 from loupe.data.sources import archives, parquet_pages
 from loupe.data.sources.open import open_table
+from loupe.data.sources.parquet_footer import read_row_groups, row_groups
 from loupe.errors import ConfigError, DataError
 from loupe.evaluate.results import RunResults
 from loupe.records import RecordError
@@ -109,12 +110,15 @@ def test_the_pages_of_a_file_are_all_seen(tmp_path, dictionary, compression):
     )
     metadata = pq.read_metadata(path)
     with path.open("rb") as source:
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                chunk = metadata.row_group(group).column(number)
-                pages = list(parquet_pages._pages(source, chunk))
-                assert sum(page.header + page.compressed for page in pages) == chunk.total_compressed_size
-                assert sum(page.header + page.uncompressed for page in pages) == chunk.total_uncompressed_size
+        for group, row_group in enumerate(read_row_groups(source)):
+            for number, chunk in enumerate(row_group.chunks):
+                expected = metadata.row_group(group).column(number)
+                assert (chunk.column, chunk.values) == (expected.path_in_schema, expected.num_values)
+                assert chunk.is_binary == (chunk.column == "image.bytes")
+                pages = list(parquet_pages.pages(source, chunk))
+                assert sum(page.header + page.compressed for page in pages) == expected.total_compressed_size
+                assert sum(page.header + page.uncompressed for page in pages) == expected.total_uncompressed_size
+    assert (len(row_groups(path)), row_groups(path)[0].rows) == (metadata.num_row_groups, 2000)
 
 
 def add(archive, name, size):

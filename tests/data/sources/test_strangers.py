@@ -20,7 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import damaged_files
 from builders import picture
+from child_processes import start
+from damaged_files import OwnProcess
 from loupe.config.recipe import SplitSpec
 from loupe.data.sources import folders
 from loupe.data.sources.inference_inputs import table_of
@@ -172,6 +175,14 @@ def test_columns_whose_names_are_not_utf_8_are_an_error(folder):
             read(file)
 
 
+def test_two_columns_of_one_name_are_an_error(folder):
+    columns = {"image": images(), "label": pa.array(either("a", "b")), "x": pa.array([0] * 12)}
+    pq.write_table(pa.Table.from_arrays([*columns.values()], ["image", "label", "label"]), folder / "x.parquet")
+    for read in (open_table, lambda path: open_inference_list(path, ReadOptions.of())):
+        with pytest.raises(DataError, match=r"x\.parquet.*'label'"):
+            read(folder / "x.parquet")
+
+
 @pytest.mark.parametrize(
     "name", ["\ud800.png", "a\0b", "a\0b.csv", "~nobody-of-this-name/x.csv", "n" * 5000, "n" * 300 + ".csv"]
 )
@@ -279,32 +290,51 @@ def changed(data: bytes, edits: list[tuple[float, int, str]], *, tail: bool) -> 
     return bytes(made)
 
 
-def read_all(file: Path) -> None:
-    """Open a source, to train and to predict, and read its images."""
-    for read in (open_table, lambda path: open_inference_list(path, ReadOptions.of()).table):
-        try:
-            table = read(file)
-            for i in range(len(table)):
-                try:
-                    table.encoded(i)
-                except ImageError:
-                    continue
-        except LoupeError:
-            continue
+@pytest.fixture(scope="module")
+def own_process() -> Iterator[OwnProcess]:
+    with OwnProcess() as process:
+        yield process
 
 
 @pytest.mark.parametrize("name", SEEDS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(edits=changes, tail=st.booleans())
-def test_nothing_but_loupe_error_leaves_a_damaged_file(folder, name, edits, tail):
-    (folder / name).write_bytes(changed(SEEDS[name], edits, tail=tail))
-    if name.endswith((".npz", ".tar")):
-        try:
-            open_table(folder / name)
-        except LoupeError:
-            return
-    else:
-        read_all(folder / name)
+def test_nothing_but_loupe_error_leaves_a_damaged_file(folder, own_process, name, edits, tail):
+    (folder / name).write_bytes(data := changed(SEEDS[name], edits, tail=tail))
+    assert own_process.read(folder / name) == "", data
+
+
+# Bytes of a list.parquet and others in their place: each ended the process of its reader, or kept it for hours.
+OPTIONAL_TEXT, START = b"\x15\x0c\x25\x02\x18\x04path", b"PAR1\x15"
+DEADLY = {
+    "levels of another number": {OPTIONAL_TEXT: b"\x15\x0c\x25\x00\x18\x04path"},
+    "sizes of truth values": {OPTIONAL_TEXT: b"\x15\x00\x25\x02\x18\x04path"},
+    "name that is not UTF-8": {b"\x19\x18\x04path": b"\x19\x18\x04p\xffth", START: b"PAR1\x1d"},
+    "2**62 truth values": {START: b"PAR1\x19\xf1" + b"\xff" * 8 + b"\x3f"},
+    "2**62 numbers": {START: b"PAR1\x19\xf7" + b"\xff" * 8 + b"\x3f"},
+    "number of 2**20 bytes": {START: b"PAR1\x15" + b"\xff" * 2**20},
+}
+
+
+@pytest.mark.parametrize("kind", DEADLY)
+def test_a_parquet_file_that_ended_or_held_its_reader_is_an_error_or_read(folder, own_process, kind):
+    data = stored_list()
+    for old, new in DEADLY[kind].items():
+        assert data.count(old) == 1
+        data = data.replace(old, new)
+    (folder / "x.parquet").write_bytes(data)
+    assert own_process.read(folder / "x.parquet") == ""
+
+
+def test_a_reader_that_dies_or_hangs_is_told_and_started_again(folder, monkeypatch):
+    monkeypatch.setattr(damaged_files, "SECONDS", 0.2)
+    with OwnProcess() as process:
+        process._child = start("import os, sys; sys.stdin.readline(); os.abort()")
+        assert "status" in process.read(folder / "x.parquet")
+        process._child = start("import sys; sys.stdin.read()")
+        assert "0.2 s" in process.read(folder / "x.parquet")
+        monkeypatch.undo()
+        assert process.read(folder / "x.parquet") == ""
 
 
 def test_a_footer_with_more_rows_than_there_are_is_an_error(folder, monkeypatch):

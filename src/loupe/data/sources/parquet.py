@@ -30,6 +30,7 @@ from loupe.data.sources import arrow_cache
 from loupe.data.sources.boundary import Boundary, list_error
 from loupe.data.sources.column_names import ONE
 from loupe.data.sources.parquet_columns import FileColumns, resolve_files
+from loupe.data.sources.parquet_footer import row_groups
 from loupe.data.sources.parquet_pages import batch_rows, check_pages, limited
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import as_text
@@ -148,19 +149,18 @@ def _read(file: Path, columns: FileColumns) -> Iterator[pa.Table]:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
             yield image_rows(empty, columns, file)
-            rows = min(_batch_rows(source.metadata), batch_rows(check_pages(file), BATCH_ROWS))
+            rows = batch_rows(check_pages(file), _batch_rows(file))
             for batch in limited(source.iter_batches(rows, columns=names), file):
                 yield image_rows(pa.Table.from_batches([batch]), columns, file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{file}: cannot be read as Parquet: {error}. It may be truncated; download it again."
         ) from None
 
 
-def _batch_rows(metadata: pq.FileMetaData) -> int:
+def _batch_rows(file: Path) -> int:
     """Number of rows read at a time, by the largest bytes per row of the row groups."""
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    heaviest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
+    heaviest = max((group.size // group.rows for group in row_groups(file) if group.rows), default=0)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def resolve_files(
     Raises:
         DataError: the layout is not supported, or a file cannot be read.
     """
-    schemas = [_schema(file) for file in files]
+    schemas = [_distinct(_schema(file), file) for file in files]
     names = tuple(dict.fromkeys(name for schema in schemas for name in schema.names))
     images = [name for name in names if any(_holds_image(schema, name) for schema in schemas)]
 
@@ -85,6 +87,13 @@ def _schema(file: Path) -> pa.Schema:
         return schema
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as Parquet: {error}") from None
+
+
+def _distinct(schema: pa.Schema, file: Path) -> pa.Schema:
+    name, count = max(Counter(schema.names).items(), key=itemgetter(1), default=("", 0))
+    if count > 1:
+        raise DataError(f"{file}: {count} columns have the name {name!r}. Rename all but one of them.")
+    return schema
 
 
 def _holds_image(schema: pa.Schema, name: str) -> bool:

@@ -1,7 +1,6 @@
 """Sizes of the pages of a Parquet file, read from their headers before any page is unpacked.
 
-A page header is a struct in Thrift's compact protocol. The sizes in the footer may be wrong, and do not count a value
-of a dictionary as often as it is used.
+The sizes in the footer may be wrong, and do not count a value of a dictionary as often as it is used.
 https://parquet.apache.org/docs/file-format/data-pages/
 """
 
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from loupe.data.sources.parquet_footer import Chunk, read_row_groups
+from loupe.data.sources.thrift_compact import CompactReader
 from loupe.errors import DataError
 
 MAX_BYTES = 512 * 10**6
@@ -29,9 +29,7 @@ AT_ONCE_BYTES = 64 * 10**6
 """Largest rows that are read at once, if each had the largest value of a dictionary."""
 
 _PAGE_EXPANSION = 4
-_HEADER_BYTES = 2**12
-_MOST_HEADER_BYTES = 2**24  # with statistics
-_MOST_DEPTH = 8
+_HEADER_BYTES = (2**12, 2**16, 2**20, 2**24)  # tried in turn: some have statistics
 
 
 class Page(NamedTuple):
@@ -48,11 +46,13 @@ DICTIONARY = 2
 
 
 def check_pages(file: Path) -> int:
-    """Refuse a file with a page that expands beyond the limits, and return the size of its largest dictionary.
+    """Refuse a damaged file and one with a page that expands beyond the limits.
+
+    Returns the size of its largest dictionary.
 
     Raises:
-        DataError: a page is too large.
-        OSError, ArrowException: the file cannot be read.
+        DataError: its footer or a page header is damaged, or a page is too large.
+        OSError: the file cannot be read.
     """
     status = file.stat()
     return _checked(file, status.st_size, status.st_mtime_ns)
@@ -60,21 +60,27 @@ def check_pages(file: Path) -> int:
 
 @lru_cache(maxsize=10_000)
 def _checked(file: Path, size: int, mtime_ns: int) -> int:
-    metadata, largest = pq.read_metadata(file), 0
-    with file.open("rb") as source:
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                chunk = metadata.row_group(group).column(number)
-                limit = MAX_BYTES if _is_binary(metadata, number) else MAX_TEXT_BYTES
-                for page in _read_pages(file, source, chunk):
-                    if page.uncompressed > max(limit, _PAGE_EXPANSION * page.compressed):
-                        raise DataError(
-                            f"{file}: row group {group}, column {chunk.path_in_schema}: {page.compressed:,} bytes "
-                            f"unpack to {page.uncompressed / 1e6:,.0f} MB; the limit is {limit / 1e6:,.0f} MB. "
-                            "Leave these rows out."
-                        )
-                    if page.kind == DICTIONARY:
-                        largest = max(largest, page.uncompressed)
+    largest = 0
+    try:
+        with file.open("rb") as source:
+            for group, row_group in enumerate(read_row_groups(source)):
+                for chunk in row_group.chunks:
+                    limit = MAX_BYTES if chunk.is_binary else MAX_TEXT_BYTES
+                    for page in pages(source, chunk):
+                        if page.uncompressed > max(limit, _PAGE_EXPANSION * page.compressed):
+                            raise DataError(
+                                f"{file}: row group {group}, column {chunk.column}: {page.compressed:,} bytes unpack "
+                                f"to {page.uncompressed / 1e6:,.0f} MB; the limit is {limit / 1e6:,.0f} MB. "
+                                "Leave these rows out."
+                            )
+                        if page.kind == DICTIONARY:
+                            largest = max(largest, page.uncompressed)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(
+            f"{file}: cannot be read as Parquet: {error}. It may be truncated; download it again."
+        ) from None
     return largest
 
 
@@ -100,38 +106,21 @@ def batch_rows(dictionary: int, most: int) -> int:
     return max(1, min(most, AT_ONCE_BYTES // max(1, dictionary)))
 
 
-def _read_pages(file: Path, source: BinaryIO, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
-    try:
-        yield from _pages(source, chunk)
-    except ValueError as error:
-        raise DataError(
-            f"{file}: column {chunk.path_in_schema} cannot be read as Parquet: {error}. It may be truncated; download "
-            "it again."
-        ) from None
-
-
-def _is_binary(metadata: pq.FileMetaData, number: int) -> bool:
-    column = metadata.schema.column(number)
-    return bool(column.physical_type == "BYTE_ARRAY" and column.logical_type.type == "NONE")
-
-
-def _pages(source: BinaryIO, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
+def pages(source: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     """Pages of a column chunk.
 
     Raises:
         ValueError: a header is damaged.
     """
-    starts = [start for start in (chunk.dictionary_page_offset, chunk.data_page_offset) if start]
-    place = min(starts, default=0)
-    end, values = place + chunk.total_compressed_size, 0
-    while place < end and values < chunk.num_values:
+    place, end, values = chunk.start, chunk.start + chunk.size, 0
+    while place < end and values < chunk.values:
         page = None
-        for size in (_HEADER_BYTES, _MOST_HEADER_BYTES):
+        for size in _HEADER_BYTES:
             source.seek(place)
             if page := _header(source.read(size)):
                 break
-        if page is None or page.compressed < 0 or page.uncompressed < 0:
-            raise ValueError(f"damaged page header at byte {place:,}")
+        if page is None or min(page.compressed, page.uncompressed, page.values) < 0:
+            raise ValueError(f"column {chunk.column}: damaged page header at byte {place:,}")
         yield page
         place += page.header + page.compressed
         values += page.values
@@ -139,69 +128,10 @@ def _pages(source: BinaryIO, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
 
 def _header(data: bytes) -> Page | None:
     """Page header at the start of some bytes; None if there is none."""
-    reader = _Compact(data)
+    reader = CompactReader(data)
     try:
         fields = reader.struct()
-    except (IndexError, ValueError):
+        values = fields.struct(5).integer(1, 0) + fields.struct(8).integer(1, 0)
+        return Page(reader.place, fields.integer(1), fields.integer(2), fields.integer(3), values)
+    except ValueError:
         return None
-    if not {1, 2, 3} <= fields.keys():
-        return None
-    return Page(reader.place, fields[1], fields[2], fields[3], fields.get(5, 0) + fields.get(8, 0))
-
-
-class _Compact:
-    """Reader of Thrift's compact protocol that keeps the integers of a struct, and the first of those inside it."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
-
-    def struct(self, depth: int = 0) -> dict[int, int]:
-        if depth > _MOST_DEPTH:
-            raise ValueError("nested too deeply")
-        fields: dict[int, int] = {}
-        number = 0
-        while (byte := self._byte()) != 0:
-            step, kind = byte >> 4, byte & 0x0F
-            number = number + step if step else self._integer()
-            value = self._value(kind, depth)
-            if value is not None:
-                fields[number] = value
-        return fields
-
-    def _value(self, kind: int, depth: int) -> int | None:
-        if kind in (1, 2):  # true and false
-            return None
-        if kind in (3, 4, 5, 6):
-            return self._byte() if kind == 3 else self._integer()
-        if kind == 7:
-            self.place += 8
-        elif kind == 8:
-            length = self._varint()
-            self.place += length
-        elif kind in (9, 10):
-            head = self._byte()
-            for _ in range(head >> 4 if head >> 4 != 15 else self._varint()):
-                self._value(head & 0x0F, depth + 1)
-        elif kind == 12:
-            return self.struct(depth + 1).get(1)
-        else:
-            raise ValueError(f"type {kind} is not in a page header")
-        return None
-
-    def _byte(self) -> int:
-        byte = self.data[self.place]
-        self.place += 1
-        return byte
-
-    def _varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._byte()
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    def _integer(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)

@@ -200,7 +200,7 @@ def parquet_text(path: Path, name: str) -> list[str]:
             raise DataError(f"{path}: column {name!r} has {len(text):,} of {counted(rows, 'row')}. It is damaged.")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return [""] * pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: column {name!r} cannot be read as Parquet: {error}.") from None
     return ["" if value is None else value.strip() for value in text]
 
