@@ -1,5 +1,5 @@
 """`python -m loupe` is `loupe`."""
 
-from loupe.cli.main import main
+from loupe.cli.main import process
 
-main()
+process()

@@ -167,6 +167,43 @@ with StopSignal() as stop:
     assert child.communicate(timeout=60) == ("saved\n", "")
 
 
+# A command that is done. The signal comes as Python waits for a thread, calls an exit function, or takes down modules.
+ENDING = """
+import atexit, sys, threading, time
+from loupe.cli import main
+def slow():
+    print("ending", flush=True)
+    time.sleep(1)
+class Slow:
+    __del__ = lambda self: slow()
+def work(**_):
+    print("done")
+    if sys.argv[1] == "thread":
+        threading.Thread(target=lambda: (threading.main_thread().join(), slow())).start()
+    elif sys.argv[1] == "function":
+        atexit.register(slow)
+    else:
+        sys.modules["json"].kept = Slow()
+main.app = work
+main.process()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["thread", "function"])
+def test_a_signal_as_a_command_ends_has_its_code(when, number):
+    child = piped(ENDING, when)
+    assert [child.stdout.readline(), child.stdout.readline()] == ["done\n", "ending\n"]
+    child.send_signal(number)
+    assert (*child.communicate(timeout=60), child.returncode) == ("", "stopped.\n", 128 + number)
+
+
+def test_a_command_that_is_done_does_not_take_down_its_libraries():
+    """There Python has no handlers any more, and a signal would end it with its own code."""
+    child = piped(ENDING, "modules")
+    assert (*child.communicate(timeout=60), child.returncode) == ("done\n", "", 0)
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + COMMAND
     child = piped(code)

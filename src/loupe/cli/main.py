@@ -1,5 +1,6 @@
 """Entry point of the command line. Commands parse, call and print; each imports what it needs when it runs."""
 
+import atexit
 import os
 import sys
 from io import TextIOWrapper
@@ -64,8 +65,20 @@ def _loupe(
         raise typer.Exit(WRONG_USAGE)
 
 
-def main() -> None:
-    """The entry point: what a person can put right is one line, without a traceback."""
+def process() -> None:
+    """The entry point of a process of its own, in which a signal has its exit code until the process has ended."""
+    signals = CommandSignals(own_process=True)
+    atexit.register(signals.end_process)  # before the libraries register theirs: the last to be called
+    try:
+        main(signals)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            signals.final_code = ended.code or 0
+        raise
+
+
+def main(signals: CommandSignals | None = None) -> None:
+    """A command in this process: what a person can put right is one line, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a class name or a bar that the terminal's encoding lacks is no error
             stream.reconfigure(errors="replace")
@@ -76,7 +89,7 @@ def main() -> None:
         sys.exit(1)
     if (version := installation.other_project()) is not None:
         print(f"warning: {installation.warning(version)}", file=sys.stderr)
-    signals = CommandSignals()
+    signals = signals or CommandSignals()
     try:
         with signals, terminal():  # the outermost one: the commands that are quiet still show warnings
             code = app(standalone_mode=False)

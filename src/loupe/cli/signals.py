@@ -27,10 +27,15 @@ class CommandSignals:
     after `END_SECONDS`, it ends without being tidied up: all files of Loupe are replaced whole.
 
     Attributes:
+        own_process: True to handle signals after the context too, until the process ends: one that comes then ends it
+            at once.
         exit_code: 128 plus the number of the signal, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
+        final_code: exit code of the process; None until it is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, own_process: bool = False) -> None:
+        self.own_process = own_process
+        self.final_code: int | None = None
         self.exit_code = 128 + signal.SIGINT
         self._first: float | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -78,7 +83,8 @@ class CommandSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._first is None:  # after a signal the process ends, and later ones must not be reported
+        # After a signal the process ends, and later ones must not be reported.
+        if self._first is None and not self.own_process:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
         sys.unraisablehook = self._report
@@ -89,6 +95,9 @@ class CommandSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        if self._first is None and self._closed.is_set():
+            os.write(2, b"stopped.\n")
+            _end(128 + number)
         if self._first is None:
             self._first, self._sent, self.exit_code = now, True, 128 + number
             raise KeyboardInterrupt
@@ -102,6 +111,21 @@ class CommandSignals:
                 with suppress(OSError, ValueError):
                     stream.flush()
             os._exit(code)
+
+    def end_process(self) -> None:
+        """End the process with its final code as Python's last exit function.
+
+        Afterwards Python would give up the handlers and take down its libraries, where a signal ends it with its own
+        code.
+        """
+        if self.final_code is None:
+            return
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        except (OSError, ValueError):
+            return  # Python reports it, with a code of its own
+        os._exit(self.final_code)
 
     def _unraisable(self, report: "sys.UnraisableHookArgs") -> None:
         """Report of an exception that Python cannot raise, as in a finaliser. The next signal counts as the first."""
