@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 
@@ -17,6 +18,7 @@ from loupe.cli.report import report
 from loupe.comparison import compare, files, sweep
 from loupe.comparison.candidates import Entry
 from loupe.comparison.cost import Planner
+from loupe.config import overrides
 from loupe.data import dataset
 from loupe.data.dataset import open_dataset
 from loupe.data.hashing import content_hashes
@@ -27,6 +29,7 @@ from loupe.evaluate.predictions import read_splits
 from loupe.evaluate.results import SecondsSpent
 from loupe.recipes import catalog
 from loupe.recipes.ladder import PRETRAINED, ladder
+from loupe.recipes.resolve import resolve
 from loupe.records import RecordError
 from loupe.report import charts
 from loupe.report.comparison_page import write_page
@@ -129,6 +132,25 @@ def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
     assert told.value.path == folder / "other.json"
     with pytest.raises(loupe.LoupeError, match="no such file"):
         report(["none.json"], output=folder)
+
+
+def test_a_cached_pass_counts_for_the_same_preprocessing_alone(digits):
+    images = open_dataset(digits)
+    stages = [{"epochs": 1}, {"epochs": 1, "part": "head"}]
+    small, large = (
+        resolve(
+            overrides.override(catalog.recipe("digits"), {"stages": stages}),
+            images,
+            model=None,
+            flags={},
+            extra={"input.size_px": size, "input.load_px": size},
+        )
+        for size in (8, 16)
+    )
+    split = splits.assign(images.table, images.hashes, small.split, small.split_seed)
+    planner = Planner(images.table, split, torch.device("cpu"))
+    new = [planner._new_views(recipe, recipe.stages[1], 1) for recipe in (small, large, small, large)]
+    assert new[0] == new[1] > 0 and new[2:] == [0, 0]
 
 
 def test_the_same_call_reads_what_is_there_and_gives_the_same_files(compared, digits, monkeypatch):

@@ -135,7 +135,7 @@ class Planner:
 
     def _new_views(self, recipe: ResolvedRecipe, stage: ResolvedStage, frozen: int) -> int:
         """Number of images and views of a stage whose activations after `frozen` blocks no earlier run has left."""
-        network = trunk_key(recipe.model)
+        network = trunk_key(recipe.model), recipe.preprocessing  # of another input size, activations are others
         plain, last, train = stage.augment == AugmentSpec(), stage is recipe.stages[-1], len(self.split.train)
         evaluated = self._images - (0 if plain else train) - (0 if last else len(self.split.test))
         new = 0
