@@ -6,6 +6,7 @@ A file that cannot be read back as its model (cut off, of another shape or schem
 
 import json
 import math
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, Self
@@ -117,6 +118,30 @@ class Record(Part):
             return cls.model_validate({key: value for key, value in content.items() if key != "schema"})
         except (ValidationError, RecursionError) as error:
             raise RecordError(path, f"incomplete or damaged ({_reason(error)})", cls.REMEDY) from None
+
+
+class CheckedRecord(Record):
+    """A record with a checksum of its other keys. One without it, of an earlier version, is refused as damaged."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain data, the checksum last."""
+        content = super().to_json()
+        return {**content, "crc32": _checksum(content)}
+
+    @classmethod
+    def of(cls, content: Any, path: Path) -> Self:
+        """As for any record; another checksum or none is refused too."""
+        if isinstance(content, dict):
+            if "crc32" not in content:
+                raise RecordError(path, "no checksum", cls.REMEDY)
+            content = dict(content)
+            if content.pop("crc32") != _checksum(content):
+                raise RecordError(path, "another checksum than its own", cls.REMEDY)
+        return super().of(content, path)
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 class TextRecord(Record):

@@ -153,6 +153,14 @@ def test_of_activations_that_were_kept_without_their_time_the_time_is_unknown(tm
         assert found.computed_seconds == spent
 
 
+def test_a_time_that_is_not_the_one_recorded_is_unknown(tmp_path):
+    ArrayRecord(shape=(2, 3), dtype="<f4", rows=2, checksums=(1,), seconds=2.5).write(tmp_path / array_file.RECORD)
+    assert frozen.activations.seconds_of(tmp_path) == 2.5
+    file = tmp_path / array_file.RECORD
+    file.write_text(file.read_text().replace("2.5", "6.5"))
+    assert frozen.activations.seconds_of(tmp_path) is None
+
+
 def test_the_model_predicts_from_raw_images_what_it_was_evaluated_at(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "openvino")  # what it was evaluated on is OpenVINO's where that is installed
     run = trained(tmp_path, "run", {"epochs": 2, "part": "last-block", "batch_size": 32})

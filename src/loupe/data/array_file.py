@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from loupe.data import checksums
 from loupe.data.checksums import BLOCK_BYTES, Bytes, Checksum
-from loupe.records import Record, RecordError, Seconds, Whole
+from loupe.records import CheckedRecord, RecordError, Seconds, Whole
 
 RECORD = "array.json"
 Array = npt.NDArray[Any]
 
 
-class ArrayRecord(Record):
+class ArrayRecord(CheckedRecord):
     """Content of array.json.
 
     Attributes:
@@ -44,7 +44,7 @@ class ArrayRecord(Record):
 
 
 class NoChecksumsError(ValueError):
-    """An array without a record that can be read, as earlier versions wrote it."""
+    """An array without a record that can be read and has its own checksum, as earlier versions wrote it."""
 
 
 def verified(file: Path) -> tuple[Array, ArrayRecord]:

@@ -116,7 +116,9 @@ def load(path: Path) -> Array | None:
         if rows.ndim < 2 or rows.dtype not in DTYPES:
             raise ValueError(f"it holds {rows.dtype} {list(rows.shape)}")
     except NoChecksumsError:
-        logger.info(f"the activations in {path} have no checksums (an earlier version): they are computed again.")
+        logger.info(
+            f"the activations in {path} have no valid checksums (as of an earlier version): they are computed again."
+        )
     except OSError:
         return None
     except ValueError as error:

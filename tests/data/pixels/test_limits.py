@@ -230,6 +230,34 @@ def test_damage_is_remembered_only_where_memory_was_enough(two_images, tmp_path,
             opened(table, folder / "cache")
 
 
+@pytest.mark.parametrize("how", ["flipped", "no checksum", "garbage", "other images"])
+def test_a_list_of_damaged_images_that_is_not_its_own_is_made_again(two_images, monkeypatch, caplog, how):
+    folder, table = two_images
+    monkeypatch.setattr("loupe.data.pixels.store.SMALL_BYTES", 0)
+    (folder / "1.png").write_bytes(b"no image")
+    with pytest.raises(DamagedImages):
+        opened(table, folder / "cache")
+    (file,) = (folder / "cache").rglob("damaged.json")
+    intact = file.read_text()
+    content = json.loads(intact)
+    if how == "flipped":
+        content["damaged"][0]["index"] = 0
+        file.write_text(json.dumps(content))
+    elif how == "no checksum":
+        del content["crc32"]
+        file.write_text(json.dumps(content))
+    elif how == "garbage":
+        file.write_text("{")
+    else:
+        KnownDamage(damaged=({"index": 7, "reason": "no image"},)).write(file)
+    for warnings in (1, 1):
+        with pytest.raises(DamagedImages) as told:
+            opened(table, folder / "cache")
+        assert list(told.value.indices) == [1]
+        assert caplog.text.count("decoded again") == warnings
+    assert file.read_text() == intact
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_memory_that_the_process_may_not_have_is_seen():
     code = """

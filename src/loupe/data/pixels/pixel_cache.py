@@ -28,7 +28,7 @@ from loupe.data.pixels.decoding import Damage, EncodedImages, damaged_images
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
 from loupe.log import logger, size_text
-from loupe.records import OsText, Part, Record, RecordError, Whole
+from loupe.records import CheckedRecord, OsText, Part, RecordError, Whole
 
 SPARE_DISK_BYTES = 256 * 2**20
 _ABANDONED_SECONDS = 24 * 3600
@@ -41,7 +41,7 @@ class DamagedImage(Part):
     reason: OsText
 
 
-class KnownDamage(Record):
+class KnownDamage(CheckedRecord):
     """Content of damaged.json."""
 
     SCHEMA: ClassVar[int] = 1
@@ -158,7 +158,9 @@ def reopen(entry: Path, images: EncodedImages) -> UInt8Array | None:
     except FileNotFoundError:
         return None
     except NoChecksumsError:
-        logger.info(f"The cached pixels in {file} have no checksums (an earlier version). They are built again.")
+        logger.info(
+            f"The cached pixels in {file} have no valid checksums (as of an earlier version). They are built again."
+        )
     except (OSError, ValueError) as error:
         logger.warning(f"The cached pixels in {file} are damaged ({error}). They are built again.")
     else:
@@ -169,12 +171,18 @@ def reopen(entry: Path, images: EncodedImages) -> UInt8Array | None:
 
 
 def _raise_known_damage(file: Path, table: ImageTable) -> None:
+    if not file.exists():
+        return
     try:
         entries = KnownDamage.read(file).damaged
         known = [
             Damage(entry.index, ImageError(table.paths[entry.index], entry.reason), permanent=True) for entry in entries
         ]
-    except (RecordError, IndexError):  # absent or unreadable: the images are decoded again
+    except (RecordError, IndexError) as error:
+        reason = error.reason if isinstance(error, RecordError) else "it is of other images"
+        logger.warning(f"The list of damaged images in {file} is not used ({reason}). The images are decoded again.")
+        with suppress(OSError):  # the cache may be read-only
+            file.unlink()
         return
     if known:
         raise damaged_images(table, known)
