@@ -134,23 +134,30 @@ def test_the_page_can_be_drawn_again_from_its_json(compared, capsys):
         report(["none.json"], output=folder)
 
 
-def test_a_cached_pass_counts_for_the_same_preprocessing_alone(digits):
+@pytest.mark.parametrize(
+    ("changed", "cached"),
+    [
+        ({"extra": {"input.size_px": 16, "input.load_px": 16}}, False),
+        ({"flags": {"seed": 1}}, False),
+        ({"augment": {"rotation_degrees": 5}}, False),
+        ({"views": 3}, True),
+        ({"batch_size": 8}, True),
+    ],
+    ids=["pixels", "seed", "augmentation", "fewer views", "batch size"],
+)
+def test_a_cached_pass_counts_for_the_same_pixels_and_views_alone(digits, changed, cached):
     images = open_dataset(digits)
-    stages = [{"epochs": 1}, {"epochs": 1, "part": "head"}]
-    small, large = (
-        resolve(
-            overrides.override(catalog.recipe("digits"), {"stages": stages}),
-            images,
-            model=None,
-            flags={},
-            extra={"input.size_px": size, "input.load_px": size},
-        )
-        for size in (8, 16)
-    )
-    split = splits.assign(images.table, images.hashes, small.split, small.split_seed)
+    recipes = []
+    for settings in ({}, changed):
+        head = {"epochs": 4, "part": "head", "views": 4, "augment": {"width_shift": 0.1}}
+        head |= {key: value for key, value in settings.items() if key not in ("flags", "extra")}
+        recipe = overrides.override(catalog.recipe("digits"), {"stages": [head]})
+        options = {"flags": settings.get("flags", {}), "extra": settings.get("extra", {})}
+        recipes.append(resolve(recipe, images, model=None, **options))
+    split = splits.assign(images.table, images.hashes, recipes[0].split, recipes[0].split_seed)
     planner = Planner(images.table, split, torch.device("cpu"))
-    new = [planner._new_views(recipe, recipe.stages[1], 1) for recipe in (small, large, small, large)]
-    assert new[0] == new[1] > 0 and new[2:] == [0, 0]
+    new = [planner._new_views(recipe, recipe.stages[-1], 1) for recipe in (*recipes, *recipes)]
+    assert new[0] > 0 and (new[1] == 0) == cached and new[2:] == [0, 0]
 
 
 def test_the_same_call_reads_what_is_there_and_gives_the_same_files(compared, digits, monkeypatch):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ class Planner:
 
     def _new_views(self, recipe: ResolvedRecipe, stage: ResolvedStage, frozen: int) -> int:
         """Number of images and views of a stage whose activations after `frozen` blocks no earlier run has left."""
-        network = trunk_key(recipe.model), recipe.preprocessing  # of another input size, activations are others
+        network = _blocks(recipe, stage)
         plain, last, train = stage.augment == AugmentSpec(), stage is recipe.stages[-1], len(self.split.train)
         evaluated = self._images - (0 if plain else train) - (0 if last else len(self.split.test))
         new = 0
@@ -143,8 +144,8 @@ class Planner:
         if every not in self.kept and self._is_new(("evaluation", network, frozen, evaluated)):
             new += evaluated
         if not plain and stage.views != "fresh" and not stage.augment.mixes:
-            views = views_of(stage) * train
-            new += views if self._is_new(("augmented", network, frozen, views)) else 0
+            views = ("augmented", network, frozen, train, stage.augment, recipe.seed)
+            new += train * sum(self._is_new((*views, number)) for number in range(views_of(stage)))
         return new
 
     def _training(self, recipe: ResolvedRecipe, stage: ResolvedStage, model: Classifier, loader: BatchLoader) -> float:
@@ -177,6 +178,17 @@ def _pixels(preprocessing: Preprocessing) -> tuple[object, ...]:
         preprocessing.range,
         preprocessing.channels,
     )
+
+
+def _blocks(recipe: ResolvedRecipe, stage: ResolvedStage) -> tuple[object, ...]:
+    """Key of what the outputs of frozen blocks depend on: network, weights and pixels.
+
+    Weights that are random or that an earlier stage trains are those of this seed and these stages alone.
+    """
+    weights = getattr(recipe.model, "weights", "none")
+    earlier = tuple(takewhile(lambda other: other is not stage, recipe.stages))
+    trained = weights == "none" or any(other.part != "head" for other in earlier)
+    return (trunk_key(recipe.model), weights, recipe.preprocessing, (recipe.seed, earlier) if trained else None)
 
 
 def _every(loader: BatchLoader) -> np.ndarray:
