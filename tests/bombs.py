@@ -75,14 +75,18 @@ def jpeg(width: int, height: int, *, mode: str = "RGB", scans: int = 0) -> bytes
 
 
 def sequential_jpeg(width: int, height: int, scans: int) -> bytes:
-    """A baseline JPEG whose channels have scans of their own, many times over."""
+    """A baseline JPEG whose three channels have scans of their own, many times over."""
     out = BytesIO()
     Image.new("L", (width, height), 128).save(out, "JPEG")
     data = out.getvalue()
     frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
-    old = data[frame : frame + 13]
-    two = old[:2] + struct.pack(">H", 14) + old[4:9] + b"\2" + old[10:13] + b"\2" + old[11:13]
-    return data[:frame] + two + data[frame + 13 : scan] + data[scan:-2] * scans + b"\xff\xd9"
+    after = frame + 13  # marker, length, precision, sides, number of channels, and three bytes for the one channel
+    channel = data[after - 3 : after]
+    three = b"".join(bytes([number]) + channel[1:] for number in (1, 2, 3))
+    header = data[frame : frame + 2] + struct.pack(">H", 17) + data[frame + 4 : frame + 9] + b"\3" + three
+    head, stream = data[scan : scan + 5], data[scan + 6 : -2]
+    each = [head + bytes([number]) + stream for number in (1, 2, 3)]
+    return data[:frame] + header + data[after:scan] + b"".join(each[k % 3] for k in range(scans)) + b"\xff\xd9"
 
 
 def segments(count: int) -> bytes:
@@ -105,3 +109,139 @@ def qoi(width: int, height: int) -> bytes:
 def plain_pixmap(width: int, height: int) -> bytes:
     """A PPM as text."""
     return f"P3\n{width} {height}\n255\n".encode() + b"0 " * (3 * width * height)
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    """A box of an ISO media file."""
+    body = b"".join(parts)
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def picture(kind: str, width: int, height: int) -> tuple[bytes, bytes]:
+    """The stream of a picture of one colour as AVIF or HEIF has it, and the property that describes it."""
+    out = BytesIO()
+    Image.new("RGB", (width, height), 128).save(out, kind, **({"speed": 10} if kind == "AVIF" else {}))
+    data = out.getvalue()
+    at = data.index(b"av1C" if kind == "AVIF" else b"hvcC") - 4
+    return data[data.index(b"mdat") + 4 :], data[at : at + int.from_bytes(data[at : at + 4], "big")]
+
+
+def media(
+    width: int,
+    height: int,
+    claimed: tuple[int, int] = (64, 64),
+    *,
+    kind: str = "AVIF",
+    copies: int = 1,
+    cells: int = 0,
+    pieces: int = 1,
+    overlays: int = 0,
+    turns: int = 0,
+) -> bytes:
+    """An AVIF or HEIF file of one picture that claims another size.
+
+    Args:
+        width, height: size of the picture.
+        claimed: size that the file states.
+        kind: AVIF or HEIF.
+        copies: number of times that the picture is in its stream.
+        cells: number of rows and columns of a grid of this picture.
+        pieces: number of times that the place of the stream is listed.
+        overlays: number of overlays, each of the one before it, twice.
+        turns: number of rotations.
+    """
+    stream, description = picture(kind, width, height)
+    stream *= copies
+    coded = {"AVIF": b"av01", "HEIF": b"hvc1"}[kind]
+    size = struct.pack(">II", *claimed)
+    items, references = [(coded, stream, pieces)], b""
+    if cells:
+        items.append((b"grid", struct.pack(">BBBBII", 0, 1, cells - 1, cells - 1, *claimed), 1))
+        references = box(b"dimg", struct.pack(f">HH{cells**2}H", 2, cells**2, *[1] * cells**2))
+    for number in range(overlays):
+        items.append((b"iovl", struct.pack(">BB4HII8H", 0, 1, *[0] * 4, *claimed, *[0] * 8), 1))
+        references += box(b"dimg", struct.pack(">HHHH", 2 + number, 2, 1 + number, 1 + number))
+    used = bytes([1, 2, *[3] * turns])
+
+    def meta(start: int) -> bytes:
+        places, at = b"", start
+        for number, (_, content, times) in enumerate(items):
+            places += struct.pack(">HHH", number + 1, 0, times) + struct.pack(">II", at, len(content)) * times
+            at += len(content)
+        entries = [
+            box(b"infe", struct.pack(">IHH", 2 << 24, number + 1, 0), name, b"\0")
+            for number, (name, _, _) in enumerate(items)
+        ]
+        associated = b"".join(struct.pack(">HB", number + 1, len(used)) + used for number in range(len(items)))
+        return box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", struct.pack(">IH", 0, len(items))),
+            box(b"iloc", struct.pack(">IBBH", 0, 0x44, 0, len(items)), places),
+            box(b"iinf", struct.pack(">IH", 0, len(items)), *entries),
+            box(
+                b"iprp",
+                box(b"ipco", box(b"ispe", bytes(4), size), description, box(b"irot", b"\1")),
+                box(b"ipma", struct.pack(">II", 0, len(items)), associated),
+            ),
+            *([box(b"iref", bytes(4), references)] if references else []),
+        )
+
+    brands = {"AVIF": b"avif\0\0\0\0avifmif1miaf", "HEIF": b"heic\0\0\0\0heicmif1"}
+    head = box(b"ftyp", brands[kind])
+    body = meta(len(head) + len(meta(0)) + 8)
+    return head + body + box(b"mdat", *[content for _, content, _ in items])
+
+
+def jpeg2000(
+    width: int,
+    height: int,
+    *,
+    tile: int | None = None,
+    components: int = 3,
+    block: int = 4,
+    precincts: bytes = b"",
+    in_tile: bool = False,
+    boxed: tuple[int, int] | None = None,
+) -> bytes:
+    """A JPEG 2000 codestream of this size with hardly any pixels.
+
+    Args:
+        width, height: size in pixels.
+        tile: side of its tiles; None for one tile.
+        components: number of channels.
+        block: exponent of the sides of code blocks, less 2.
+        precincts: exponents of the sides of precincts, for each resolution.
+        in_tile: the precincts are those of the first tile, by its own header.
+        boxed: size that the header of a JP2 file around it states.
+    """
+
+    def marker(code: int, *fields: bytes) -> bytes:
+        body = b"".join(fields)
+        return struct.pack(">HH", code, len(body) + 2) + body
+
+    def style(precincts: bytes) -> bytes:
+        named = bytes([1 if precincts else 0, 0])
+        return marker(0xFF52, named, b"\0\1", bytes([0, 0, block, block, 0, 1]), precincts)
+
+    sides = struct.pack(">8I", width, height, 0, 0, tile or width, tile or height, 0, 0)
+    own = style(precincts) if in_tile else b""
+    part = own + b"\xff\x93\x80"
+    code = b"".join(
+        [
+            b"\xff\x4f",
+            marker(0xFF51, b"\0\0", sides, struct.pack(">H", components), bytes([7, 1, 1]) * components),
+            style(b"" if in_tile else precincts),
+            marker(0xFF5C, b"\x40\x40"),
+            marker(0xFF90, struct.pack(">HIBB", 0, 12 + len(part), 0, 1)),
+            part,
+            b"\xff\xd9",
+        ]
+    )
+    if boxed is None:
+        return code
+    header = box(b"ihdr", struct.pack(">IIHBBBB", boxed[1], boxed[0], 3, 7, 7, 0, 0))
+    colour = box(b"colr", b"\1\0\0", struct.pack(">I", 16))
+    signature = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return signature + box(b"jp2h", header, colour) + box(b"free") + box(b"jp2c", code)

@@ -3,10 +3,15 @@
 import gzip
 import io
 import json
+import struct
 import sys
 import tarfile
+import zipfile
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +19,7 @@ from PIL import Image
 
 from child_processes import start
 from loupe.config.overrides import load
-from loupe.data.sources import archives, parquet_pages
+from loupe.data.sources import archives, npz_members, parquet_pages, rows
 from loupe.data.sources.open import open_table
 from loupe.data.sources.parquet_footer import read_row_groups, row_groups
 from loupe.errors import ConfigError, DataError
@@ -191,3 +196,180 @@ def test_a_record_is_no_bomb(tmp_path, text):
     with pytest.raises(RecordError) as caught:
         RunResults.read(path)
     assert caught.value.path == Path(path)
+
+
+# Arrays
+
+
+def npz(path, *, header=None, packed=True, **arrays):
+    """A `.npz` file; with `header`, that of `x` is exchanged for it."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            out = io.BytesIO()
+            np.save(out, array)
+            data = out.getvalue()
+            if header is not None and name == "x":
+                data = header + out.getvalue()[-array.nbytes :]
+            archive.writestr(f"{name}.npy", data)
+    return path
+
+
+def npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\2\0" + struct.pack("<I", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000, 1000), }\n"),
+        npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8, 7), }\n"),
+        npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8, 8), }" + " " * 50_000_000 + "\n"),
+        npy_header("{'descr': '|S99999999', 'fortran_order': False, 'shape': (100000,), }\n"),
+    ],
+    ids=["10^12 values", "fewer values", "length", "wide values"],
+)
+def test_an_array_whose_header_claims_what_it_does_not_hold_is_refused(tmp_path, header):
+    path = npz(tmp_path / "x.npz", header=header, x=np.zeros((6, 8, 8), np.uint8), y=np.arange(6) % 2)
+    with pytest.raises(DataError, match=r"x\.npz: array 'x'"):
+        open_table(path)
+
+
+def test_an_array_that_unpacks_to_far_more_than_its_file_is_refused(tmp_path, monkeypatch):
+    images, labels = np.zeros((1000, 64, 64), np.uint8), np.arange(1000) % 2
+    path = npz(tmp_path / "x.npz", x=images, y=labels)
+    assert len(open_table(path)) == 1000
+    monkeypatch.setattr(npz_members, "USUAL_BYTES", 10**6)
+    with pytest.raises(DataError, match=r"array 'x' unpacks to 4 MB"):
+        open_table(path)
+    assert len(open_table(npz(path, packed=False, x=images, y=labels))) == 1000
+    noise = np.random.default_rng(0).integers(0, 256, (300, 64, 64), dtype=np.uint8)
+    assert len(open_table(npz(path, x=noise, y=labels[:300]))) == 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_a_deflated_array_of_a_gigabyte_is_refused(tmp_path):
+    path, packer = tmp_path / "x.npz", zlib.compressobj(9, zlib.DEFLATED, -15)
+    head = npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000, 1000, 1000), }\n")
+    block = bytes(10**7)
+    crc, parts = zlib.crc32(head), [packer.compress(head)]
+    parts += [packer.compress(block) for _ in range(100)]
+    data = b"".join([*parts, packer.flush()])
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("y.npy", npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (0,), }\n"))
+        archive.writestr("x.npy", data)
+        member = archive.getinfo("x.npy")
+        member.compress_type, member.file_size, member.CRC = zipfile.ZIP_DEFLATED, len(head) + 10**9, crc
+    assert path.stat().st_size < 1_100_000
+    assert "array 'x'" in refused(path)
+
+
+def test_a_directory_of_many_names_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(20_000):
+            archive.writestr(f"{number}.npy", b"")
+    with pytest.raises(DataError, match="bytes of names"):
+        open_table(path)
+
+
+# Archives of CIFAR
+
+
+def cifar(path, content, *, kind=tarfile.REGTYPE):
+    with tarfile.open(path, "w") as archive:
+        for name in ("batches.meta", *(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size, member.type = len(content), kind
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\2}r\xff\xff\xff\x7f.",
+        b"\x80\2}" + b"]0" * 1_000_000 + b".",
+        b"\x80\2}(K\1" + b"\x85" * 200_000 + b"Nu.",
+        b"\x80\2B\xff\xff\xff\x7fabc.",
+        b"\x80\2\x8b\xff\xff\xff\x7f1.",
+    ],
+    ids=["place in memory", "steps", "tuples", "text", "number"],
+)
+def test_a_pickle_is_no_bomb(tmp_path, content):
+    path = cifar(tmp_path / "a.tar", content)
+    with pytest.raises(DataError, match=r"a\.tar"):
+        open_table(path)
+
+
+def test_labels_that_are_lists_of_each_other_are_not_unfolded():
+    nested = [0]
+    for _ in range(40):
+        nested = [nested] * 10
+    batch = {b"data": SimpleNamespace(array=lambda: np.zeros((10, 3072), np.uint8)), b"labels": nested}
+    with pytest.raises(ValueError, match="whole numbers"):
+        archives._batch(batch, b"labels")
+
+
+def test_a_file_of_holes_is_refused(tmp_path):
+    """GNU's sparse files: a header claims a terabyte, of which the archive holds nothing."""
+    member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 0)
+    header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(header) + bytes(10240))
+    with pytest.raises(DataError, match=r"a\.tar"):
+        open_table(path)
+
+
+# Lists
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_line_without_an_end_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(rows, "MAX_LINE", 1000)
+    path = tmp_path / name
+    first = "path,label\n" if name == "a.csv" else '{"path": "a.png", "label": "a"}\n'
+    path.write_text(first + "[" * 2000)
+    with pytest.raises(DataError, match=r"line [12]: it has more than"):
+        open_table(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "a," * 200_000),
+        ("a.jsonl", json.dumps({f"name {k}": k for k in range(20_000)})),
+        ("b.jsonl", "[" * 1_000_000),
+    ],
+)
+def test_a_list_of_very_many_columns_is_refused(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DataError, match=rf"{name}: line 1"):
+        open_table(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_large_line_is_refused_within_the_limits(tmp_path, name):
+    path = tmp_path / name
+    with path.open("w") as file:
+        file.write("path,label\n" if name == "a.csv" else '{"path": "a.png", "label": [')
+        for _ in range(100):
+            file.write("[]," * 3_000_000)
+    assert "characters" in refused(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_lines_of_nested_lists_are_kept_as_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    line = '{"path": "a.png", "label": [' + "[]," * 2_000_000 + "0]}\n"
+    path.write_text(line * 3 + "{")
+    assert "line 4" in refused(path)

@@ -704,6 +704,16 @@ def test_classes_may_stand_beside_the_arrays(tmp_path):
     assert open_(tmp_path / "set.npz").classes == ("c", "b", "a")
 
 
+@pytest.mark.parametrize("kind", [list, tuple, lambda labels: np.array(labels, dtype=object)])
+def test_labels_that_differ_in_nulls_at_their_end_are_different_classes(kind):
+    labels = ["a\0", "a", "a\0\0", "b"]
+    table = open_((X[:4], kind(labels)))
+    assert table.classes == ("a", "a\0", "a\0\0", "b")
+    assert [table.classes[label] for label in table.labels] == labels
+    named = open_({"x": X[:4], "y": [1, 0, 1, 0], "class_names": kind(["a\0", "a"])})
+    assert named.classes == ("a\0", "a")
+
+
 def test_npz_that_cannot_be_used(tmp_path):
     path = tmp_path / "set.npz"
     np.savez(path, images=np.array([{"run": "me"}], dtype=object), labels=[0])

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import ExifTags, ImageFile, TiffImagePlugin
 
+from loupe.data.pixels import jpeg2000, media_items
 from loupe.log import size_text
 
 MAX_BYTES = 512 * 10**6
@@ -42,6 +43,9 @@ _SLOW = {
 }
 _KEPT = {"WEBP": 12, "AVIF": 8, "HEIF": 8, "GIF": 2}
 """Bytes for a pixel in the buffers of decoders that keep them as long as the image."""
+_MEDIA = frozenset({"AVIF", "HEIF"})
+# For a pixel of a picture of AV1 or HEVC, and for a byte of its stream.
+_PICTURE_SECONDS, _STREAM_SECONDS = 20e-9, 60e-9
 _JPEG2000_BYTES = 6  # for a pixel of one channel, until it is decoded
 _ONE_BYTE = frozenset({"1", "L", "P"})
 
@@ -57,6 +61,21 @@ def check_file(name: str, data: bytes) -> None:
         _check_memory(width_px * height_px * (_KEPT["WEBP"] + 4), (width_px, height_px))
     elif name == "TIFF":
         _check_tags(data)
+    elif name == "JPEG 2000":
+        memory, seconds = jpeg2000.cost(data)
+        if memory > MAX_BYTES or seconds > _ALLOWED_SECONDS:
+            raise ValueError(
+                f"its tiles, precincts and code blocks would take {memory / 1e6:,.0f} MB and about {seconds:,.0f} s to "
+                f"decode; the limits are {MAX_BYTES / 1e6:,.0f} MB and {MAX_SECONDS:g} s. Save it again"
+            )
+    elif name in _MEDIA:
+        found = media_items.pictures(data)
+        seconds = found.decoded * _PICTURE_SECONDS + len(data) * _STREAM_SECONDS
+        if seconds > _ALLOWED_SECONDS or found.held * _KEPT[name] > MAX_BYTES:
+            raise ValueError(
+                f"its pictures have {found.decoded / 1e6:,.0f} million pixels, {found.held / 1e6:,.0f} at a time: more "
+                f"than the limits of {MAX_BYTES / 1e6:,.0f} MB and {MAX_SECONDS:g} s. Save it smaller"
+            )
     elif len(data) > _USUAL_FILE_BYTES and name in ("JPEG", "PNG"):
         segments, most = (_jpeg_segments, _MOST_SEGMENTS) if name == "JPEG" else (_png_chunks, _MOST_CHUNKS)
         for number, _ in enumerate(segments(data)):
@@ -93,12 +112,17 @@ def check_decoding(image: ImageFile.ImageFile, stored: tuple[int, int], data: by
     elif image.format == "TIFF":
         buffer = _strip_bytes(image)
     elif image.format == "JPEG2000":
-        buffer = image.width * image.height * len(image.getbands()) * _JPEG2000_BYTES
+        buffer = image.width * image.height * len(image.getbands()) * _JPEG2000_BYTES + jpeg2000.cost(data)[0]
     if tile is not None and (len(image.tile) > 1 or tile.codec_name in _SLOW):
         byte, pixel = _SLOW.get(tile.codec_name, (0.0, 0.0))
         seconds = len(image.tile) * _TILE_SECONDS + len(data) * byte + image.width * image.height * pixel
         _check_time(seconds, stored)
-    if buffer or image.width * image.height > _USUAL_PIXELS or image.height > 2**20:
+    if image.format in _MEDIA:
+        pixels = image.width * image.height
+        held = max(pixels, media_items.pictures(data).held)
+        if held > _USUAL_PIXELS:
+            _check_memory(decoding_bytes(image, stretched=stretched) * held // max(1, pixels), stored)
+    elif buffer or image.width * image.height > _USUAL_PIXELS or image.height > 2**20:
         _check_memory(decoding_bytes(image, buffer=buffer, stretched=stretched), stored)
 
 

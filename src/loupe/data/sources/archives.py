@@ -9,6 +9,7 @@ import gzip
 import io
 import os
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -54,6 +55,10 @@ LAYOUTS = (
 )
 FILES = frozenset(name for layout in LAYOUTS for name in layout.files)
 MAX_BYTES = 2**28  # of all files, unpacked; those of the real archives have 186 MB
+_MOST_STEPS = 500_000  # of the pickle of a file; those of the real archives have up to 300,000
+_MOST_TUPLES = 100
+_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_DAMAGED = (pickle.UnpicklingError, LookupError, TypeError, ValueError, EOFError, AttributeError, OverflowError)
 MOST_OTHER_FILES = 16  # beside those of the layouts; the real archives have 2
 
 
@@ -100,6 +105,8 @@ def open_archive(path: Path) -> ImageTable:
             for member in archive:
                 name = member.name.rpartition("/")[2]
                 if member.isfile() and name in FILES:
+                    if member.issparse() or member.size > MAX_BYTES:  # holes take no room in the archive
+                        raise _not_cifar(path)
                     stream = archive.extractfile(member)
                     assert stream is not None
                     files[name] = stream.read()
@@ -145,14 +152,25 @@ def _table(files: Mapping[str, bytes], path: Path) -> ImageTable:
                 for name, split in parts
             ]
         )
-    except (pickle.UnpicklingError, KeyError, TypeError, ValueError, IndexError, EOFError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        LookupError,
+        TypeError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise DataError(f"{path}: not a valid CIFAR archive: {error}. Download it again.") from None
     return ImageTable(rows, classes, layout.name, notes=(describe(rows, classes),))
 
 
 def _batch(batch: Mapping[bytes, Any], labels_key: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pixels [N,32,32,3] and labels [N]."""
-    data, labels = batch[b"data"].array(), np.asarray(batch[labels_key], dtype=np.int64)
+    data, given = batch[b"data"].array(), batch[labels_key]
+    if not isinstance(given, list) or not all(isinstance(label, int) for label in given):
+        raise ValueError("labels that are not a list of whole numbers")
+    labels = np.array(given, dtype=np.int64)
     if data.shape != (len(labels), 3072):
         raise ValueError(f"{len(labels)} labels with data of shape {list(data.shape)}")
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
@@ -213,8 +231,20 @@ def unpickle(data: bytes) -> dict[bytes, Any]:
 
     Raises:
         UnpicklingError: the file has other contents than such a batch.
+        ValueError: it is cut off.
     """
+    _check_steps(data)
     value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     if not isinstance(value, dict):
         raise pickle.UnpicklingError("a batch that is not a dictionary")
     return value
+
+
+def _check_steps(data: bytes) -> None:
+    """Refuse more steps than a batch needs, places of a memory that it does not fill, and tuples inside tuples."""
+    tuples = 0
+    for number, (step, argument, _) in enumerate(pickletools.genops(data)):
+        tuples += "TUPLE" in step.name
+        far = step.name in _PUTS and isinstance(argument, int) and argument > number
+        if far or number > _MOST_STEPS or tuples > _MOST_TUPLES:
+            raise pickle.UnpicklingError("it has more steps than a batch of CIFAR")

@@ -16,6 +16,7 @@ from loupe.data.source_use import SourceUse, uses_of_splits
 from loupe.data.sources import in_memory
 from loupe.data.sources.array_names import EXPECTED, LAYOUTS, paired, pairs
 from loupe.data.sources.in_memory import Images
+from loupe.data.sources.npz_members import check_members, member_names
 from loupe.data.sources.pixel_arrays import as_array
 from loupe.data.splits.words import PREDICT, known_words, split_of
 from loupe.data.table import SCHEMA, ImageTable, describe, make_rows, text_name
@@ -47,7 +48,7 @@ def from_arrays(
     """
     pixels = in_memory.read(images, name, one=False)
     values = _labels(labels, len(pixels), name)
-    known = tuple(classes) if classes is not None else sorted_classes(np.unique(values).tolist())
+    known = tuple(classes) if classes is not None else sorted_classes(_distinct(values))
     if splits is not None and len(splits) != len(pixels):
         raise DataError(
             f"{name}: {counted(len(pixels), 'image')} but {counted(len(splits), 'split')}. Give one for each image."
@@ -70,7 +71,12 @@ def _split_of(word: str | None, name: str) -> str | None:
 
 
 def _form_notes(values: NDArray[Any]) -> list[str]:
-    return form_notes(map(str, np.unique(values).tolist())) if values.dtype.kind == "U" else []
+    return form_notes(_distinct(values)) if values.dtype == object else []
+
+
+def _distinct(values: NDArray[Any]) -> list[Any]:
+    """Distinct labels in order: Python's texts or numbers, since NumPy takes texts that end in NUL for shorter ones."""
+    return sorted({*values.tolist()}) if values.dtype == object else np.unique(values).tolist()
 
 
 def array_rows(
@@ -109,9 +115,9 @@ def open_arrays(data: Mapping[Any, Any] | tuple[Any, ...], name: str = "arrays")
     values = [_labels(y, len(x), f"{name}: {key}") for x, (_, y, _, key) in zip(pixels, parts, strict=True)]
     given = next((data[key] for key in CLASS_KEYS if data.get(key) is not None), None)
     if given is not None:
-        known = tuple(str(value) for value in np.asarray(given).tolist())
+        known = tuple(map(str, _array(given, f"{name}: class names").tolist()))
     else:
-        known = sorted_classes(value for part in values for value in np.unique(part).tolist())
+        known = sorted_classes(value for part in values for value in _distinct(part))
     tables = [
         array_rows(
             x,
@@ -138,12 +144,14 @@ def open_npz(path: Path) -> ImageTable:
         NotEnoughMemoryError: its arrays do not fit in memory.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it is one array without a name, as in a .npy file; images and labels are needed")
-        with loaded as file:
-            wanted = {key for pair in LAYOUTS for key in pair}.union(CLASS_KEYS)
-            wanted |= {key for pair in pairs(file.files).values() for key in pair.values()}
+        with path.open("rb") as start:
+            if start.read(6) == b"\x93NUMPY":
+                raise ValueError("it is one array without a name, as in a .npy file; images and labels are needed")
+        names = member_names(path)
+        wanted = {key for pair in LAYOUTS for key in pair}.union(CLASS_KEYS)
+        wanted |= {key for pair in pairs(names).values() for key in pair.values()}
+        check_members(path, wanted)
+        with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] if key in wanted else None for key in file.files}
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
         raise DataError(f"{path}: cannot be read as .npz: {error}. Write it anew with numpy.savez.") from None
@@ -173,13 +181,15 @@ def _array(values: Any, name: str) -> NDArray[Any]:
     if hasattr(values, "detach"):
         return as_array(values, name)
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
+        # An array of text of a fixed width has no NULs at the end.
+        return np.array(values, dtype=object) if array.dtype.kind == "U" and array is not values else array
     except ValueError:
         raise DataError(f"{name} have different shapes. Give one label for each image.") from None
 
 
 def _labels(labels: Any, n: int, name: str) -> NDArray[Any]:
-    """Labels [n], integers or text; also from a column [n, 1], as in MedMNIST and Keras's CIFAR."""
+    """Labels [n], integers or texts as objects; also from a column [n, 1], as in MedMNIST and Keras's CIFAR."""
     values = _array(labels, f"{name}: labels")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -192,9 +202,9 @@ def _labels(labels: Any, n: int, name: str) -> NDArray[Any]:
         raise DataError(
             f"{name}: {counted(n, 'image')} but labels of shape {list(values.shape)}. Give one label for each image."
         )
-    if values.dtype == object and all(isinstance(value, str | int | np.integer) for value in values):
-        values = values.astype(str)
-    if values.dtype.kind not in "iuU":
+    if values.dtype.kind in "OU" and all(isinstance(value, str | int | np.integer) for value in values.tolist()):
+        return np.array([*map(str, values.tolist())], dtype=object)
+    if values.dtype.kind not in "iu":
         raise DataError(
             f"{name}: labels must be integers or names; got {values.dtype}. Leave out images without a label, and use "
             "y.astype(int) or y.astype(str)."
@@ -212,8 +222,8 @@ def _indices(values: NDArray[Any], classes: tuple[str, ...], *, named: bool, nam
                 f"{len(classes) - 1}."
             )
         return values.astype(np.int64)
-    position = index_of(classes)
-    distinct, inverse = np.unique(values, return_inverse=True)
-    if unknown := [label for label in map(str, distinct.tolist()) if same_form(label) not in position]:
+    position, distinct = index_of(classes), _distinct(values)
+    if unknown := [label for label in map(str, distinct) if same_form(label) not in position]:
         raise DataError(f"{name}: label {unknown[0]!r} is not among the classes {enumerated(classes, most=10)}.")
-    return np.array([position[same_form(str(label))] for label in distinct.tolist()], dtype=np.int64)[inverse]
+    index = {label: position[same_form(str(label))] for label in distinct}
+    return np.array([index[label] for label in values.tolist()], dtype=np.int64)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -28,6 +28,9 @@ CSV_SUFFIXES = frozenset({".csv", ".tsv", ".tab"})
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 LIST_SUFFIXES = CSV_SUFFIXES | JSON_SUFFIXES | PARQUET_SUFFIXES
+MAX_LINE = 16 * 2**20  # characters
+MAX_HEADER = 2**18  # characters of a CSV file's first line
+MOST_COLUMNS = 10_000
 TEXT_ROWS = 2**17  # rows of text read at a time
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -88,7 +91,9 @@ def _encoding(path: Path) -> str:
 
 
 def _read_csv(path: Path, file: TextIO, options: ReadOptions) -> TextTable:
-    first = file.readline()
+    first = file.readline(MAX_HEADER + 1)
+    if len(first) > MAX_HEADER:
+        raise DataError(f"{path}: line 1 is no header: it has more than {MAX_HEADER:,} characters.")
     if first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:  # written by, and for, Excel
         separator, skipped = first[4], 1
     else:
@@ -97,7 +102,7 @@ def _read_csv(path: Path, file: TextIO, options: ReadOptions) -> TextTable:
         except csv.Error as error:
             raise DataError(f"{path}: line 1: not CSV: {error}.") from None
         file.seek(0)
-    reader = csv.reader(file, delimiter=separator, strict=True)
+    reader = csv.reader((line for _, line in _lines(file, path)), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         numbered = [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
@@ -144,8 +149,9 @@ def _with_unnamed(names: list[str], rows: Sequence[list[str]]) -> tuple[list[str
 def _read_json(path: Path, file: TextIO) -> TextTable:
     """Rows of JSON Lines; numbers keep the text that they have in the file."""
     numbers: list[int] = []
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(file, 1):
+    rows: list[dict[str, str]] = []
+    names: dict[str, None] = {}
+    for number, line in _lines(file, path):
         if not line.strip():
             continue
         try:
@@ -156,9 +162,25 @@ def _read_json(path: Path, file: TextIO) -> TextTable:
         if not isinstance(row, dict):
             raise DataError(f'{path}: line {number}: expected an object such as {{"path": ..., "label": ...}}.')
         numbers.append(number)
-        rows.append(row)
-    names = tuple(dict.fromkeys(_valid(name) for row in rows for name in row))
-    return TextTable(path, names, numbers, "line", lambda name: [_text(row.get(name)) for row in rows])
+        rows.append({_valid(name): _text(value) for name, value in row.items()})
+        names |= dict.fromkeys(rows[-1])
+        if len(names) > MOST_COLUMNS:
+            raise DataError(f"{path}: line {number}: more than {MOST_COLUMNS:,} names of columns.")
+    return TextTable(path, tuple(names), numbers, "line", lambda name: [row.get(name, "") for row in rows])
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file and their numbers.
+
+    Raises:
+        DataError: a line is longer than `MAX_LINE`.
+    """
+    for number in count(1):
+        if not (line := file.readline(MAX_LINE + 1)):
+            return
+        if len(line) > MAX_LINE:
+            raise DataError(f"{path}: line {number}: it has more than {MAX_LINE:,} characters.")
+        yield number, line
 
 
 def _text(value: Any) -> str:
