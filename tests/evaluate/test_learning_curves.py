@@ -134,6 +134,23 @@ def test_chance_is_recognised_for_what_it_is():
     assert judge(curve(falling, falling, 0.30, 0.29)).verdict != "not-learning"
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_of_memorised_noise_the_learning_rate_is_no_suspect(seed):
+    """200 images of random labels in two classes: the training images are memorised, and validation is at chance."""
+    history = curve(falling, lambda epoch: 0.7 + 0.1 * epoch, 0.9, 0.5, noise=0.5, epochs=6, seed=seed)
+    found = diagnose(history, PLAIN, training=LabelCounts(160, 80), validation=LabelCounts(20, 10), blocks=3)
+    assert found.verdict not in ("unstable", "not-learning")
+    assert not any("optimizer" in setting or "lr" in setting for setting in found.settings)
+
+
+@pytest.mark.parametrize("images", [20, 200])
+def test_a_jumping_curve_of_what_was_learned_is_unstable_on_few_images(images):
+    history = curve(falling, lambda epoch: 1.0, 0.9, 0.85, noise=0.6, epochs=12)
+    validation = LabelCounts(images, images // 2)
+    found = diagnose(history, PLAIN, training=LabelCounts(8 * images, 4 * images), validation=validation, blocks=3)
+    assert found.verdict == "unstable" and found.settings
+
+
 def test_a_jumping_curve_is_unstable():
     found = judge(curve(falling, lambda epoch: 1.0, noise=0.3))
     assert found.verdict == "unstable"

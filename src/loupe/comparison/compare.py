@@ -211,7 +211,7 @@ def _results(
         images=done[0].runs[0].results.images.counts,
         rows=rows,
         judgement=judgement,
-        next=_next(judgement, done),
+        next=_next(judgement, done, dataset),
         test=TestOpening(
             opened=tuple(entry.name for entry in seen),
             opened_before=open_before,
@@ -246,7 +246,7 @@ def _evaluated_test(run: Run) -> bool:
     return run.results.test is not None and provenance.environment_of(run.directory).open_test
 
 
-def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
+def _next(judgement: Judgement, done: Sequence[Entry], dataset: Dataset | None) -> str | None:
     """Next step where more validation images may change the choice: folds, as many as the rarest class allows."""
     if len(done) < 2 or any(entry.has_folds for entry in done):
         return None
@@ -255,7 +255,8 @@ def _next(judgement: Judgement, done: Sequence[Entry]) -> str | None:
     decides = LabelCounts(max(1, sum(of_class)), max(of_class)).decides
     if judgement.best == judgement.chosen and can_tell(results.images.val, len(done)) and decides:
         return None
-    folds = most_folds(done[0].runs[0].directory.file("split.csv"))
+    split_file = done[0].runs[0].directory.file("split.csv")
+    folds = most_folds(split_file, dataset.table, dataset.hashes) if dataset else most_folds(split_file)
     if folds < LEAST_FOLDS:
         return "For more evidence, add images: a class has too few for cross-validation."
     return f"For more evidence, validate on every image outside the test split: loupe compare DATA --folds {folds}"

@@ -10,7 +10,8 @@ gives the verdict:
 * `not-learning`: training accuracy is significantly below the middle between the share of the most common class and 1,
   and neither accuracy is significantly above that share (`chance.py`).
 * `undecided`: neither this nor learning is significant, or there are fewer than 20 validation images.
-* `unstable`: the noise of the validation loss is above 15 % of the loss.
+* `unstable`: the noise of the validation loss is above 15 % of the loss, and validation accuracy is significantly above
+  the share of the most common class. `undecided` where it is not: memorised images with random labels do the same.
 * `overfitting`: the validation loss has risen from its minimum by 5 % and by three times its noise, while the training
   loss kept falling. It begins at the minimum.
 * `improving`: with a learning rate that does not decay, the validation loss fell by 2 %, and by twice its noise, over
@@ -143,6 +144,7 @@ class _Curves:
         self.train_loss = _smooth([float(row["train_loss"]) for row in rows])
         self.val_accuracy = statistics.fmean(row["val_accuracy"] for row in rows[-3:])
         self.train_accuracy = statistics.fmean(row["train_accuracy"] for row in rows[-3:])
+        self.share, self.generalises = validation.share, validation.exceeded_by(self.val_accuracy)
         self.rates = rates(self.train_accuracy, training, self.val_accuracy, validation)
         self.gap_low, self.gap_high = gap_interval(
             self.train_accuracy, training.images, self.val_accuracy, validation.images
@@ -193,11 +195,15 @@ def _unstable(curves: _Curves, advice: Advice) -> Diagnosis | None:
     loss = statistics.fmean(curves.val_loss)
     if curves.noise <= max(LEAST_CHANGE, UNSTABLE * loss, loss / math.sqrt(curves.images)):
         return None
+    varies = f"The validation loss varies by about {curves.noise / loss:.0%} from epoch to epoch"
+    if curves.generalises:
+        return Diagnosis("unstable", None, f"{varies}: the learning rate is probably too high.", advice.steadier())
     text = (
-        f"The validation loss varies by about {curves.noise / loss:.0%} from epoch to epoch: the learning rate is "
-        "probably too high."
+        f"{varies}, and validation accuracy is not clearly above that of always predicting the most common class "
+        f"({curves.rates}; {curves.share:.3f}). Whether the learning rate is too high, or the images do not show their "
+        f"labels, cannot be told. {curves.folds}"
     )
-    return Diagnosis("unstable", None, text, advice.steadier())
+    return Diagnosis("undecided", None, text)
 
 
 def _overfitting(curves: _Curves, advice: Advice) -> Diagnosis | None:

@@ -12,8 +12,8 @@ from scipy.stats import binom
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.sources.open import open_table
-from loupe.data.splits.folds import numbers
-from loupe.data.splits.split import SPLITS, assign, digest, known, read, write
+from loupe.data.splits.folds import most_folds, numbers
+from loupe.data.splits.split import SPLITS, Split, assign, digest, known, read, write
 from loupe.data.splits.stratify import units
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import DataError, LoupeError
@@ -440,3 +440,25 @@ def test_what_cannot_be_divided_by_the_folds_goes_by_the_seed(per_class, folds):
         assert count_KF.max() - count_KF.min() == 1
         more_KF += count_KF - per_class[0] // folds
     assert within_chance(more_KF.ravel(), seeds, per_class[0] % folds / folds)
+
+
+def test_the_most_folds_are_those_that_groups_and_copies_allow(tmp_path):
+    """40 images of each class; of the second they are of 3 patients, and of the third copies of 4 images."""
+    labels = balanced(120, 3)
+    groups = [f"patient {i % 9}" if label == 1 else None for i, label in enumerate(labels)]
+    content = [str(i % 12) if labels[i] == 2 else digest for i, digest in enumerate(contents(120))]
+    table, rows_N = table_of(labels, groups=groups), np.arange(120)
+    with pytest.raises(DataError, match="at most 3 folds"):
+        numbers(table, content, rows_N, folds=5, seed=0)
+    assert set(numbers(table, content, rows_N, folds=3, seed=0)) == {0, 1, 2}
+    split = Split(rows_N, np.array([], np.int64), np.array([], np.int64), ())
+    write(tmp_path / "split.csv", table, content, split)
+    assert most_folds(tmp_path / "split.csv") == 4
+    assert most_folds(tmp_path / "split.csv", table, content) == 3
+
+
+def test_a_class_of_one_group_has_no_folds():
+    labels = balanced(20)
+    groups = ["one" if label else None for label in labels]
+    with pytest.raises(DataError, match="Add images"):
+        numbers(table_of(labels, groups=groups), contents(20), np.arange(20), folds=2, seed=0)

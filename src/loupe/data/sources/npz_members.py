@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Collection
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _check_directory(path: Path) -> None:
         raise ValueError(f"it has {claimed:,} bytes of names; the limit is {_MOST_DIRECTORY_BYTES:,}")
 
 
-def _check_header(file: zipfile.ZipExtFile, size: int, name: str) -> None:
+def _check_header(file: IO[bytes], size: int, name: str) -> None:
     """Refuse a header that is too long, or whose shape is not that of the data."""
     version = np.lib.format.read_magic(file)
     length_bytes = 2 if version == (1, 0) else 4

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.keyed_order import turns
-from loupe.data.splits.split import Split, assign, stored
+from loupe.data.splits.split import Split, assign, known, stored
 from loupe.data.splits.stratify import Indices, units
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError, enumerated
@@ -22,14 +22,23 @@ from loupe.errors import ConfigError, DataError, enumerated
 LEAST_FOLDS, USUAL_FOLDS = 2, 5
 
 
-def most_folds(split_file: Path) -> int:
+def most_folds(split_file: Path, table: ImageTable | None = None, content: Sequence[str] = ()) -> int:
     """Number of folds to advise for the images of a split file: 5, or fewer where a class has fewer images.
 
-    Copies count once, and images of test splits or without a label not at all. Groups are not in the file.
+    Copies count once, and images of test splits or without a label not at all.
+
+    Args:
+        split_file: split of a run.
+        table: its images, of which groups count once; without them groups are unknown.
+        content: their hashes.
 
     Raises:
         RunStateError: the file cannot be read.
     """
+    if table is not None:
+        split_N = known(split_file, table, content)
+        rows_N = np.flatnonzero(np.isin(split_N, ("train", "val")) & (table.labels >= 0))
+        return min([USUAL_FOLDS, *_units_of_classes(table, content, rows_N).values()])
     kept = {
         (label, digest) for label, split, digest in stored(split_file).values() if label and split in ("train", "val")
     }
@@ -62,12 +71,13 @@ def numbers(table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds
         DataError: a class has fewer images than folds, with copies and groups counted once.
     """
     labels, unit = table.labels[rows_N], units(content, table.groups)[rows_N]
-    present = np.unique(labels).tolist()
-    scarce = [table.classes[label] for label in present if len(np.unique(unit[labels == label])) < folds]
-    if scarce:
+    count = _units_of_classes(table, content, rows_N)
+    if scarce := [table.classes[label] for label, number in count.items() if number < folds]:
+        most = min(count.values())
+        remedy = f"Use at most {most} folds, or add images." if most >= LEAST_FOLDS else "Add images of these classes."
         raise DataError(
             f"{table.name}: {folds} folds need at least {folds} images of each class, with copies and groups counted "
-            f"once. There are fewer of {enumerated(scarce, most=5)}. Use fewer folds, or add images."
+            f"once. There are fewer of {enumerated(scarce, most=5)}. {remedy}"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
     number_N = np.empty(len(rows_N), np.int64)
@@ -78,3 +88,10 @@ def numbers(table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds
     if np.all(count_FK == count_FK[0]):
         return number_N
     return turns(f"folds {seed}", [str(number) for number in range(folds)])[number_N]
+
+
+def _units_of_classes(table: ImageTable, content: Sequence[str], rows_N: Indices) -> dict[int, int]:
+    """Number of units of each class that these rows have: images, with copies and groups counted once."""
+    pairs = np.unique(np.stack([table.labels[rows_N], units(content, table.groups)[rows_N]]), axis=1)
+    labels, counts = np.unique(pairs[0], return_counts=True)
+    return dict(zip(labels.tolist(), counts.tolist(), strict=True))
