@@ -41,14 +41,15 @@ def _page_writer(name: str, output: Path) -> tuple[Path, Callable[[], object]]:
     Raises:
         RunStateError: the run or file is missing, or cannot be read.
     """
+    if not name.endswith(".json"):
+        from loupe.report import run_page
+        from loupe.rundir import open_run
+
+        run = open_run(name, output)
+        return run.file("report.html"), lambda: run_page.write_page(run.path)
     from loupe.evaluate.comparison_results import ComparisonResults
     from loupe.report import comparison_page
-    from loupe.report import run_page as page
-    from loupe.rundir import open_run
 
-    if not name.endswith(".json"):
-        run = open_run(name, output)
-        return run.file("report.html"), lambda: page.write_page(run.path)
     path = next((file for file in (Path(name), output / name) if file.is_file()), None)
     if path is None:
         raise RunStateError(f"{name}: no such file. Give a run, or a JSON file written by `loupe compare`.")

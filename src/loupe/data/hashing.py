@@ -136,7 +136,8 @@ def _memory_path(root: Path | None, files: list[Path | None], cache: Path) -> Pa
 def recalled_hashes(memory: Path) -> dict[str, _Known]:
     """Remembered digests by absolute path; none where the file is absent or damaged."""
     try:
-        table = pq.read_table(memory, page_checksum_verification=True)
+        with pq.ParquetFile(memory, page_checksum_verification=True) as file:  # read_table loads pyarrow.dataset
+            table = file.read()
         if not table.schema.equals(_COLUMNS) or any(column.null_count for column in table.columns):
             return {}
         table.validate(full=True)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import softmax, stdtrit
 
 from loupe.errors import counted
@@ -85,6 +84,8 @@ def fit_temperature(predictions: Predictions) -> Temperature:
     if not slope.mean(low) < 0 < slope.mean(high):
         why = "the log loss has no minimum at any temperature: higher logits do not go with the true class"
         return Temperature(images=len(known), mistakes=mistakes, why=why)
+    from scipy.optimize import brentq  # takes 0.2 s to import, which reading a stored temperature need not wait for
+
     root = float(brentq(slope.mean, low, high, xtol=1e-12))
     spread = _Z * slope.standard_error(root)
     ends = (float(np.exp(-root - spread)), float(np.exp(-root + spread)))

@@ -69,8 +69,9 @@ def read_gallery(path: Path) -> dict[str, list[Picture]]:
     if not path.is_file():
         return roles
     try:
-        for row in pq.read_table(path).to_pylist():
-            roles[row["role"]].append(_picture(row))
+        with pq.ParquetFile(path) as file:
+            for row in file.read().to_pylist():
+                roles[row["role"]].append(_picture(row))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise RunStateError(f"{path}: cannot be read as the gallery of a run: {error}.") from None
     for role in ("missed", "hit"):
