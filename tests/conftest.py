@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from builders import without_slow_parts
 
+pytest_plugins = ["dying_tests"]
+
 # Weights are never fetched in a test.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
