@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from loupe.data.sources.download import Source, download, md5_of
-from loupe.errors import LoupeError
+from loupe.errors import DataError, LoupeError
 from loupe.log import terminal
 
 DATA = np.random.default_rng(0).bytes(1_000_000)
@@ -206,3 +206,36 @@ def test_progress_is_shown_and_said(server, tmp_path, capsys, monkeypatch):
 def test_md5_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert md5_of(tmp_path / "abc") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, A.5
+
+
+def test_a_server_that_does_not_answer_is_asked_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(5)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/data.tar.gz"
+        with pytest.raises(DataError, match=f"no answer within 0.2 s. {REMEDY}"):
+            download(Source(url, MD5, REMEDY), tmp_path / "data", timeout_seconds=0.2)
+        silent.accept()[0].close()
+        silent.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            silent.accept()
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    asked, over = [], threading.Event()
+    monkeypatch.setattr(
+        "loupe.data.sources.download.urlopen", lambda request, timeout: asked.append(request) or over.wait(30)
+    )
+    try:
+        with pytest.raises(DataError, match=REMEDY):
+            download(Source("http://nowhere/data", MD5, REMEDY), tmp_path / "data", timeout_seconds=0.1)
+    finally:
+        over.set()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["LOUPE_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_nobody_is_asked(server, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(DataError, match=f"{name}=1 forbids it. {REMEDY}"):
+        fetch(server.url, tmp_path / "data")
+    assert server.asked == []

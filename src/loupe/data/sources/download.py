@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,8 +22,12 @@ from loupe.log import logger, progress_bar
 from loupe.offline import offline_variable
 
 CHUNK_BYTES = 1 << 18
-TIMEOUT_SECONDS = 30.0
+WAIT_SECONDS = 5.0  # for the server's answer, and between two parts of a download
 MAX_STALLS = 3  # consecutive attempts without new bytes before giving up
+
+
+class _NoAnswerError(Exception):
+    """Server that cannot be reached; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,13 @@ def download(
     target: Path,
     *,
     pause_seconds: float = 2.0,
-    timeout_seconds: float = TIMEOUT_SECONDS,
+    timeout_seconds: float = WAIT_SECONDS,
 ) -> Path:
     """Download a file to `target` unless it exists.
 
-    Bytes are written to `target` + `.part`, from which a later attempt resumes by an HTTP range request. The file is
-    renamed after its checksum was verified, so `target` is always complete.
+    A server that does not answer is asked once. Bytes are written to `target` + `.part`, from which a later attempt
+    resumes by an HTTP range request. The file is renamed after its checksum was verified, so `target` is always
+    complete.
 
     Raises:
         DataError: there is no network or it is forbidden, the server returned an error, or the checksum is wrong.
@@ -99,17 +106,26 @@ def _fetch_verified(source: Source, part: Path, pause: float, timeout: float) ->
 
 
 def _fetch(source: Source, part: Path, pause: float, timeout: float) -> None:
-    """Repeat requests until the file is complete; give up after `MAX_STALLS` attempts without new bytes."""
+    """Repeat requests until the file is complete; give up after `MAX_STALLS` attempts without new bytes.
+
+    A server that does not even answer the first request is not asked again.
+    """
     name = source.url.rpartition("/")[2]
     logger.info(f"Downloading {source.url}.")
-    stalls = 0
+    stalls, answered = 0, False
     with progress_bar() as progress:
         task = progress.add_task(name, total=None, note="")
         while True:
             before = _size(part)
-            reason = _attempt(source, part, _Bar(progress, task), timeout)
+            try:
+                reason = _attempt(source, part, _Bar(progress, task), timeout)
+            except _NoAnswerError as error:
+                if not answered:
+                    raise DataError(f"{source.url}: cannot be downloaded: {error}. {source.remedy}") from None
+                reason = str(error)
             if reason is None:
                 return
+            answered = True
             stalls = stalls + 1 if _size(part) <= before else 0
             if stalls >= MAX_STALLS:
                 raise DataError(f"{source.url}: cannot be downloaded: {reason}. {source.remedy}")
@@ -118,13 +134,18 @@ def _fetch(source: Source, part: Path, pause: float, timeout: float) -> None:
 
 
 def _attempt(source: Source, part: Path, show: Callable[[int, int | None], None], timeout: float) -> str | None:
-    """One request from the end of the partial file. None when complete; else the reason, if a retry may help."""
+    """One request from the end of the partial file. None when complete; else the reason, if a retry may help.
+
+    Raises:
+        _NoAnswerError: the server cannot be reached, or does not answer in time.
+        DataError: the server refused.
+    """
     start = _size(part)
     headers = {"User-Agent": "loupe", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        with urlopen(Request(source.url, headers=headers), timeout=timeout) as response:
+        with _answer(Request(source.url, headers=headers), timeout) as response:
             return _receive(response, part, start, show)
     except HTTPError as error:
         error.close()
@@ -133,10 +154,32 @@ def _attempt(source: Source, part: Path, show: Callable[[int, int | None], None]
         if error.code in (408, 429) or error.code >= 500:
             return f"the server returned {error.code} {error.reason}"
         raise DataError(f"{source.url}: the server returned {error.code} {error.reason}. {source.remedy}") from None
-    except URLError as error:
-        return f"{error.reason}"
     except (HTTPException, ConnectionError, TimeoutError) as error:
         return f"{error}" or type(error).__name__
+
+
+def _answer(request: Request, seconds: float) -> HTTPResponse:
+    """Answer to a request, for which a thread asks: a look-up of the server's name has no limit of its own."""
+    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urlopen(request, timeout=seconds))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = answers.get(timeout=seconds)
+    except queue.Empty:
+        found = TimeoutError()
+    if isinstance(found, TimeoutError):
+        raise _NoAnswerError(f"no answer within {seconds:g} s")
+    if isinstance(found, URLError) and not isinstance(found, HTTPError):
+        raise _NoAnswerError(getattr(found.reason, "strerror", None) or f"{found.reason}")
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _receive(response: HTTPResponse, part: Path, start: int, show: Callable[[int, int | None], None]) -> str | None:
