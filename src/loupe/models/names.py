@@ -10,7 +10,7 @@ from typing import ClassVar
 from loupe.cache import cache_folder
 from loupe.errors import LoupeError, unknown_name
 from loupe.models.catalog import NETWORKS
-from loupe.records import Part, Record
+from loupe.records import CheckedRecord, Part
 
 
 class ModelName(Part):
@@ -20,7 +20,7 @@ class ModelName(Part):
     pretrained: bool
 
 
-class TimmNames(Record):
+class TimmNames(CheckedRecord):
     """Names of the networks of one version of timm."""
 
     SCHEMA: ClassVar[int] = 1

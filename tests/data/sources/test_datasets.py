@@ -1,9 +1,11 @@
 """Every named data set keeps the same contract; those that are downloaded are fetched from a server of our own."""
 
+import gzip
 import hashlib
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from builders import cifar_files, pack
 from loupe.data.sources import datasets
 from loupe.data.sources.download import Source
 from loupe.data.sources.open import open_table
-from loupe.errors import LoupeError
+from loupe.errors import DataError, LoupeError
 
 
 class Silent(SimpleHTTPRequestHandler):
@@ -83,6 +85,31 @@ def test_an_archive_is_fetched_once_and_its_pixels_are_right(published, tmp_path
     assert table.labels.tolist() == again.labels.tolist() == labels
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(again.encoded(3)))), images[3])
     assert (tmp_path / "cache" / "datasets" / "cifar-10-python.tar.gz").is_file()
+
+
+@pytest.mark.parametrize("damage", ["zeros", "truncated", "text", "pixel"])
+def test_an_archive_that_was_damaged_in_the_cache_is_fetched_again(published, tmp_path, monkeypatch, caplog, damage):
+    served = published / "cifar-10-python.tar.gz"
+    served.write_bytes(gzip.compress(gzip.decompress(served.read_bytes()), compresslevel=0))
+    source = replace(datasets.CIFAR10, md5=hashlib.md5(served.read_bytes()).hexdigest())
+    monkeypatch.setattr(datasets, "CIFAR10", source)
+    table = open_table("cifar10")
+    kept = tmp_path / "cache/datasets/cifar-10-python.tar.gz"
+    data = bytearray(kept.read_bytes())
+    assert data == served.read_bytes()
+    if damage == "pixel":  # of an archive that is not deflated, so that only its checksum tells
+        data[data.index(b"data_batch_1") + 1024] ^= 1
+    kept.write_bytes({"zeros": bytes(len(data)), "truncated": data[:-100], "text": b"{}"}.get(damage, data))
+    assert open_table("cifar10").rows.equals(table.rows)
+    assert f"{kept} is damaged" in caplog.text and kept.read_bytes() == served.read_bytes()
+
+
+def test_a_damaged_archive_without_a_network_is_an_error(published, tmp_path, monkeypatch):
+    open_table("cifar10")
+    (tmp_path / "cache/datasets/cifar-10-python.tar.gz").write_bytes(b"")
+    monkeypatch.setenv("LOUPE_OFFLINE", "1")
+    with pytest.raises(DataError, match="Give the file itself"):
+        open_table("cifar10")
 
 
 def test_what_cannot_be_had_says_how_to_give_the_file(published):

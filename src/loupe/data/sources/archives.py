@@ -112,6 +112,8 @@ def open_archive(path: Path) -> ImageTable:
                     files[name] = stream.read()
                 elif (others := others + 1) > MOST_OTHER_FILES:
                     raise _not_cifar(path)
+            while source.read(2**16):  # to the end, where the checksum is
+                pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: damaged or truncated: {error}. Download it again.") from None
     return _table(files, path)

@@ -8,9 +8,10 @@ import numpy as np
 from loupe.cache import cache_folder
 from loupe.data.sources import archives
 from loupe.data.sources.arrays import from_arrays
-from loupe.data.sources.download import Source, download
+from loupe.data.sources.download import Source, download, md5_of
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, unknown_name
+from loupe.log import logger
 
 
 @dataclass(frozen=True)
@@ -74,5 +75,13 @@ def load(name: str) -> ImageTable:
 
 
 def _cifar(source: Source) -> ImageTable:
-    target = cache_folder() / "datasets" / source.url.rpartition("/")[2]
-    return archives.open_archive(download(source, target))
+    """Table of a published archive; one in the cache that was damaged there is downloaded again."""
+    target = download(source, cache_folder() / "datasets" / source.url.rpartition("/")[2])
+    try:
+        return archives.open_archive(target)
+    except DataError:
+        if md5_of(target) == source.md5:
+            raise
+        logger.warning(f"{target} is damaged. It is downloaded again.")
+        target.unlink()
+        return archives.open_archive(download(source, target))
