@@ -83,6 +83,16 @@ COLUMNS = {
     "train, eval, unlabelled": "train: a, b; test: a, b; predict: 2",
     "train, fold3": "refused: an unknown split",
 }
+# Paths in a list without a column `split`; the label is another column, here a and b for each.
+PATHS = {
+    "{train,valid,test}/{1,2}.jpg": "train: a, b; val: a, b; test: a, b",
+    "data/{train,test_images}/set/{1,2}.jpg": "train: a, b; test: a, b",
+    "{cat,dog}/{train,test}/{1,2}.jpg": "train: a, b; test: a, b",
+    "{train,unlabelled,dev}/{1,2}.jpg": "train: a, b; val: a, b; predict: 2",
+    "{train,test}/{1,2}.jpg other/{1,2}.jpg": "classes a, b",
+    "{train,invalid}/{1,2}.jpg": "classes a, b",
+    "{val,test}/{1,2}.jpg": "classes a, b",
+}
 ARRAYS = {
     "x_{train,test} y_{train,test}": "train: a, b; test: a, b",
     "{train,val}_images {train,val}_labels": "train: a, b; val: a, b",
@@ -125,6 +135,16 @@ def make_csv(root: Path, text: str) -> Path:
     return root / "list.csv"
 
 
+def make_paths(root: Path, text: str) -> Path:
+    rows = []
+    for number, name in enumerate(expanded(text)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"%d" % number)
+        rows.append(f"{name},{'ab'[number % 2]}")
+    (root / "list.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    return root / "list.csv"
+
+
 def make_arrays(root: Path, text: str) -> Path:
     keys = expanded(text)
     images = {key: np.zeros((2, 4, 4), np.uint8) for key in keys if re.search(r"(?i)x|images", key)}
@@ -147,7 +167,13 @@ def meaning(table: ImageTable) -> str:
 
 CASES = [
     pytest.param(make, text, meant, id=text)
-    for make, cases in ((make_folder, FOLDERS), (make_shards, SHARDS), (make_csv, COLUMNS), (make_arrays, ARRAYS))
+    for make, cases in (
+        (make_folder, FOLDERS),
+        (make_shards, SHARDS),
+        (make_csv, COLUMNS),
+        (make_paths, PATHS),
+        (make_arrays, ARRAYS),
+    )
     for text, meant in cases.items()
 ]
 
@@ -175,6 +201,7 @@ def layouts() -> str:
         ("folder", FOLDERS),
         ("Parquet shards", SHARDS),
         ("values of a column `split`", COLUMNS),
+        ("paths in a list without a column `split`", PATHS),
         ("arrays of `.npz` and mappings", ARRAYS),
     ):
         lines += [f"| {title} | understood as |", "|---|---|"]
