@@ -8,6 +8,7 @@ from typing import Any
 
 from loupe.data.hashing import content_hashes
 from loupe.data.sources import datasets
+from loupe.data.sources.boundary import place_of
 from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.open import DEFAULT, open_table
 from loupe.data.sources.read_options import ReadOptions
@@ -76,4 +77,5 @@ def _source_of(data: Any) -> str | None:
         return data
     if not isinstance(data, str | os.PathLike):
         return None
-    return str(Path(os.path.expanduser(local_path(os.fspath(data)))).resolve())  # noqa: PTH111
+    path = Path(os.path.expanduser(local_path(os.fspath(data))))  # noqa: PTH111
+    return str(place_of(path))

@@ -2,6 +2,7 @@
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from builders import cifar_files, picture
 from loupe.data import table as tables
 from loupe.data.dataset import open_dataset
 from loupe.data.hashing import content_hashes
+from loupe.data.sources import image_files
 from loupe.data.sources.boundary import Boundary
 from loupe.data.sources.folders import from_paths
 from loupe.data.sources.inference_inputs import table_of
@@ -263,3 +265,116 @@ def test_a_sparse_file_of_a_terabyte_is_not_read(data):
 def test_a_file_of_the_system_that_states_no_size_is_empty(data):
     (data / "cat/9.png").symlink_to("/proc/self/environ")
     assert read(open_table(data, FOLLOW))["cat/9.png"] == b""
+
+
+# Snapshots in the cache of the Hugging Face hub: folders of links into the folder `blobs` of their entry
+
+
+@pytest.fixture
+def entry(tmp_path) -> Path:
+    """Entry of a data set with two snapshots' folders; its images, list and shard are links."""
+    entry = tmp_path / "hub/datasets--owner--name"
+    (entry / "blobs").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(SECRET)
+    for name in ("train/cat/1.png", "train/cat/2.png", "train/dog/3.png", "train/dog/4.png"):
+        link(entry, f"images/{name}", picture(len(name) + int(name[-5])))
+    return entry
+
+
+def link(entry: Path, name: str, content: bytes) -> Path:
+    """Link of a snapshot to a new file among the blobs, relative as the hub's client makes it."""
+    blob = entry / "blobs" / sha256(content).hexdigest()
+    blob.write_bytes(content)
+    path = entry / "snapshots/0a1b" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(Path(*[".."] * (name.count("/") + 2), "blobs", blob.name))
+    return path
+
+
+def test_a_snapshot_of_the_hub_is_read_through_its_links(entry):
+    for folder in ("snapshots/0a1b/images", "snapshots/0a1b/images/train"):
+        table = open_table(entry / folder)
+        assert table.classes == ("cat", "dog") and len(table) == 4
+        assert all(isinstance(found, bytes) for found in read(table).values())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_lists_of_a_snapshot_are_where_their_links_are(entry, suffix):
+    names, labels = ["train/cat/1.png", "train/dog/3.png"] * 2, ["cat", "dog"] * 2
+    file = entry / "list"
+    if suffix == "csv":
+        file.write_text(
+            "path,label\n" + "".join(f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
+        )
+    else:
+        pq.write_table(pa.table({"path": names, "label": labels}), file)
+    path = link(entry, f"images/list.{suffix}", file.read_bytes())
+    opened = open_dataset(path)
+    assert opened.source == str(path) and len(open_dataset(opened.source).table) == 4
+    assert all(isinstance(found, bytes) for found in read(opened.table).values())
+
+
+def test_a_shard_of_a_snapshot_is_read(entry):
+    file = entry / "shard"
+    images = [{"bytes": picture(k), "path": f"{k}.png"} for k in range(4)]
+    pq.write_table(pa.table({"image": images, "label": ["a", "b"] * 2}), file)
+    link(entry, "data/train-00000-of-00001.parquet", file.read_bytes())
+    assert len(open_table(entry / "snapshots/0a1b/data")) == 4
+
+
+def test_metadata_of_a_snapshot_are_read(entry):
+    content = "file_name,label\ntrain/cat/1.png,a\ntrain/dog/3.png,b\n"
+    link(entry, "images/metadata.csv", content.encode())
+    assert open_table(entry / "snapshots/0a1b/images").classes == ("a", "b")
+
+
+def test_links_of_a_snapshot_lead_to_the_blobs_of_its_entry_alone(entry, tmp_path):
+    images = entry / "snapshots/0a1b/images"
+    (entry / "blobs/linked").symlink_to(tmp_path / "secret.png")
+    other = tmp_path / "hub/datasets--owner--other/blobs/secret"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(SECRET)
+    for number, target in enumerate([entry / "blobs/linked", other, tmp_path / "secret.png"]):
+        (images / f"train/dog/9{number}.png").symlink_to(target)
+    found = read(open_table(images))
+    assert sorted(name for name, content in found.items() if isinstance(content, str)) == [
+        f"train/dog/9{number}.png" for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("how", ["blobs are elsewhere", "no entry of a hub", "no snapshot"])
+def test_folders_that_are_no_entry_of_a_hub_have_no_blobs(entry, tmp_path, how):
+    folder = entry / "snapshots/0a1b/images"
+    if how == "blobs are elsewhere":
+        (entry / "blobs").rename(tmp_path / "elsewhere")
+        (entry / "blobs").symlink_to(tmp_path / "elsewhere")
+    elif how == "no entry of a hub":
+        folder = entry.rename(entry.parent / "photos") / "snapshots/0a1b/images"
+    else:
+        (entry / "snapshots").rename(entry / "pictures")
+        folder = entry / "pictures/0a1b/images"
+    with pytest.raises(DataError, match=COMMAND):
+        open_table(folder)
+
+
+# A search for names
+
+
+def test_a_name_is_not_searched_on_a_whole_disk(data, monkeypatch):
+    file = data / "list.csv"
+    file.write_text("path,label\nnowhere-1.png,a\nnowhere-2.png,b\n")
+    monkeypatch.setattr(image_files, "scan", lambda *_, **__: pytest.fail("the disk is searched"))
+    root = Path(data.anchor)
+    with pytest.raises(DataError, match="--images FOLDER"):
+        open_table(file, ReadOptions.of(images=root))
+    file.write_text(f"path,label\n{data / 'cat/1.png'},a\n{data / 'dog/3.png'},b\nnowhere-2.png,b\n")
+    assert len(open_table(file, ReadOptions.of(images=root))) == 3
+
+
+def test_a_folder_of_too_many_files_is_not_searched(data, monkeypatch):
+    file = data.parent / "list.csv"
+    file.write_text("path,label\n1.png,a\n3.png,b\n")
+    assert len(open_table(file, ReadOptions.of(images=data))) == 2
+    monkeypatch.setattr(image_files, "MOST_ENTRIES", 4)
+    with pytest.raises(DataError, match="more than 4 files"):
+        open_table(file, ReadOptions.of(images=data))

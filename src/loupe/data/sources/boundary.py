@@ -1,10 +1,12 @@
 """Boundary of a source of images: files outside its folder are read only if the user asks for it.
 
 A link, `..` or an absolute path in data from strangers can name any file of this machine. What counts is where a path
-leads in the end: a link from one folder of the data into another is followed.
+leads in the end: a link from one folder of the data into another is followed. Snapshots in the cache of the Hugging
+Face hub are folders of links into the folder `blobs` beside them, which counts as theirs.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from loupe.errors import DataError, counted
 from loupe.log import command_line
 
 FLAG = "--follow-links"
+_HUB_ENTRY = re.compile(r"(datasets|models|spaces)--.+")
 
 
 class Boundary:
@@ -21,7 +24,9 @@ class Boundary:
     def __init__(self, folder: Path, *, follow_links: bool) -> None:
         self.folder = folder
         self.follow_links = follow_links
-        self._inside = _with_separator(os.path.realpath(folder))
+        here = Path(os.path.realpath(folder))
+        blobs = _hub_blobs(here)
+        self._inside = tuple(_with_separator(str(part)) for part in ((here, blobs) if blobs else (here,)))
         self._parents: dict[str, str] = {}
 
     def outside(self, path: str | Path) -> str | None:
@@ -38,6 +43,22 @@ class Boundary:
             return None
         is_there = os.path.isfile(target) or os.path.isdir(target)  # noqa: PTH112, PTH113
         return text_name(target) if is_there else None
+
+
+def place_of(file: Path) -> Path:
+    """Path of a file without links; of a link from a snapshot of the hub's cache into its blobs, that of the link."""
+    real, link = file.resolve(), file.parent.resolve() / file.name
+    return link if real.parent == _hub_blobs(link.parent) else real
+
+
+def _hub_blobs(folder: Path) -> Path | None:
+    """Files of the entry of a Hugging Face hub's cache, where the folder is a snapshot of it or lies in one."""
+    for above in (folder, *folder.parents):
+        entry = above.parent.parent
+        if above.parent.name == "snapshots" and _HUB_ENTRY.fullmatch(entry.name):
+            blobs = entry / "blobs"
+            return blobs if blobs.is_dir() and not blobs.is_symlink() else None
+    return None
 
 
 def links_error(folder: Path, targets: Mapping[str, str]) -> DataError:

@@ -60,18 +60,20 @@ class Tree:
         return notes
 
 
-def scan(folder: Path, *, follow_links: bool = False) -> Tree:
+def scan(folder: Path, *, follow_links: bool = False, most_entries: int | None = None) -> Tree:
     """List the contents of a folder. Links are followed, and each folder is listed once: first without links.
 
     Args:
         folder: folder to list.
         follow_links: follow links out of the folder, too.
+        most_entries: number of files and folders from which the folder is refused as too large; None for no limit.
 
     Raises:
-        DataError: a folder cannot be read; a link leads to a folder outside, or all images are links to files outside.
+        DataError: a folder cannot be read; a link leads to a folder outside, or all images are links to files outside;
+            there are more than `most_entries`.
     """
     tree = Tree()
-    walk = _Walk(tree, Boundary(folder, follow_links=follow_links))
+    walk = _Walk(tree, Boundary(folder, follow_links=follow_links), most_entries)
     walk.links.append((os.fspath(folder), ""))
     while walk.links:
         links, walk.links = sorted(walk.links, key=itemgetter(1)), []
@@ -173,8 +175,9 @@ def _without_class(tree: Tree) -> tuple[UnreadFiles, ...]:
 class _Walk:
     """Walk through folders, each once by its device and inode. Links to folders wait until all others are listed."""
 
-    def __init__(self, tree: Tree, boundary: Boundary) -> None:
+    def __init__(self, tree: Tree, boundary: Boundary, most_entries: int | None = None) -> None:
         self.tree = tree
+        self.most_entries, self._entries = most_entries, 0
         self.boundary = boundary
         self.links: list[tuple[str, str]] = []  # path and prefix
         self.leaving: dict[str, str] = {}  # target of each link out of the folder to what is no image
@@ -204,6 +207,12 @@ class _Walk:
             self._use(prefix)
             return
         self._seen.add(here)
+        self._entries += len(entries)
+        if self.most_entries is not None and self._entries > self.most_entries:
+            raise DataError(
+                f"{self.boundary.folder}: it has more than {self.most_entries:,} files and folders, too many to search "
+                "for the names of images. Name the folder of the images."
+            )
         self._folders.append(prefix)
         for entry in entries:
             name = prefix + text_name(entry.name)

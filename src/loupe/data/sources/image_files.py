@@ -16,6 +16,8 @@ from loupe.errors import DataError, enumerated
 from loupe.log import command_line
 
 MOST_FOLDERS = 200  # looked into for a hint
+MOST_ENTRIES = 2**21  # of folders that are searched for a name
+NAME_IT = "Name the folder of the images: --images FOLDER"
 
 
 class AmbiguousName(DataError):  # noqa: N818 - named after the name
@@ -26,7 +28,7 @@ class FileFinder:
     """Files under a folder by the names in a list.
 
     A name is a path relative to the folder, or an absolute one. Where no such file exists, it may lack the extension of
-    an image; and in a folder that the user named, the file may lie in any folder below.
+    an image; and in a folder that the user named, the file may lie in any folder below, unless that is a whole disk.
     """
 
     def __init__(self, folder: Path, *, deep: bool, boundary: Boundary) -> None:
@@ -40,6 +42,7 @@ class FileFinder:
 
         Raises:
             AmbiguousName: several files have the name.
+            DataError: there are more than `MOST_ENTRIES` files to search for it.
             OSError: no file can have the name.
         """
         path = existing(self.folder, posix(name, self.folder))
@@ -79,13 +82,21 @@ class FileFinder:
     @cached_property
     def _below(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Image files in all folders below, by name and by name without extension."""
-        images = scan(self.folder, follow_links=self._boundary.follow_links).images
+        if is_whole_disk(self.folder):
+            return {}, {}
+        images = scan(self.folder, follow_links=self._boundary.follow_links, most_entries=MOST_ENTRIES).images
         return _by_name(images, stems=False), _by_name(images, stems=True)
 
     def _ends(self, file: str, folder: str) -> bool:
         """True if a file lies in folders of these names, wherever they are."""
         own = (self.folder / file).parent.as_posix()
         return not folder or (not Path(folder).is_absolute() and f"/{own}".endswith(f"/{folder.removeprefix('./')}"))
+
+
+def is_whole_disk(folder: Path) -> bool:
+    """True for the root of the file system, or of a drive."""
+    folder = folder.resolve()
+    return folder == folder.parent
 
 
 def _by_name(files: Sequence[str], *, stems: bool) -> dict[str, list[str]]:

@@ -9,10 +9,10 @@ import numpy as np
 from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
 from loupe.data.origin import Origin
 from loupe.data.source_use import uses_of_splits
-from loupe.data.sources.boundary import Boundary, list_error
+from loupe.data.sources.boundary import Boundary, list_error, place_of
 from loupe.data.sources.column_names import ONE, ZERO
 from loupe.data.sources.columns import Columns, resolve
-from loupe.data.sources.image_files import AmbiguousName, FileFinder, posix, where_to_look
+from loupe.data.sources.image_files import NAME_IT, AmbiguousName, FileFinder, is_whole_disk, posix, where_to_look
 from loupe.data.sources.path_splits import splits_of_paths
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import TextTable, Unit, read_rows
@@ -33,7 +33,7 @@ def open_list(path: Path, options: ReadOptions) -> ImageTable:
     Raises:
         DataError: the file cannot be read, or rows are invalid; the message lists them by line number.
     """
-    return open_lists([read_rows(path, options)], path.resolve().parent, path.stem, options)
+    return open_lists([read_rows(path, options)], place_of(path).parent, path.stem, options)
 
 
 def open_lists(
@@ -89,7 +89,7 @@ def origin_of(tables: Sequence[TextTable], root: Path) -> Origin:
     """File and line or row of each row of several lists."""
     folder = root.resolve()
     files = [
-        table.file.resolve().relative_to(folder).as_posix() if len(tables) > 1 else table.file.name for table in tables
+        place_of(table.file).relative_to(folder).as_posix() if len(tables) > 1 else table.file.name for table in tables
     ]
     file_N = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
     number_N = np.concatenate([np.array(table.numbers, np.int32) for table in tables])
@@ -183,7 +183,9 @@ class _Reader:
         advice = ""
         if not self.found and not self.options.images:
             tried = [path for path in self.paths if path][:TRIED_NAMES]
-            advice = f"\nNone of the files is found. {where_to_look(tried, file.resolve().parent)}"
+            advice = f"\nNone of the files is found. {where_to_look(tried, place_of(file).parent)}"
+        elif not self.found and is_whole_disk(self.root):
+            advice = f"\nNone of the files is found, and all of {self.root} is not searched for their names. {NAME_IT}"
         found = counted(len(self.problems), "problem")
         raise DataError(f"{file}: {found} in {counted(total, 'row')}:{listed}{rest}{advice}")
 
@@ -204,6 +206,8 @@ class _Reader:
             path = finder.find(name) if name else None
         except AmbiguousName as error:
             problem = str(error)
+        except DataError:  # too many files to search
+            raise
         except (OSError, ValueError):  # a name too long or with a null character, a folder that may not be entered
             path = None
         text = relative(finder, self.root, path or posix(name, finder.folder)) if name else None
@@ -249,7 +253,7 @@ def finder_of(file: Path, options: ReadOptions, root: Path | None = None) -> Fil
 
     They may lie anywhere in `root`; by default in the same folder.
     """
-    folder = options.images or file.resolve().parent
+    folder = options.images or place_of(file).parent
     boundary = Boundary(root or folder, follow_links=options.follow_links)
     return FileFinder(folder, deep=options.images is not None, boundary=boundary)
 

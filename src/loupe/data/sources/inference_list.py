@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loupe.data.sources.boundary import list_error
-from loupe.data.sources.image_files import AmbiguousName, posix, where_to_look
+from loupe.data.sources.image_files import NAME_IT, AmbiguousName, is_whole_disk, posix, where_to_look
 from loupe.data.sources.image_list import cells_of, finder_of, origin_of, relative, resolve_all
 from loupe.data.sources.parquet import open_parquet
 from loupe.data.sources.parquet_columns import holds_images, resolve_files
@@ -67,10 +67,12 @@ def open_inference_list(path: Path, options: ReadOptions) -> InferenceList:
             found.append(finder.find(name) if name else None)
         except AmbiguousName as error:
             raise DataError(f"{path}: {rows.unit} {number}: {error}. Give the names with their folders.") from None
+        except DataError:
+            raise
         except (OSError, ValueError):  # no file can have the name
             found.append(None)
     if not any(found):
-        advice = where_to_look(names[:TRIED_NAMES], root)
+        advice = NAME_IT if is_whole_disk(root) else where_to_look(names[:TRIED_NAMES], root)
         raise DataError(f"{path}: none of its files is found, such as {names[0]} in {root}. {advice}")
     paths = [
         relative(finder, root, file or posix(name, root)) if name else None
