@@ -39,6 +39,19 @@ def test_of_an_animation_the_first_picture_counts():
 
 
 @needs_avif
+def test_of_an_animation_with_sound_the_pictures_count():
+    others = [Image.new("RGB", (64, 48), (20 * k, 0, 0)) for k in range(1, 6)]
+    data = saved("RGB", (64, 48), save_all=True, append_images=others)
+    table = [
+        bombs.box(b"stsd", bytes(7) + b"\1", bombs.box(b"mp4a", bytes(28))),
+        bombs.box(b"stsz", bytes(11) + b"\1" + b"\0\0\0\x10"),
+        bombs.box(b"stco", bytes(7) + b"\1" + b"\0\0\0\x30"),
+    ]
+    sound = bombs.box(b"moov", bombs.box(b"trak", bombs.box(b"mdia", bombs.box(b"minf", bombs.box(b"stbl", *table)))))
+    assert pictures(data + sound) == pictures(data)
+
+
+@needs_avif
 @pytest.mark.parametrize(
     ("options", "held", "decoded"),
     [
@@ -57,7 +70,7 @@ def test_pictures_are_counted_by_their_streams(options, held, decoded):
     "data",
     [
         bombs.media(64, 64, copies=40_000),
-        bombs.media(64, 64, pieces=1000),
+        bombs.media(64, 64, pieces=60_000),
         bombs.media(64, 64, overlays=30),
         bombs.media(64, 64, turns=100),
         bombs.media(64, 64).replace(b"av01", b"unci"),

@@ -12,7 +12,7 @@ from typing import Self
 _SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
 _TILE_BYTES, _TILE_COMPONENT_BYTES = 9000, 1200
 _PRECINCT_BYTES, _BLOCK_BYTES = 300, 450
-_PART_SECONDS = 1e-6  # for a precinct or a code block
+_PART_SECONDS = 0.6e-6  # for a precinct or a code block
 _TILE_SECONDS = 5e-6
 _MOST_PARTS = 100_000  # of tiles
 _MOST_COMPONENTS = 4

@@ -42,7 +42,7 @@ class _File:
         used: numbers of the properties of an item, counted from 1.
         references: items that an item is derived from.
         auxiliary: items that are auxiliary to an item.
-        tracks: (offset, length) of the first sample of each track.
+        tracks: offset and length of the first sample of each track, and 1 for one of AV1.
     """
 
     data: bytes
@@ -67,7 +67,7 @@ def pictures(data: bytes) -> Pictures:
         file = _read(data)
         known: dict[int, Pictures] = {}
         found = [] if file.primary is None else [_item(file, file.primary, known, ())]
-        for offset, length in file.tracks:
+        for offset, length, _ in file.tracks:
             found.append(_coded(*av1_pictures(data[offset : offset + length])))
     except (struct.error, EOFError, IndexError) as error:
         raise ValueError(f"damaged structure of boxes ({error})") from None
@@ -151,7 +151,7 @@ def _read(data: bytes) -> _File:
         _take(file, kind, data[content[0] : content[1]] if kind not in _CONTAINERS else b"")
     if len(file.kinds) > MOST_ITEMS:
         raise ValueError(f"it has more than {MOST_ITEMS:,} items")
-    if sum(length or len(data) for parts in file.parts.values() for _, _, length in parts) > 2 * len(data):
+    if sum(length or len(data) for parts in file.parts.values() for _, _, length in parts) > 4 * len(data) + 2**24:
         raise ValueError("its items are larger than the file")
     file.tracks = [track for track in file.tracks if all(track)]
     return file
@@ -195,13 +195,13 @@ def _take(file: _File, kind: bytes, content: bytes) -> None:
     elif kind == b"iref":
         _take_references(file, content)
     elif kind == b"trak":
-        file.tracks.append([0, 0])
-    elif kind in (b"stco", b"co64", b"stsz") and file.tracks:
-        first, wide = struct.unpack_from(">I", content, 8)[0] if len(content) >= 12 else 0, kind == b"co64"
-        if kind == b"stsz":
-            file.tracks[-1][1] = int.from_bytes(content[4:8], "big") or int.from_bytes(content[12:16], "big")
-        else:
-            file.tracks[-1][0] = struct.unpack_from(">Q", content, 8)[0] if wide else first
+        file.tracks.append([0, 0, 0])
+    elif kind in (b"stco", b"co64") and file.tracks:
+        file.tracks[-1][0] = int.from_bytes(content[8 : 12 if kind == b"stco" else 16], "big")
+    elif kind == b"stsz" and file.tracks:
+        file.tracks[-1][1] = int.from_bytes(content[4:8], "big") or int.from_bytes(content[12:16], "big")
+    elif kind == b"stsd" and file.tracks:
+        file.tracks[-1][2] = int(content[12:16] == b"av01")
 
 
 def _take_entry(file: _File, content: bytes) -> None:
