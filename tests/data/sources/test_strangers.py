@@ -304,6 +304,46 @@ def test_nothing_but_loupe_error_leaves_a_damaged_file(folder, own_process, name
     assert own_process.read(folder / name) == "", data
 
 
+def stored_in(encodings: dict[str, str], **options: object) -> bytes:
+    buffer = io.BytesIO()
+    images = pa.array([{"bytes": data[:20], "path": name} for data, name in zip(IMAGES, NAMES, strict=True)])
+    columns = {"image": images, "label": either("a", "b"), "split": pa.array(["train", "test"] * 6), "n": range(12)}
+    table = pa.table(columns if encodings else columns | {"split": columns["split"].dictionary_encode()})
+    pq.write_table(table, buffer, use_dictionary=not encodings, column_encoding=encodings or None, **options)
+    return buffer.getvalue()
+
+
+DELTA = {"image.bytes": "DELTA_BYTE_ARRAY", "label": "DELTA_LENGTH_BYTE_ARRAY", "n": "DELTA_BINARY_PACKED"}
+ENCODED = {
+    "dictionary": stored_in({}, compression="none"),
+    "delta": stored_in(DELTA, compression="none", data_page_version="2.0"),
+    "gzip": stored_in({"n": "BYTE_STREAM_SPLIT"}, compression="gzip", row_group_size=5),
+    "checksums": stored_in({}, compression="lz4", write_page_checksum=True, write_page_index=True),
+    **{name: data for name, data in SEEDS.items() if name.endswith(".parquet")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODED)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=600)
+@given(edits=changes, tail=st.booleans())
+def test_parquet_files_of_all_encodings_damaged_in_many_ways(folder, own_process, name, edits, tail):
+    (folder / "list.parquet").write_bytes(data := changed(ENCODED[name], edits, tail=tail))
+    assert own_process.read(folder / "list.parquet") == "", data
+
+
+def test_an_index_beyond_its_dictionary_is_an_error(folder):
+    labels = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 6, pa.int32()), ["a", "b"])
+    file = folder / "x.parquet"
+    for columns in ({"image": images()}, {"path": NAMES}):
+        pq.write_table(pa.table({**columns, "label": labels}), file, compression="none")
+        data, indices = file.read_bytes(), b"\x18\x01\x01\x05\xaa\x0a"  # twelve of one bit, in a run of two bytes
+        assert data.count(indices) == 1
+        file.write_bytes(data.replace(indices, b"\x18\x01\x08\x18\xc8\x00"))  # twelve times the value 200
+        with pytest.raises(DataError, match=r"x\.parquet"):
+            open_table(file)
+
+
 # Bytes of a list.parquet and others in their place: each ended the process of its reader, or kept it for hours.
 OPTIONAL_TEXT, START = b"\x15\x0c\x25\x02\x18\x04path", b"PAR1\x15"
 DEADLY = {

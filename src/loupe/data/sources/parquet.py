@@ -30,7 +30,6 @@ from loupe.data.sources import arrow_cache
 from loupe.data.sources.boundary import Boundary, list_error
 from loupe.data.sources.column_names import ONE
 from loupe.data.sources.parquet_columns import FileColumns, resolve_files
-from loupe.data.sources.parquet_footer import row_groups
 from loupe.data.sources.parquet_pages import batch_rows, check_pages, limited
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import as_text
@@ -149,19 +148,14 @@ def _read(file: Path, columns: FileColumns) -> Iterator[pa.Table]:
         with pq.ParquetFile(file) as source:
             empty = source.schema_arrow.empty_table().select(names)
             yield image_rows(empty, columns, file)
-            rows = batch_rows(check_pages(file), _batch_rows(file))
+            sizes = check_pages(file)
+            rows = batch_rows(sizes, min(BATCH_ROWS, BATCH_BYTES // max(1, sizes.row)))
             for batch in limited(source.iter_batches(rows, columns=names), file):
                 yield image_rows(pa.Table.from_batches([batch]), columns, file)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{file}: cannot be read as Parquet: {error}. It may be truncated; download it again."
         ) from None
-
-
-def _batch_rows(file: Path) -> int:
-    """Number of rows read at a time, by the largest bytes per row of the row groups."""
-    heaviest = max((group.size // group.rows for group in row_groups(file) if group.rows), default=0)
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, heaviest)))
 
 
 def image_rows(table: pa.Table, columns: FileColumns, file: Path) -> pa.Table:

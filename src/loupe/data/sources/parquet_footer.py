@@ -5,7 +5,6 @@ https://parquet.apache.org/docs/file-format/metadata/
 """
 
 import os
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from loupe.data.sources.thrift_compact import CompactReader, Struct
@@ -52,17 +51,6 @@ def read_row_groups(source: BinaryIO) -> tuple[RowGroup, ...]:
     if footer.integer(3) != sum(group.rows for group in groups):
         raise ValueError("its row groups have another number of rows than its footer")
     return groups
-
-
-def row_groups(file: Path) -> tuple[RowGroup, ...]:
-    """Row groups of a file.
-
-    Raises:
-        ValueError: its footer is damaged.
-        OSError: it cannot be read.
-    """
-    with file.open("rb") as source:
-        return read_row_groups(source)
 
 
 def _group(group: Struct, leaves: list[Struct], end: int) -> RowGroup:

@@ -45,10 +45,15 @@ class Page(NamedTuple):
 DICTIONARY = 2
 
 
-def check_pages(file: Path) -> int:
-    """Refuse a damaged file and one with a page that expands beyond the limits.
+class Sizes(NamedTuple):
+    """Bytes of the largest dictionary of a file, and of a row in its heaviest row group."""
 
-    Returns the size of its largest dictionary.
+    dictionary: int
+    row: int
+
+
+def check_pages(file: Path) -> Sizes:
+    """Sizes of a file. A damaged one is refused, and one with a page that expands beyond the limits.
 
     Raises:
         DataError: its footer or a page header is damaged, or a page is too large.
@@ -59,11 +64,12 @@ def check_pages(file: Path) -> int:
 
 
 @lru_cache(maxsize=10_000)
-def _checked(file: Path, size: int, mtime_ns: int) -> int:
-    largest = 0
+def _checked(file: Path, size: int, mtime_ns: int) -> Sizes:
+    dictionary = row = 0
     try:
         with file.open("rb") as source:
             for group, row_group in enumerate(read_row_groups(source)):
+                row = max(row, row_group.size // row_group.rows if row_group.rows else 0)
                 for chunk in row_group.chunks:
                     limit = MAX_BYTES if chunk.is_binary else MAX_TEXT_BYTES
                     for page in pages(source, chunk):
@@ -74,14 +80,14 @@ def _checked(file: Path, size: int, mtime_ns: int) -> int:
                                 "Leave these rows out."
                             )
                         if page.kind == DICTIONARY:
-                            largest = max(largest, page.uncompressed)
+                            dictionary = max(dictionary, page.uncompressed)
     except DataError:
         raise
     except ValueError as error:
         raise DataError(
             f"{file}: cannot be read as Parquet: {error}. It may be truncated; download it again."
         ) from None
-    return largest
+    return Sizes(dictionary, row)
 
 
 def limited(batches: Iterator[pa.RecordBatch], file: Path) -> Iterator[pa.RecordBatch]:
@@ -89,9 +95,11 @@ def limited(batches: Iterator[pa.RecordBatch], file: Path) -> Iterator[pa.Record
 
     Raises:
         DataError: they are.
+        ArrowException: the offsets of a damaged column lead out of it.
     """
     limit, total = max(MAX_ROWS_BYTES, EXPANSION * file.stat().st_size), 0
     for batch in batches:
+        batch.validate()
         total += batch.nbytes
         if total > limit:
             raise DataError(
@@ -101,9 +109,9 @@ def limited(batches: Iterator[pa.RecordBatch], file: Path) -> Iterator[pa.Record
         yield batch
 
 
-def batch_rows(dictionary: int, most: int) -> int:
+def batch_rows(sizes: Sizes, most: int) -> int:
     """Number of rows of which each may be the largest value of a dictionary, at most `most`."""
-    return max(1, min(most, AT_ONCE_BYTES // max(1, dictionary)))
+    return max(1, min(most, AT_ONCE_BYTES // max(1, sizes.dictionary)))
 
 
 def pages(source: BinaryIO, chunk: Chunk) -> Iterator[Page]:
