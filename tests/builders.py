@@ -24,7 +24,7 @@ def without_slow_parts(patch: pytest.MonkeyPatch) -> None:
     """Leave out report.html, OpenVINO and the timing of precisions, which take most of the time of a tiny run."""
     patch.setattr("loupe.report.run_page.write_page", lambda run: None)
     patch.setitem(sys.modules, "openvino", None)
-    patch.setattr("loupe.training.precision.fastest_precision", lambda *_: ("fp32", "precision fp32"))
+    patch.setattr("loupe.training.precision.settled", lambda *_: ("fp32", "precision fp32"))
     patch.setattr("loupe.training.precision.multiplies_bf16", lambda device: False)
 
 

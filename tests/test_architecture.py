@@ -18,8 +18,8 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
-errors log files csv_files records offline cache devices config rundir data provenance augment models recipes evaluate
-training explain report runs comparison labels doctor cli __main__
+errors openmp log files csv_files records offline cache devices config rundir data provenance settled augment models
+recipes evaluate training explain report runs comparison labels doctor cli __main__
 """
 ORDER = ROOMS.split()
 
@@ -27,7 +27,10 @@ ORDER = ROOMS.split()
 NO_NOUN = re.compile(r"(What|Whether|Which|How|Where|When|Why|Who|Everything)(ever)?\b")
 
 # One sentence for each package, here and in README.md: their `__init__.py` files are empty.
-ROOT = "errors, files, CSV tables, JSON records, the cache, devices, logging, offline mode, the run folder, provenance."
+ROOT = (
+    "errors, files, CSV tables, JSON records, the cache, devices, threads, settled choices, logging, offline mode, the "
+    "run folder, provenance."
+)
 PACKAGES = {
     "config": "recipes as frozen, typed values: network, optimizer, stages; YAML and `--set`.",
     "data": "one image table from every source, and everything that happens to images before training.",

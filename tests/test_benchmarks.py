@@ -144,6 +144,21 @@ def test_cache_checksums(started, capsys, tmp_path, monkeypatch):
     assert "warm: " in capsys.readouterr().out
 
 
+def test_busy(started, capsys):
+    asked = ["--works", "head", "--policies", "loupe", "GOMP_SPINCOUNT=7", "--threads", 1]
+    started("busy", *asked, "--rounds", 1, "--seconds", 0.01, "--tries", 1)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| head")]
+    assert [row[1] for row in rows] == ["loupe", "GOMP_SPINCOUNT=7"]
+    assert all(float(row[-1].rstrip(" |")) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("work", ["training-bf16", "frozen", "augmentation"])
+def test_the_works_of_busy(started, monkeypatch, capsys, work):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("0.01\n"))
+    started("peers/busy_work", work, "--threads", 1)
+    assert last_row(capsys.readouterr().out)["images_per_second"] > 0
+
+
 @pytest.mark.parametrize("script", ["peers/loupe_deep_cnn", "peers/torch_deep_cnn", "peers/keras_deep_cnn"])
 def test_peers_train_the_same_network(started, toy_pixels, capsys, script):
     precision = [] if "keras" in script else ["--precision=fp32"]

@@ -61,7 +61,7 @@ def main() -> None:
     feed = TimedFeed(store, labels_N, torch.device("cpu"))
     train_N = np.arange((given.warmup + given.steps + 1) * stage.batch_size)
     precision, reason = resolve(
-        given.precision, model, stage=stage, augmenter=augmenter, loader=feed, train_N=train_N, class_weights_K=None
+        given.precision, model, network="deep-cnn", stage=stage, loader=feed, train_N=train_N, class_weights_K=None
     )
     feed.clock = clock = measure.Clock()
     with tempfile.TemporaryDirectory() as folder:

@@ -24,6 +24,7 @@ from loupe.errors import (
     NotEnoughMemoryError,
     RunStateError,
 )
+from loupe.openmp import set_waiting
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,7 @@ MODULES = {
     "train": "loupe.runs.train",
 }
 
+set_waiting()  # before anything imports PyTorch
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 

@@ -1,4 +1,4 @@
-"""Cache shared by runs: its contents (pixels, activations, downloads, hashes), their sizes, and their removal.
+"""Cache shared by runs: its contents (pixels, activations, downloads, hashes, choices), their sizes, and their removal.
 
 Everything in it can be recreated. Folders that are being written begin with a dot and are not removed for a day.
 """
@@ -22,6 +22,7 @@ KINDS = {
     "datasets": "downloaded data sets",
     "content": "content hashes of images",
     "models": "names of timm's networks",
+    "settled": "choices measured for this machine",
 }
 DAY_SECONDS = 24 * 3600
 

@@ -94,6 +94,16 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def threads_reason() -> str:
+    """Number of PyTorch's threads in words, with its origin."""
+    threads, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    if limit == str(threads):
+        return f"{counted(threads, 'thread')}, by OMP_NUM_THREADS"
+    if threads == cores():
+        return f"{counted(threads, 'thread')}, one for each core"
+    return f"{counted(threads, 'thread')} on {counted(cores(), 'core')}, as PyTorch chose, or as the repeated run had"
+
+
 def precisions(device: torch.device) -> tuple[Resolved, ...]:
     """Precisions that `auto` compares on a device; fp16, which needs loss scaling, only on GPUs without bf16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -141,15 +151,18 @@ class Compute:
 
 
 def fastest_precision(
-    candidates: tuple[Resolved, ...], seconds: Callable[[Resolved], float], timed: str = "a step", repeats: int = 3
+    candidates: tuple[Resolved, ...], seconds: Callable[[Resolved], float], timed: str = "a step", repeats: int = 5
 ) -> tuple[Resolved, str]:
-    """Fastest precision by the time of a step, with the reason in words.
+    """Fastest precision by the time of a step, with the reason in words; fp32 on a tie.
+
+    The clock alone decides here: call it through `loupe.settled`, so that a machine decides once.
 
     Args:
         candidates: precisions, including fp32.
         seconds: function that returns the time of one step in a precision.
         timed: name of the timed step, for the reason.
-        repeats: number of timings of each precision, alternating; their medians are compared.
+        repeats: number of timings of each precision, alternating. Another one than fp32 is a tie unless its median is
+            `WORTHWHILE_SPEEDUP` times faster, and so is all but one of its timings, each beside that of fp32.
     """
     times: dict[Resolved, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(repeats):
@@ -157,11 +170,14 @@ def fastest_precision(
             times[candidate].append(seconds(candidate))
     median = {candidate: statistics.median(values) for candidate, values in times.items()}
     best = min(median, key=lambda candidate: median[candidate])
+    pairs = zip(times["fp32"], times[best], strict=True)
+    faster = sum(whole >= WORTHWHILE_SPEEDUP * reduced for whole, reduced in pairs)
     speedup = median["fp32"] / median[best]
     timings = ", ".join(f"{candidate} {1000 * value:.0f} ms" for candidate, value in median.items())
-    if best == "fp32" or speedup < WORTHWHILE_SPEEDUP:
-        return "fp32", f"precision fp32: no other is {WORTHWHILE_SPEEDUP:g} times faster ({timed} takes {timings})"
-    return best, f"precision {best}: {speedup:.1f} times faster than fp32 ({timed} takes {timings})"
+    if best != "fp32" and speedup >= WORTHWHILE_SPEEDUP and faster >= repeats - 1:
+        return best, f"precision {best}: {speedup:.1f} times faster than fp32 ({timed} takes {timings})"
+    reason = f"precision fp32: no other is clearly {WORTHWHILE_SPEEDUP:g} times faster ({timed} takes {timings})"
+    return "fp32", reason
 
 
 def keep_freed_memory() -> None:

@@ -83,6 +83,7 @@ class RunEnvironment(Environment, Record):
             which read them.
         classes: in the order of the network's outputs; empty in runs of before this was recorded.
         open_test: whether the run was begun to evaluate its test images.
+        choices: precision, threads and engine, each with the reason for it; empty in runs of before this was recorded.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -95,6 +96,7 @@ class RunEnvironment(Environment, Record):
     classes: tuple[OsText, ...] = ()
     skip_damaged: bool = False
     open_test: bool = True
+    choices: dict[str, str] = Field({})
     hashes: Hashes = Hashes()
 
     def read_options(self, images: str | Path | None = None, *, follow_links: bool = False) -> ReadOptions:

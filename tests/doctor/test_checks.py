@@ -11,10 +11,11 @@ import pytest
 import torch
 import typer
 
-from loupe import devices, provenance
+from loupe import devices, openmp, provenance
 from loupe.cli import doctor as doctor_text
 from loupe.doctor import checks, speed
 from loupe.doctor.checks import Finding
+from loupe.settled import settled
 
 GIB = 2**30
 
@@ -74,6 +75,37 @@ def test_threads_that_are_held_back_or_too_many(monkeypatch, variable, number, c
     assert finding.state == ("warning" if says else "ok")
     assert says in finding.remedy
     assert finding.data["threads"] == number
+
+
+@pytest.mark.parametrize(
+    ("set_to", "by", "state"),
+    [
+        ({}, "nobody", "ok"),
+        ({"GOMP_SPINCOUNT": openmp.TURNS}, "Loupe", "ok"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "the user", "ok"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "the user", "warning"),
+    ],
+)
+def test_the_waiting_of_threads_and_who_has_set_it(monkeypatch, set_to, by, state):
+    for name in openmp.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_to.items():
+        monkeypatch.setenv(name, value)
+    finding = one(checks.waiting())
+    assert (finding.state, finding.data) == (state, {"waiting": set_to, "set_by": by})
+    assert ("unset OMP_WAIT_POLICY" in finding.remedy) == (state == "warning")
+
+
+def test_the_choices_that_are_settled_for_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cpu"))
+    found = list(checks.choices())
+    assert [finding.name for finding in found] == ["frozen blocks", "settled"]
+    work = {"network": "deep-cnn", "part": "all", "size": "32"}
+    settled(work, lambda: ("bf16", "precision bf16: 1.8 times faster"), torch.device("cpu"))
+    finding = list(checks.choices())[1]
+    assert (finding.data["chosen"], finding.data["work"]) == ("bf16", work)
+    assert finding.value.startswith("deep-cnn, all, 32 px: precision bf16: 1.8 times faster, settled on 20")
 
 
 def test_what_is_not_installed(monkeypatch):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from loupe.augment.pipeline import Augmenter
-from loupe.config.recipe import AugmentSpec, Preprocessing, Stage
+from loupe.config.recipe import Preprocessing, Stage
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.store import RawStore
 from loupe.devices import Compute
@@ -77,7 +76,7 @@ def test_a_gpu_has_the_next_batch_before_an_answer_is_waited_for(blocks, monkeyp
 
 
 @pytest.fixture
-def passes(blocks, monkeypatch):
+def passes(blocks, monkeypatch, tmp_path):
     """The images that went through the trunk in each precision while it was timed as on a GPU, and the choice."""
     seen = []
     blocks[0].register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
@@ -85,16 +84,16 @@ def passes(blocks, monkeypatch):
     model = Classifier(trunk=blocks, head=head, preprocessing=PIXELS, classes=("a", "b", "c"))
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
     feed = BatchLoader(RawStore(pixels), np.arange(50) % 3, torch.device("cpu"))
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
     monkeypatch.setattr(Compute, "synchronize", lambda _: None)
     monkeypatch.setattr(precision, "precisions", lambda _: ("fp32",))
 
     def resolved(part, device):
         on = SimpleNamespace(device=device, batches=feed.batches)
         stage = Stage(epochs=1, part=part, batch_size=8)
-        augmenter = Augmenter(AugmentSpec(), PIXELS, 0)
         rows_N = np.arange(50)
         said = precision.resolve(
-            "auto", model, stage=stage, augmenter=augmenter, loader=on, train_N=rows_N, class_weights_K=None
+            "auto", model, network="toy", stage=stage, loader=on, train_N=rows_N, class_weights_K=None
         )
         return said, seen
 
@@ -105,7 +104,7 @@ def test_where_only_the_head_learns_a_gpu_is_timed_on_what_is_frozen(passes):
     (chosen, reason), seen = passes("head", GPU)
     assert chosen == "fp32"
     assert set(seen) == {precision.PASS_BATCH}
-    assert len(seen) == 3 * (1 + precision.TIMED_STEPS), "three times, and nothing of the head's training"
+    assert len(seen) == 5 * (1 + precision.TIMED_STEPS), "five times, and nothing of the head's training"
     assert "32 images through the frozen blocks takes fp32" in reason
 
 

@@ -141,6 +141,13 @@ def test_auto_takes_a_reduced_precision_only_where_it_pays():
     assert "950 ms" in reason
 
 
+@pytest.mark.parametrize(("slow", "chosen"), [(0, "bf16"), (1, "bf16"), (2, "fp32")])
+def test_a_precision_that_is_faster_only_now_and_then_is_a_tie(slow, chosen):
+    """A median of five can be fast where two of the five are not."""
+    reduced = iter([1.0] * slow + [0.5] * (5 - slow))
+    assert fastest_precision(("fp32", "bf16"), lambda name: 1.0 if name == "fp32" else next(reduced))[0] == chosen
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_l2_term_is_that_of_the_network_which_is_evaluated(ema):
     """Keras adds l2 · Σw² over the kernels to the loss that it calls val_loss."""

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from loupe import __version__, provenance
+from loupe import __version__, openmp, provenance
 from loupe.cache import cache_folder
 from loupe.data.memory import free_bytes, total_bytes
 from loupe.doctor import installation
@@ -58,7 +58,9 @@ def checks(runs: Path, *, network: bool = False) -> dict[str, Check]:
         "libraries": libraries,
         "processor": processor,
         "threads": threads,
+        "waiting": waiting,
         "devices": devices,
+        "choices": choices,
         "memory": memory,
         "cache": lambda: folder("cache", cache_folder(), "Set LOUPE_CACHE to another folder"),
         "runs": lambda: folder("runs", runs, "Choose another folder with --output"),
@@ -162,6 +164,39 @@ def threads() -> Iterator[Finding]:
     said = f"{counted(number, 'thread')} on {allowed} of {counted(os.cpu_count() or 1, 'core')}"
     said += f"; OMP_NUM_THREADS={limit}" if limit else ""
     yield Finding("threads", said, "warning" if remedy else "ok", remedy, data)
+
+
+def waiting() -> Iterator[Finding]:
+    """Time for which threads of OpenMP spin before they sleep, and who has set it."""
+    found, set_by = openmp.waiting(), openmp.set_by()
+    said = ", ".join(f"{name}={value}" for name, value in found.items())
+    said = f"{said}, set by {set_by}" if said else "threads spin while they wait, as OpenMP's library does by itself"
+    spins = set_by == "the user" and found.get("OMP_WAIT_POLICY", "").strip().lower() == "active"
+    remedy = "Training beside other programs is several times slower: unset OMP_WAIT_POLICY." if spins else ""
+    data = {"waiting": found, "set_by": set_by}
+    yield Finding("waiting", said, "warning" if spins else "ok", remedy, data)
+
+
+def choices() -> Iterator[Finding]:
+    """Engine of frozen blocks, and the precisions that were measured for this machine."""
+    import torch
+
+    from loupe import settled
+    from loupe.devices import Compute, choose_device, multiplies_bf16
+    from loupe.models.engine import engine_name
+
+    device = choose_device("auto")
+    precision = "bf16 where features agree, else fp32" if multiplies_bf16(device) else "fp32"
+    said = engine_name(Compute(device, "fp32"))
+    yield Finding("frozen blocks", f"{said}, {precision if device.type == 'cpu' else 'the precision of the run'}")
+    found = list(settled.choices(device))
+    for choice in found:
+        work = f"{choice.work['network']}, {choice.work['part']}, {choice.work['size']} px"
+        said = f"{work}: {choice.reason}, settled on {choice.date[:10]}"
+        yield Finding("settled", said, data={"work": choice.work, "chosen": choice.chosen, "date": choice.date})
+    if not found:
+        at = f"{device.type}, {counted(torch.get_num_threads(), 'thread')}"
+        yield Finding("settled", f"no precision has been measured yet ({at}): the first training of a network does")
 
 
 def container_cpus() -> float | None:

@@ -49,6 +49,7 @@ NOT_CIRCUMSTANCES = frozenset(
         "date",
         "data",
         "open_test",
+        "choices",
         "hashes.split",
         "hashes.recipe",
         "recipe.name",

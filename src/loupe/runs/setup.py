@@ -5,18 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from loupe.augment.pipeline import Augmenter
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.recipe import Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import Images, pixel_statistics
 from loupe.data.splits.split import Split
-from loupe.devices import Compute
+from loupe.devices import Compute, threads_reason
 from loupe.log import logger
 from loupe.models.build import build
 from loupe.models.classifier import Classifier
-from loupe.models.engine import Engines
+from loupe.models.engine import Engines, engine_name
 from loupe.training.precision import resolve, resolve_frozen
 
 
@@ -31,6 +30,7 @@ class TrainingSetup:
         class_weights_K: weights of the classes in the loss; None for equal weights.
         compute: device and precision of the training.
         frozen_compute: device and precision of the frozen blocks.
+        choices: precision, engine of frozen blocks, and threads, each with the reason for it.
     """
 
     recipe: ResolvedRecipe
@@ -42,6 +42,7 @@ class TrainingSetup:
     compute: Compute
     frozen_compute: Compute
     engines: Engines
+    choices: dict[str, str]
 
 
 def set_up(
@@ -65,14 +66,15 @@ def set_up(
     precision, reason = resolve(
         recipe.precision,
         model,
+        network=recipe.model.name,
         stage=stage,
-        augmenter=Augmenter(stage.augment, model.preprocessing, recipe.seed),
         loader=loader,
         train_N=split.train,
         class_weights_K=class_weights_K,
     )
     if recipe.precision == "auto":
         logger.info(reason)
+    choices = {"precision": reason, "threads": threads_reason()}
     frozen_precision = precision
     if any(model.blocks_before(stage.part) for stage in recipe.stages):
         frozen_precision, reason = resolve_frozen(
@@ -86,6 +88,9 @@ def set_up(
         )
         if reason:
             logger.info(reason)
+        engine = engine_name(Compute(device, frozen_precision))
+        choices["frozen_precision"] = reason or f"precision {frozen_precision}, as asked for or as the run's"
+        choices["engine"] = f"{engine}, the fastest that is installed"
     return TrainingSetup(
         recipe=recipe.computed_in(precision, frozen_precision),
         images=images,
@@ -96,6 +101,7 @@ def set_up(
         compute=Compute(device, precision),
         frozen_compute=Compute(device, frozen_precision),
         engines=engines,
+        choices=choices,
     )
 
 

@@ -125,6 +125,7 @@ def train(
                 **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
                 **dataset.options.to_json(),
                 "classes": table.classes,
+                "choices": setup.choices,
                 "hashes": provenance.hashes(
                     loaded.table, loaded.content, divided, weights_file(chosen.model), setup.recipe
                 ),

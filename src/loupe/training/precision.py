@@ -1,10 +1,11 @@
-"""Choice of the fastest precision on this machine, from a few timed training steps.
+"""Choice of the fastest precision on this machine, from a few timed training steps, once for each kind of network.
 
 If only the head is trained, nearly all work is the pass through the frozen blocks, which is timed in place of steps.
 Frozen blocks can have a precision of their own, because their rounding errors do not accumulate over training.
 """
 
 import copy
+import hashlib
 import itertools
 import time
 from dataclasses import replace
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from loupe.augment.pipeline import Augmenter, evaluation_view
-from loupe.config.recipe import Precision, Stage
+from loupe.config.recipe import AugmentSpec, Precision, Stage
 from loupe.data.pixels.batches import Batch, BatchLoader
 from loupe.devices import Compute, Resolved, fastest_precision, multiplies_bf16, precisions
 from loupe.errors import counted
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, TorchEngine
+from loupe.settled import settled
 from loupe.training.activation_loader import IdentityAugment
 from loupe.training.frozen import PASS_BATCH
 from loupe.training.train_step import TrainStep
@@ -33,31 +35,52 @@ def resolve(
     wanted: Precision,
     model: Classifier,
     *,
+    network: str,
     stage: Stage,
-    augmenter: Augmenter,
     loader: BatchLoader,
     train_N: np.ndarray,
     class_weights_K: Tensor | None,
 ) -> tuple[Resolved, str]:
     """Precision to train in, and the reason.
 
-    For `auto`, steps of this stage are timed on copies of the model, from outputs of its frozen blocks.
+    For `auto`, steps of this stage are timed on copies of the model, without augmentation, from outputs of its frozen
+    blocks; once for a machine and a kind of network (`loupe.settled`).
+
+    Args:
+        network: name of the network, for people.
     """
     if wanted != "auto":
         return wanted, f"precision {wanted}, as asked for"
-    if stage.part == "head" and loader.device.type == "cpu":
+    device, in_cpu = loader.device, loader.device.type == "cpu"
+    if stage.part == "head" and in_cpu:
         return "fp32", "precision fp32: only the head is trained"
-    if stage.part == "head":
-        frozen = TimedPass(model, loader=loader, train_N=train_N)
-        return fastest_precision(
-            precisions(loader.device),
-            frozen.seconds,
-            f"a pass of {counted(frozen.images, 'image')} through the frozen blocks",
+
+    def measure() -> tuple[Resolved, str]:
+        if stage.part == "head":
+            frozen = TimedPass(model, loader=loader, train_N=train_N)
+            timed = f"a pass of {counted(frozen.images, 'image')} through the frozen blocks"
+            return fastest_precision(precisions(device), frozen.seconds, timed)
+        plain = Augmenter(AugmentSpec(), model.preprocessing, 0)
+        steps = TimedSteps(
+            model, stage=stage, augmenter=plain, loader=loader, train_N=train_N, weights_K=class_weights_K
         )
-    steps = TimedSteps(
-        model, stage=stage, augmenter=augmenter, loader=loader, train_N=train_N, weights_K=class_weights_K
-    )
-    return fastest_precision(precisions(loader.device), steps.seconds)
+        return fastest_precision(precisions(device), steps.seconds)
+
+    chosen, reason = settled(_kind_of_work(model, network, stage, len(train_N)), measure, device)
+    return next(precision for precision in precisions(device) if precision == chosen), reason
+
+
+def _kind_of_work(model: Classifier, network: str, stage: Stage, images: int) -> dict[str, str]:
+    """Settings on which the speed of a step depends most; neither the weights nor the classes are among them."""
+    return {
+        "choice": "precision",
+        "network": network,
+        "layers": hashlib.sha256(repr(model.trunk).encode()).hexdigest()[:16],
+        "size": str(model.preprocessing.size),
+        "part": stage.part,
+        "batch": str(min(stage.batch_size, images)),
+        "batch statistics": str(stage.batch_statistics),
+    }
 
 
 def resolve_frozen(
