@@ -8,6 +8,7 @@ work. So the same command gives the same bits on a machine, however busy it is, 
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -72,6 +73,8 @@ def settled(
             held.enter_context(FileLock(path.with_suffix(".lock")))
         known = _read(path)
         if known is not None and (known.machine, known.work) == (place, dict(work)):
+            with suppress(OSError):
+                os.utime(path)  # time of the last use
             return known.chosen, f"{known.reason}, settled for this machine on {known.date[:10]}"
         chosen, reason = measure()
         values = {"machine": place, "work": dict(work), "chosen": chosen, "reason": reason, "date": now()}

@@ -82,7 +82,9 @@ def models(
 def cache(
     clear: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="Kind to remove: pixels, rows, frozen, datasets, content, models or all."),
+        typer.Option(
+            metavar="KIND", help="Kind to remove: pixels, rows, frozen, datasets, content, models, settled or all."
+        ),
     ] = None,
     unused_days: Annotated[
         float, typer.Option(min=0, help="With --clear: remove only entries not used for this many days.")
