@@ -135,11 +135,12 @@ def test_reduced_precision_is_that_of_the_gpu(simulated, precision, monkeypatch)
 
 
 @pytest.mark.parametrize("part", ["all", "last-block", "head"])
-def test_precision_is_chosen_from_timed_steps(simulated, part):
+def test_precision_is_chosen_from_timed_steps(simulated, monkeypatch, tmp_path, part):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))  # where nothing is settled
     stage = Stage(epochs=1, part=part, batch_size=4)
     model = cnn(SPEC, PIXELS, CLASSES, seed=0).to(GPU)
-    augmenter, order = Augmenter(stage.augment, PIXELS, 0), np.arange(12)
-    options = {"loader": loader(GPU), "augmenter": augmenter, "train_N": order, "class_weights_K": None}
+    order = np.arange(12)
+    options = {"network": "toy", "loader": loader(GPU), "train_N": order, "class_weights_K": None}
     chosen, _ = resolve("auto", model, stage=stage, **options)
     assert chosen in {"fp32", "bf16"}
     frozen = {"asked": "auto", "run": chosen, "model": model, "loader": loader(GPU), "rows_N": order}
