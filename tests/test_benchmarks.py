@@ -304,3 +304,16 @@ def test_every_benchmark_has_a_test_of_its_own():
     source = Path(__file__).read_text(encoding="utf-8")
     tested = {name for name in SCRIPTS if f'"{name}"' in source.split("def last_row")[1]}
     assert tested | {"peers/timm_transfer", "peers/fastai_transfer", "peers/keras_transfer"} == set(SCRIPTS)
+
+
+@pytest.mark.slow
+def test_prediction_is_measured_beside_decoding_and_the_network(started, toy_run, toy_data, capsys):
+    before = ("--before", BENCHMARKS.parent / "src", toy_run)
+    started("prediction", toy_run, toy_data / "cats_vs_dogs" / "test" / "cat", "--rounds", "1", *before)
+    found = last_row(capsys.readouterr().out)
+    kinds = {"decoding", "network", *(f"{what}, {when}" for what in ("one", "many") for when in ("before", "after"))}
+    assert set(found["seconds"]) == kinds and all(value > 0 for value in found["seconds"].values())
+    pytest.importorskip("openvino")
+    networks = ("--networks", "digits-cnn", "test_resnet", "--images", 4, "--rounds", 1)
+    started("prediction", toy_run, toy_data / "cats_vs_dogs", *networks)
+    assert [row.split()[1] for row in capsys.readouterr().out.splitlines()[2:]] == ["digits-cnn", "test_resnet"]

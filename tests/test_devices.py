@@ -13,6 +13,7 @@ from loupe.augment.pipeline import Augmenter
 from loupe.comparison import plan
 from loupe.comparison.candidates import Entry
 from loupe.comparison.request import ComparisonRequest
+from loupe.config.network import CnnSpec
 from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.batches import BatchLoader
@@ -20,7 +21,9 @@ from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
 from loupe.devices import Compute
 from loupe.errors import LoupeError
+from loupe.models import torch_network
 from loupe.models.build import build
+from loupe.models.cnn import cnn
 from loupe.recipes import catalog
 from loupe.runs import predictor
 from loupe.runs.options import RunOptions
@@ -81,8 +84,9 @@ def test_both_kinds_of_switches_can_be_read_afterwards(tf32):
 
 def test_whoever_loads_a_network_to_predict_keeps_freed_memory_first(monkeypatch):
     done = []
-    monkeypatch.setattr(predictor, "keep_freed_memory", lambda: done.append("kept"))
-    monkeypatch.setattr(predictor.bundle, "load", lambda *_: (done.append("loaded"), "fp32"))
+    network = cnn(CnnSpec(name="tiny", blocks=()), Preprocessing(size_px=8, load_px=8), ("a", "b"), seed=0)
+    monkeypatch.setattr(torch_network, "keep_freed_memory", lambda: done.append("kept"))
+    monkeypatch.setattr(torch_network.bundle, "load", lambda *_: (done.append("loaded"), (network, "fp32"))[1])
     stored = predictor.Predictor(Path("model"), device="cpu")
     assert done == [], "before it is asked, nothing is done to the process"
     _ = stored.model, stored.model

@@ -21,7 +21,7 @@ KINDS = {
     "frozen": "activations of frozen blocks",
     "datasets": "downloaded data sets",
     "content": "content hashes of images",
-    "models": "names of timm's networks",
+    "models": "names of timm's networks, and converted trunks",
     "settled": "choices measured for this machine",
 }
 DAY_SECONDS = 24 * 3600

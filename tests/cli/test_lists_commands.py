@@ -252,7 +252,7 @@ def test_comparisons_folds_and_label_checks_take_the_columns(study, tmp_path):
 
 
 def test_submissions_that_are_refused_before_the_work(terminal, study, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("loupe.evaluate.inference.logits", None)
+    monkeypatch.setattr("loupe.runs.predictor.Predictor.stream", None)
     monkeypatch.chdir(tmp_path)
     Path("sample.csv").write_text("id,label\ns3,0\n")
     Path("other.csv").write_text("x,y\n")

@@ -13,6 +13,7 @@ from PIL import Image
 import loupe
 from loupe import __version__
 from loupe.cli import main
+from loupe.cli.options import print_json, print_long_json
 from loupe.cli.tables import print_histogram
 from loupe.data.sources.folders import from_paths
 from loupe.errors import LoupeError
@@ -333,7 +334,7 @@ def test_predict_writes_over_its_own_files_alone(terminal, trained, photos, tmp_
 
 
 def test_predict_refuses_before_the_work_what_would_fail_after_it(terminal, trained, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("loupe.evaluate.inference.engine_predictions", None)
+    monkeypatch.setattr("loupe.runs.predictor.Predictor.stream", None)
     target = tmp_path / "out.csv"
     for asked in (
         ("--to", tmp_path),
@@ -377,13 +378,23 @@ def test_predict_below_the_threshold_is_unclassified(terminal, trained, photos, 
 
 def test_a_class_that_is_called_unclassified_is_not_mixed_up_with_images_below_the_threshold():
     from loupe.evaluate.predictions import Predictions
-    from loupe.runs.classify import label
+    from loupe.runs.classify import Tally, label
 
     logits = np.array([[0, 3], [3, 0], [0.1, 0]], np.float32)
     predictions = Predictions(("a", "b", "c"), ("a", "b", "c"), np.array([1, 0, 0]), logits, ("dark", "unclassified"))
-    assert label(predictions).counts() == {"dark": 2, "unclassified": 1}
+    tally = Tally(predictions.classes)
+    assert next(tally.through([label(predictions)])).label == ("unclassified", "dark", "dark")
+    assert tally.counts() == {"dark": 2, "unclassified": 1}
     with pytest.raises(LoupeError, match="a class of this model has the name 'unclassified'"):
         label(predictions, threshold=0.6)
+
+
+@pytest.mark.parametrize("items", [[], [{"a": 1}], [1, {"b": [1.5, "x\ny"]}]])
+def test_a_long_list_is_printed_as_the_whole_would_be(capsys, items):
+    print_long_json({"first": 0.5}, "items", iter(items), {"counts": {"é": 1}})
+    printed = capsys.readouterr().out
+    print_json({"first": 0.5, "items": items, "counts": {"é": 1}})
+    assert printed == capsys.readouterr().out
 
 
 @pytest.fixture

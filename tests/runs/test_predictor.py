@@ -1,5 +1,6 @@
 """Many images are decoded as they are classified: once, to the same bits, and damage is met on the way."""
 
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -11,12 +12,14 @@ from loupe.config.network import CnnSpec
 from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset
 from loupe.data.pixels import decoding, prepare
-from loupe.data.pixels.store import DamagedImages, RawStore, StreamedStore
+from loupe.data.pixels import stream as stream_module
+from loupe.data.pixels.store import DamagedImages
 from loupe.data.sources.folders import from_paths
+from loupe.data.sources.inference_inputs import table_of
 from loupe.errors import LoupeError
+from loupe.models import bundle
 from loupe.models.cnn import cnn
 from loupe.models.engine import OpenVinoEngine
-from loupe.runs import predictor as module
 from loupe.runs.predictor import Predictor
 
 COUNT, BATCH = 11, 4
@@ -32,18 +35,13 @@ def folder(tmp_path):
 
 @pytest.fixture
 def stored(monkeypatch, tmp_path_factory):
-    """A classifier as if it lay in a folder, and the stores that it reads from; batches are small."""
+    """A classifier in a folder; batches are small."""
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    network = cnn(CnnSpec(name="tiny", blocks=()), Preprocessing(size_px=8, load_px=8), ("a", "b"), seed=0).eval()
-    monkeypatch.setattr(module.bundle, "load", lambda *_: (network, "fp32"))
-    monkeypatch.setattr(module.inference, "batch_size", lambda _: BATCH)
-    return Predictor(tmp_path_factory.mktemp("model"), device="cpu")
-
-
-@pytest.fixture
-def beyond(monkeypatch):
-    """The pixels of any images are more than memory should hold."""
-    monkeypatch.setattr(prepare, "default_budget", lambda: 0)
+    spec, folder = CnnSpec(name="tiny", blocks=()), tmp_path_factory.mktemp("model")
+    network = cnn(spec, Preprocessing(size_px=8, load_px=8), ("a", "b"), seed=0)
+    bundle.save(folder, network, spec, "fp32")
+    monkeypatch.setattr("loupe.models.torch_network.batch_size", lambda _: BATCH)
+    return Predictor(folder, device="cpu")
 
 
 @pytest.fixture
@@ -59,29 +57,47 @@ def decodes(monkeypatch):
     return counts
 
 
-def test_images_beyond_the_budget_are_decoded_once_and_predicted_to_the_same_bits(folder, stored, decodes, monkeypatch):
-    table, stores = from_paths([str(folder)]), []
-    monkeypatch.setattr(module, "ProgressLoader", lambda feed, given: stores.append(feed.store) or feed)
-    held = stored.predictions(table)
+def test_images_are_decoded_once_and_predicted_to_the_bits_of_an_evaluation(folder, stored, decodes, monkeypatch):
+    table = from_paths([str(folder)])
+    images = prepare.load_images(Dataset(None, table), stored.preprocessing, cache=None)
+    held = stored._predict(images, np.arange(COUNT), images.table.labels)
     decodes.clear()
-    monkeypatch.setattr(prepare, "default_budget", lambda: 0)
-    streamed = stored.predictions(table)
-    assert [type(store) for store in stores] == [RawStore, StreamedStore]
-    assert set(decodes.values()) == {1}
+    for chunk_images in (1, 3, 256):
+        monkeypatch.setattr(decoding, "CHUNK_IMAGES", chunk_images)
+        streamed = stored.predictions(table)
+        assert (streamed.path, streamed.content) == (held.path, held.content)
+        np.testing.assert_array_equal(streamed.logits_NK, held.logits_NK)
+    assert set(decodes.values()) == {3}
     assert len(decodes) == COUNT
-    assert streamed.path == held.path
-    np.testing.assert_array_equal(streamed.logits_NK, held.logits_NK)
 
 
-def test_the_damage_that_is_met_is_listed(folder, stored, beyond):
+@pytest.mark.parametrize("images", [200, 400])
+def test_memory_is_that_of_a_few_batches_whatever_the_number_of_images(stored, monkeypatch, images):
+    alive, most = weakref.WeakSet(), []
+    decode, join = stream_module.decode_and_hash, stream_module._joined
+
+    def noted(made):
+        alive.add(made)
+        most.append(len(alive))
+        return made
+
+    monkeypatch.setattr(stream_module, "decode_and_hash", lambda files, **how: noted(decode(files, **how)))
+    monkeypatch.setattr(stream_module, "_joined", lambda pieces: noted(join(pieces)))
+    monkeypatch.setattr(decoding, "CHUNK_IMAGES", 2)
+    table = table_of(np.zeros((images, 8, 8, 3), np.uint8))
+    assert sum(map(len, stored.stream(table))) == images
+    assert max(most) <= 12, "chunks that are decoded ahead, those of a batch, and batches in the engine"
+
+
+def test_damage_stops_the_prediction_and_all_of_it_is_listed(folder, stored):
     for k in (5, 6, 10):
         (folder / f"{k:02}.png").write_bytes(b"no image")
     with pytest.raises(DamagedImages, match="--skip-damaged") as caught:
         stored.predictions(from_paths([str(folder)]))
-    assert caught.value.indices.tolist() == [5, 6], "of the batch that had some, in order; not of what comes after"
+    assert caught.value.indices.tolist() == [5, 6, 10]
 
 
-def test_damaged_images_are_left_out_of_what_is_predicted(folder, stored, beyond, caplog):
+def test_damaged_images_are_left_out_of_what_is_predicted(folder, stored, caplog):
     whole = stored.predictions(from_paths([str(folder)]))
     for k in (1, 6):
         (folder / f"{k:02}.png").write_bytes(b"no image")
@@ -96,7 +112,7 @@ def test_damaged_images_are_left_out_of_what_is_predicted(folder, stored, beyond
     assert "3 damaged images left out" in caplog.text
 
 
-def test_nothing_but_damage_is_an_error_whoever_leaves_it_out(folder, stored, beyond):
+def test_nothing_but_damage_is_an_error_whoever_leaves_it_out(folder, stored):
     for file in folder.iterdir():
         file.write_bytes(b"no image")
     with pytest.raises(LoupeError, match="all 11 images are damaged"):
@@ -120,10 +136,10 @@ class Reversed:
 
 def test_another_engine_computes_the_logits_of_the_same_preprocessed_images(folder, stored):
     table = from_paths([str(folder)])
-    other = Predictor(folder, device="cpu", engine=Reversed)
+    other = Predictor(stored._folder, device="cpu", engine=Reversed)
     said = other.predictions(table)
     assert said.path == stored.predictions(table).path
-    assert other.engine.seen == [(4, 3, 8, 8), (4, 3, 8, 8), (3, 3, 8, 8)]
+    assert other.engine.engine.seen == [(4, 3, 8, 8), (4, 3, 8, 8), (3, 3, 8, 8)]
     images = prepare.load_images(Dataset(None, table), other.model.preprocessing, cache=None)
     pixels_NHWC = np.asarray(images.store.pixels, np.float64) / 255
     np.testing.assert_allclose(said.logits_NK[:, 1], pixels_NHWC.mean(axis=(1, 2, 3)), rtol=1e-5)
@@ -137,5 +153,5 @@ def test_openvino_predicts_as_pytorch_does(folder, stored):
         return OpenVinoEngine(nn.Sequential(model.trunk, model.head), compute, model.preprocessing.size)
 
     table = from_paths([str(folder)])
-    said = Predictor(folder, device="cpu", engine=openvino).predictions(table)
+    said = Predictor(stored._folder, device="cpu", engine=openvino).predictions(table)
     np.testing.assert_allclose(said.logits_NK, stored.predictions(table).logits_NK, rtol=1e-4, atol=1e-5)

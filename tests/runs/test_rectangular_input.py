@@ -22,7 +22,7 @@ from loupe.config.size import Size
 from loupe.data.dataset import open_dataset
 from loupe.data.pixels.decode import DECODER_VERSION
 from loupe.data.pixels.decoding import EncodedImages
-from loupe.evaluate.inference import batch_size
+from loupe.data.pixels.read_ahead import batch_size
 from loupe.explain.feature_maps import map_layers
 from loupe.explain.filters import AscentSettings, default_layers, maximise
 from loupe.labels.find import LabelOptions, check_labels

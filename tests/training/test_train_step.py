@@ -11,7 +11,8 @@ from loupe.augment.pipeline import Augmenter
 from loupe.config.network import CnnSpec, Dense
 from loupe.config.optimizer import Sgd
 from loupe.config.recipe import AugmentSpec, Preprocessing, Stage
-from loupe.data.pixels.batches import Batch, BatchLoader, ahead, steps_in
+from loupe.data.pixels.batches import Batch, BatchLoader
+from loupe.data.pixels.read_ahead import ahead, steps_in
 from loupe.data.pixels.store import RawStore
 from loupe.devices import Compute, fastest_precision
 from loupe.models.cnn import cnn

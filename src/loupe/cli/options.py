@@ -1,7 +1,9 @@
 """Options that commands share, and printing a result as JSON."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,4 +74,19 @@ def input_size(text: str | None) -> "SizePx | None":
 
 def print_json(value: Any) -> None:
     """Print the result, and nothing else, on standard output."""
-    print(json.dumps(value, indent=1, allow_nan=False))
+    print(_dumps(value))
+
+
+def print_long_json(head: Mapping[str, Any], name: str, items: Iterable[Any], tail: Mapping[str, Any]) -> None:
+    """Print what `print_json` would print of `{**head, name: [*items], **tail}`, one item at a time."""
+    before, _, after = _dumps({**head, name: [], **tail}).partition(f'"{name}": []')
+    print(f'{before}"{name}": [', end="")
+    separator, end = "\n", "]"
+    for item in items:
+        print(separator + indent(_dumps(item), "  "), end="")
+        separator, end = ",\n", "\n ]"
+    print(end + after)
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False)

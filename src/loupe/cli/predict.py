@@ -18,6 +18,7 @@ from loupe.cli.options import (
     Tta,
     Verify,
     print_json,
+    print_long_json,
 )
 from loupe.errors import ConfigError, counted
 from loupe.log import logger, terminal
@@ -113,7 +114,7 @@ def predict(
     from loupe.data.sources.folders import from_paths
     from loupe.data.sources.inference_list import open_inference_list
     from loupe.rundir import open_run
-    from loupe.runs.classify import check_path, check_threshold, check_top, label, write_csv
+    from loupe.runs.classify import Tally, check_path, check_threshold, check_top, label, write_csv
     from loupe.runs.run import Run
     from loupe.runs.submission import Submission
 
@@ -143,28 +144,35 @@ def predict(
         for note in listed.table.notes if listed else ():
             logger.info(note)
     table = listed.table if listed else from_paths(paths, follow_links=follow_links)
-    predictions = opened.predictions(table, skip_damaged=skip_damaged)
-    labelled = label(predictions, top=top, threshold=threshold or 0.0, temperature=opened.temperature)
     ids = listed.by_path() if listed else {}
+    if form is not None and not ids:
+        form.check_names(table.paths)
+    tally = Tally(opened.classes, as_json, ids)
+    labelled = (
+        label(part, top=top, threshold=threshold or 0.0, temperature=opened.temperature)
+        for part in opened.stream(table, skip_damaged=skip_damaged)
+    )
     if form is not None:
-        form.write(to, labelled, ids)
-        if len(predictions) < len(ids):
-            logger.warning(f"{to} lacks {counted(len(ids) - len(predictions), 'row')} of {source}: damaged images.")
+        form.write(to, tally.through(labelled), ids)
+        if tally.images < len(ids):
+            logger.warning(f"{to} lacks {counted(len(ids) - tally.images, 'row')} of {source}: damaged images.")
     else:
-        write_csv(to, labelled, listed.id_name if listed else None, ids)
+        id_name = listed.id_name if listed else None
+        write_csv(to, tally.through(labelled), opened.classes, top=top, id_name=id_name, ids=ids)
     if as_json:
-        print_json({**({"tta": tta} if tta else {}), **labelled.to_json(ids)})
+        head = {**({"tta": tta} if tta else {}), "temperature": opened.temperature, "threshold": threshold or 0.0}
+        print_long_json(head, "images", tally.to_json(), {"counts": tally.counts()})
     else:
-        tables.print_histogram(labelled.counts(), to)
+        tables.print_histogram(tally.counts(), to)
 
 
 def _note_views(run: "Run") -> None:
     """Log the views of a test-time augmentation, and a warning if the network may never have seen mirrored images."""
+    if run.tta is None:
+        return
     from loupe.config.network import BackboneSpec
     from loupe.models.test_time import AUGMENTATIONS
 
-    if run.tta is None:
-        return
     with terminal(quiet=run.quiet):
         logger.info(f"Each prediction is the mean over {len(AUGMENTATIONS[run.tta])} views of the image ({run.tta}).")
         flipped = any(stage.augment.horizontal_flip for stage in run.recipe.stages)

@@ -16,8 +16,9 @@ from loupe.cache import cache_folder
 from loupe.config.recipe import AugmentSpec, Preprocessing
 from loupe.config.resolved import ResolvedRecipe, ResolvedStage
 from loupe.data.dataset import Dataset
-from loupe.data.pixels.batches import BatchLoader, steps_in
+from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import Images, load_images
+from loupe.data.pixels.read_ahead import steps_in
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import Compute, StopSignal, multiplies_bf16, precisions

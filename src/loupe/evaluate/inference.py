@@ -1,7 +1,5 @@
-"""Inference in batches: logits, predictions, validation scores and speed."""
+"""Inference in batches: logits, predictions and validation scores."""
 
-import statistics
-import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -12,16 +10,12 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 
 from loupe.augment.pipeline import evaluation_view
-from loupe.config.recipe import Preprocessing
-from loupe.config.size import Size
 from loupe.data.pixels.batches import Batch
 from loupe.data.pixels.prepare import Images
+from loupe.data.pixels.read_ahead import batch_size
 from loupe.devices import Compute
 from loupe.evaluate.predictions import Predictions
 from loupe.models.classifier import Classifier
-from loupe.models.engine import Engine
-
-SPEED_BATCH = 32
 
 
 class InputLoader(Protocol):
@@ -70,53 +64,13 @@ def predictions(
 ) -> Predictions:
     """Predictions for some images, with the labels of the loader; arguments as for `logits`."""
     logits_NK = logits(model, loader, rows_N, compute, first_block)
-    return _with_images(logits_NK, loader, images, rows_N, model.classes)
-
-
-def engine_predictions(
-    engine: Engine,
-    preprocessing: Preprocessing,
-    classes: tuple[str, ...],
-    loader: InputLoader,
-    images: Images,
-    rows_N: np.ndarray,
-) -> Predictions:
-    """Predictions of an engine that gives logits for preprocessed images, with the labels of the loader."""
-    batches = loader.batches(rows_N, batch_size(preprocessing.size))
-    made = list(engine.run(evaluation_view(batch.x_BCHW, preprocessing) for batch in batches))
-    logits_NK = np.concatenate(made) if made else np.empty((0, 0), np.float32)
-    return _with_images(logits_NK, loader, images, rows_N, classes)
-
-
-def _with_images(
-    logits_NK: np.ndarray, loader: InputLoader, images: Images, rows_N: np.ndarray, classes: tuple[str, ...]
-) -> Predictions:
     return Predictions(
         path=tuple(images.table.paths[row] for row in rows_N),
         content=tuple(images.content[row] for row in rows_N),
         label=loader.labels_N.cpu().numpy()[rows_N],
-        logits_NK=logits_NK.reshape(len(rows_N), len(classes)),
-        classes=classes,
+        logits_NK=logits_NK.reshape(len(rows_N), len(model.classes)),
+        classes=model.classes,
     )
-
-
-@torch.inference_mode()
-def images_per_second(engine: Engine, preprocessing: Preprocessing, device: torch.device, repeats: int = 3) -> float:
-    """Inference speed from decoded pixels, in images per second: median of `repeats` batches, answers included."""
-    images = min(SPEED_BATCH, batch_size(preprocessing.size))
-    x_BCHW = torch.zeros(images, preprocessing.channels, *preprocessing.load_size, dtype=torch.uint8)
-    x_BCHW = x_BCHW.to(device, memory_format=torch.channels_last)
-    seconds = []
-    for _ in range(1 + repeats):  # the first pass compiles and fills caches
-        began = time.perf_counter()
-        list(engine.run(iter([evaluation_view(x_BCHW, preprocessing)])))
-        seconds.append(time.perf_counter() - began)
-    return images / statistics.median(seconds[1:])
-
-
-def batch_size(size: Size) -> int:
-    """Batch size for evaluation of images of that size: activations take a few hundred megabytes."""
-    return int(np.clip(2**22 // size.area_px, 16, 512))
 
 
 def scores(logits_NK: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:

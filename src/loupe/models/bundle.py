@@ -1,48 +1,39 @@
 """Model bundle: weights.safetensors and config.json, all that prediction needs."""
 
-import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
 
 import safetensors.torch
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from loupe.config.base import Positive
 from loupe.config.network import BackboneSpec, Network
-from loupe.config.recipe import Preprocessing
 from loupe.devices import Resolved
 from loupe.errors import RunStateError
 from loupe.files import write_atomic
 from loupe.models.build import build, skeleton
+from loupe.models.bundle_config import CONFIG, STORED_NETWORK, WEIGHTS, BundleConfig, StoredEngine, content_digest
 from loupe.models.classifier import Classifier
 from loupe.models.weight_values import defect
-from loupe.records import Record
 
 
-class BundleConfig(Record):
-    """Content of config.json.
+@dataclass(frozen=True)
+class ConvertedNetwork:
+    """Network that was converted for another engine: what config.json says of it, and its files."""
 
-    Attributes:
+    engine: StoredEngine
+    files: tuple[bytes, bytes]
+
+
+def save(
+    folder: Path, model: Classifier, spec: Network, precision: Resolved, converted: ConvertedNetwork | None = None
+) -> None:
+    """Write the bundle.
+
+    Args:
         precision: precision that the network was trained and evaluated in.
-        temperature: divisor of logits for calibrated probabilities; 1 in bundles of older versions, which have none.
-        weights_blake2b: hash of weights.safetensors.
+        converted: network for the engine that predicts; None for PyTorch.
     """
-
-    SCHEMA: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = "Restore the model folder, or train again. A newer bundle needs a newer Loupe."
-
-    network: Network
-    preprocessing: Preprocessing
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    precision: Resolved
-    temperature: Positive = 1.0
-    weights_blake2b: str
-
-
-def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) -> None:
-    """Write the bundle; `precision` is the one that the network was trained and evaluated in."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
     config = BundleConfig(
@@ -52,9 +43,15 @@ def save(folder: Path, model: Classifier, spec: Network, precision: Resolved) ->
         precision=precision,
         temperature=model.temperature,
         weights_blake2b=content_digest(weights),
+        **({} if converted is None else {"engine": converted.engine}),
     )
-    write_atomic(folder / "weights.safetensors", weights)
-    config.write(folder / "config.json")
+    write_atomic(folder / WEIGHTS, weights)
+    for number, name in enumerate(STORED_NETWORK):
+        if converted is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            write_atomic(folder / name, converted.files[number])
+    config.write(folder / CONFIG)
 
 
 def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
@@ -64,9 +61,9 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         RunStateError: there is no bundle, it has a newer schema, its files are damaged or do not belong together, or
             this version of Loupe or timm builds its network in another way, or its weights are NaN, infinite or zero.
     """
-    config = BundleConfig.read(folder / "config.json")
+    config = BundleConfig.read(folder / CONFIG)
     try:
-        weights = (folder / "weights.safetensors").read_bytes()
+        weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:
         raise RunStateError(
             f"{error.filename}: cannot be read ({error.strerror}). Check that the training was finished."
@@ -77,7 +74,7 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
         )
     model = _empty(folder, config)
     model.temperature = config.temperature
-    _fill(model, _tensors(folder / "weights.safetensors", weights), folder, config.network.name)
+    _fill(model, _tensors(folder / WEIGHTS, weights), folder, config.network.name)
     if reason := defect(model.state_dict(), model):  # in the order of the network
         raise RunStateError(
             f"{folder / 'weights.safetensors'}: {reason}. Nothing can be predicted with it. {BundleConfig.REMEDY}"
@@ -124,8 +121,3 @@ def _empty(folder: Path, config: BundleConfig) -> Classifier:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
-
-
-def content_digest(data: bytes) -> str:
-    """BLAKE2b hash of 16 bytes, in hexadecimal."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from loupe.config.size import Size
 from loupe.devices import Compute
-
-Array = np.ndarray[Any, np.dtype[Any]]
-IN_FLIGHT = 2
+from loupe.models.openvino_network import IN_FLIGHT, in_flight
+from loupe.models.pixel_engine import Array
 
 
 class Engine(Protocol):
@@ -139,26 +138,8 @@ class OpenVinoEngine:
         self.name = f"openvino-{precision}"
 
     def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:
-        idle = [self._compiled.create_infer_request() for _ in range(IN_FLIGHT)]
-        busy: deque[tuple[Any, Array]] = deque()
-        for x_BCHW in inputs:
-            if not idle:
-                request, rows = _next_finished(busy)
-                idle.append(request)
-                yield rows
-            request = idle.pop()
-            x_BHWC = np.ascontiguousarray(x_BCHW.permute(0, 2, 3, 1).numpy())
-            request.start_async({0: x_BHWC}, share_inputs=True)
-            busy.append((request, x_BHWC))  # the input must live until the request is done
-        while busy:
-            yield _next_finished(busy)[1]
-
-
-def _next_finished(busy: deque[tuple[Any, Array]]) -> tuple[Any, Array]:
-    """Oldest request, once it is done, and its outputs."""
-    request, _ = busy.popleft()
-    request.wait()
-    return request, _channels_last(np.array(request.get_output_tensor(0).data, dtype=np.float32))
+        images = (np.ascontiguousarray(x_BCHW.permute(0, 2, 3, 1).numpy()) for x_BCHW in inputs)
+        return map(_channels_last, in_flight(self._compiled, images))
 
 
 def _channels_last(outputs: Array) -> Array:

@@ -1,18 +1,20 @@
 """Labels from predictions: the best classes of each image, and `unclassified` below a threshold."""
 
 import csv
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 
 from loupe import csv_files
 from loupe.errors import ConfigError, DiskError, counted
-from loupe.evaluate import calibration
 from loupe.evaluate.predictions import Predictions
 
 UNCLASSIFIED = "unclassified"
@@ -26,37 +28,63 @@ class Labels:
 
     Attributes:
         predictions: logits and paths of the images.
-        label: predicted class, or `unclassified` if its probability is below `threshold`.
+        label: predicted class, or `unclassified` if its probability is below the threshold.
         order_NT: best T classes of each image, best first.
-        probability_NK: probability of each class, calibrated by `temperature`.
+        probability_NK: calibrated probability of each class.
     """
 
     predictions: Predictions
     label: tuple[str, ...]
     order_NT: np.ndarray
     probability_NK: np.ndarray
-    temperature: float
-    threshold: float
 
-    def counts(self) -> dict[str, int]:
-        """Number of images of each class, in the order of the classes, `unclassified` last."""
-        counts = Counter(self.label)
-        return {name: counts[name] for name in (*self.predictions.classes, UNCLASSIFIED)}
-
-    def to_json(self, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Plain data; `ids` are the identifiers of the images of a list by path."""
+    def to_json(self, ids: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """Plain data of each image; `ids` are the identifiers of the images of a list by path."""
         probability_NK, classes = self.probability_NK, self.predictions.classes
-        images = [
-            {
+        for i, (path, label) in enumerate(zip(self.predictions.path, self.label, strict=True)):
+            yield {
                 **({"id": ids[path]} if ids else {}),
                 "path": path,
                 "label": label,
                 "top": [{"class": classes[k], "probability": float(probability_NK[i, k])} for k in self.order_NT[i]],
             }
-            for i, (path, label) in enumerate(zip(self.predictions.path, self.label, strict=True))
-        ]
-        settings = {"temperature": self.temperature, "threshold": self.threshold}
-        return {**settings, "images": images, "counts": self.counts()}
+
+
+@dataclass
+class Tally:
+    """Counts of the labels that pass through, of as many images as there are.
+
+    Attributes:
+        classes: class names.
+        as_json: keep each image as a line of JSON, in a temporary file.
+        ids: identifier of each image of a list by its path; empty without a list.
+        images: number of images that have passed.
+    """
+
+    classes: tuple[str, ...]
+    as_json: bool = False
+    ids: Mapping[str, str] = field(default_factory=dict)
+    images: int = 0
+    _counts: Counter[str] = field(default_factory=Counter)
+    _lines: IO[str] = field(default_factory=partial(TemporaryFile, "w+", encoding="utf-8"))
+
+    def through(self, parts: Iterable[Labels]) -> Iterator[Labels]:
+        """The same parts, counted."""
+        for part in parts:
+            self.images += len(part.label)
+            self._counts.update(part.label)
+            for image in part.to_json(self.ids) if self.as_json else ():
+                self._lines.write(json.dumps(image) + "\n")
+            yield part
+
+    def counts(self) -> dict[str, int]:
+        """Number of images of each class, in the order of the classes, `unclassified` last."""
+        return {name: self._counts[name] for name in (*self.classes, UNCLASSIFIED)}
+
+    def to_json(self) -> Iterator[Any]:
+        """Plain data of each image, in order."""
+        self._lines.seek(0)
+        return map(json.loads, self._lines)
 
 
 def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, temperature: float = 1.0) -> Labels:
@@ -75,12 +103,13 @@ def label(predictions: Predictions, *, top: int = 1, threshold: float = 0.0, tem
     check_top(top, classes)
     check_threshold(threshold, classes)
     order_NT = np.argsort(-predictions.logits_NK, axis=1, kind="stable")[:, :top]
+    probability_NK = predictions.calibrated(temperature).probabilities_NK
+    confidence_N = np.take_along_axis(probability_NK, predictions.predicted[:, None], axis=1)[:, 0]
     names = tuple(
         classes[k] if probability >= threshold else UNCLASSIFIED
-        for k, probability in zip(predictions.predicted, calibration.confidence(predictions, temperature), strict=True)
+        for k, probability in zip(predictions.predicted, confidence_N, strict=True)
     )
-    probability_NK = calibration.probabilities(predictions, temperature)
-    return Labels(predictions, names, order_NT, probability_NK, temperature, threshold)
+    return Labels(predictions, names, order_NT, probability_NK)
 
 
 def check_top(top: int, classes: Sequence[str]) -> None:
@@ -129,29 +158,37 @@ def check_path(path: Path) -> None:
         raise ConfigError(f"{path} exists and was not written by `loupe predict`. Choose another file with --to.")
 
 
-def write_csv(path: Path, labels: Labels, id_name: str | None = None, ids: Mapping[str, str] | None = None) -> None:
+def write_csv(
+    path: Path,
+    parts: Iterable[Labels],
+    classes: Sequence[str],
+    *,
+    top: int = 1,
+    id_name: str | None = None,
+    ids: Mapping[str, str] | None = None,
+) -> None:
     """Write the columns path, label, probability, the second to T-th best class with theirs, and all probabilities.
+
+    Rows are written as they come; the file is there once all are.
 
     Args:
         path: file to write.
-        labels: predictions.
+        parts: labels of the images.
+        classes: classes of the model.
+        top: number of classes listed for each image.
         id_name: column of identifiers, which comes first; None without one.
         ids: identifier of each image by path.
 
     Raises:
         DiskError: the file cannot be written.
     """
-    predictions, extra = labels.predictions, range(2, labels.order_NT.shape[1] + 1)
     ids = {} if id_name == "path" and all(path == name for path, name in (ids or {}).items()) else ids
     first = [f"list_{id_name}" if id_name in COLUMNS else id_name] if id_name and ids else []
     header = [*first, *COLUMNS]
-    header += [name for rank in extra for name in (f"label_{rank}", f"probability_{rank}")]
+    header += [name for rank in range(2, top + 1) for name in (f"label_{rank}", f"probability_{rank}")]
+    header += [PROBABILITY + name for name in classes]
     try:
-        csv_files.write(
-            path,
-            [*header, *(PROBABILITY + name for name in predictions.classes)],
-            _rows(labels, ids if first else None),
-        )
+        csv_files.write(path, header, (row for part in parts for row in _rows(part, ids if first else None)))
     except OSError as error:
         raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
 

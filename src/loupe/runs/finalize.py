@@ -10,6 +10,7 @@ import numpy as np
 
 from loupe import rundir
 from loupe.augment.pipeline import Augmenter
+from loupe.cache import cache_folder
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Recipe
 from loupe.data.pixels.prepare import Images
@@ -19,14 +20,18 @@ from loupe.errors import LoupeError, RunStateError
 from loupe.evaluate import calibration, inference, metrics, selective
 from loupe.evaluate.calibration import Temperature
 from loupe.evaluate.chance import LabelCounts, association
+from loupe.evaluate.engine_predictions import predict_rows
 from loupe.evaluate.groups import by_group
 from loupe.evaluate.learning_curves import diagnose
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
 from loupe.evaluate.results import DiagnosisResult, Evaluation, results_file, results_of
 from loupe.evaluate.verdicts import Diagnosis
-from loupe.log import command_line
+from loupe.log import command_line, logger
 from loupe.models import bundle
+from loupe.models.bundle import ConvertedNetwork
 from loupe.models.classifier import Classifier
+from loupe.models.engine_choice import choose_engine
+from loupe.models.openvino_network import OpenVinoNetwork
 from loupe.models.pretrained import native_preprocessing
 from loupe.provenance import environment_of
 from loupe.report import gallery, run_page
@@ -62,12 +67,12 @@ class RunFinalizer:
         """
         began = time.perf_counter()
         self.directory.write_metrics(state.history)
-        predictions = self._predictions(model, preparation)
+        predictions, converted = self._predictions(model, preparation)
         temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
         model.temperature = temperature.value
         test_hash = self._test_hash()
         looks = self._record_look(test_hash, evaluated="test" in predictions)
-        bundle.save(self.directory.model, model, self.recipe.model, preparation.compute.precision)
+        bundle.save(self.directory.model, model, self.recipe.model, preparation.compute.precision, converted)
         evaluations = write_evaluation(
             self.directory, self.recipe, model.preprocessing, self.images, self.split, predictions, temperature
         )
@@ -96,14 +101,47 @@ class RunFinalizer:
         content.write(results_file(self.directory))
         run_page.write_page(self.directory.path)
 
-    def _predictions(self, model: Classifier, preparation: StageDataBuilder) -> dict[str, Predictions]:
-        """Predictions for each split that is to be evaluated and is not empty."""
+    def _predictions(
+        self, model: Classifier, preparation: StageDataBuilder
+    ) -> tuple[dict[str, Predictions], ConvertedNetwork | None]:
+        """Predictions for each split that is to be evaluated and is not empty; and the network for their engine.
+
+        Validation images are predicted in PyTorch, with which the engine is compared, or from outputs of frozen blocks.
+        """
         source, first_block = preparation.evaluation()
-        return {
-            name: inference.predictions(model, source, self.images, rows_N, preparation.compute, first_block)
-            for name, rows_N in self._rows().items()
-            if len(rows_N)
-        }
+        rows = {name: rows_N for name, rows_N in self._rows().items() if len(rows_N)}
+        predictions: dict[str, Predictions] = {}
+        converted = None
+        for name, rows_N in rows.items():
+            if converted is not None and first_block == 0:
+                engine = OpenVinoNetwork(converted.files, converted.engine.precision)
+                labels_N = self.images.table.labels
+                predictions[name] = predict_rows(engine, self.images, rows_N, labels_N, model.classes)
+                continue
+            compute = preparation.compute
+            predictions[name] = inference.predictions(model, source, self.images, rows_N, compute, first_block)
+            if name == "val":
+                converted = self._choose_engine(model, preparation, predictions[name], in_torch=first_block == 0)
+        return predictions, converted
+
+    def _choose_engine(
+        self, model: Classifier, preparation: StageDataBuilder, validation: Predictions, in_torch: bool
+    ) -> ConvertedNetwork | None:
+        """Network for the engine that predicts with this model, if it is another than PyTorch."""
+        in_fp32 = in_torch or preparation.frozen_compute.precision == "fp32"
+        chosen, reason = choose_engine(
+            model,
+            self.recipe.model,
+            preparation.compute,
+            read=self.images.store.read,
+            row_N=self.split.val,
+            evaluated_NK=validation.logits_NK if in_fp32 else None,
+            in_torch=in_torch,
+            cache=cache_folder() / "models",
+        )
+        if reason:
+            logger.info(f"predictions will run in PyTorch: {reason}.")
+        return chosen
 
     def _rows(self) -> dict[str, np.ndarray]:
         return {"val": self.split.val, "test": self.split.test if self.open_test else self.split.test[:0]}

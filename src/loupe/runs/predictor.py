@@ -1,30 +1,41 @@
-"""Prediction from raw images by a stored classifier, with the decoder and the preprocessing stored with it."""
+"""Prediction from raw images by a stored classifier, with the decoder and the preprocessing stored with it.
 
-from collections.abc import Callable
+PyTorch is loaded only where it computes something: a bundle may hold its network for another engine.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loupe.cache import cache_folder
+from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset
-from loupe.data.pixels.batches import BatchLoader, ProgressLoader
-from loupe.data.pixels.prepare import Images, all_damaged, load_images
-from loupe.data.pixels.store import StreamedStore
+from loupe.data.pixels.decoding import Damage, damaged_images
+from loupe.data.pixels.prepare import Images, all_damaged, encoded, load_images
+from loupe.data.pixels.stream import DecodedImages, in_batches, stream
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.sources.read_options import ColumnNames
 from loupe.data.table import ImageTable
-from loupe.devices import Compute, choose_device, keep_freed_memory
 from loupe.errors import counted, memory_remedy
-from loupe.evaluate import calibration, inference
-from loupe.evaluate.predictions import Predictions
+from loupe.evaluate.engine_predictions import predict_rows
+from loupe.evaluate.predictions import Predictions, join
 from loupe.log import logger, progress_bar, terminal
-from loupe.models import bundle, test_time
-from loupe.models.classifier import Classifier
-from loupe.models.engine import Engine, TorchEngine
+from loupe.models.bundle_config import CONFIG, BundleConfig
+from loupe.models.pixel_engine import PixelEngine, images_per_second
 
-EngineBuilder = Callable[[Classifier, Compute], Engine]
+if TYPE_CHECKING:
+    from loupe.models.classifier import Classifier
+    from loupe.models.torch_network import EngineBuilder, TorchNetwork
+
 MEMORY_REMEDY = "End other programs that use it, or choose another --device."
+NO_ROWS = np.empty(0, np.int64)
+GPU_DRIVERS = ("nvidiactl", "nvidia0", "nvgpu", "nvhost-gpu", "kfd", "dxg")  # under /dev on Linux
 
 
 class Predictor:
@@ -33,12 +44,12 @@ class Predictor:
     Args:
         folder: model bundle.
         device, quiet: as for `loupe.train`.
-        engine: builder of what computes the logits, from the network in evaluation mode and its precision: PyTorch by
-            default.
-        tta: name of a test-time augmentation (`models.test_time`), for everything that is predicted.
+        engine: builder of what computes the logits, from the network in evaluation mode and its precision. Default:
+            the engine that was settled when the model was saved, where it can be used, else PyTorch.
+        tta: name of a test-time augmentation (`models.test_time`), for everything that is predicted, in PyTorch.
 
     Raises:
-        ConfigError: the device or the augmentation is unknown.
+        ConfigError: the device or the augmentation is unknown, or the device is not available.
     """
 
     def __init__(
@@ -47,40 +58,76 @@ class Predictor:
         *,
         device: str = "auto",
         quiet: bool = True,
-        engine: EngineBuilder = TorchEngine,
+        engine: "EngineBuilder | None" = None,
         tta: str | None = None,
     ) -> None:
-        test_time.check_name(tta)
         self.tta = tta
         self.quiet = quiet
         self._folder = folder
-        self._device = choose_device(device)
+        self._device = "cpu" if device == "auto" and not may_have_gpu() else device
         self._build_engine = engine
+        if tta is not None:
+            from loupe.models.test_time import check_name
+
+            check_name(tta)
+        if self._device not in {"auto", "cpu"}:
+            from loupe.devices import choose_device
+
+            choose_device(device)
+
+    @cached_property
+    def config(self) -> BundleConfig:
+        """Content of the bundle but the weights."""
+        return BundleConfig.read(self._folder / CONFIG)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.model.classes
-
-    @cached_property
-    def _loaded(self) -> tuple[Classifier, Compute]:
-        keep_freed_memory()
-        model, precision = bundle.load(self._folder, self._device)
-        return model, Compute(self._device, precision)
-
-    @cached_property
-    def engine(self) -> Engine:
-        """Engine that computes the logits of preprocessed images."""
-        return test_time.averaged(self._build_engine(*self._loaded), self.tta)
+        return self.config.classes
 
     @property
-    def model(self) -> Classifier:
-        """Network in evaluation mode on its device."""
-        return self._loaded[0]
+    def preprocessing(self) -> Preprocessing:
+        return self.config.preprocessing
 
     @property
     def temperature(self) -> float:
         """Divisor of the logits for calibrated probabilities; 1 if none was fitted."""
-        return self.model.temperature
+        return self.config.temperature
+
+    @cached_property
+    def _in_torch(self) -> "tuple[Classifier, TorchNetwork]":
+        from loupe.devices import choose_device  # imported lazily, as all of PyTorch is
+        from loupe.models.torch_network import open_network
+
+        return open_network(self._folder, choose_device(self._device), self._build_engine, self.tta)
+
+    @property
+    def model(self) -> "Classifier":
+        """Network in evaluation mode on its device, in PyTorch."""
+        return self._in_torch[0]
+
+    @cached_property
+    def engine(self) -> PixelEngine:
+        """Engine that computes the logits of decoded images."""
+        return self._stored_engine() or self._in_torch[1]
+
+    def _stored_engine(self) -> PixelEngine | None:
+        """Engine that the bundle names, or None for PyTorch; logged where it cannot be used here."""
+        if self.config.engine is None or self._build_engine or self.tta or not self._on_cpu():
+            return None
+        from loupe.models.openvino_network import open_stored
+
+        network, reason = open_stored(self._folder, self.config)
+        if network is None:
+            with terminal(quiet=self.quiet):
+                logger.info(f"predicting in PyTorch: {reason}.")
+        return network
+
+    def _on_cpu(self) -> bool:
+        if self._device == "cpu":
+            return True
+        from loupe.devices import choose_device
+
+        return choose_device(self._device).type == "cpu"
 
     def predict(
         self,
@@ -106,7 +153,7 @@ class Predictor:
             DataError: a path that matches nothing, channels that come first, or something that is not an image.
         """
         table = table_of(images, columns, folder, follow_links=follow_links)
-        return [self.classes[index] for index in self.predictions(table).predicted]
+        return [self.classes[index] for part in self.stream(table) for index in part.predicted]
 
     def predict_proba(
         self,
@@ -121,54 +168,103 @@ class Predictor:
         They are the softmax of the logits divided by `temperature`.
         """
         table = table_of(images, columns, folder, follow_links=follow_links)
-        return calibration.probabilities(self.predictions(table), self.temperature)
+        return self.predictions(table).calibrated(self.temperature).probabilities_NK
 
     def predictions(self, table: ImageTable, *, skip_damaged: bool = False) -> Predictions:
         """Predict the uncalibrated logits of every image of a table, in its order.
 
-        Images that do not fit the memory budget are decoded batch by batch.
+        Args, Raises: as for `stream`.
+        """
+        parts = list(self.stream(table, skip_damaged=skip_damaged))
+        return join(parts) if parts else self._answer(table, (), NO_ROWS, np.empty((0, len(self.classes)), np.float32))
+
+    def stream(self, table: ImageTable, *, skip_damaged: bool = False) -> Iterator[Predictions]:
+        """Predict the uncalibrated logits of every image of a table, in its order and in batches, in constant memory.
+
+        Images are decoded while the network predicts those before.
 
         Args:
             table: images; labels are optional.
             skip_damaged: leave damaged images out, instead of stopping.
 
         Raises:
-            DamagedImages: images that cannot be decoded; with decoding batch by batch, those found so far.
+            DamagedImages: images that cannot be decoded, with all of them.
+            DataError: no image is left.
         """
-        with terminal(quiet=self.quiet):
+        damaged: list[Damage] = []
+        predicted = 0
+        with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY):
             for warning in table.warnings:
                 logger.warning(warning)
-        images = self._open(Dataset(None, table), skip_damaged, keep=False, once=True)
-        predictions = self._predict(images, np.arange(len(images.table)), images.table.labels)
-        store = images.store
-        if isinstance(store, StreamedStore) and store.damaged:
-            return self._undamaged(predictions, store)
-        return predictions
+            engine = self.engine
+            with closing(stream(encoded(table, self.preprocessing), "predicting")) as chunks:
+                intact = _intact(table, chunks, damaged, skip_damaged=skip_damaged)
+                for part in self._answers(engine, table, in_batches(intact, engine.batch_images)):
+                    predicted += len(part)
+                    yield part
+            if damaged and predicted:
+                logger.warning(f"{counted(len(damaged), 'damaged image')} left out.")
+        if damaged and not predicted:
+            raise all_damaged(table)
 
-    def _undamaged(self, predictions: Predictions, store: StreamedStore) -> Predictions:
-        """Predictions without those of damaged images, which the store replaces by black images."""
-        kept_N = np.setdiff1d(np.arange(len(predictions)), [damage.index for damage in store.damaged])
-        if not len(kept_N):
-            raise all_damaged(store.images.table)
-        with terminal(quiet=self.quiet):
-            logger.warning(f"{counted(len(store.damaged), 'damaged image')} left out.")
-        return predictions.select(kept_N)
+    def _answers(
+        self, engine: PixelEngine, table: ImageTable, batches: Iterable[DecodedImages]
+    ) -> Iterator[Predictions]:
+        asked: deque[DecodedImages] = deque()
+
+        def pixels() -> Iterator[np.ndarray]:
+            for batch in batches:
+                asked.append(batch)
+                yield batch.pixels
+
+        for logits_BK in engine.run(pixels()):
+            batch = asked.popleft()
+            yield self._answer(table, batch.content, batch.row_B, logits_BK)
+
+    def _answer(
+        self, table: ImageTable, content: tuple[str, ...], row_B: np.ndarray, logits_BK: np.ndarray
+    ) -> Predictions:
+        return Predictions(
+            path=tuple(table.paths[row] for row in row_B),
+            content=content,
+            label=table.labels[row_B],
+            logits_NK=logits_BK,
+            classes=self.classes,
+        )
 
     def images_per_second(self) -> float:
         """Inference speed on this machine, from decoded pixels."""
-        return inference.images_per_second(self.engine, self.model.preprocessing, self._device)
+        return images_per_second(self.engine, self.preprocessing)
 
-    def _open(self, dataset: Dataset, skip_damaged: bool, *, keep: bool = True, once: bool = False) -> Images:
+    def _open(self, dataset: Dataset, skip_damaged: bool, *, keep: bool = True) -> Images:
         cache = cache_folder() if keep else None
         with terminal(quiet=self.quiet):
-            return load_images(dataset, self.model.preprocessing, cache=cache, skip_damaged=skip_damaged, once=once)
+            return load_images(dataset, self.preprocessing, cache=cache, skip_damaged=skip_damaged)
 
-    def _predict(self, images: Images, rows_N: np.ndarray, label_N: np.ndarray) -> Predictions:
-        model, compute = self._loaded
+    def _predict(self, images: Images, row_N: np.ndarray, label_N: np.ndarray) -> Predictions:
+        """Predictions for some rows of opened images."""
         with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY), progress_bar() as progress:
-            loader = BatchLoader(images.store, label_N, compute.device)
-            bar = progress.add_task("predicting", total=len(rows_N), note="")
-            watched = ProgressLoader(loader, lambda images: progress.advance(bar, images))
-            return inference.engine_predictions(
-                self.engine, model.preprocessing, model.classes, watched, images, rows_N
+            engine = self.engine
+            bar = progress.add_task("predicting", total=len(row_N), note="")
+            return predict_rows(
+                engine, images, row_N, label_N, self.classes, lambda images: progress.advance(bar, images)
             )
+
+
+def _intact(
+    table: ImageTable, chunks: Iterable[DecodedImages], damaged: list[Damage], *, skip_damaged: bool
+) -> Iterator[DecodedImages]:
+    """The chunks, with their damaged images added to `damaged`; after damage that stops, only damage is looked for."""
+    for chunk in chunks:
+        damaged += chunk.damaged
+        if len(chunk) and (skip_damaged or not damaged):
+            yield chunk
+    if damaged and not skip_damaged:
+        raise damaged_images(table, damaged)
+
+
+def may_have_gpu() -> bool:
+    """False where PyTorch can find no GPU, and need not be imported to be asked."""
+    if "torch" in sys.modules or sys.platform != "linux":
+        return True
+    return any(Path("/dev", name).exists() for name in GPU_DRIVERS)

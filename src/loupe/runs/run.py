@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,15 +16,17 @@ from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, RunStateError, counted, memory_remedy, sentences, unknown_name
-from loupe.evaluate import calibration, metrics, selective
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
-from loupe.explain import cam, feature_maps, filters
-from loupe.explain.explanations import Explanation, explain, representative
 from loupe.log import logger, progress_bar, terminal
 from loupe.provenance import check_split, environment_of
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import MEMORY_REMEDY, Predictor
+
+if TYPE_CHECKING:
+    from loupe.evaluate.selective import Threshold
+    from loupe.explain.explanations import Explanation
+    from loupe.explain.filters import AscentSettings, FilterImages
 
 
 class Run(Predictor):
@@ -75,7 +77,7 @@ class Run(Predictor):
     def recipe(self) -> ResolvedRecipe:
         return ResolvedRecipe.of(self.directory.read_recipe())
 
-    def threshold_for(self, precision: float) -> selective.Threshold:
+    def threshold_for(self, precision: float) -> "Threshold":
         """Lowest threshold of the calibrated probability that guarantees a precision, from the validation images.
 
         The module `evaluate.selective` defines the guarantee.
@@ -84,6 +86,8 @@ class Run(Predictor):
             RunStateError: the run has no predictions of validation images.
             ConfigError: that precision cannot be guaranteed; the message has the highest possible.
         """
+        from loupe.evaluate import selective
+
         file = self.directory.file("predictions.csv")
         validation = (read_splits(file) if file.is_file() else {}).get("val")
         if validation is None:
@@ -129,6 +133,8 @@ class Run(Predictor):
             ConfigError: the split is unknown.
             DataError: there are no such images, or one has a class that the model lacks.
         """
+        from loupe.evaluate import metrics
+
         predictions = self.predictions_of(
             split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
         )
@@ -205,10 +211,10 @@ class Run(Predictor):
         count: int = 12,
         layer: str | None = None,
         target: str | None = None,
-        method: str = cam.DEFAULT,
+        method: str = "hires-cam",
         follow_links: bool = False,
         skip_damaged: bool = False,
-    ) -> list[Explanation]:
+    ) -> "list[Explanation]":
         """Explain predictions by class activation maps.
 
         Args:
@@ -228,6 +234,9 @@ class Run(Predictor):
             DataError: the images are missing or have changed.
             NotEnoughMemoryError: too little memory for the gradients of a batch.
         """
+        from loupe.explain import cam, feature_maps  # imported lazily: PyTorch
+        from loupe.explain.explanations import explain
+
         feature_layer = feature_maps.choose_layer(self.model, layer)
         cam_method = cam.choose_method(method)
         index = index_of(self.classes)
@@ -253,8 +262,8 @@ class Run(Predictor):
         return explanations
 
     def filters(
-        self, layer: str | None = None, *, count: int = 12, ascent: filters.AscentSettings | None = None
-    ) -> list[filters.FilterImages]:
+        self, layer: str | None = None, *, count: int = 12, ascent: "AscentSettings | None" = None
+    ) -> "list[FilterImages]":
         """Visualise the first filters of a layer by activation maximisation.
 
         Args:
@@ -262,6 +271,8 @@ class Run(Predictor):
             count: number of filters of each layer.
             ascent: settings of the gradient ascent. Default: those of `explain.filters`.
         """
+        from loupe.explain import feature_maps, filters
+
         layers = [feature_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
         numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
         settings = ascent or filters.AscentSettings()
@@ -276,6 +287,8 @@ class Run(Predictor):
 
     def _representative(self, split: str, count: int) -> Predictions:
         """Stored predictions of a few images of a split, misclassified ones first; a test split is recorded."""
+        from loupe.explain.explanations import representative
+
         file = self.directory.file("predictions.csv")
         if not file.is_file():
             raise RunStateError(f"{self.path} has no predictions of {split} images. Give the images to explain.")
@@ -311,6 +324,8 @@ class Run(Predictor):
         return table.select([row for row in rows if row is not None])
 
     def _calibrated(self, predictions: Predictions) -> Calibrated:
+        from loupe.evaluate import calibration
+
         compared = calibration.compare(predictions, self.temperature)
         log_loss, ece = (compared.log_loss.after, compared.ece.after) if compared else (None, None)
         return Calibrated(temperature=self.temperature, log_loss=log_loss, ece=ece)

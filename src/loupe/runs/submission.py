@@ -1,6 +1,7 @@
 """Submission files of competitions: an identifier and the predicted class, or probabilities, of each image."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -74,47 +75,48 @@ class Submission:
             if header != ",".join(self.header):
                 raise ConfigError(f"{path} exists and has other columns. Choose another file with --to.")
 
-    def write(self, path: Path, labels: Labels, ids: Mapping[str, str]) -> None:
-        """Write a row for each image, in the order of the predictions.
+    def check_names(self, paths: Sequence[str]) -> None:
+        """Check, before anything is predicted, that files have identifiers of their own, where no list has them.
+
+        Raises:
+            DataError: several files would have one identifier.
+        """
+        repeated = [name for name, count in Counter(map(self._from_file, paths)).items() if count > 1]
+        if repeated:
+            raise DataError(
+                f"several files are called {repeated[0]}. Give a list of the images with their {self.id_name}."
+            )
+
+    def write(self, path: Path, parts: Iterable[Labels], ids: Mapping[str, str]) -> None:
+        """Write a row for each image, in the order of the predictions and as they come.
 
         Identifiers from the user's list are written as they are, because a competition compares them; names of classes
         and of files that a spreadsheet would run as formulas are neutralised.
 
         Args:
             path: file to write.
-            labels: predictions.
+            parts: predictions.
             ids: identifier of each image by its path; empty for identifiers from the names of the files.
 
         Raises:
-            DataError: several files would have one identifier.
             DiskError: the file cannot be written.
         """
-        paths = labels.predictions.path
-        names = [ids[path] for path in paths] if ids else self._from_files(paths)
-        index = {name: k for k, name in enumerate(labels.predictions.classes)}
-        rows = (
-            [
-                names[i],
-                *(
-                    label if name is None else f"{labels.probability_NK[i, index[name]]:.6f}"
-                    for _, name in self.columns
-                ),
-            ]
-            for i, label in enumerate(labels.label)
-        )
+        rows = (row for part in parts for row in self._rows(part, ids))
         try:
             csv_files.write(path, self.header, rows, as_given=(0,) if ids else ())
         except OSError as error:
             raise DiskError(f"{path}: cannot be written: {error.strerror}. Choose another file with --to.") from None
 
-    def _from_files(self, paths: Sequence[str]) -> list[str]:
-        """Identifiers from file names: without the extension, unless the header speaks of files or images."""
+    def _rows(self, labels: Labels, ids: Mapping[str, str]) -> Iterator[list[str]]:
+        index = {name: k for k, name in enumerate(labels.predictions.classes)}
+        for i, (path, label) in enumerate(zip(labels.predictions.path, labels.label, strict=True)):
+            values = (
+                label if name is None else f"{labels.probability_NK[i, index[name]]:.6f}" for _, name in self.columns
+            )
+            yield [ids[path] if ids else self._from_file(path), *values]
+
+    def _from_file(self, path: str) -> str:
+        """Identifier from a file name: without the extension, unless the header speaks of files or images."""
         text = self.id_name.casefold()
         whole = not text.endswith("id") and any(word in text for word in WITH_EXTENSION)
-        names = [PurePosixPath(path).name if whole else PurePosixPath(path).stem for path in paths]
-        if len(set(names)) < len(names):
-            repeated = next(name for i, name in enumerate(names) if name in names[:i])
-            raise DataError(
-                f"several files are called {repeated}. Give a list of the images with their {self.id_name}."
-            )
-        return names
+        return PurePosixPath(path).name if whole else PurePosixPath(path).stem

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from loupe.augment.pipeline import Augmenter
-from loupe.data.pixels.batches import Batch, cut
+from loupe.data.pixels.batches import Batch
+from loupe.data.pixels.read_ahead import cut
 from loupe.training.activations import Array
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
 from loupe.config.resolved import ResolvedStage
-from loupe.data.pixels.batches import Batch, BatchLoader, steps_in
+from loupe.data.pixels.batches import Batch, BatchLoader
+from loupe.data.pixels.read_ahead import steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
 from loupe.log import logger, progress_bar, rounded

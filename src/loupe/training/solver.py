@@ -7,9 +7,9 @@ from torch import nn
 from loupe.config.resolved import ResolvedStage
 from loupe.data.memory import free_bytes
 from loupe.data.pixels.batches import room_bytes
+from loupe.data.pixels.read_ahead import batch_size
 from loupe.devices import StopSignal
 from loupe.errors import DataError, DivergedError, NotEnoughMemoryError, StoppedError, counted
-from loupe.evaluate.inference import batch_size
 from loupe.log import logger, progress_bar, rounded, size_text
 from loupe.models.classifier import Classifier
 from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds

@@ -1,19 +1,15 @@
 """Batches of raw pixels on the device of training or prediction."""
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from loupe.data.pixels.read_ahead import ahead, cut
 from loupe.data.pixels.store import PixelStore, RawStore
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,51 +63,17 @@ class BatchLoader:
         return ready if immediate else ahead(ready)
 
     def _batch(self, index_B: np.ndarray) -> Batch:
-        where_B = self._send(torch.from_numpy(index_B))
+        where_B = send(torch.from_numpy(index_B), self.device)
         if self._resident_NHWC is not None:
             x_BHWC = self._resident_NHWC.index_select(0, where_B)
         else:
-            x_BHWC = self._send(torch.from_numpy(self.store.read(index_B)))
+            x_BHWC = send(torch.from_numpy(self.store.read(index_B)), self.device)
         return Batch(x_BHWC.permute(0, 3, 1, 2), self.labels_N.index_select(0, where_B), index_B)
 
-    def _send(self, host: Tensor) -> Tensor:
-        """Copy to the device; for CUDA from pinned memory, so that the CPU does not wait for the GPU."""
-        return (
-            host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host.to(self.device)
-        )
 
-
-@dataclass(frozen=True)
-class ProgressLoader:
-    """Loader that calls `on_batch` with the number of images after every batch."""
-
-    loader: BatchLoader
-    on_batch: Callable[[int], None]
-
-    @property
-    def labels_N(self) -> Tensor:  # noqa: N802
-        return self.loader.labels_N
-
-    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        for batch in self.loader.batches(order, batch_size, first=first):
-            yield batch
-            self.on_batch(len(batch))
-
-
-def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Rows of `order` in batches. A last batch of one image joins the one before, for batch normalisation."""
-    starts = list(range(0, len(order), batch_size))
-    if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
-        starts.pop()
-    return [order[start:end] for start, end in pairwise([*starts, len(order)])]
-
-
-def steps_in(images: int, batch_size: int) -> int:
-    """Number of batches that `cut` makes of a number of images."""
-    if batch_size == 1:
-        return images
-    full, rest = divmod(images, batch_size)
-    return full + (1 if rest > 1 or (rest == 1 and full == 0) else 0)
+def send(host: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device; for CUDA from pinned memory, so that the CPU does not wait for the GPU."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def room_bytes(device: torch.device) -> int:
@@ -119,43 +81,3 @@ def room_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 3
     return torch.mps.recommended_max_memory() // 3 if device.type == "mps" else 0
-
-
-@dataclass(frozen=True)
-class _Failure(Generic[T]):
-    error: BaseException
-
-
-def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """Items computed up to `depth` ahead by a thread; its exceptions are raised here."""
-    ready: queue.Queue[T | _Failure[T] | None] = queue.Queue(depth)
-    abandoned = threading.Event()
-
-    def put(item: T | _Failure[T] | None) -> None:
-        while not abandoned.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def make() -> None:
-        try:
-            for item in items:
-                put(item)
-                if abandoned.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(_Failure(error))
-
-    thread = threading.Thread(target=make, name="loupe-read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        abandoned.set()
-        thread.join()

@@ -1,12 +1,12 @@
 """Parallel decoding of the images of a table, with a list of the damaged ones."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from math import prod
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import numpy as np
 import PIL
@@ -20,6 +20,8 @@ from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
 from loupe.data.pixels.limits import MAX_BYTES
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, ImageError, counted
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 4 * 2**20
 CHUNK_IMAGES = 256
@@ -100,9 +102,16 @@ class EncodedImages:
 
     def decode_all(self) -> Generator["DecodedChunk", None, None]:
         """Decode all images in order and in parallel, in chunks."""
-        chunk = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // self.image_bytes))
-        work = partial(decode_files, **self._settings)
-        return in_parallel(self.table, work, chunk=chunk, description="decoding images")
+        return in_parallel(self.table, self.task(decode_files), chunk=self.chunk_images, description="decoding images")
+
+    @property
+    def chunk_images(self) -> int:
+        """Number of images that are decoded by one task."""
+        return min(CHUNK_IMAGES, max(1, CHUNK_BYTES // self.image_bytes))
+
+    def task(self, work: Callable[..., T]) -> Callable[[list[File]], T]:
+        """Work on files with the settings of the decoder, to be done in another thread or process."""
+        return partial(work, **self._settings)
 
     def key(self, content: Sequence[str]) -> str:
         """Cache key: digest of the decoder's settings and versions and of the content digests of the images."""

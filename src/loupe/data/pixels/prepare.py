@@ -43,7 +43,6 @@ def load_images(
     *,
     cache: Path | None,
     skip_damaged: bool = False,
-    once: bool = False,
 ) -> Images:
     """Open the pixel store of a table, and build it if it does not exist.
 
@@ -53,7 +52,6 @@ def load_images(
             pixels.
         cache: cache folder; None for no cache.
         skip_damaged: leave damaged images out instead of raising.
-        once: each image is read only once; damage may then be found on reading, see `store.open_store`.
 
     Raises:
         DamagedImages: images are damaged, and `skip_damaged` is off.
@@ -61,25 +59,9 @@ def load_images(
     """
     table, content = dataset.table, dataset.hashes
 
-    def encoded(table: ImageTable) -> EncodedImages:
-        return EncodedImages(
-            table,
-            preprocessing.load_px,
-            preprocessing.resize,
-            preprocessing.interpolation,
-            preprocessing.range,
-            preprocessing.channels,
-        )
-
-    opened = partial(
-        open_store,
-        budget_bytes=default_budget(),
-        cache=cache,
-        once=once,
-        skip_damaged=skip_damaged,
-    )
+    opened = partial(open_store, budget_bytes=default_budget(), cache=cache)
     try:
-        return Images(table, content, opened(encoded(table), content), damaged=0)
+        return Images(table, content, opened(encoded(table, preprocessing), content), damaged=0)
     except DamagedImages as damage:
         if not skip_damaged:
             raise
@@ -89,7 +71,19 @@ def load_images(
     dropped = len(table) - len(kept)
     logger.warning(f"{counted(dropped, 'damaged image')} left out.")
     table, content = table.select(kept), tuple(content[i] for i in kept)
-    return Images(table, content, opened(encoded(table), content), damaged=dropped)
+    return Images(table, content, opened(encoded(table, preprocessing), content), damaged=dropped)
+
+
+def encoded(table: ImageTable, preprocessing: Preprocessing) -> EncodedImages:
+    """Images of a table with the settings for their decoding."""
+    return EncodedImages(
+        table,
+        preprocessing.load_px,
+        preprocessing.resize,
+        preprocessing.interpolation,
+        preprocessing.range,
+        preprocessing.channels,
+    )
 
 
 def all_damaged(table: ImageTable) -> LoupeError:

@@ -6,7 +6,7 @@ Decoded pixels are kept in memory for a small data set, else in a memory-mapped 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -20,10 +20,10 @@ from loupe.data.parallel import worker_count
 from loupe.data.pixels import pixel_cache
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, DamagedImages, EncodedImages, damaged_images
-from loupe.errors import ImageError, counted
+from loupe.errors import counted
 from loupe.log import logger, size_text
 
-__all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "StreamedStore", "default_budget", "open_store"]
+__all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "default_budget", "open_store"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -73,43 +73,15 @@ class EncodedStore:
 
         def fill(positions: Indices) -> None:
             for position in positions:
-                pixels[position] = self._pixels(int(chosen[position]))
+                pixels[position] = self.images.pixels(int(chosen[position]))
 
         slices = np.array_split(np.arange(len(chosen)), min(2 * self.workers, len(chosen)) or 1)
         list(self._pool.map(fill, slices))
         return pixels
 
-    def _pixels(self, i: int) -> UInt8Array:
-        return self.images.pixels(i)
-
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.workers, thread_name_prefix="loupe-data")
-
-
-@dataclass(frozen=True)
-class StreamedStore(EncodedStore):
-    """Store of image files that are read once, without a check for damage before.
-
-    A read raises DamagedImages with the damaged images found. With `skip_damaged` they are black instead, and listed
-    in `damaged`.
-    """
-
-    skip_damaged: bool = False
-    damaged: list[Damage] = field(default_factory=list)
-
-    def read(self, indices: Indices) -> UInt8Array:
-        pixels = super().read(indices)
-        if self.damaged and not self.skip_damaged:
-            raise damaged_images(self.images.table, sorted(self.damaged, key=lambda damage: damage.index))
-        return pixels
-
-    def _pixels(self, i: int) -> UInt8Array:
-        try:
-            return self.images.pixels(i)
-        except ImageError as error:
-            self.damaged.append(Damage(i, error, permanent=False))
-            return np.zeros(self.images.shape, dtype=np.uint8)
 
 
 def open_store(
@@ -118,8 +90,6 @@ def open_store(
     *,
     budget_bytes: int,
     cache: Path | None,
-    once: bool = False,
-    skip_damaged: bool = False,
 ) -> PixelStore:
     """Open the pixel store of images.
 
@@ -129,8 +99,6 @@ def open_store(
         budget_bytes: largest size of decoded pixels, N * height * width * channels bytes. Within it the store is a
             RawStore, else an EncodedStore, after every image was decoded once to find damage.
         cache: cache folder; None for no cache.
-        once: each image is read only once. Beyond the budget the store is then a StreamedStore, without a check.
-        skip_damaged: setting of the StreamedStore.
 
     Raises:
         DamagedImages: images are damaged.
@@ -138,8 +106,6 @@ def open_store(
     count = len(images.table)
     if len(content) != count:
         raise ValueError(f"{len(content)} digests for {count} images")
-    if once and images.total_bytes > budget_bytes:
-        return StreamedStore(images, worker_count(), skip_damaged)
     if images.total_bytes > budget_bytes:
         size = Size.of(images.load_px)
         logger.info(

@@ -1,0 +1,140 @@
+"""Networks converted for OpenVINO: from decoded pixels to logits, with the preprocessing inside.
+
+Trunk and head are converted apart and joined. Converting takes seconds, so a frozen trunk is kept in the cache once its
+answers have been compared with those of PyTorch.
+"""
+
+import hashlib
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loupe import __version__
+from loupe.augment.pipeline import evaluation_view
+from loupe.files import write_atomic
+from loupe.models.bundle_config import content_digest
+from loupe.models.classifier import Classifier
+from loupe.models.engine import digest_of
+
+Files = tuple[bytes, bytes]  # description and weights
+NAMES = ("network.xml", "network.bin")
+DIGEST = "digest"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Converted network.
+
+    Attributes:
+        network: OpenVINO's model of trunk and head.
+        trunk: files of the trunk alone.
+        place: folder of the cache for the trunk; None if it was trained, so that no other network has it.
+        is_known: True if the trunk was in the cache.
+    """
+
+    network: Any
+    trunk: Files
+    place: Path | None
+    is_known: bool
+
+    @cached_property
+    def files(self) -> Files:
+        return _files(self.network)
+
+    def keep(self) -> None:
+        """Keep the trunk in the cache, if others may have the same."""
+        if self.place is None or self.is_known:
+            return
+        with suppress(OSError):  # a cache that cannot be written costs time alone
+            self.place.mkdir(parents=True, exist_ok=True)
+            for name, data in zip(NAMES, self.trunk, strict=True):
+                write_atomic(self.place / name, data)
+            write_atomic(self.place / DIGEST, content_digest(*self.trunk))
+
+
+def convert(model: Classifier, cache: Path) -> Converted:
+    """Convert a network in evaluation mode, or its head alone if its trunk is in the cache."""
+    import openvino as ov
+
+    place = cache / _key(model) if model.frozen == len(model.trunk) else None
+    known = _known(place)
+    shape = (*model.preprocessing.load_size, model.preprocessing.channels)
+    x_BHWC = torch.zeros(2, *shape, dtype=torch.uint8)
+    below = _Below(model)
+    trunk_files = known or _files(_convert(below, x_BHWC))
+    trunk = ov.Core().read_model(*trunk_files)
+    with torch.inference_mode():
+        features = below(x_BHWC)
+    head = _convert(model.head, features)
+    network = _joined(trunk, head)
+    return Converted(network, trunk_files, place, known is not None)
+
+
+class _Below(nn.Module):
+    """Trunk of a network, with the preprocessing before it."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.trunk = model.trunk
+        self._preprocessing = model.preprocessing
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        outputs: Tensor = self.trunk(evaluation_view(x_BHWC.permute(0, 3, 1, 2), self._preprocessing))
+        return outputs
+
+
+def _convert(module: nn.Module, example: Tensor) -> Any:
+    """OpenVINO's model of a module, for any number of inputs of that shape."""
+    import openvino as ov
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # its converter uses deprecated parts of PyTorch
+        network = ov.convert_model(module, example_input=example.clone())
+    network.reshape([-1, *example.shape[1:]])
+    return network
+
+
+def _joined(trunk: Any, head: Any) -> Any:
+    """Model of both, one after the other."""
+    import openvino as ov
+
+    outputs = trunk.get_results()[0].input_value(0)
+    for reader in head.get_parameters()[0].output(0).get_target_inputs():
+        reader.replace_source_output(outputs)
+    return ov.Model(head.get_results(), trunk.get_parameters(), "classifier")
+
+
+def _files(network: Any) -> Files:
+    import openvino as ov
+
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in NAMES]
+        ov.serialize(network, *paths)
+        description, weights = (path.read_bytes() for path in paths)
+    return description, weights
+
+
+def _known(place: Path | None) -> Files | None:
+    """Trunk in the cache; None without one, or if it is damaged."""
+    if place is None:
+        return None
+    try:
+        description, weights = ((place / name).read_bytes() for name in NAMES)
+        digest = (place / DIGEST).read_bytes()
+    except OSError:
+        return None
+    return (description, weights) if content_digest(description, weights).encode() == digest else None
+
+
+def _key(model: Classifier) -> str:
+    made_by = [__version__, version("openvino"), torch.__version__, version("timm")]
+    parts = [*made_by, model.preprocessing.model_dump_json(), digest_of(model.trunk)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
