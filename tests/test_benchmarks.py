@@ -240,6 +240,20 @@ def test_gpu_check(started, tmp_path, device):
 
 
 @pytest.mark.slow
+def test_growth(started, tmp_path):
+    options = ["--rounds", 1, "--work", tmp_path, "--write", tmp_path]
+    started("growth", "--sizes", 100, 200, "--forms", "files", *options)
+    by_size = json.loads((tmp_path / "growth.json").read_text())["steps"]["files"]
+    assert by_size.keys() == {"100", "200"}
+    for size, steps in by_size.items():
+        named = {step["name"]: step for step in steps}
+        assert len(named) == len(steps) == 15 and named["listing"]["images"] == int(size)
+        assert named["epoch"]["images"] + named["report"]["images"] == int(size)
+        assert all(step["seconds"] > 0 for step in steps)
+    assert len((tmp_path / "growth.md").read_text().splitlines()) > 20 and not list(tmp_path.glob("**/*.png"))
+
+
+@pytest.mark.slow
 def test_heads(started, toy_data, capsys):
     started("heads", toy_data, "--images", 5, "--held-out", 30, "--rounds", 1)
     assert capsys.readouterr().out.count("50 images") == 3

@@ -16,7 +16,7 @@ from loupe.data.splits.folds import most_folds, numbers
 from loupe.data.splits.split import SPLITS, Split, assign, digest, known, read, write
 from loupe.data.splits.stratify import units
 from loupe.data.table import ImageTable, make_rows
-from loupe.errors import DataError, LoupeError
+from loupe.errors import DataError, LoupeError, RunStateError
 
 KNOWN = ([10, 21, 26, 35], [0, 1, 11, 14])  # validation and test of forty images, seed 7
 
@@ -320,8 +320,16 @@ def test_a_split_of_other_images_is_refused(tmp_path: Path):
         read(tmp_path / "split.csv", table.select(range(1, 20)), content[1:])
     with pytest.raises(LoupeError, match=r"2 relabelled \(0\.png and 1\.png\)"):
         read(tmp_path / "split.csv", table_of([1, 0, *balanced(18)]), content)
-    (tmp_path / "split.csv").write_text("path,label\n")
-    with pytest.raises(LoupeError, match="not a split file"):
+    for text in (
+        "path,label\n",
+        "path,label,split,content\n0.png,class 0,train\n",
+        "path,label,split,content\n0,0,other,0\n",
+    ):
+        (tmp_path / "split.csv").write_text(text)
+        with pytest.raises(RunStateError, match="not a split file"):
+            read(tmp_path / "split.csv", table, content)
+    (tmp_path / "split.csv").write_text("")
+    with pytest.raises(RunStateError, match="cannot be read"):
         read(tmp_path / "split.csv", table, content)
     with pytest.raises(LoupeError, match="cannot be read"):
         read(tmp_path / "none.csv", table, content)

@@ -124,14 +124,21 @@ def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
         RunStateError: the file cannot be read, or images were added, removed, changed or relabelled since.
     """
     rows = _spelled_as(table, stored(path))
-    names = [same_form(table.classes[label]) if label >= 0 else "" for label in table.labels.tolist()]
-    here = dict(zip(table.paths, zip(names, content, strict=True), strict=True))
-    changes = {
-        "new": [name for name in here if name not in rows],
-        "missing": [name for name in rows if name not in here],
-        "changed": [name for name in here if name in rows and here[name][1] != rows[name][2]],
-        "relabelled": [name for name in here if name in rows and here[name][0] != same_form(rows[name][0])],
-    }
+    changes: dict[str, list[str]] = {"new": [], "missing": [], "changed": [], "relabelled": []}
+    class_of = {label: same_form(label) for label in {label for label, _, _ in rows.values()}}
+    classes = [*map(same_form, table.classes), ""]  # the last one is of unlabelled images, whose label is -1
+    for name, label, digest in zip(table.paths, table.labels.tolist(), content, strict=True):
+        if name not in rows:
+            changes["new"].append(name)
+            continue
+        stored_label, _, stored_digest = rows[name]
+        if digest != stored_digest:
+            changes["changed"].append(name)
+        if classes[label] != class_of[stored_label]:
+            changes["relabelled"].append(name)
+    if len(rows) > len(table) - len(changes["new"]):
+        present = set(table.paths)
+        changes["missing"] = [name for name in rows if name not in present]
     if any(changes.values()):
         listed = "; ".join(
             f"{len(names):,} {kind} ({enumerated(names, most=3)})" for kind, names in changes.items() if names
@@ -169,24 +176,34 @@ def stored(path: Path) -> dict[str, tuple[str, str, str]]:
     Raises:
         RunStateError: the file cannot be read as a split.
     """
+    rows: dict[str, tuple[str, str, str]] = {}
+    one: dict[str, str] = {}  # a million rows have a few classes and splits
+    foreign = RunStateError(f"{path}: not a split file of Loupe (columns {','.join(HEADER)}). Start a new run.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = [list(map(csv_files.restored, row)) for row in csv.reader(file, strict=True)]
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            lines = csv.reader(file, strict=True)
+            if tuple(next(lines)) != HEADER:
+                raise foreign
+            # Row by row into tuples: the garbage collector goes through a list of lists again and again.
+            for line in lines:
+                if len(line) != len(HEADER) or line[2] not in ("", *SPLITS):
+                    raise foreign
+                name, label, split, digest = map(csv_files.restored, line)
+                rows[name] = (one.setdefault(label, label), one.setdefault(split, split), digest)
+    except RunStateError:
+        raise
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, StopIteration) as error:
         raise RunStateError(f"{path}: cannot be read as a split file: {error}. Start a new run.") from None
-    invalid = [row for row in rows if len(row) != len(HEADER) or row[2] not in ("", *SPLITS)]
-    if tuple(header) != HEADER or invalid:
-        raise RunStateError(f"{path}: not a split file of Loupe (columns {','.join(HEADER)}). Start a new run.")
-    return {name: (label, split, digest) for name, label, split, digest in rows}
+    return rows
 
 
 def _spelled_as(table: ImageTable, rows: dict[str, tuple[str, str, str]]) -> dict[str, tuple[str, str, str]]:
     """Rows by the paths of a table, where these differ in their Unicode form only, as on another system's disk."""
     unknown = {same_form(name): name for name in table.paths if name not in rows and not name.isascii()}
-    here = set(table.paths) if unknown else set()
-    return {
-        unknown.get(same_form(name), name) if unknown and name not in here else name: row for name, row in rows.items()
-    }
+    if not unknown:
+        return rows
+    here = set(table.paths)
+    return {name if name in here else unknown.get(same_form(name), name): row for name, row in rows.items()}
 
 
 def _from_names(split_N: NDArray[np.object_]) -> Split:

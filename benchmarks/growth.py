@@ -1,0 +1,319 @@
+"""Cost of each step as the number of images grows: time of an image, and memory.
+
+    python benchmarks/growth.py --sizes 10000 100000 --write results
+
+Images of 28 px are made, ten classes of digits with noise, no two alike, as PNG in Parquet files of 10,000 rows and as
+files in folders. Each size and form is a process of its own, with a cache of its own, so that nothing is remembered.
+Steps are those of `loupe train`, `loupe check` and `loupe predict`, one after the other:
+
+* listing, hashing, check, split (drawn), storing (decoded once, into the cache)
+* epoch: one epoch of a small network; evaluation: logits of validation and test images; report: metrics, files and page
+* prediction: all images, from their files; labels.csv: their table
+* split.csv and predictions.csv: written and read, one row for each image
+
+Time of an image is that of the step by the images that it handles, in the fastest of the rounds: other work on the
+machine only adds to it. Memory, known on Linux alone, is without mapped files, as stored pixels are.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import loupe
+from loupe.cache import cache_folder
+from loupe.config.network import CnnSpec, ConvBlock
+from loupe.config.recipe import Preprocessing, Recipe, SplitSpec, Stage
+from loupe.data.audit.check import check
+from loupe.data.dataset import open_dataset
+from loupe.data.pixels.prepare import load_images
+from loupe.data.splits import split as splits
+from loupe.evaluate.predictions import read_splits, write_splits
+from loupe.runs import classify
+from loupe.runs.finalize import RunFinalizer
+from loupe.training.loop import Trainer
+from setting import commit, machine
+
+FORMS = ("parquet", "files")
+SIDE = 28
+SHARD_ROWS = 10_000
+WARMUP_IMAGES = 200
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SMALL = Recipe(
+    name="growth",
+    description="One epoch of one convolution, which takes about as long as reading the images.",
+    model=CnnSpec(name="growth", blocks=(ConvBlock(filters=(8,), pool_px=4),)),
+    stages=(Stage(epochs=1, batch_size=256),),
+    precision="fp32",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its images, its time by the clock and of the processor, and the most memory that was held in it."""
+
+    name: str
+    images: int
+    seconds: float
+    processor_seconds: float
+    peak_bytes: int
+
+
+def made(count: int) -> Iterator[tuple[int, bytes]]:
+    """Classes and PNG files, no two alike."""
+    bunch, random = load_digits(), np.random.default_rng(0)
+    enlarged = np.pad(bunch.images.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2))) * 12
+    for number in range(count):
+        of = number % len(enlarged)
+        noisy = enlarged[of] + random.integers(0, 60, (SIDE, SIDE))
+        buffer = io.BytesIO()
+        Image.fromarray(noisy.astype(np.uint8)).save(buffer, "PNG", compress_level=1)
+        yield int(bunch.target[of]), buffer.getvalue()
+
+
+def write_images(folder: Path, form: str, count: int) -> None:
+    """Images as a data set of that form."""
+    folder.mkdir(parents=True)
+    if form == "files":
+        for name in NAMES:
+            (folder / name).mkdir()
+        for number, (label, data) in enumerate(made(count)):
+            (folder / NAMES[label] / f"{number}.png").write_bytes(data)
+        return
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": NAMES}}
+    images, shards = made(count), -(-count // SHARD_ROWS)
+    for shard in range(shards):
+        rows = [next(images) for _ in range(min(SHARD_ROWS, count - shard * SHARD_ROWS))]
+        table = pa.table(
+            {"image": [{"bytes": data, "path": None} for _, data in rows], "label": [label for label, _ in rows]}
+        )
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pq.write_table(table, folder / f"train-{shard:05d}-of-{shards:05d}.parquet")
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that is not a mapped file; 0 where it is unknown."""
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+    return 0
+
+
+class Steps:
+    """Steps as they are done; the time of a step within another is not counted twice."""
+
+    def __init__(self) -> None:
+        self.done: list[Step] = []
+        self._inner = [np.zeros(2)]
+        self._peak = 0
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def _sample(self) -> None:
+        while True:
+            self._peak = max(self._peak, anonymous_bytes())
+            time.sleep(0.02)
+
+    @contextmanager
+    def step(self, name: str, images: int) -> Iterator[None]:
+        self._peak, began = anonymous_bytes(), self._clocks()
+        self._inner.append(np.zeros(2))
+        yield
+        passed = self._clocks() - began
+        seconds, processor_seconds = (passed - self._inner.pop()).tolist()
+        self._inner[-1] += passed
+        self.done.append(Step(name, images, seconds, processor_seconds, max(self._peak, anonymous_bytes())))
+        print(f"{name:<24}{seconds:9.2f} s{1e6 * seconds / images:12,.1f} µs an image", file=sys.stderr)
+
+    @staticmethod
+    def _clocks() -> np.ndarray:
+        times = os.times()  # also of child processes that have ended
+        return np.array([time.perf_counter(), time.process_time() + times.children_user + times.children_system])
+
+    def wrap(self, patches: ExitStack, owner: type, method: str, name: str, images: int) -> None:
+        """Make a step of a method, until the patches are undone."""
+        original = getattr(owner, method)
+
+        def timed(*given: Any, **named: Any) -> Any:
+            with self.step(name, images):
+                return original(*given, **named)
+
+        setattr(owner, method, timed)
+        patches.callback(setattr, owner, method, original)
+
+
+def run_steps(data: Path, work: Path) -> list[Step]:
+    """All steps on one data set, with results in the folder `work`."""
+    work.mkdir(parents=True)
+    steps = Steps()
+    step = steps.step
+    count = len(open_dataset(data, announce=False).table)
+    with step("listing", count):
+        dataset = open_dataset(data, announce=False)
+    table = dataset.table
+    with step("hashing", count):
+        content = dataset.hashes
+    with step("check", count):
+        check(table, content)
+    with step("split", count):
+        split = splits.assign(table, content, SplitSpec(), 0)
+    with step("split.csv, written", count):
+        splits.write(work / "split.csv", table, content, split)
+    with step("split.csv, read", count):
+        splits.read(work / "split.csv", table, content)
+    with step("storing", count):
+        load_images(dataset, Preprocessing(size_px=SIDE, load_px=SIDE), cache=cache_folder())
+    held_out = len(split.val) + len(split.test)
+    with ExitStack() as patches:
+        steps.wrap(patches, Trainer, "fit", "epoch", len(split.train))
+        steps.wrap(patches, RunFinalizer, "_predictions", "evaluation", held_out)
+        steps.wrap(patches, RunFinalizer, "write", "report", held_out)
+        with step("rest of train", count):
+            run = loupe.train(dataset, recipe=SMALL, output=work / "runs", quiet=True)
+    with step("prediction", count):
+        predictions = run.predictions(table)
+    with step("labels.csv, written", count):
+        classify.write_csv(work / "labels.csv", classify.label(predictions, top=2))
+    with step("predictions.csv, written", count):
+        write_splits(work / "predictions.csv", {"all": predictions})
+    with step("predictions.csv, read", count):
+        read_splits(work / "predictions.csv")
+    return steps.done
+
+
+def measure_in_process(data: Path, work: Path) -> list[Step]:
+    """Steps in a process of its own, with an empty cache, after the same on a few images, which loads all modules."""
+    few = work / "few"
+    write_images(few, FORMS[0], WARMUP_IMAGES)
+    command = [sys.executable, str(Path(__file__).resolve()), "--steps", str(few), str(data), "--work", str(work)]
+    environment = {**os.environ, "LOUPE_CACHE": str(work / "cache")}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"the steps on {data} failed with exit code {done.returncode}")
+    shutil.rmtree(work)
+    return [Step(**row) for row in json.loads(done.stdout.strip().splitlines()[-1])]
+
+
+def measure(sizes: list[int], forms: list[str], rounds: int, folder: Path) -> dict[str, dict[int, list[Step]]]:
+    """Steps of each form and size, the fastest of rounds in which the sizes take turns."""
+    found: dict[str, dict[int, list[Step]]] = {}
+    for form in forms:
+        places = {count: folder / f"{form}-{count}" for count in sizes}
+        for count, place in places.items():
+            write_images(place, form, count)
+        measured: dict[int, list[list[Step]]] = {count: [] for count in sizes}
+        for number in range(rounds):
+            for count, place in places.items():
+                print(f"{form}, {count:,} images, round {number + 1}", file=sys.stderr)
+                measured[count].append(measure_in_process(place, folder / "work"))
+        found[form] = {count: [*map(fastest, *several)] for count, several in measured.items()}
+        for place in places.values():
+            shutil.rmtree(place)
+    return found
+
+
+def fastest(*steps: Step) -> Step:
+    """The same step of several rounds: the least times, as other work only adds to them, and the largest memory."""
+    return replace(
+        steps[0],
+        seconds=min(step.seconds for step in steps),
+        processor_seconds=min(step.processor_seconds for step in steps),
+        peak_bytes=max(step.peak_bytes for step in steps),
+    )
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The page: one table, then what was run and on what."""
+    sizes, forms = result["sizes"], list(result["steps"])
+    of = {
+        (form, row["name"], size): row for form in forms for size in sizes for row in result["steps"][form][str(size)]
+    }
+    names = [row["name"] for row in result["steps"][forms[0]][str(sizes[0])]]
+    heads = [f"{form}, {size:,}" for form in forms for size in sizes]
+    lines = [
+        "# Growth",
+        "",
+        "Microseconds an image; × is the processor time of an image at the largest size against the smallest.",
+        "",
+    ]
+    columns = [f"{head} | × | MiB" if head.endswith(f"{sizes[-1]:,}") else head for head in heads]
+    lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * sum(1 + 2 * ("×" in column) for column in columns)]
+    for name in names:
+        cells = []
+        for form in forms:
+            rows = [of[form, name, size] for size in sizes]
+            cells += [f"{1e6 * row['seconds'] / row['images']:,.1f}" for row in rows]
+            first, *_, last = [row["processor_seconds"] / row["images"] for row in (rows[0], *rows)]
+            cells += [f"{last / first:.2f}" if first else "–", f"{rows[-1]['peak_bytes'] / 2**20:,.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    place = result["machine"]
+    lines += [
+        "",
+        f"* Command: `{result['command']}`",
+        f"* Commit: {result['commit']}; {result['date']}",
+        f"* Machine: {place['processor']}, {place['cores']} cores, threads: {place['threads']}, {place['system']}",
+        f"* The fastest of {result['rounds']} rounds",
+        "* MiB: the most anonymous memory in the step, at the largest size; mapped files do not count",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="folder for images, deleted afterwards; default a temporary one")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write growth.md and growth.json here")
+    parser.add_argument("--steps", type=Path, nargs=2, help=argparse.SUPPRESS)  # the process of one size
+    given = parser.parse_args()
+    if given.steps:
+        few, data = given.steps
+        run_steps(few, given.work / "warmup")
+        print("warm", file=sys.stderr)
+        print(json.dumps([asdict(step) for step in run_steps(data, given.work / "steps")]))
+        return
+    with tempfile.TemporaryDirectory(dir=given.work) as folder:
+        steps = measure(given.sizes, given.forms, given.rounds, Path(folder))
+    shown = f"--sizes {' '.join(map(str, given.sizes))} --forms {' '.join(given.forms)} --rounds {given.rounds}"
+    result = {
+        "command": f"python benchmarks/growth.py {shown}",
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(torch.get_num_threads()),
+        "sizes": given.sizes,
+        "rounds": given.rounds,
+        "steps": {
+            form: {str(size): [asdict(step) for step in done] for size, done in by_size.items()}
+            for form, by_size in steps.items()
+        },
+    }
+    page = markdown(result)
+    print(page)
+    if given.write:
+        given.write.mkdir(parents=True, exist_ok=True)
+        (given.write / "growth.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (given.write / "growth.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
