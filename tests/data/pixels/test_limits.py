@@ -125,6 +125,7 @@ LARGE = {
     "a progressive photograph of 48 megapixels": (bombs.jpeg, (8064, 6048), {"scans": 10}),
     "a screenshot of 8K": (bombs.png, (7680, 4320), {}),
     "a scan in 16 bits of A4 at 600 dpi": (bombs.png, (4960, 7016), {"colour": 0, "bits": 16}),
+    "a photograph of 48 megapixels as AVIF": (bombs.media, (8064, 6048), {"claimed": (8064, 6048)}),
     "a scan in black and white of A3 at 600 dpi": (bombs.png, (9921, 7016), {"colour": 0, "bits": 1}),
 }
 

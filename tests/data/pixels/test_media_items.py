@@ -29,7 +29,13 @@ def saved(mode, size, **options):
 @needs_avif
 @pytest.mark.parametrize(("mode", "decoded"), [("RGB", 64 * 48), ("L", 64 * 48), ("RGBA", 2 * 64 * 48)])
 def test_a_file_of_pillow_has_the_pixels_that_it_says(mode, decoded):
-    assert pictures(saved(mode, (64, 48))) == Pictures(held=64 * 48, decoded=decoded)
+    assert pictures(saved(mode, (64, 48))) == Pictures(held=64 * 48, decoded=decoded, planes=1.5)
+
+
+@needs_avif
+def test_planes_are_those_of_the_stream():
+    assert pictures(saved("RGB", (64, 48), subsampling="4:4:4")).planes == 3
+    assert pictures(saved("RGB", (64, 48), subsampling="4:2:0", save_all=True)).planes == 1.5
 
 
 @needs_avif
@@ -62,7 +68,7 @@ def test_of_an_animation_with_sound_the_pictures_count():
     ],
 )
 def test_pictures_are_counted_by_their_streams(options, held, decoded):
-    assert pictures(bombs.media(200, 100, **options)) == Pictures(held, decoded)
+    assert pictures(bombs.media(200, 100, **options)) == Pictures(held, decoded, 1.5)
 
 
 @needs_avif
@@ -105,27 +111,28 @@ def exponential(number):
     return "0" * (len(bits) - 1) + bits
 
 
-def sequence(width, height, *, sub_layers=0, chroma=1):
-    """A sequence header of HEVC up to the size, bit by bit; each sub-layer has a profile and a level."""
+def sequence(width, height, *, sub_layers=0, chroma=1, window=(), depth=8):
+    """A sequence header of HEVC up to the depth, bit by bit; each sub-layer has a profile and a level."""
     bits = f"0000{sub_layers:03b}1" + "0" * 96 + "11" * sub_layers + "00" * (8 - sub_layers if sub_layers else 0)
     bits += "0" * 96 * sub_layers + exponential(0) + exponential(chroma) + ("0" if chroma == 3 else "")
-    bits += exponential(width) + exponential(height) + "1"
+    bits += exponential(width) + exponential(height) + ("1" if window else "0") + "".join(map(exponential, window))
+    bits += 2 * exponential(depth - 8) + "1"
     return b"\x42\1" + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
 
 
 @pytest.mark.parametrize(
-    ("header", "pixels"),
+    ("header", "pixels", "planes"),
     [
-        (X265, 1920 * 1080),
-        (sequence(64, 48), 64 * 48),
-        (sequence(8192, 4320, sub_layers=2), 8192 * 4320),
-        (sequence(30000, 20000, chroma=3), 30000 * 20000),
+        (X265, 1920 * 1080, 1.5),
+        (sequence(64, 48, chroma=0), 64 * 48, 1),
+        (sequence(8192, 4320, sub_layers=2, window=(0, 3, 0, 20), depth=10), 8192 * 4320, 3),
+        (sequence(30000, 20000, chroma=3, depth=12), 30000 * 20000, 6),
     ],
-    ids=["x265", "small", "sub-layers", "three planes"],
+    ids=["x265", "grey", "sub-layers", "4:4:4"],
 )
-def test_pictures_of_hevc_have_the_size_of_their_sequence_header(header, pixels):
-    assert hevc_pictures([header, PICTURE, PICTURE]) == (pixels, 2)
-    assert hevc_pictures([header]) == (pixels, 0)
+def test_pictures_of_hevc_have_the_size_of_their_sequence_header(header, pixels, planes):
+    assert hevc_pictures([header, PICTURE, PICTURE]) == (pixels, planes, 2)
+    assert hevc_pictures([header]) == (pixels, planes, 0)
 
 
 def test_a_size_beyond_any_picture_is_refused():
@@ -142,9 +149,9 @@ def test_units_have_their_lengths_before_them():
 
 def test_a_heif_file_of_another_size_is_counted_by_its_stream():
     pytest.importorskip("pillow_heif").register_heif_opener()
-    assert pictures(bombs.media(200, 104, kind="HEIF")) == Pictures(200 * 104, 200 * 104)
+    assert pictures(bombs.media(200, 104, kind="HEIF")) == Pictures(200 * 104, 200 * 104, 1.5)
     assert pictures(bombs.media(200, 104, kind="HEIF", cells=2)) == Pictures(
-        64 * 64 + 200 * 104, 64 * 64 + 4 * 200 * 104
+        64 * 64 + 200 * 104, 64 * 64 + 4 * 200 * 104, 1.5
     )
     with pytest.raises(ImageError):
         decode(bombs.media(64, 64, kind="HEIF", copies=60_000), "x")

@@ -5,6 +5,7 @@ specification (5.5) and of ITU-T H.265 (7.3.2.2).
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 MOST_UNITS = 100_000
 """Largest number of units (OBUs, NAL units) in one stream."""
@@ -12,6 +13,20 @@ MOST_UNITS = 100_000
 _AV1_SEQUENCE, _AV1_FRAMES = 1, (3, 6)
 _HEVC_SEQUENCE, _HEVC_PICTURES = 33, 32
 _HEADER_BYTES = 512  # in which a sequence header has its size
+
+
+class Coded(NamedTuple):
+    """Pictures of a stream.
+
+    Attributes:
+        pixels: pixels of the largest picture.
+        planes: bytes for each pixel in its planes: 1.5 for 4:2:0 in 8 bits, 6 for 4:4:4 in more.
+        number: number of pictures, shown or not.
+    """
+
+    pixels: int
+    planes: float
+    number: int
 
 
 class _Bits:
@@ -39,35 +54,39 @@ class _Bits:
         return (1 << zeros) - 1 + self.read(zeros)
 
 
-def av1_pictures(data: bytes) -> tuple[int, int]:
-    """Pixels of the largest picture of an AV1 stream and the number of its pictures, shown or not.
+def av1_pictures(data: bytes) -> Coded:
+    """Pictures of an AV1 stream.
 
     Raises:
         ValueError, EOFError: the stream is damaged or has too many units.
     """
-    pixels = pictures = 0
+    sizes, pictures = [(0, 0.0)], 0
     for kind, content in _obus(data):
         if kind == _AV1_SEQUENCE:
-            pixels = max(pixels, _av1_size(content))
+            sizes.append(_av1_size(content))
         elif kind in _AV1_FRAMES:
             pictures += 1
-    return pixels, pictures
+    return _coded(sizes, pictures)
 
 
-def hevc_pictures(units: list[bytes]) -> tuple[int, int]:
-    """Pixels of the largest picture of HEVC's NAL units and the number of their pictures.
+def hevc_pictures(units: list[bytes]) -> Coded:
+    """Pictures of HEVC's NAL units.
 
     Raises:
         EOFError: a sequence header is cut off.
     """
-    pixels = pictures = 0
+    sizes, pictures = [(0, 0.0)], 0
     for unit in units:
         kind, layer = unit[0] >> 1 & 63, (unit[0] & 1) << 5 | unit[1] >> 3
         if kind == _HEVC_SEQUENCE and layer == 0:
-            pixels = max(pixels, _hevc_size(unit[2:_HEADER_BYTES].replace(b"\0\0\3", b"\0\0")))
+            sizes.append(_hevc_size(unit[2:_HEADER_BYTES].replace(b"\0\0\3", b"\0\0")))
         elif kind < _HEVC_PICTURES and len(unit) > 2 and unit[2] & 0x80:  # the first slice of a picture
             pictures += 1
-    return pixels, pictures
+    return _coded(sizes, pictures)
+
+
+def _coded(sizes: list[tuple[int, float]], number: int) -> Coded:
+    return Coded(max(pixels for pixels, _ in sizes), max(planes for _, planes in sizes), number)
 
 
 def nal_units(data: bytes, length_bytes: int) -> list[bytes]:
@@ -112,15 +131,18 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
     raise EOFError("a length is cut off")
 
 
-def _av1_size(content: bytes) -> int:
+def _av1_size(content: bytes) -> tuple[int, float]:
     bits = _Bits(content)
-    bits.read(4)
-    if bits.read(1):  # the reduced header of a still picture
+    profile = bits.read(3)
+    bits.read(1)
+    if reduced := bits.read(1):  # the header of a still picture
         bits.read(5)
     else:
         _skip_operating_points(bits)
     width_bits, height_bits = bits.read(4) + 1, bits.read(4) + 1
-    return (bits.read(width_bits) + 1) * (bits.read(height_bits) + 1)
+    pixels = (bits.read(width_bits) + 1) * (bits.read(height_bits) + 1)
+    _skip_tools(bits, reduced=bool(reduced))
+    return pixels, (3 if profile else 1.5) * (1 + bits.read(1))
 
 
 def _skip_operating_points(bits: _Bits) -> None:
@@ -144,7 +166,21 @@ def _skip_operating_points(bits: _Bits) -> None:
             bits.read(4)
 
 
-def _hevc_size(content: bytes) -> int:
+def _skip_tools(bits: _Bits, *, reduced: bool) -> None:
+    if not reduced and bits.read(1):  # numbers of frames
+        bits.read(7)
+    bits.read(3)
+    if not reduced:
+        bits.read(4)
+        if has_order := bits.read(1):
+            bits.read(2)
+        if (bits.read(1) or bits.read(1)) and not bits.read(1):  # tools for screen content, then whole vectors
+            bits.read(1)
+        bits.read(3 * has_order)
+    bits.read(3)
+
+
+def _hevc_size(content: bytes) -> tuple[int, float]:
     bits = _Bits(content)
     bits.read(4)
     sub_layers = bits.read(3)
@@ -155,6 +191,11 @@ def _hevc_size(content: bytes) -> int:
     for profile, level in present:
         bits.read(88 * profile + 8 * level)
     bits.read_exponential()
-    if bits.read_exponential() == 3:
+    if (chroma := bits.read_exponential()) == 3:
         bits.read(1)
-    return bits.read_exponential() * bits.read_exponential()
+    pixels = bits.read_exponential() * bits.read_exponential()
+    if bits.read(1):  # a window
+        for _ in range(4):
+            bits.read_exponential()
+    depths = bits.read_exponential(), bits.read_exponential()  # above 8 bits
+    return pixels, {0: 1, 1: 1.5, 2: 2}.get(chroma, 3) * (2 if any(depths) else 1)

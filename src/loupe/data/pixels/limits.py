@@ -7,6 +7,7 @@ The time is counted in units of work that a file can ask for, so a verdict does 
 
 import struct
 from collections.abc import Iterator
+from math import ceil
 from typing import Any
 
 from PIL import ExifTags, ImageFile, TiffImagePlugin
@@ -41,7 +42,7 @@ _SLOW = {
     "ppm_plain": (0.12e-6, 0.0),
     "qoi": (0.6e-6, 0.01e-6),
 }
-_KEPT = {"WEBP": 12, "AVIF": 8, "HEIF": 8, "GIF": 2}
+_KEPT = {"WEBP": 12, "GIF": 2}
 """Bytes for a pixel in the buffers of decoders that keep them as long as the image."""
 _MEDIA = frozenset({"AVIF", "HEIF"})
 # For a pixel of a picture of AV1 or HEVC, and for a byte of its stream.
@@ -71,7 +72,7 @@ def check_file(name: str, data: bytes) -> None:
     elif name in _MEDIA:
         found = media_items.pictures(data)
         seconds = found.decoded * _PICTURE_SECONDS + len(data) * _STREAM_SECONDS
-        if seconds > _ALLOWED_SECONDS or found.held * _KEPT[name] > MAX_BYTES:
+        if seconds > _ALLOWED_SECONDS or found.held * _media_bytes(name, found) > MAX_BYTES:
             raise ValueError(
                 f"its pictures have {found.decoded / 1e6:,.0f} million pixels, {found.held / 1e6:,.0f} at a time: more "
                 f"than the limits of {MAX_BYTES / 1e6:,.0f} MB and {MAX_SECONDS:g} s. Save it smaller"
@@ -119,9 +120,10 @@ def check_decoding(image: ImageFile.ImageFile, stored: tuple[int, int], data: by
         _check_time(seconds, stored)
     if image.format in _MEDIA:
         pixels = image.width * image.height
-        held = max(pixels, media_items.pictures(data).held)
+        found = media_items.pictures(data)
+        held, each = max(pixels, found.held), _media_bytes(image.format, found)
         if held > _USUAL_PIXELS:
-            _check_memory(decoding_bytes(image, stretched=stretched) * held // max(1, pixels), stored)
+            _check_memory(decoding_bytes(image, kept=each, stretched=stretched) * held // max(1, pixels), stored)
     elif buffer or image.width * image.height > _USUAL_PIXELS or image.height > 2**20:
         _check_memory(decoding_bytes(image, buffer=buffer, stretched=stretched), stored)
 
@@ -136,18 +138,21 @@ def check_resizing(size: tuple[int, int], box: tuple[int, int]) -> None:
     _check_memory(first_pass + 48 * max(box), box)
 
 
-def decoding_bytes(image: ImageFile.ImageFile, *, buffer: int = 0, stretched: bool = False) -> int:
+def decoding_bytes(
+    image: ImageFile.ImageFile, *, buffer: int = 0, kept: int | None = None, stretched: bool = False
+) -> int:
     """Memory that decoding an image takes until it is RGB and upright, from its header.
 
     Args:
         image: image that is not decoded yet.
         buffer: memory of its decoder, which is free again when the pixels are there.
+        kept: bytes for a pixel in the buffers of a decoder that keeps them as long as the image; None for the usual.
         stretched: the pixel values are scaled afterwards.
     """
     width, height = image.size
     pixels = width * height
     stored = height * (16 + width * (1 if image.mode in _ONE_BYTE else 2 if image.mode.startswith("I;16") else 4))
-    stored += pixels * _KEPT.get(image.format or "", 0)
+    stored += pixels * (_KEPT.get(image.format or "", 0) if kept is None else kept)
     colour = height * (16 + 4 * width)
     copies = 0
     if image.mode.startswith("I"):
@@ -162,6 +167,11 @@ def decoding_bytes(image: ImageFile.ImageFile, *, buffer: int = 0, stretched: bo
     if stored + copies <= MAX_BYTES < stored + copies + colour and _is_rotated(image):
         copies += colour
     return stored + max(buffer, copies)
+
+
+def _media_bytes(name: str | None, found: media_items.Pictures) -> int:
+    """Bytes for a pixel that libavif and libheif keep: their planes, and what they convert them to."""
+    return ceil(found.planes + 4 if name == "AVIF" else max(4, 2 * found.planes))
 
 
 def _is_rotated(image: ImageFile.ImageFile) -> bool:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from loupe.data.pixels.coded_size import av1_pictures, hevc_pictures, nal_units
+from loupe.data.pixels.coded_size import Coded, av1_pictures, hevc_pictures, nal_units
 
 MOST_ITEMS = 4096
 MOST_TRANSFORMS = 8
@@ -26,10 +26,12 @@ class Pictures:
     Attributes:
         held: most pixels that are held at a time; alpha counts where it is larger than the image.
         decoded: pixels of all pictures that are decoded.
+        planes: bytes for each pixel in the planes of the decoder, those of the picture with the most.
     """
 
     held: int
     decoded: int
+    planes: float
 
 
 @dataclass
@@ -68,18 +70,20 @@ def pictures(data: bytes) -> Pictures:
         known: dict[int, Pictures] = {}
         found = [] if file.primary is None else [_item(file, file.primary, known, ())]
         for offset, length, _ in file.tracks:
-            found.append(_coded(*av1_pictures(data[offset : offset + length])))
+            found.append(_of_stream(av1_pictures(data[offset : offset + length])))
     except (struct.error, EOFError, IndexError) as error:
         raise ValueError(f"damaged structure of boxes ({error})") from None
     if not found:
         raise ValueError("damaged structure of boxes (no image)")
-    return Pictures(max(each.held for each in found), sum(each.decoded for each in found))
+    return Pictures(
+        max(each.held for each in found), sum(each.decoded for each in found), max(each.planes for each in found)
+    )
 
 
-def _coded(pixels: int, number: int) -> Pictures:
-    if not pixels or not number:
+def _of_stream(stream: Coded) -> Pictures:
+    if not stream.pixels or not stream.number:
         raise ValueError("damaged structure of boxes (an item without a picture)")
-    return Pictures(pixels * min(number, _KEPT_PICTURES), pixels * number)
+    return Pictures(stream.pixels * min(stream.number, _KEPT_PICTURES), stream.pixels * stream.number, stream.planes)
 
 
 def _item(file: _File, item: int, known: dict[int, Pictures], above: tuple[int, ...]) -> Pictures:
@@ -95,7 +99,7 @@ def _item(file: _File, item: int, known: dict[int, Pictures], above: tuple[int, 
         own = _canvas(kind, _content(file, item))
         sources = file.references[item]
     elif kind == b"av01":
-        own, sources = _coded(*av1_pictures(_content(file, item))), []
+        own, sources = _of_stream(av1_pictures(_content(file, item))), []
     elif kind == b"hvc1":
         own, sources = _hevc(file, item), []
     else:
@@ -104,17 +108,19 @@ def _item(file: _File, item: int, known: dict[int, Pictures], above: tuple[int, 
     alphas = [_item(file, alpha, known, (*above, item)) for alpha in file.auxiliary[item]]
     held = own.held + max((part.held for part in parts), default=0)
     known[item] = Pictures(
-        max([held, *(alpha.held for alpha in alphas)]), own.decoded + sum(each.decoded for each in (*parts, *alphas))
+        max([held, *(alpha.held for alpha in alphas)]),
+        own.decoded + sum(each.decoded for each in (*parts, *alphas)),
+        max(each.planes for each in (own, *parts, *alphas)),
     )
     return known[item]
 
 
 def _canvas(kind: bytes, content: bytes) -> Pictures:
     if kind == b"iden":
-        return Pictures(0, 0)
+        return Pictures(0, 0, 0)
     form = ">II" if content[1] & 1 else ">HH"
     width, height = struct.unpack_from(form, content, 4 if kind == b"grid" else 10)
-    return Pictures(width * height, width * height)
+    return Pictures(width * height, width * height, 0)
 
 
 def _hevc(file: _File, item: int) -> Pictures:
@@ -132,7 +138,7 @@ def _hevc(file: _File, item: int) -> Pictures:
                 units.append(content[place + 2 : place + 2 + size])
                 place += 2 + size
     stream = nal_units(_content(file, item), length_bytes)
-    return _coded(*hevc_pictures([unit for unit in units if len(unit) >= 2] + stream))
+    return _of_stream(hevc_pictures([unit for unit in units if len(unit) >= 2] + stream))
 
 
 def _content(file: _File, item: int) -> bytes:
