@@ -159,6 +159,11 @@ def test_the_works_of_busy(started, monkeypatch, capsys, work):
     assert last_row(capsys.readouterr().out)["images_per_second"] > 0
 
 
+def test_class_names(started, capsys):
+    started("class_names", "--rows", 40, "--classes", 40, "--kinds", "csv")
+    assert "csv, 40 rows, 40 classes: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", ["peers/loupe_deep_cnn", "peers/torch_deep_cnn", "peers/keras_deep_cnn"])
 def test_peers_train_the_same_network(started, toy_pixels, capsys, script):
     precision = [] if "keras" in script else ["--precision=fp32"]

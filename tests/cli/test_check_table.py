@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from loupe.cli.check_table import MOST_CLASSES, print_check
-from loupe.data.audit.check import CheckReport
+from loupe.data.audit.check_report import CheckReport
 
 
 @pytest.mark.parametrize("classes", [2, MOST_CLASSES, MOST_CLASSES + 1, 20_000])

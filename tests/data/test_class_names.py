@@ -176,3 +176,30 @@ def test_a_text_for_a_missing_value_is_noted(tmp_path):
 def test_near_names_are_compared_without_an_error():
     for name in ("", " ", "-", "٣", "1_000", "0x10", "1" * 5000, "\x00", "∞", "½"):
         assert isinstance(loosely(name), str)
+
+
+def grouped(names) -> list[tuple[str, ...]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(loosely(name), []).append(name)
+    return [tuple(same) for same in groups.values() if len(same) > 1]
+
+
+def test_similar_names_are_those_of_a_comparison_of_all():
+    random = np.random.default_rng(0)
+    letters = [*" _-\tabAB01.e+-5９éÉ\u0301ﬁ\u2028İß\u00a0١nif"]
+    for _ in range(500):
+        lengths = random.integers(0, 5, 30)
+        names = dict.fromkeys("".join(random.choice(letters, length)) for length in lengths)
+        assert similar(names) == grouped(names)
+    assert similar(("a\nb", "A\nB", "c")) == [("a\nb", "A\nB")]
+    assert similar(()) == []
+
+
+@pytest.mark.parametrize("form", ["name {:06d}x", "{} kg", "école_{}"])
+def test_of_a_hundred_thousand_names_only_those_that_may_be_equal_are_compared(monkeypatch, form):
+    compared = []
+    monkeypatch.setattr(class_names, "loosely", lambda name: compared.append(name) or loosely(name))
+    names = (*(form.format(i) for i in range(100_000)), form.format(7).upper())
+    assert similar(names) == [(form.format(7), form.format(7).upper())]
+    assert len(compared) == 2

@@ -7,12 +7,13 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from loupe.data import hashing
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
-from loupe.data.table import ImageTable
+from loupe.data.table import ImageTable, make_rows
 
 OLD_NS = time.time_ns() - 60 * 10**9
 
@@ -221,3 +222,23 @@ def test_processes_at_once_agree(folder, cache):
     outputs = {child.communicate(timeout=60)[0] for child in children}
     assert [child.returncode for child in children] == [0, 0, 0]
     assert [tuple(output.split()) for output in outputs] == [expected(table_of(folder))]
+
+
+def test_bytes_in_a_table_of_several_chunks_beside_files_and_missing_images(folder, cache, monkeypatch):
+    monkeypatch.setattr(hashing, "_CHUNK_ROWS", 4)
+    data = [b"", b"one", None, b"three", None, b"three", b"six" * 1000]
+    paths = ["a", "b", "cat/0.png", None, None, "c", "d"]
+    pieces = [make_rows(n=7, path=paths, label=None, data=data), make_rows(n=2, path=["dog/3.png", "no"], label=None)]
+    table = ImageTable(pa.concat_tables([pieces[0].slice(0, 3), pieces[0].slice(3), *pieces[1:]]), (), "set", folder)
+    digests = content_hashes(table, cache=cache)
+    whole = [i for i in range(9) if i not in {4, 8}]
+    assert [digests[i] for i in whole] == [hashlib.sha256(table.encoded(i)).hexdigest() for i in whole]
+    assert len(set(digests)) == 8  # each unreadable one has its own
+    assert content_hashes(table.select([6, 3, 2]), cache=cache) == tuple(digests[i] for i in (6, 3, 2))
+
+
+def test_bytes_beyond_the_limit_are_unreadable(cache, monkeypatch):
+    monkeypatch.setattr(hashing, "MAX_FILE_BYTES", 3)
+    table = ImageTable(make_rows(n=2, path=["a", "b"], label=None, data=[b"abc", b"abcd"]), (), "set")
+    first, second = content_hashes(table, cache=cache)
+    assert first == hashlib.sha256(b"abc").hexdigest() and second != hashlib.sha256(b"abcd").hexdigest()

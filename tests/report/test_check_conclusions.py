@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from loupe.data.audit.check import CheckReport, Copies, findings
+from loupe.data.audit.check_report import CheckReport, Copies
+from loupe.data.audit.findings import findings
 from loupe.errors import ImageError
 from loupe.report.check_conclusions import conclusions
 

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loupe.data.audit.check import CheckReport, findings, listed
+from loupe.data.audit.check_report import CheckReport
+from loupe.data.audit.findings import findings, listed
 from loupe.errors import counted, enumerated
 from loupe.log import printable
 from loupe.report.check_conclusions import conclusions

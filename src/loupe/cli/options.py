@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import chain, repeat
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,9 @@ import typer
 
 if TYPE_CHECKING:
     from loupe.config.size import SizePx
+
+MOST_INDENTED = 100_000
+"""Number of values of which the JSON is indented."""
 
 Data = Annotated[
     str,
@@ -73,12 +77,17 @@ def input_size(text: str | None) -> "SizePx | None":
 
 
 def print_json(value: Any) -> None:
-    """Print the result, and nothing else, on standard output."""
-    print(_dumps(value))
+    """Print the result, and nothing else, on standard output: indented, or if it is very large an entry a line."""
+    if not isinstance(value, dict) or _is_small(value):
+        print(_dumps(value))
+        return
+    for mark, (key, entry) in zip(chain("{", repeat(",")), value.items(), strict=False):
+        print(f"{mark}\n {json.dumps(key)}: {json.dumps(entry, allow_nan=False)}", end="")
+    print("\n}")
 
 
 def print_long_json(head: Mapping[str, Any], name: str, items: Iterable[Any], tail: Mapping[str, Any]) -> None:
-    """Print what `print_json` would print of `{**head, name: [*items], **tail}`, one item at a time."""
+    """Print what `print_json` prints of a small `{**head, name: [*items], **tail}`, one item at a time."""
     before, _, after = _dumps({**head, name: [], **tail}).partition(f'"{name}": []')
     print(f'{before}"{name}": [', end="")
     separator, end = "\n", "]"
@@ -90,3 +99,14 @@ def print_long_json(head: Mapping[str, Any], name: str, items: Iterable[Any], ta
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False)
+
+
+def _is_small(value: Any) -> bool:
+    """True for at most `MOST_INDENTED` values, which Python indents fast enough."""
+    waiting, count = [value], 0
+    while waiting and count <= MOST_INDENTED:
+        held = waiting.pop()
+        held = held.values() if isinstance(held, dict) else held
+        count += len(held)
+        waiting += [each for each in held if isinstance(each, dict | list | tuple)]
+    return count <= MOST_INDENTED

@@ -5,7 +5,8 @@ same class. The spelling that was met first is kept.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,8 @@ MISSING = frozenset({"nan", "null", "na", "n/a", "<na>", "nat"})
 _WHOLE = re.compile(r"[-+]?[0-9]+(\.0*)?")
 _NUMBER_STARTS, _MOST_DIGITS = frozenset("+-.0123456789"), 25
 _SPACES = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+_NO_LETTERS = re.compile(r"[^\S\n]+|[_-]+")  # what may be in one of two names that are loosely equal, but line ends
+_NUMERIC = re.compile(r"[\d.e+]*")  # without what `_NO_LETTERS` finds, all that a number may have
 
 
 def same_form(name: str) -> str:
@@ -34,14 +37,21 @@ def same_forms(names: Iterable[str]) -> list[str]:
 
 def sorted_classes(values: Iterable[Any]) -> tuple[str, ...]:
     """Distinct class names, one for each form, sorted as numbers if all are whole numbers, else alphabetically."""
-    distinct = {str(value) for value in values}
-    names = dict(zip(distinct, distinct, strict=True))
-    if not all(map(str.isascii, distinct)):
-        given = sorted(distinct, key=lambda name: (name == same_form(name), name))
-        names = {same_form(name): name for name in given}  # of several spellings the NFC one
-    numeric = are_numbers(names)
-    key: Callable[[str], Any] = (lambda form: (Decimal(form), form)) if numeric else str
-    return tuple(names[form] for form in sorted(names, key=key))
+    return _sorted(tuple(dict.fromkeys(map(str, values))))
+
+
+@lru_cache(maxsize=1)
+def _sorted(distinct: tuple[str, ...]) -> tuple[str, ...]:
+    """Sorted names; a source asks for those of all its images, and again for those of each split."""
+    if all(map(str.isascii, distinct)):
+        return tuple(sorted(distinct, key=_number if are_numbers(distinct) else None))
+    given = sorted(distinct, key=lambda name: (name == same_form(name), name))
+    names = {same_form(name): name for name in given}  # of several spellings the NFC one
+    return tuple(names[form] for form in sorted(names, key=_number if are_numbers(names) else None))
+
+
+def _number(name: str) -> tuple[Decimal, str]:
+    return Decimal(name), name
 
 
 def are_numbers(names: Iterable[str]) -> bool:
@@ -74,6 +84,8 @@ def loosely(name: str) -> str:
     """Name without what is easily written differently: form, case, spaces, and the format of a number."""
     text = name if name.isascii() else normalize("NFKC", name)
     text = text.strip().casefold()
+    if text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS:
+        return text.lstrip("0") or "0"
     if text[:1] in _NUMBER_STARTS and len(text) < _MOST_DIGITS:
         try:
             number = Decimal(text)
@@ -92,10 +104,28 @@ def similar(classes: Iterable[str]) -> list[tuple[str, ...]]:
 @lru_cache(maxsize=1)
 def _similar(classes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """Groups of the classes; a command asks for them when it opens the images and again when it checks them."""
+    keys = _roughly(classes)
+    if len(set(keys)) == len(keys):
+        return ()
+    count = Counter(keys)
     groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(loosely(name), []).append(name)
+    for name, key in zip(classes, keys, strict=True):
+        if count[key] > 1:
+            groups.setdefault(loosely(name), []).append(name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+
+
+def _roughly(names: Sequence[str]) -> list[str]:
+    """Keys of names, equal where the names are `loosely` equal, and maybe elsewhere; fast for a million.
+
+    Where a key is not numeric, the name has a character that no number has, and is not loosely equal to one.
+    """
+    joined = "\n".join(names)
+    text = (joined if joined.isascii() else normalize("NFKC", joined)).casefold()
+    keys = _NO_LETTERS.sub("", text).split("\n")
+    if len(keys) != len(names):  # a name has a line end
+        return [*map(loosely, names)]
+    return [loosely(names[i]) if _NUMERIC.fullmatch(key) else key for i, key in enumerate(keys)]
 
 
 def notes(classes: Sequence[str]) -> list[str]:

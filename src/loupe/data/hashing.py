@@ -9,23 +9,27 @@ or changed less than two seconds before hashing is not remembered, because anoth
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from itertools import chain
+from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
 from loupe.data.parallel import in_chunks, worker_count
-from loupe.data.table import ImageTable
+from loupe.data.table import MAX_FILE_BYTES, ImageTable
 from loupe.errors import ImageError
 from loupe.log import logger
 
-_CHUNK_IMAGES = 64
+_CHUNK_FILES = 64
+_CHUNK_ROWS = 1024
 _SETTLED_NS = 2_000_000_000
 _COLUMNS = pa.schema(
     [
@@ -69,25 +73,74 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None, verify: bool
     name; the store and the check report its damage.
     """
     names = table.file_names
-    first = {name: i for i, name in reversed([*enumerate(names)]) if name is not None}  # a file is read once
-    files = {name: _file(table, i) for name, i in first.items()}
-    rows = [i for i, name in enumerate(names) if name is None or first[name] == i]
-    memory = _memory_path(table.root, [*files.values()], cache or cache_folder())
+    first = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))  # a file is read once
+    digests = _held(table) if None in first else [None] * len(names)
+    files = {name: _file(table, i) for name, i in first.items() if name is not None}
+    if files:
+        memory = _memory_path(table.root, [*files.values()], cache or cache_folder())
+        found = _of_files(table, files, first, memory, verify=verify)
+        digests = [digest if name is None else found[name] for name, digest in zip(names, digests, strict=True)]
+    return tuple(_of_unreadable(table.paths[i]) if digest is None else digest for i, digest in enumerate(digests))
+
+
+def _held(table: ImageTable) -> list[str | None]:
+    """Digests of images whose bytes the table holds; None for others, and for those that are too large to be read."""
+    chunks = [pc.struct_field(chunk, "bytes") for chunk in table.rows["image"].chunks]
+    starts = [*accumulate(map(len, chunks), initial=0)]
+    # Hashing bytes in memory takes less time than waking a thread.
+    parts = in_chunks(
+        lambda part: [_hash_of(data) for data in _views(chunks, starts, part)],
+        len(table),
+        chunk=_CHUNK_ROWS,
+        workers=1,
+        description="reading images",
+    )
+    return [*chain.from_iterable(parts)]
+
+
+def _hash_of(data: memoryview | None) -> str | None:
+    return None if data is None or len(data) > MAX_FILE_BYTES else sha256(data).hexdigest()
+
+
+def _views(chunks: Sequence[pa.BinaryArray], starts: Sequence[int], part: range) -> Iterator[memoryview | None]:
+    """Bytes of each row of a part, without copies; None for null. `starts` are the first rows of the chunks."""
+    row = part.start
+    while row < part.stop:
+        k = bisect_right(starts, row) - 1
+        values = chunks[k].slice(row - starts[k], part.stop - row)
+        row += len(values)
+        if values.null_count == len(values):
+            yield from repeat(None, len(values))
+            continue
+        _, offsets, data = values.buffers()
+        ends = np.frombuffer(offsets, np.int32, len(values) + 1, 4 * values.offset).tolist()
+        whole = memoryview(data or b"")
+        for start, stop, is_there in zip(ends[:-1], ends[1:], values.is_valid().to_pylist(), strict=True):
+            yield whole[start:stop] if is_there else None
+
+
+def _of_files(
+    table: ImageTable,
+    files: Mapping[str, Path | None],
+    rows: Mapping[str | None, int],
+    memory: Path | None,
+    *,
+    verify: bool,
+) -> dict[str, str | None]:
+    """Digest of each file by its name; `rows` is a row of each name."""
     known = recalled_hashes(memory) if memory and not verify else {}
     news: dict[str, _Known] = {}
+    names = [*files]
 
     def hash_range(part: range) -> list[str | None]:
-        named = ((i, names[i]) for i in rows[part.start : part.stop])
-        return [_hash(table, i, files[name] if name is not None else None, known, news) for i, name in named]
+        return [_hash(table, rows[name], files[name], known, news) for name in names[part.start : part.stop]]
 
-    # Hashing bytes in memory takes less time than waking a thread.
-    workers = 1 if memory is None else max(4, worker_count())
-    parts = in_chunks(hash_range, len(rows), chunk=_CHUNK_IMAGES, workers=workers, description="reading images")
-    digest_of = dict(zip(rows, chain.from_iterable(parts), strict=True))
+    workers = max(4, worker_count())
+    parts = in_chunks(hash_range, len(names), chunk=_CHUNK_FILES, workers=workers, description="reading images")
+    found = dict(zip(names, chain.from_iterable(parts), strict=True))
     if memory and news:
         _remember(memory, {**known, **news})
-    found = (digest_of[i if name is None else first[name]] for i, name in enumerate(names))
-    return tuple(_of_unreadable(table.paths[i]) if digest is None else digest for i, digest in enumerate(found))
+    return found
 
 
 def _file(table: ImageTable, i: int) -> Path | None:
@@ -101,10 +154,10 @@ def _file(table: ImageTable, i: int) -> Path | None:
 def _hash(
     table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Known], news: dict[str, _Known]
 ) -> str | None:
-    """Digest of an image; None if it cannot be read."""
+    """Digest of an image in a file; None if it cannot be read."""
+    if file is None:
+        return None
     try:
-        if file is None:
-            return sha256(table.encoded(i)).hexdigest()
         key, state = os.path.abspath(file), State.of(file.stat())  # noqa: PTH100 - resolve() would ask for every folder
         old = known.get(key)
         if old and old.state == state:

@@ -35,10 +35,16 @@ def uses_of_splits(
     Args:
         name: source of rows that have no value in the column.
     """
-    images = Counter(zip(words, splits, strict=True))
-    classes: dict[tuple[str | None, str | None], set[str]] = {key: set() for key in images}
-    for word, split, label in set(zip(words, splits, labels, strict=True)):
-        classes[word, split].update([] if label is None else [label])
+    keys = [*zip(words, splits, strict=True)]
+    images = Counter(keys)
+    classes: dict[tuple[str | None, str | None], dict[str | None, None]] = {key: {} for key in images}
+    if len(images) == 1:
+        classes = {key: dict.fromkeys(labels) for key in images}
+    else:
+        for key, label in zip(keys, labels, strict=True):
+            classes[key][label] = None
+    for found in classes.values():
+        found.pop(None, None)
     return tuple(
         SourceUse(f"split {word}" if word else name, split or "no split", sorted_classes(classes[word, split]), count)
         for (word, split), count in images.items()

@@ -91,12 +91,10 @@ class ImageTable:
         taken, unique = set(present), []
         seen: dict[str, int] = {}
         for name in present:
-            seen[name] = seen.get(name, 0) + 1
-            shown = name if seen[name] == 1 else f"{name} ({seen[name]})"
-            while seen[name] > 1 and shown in taken:
-                seen[name] += 1
-                shown = f"{name} ({seen[name]})"
-            taken.add(shown)
+            number, shown = seen.get(name, 0) + 1, name
+            while number > 1 and (shown := f"{name} ({number})") in taken:
+                number += 1
+            seen[name] = number
             unique.append(shown)
         return tuple(unique)
 
@@ -119,6 +117,8 @@ class ImageTable:
     @cached_property
     def groups(self) -> list[str | None]:
         """Group of each image, in the form in which names are compared."""
+        if self.rows["group"].null_count == len(self):
+            return [None] * len(self)
         return [group and same_form(group) for group in self.rows["group"].to_pylist()]
 
     @property

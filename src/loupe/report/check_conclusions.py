@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from loupe.config.recipe import SplitSpec
-from loupe.data.audit.check import NO_LABEL, NO_SPLIT, CheckReport
+from loupe.data.audit.check_report import NO_LABEL, NO_SPLIT, CheckReport
 from loupe.errors import counted, enumerated
 from loupe.evaluate.chance import lowest_accuracy
 
@@ -51,7 +51,7 @@ def _pool(report: CheckReport) -> Counter[str]:
     for split in ("train", NO_SPLIT):
         pool.update(report.counts.get(split, {}))
     pool.pop(NO_LABEL, None)
-    return +pool
+    return +pool if 0 in pool.values() else pool
 
 
 def _labelled(report: CheckReport, split: str) -> int:

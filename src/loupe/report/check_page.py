@@ -6,7 +6,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from loupe.data.audit.check import CheckReport, findings, listed
+from loupe.data.audit.check_report import CheckReport
+from loupe.data.audit.findings import findings, listed
 from loupe.data.audit.near_duplicates import DISTANCE, NearPair, NearReport
 from loupe.data.table import ImageTable
 from loupe.files import write_atomic

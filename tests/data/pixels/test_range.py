@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 import loupe
 from loupe.config.recipe import InputSpec, Preprocessing
-from loupe.data.audit.check import check, findings
+from loupe.data.audit.check import check
+from loupe.data.audit.findings import findings
 from loupe.data.hashing import content_hashes
 from loupe.data.pixels.decode import decode, scale_levels, stored_levels
 from loupe.data.pixels.prepare import used_levels

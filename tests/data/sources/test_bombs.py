@@ -19,7 +19,8 @@ from PIL import Image
 
 from child_processes import start
 from loupe.config.overrides import load
-from loupe.data.sources import archives, npz_members, parquet_pages, rows
+from loupe.data.sources import archives, npz_members, parquet_dictionary, parquet_pages, rows
+from loupe.data.sources import parquet as parquet_source
 from loupe.data.sources.open import open_table
 from loupe.data.sources.parquet_footer import read_row_groups
 from loupe.errors import ConfigError, DataError
@@ -125,6 +126,41 @@ def test_the_pages_of_a_file_are_all_seen(tmp_path, dictionary, compression):
                 pages = list(parquet_pages.pages(source, chunk))
                 assert sum(page.header + page.compressed for page in pages) == expected.total_compressed_size
                 assert sum(page.header + page.uncompressed for page in pages) == expected.total_uncompressed_size
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip", "brotli", "lz4"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_the_longest_value_of_a_dictionary_bounds_the_rows(tmp_path, compression, version):
+    path, options = tmp_path / "lists.parquet", {"compression": compression, "data_page_version": version}
+    table = pa.table({"text": ["x" * (k % 500) for k in range(1000)], "number": [k % 300 for k in range(1000)]})
+    pq.write_table(table, path, row_group_size=600, **options)
+    assert parquet_pages.check_pages(path).value == 499
+
+
+def test_a_dictionary_that_cannot_be_read_counts_as_one_value():
+    assert parquet_dictionary.longest_value(b"abc", 1, 700, 3) == 700
+    assert parquet_dictionary.longest_value(b"abc", 3, 700, 3) == 700
+    page = b"".join(len(word).to_bytes(4, "little") + word for word in (b"one", b"seventeen"))
+    assert parquet_dictionary.longest_value(page, 0, len(page), 2) == 9
+    assert parquet_dictionary.longest_value(page, 0, len(page), 1) == 3
+    assert parquet_dictionary.longest_value(page, 0, len(page), 3) == len(page)
+    assert parquet_dictionary.longest_value(page[:-1], 0, len(page), 2) == len(page)
+
+
+def test_dictionaries_of_very_many_values_count_as_one_value(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_pages, "MOST_VALUES", 10)
+    pq.write_table(pa.table({"text": [f"{k:03d}" for k in range(11)]}), tmp_path / "list.parquet")
+    assert parquet_pages.check_pages(tmp_path / "list.parquet").value == 11 * 7
+
+
+def test_rows_with_twenty_thousand_labels_are_read_in_batches_of_a_thousand(tmp_path, monkeypatch):
+    batches = []
+    real = parquet_source.image_rows
+    monkeypatch.setattr(parquet_source, "image_rows", lambda *given: batches.append(1) or real(*given))
+    labels = [f"name {k:06d}" + "x" * 50 for k in range(20_000)]
+    table = open_table(parquet(tmp_path / "many.parquet", [png()] * 20_000, labels))
+    assert table.classes == tuple(labels)
+    assert len(batches) == 1 + 20
 
 
 def add(archive, name, size):

@@ -5,170 +5,33 @@ reads all data with little computation). Copies are files with the same bytes, a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loupe.config.base import Levels
+from loupe.data.audit.check_report import (
+    LONG_ASPECT,
+    NO_LABEL,
+    NO_SPLIT,
+    SMALL_FRACTION,
+    CheckReport,
+    Copies,
+    Depth,
+)
 from loupe.data.class_names import similar
-from loupe.data.keyed_order import chosen
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import decode, extremes, finish, open_header, wide_levels
 from loupe.data.source_use import SourceUse, uses_of_splits
 from loupe.data.table import ImageTable
-from loupe.data.unread import LOST_FRACTION, UnreadFiles, lost_classes
-from loupe.errors import ImageError, counted
+from loupe.data.unread import lost_classes
+from loupe.errors import ImageError
 
 _CHUNK_IMAGES = 64
 _LOOK_PX = 32
-MOST_COPIES = 100
-"""Number of copies of one image that a line names; all of them are in the JSON."""
-NO_SPLIT = "no split"
-NO_LABEL = "no label"
-SMALL_FRACTION = 0.25
-"""Limit for small images: shorter side as a fraction of the median shorter side."""
-LONG_ASPECT = 3.0
-"""Limit for long images: ratio of the sides, above which a crop keeps less than a third of the image."""
-USED_LEVELS = 128
-"""Limit for unused bits: grey levels, of 256, that the values of images of more than 8 bits reach."""
-IMBALANCE = 3.0
-"""Limit for unbalanced classes: ratio of the sizes of the largest and the smallest class."""
-FEWEST_TO_WEIGHT = 10
-"""Images of a class, below which a larger weight repeats few images and tells little about others."""
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Files with the same bytes: path, split and label of each; None where unknown."""
-
-    paths: tuple[str, ...]
-    splits: tuple[str | None, ...]
-    labels: tuple[str | None, ...]
-
-    @property
-    def leaks(self) -> bool:
-        """True if the image is in several splits."""
-        return len(set(self.splits) - {None}) > 1
-
-    @property
-    def conflicts(self) -> bool:
-        """True if the image has several labels."""
-        return len(set(self.labels) - {None}) > 1
-
-    def to_json(self) -> list[dict[str, Any]]:
-        rows = zip(self.paths, self.splits, self.labels, strict=True)
-        return [{"path": path, "split": split, "label": label} for path, split, label in rows]
-
-
-@dataclass(frozen=True)
-class Depth:
-    """Lowest and highest stored pixel value of all images of one depth above 8 bits."""
-
-    bits: int
-    images: int
-    low: int
-    high: int
-
-    @property
-    def grey_levels(self) -> int:
-        """Number of the 256 grey levels that the values reach in their upper 8 bits."""
-        return (self.high >> (self.bits - 8)) - (self.low >> (self.bits - 8)) + 1
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Findings of a check. `counts`: split -> class -> images. Sizes: min, median, max; None without images.
-
-    `unread`: image files that cannot be read here; `lost`: a line for each class that loses too many of them.
-    `one_colour`: images whose pixels all have one value; `blank`: those of more than 8 bits that only become so by the
-    reduction to 8 bits. `depths`: values of the images of more than 8 bits.
-    """
-
-    name: str
-    images: int
-    counts: dict[str, dict[str, int]]
-    width_px: dict[str, float] | None
-    height_px: dict[str, float] | None
-    formats: dict[str, int]
-    modes: dict[str, int]
-    damaged: tuple[ImageError, ...]
-    copies: tuple[Copies, ...]
-    split_groups: tuple[str, ...]
-    small: tuple[str, ...]
-    long: tuple[str, ...]
-    unread: tuple[UnreadFiles, ...] = ()
-    lost: tuple[str, ...] = ()
-    one_colour: tuple[str, ...] = ()
-    blank: tuple[str, ...] = ()
-    depths: tuple[Depth, ...] = ()
-    layout: tuple[SourceUse, ...] = ()
-    similar_classes: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def leaks(self) -> tuple[Copies, ...]:
-        return tuple(copies for copies in self.copies if copies.leaks)
-
-    @property
-    def conflicts(self) -> tuple[Copies, ...]:
-        return tuple(copies for copies in self.copies if copies.conflicts)
-
-    @property
-    def ok(self) -> bool:
-        """False with damaged images, copies or groups in several splits, copies with different labels, lost classes or
-        blank images.
-
-        Copies within one split, imbalance and unusual sizes are reported and allowed.
-        """
-        return not (self.damaged or self.leaks or self.conflicts or self.split_groups or self.lost or self.blank)
-
-    @cached_property
-    def class_sizes(self) -> dict[str, int]:
-        """Number of images of each class, in the train split if there is one, else in all splits."""
-        tables = [self.counts["train"]] if "train" in self.counts else list(self.counts.values())
-        names = dict.fromkeys(chain.from_iterable(self.counts.values()))
-        names.pop(NO_LABEL, None)
-        return {name: sum(table.get(name, 0) for table in tables) for name in names}
-
-    @property
-    def imbalance(self) -> float | None:
-        """Ratio of the largest to the smallest class; None with fewer than two classes or an empty one."""
-        sizes = self.class_sizes.values()
-        return max(sizes) / min(sizes) if len(sizes) > 1 and min(sizes) > 0 else None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": 1,
-            "name": self.name,
-            "ok": self.ok,
-            "images": self.images,
-            "counts": self.counts,
-            "width_px": self.width_px,
-            "height_px": self.height_px,
-            "formats": self.formats,
-            "modes": self.modes,
-            "damaged": [{"path": error.path, "reason": error.reason} for error in self.damaged],
-            "duplicates": [copies.to_json() for copies in self.copies],
-            "across_splits": [copies.to_json() for copies in self.leaks],
-            "conflicting_labels": [copies.to_json() for copies in self.conflicts],
-            "groups_across_splits": list(self.split_groups),
-            "imbalance": self.imbalance,
-            "unread": [
-                {"class": group.label, "format": group.format, "paths": list(group.paths)} for group in self.unread
-            ],
-            "lost_classes": list(self.lost),
-            "one_colour": list(self.one_colour),
-            "blank": list(self.blank),
-            "depths": [asdict(depth) for depth in self.depths],
-            "layout": [asdict(row) | {"classes": list(row.classes)} for row in self.layout],
-            "similar_classes": [list(names) for names in self.similar_classes],
-            "small": list(self.small),
-            "long": list(self.long),
-        }
 
 
 @dataclass(frozen=True)
@@ -189,56 +52,72 @@ def check(table: ImageTable, content: Sequence[str]) -> CheckReport:
     """Check every image of a table with the digests `content`. Damage is a finding, not an error."""
     if len(content) != len(table):
         raise ValueError(f"{len(content)} digests for {len(table)} images")
-    seen = _look_at_all(table, content)
-    whole = [i for i, image in enumerate(seen) if image.error is None]
-    sides_2N = [[seen[i].width_px for i in whole], [seen[i].height_px for i in whole]]
-    sides_N2 = np.array(sides_2N, dtype=np.int64).T
-    shorter_N, longer_N = sides_N2.min(axis=1), sides_N2.max(axis=1)
-    is_small_N = shorter_N < SMALL_FRACTION * (np.median(shorter_N) if whole else 0)
-    is_long_N = longer_N > LONG_ASPECT * shorter_N
+    digest_N = _numbers(content)
+    seen, place_N = _look_at_all(table, digest_N)
+    whole_K = np.array([image.error is None for image in seen], dtype=bool)
+    whole_n = np.flatnonzero(whole_K[place_N])
+    place_n = place_N[whole_n]
+    sides_K2 = np.array([[image.width_px for image in seen], [image.height_px for image in seen]], dtype=np.int64).T
+    sides_n2 = sides_K2[place_n]
+    shorter_n, longer_n = sides_n2.min(axis=1), sides_n2.max(axis=1)
+    is_small_n = shorter_n < SMALL_FRACTION * (np.median(shorter_n) if len(whole_n) else 0)
+    is_long_n = longer_n > LONG_ASPECT * shorter_n
+    flat_K = np.array([image.is_flat for image in seen], dtype=bool)
+    blank_K = np.array([_is_blank(image) for image in seen], dtype=bool)
+    images = [(seen[k], count) for k, count in Counter(place_n.tolist()).items()]
+
+    def paths(chosen_n: NDArray[np.bool_]) -> tuple[str, ...]:
+        return tuple(table.paths[i] for i in whole_n[chosen_n].tolist())
+
     return CheckReport(
         name=table.name,
         images=len(table),
         counts=_counts(table),
-        width_px=_extent(sides_N2[:, 0]),
-        height_px=_extent(sides_N2[:, 1]),
-        formats=dict(Counter(seen[i].format for i in whole).most_common()),
-        modes=dict(Counter(seen[i].mode for i in whole).most_common()),
-        damaged=tuple(table.located(i, image.error) for i, image in enumerate(seen) if image.error is not None),
-        copies=_copies(table, content, whole),
+        width_px=_extent(sides_n2[:, 0]),
+        height_px=_extent(sides_n2[:, 1]),
+        formats=_tally((image.format, count) for image, count in images),
+        modes=_tally((image.mode, count) for image, count in images),
+        damaged=tuple(_damaged(table, seen, place_N)),
+        copies=_copies(table, digest_N, whole_n),
         split_groups=_split_groups(table),
-        small=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_small_N)),
-        long=tuple(table.paths[whole[k]] for k in np.flatnonzero(is_long_N)),
+        small=paths(is_small_n),
+        long=paths(is_long_n),
         unread=table.unread,
-        lost=tuple(lost_classes(table.unread, table.class_counts)),
-        one_colour=tuple(table.paths[i] for i in whole if seen[i].is_flat and not _is_blank(seen[i])),
-        blank=tuple(table.paths[i] for i in whole if _is_blank(seen[i])),
-        depths=_depths([wide for i in whole if (wide := seen[i].wide)]),
+        lost=tuple(lost_classes(table.unread, table.class_counts)) if table.unread else (),
+        one_colour=paths((flat_K & ~blank_K)[place_n]),
+        blank=paths(blank_K[place_n]),
+        depths=_depths([(*image.wide, count) for image, count in images if image.wide]),
         layout=table.layout or _layout(table),
         similar_classes=tuple(similar(table.classes)),
     )
 
 
-def _look_at_all(table: ImageTable, content: Sequence[str]) -> list[_Seen]:
-    """Properties of every image; of files with the same bytes, the first is decoded."""
-    first: dict[str, int] = {}
-    for i, digest in enumerate(content):
-        first.setdefault(digest, i)
-    seen_of = _look_at_rows(table, [*first.values()])
-    unread = {content[i] for i, seen in seen_of.items() if not seen.is_read}
-    if others := [i for i, digest in enumerate(content) if digest in unread and i not in seen_of]:
-        seen_of |= _look_at_rows(table, others)
-    return [_own(table, i, seen_of[i] if i in seen_of else seen_of[first[digest]]) for i, digest in enumerate(content)]
+def _numbers(content: Sequence[str]) -> NDArray[np.int64]:
+    """Number of each digest among the distinct ones, in the order in which they appear."""
+    number = {digest: k for k, digest in enumerate(dict.fromkeys(content))}
+    return np.fromiter(map(number.__getitem__, content), np.int64, len(content))
 
 
-def _look_at_rows(table: ImageTable, rows: Sequence[int]) -> dict[int, _Seen]:
+def _look_at_all(table: ImageTable, digest_N: NDArray[np.int64]) -> tuple[list[_Seen], NDArray[np.int64]]:
+    """Properties of the distinct images, and the position of each image's among them.
+
+    Of files with the same bytes, the first is decoded, and others only if it could not be read.
+    """
+    first_K = np.unique(digest_N, return_index=True)[1]
+    seen = _look_at_rows(table, first_K.tolist())
+    is_other_N = np.array([not image.is_read for image in seen], dtype=bool)[digest_N]
+    is_other_N[first_K] = False
+    if not is_other_N.any():
+        return seen, digest_N
+    others = np.flatnonzero(is_other_N)
+    place_N = digest_N.copy()
+    place_N[others] = np.arange(len(seen), len(seen) + len(others))
+    return [*seen, *_look_at_rows(table, others.tolist())], place_N
+
+
+def _look_at_rows(table: ImageTable, rows: Sequence[int]) -> list[_Seen]:
     parts = in_parallel(table, _look, chunk=_CHUNK_IMAGES, description="checking images", rows=rows)
-    return dict(zip(rows, chain.from_iterable(parts), strict=True))
-
-
-def _own(table: ImageTable, i: int, seen: _Seen) -> _Seen:
-    """Properties of image `i` from those of a copy: an error names the image itself."""
-    return seen if seen.error is None else replace(seen, error=ImageError(table.paths[i], seen.error.reason))
+    return [*chain.from_iterable(parts)]
 
 
 def _look(files: Sequence[File]) -> list[_Seen]:
@@ -264,12 +143,34 @@ def _is_blank(seen: _Seen) -> bool:
     return seen.is_flat and seen.wide is not None and seen.wide[0][0] != seen.wide[0][1]
 
 
-def _depths(wide: Sequence[tuple[Levels, int]]) -> tuple[Depth, ...]:
-    by_bits: dict[int, list[Levels]] = defaultdict(list)
-    for levels, bits in wide:
-        by_bits[bits].append(levels)
+def _tally(words: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Number of images of each word, the most frequent first."""
+    found: Counter[str] = Counter()
+    for word, images in words:
+        found[word] += images
+    return dict(found.most_common())
+
+
+def _damaged(table: ImageTable, seen: Sequence[_Seen], place_N: NDArray[np.int64]) -> Iterator[ImageError]:
+    """Error of each damaged image; that of a copy names the copy."""
+    is_damaged_K = np.array([image.error is not None for image in seen], dtype=bool)
+    for i in np.flatnonzero(is_damaged_K[place_N]).tolist():
+        if error := seen[place_N[i]].error:
+            yield table.located(i, ImageError(table.paths[i], error.reason))
+
+
+def _depths(wide: Sequence[tuple[Levels, int, int]]) -> tuple[Depth, ...]:
+    """Depths from levels, bits and number of the images."""
+    by_bits: dict[int, list[tuple[Levels, int]]] = defaultdict(list)
+    for levels, bits, images in wide:
+        by_bits[bits].append((levels, images))
     return tuple(
-        Depth(bits, len(found), min(low for low, _ in found), max(high for _, high in found))
+        Depth(
+            bits,
+            sum(images for _, images in found),
+            min(low for (low, _), _ in found),
+            max(high for (_, high), _ in found),
+        )
         for bits, found in sorted(by_bits.items())
     )
 
@@ -296,10 +197,12 @@ def _layout(table: ImageTable) -> tuple[SourceUse, ...]:
     return uses_of_splits([None] * len(table), splits, [names[label] for label in table.labels.tolist()], table.name)
 
 
-def _copies(table: ImageTable, content: Sequence[str], whole: Iterable[int]) -> tuple[Copies, ...]:
-    by_digest: dict[str, list[int]] = defaultdict(list)
-    for i in whole:
-        by_digest[content[i]].append(i)
+def _copies(table: ImageTable, digest_N: NDArray[np.int64], whole_n: NDArray[np.int64]) -> tuple[Copies, ...]:
+    digest_n = digest_N[whole_n]
+    is_copied_n = np.bincount(digest_n)[digest_n] > 1
+    by_digest: dict[int, list[int]] = defaultdict(list)
+    for digest, i in zip(digest_n[is_copied_n].tolist(), whole_n[is_copied_n].tolist(), strict=True):
+        by_digest[digest].append(i)
     names, labels = (*table.classes, None), table.labels.tolist()  # label -1 is the last
     return tuple(
         Copies(
@@ -308,12 +211,13 @@ def _copies(table: ImageTable, content: Sequence[str], whole: Iterable[int]) -> 
             tuple(names[labels[i]] for i in same),
         )
         for same in by_digest.values()
-        if len(same) > 1
     )
 
 
 def _split_groups(table: ImageTable) -> tuple[str, ...]:
     """Groups in more than one split."""
+    if table.rows["group"].null_count == len(table):
+        return ()
     splits: dict[str, set[str]] = defaultdict(set)
     for group, split in zip(table.groups, table.splits, strict=True):
         if group is not None and split is not None:
@@ -325,74 +229,3 @@ def _extent(values_N: NDArray[np.int64]) -> dict[str, float] | None:
     if len(values_N) == 0:
         return None
     return {"min": int(values_N.min()), "median": float(np.median(values_N)), "max": int(values_N.max())}
-
-
-def findings(report: CheckReport) -> list[tuple[str, list[str]]]:
-    """Findings by kind: a title with the remedy, and one line for each case."""
-    copied = [_describe(copies) for copies in report.copies if not (copies.leaks or copies.conflicts)]
-    leaking = [_describe(copies) for copies in report.leaks]
-    conflicting = [_describe(copies) for copies in report.conflicts]
-    unread = [f"{path} ({group.format})" for group in report.unread for path in group.paths]
-    found = [
-        ("unreadable here: convert them, or install what reads them", unread),
-        (f"incomplete: a class of which more than {LOST_FRACTION:.0%} of the images cannot be read", list(report.lost)),
-        ("damaged: repair or remove them, or train with --skip-damaged", [str(error) for error in report.damaged]),
-        ("the same image in more than one split: remove it from all but one", leaking),
-        ("the same image with different labels: correct or remove it", conflicting),
-        ("the same group in more than one split: keep it on one side", list(report.split_groups)),
-        ("copies within a split: training counts them as often as they are there", copied),
-        (
-            "blank: the upper 8 bits, which are kept, are all equal; try --set input.range=used",
-            list(report.blank),
-        ),
-        ("with unused bits: --set input.range=used keeps all grey levels", _unused_bits(report)),
-        ("of one colour: only this colour can be learned from them", list(report.one_colour)),
-        (f"small: the shorter side is below {SMALL_FRACTION:g} times the median", list(report.small)),
-        (
-            f"long: one side is more than {LONG_ASPECT:g} times the other; resize mode pad keeps all of it",
-            list(report.long),
-        ),
-        (
-            "groups of classes that differ only in form, case, spaces or number format: give each one name",
-            [" = ".join(map(repr, names)) for names in report.similar_classes],
-        ),
-        (f"ratio of class sizes above {IMBALANCE:g} to 1: {_remedy(report)}", _unbalanced(report)),
-    ]
-    return [(f"{len(lines):,} {title}", lines) for title, lines in found if lines]
-
-
-def listed(lines: Sequence[str], most: int) -> list[str]:
-    """Lines of a finding for a page, in their order: where there are more, cases of all classes and not the first."""
-    return chosen(lines, most, key="check")
-
-
-def _unused_bits(report: CheckReport) -> list[str]:
-    return [
-        f"{counted(depth.images, 'image')} of {depth.bits} bits with values {depth.low:,} to {depth.high:,} of "
-        f"{2**depth.bits - 1:,}: {depth.grey_levels} of 256 grey levels remain"
-        for depth in report.depths
-        if depth.grey_levels <= USED_LEVELS
-    ]
-
-
-def _describe(copies: Copies) -> str:
-    """Line of the copies, of very many the first."""
-    rows = zip(copies.paths[:MOST_COPIES], copies.splits, copies.labels, strict=False)
-    more = len(copies.paths) - MOST_COPIES
-    text = " = ".join(f"{path} ({', '.join(filter(None, (split, label)))})" for path, split, label in rows)
-    return f"{text} and {more:,} more" if more > 0 else text
-
-
-def _remedy(report: CheckReport) -> str:
-    """Remedy for classes of unequal size: weights, unless the smallest class is too small for them."""
-    if min(report.class_sizes.values(), default=0) >= FEWEST_TO_WEIGHT:
-        return "consider class_weights balanced"
-    return f"add images; weights cannot replace them in a class with fewer than {FEWEST_TO_WEIGHT}"
-
-
-def _unbalanced(report: CheckReport) -> list[str]:
-    sizes = report.class_sizes
-    if len(sizes) < 2 or max(sizes.values()) <= IMBALANCE * min(sizes.values()):
-        return []
-    least, most = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
-    return [f"{most} has {counted(sizes[most], 'image')}, {least} has {sizes[least]:,}"]

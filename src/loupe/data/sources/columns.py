@@ -8,7 +8,15 @@ from pathlib import Path
 from loupe.data.formats import image_suffixes
 from loupe.data.sources.column_names import ALIASES, FLAGS, INDEX, ONE, ZERO, guesses, rank, squashed
 from loupe.data.sources.read_options import ROLES, ReadOptions
-from loupe.data.sources.split_column import SplitRule, asked_rule, fold_rule, present, rule_by_values, use_of
+from loupe.data.sources.split_column import (
+    SplitRule,
+    asked_rule,
+    fold_rule,
+    may_be_split,
+    present,
+    rule_by_values,
+    use_of,
+)
 from loupe.errors import DataError, enumerated
 from loupe.log import command_line
 
@@ -182,7 +190,8 @@ class _Resolver:
         sure = [name for name in self._free() if squashed(name) == "split"]
         if sure:
             return SplitRule(sure[0])
-        rules = [rule for name in self._free() if (rule := rule_by_values(name, self.values(name)))]
+        named = filter(may_be_split, self._free())
+        rules = [rule for name in named if (rule := rule_by_values(name, self.values(name)))]
         if len(rules) > 1:
             names = [rule.name for rule in rules]
             raise DataError(

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from loupe.data.class_names import form_notes, index_of, same_form, sorted_classes
+from loupe.data.class_names import form_notes, index_of, same_forms, sorted_classes
 from loupe.data.origin import Origin
 from loupe.data.source_use import uses_of_splits
 from loupe.data.sources.boundary import Boundary, list_error, place_of
@@ -15,11 +15,13 @@ from loupe.data.sources.columns import Columns, resolve
 from loupe.data.sources.image_files import NAME_IT, AmbiguousName, FileFinder, is_whole_disk, posix, where_to_look
 from loupe.data.sources.path_splits import splits_of_paths
 from loupe.data.sources.read_options import ReadOptions
-from loupe.data.sources.rows import TextTable, Unit, read_rows
+from loupe.data.sources.rows import TextTable, read_rows
 from loupe.data.sources.split_column import SplitRule
 from loupe.data.splits.words import PREDICT, known_words
 from loupe.data.table import ImageTable, describe, make_rows, text_name
 from loupe.errors import DataError, counted
+
+T = TypeVar("T")
 
 MOST_SHOWN = 10
 TRIED_NAMES = 20
@@ -64,19 +66,21 @@ def open_lists(
     reader.check(tables[0].file, sum(map(len, tables)))
     of_paths = reader.take_splits_of_paths()
     labels = [None if split == PREDICT else label for label, split in zip(reader.labels, reader.splits, strict=True)]
-    classes = sorted_classes(label for label in labels if label is not None)
+    distinct = [label for label in dict.fromkeys(labels) if label is not None]
+    classes = sorted_classes(distinct)
     if columns.one_hot:
         classes = tuple(name for name in columns.one_hot if name in set(classes))
     index = index_of(classes)
+    label_of = dict(zip(distinct, map(index.__getitem__, same_forms(distinct)), strict=True))
     rows = make_rows(
         n=len(reader.paths),
         path=reader.paths,
-        label=[None if label is None else index[same_form(label)] for label in labels],
+        label=[None if label is None else label_of[label] for label in labels],
         split=[None if split == PREDICT else split for split in reader.splits],
         group=reader.groups,
     )
     dropped = dict.fromkeys(note for table in tables for note in table.notes)
-    forms = form_notes({label for label in labels if label is not None})
+    forms = form_notes(distinct)
     aside = reader.splits.count(PREDICT)
     forms += [f"Set aside for `loupe predict`: {counted(aside, 'unlabelled image')}."] if aside else []
     notes = (describe(rows, classes), *dropped, *columns.notes, *of_paths, *_repeated(reader.paths), *forms)
@@ -135,33 +139,33 @@ class _Reader:
         self.problems: list[str] = []
         self.found = 0
         self.outside: dict[str, str] = {}  # target of each path that leads out of the folder of the images
-        self.numbered: list[tuple[int, Unit]] = []
+        self.tables: list[TextTable] = []
 
     def read(self, table: TextTable, split: str | None) -> None:
         """Add the rows of a list; `split` is theirs where the list has no column of splits."""
         finder = finder_of(table.file, self.options, self.root)
-        names, labels = cells_of(table, self.columns.path), self._labels(table)
-        groups = cells_of(table, self.columns.group)
-        splits = self._splits(table, split)
+        self.tables.append(table)
+        names, (labels, bad_labels) = cells_of(table, self.columns.path), self._labels(table)
+        splits, bad_splits = self._splits(table, split)
         rule = self.columns.split
         own = rule is not None and rule.name in table.names
         self.words += cells_of(table, rule.name) if rule and own else [table.file.name if split else ""] * len(table)
-        whole = [i for i in range(len(table)) if i not in table.ragged] if table.ragged else range(len(table))
-        places = {name: self._place(name, finder) for name in dict.fromkeys(names[i] for i in whole)}
-        self.paths += [places[names[i]].path for i in whole]
-        self.found += sum(places[names[i]].is_found for i in whole)
-        self.labels += [label for label, _ in labels]
-        self.splits += [split for split, _ in splits]
-        self.groups += [group or None for group in groups]
-        self.numbered += [(number, table.unit) for number in table.numbers]
-        for i, number in enumerate(table.numbers):
+        whole = [name for i, name in enumerate(names) if i not in table.ragged] if table.ragged else names
+        places = {name: self._place(name, finder) for name in dict.fromkeys(whole)}
+        self.paths += [places[name].path for name in whole]
+        self.found += sum(places[name].is_found for name in whole)
+        self.labels += labels
+        self.splits += splits
+        self.groups += [group or None for group in cells_of(table, self.columns.group)]
+        bad_names = {name: place.problem for name, place in places.items() if place.problem}
+        bad_places = {i: bad_names[name] for i, name in enumerate(names) if name in bad_names} if bad_names else {}
+        for i in sorted({*table.ragged, *bad_places, *bad_labels, *bad_splits}):
             if i in table.ragged:
                 problems: list[str | None] = [f"{table.ragged[i]} cells, unlike the header"]
-            elif (place := places[names[i]]).problem or labels[i][1] or splits[i][1]:
-                problems = [place.problem, None if splits[i][0] == PREDICT else labels[i][1], splits[i][1]]
             else:
-                continue
-            self.problems += [f"{table.unit} {number}: {problem}" for problem in problems if problem]
+                bad_label = None if splits[i] == PREDICT else bad_labels.get(i)
+                problems = [bad_places.get(i), bad_label, bad_splits.get(i)]
+            self.problems += [f"{table.unit} {table.numbers[i]}: {problem}" for problem in problems if problem]
 
     def check(self, file: Path, total: int) -> None:
         """Refuse problems, with advice where no file is found at all, or none that may be read.
@@ -172,9 +176,10 @@ class _Reader:
         if self.outside and not self.found:
             raise list_error(file, self.root, list(self.outside), total)
         if not self.problems and not self.found:
+            numbered = ((table.unit, number) for table in self.tables for number in table.numbers)
             self.problems = [
                 f"{unit} {number}: no such file: {path}"
-                for path, (number, unit) in zip(self.paths, self.numbered, strict=True)
+                for path, (unit, number) in zip(self.paths, numbered, strict=True)
             ]
         if not self.problems:
             return
@@ -216,21 +221,26 @@ class _Reader:
             self.outside[text] = target
         return _Place(text, path is not None and target is None, problem)
 
-    def _labels(self, table: TextTable) -> list[tuple[str, str | None]]:
-        """Label of each row, and a problem with it."""
+    def _labels(self, table: TextTable) -> tuple[Sequence[str], dict[int, str]]:
+        """Label of each row, and the problems with them by row."""
         if not self.columns.one_hot:
             cells = cells_of(table, self.columns.label)
-            return [(cell, None if cell else "the label is empty") for cell in cells]
+            return cells, {i: "the label is empty" for i, cell in enumerate(cells) if not cell}
         flags = [cells_of(table, name) for name in self.columns.one_hot]
-        return [_of_one_hot(self.columns.one_hot, row) for row in zip(*flags, strict=True)]
+        return _parted([_of_one_hot(self.columns.one_hot, row) for row in zip(*flags, strict=True)])
 
-    def _splits(self, table: TextTable, default: str | None) -> list[tuple[str | None, str | None]]:
-        """Split of each row, and a problem with it."""
+    def _splits(self, table: TextTable, default: str | None) -> tuple[list[str | None], dict[int, str]]:
+        """Split of each row, and the problems with them by row."""
         rule = self.columns.split
         if rule is None or rule.name not in table.names:
-            return [(default, None)] * len(table)
+            return [default] * len(table), {}
         meaning = {word: _meaning(rule, word) for word in set(table.column(rule.name))}
-        return [meaning[word] for word in table.column(rule.name)]
+        return _parted([meaning[word] for word in table.column(rule.name)])
+
+
+def _parted(pairs: Sequence[tuple[T, str | None]]) -> tuple[list[T], dict[int, str]]:
+    """Values, and the problems with some of them by their position."""
+    return [value for value, _ in pairs], {i: problem for i, (_, problem) in enumerate(pairs) if problem}
 
 
 def _meaning(rule: SplitRule, word: str) -> tuple[str | None, str | None]:

@@ -15,10 +15,16 @@ _PATH = 3  # number of a field with a list of names
 
 
 class Chunk(NamedTuple):
-    """Column of a row group; `is_binary` if its values are bytes of no other type, `size` is in the file."""
+    """Column of a row group; `size` is in the file.
+
+    `has_lengths` if its values differ in length, `is_binary` if they are bytes of no other type. `codec` is the number
+    of its compression.
+    """
 
     column: str
+    has_lengths: bool
     is_binary: bool
+    codec: int
     start: int
     size: int
     values: int
@@ -69,7 +75,9 @@ def _chunk(data: Struct, leaf: Struct, end: int) -> Chunk:
     starts = [start for start in (data.integer(9), data.integer(11, 0)) if start]
     chunk = Chunk(
         column=name,
+        has_lengths=leaf.integer(1) == _BYTE_ARRAY,
         is_binary=leaf.integer(1) == _BYTE_ARRAY and 6 not in leaf and 10 not in leaf,
+        codec=data.integer(4),
         start=min(starts, default=0),
         size=data.integer(7),
         values=data.integer(5),

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from loupe.data.sources.parquet_dictionary import MOST_VALUES, longest_value
 from loupe.data.sources.parquet_footer import Chunk, read_row_groups
 from loupe.data.sources.thrift_compact import CompactReader
 from loupe.errors import DataError
@@ -33,22 +34,24 @@ _HEADER_BYTES = (2**12, 2**16, 2**20, 2**24)  # tried in turn: some have statist
 
 
 class Page(NamedTuple):
-    """Sizes in the header of a page, and the length of the header."""
+    """Place, length of the header, and the sizes in the header of a page; `entries` are those of a dictionary."""
 
+    place: int
     header: int
     kind: int
     uncompressed: int
     compressed: int
     values: int
+    entries: int
 
 
 DICTIONARY = 2
 
 
 class Sizes(NamedTuple):
-    """Bytes of the largest dictionary of a file, and of a row in its heaviest row group."""
+    """Bytes of the largest value of the dictionaries of a file, and of a row in its heaviest row group."""
 
-    dictionary: int
+    value: int
     row: int
 
 
@@ -65,7 +68,8 @@ def check_pages(file: Path) -> Sizes:
 
 @lru_cache(maxsize=10_000)
 def _checked(file: Path, size: int, mtime_ns: int) -> Sizes:
-    dictionary = row = 0
+    largest = row = 0
+    left = MOST_VALUES
     try:
         with file.open("rb") as source:
             for group, row_group in enumerate(read_row_groups(source)):
@@ -80,14 +84,16 @@ def _checked(file: Path, size: int, mtime_ns: int) -> Sizes:
                                 "Leave these rows out."
                             )
                         if page.kind == DICTIONARY:
-                            dictionary = max(dictionary, page.uncompressed)
+                            left -= page.entries
+                            value = _largest_value(source, chunk, page) if left >= 0 else page.uncompressed
+                            largest = max(largest, value)
     except DataError:
         raise
     except ValueError as error:
         raise DataError(
             f"{file}: cannot be read as Parquet: {error}. It may be truncated; download it again."
         ) from None
-    return Sizes(dictionary, row)
+    return Sizes(largest, row)
 
 
 def limited(batches: Iterator[pa.RecordBatch], file: Path) -> Iterator[pa.RecordBatch]:
@@ -111,7 +117,15 @@ def limited(batches: Iterator[pa.RecordBatch], file: Path) -> Iterator[pa.Record
 
 def batch_rows(sizes: Sizes, most: int) -> int:
     """Number of rows of which each may be the largest value of a dictionary, at most `most`."""
-    return max(1, min(most, AT_ONCE_BYTES // max(1, sizes.dictionary)))
+    return max(1, min(most, AT_ONCE_BYTES // max(1, sizes.value)))
+
+
+def _largest_value(source: BinaryIO, chunk: Chunk, page: Page) -> int:
+    """Size of the largest value of a dictionary."""
+    if not chunk.has_lengths:
+        return page.uncompressed // max(1, page.entries)
+    source.seek(page.place + page.header)
+    return longest_value(source.read(page.compressed), chunk.codec, page.uncompressed, page.entries)
 
 
 def pages(source: BinaryIO, chunk: Chunk) -> Iterator[Page]:
@@ -125,21 +139,22 @@ def pages(source: BinaryIO, chunk: Chunk) -> Iterator[Page]:
         page = None
         for size in _HEADER_BYTES:
             source.seek(place)
-            if page := _header(source.read(size)):
+            if page := _header(place, source.read(size)):
                 break
-        if page is None or min(page.compressed, page.uncompressed, page.values) < 0:
+        if page is None or min(page.compressed, page.uncompressed, page.values, page.entries) < 0:
             raise ValueError(f"column {chunk.column}: damaged page header at byte {place:,}")
         yield page
         place += page.header + page.compressed
         values += page.values
 
 
-def _header(data: bytes) -> Page | None:
-    """Page header at the start of some bytes; None if there is none."""
+def _header(place: int, data: bytes) -> Page | None:
+    """Page header at the start of the bytes from `place`; None if there is none."""
     reader = CompactReader(data)
     try:
         fields = reader.struct()
         values = fields.struct(5).integer(1, 0) + fields.struct(8).integer(1, 0)
-        return Page(reader.place, fields.integer(1), fields.integer(2), fields.integer(3), values)
+        entries = fields.struct(7).integer(1, 0)
+        return Page(place, reader.place, fields.integer(1), fields.integer(2), fields.integer(3), values, entries)
     except ValueError:
         return None

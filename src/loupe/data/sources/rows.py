@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -105,19 +106,30 @@ def _read_csv(path: Path, file: TextIO, options: ReadOptions) -> TextTable:
     reader = csv.reader((line for _, line in _lines(file, path)), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
-        numbered = [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        numbers, rows = _filled_rows(reader, skipped)
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num + skipped}: not CSV: {error}.") from None
-    rows = [cells for _, cells in numbered]
     names, notes = _with_unnamed(names, rows)
     ragged = {i: len(cells) for i, cells in enumerate(rows) if len(cells) != len(names)}
 
+    @cache
     def column(name: str) -> list[str]:
         k = names.index(name)
+        texts = [cells[k].strip() if k < len(cells) else "" for cells in rows]
         # Without the apostrophe by which Loupe and others keep spreadsheets from running a cell.
-        return [restored(cells[k].strip()) if k < len(cells) else "" for cells in rows]
+        return [restored(text) if text[:1] == "'" else text for text in texts]
 
-    return TextTable(path, tuple(names), [number for number, _ in numbered], "line", column, ragged, notes)
+    return TextTable(path, tuple(names), numbers, "line", column, ragged, notes)
+
+
+def _filled_rows(reader: Any, skipped: int) -> tuple[list[int], list[tuple[str, ...]]]:
+    """Line and cells of each row that is not empty."""
+    numbers, rows = [], []
+    for cells in reader:
+        if any(map(str.strip, cells)):
+            numbers.append(reader.line_num + skipped)
+            rows.append(tuple(cells))  # of which, unlike of lists, the garbage collector does not look at millions
+    return numbers, rows
 
 
 def _separator(header: str, suffix: str, options: ReadOptions) -> str:
@@ -131,7 +143,7 @@ def _separator(header: str, suffix: str, options: ReadOptions) -> str:
     return max(("\t", ",", ";", "|") if suffix != ".csv" else SEPARATORS, key=fit)
 
 
-def _with_unnamed(names: list[str], rows: Sequence[list[str]]) -> tuple[list[str], tuple[str, ...]]:
+def _with_unnamed(names: list[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], tuple[str, ...]]:
     """Names with an empty one for a column that the header leaves out, and a note on columns without a name.
 
     R writes the numbers of rows without a name for them; some programs end each row with a separator.
@@ -166,7 +178,7 @@ def _read_json(path: Path, file: TextIO) -> TextTable:
         names |= dict.fromkeys(rows[-1])
         if len(names) > MOST_COLUMNS:
             raise DataError(f"{path}: line {number}: more than {MOST_COLUMNS:,} names of columns.")
-    return TextTable(path, tuple(names), numbers, "line", lambda name: [row.get(name, "") for row in rows])
+    return TextTable(path, tuple(names), numbers, "line", cache(lambda name: [row.get(name, "") for row in rows]))
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
@@ -205,7 +217,7 @@ def _read_parquet(path: Path) -> TextTable:
         n = pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
-    return TextTable(path, names, range(n), "row", lambda name: parquet_text(path, name))
+    return TextTable(path, names, range(n), "row", cache(lambda name: parquet_text(path, name)))
 
 
 def parquet_text(path: Path, name: str) -> list[str]:

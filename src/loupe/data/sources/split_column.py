@@ -65,10 +65,15 @@ def fold_rule(name: str, fold: str, values: Sequence[str]) -> SplitRule | None:
     return SplitRule(name, fold=fold) if any(same_value(value, fold) for value in present(values)) else None
 
 
+def may_be_split(name: str) -> bool:
+    """True for a column whose name says that it is the split."""
+    return squashed(name) in FLAGS or rank(name, ALIASES["split"]) is not None
+
+
 def rule_by_values(name: str, values: Sequence[str]) -> SplitRule | None:
     """Rule for a column whose name and values both say that it is the split."""
     is_flag = squashed(name) in FLAGS
-    if not is_flag and rank(name, ALIASES["split"]) is None:
+    if not may_be_split(name):
         return None
     words = present(values)
     if not words:
