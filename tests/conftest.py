@@ -44,6 +44,13 @@ def _own_threads():
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
 
 
+@pytest.fixture(autouse=True)
+def _own_draws():
+    """Random numbers of a test without a seed of its own are the same in every run, whatever ran before it."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def bare():
     """Runs without report.html and without OpenVINO, in fp32 where the precision is left open.

@@ -40,10 +40,11 @@ def captum():
 def model() -> Classifier:
     """Without training: its maps and responses follow from its weights all the same."""
     made = cnn.cnn(SPEC, SEEN, ("cat", "dog", "frog"), seed=3)
+    draws = torch.Generator().manual_seed(0)
     for norm in made.trunk.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.uniform_(-0.5, 0.5)
-            norm.running_var.uniform_(0.5, 2)
+            norm.running_mean.uniform_(-0.5, 0.5, generator=draws)
+            norm.running_var.uniform_(0.5, 2, generator=draws)
     return made.eval()
 
 
