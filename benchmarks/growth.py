@@ -191,7 +191,8 @@ def run_steps(data: Path, work: Path) -> list[Step]:
     with step("prediction", count):
         predictions = run.predictions(table)
     with step("labels.csv, written", count):
-        classify.write_csv(work / "labels.csv", classify.label(predictions, top=2))
+        labelled = classify.label(predictions, top=2)
+        classify.write_csv(work / "labels.csv", [labelled], predictions.classes, top=2)
     with step("predictions.csv, written", count):
         write_splits(work / "predictions.csv", {"all": predictions})
     with step("predictions.csv, read", count):

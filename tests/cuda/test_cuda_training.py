@@ -89,7 +89,8 @@ def test_mixtures_are_those_of_the_cpu(simulated, name):
 
 
 @pytest.mark.parametrize("resident_bytes", [None, 0])
-def test_batches_are_those_of_the_cpu_whether_the_pixels_stay_on_the_gpu_or_not(simulated, resident_bytes):
+def test_batches_are_those_of_the_cpu_whether_the_pixels_stay_on_the_gpu_or_not(simulated, monkeypatch, resident_bytes):
+    monkeypatch.setattr("loupe.data.pixels.batches.COPIED_BYTES", 5 * 3 * (SIDE + 1) ** 2)  # five images at a time
     order = np.arange(12)[::-1].copy()
     pairs = zip(loader(GPU, resident_bytes).batches(order, 5), loader(CPU).batches(order, 5), strict=True)
     for on_gpu, on_cpu in pairs:

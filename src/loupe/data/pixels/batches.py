@@ -11,6 +11,8 @@ from torch import Tensor
 from loupe.data.pixels.read_ahead import ahead, cut
 from loupe.data.pixels.store import PixelStore, RawStore
 
+COPIED_BYTES = 64 * 2**20  # of pixels, in one copy to a GPU
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -49,7 +51,7 @@ class BatchLoader:
             and isinstance(store, RawStore)
             and store.pixels.nbytes <= (room_bytes(device) if resident_bytes is None else resident_bytes)
         ):
-            self._resident_NHWC = torch.from_numpy(np.array(store.pixels)).to(device)
+            self._resident_NHWC = _resident(store.pixels, device)
 
     def at(self, epoch: int) -> Self:
         """Loader for an epoch: this one, because the images are the same in all epochs."""
@@ -74,6 +76,15 @@ class BatchLoader:
 def send(host: Tensor, device: torch.device) -> Tensor:
     """Copy to the device; for CUDA from pinned memory, so that the CPU does not wait for the GPU."""
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def _resident(pixels_NHWC: np.ndarray, device: torch.device) -> Tensor:
+    """Copy of mapped pixels on the device, in parts, so that they are not all in the memory of the machine too."""
+    resident_NHWC = torch.empty(pixels_NHWC.shape, dtype=torch.uint8, device=device)
+    rows = max(1, COPIED_BYTES // max(1, pixels_NHWC[:1].nbytes))
+    for start in range(0, len(pixels_NHWC), rows):
+        resident_NHWC[start : start + rows].copy_(torch.from_numpy(np.array(pixels_NHWC[start : start + rows])))
+    return resident_NHWC
 
 
 def room_bytes(device: torch.device) -> int:
