@@ -57,7 +57,7 @@ class Converted:
             self.place.mkdir(parents=True, exist_ok=True)
             for name, data in zip(NAMES, self.trunk, strict=True):
                 write_atomic(self.place / name, data)
-            write_atomic(self.place / DIGEST, content_digest(*self.trunk))
+            write_atomic(self.place / DIGEST, _digest(self.place, self.trunk))
 
 
 def convert(model: Classifier, cache: Path) -> Converted:
@@ -131,7 +131,12 @@ def _known(place: Path | None) -> Files | None:
         digest = (place / DIGEST).read_bytes()
     except OSError:
         return None
-    return (description, weights) if content_digest(description, weights).encode() == digest else None
+    return (description, weights) if _digest(place, (description, weights)).encode() == digest else None
+
+
+def _digest(place: Path, trunk: Files) -> str:
+    """Hash of a trunk and of the key that is the name of its folder: the folder of another one is no copy."""
+    return content_digest(place.name.encode(), *trunk)
 
 
 def _key(model: Classifier) -> str:
