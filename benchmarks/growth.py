@@ -1,6 +1,7 @@
 """Cost of each step as the number of images grows: time of an image, and memory.
 
     python benchmarks/growth.py --sizes 10000 100000 --write results
+    python benchmarks/growth.py --tables 1000000
 
 Images of 28 px are made, ten classes of digits with noise, no two alike, as PNG in Parquet files of 10,000 rows and as
 files in folders. Each size and form is a process of its own, with a cache of its own, so that nothing is remembered.
@@ -16,6 +17,7 @@ machine only adds to it. Memory, known on Linux alone, is without mapped files, 
 """
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -47,7 +49,8 @@ from loupe.data.audit.check import check
 from loupe.data.dataset import open_dataset
 from loupe.data.pixels.prepare import load_images
 from loupe.data.splits import split as splits
-from loupe.evaluate.predictions import read_splits, write_splits
+from loupe.data.table import ImageTable, make_rows
+from loupe.evaluate.predictions import Predictions, read_splits, write_splits
 from loupe.runs import classify
 from loupe.runs.finalize import RunFinalizer
 from loupe.training.loop import Trainer
@@ -200,6 +203,28 @@ def run_steps(data: Path, work: Path) -> list[Step]:
     return steps.done
 
 
+def run_tables(rows: int, work: Path) -> list[Step]:
+    """Steps on tables of so many rows alone, without images."""
+    random, steps = np.random.default_rng(0), Steps()
+    label_N = np.arange(rows) % len(NAMES)
+    paths = tuple(f"{NAMES[label]}/{number}.png" for number, label in enumerate(label_N.tolist()))
+    content = tuple(hashlib.sha256(path.encode()).hexdigest() for path in paths)
+    table = ImageTable(make_rows(n=rows, path=list(paths), label=label_N), NAMES, "made", root=work)
+    logits_NK = random.normal(size=(rows, len(NAMES))).astype(np.float32)
+    predictions = Predictions(paths, content, label_N, logits_NK, NAMES)
+    with steps.step("split", rows):
+        split = splits.assign(table, content, SplitSpec(), 0)
+    with steps.step("split.csv, written", rows):
+        splits.write(work / "split.csv", table, content, split)
+    with steps.step("split.csv, read", rows):
+        splits.read(work / "split.csv", table, content)
+    with steps.step("predictions.csv, written", rows):
+        write_splits(work / "predictions.csv", {"all": predictions})
+    with steps.step("predictions.csv, read", rows):
+        read_splits(work / "predictions.csv")
+    return steps.done
+
+
 def measure_in_process(data: Path, work: Path) -> list[Step]:
     """Steps in a process of its own, with an empty cache, after the same on a few images, which loads all modules."""
     few = work / "few"
@@ -285,8 +310,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, help="folder for images, deleted afterwards; default a temporary one")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write growth.md and growth.json here")
+    parser.add_argument("--tables", type=int, metavar="ROWS", help="only the tables, of so many rows, without images")
     parser.add_argument("--steps", type=Path, nargs=2, help=argparse.SUPPRESS)  # the process of one size
     given = parser.parse_args()
+    if given.tables:
+        with tempfile.TemporaryDirectory(dir=given.work) as folder:
+            for step in run_tables(given.tables, Path(folder)):
+                print(f"| {step.name} | {step.seconds:.1f} s |")
+        return
     if given.steps:
         few, data = given.steps
         run_steps(few, given.work / "warmup")

@@ -244,6 +244,11 @@ def test_gpu_check(started, tmp_path, device):
     assert torch.cuda.is_available() or result["tests"].keys() == {"skipped"}
 
 
+def test_growth_of_tables(started, tmp_path, capsys):
+    started("growth", "--tables", 500, "--work", tmp_path)
+    assert capsys.readouterr().out.count(" s |") == 5 and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_growth(started, tmp_path):
     options = ["--rounds", 1, "--work", tmp_path, "--write", tmp_path]
