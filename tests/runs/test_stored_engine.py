@@ -98,6 +98,16 @@ def test_a_command_that_predicts_in_openvino_loads_neither_pytorch_nor_other_slo
     assert (tmp_path / "predictions.csv").read_text().count("\n") == 2
 
 
+def test_openvino_is_imported_without_its_telemetry():
+    code = (
+        "import sys\nfrom loupe.models.openvino_import import openvino\nopenvino()\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(telemetry_utils.tm.__name__, 'openvino_telemetry' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "False"]
+
+
 def test_without_openvino_pytorch_predicts_and_one_line_says_so(trained, photos, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "loupe")
     wanted = loupe.load(trained, device="cpu").predict(photos)

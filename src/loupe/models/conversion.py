@@ -23,6 +23,7 @@ from loupe.files import write_atomic
 from loupe.models.bundle_config import content_digest
 from loupe.models.classifier import Classifier
 from loupe.models.engine import digest_of
+from loupe.models.openvino_import import openvino
 
 Files = tuple[bytes, bytes]  # description and weights
 NAMES = ("network.xml", "network.bin")
@@ -62,8 +63,7 @@ class Converted:
 
 def convert(model: Classifier, cache: Path) -> Converted:
     """Convert a network in evaluation mode, or its head alone if its trunk is in the cache."""
-    import openvino as ov
-
+    ov = openvino()
     place = cache / _key(model) if model.frozen == len(model.trunk) else None
     known = _known(place)
     shape = (*model.preprocessing.load_size, model.preprocessing.channels)
@@ -93,8 +93,7 @@ class _Below(nn.Module):
 
 def _convert(module: nn.Module, example: Tensor) -> Any:
     """OpenVINO's model of a module, for any number of inputs of that shape."""
-    import openvino as ov
-
+    ov = openvino()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # its converter uses deprecated parts of PyTorch
         network = ov.convert_model(module, example_input=example.clone())
@@ -104,8 +103,7 @@ def _convert(module: nn.Module, example: Tensor) -> Any:
 
 def _joined(trunk: Any, head: Any) -> Any:
     """Model of both, one after the other."""
-    import openvino as ov
-
+    ov = openvino()
     outputs = trunk.get_results()[0].input_value(0)
     for reader in head.get_parameters()[0].output(0).get_target_inputs():
         reader.replace_source_output(outputs)
@@ -113,8 +111,7 @@ def _joined(trunk: Any, head: Any) -> Any:
 
 
 def _files(network: Any) -> Files:
-    import openvino as ov
-
+    ov = openvino()
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in NAMES]
         ov.serialize(network, *paths)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from loupe.config.size import Size
 from loupe.devices import Compute
+from loupe.models.openvino_import import openvino
 from loupe.models.openvino_network import IN_FLIGHT, in_flight
 from loupe.models.pixel_engine import Array
 
@@ -43,7 +44,7 @@ def engine(blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 
     if compute.device.type != "cpu" or compute.precision == "fp16":
         return TorchEngine(blocks, compute), ""
     try:
-        import openvino  # noqa: F401  # an extra, and it takes a second to import
+        openvino()  # an extra, imported where it is used
     except ImportError:
         return TorchEngine(blocks, compute), "OpenVINO is faster: pip install openvino"
     try:
@@ -119,8 +120,7 @@ class OpenVinoEngine:
     """Engine that runs blocks in OpenVINO's CPU plugin, with as many threads as PyTorch."""
 
     def __init__(self, blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> None:
-        import openvino as ov
-
+        ov = openvino()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its converter uses deprecated parts of PyTorch
             network = ov.convert_model(blocks, example_input=torch.zeros(1, channels, *size))

@@ -16,6 +16,7 @@ from loupe.data.parallel import worker_count
 from loupe.data.pixels.decode import UInt8Array
 from loupe.errors import RunStateError
 from loupe.models.bundle_config import STORED_NETWORK, BundleConfig, StoredEngine, content_digest
+from loupe.models.openvino_import import openvino
 from loupe.models.pixel_engine import Array
 
 IN_FLIGHT = 2
@@ -31,8 +32,7 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, files: tuple[bytes, bytes], precision: Literal["fp32", "bf16"]) -> None:
-        import openvino as ov
-
+        ov = openvino()
         core = ov.Core()
         network = core.read_model(files[0], files[1])
         options = {

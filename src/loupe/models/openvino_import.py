@@ -1,0 +1,32 @@
+"""Import of OpenVINO without its telemetry, which its converter would send to the network without asking."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import Any
+
+TELEMETRY = "openvino_telemetry"
+
+
+class _Refusal(MetaPathFinder):
+    """Finder that refuses OpenVINO's telemetry; OpenVINO then takes a stub of its own."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if name.partition(".")[0] == TELEMETRY:
+            raise ModuleNotFoundError(f"{name} is not imported by Loupe", name=name)
+
+
+def openvino() -> Any:
+    """OpenVINO's package; where it was imported before, it is as the importer set it up.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    refusal = _Refusal()
+    sys.meta_path.insert(0, refusal)
+    try:
+        return import_module("openvino")
+    finally:
+        sys.meta_path.remove(refusal)
