@@ -32,7 +32,7 @@ from loupe.models.openvino_network import OpenVinoNetwork
 from loupe.models.pixel_engine import Array, PixelEngine
 from loupe.models.torch_network import TorchNetwork
 
-SMALLEST_FLOP = 1e8  # of one image; results/prediction.md
+SMALLEST_FLOP = 3e7  # of one image; results/prediction.md
 COMPARED_IMAGES = 32
 LARGEST_DIFFERENCE = 1e-3  # of a probability
 FEWEST_FOR_BF16 = 200  # validation images
