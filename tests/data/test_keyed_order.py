@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loupe.data import keyed_order
 from loupe.data.keyed_order import chosen, keyed_hash, turns
 
 NAMES = [f"class {k}" for k in range(12)]
@@ -34,3 +35,14 @@ def test_the_chosen_keep_their_order():
     drawn = chosen(NAMES, 4, key="k")
     assert drawn == [name for name in NAMES if turns("k", NAMES)[NAMES.index(name)] < 4]
     assert chosen([3, 1, 2], 2, key="k", name=lambda item: f"class {item}") in ([3, 1], [3, 2], [1, 2])
+
+
+def test_of_very_many_as_many_are_chosen_whatever_their_order_and_from_all_parts(monkeypatch):
+    monkeypatch.setattr(keyed_order, "MANY", 1000)
+    names = [f"class {k:05d}" for k in range(20_000)]
+    drawn = chosen(names, 300, key="k")
+    assert len(drawn) == 300
+    assert {*chosen(names[::-1], 300, key="k")} == {*drawn} != {*chosen(names, 300, key="other")}
+    tenth_10 = np.bincount([int(name.split()[1]) // 2000 for name in drawn], minlength=10)
+    assert np.abs(tenth_10 - 30).max() < 5 * np.sqrt(30)
+    assert chosen(["same"] * 2000, 300, key="k") == ["same"] * 300

@@ -35,14 +35,13 @@ def uses_of_splits(
     Args:
         name: source of rows that have no value in the column.
     """
-    keys = [*zip(words, splits, strict=True)]
-    images = Counter(keys)
+    images = Counter(zip(words, splits, strict=True))
     classes: dict[tuple[str | None, str | None], dict[str | None, None]] = {key: {} for key in images}
     if len(images) == 1:
         classes = {key: dict.fromkeys(labels) for key in images}
     else:
-        for key, label in zip(keys, labels, strict=True):
-            classes[key][label] = None
+        for word, split, label in zip(words, splits, labels, strict=True):
+            classes[word, split][label] = None
     for found in classes.values():
         found.pop(None, None)
     return tuple(

@@ -126,7 +126,7 @@ def _filled_rows(reader: Any, skipped: int) -> tuple[list[int], list[tuple[str, 
     """Line and cells of each row that is not empty."""
     numbers, rows = [], []
     for cells in reader:
-        if any(map(str.strip, cells)):
+        if (cells and cells[0] and not cells[0].isspace()) or any(map(str.strip, cells)):  # mostly the first cell tells
             numbers.append(reader.line_num + skipped)
             rows.append(tuple(cells))  # of which, unlike of lists, the garbage collector does not look at millions
     return numbers, rows
