@@ -152,7 +152,7 @@ def test_busy(started, capsys):
     assert all(float(row[-1].rstrip(" |")) > 0 for row in rows)
 
 
-@pytest.mark.parametrize("work", ["training-bf16", "frozen", "augmentation"])
+@pytest.mark.parametrize("work", ["training-bf16", pytest.param("frozen", marks=pytest.mark.slow), "augmentation"])
 def test_the_works_of_busy(started, monkeypatch, capsys, work):
     monkeypatch.setattr(sys, "stdin", io.StringIO("0.01\n"))
     started("peers/busy_work", work, "--threads", 1)

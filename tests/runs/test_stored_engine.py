@@ -54,6 +54,7 @@ def trained(photos, tmp_path_factory):
         ).path
 
 
+@pytest.mark.slow
 def test_test_images_of_a_network_that_was_trained_whole_are_evaluated_by_the_engine(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_choice, "SMALLEST_FLOP", 0)
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
@@ -192,6 +193,7 @@ def chosen(model, spec, cache, images=8, compute=CPU, evaluated_NK=None, in_torc
     )
 
 
+@pytest.mark.slow
 def test_a_network_of_other_answers_is_not_taken(trained, monkeypatch, tmp_path):
     monkeypatch.setattr(engine_choice, "SMALLEST_FLOP", 0)
     run = loupe.load(trained, device="cpu")

@@ -183,6 +183,7 @@ def test_a_stage_after_logistic_regression_begins_with_the_penalty_that_validati
     assert float(best[loss]) < 0.1 * float(first[loss]), "not the first of equally accurate ones"
 
 
+@pytest.mark.slow
 def test_logistic_regression_can_be_stopped_and_ends_with_the_same_bits(tmp_path, monkeypatch):
     from loupe.training import solver
 
