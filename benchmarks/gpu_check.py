@@ -1,4 +1,4 @@
-"""One check of a machine with an NVIDIA GPU, in at most four minutes: does Loupe work on it, and how fast is it?
+"""One check of a machine with an NVIDIA GPU, meant for at most four minutes: does Loupe work on it, and how fast is it?
 
     python benchmarks/gpu_check.py --write results
 

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 # Windows has no SIGKILL: there os.kill ends a process at once, whichever signal it is given.
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -17,6 +20,23 @@ Function = tuple[Any, str]  # an owner and the name of its attribute
 
 class Killed(BaseException):
     """Stands for SIGKILL in the process of the tests: no handler of Loupe may see it and tidy up."""
+
+
+@contextmanager
+def killed_in_step(number: int) -> Iterator[None]:
+    """Context in which a training is killed as it begins its step of that number, from 1; it must get so far."""
+    from loupe.training.train_step import TrainStep
+
+    calls, step = count(1), TrainStep.step
+
+    def killed(*given: Any, **named: Any) -> Any:
+        if next(calls) == number:
+            raise Killed
+        return step(*given, **named)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(TrainStep, "step", killed)
+        yield
 
 
 def start(code: str, *arguments: object, beside: Path = Path(__file__)) -> subprocess.Popen[str]:

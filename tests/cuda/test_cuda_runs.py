@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 import loupe
 from builders import save_photos
-from child_processes import Killed
+from child_processes import killed_in_step
 from loupe.comparison.cost import Planner
 from loupe.config.recipe import SplitSpec
 from loupe.data.dataset import Dataset
@@ -19,7 +19,6 @@ from loupe.errors import ConfigError, NotEnoughMemoryError
 from loupe.explain.filters import AscentSettings
 from loupe.labels.find import LabelOptions, check_labels
 from loupe.recipes.resolve import resolve
-from loupe.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("bare")
 BACKBONE = {"model.backbone": "test_resnet", "model.weights": "none", "input.size_px": 32, "input.load_px": 32}
@@ -74,19 +73,11 @@ def test_a_run_has_the_figures_of_the_cpu(simulated, tmp_path, monkeypatch, name
     np.testing.assert_array_equal(on_gpu.predict_proba(digits(20)[0]), on_cpu.predict_proba(digits(20)[0]))
 
 
-def test_a_killed_run_is_resumed_to_the_same_bits(simulated, tmp_path, monkeypatch):
-    whole, steps, step = trained(tmp_path, "cuda", "whole"), [], TrainStep.step
+def test_a_killed_run_is_resumed_to_the_same_bits(simulated, tmp_path):
+    whole = trained(tmp_path, "cuda", "whole")
 
-    def killed(*given, **named):
-        steps.append(1)
-        if len(steps) == 6:
-            raise Killed
-        return step(*given, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "step", killed)
-        with pytest.raises(Killed):
-            trained(tmp_path, "cuda", "killed")
+    with killed_in_step(6):
+        trained(tmp_path, "cuda", "killed")
     resumed = loupe.resume(tmp_path / "killed", digits(), quiet=True)
     assert history(resumed) == history(whole)
     pairs = zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True)

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import loupe
-from child_processes import Killed
+from child_processes import killed_in_step
 from loupe.augment.pipeline import Augmenter
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import AugmentSpec, Preprocessing
@@ -22,7 +22,6 @@ from loupe.explain.feature_maps import choose_layer
 from loupe.models.build import build
 from loupe.models.catalog import NETWORKS, network
 from loupe.training import logistic
-from loupe.training.train_step import TrainStep
 from simulated_gpu import simulated_gpu
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -71,22 +70,12 @@ def images(count: int, side: int) -> RawStore:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(gpu, tmp_path, monkeypatch, precision):
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(gpu, tmp_path, precision):
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("this GPU has no bf16")
     whole = trained(tmp_path, "whole", precision=precision)
-    steps, step = [], TrainStep.step
-
-    def killed(*given, **named):
-        steps.append(1)
-        if len(steps) == 20:
-            raise Killed
-        return step(*given, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "step", killed)
-        with pytest.raises(Killed):
-            trained(tmp_path, "killed", precision=precision)
+    with killed_in_step(20):
+        trained(tmp_path, "killed", precision=precision)
     resumed = loupe.resume(tmp_path / "killed", digits(), quiet=True)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name

@@ -1,9 +1,12 @@
 """Views of test-time augmentation against NumPy, and their mean through the engines and the command line."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
 
+from loupe.config.size import Size
 from loupe.devices import Compute
 from loupe.errors import ConfigError
 from loupe.models import test_time
@@ -76,8 +79,8 @@ def test_batches_keep_their_order_and_wait_for_no_later_one(images):
 def test_a_mirrored_image_has_the_same_answer_in_every_engine(images):
     blocks = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(60, 2))
     engines = [TorchEngine(blocks, CPU)]
-    if pytest.importorskip("openvino"):
-        engines.append(OpenVinoEngine(blocks, CPU, (5, 7)))
+    if find_spec("openvino"):
+        engines.append(OpenVinoEngine(blocks, CPU, Size(5, 7)))
     answers = []
     for engine in engines:
         flipped = test_time.averaged(engine, "flip")

@@ -14,7 +14,7 @@ from PIL import Image
 
 import loupe
 from builders import save_photos
-from child_processes import Killed
+from child_processes import killed_in_step
 from loupe.cli import main
 from loupe.config import overrides
 from loupe.config.recipe import Preprocessing
@@ -31,7 +31,6 @@ from loupe.recipes.catalog import recipe
 from loupe.report.labels_page import write_page
 from loupe.runs.finalize import input_settings
 from loupe.runs.predictor import Predictor
-from loupe.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("bare")
 SETTINGS = {
@@ -103,21 +102,9 @@ def test_predictions_are_those_of_the_pixels_by_hand_from_the_run_and_from_the_b
     assert bundled.images_per_second() > 0
 
 
-def test_a_killed_run_is_resumed_to_the_same_weights(run, photos, tmp_path, monkeypatch):
-    steps, step = [], TrainStep.step
-
-    def killed(*given, **named):
-        steps.append(1)
-        if len(steps) == 6:
-            raise Killed
-        return step(*given, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "step", killed)
-        with pytest.raises(Killed):
-            loupe.train(
-                photos, recipe=run.path / "recipe.yaml", output=tmp_path, name="killed", device="cpu", quiet=True
-            )
+def test_a_killed_run_is_resumed_to_the_same_weights(run, photos, tmp_path):
+    with killed_in_step(6):
+        loupe.train(photos, recipe=run.path / "recipe.yaml", output=tmp_path, name="killed", device="cpu", quiet=True)
     resumed = loupe.resume(tmp_path / "killed", quiet=True)
     for name, tensor in run.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name

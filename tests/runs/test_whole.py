@@ -7,9 +7,8 @@ import torch
 
 import loupe
 from builders import save_photos
-from child_processes import Killed
+from child_processes import killed_in_step
 from loupe.models.engine import OpenVinoEngine
-from loupe.training.train_step import TrainStep
 
 SETTINGS = {
     "model.backbone": "test_resnet",
@@ -40,22 +39,13 @@ def train(photos, output, name: str) -> loupe.Run:
 
 def test_a_run_that_is_killed_and_resumed_ends_with_its_report_and_predicts(photos, tmp_path, monkeypatch, own_cache):
     pytest.importorskip("openvino")
-    engines, steps = [], []
-    built, step = OpenVinoEngine.__init__, TrainStep.step
+    engines, built = [], OpenVinoEngine.__init__
     monkeypatch.setattr(OpenVinoEngine, "__init__", lambda *given: (engines.append(1), built(*given))[1])
     whole = train(photos, tmp_path, "whole")
     assert engines, "frozen blocks are computed by OpenVINO"
 
-    def killed(*given, **named):
-        steps.append(1)
-        if len(steps) == 6:
-            raise Killed
-        return step(*given, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "step", killed)
-        with pytest.raises(Killed):
-            loupe.train(photos, recipe=whole.path / "recipe.yaml", output=tmp_path, name="killed", quiet=True)
+    with killed_in_step(6):
+        loupe.train(photos, recipe=whole.path / "recipe.yaml", output=tmp_path, name="killed", quiet=True)
     resumed = loupe.resume(tmp_path / "killed", quiet=True)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name

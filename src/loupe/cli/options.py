@@ -12,8 +12,7 @@ import typer
 if TYPE_CHECKING:
     from loupe.config.size import SizePx
 
-MOST_INDENTED = 100_000
-"""Number of values of which the JSON is indented."""
+MOST_INDENTED = 100_000  # values of which the JSON is indented
 
 Data = Annotated[
     str,
