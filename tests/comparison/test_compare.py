@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 import loupe
 from loupe.cli.report import report
 from loupe.comparison import compare, files, sweep
-from loupe.comparison.candidates import Entry
+from loupe.comparison.candidates import Entry, group_by_recipe
 from loupe.comparison.cost import Planner
 from loupe.config import overrides
 from loupe.data import dataset
@@ -55,6 +55,16 @@ def compared(digits, tmp_path_factory):
         digits, recipes=["digits-plain", "digits"], seeds=2, settings=QUICK, output=folder, quiet=True
     )
     return folder, content
+
+
+def test_candidates_of_equal_time_are_in_the_order_of_their_names(compared):
+    folder, content = compared
+    runs = {row.name: Run(compare.rundir.open_run(row.measured.runs[0], folder)) for row in content.rows}
+    assert len(runs) == 2
+    for run in runs.values():
+        run.results = run.results.model_copy(update={"seconds": runs["digits"].results.seconds})
+    for order in (runs.values(), [*runs.values()][::-1]):
+        assert [entry.name for entry in group_by_recipe([*order])] == ["digits", "digits-plain"]
 
 
 def test_every_candidate_and_seed_has_the_same_split(compared):

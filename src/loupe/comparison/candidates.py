@@ -66,9 +66,9 @@ class Entry:
         return float(np.mean(known)) if len(known) == len(each) else None
 
     @property
-    def order(self) -> float:
-        """Sort key: time of a training; unknown times last."""
-        return math.inf if self.seconds is None else self.seconds
+    def order(self) -> tuple[float, str]:
+        """Sort key: time of a training, unknown times last; of equal ones the name, whatever a plan estimated."""
+        return (math.inf if self.seconds is None else self.seconds), self.name
 
     @property
     def has_folds(self) -> bool:

@@ -77,7 +77,7 @@ def judge(candidates: Sequence[Candidate], *, resamples: int = 2000, seed: int =
         LoupeError: the candidates cannot be compared.
     """
     hits = matched_hits(candidates)
-    by_cost = sorted(candidates, key=lambda one: (_cost(one), -hits[one.name].mean()))
+    by_cost = sorted(candidates, key=lambda one: (_cost(one), -hits[one.name].mean(), one.name))
     pairs = _all_pairs([one.name for one in by_cost], hits, resamples, seed)
     best = max(by_cost, key=lambda one: float(hits[one.name].mean()))  # in a tie the first, the cheapest
     chosen = next(one for one in by_cost if not _better_than(one, pairs))
