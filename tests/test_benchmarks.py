@@ -152,6 +152,14 @@ def test_busy(started, capsys):
     assert all(float(row[-1].rstrip(" |")) > 0 for row in rows)
 
 
+def test_training_step(started, capsys):
+    started("training_step", "--recipes", "digits", "--precisions", "fp32", "--threads", 1, "--steps", 1)
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    microseconds = {row[0]: float(row[1].replace(",", "")) for row in rows[1:]}
+    assert {"convolutions and dense layers", "augmentation", "normalisation", "dropout"} <= microseconds.keys()
+    assert microseconds["convolutions and dense layers"] > 0
+
+
 @pytest.mark.parametrize("work", ["training-bf16", pytest.param("frozen", marks=pytest.mark.slow), "augmentation"])
 def test_the_works_of_busy(started, monkeypatch, capsys, work):
     monkeypatch.setattr(sys, "stdin", io.StringIO("0.01\n"))
