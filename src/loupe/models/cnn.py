@@ -11,7 +11,7 @@ from loupe.config.size import Size
 from loupe.errors import ConfigError
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
-from loupe.models.layers import Dropout
+from loupe.models.layers import BatchNorm2d, Dropout
 
 
 def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], seed: int) -> Classifier:
@@ -54,7 +54,7 @@ def _block(block: ConvBlock, channels: int, spec: CnnSpec) -> nn.Sequential:
         relu: dict[str, nn.Module] = {f"relu{number}": nn.ReLU(inplace=True)} if block.activation == "relu" else {}
         pool: dict[str, nn.Module] = {"pool": nn.MaxPool2d(block.pool_px)} if last and block.pool_px > 1 else {}
         if norm:
-            norms = {f"norm{number}": nn.BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)}
+            norms = {f"norm{number}": BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)}
             layers |= {**relu, **norms, **pool}
         else:
             # ReLU and max-pool can be exchanged; pooling first leaves ReLU a quarter of the work.

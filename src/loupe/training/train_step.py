@@ -13,6 +13,7 @@ from loupe.training import losses, optimizers
 from loupe.training.activation_loader import CyclicAugment, IdentityAugment
 from loupe.training.averaging import WeightAverage
 from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optimizer
+from loupe.training.sliced import sliced
 
 
 class TrainStep:
@@ -23,6 +24,7 @@ class TrainStep:
         decayed: parameters with weight decay.
         penalised: parameters with the L2 penalty.
         average: moving average of the weights; None if the stage has none.
+        sliced: passes of the network in slices of the batch; None where they are not taken.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TrainStep:
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
         self.penalised = optimizers.penalised(model, stage)
         self.scaler = compute.scaler()
+        self.sliced = sliced(model, compute, first)
         self.average = WeightAverage(model, stage.ema_decay) if stage.ema_decay else None
 
     @property
@@ -71,12 +74,14 @@ class TrainStep:
             lr: learning rate of this step.
         """
         stage = self.stage
-        torch.manual_seed(random.integer_seed(self.augmenter.seed, epoch, step, "dropout"))
+        seed = random.integer_seed(self.augmenter.seed, epoch, step, "dropout")
+        torch.manual_seed(seed)
         x_BCHW, target = self._inputs(batch, partner, epoch)
-        with self.compute.autocast():
-            logits_BK = self.model(x_BCHW, self.first)
+        logits_BK = self.sliced.forward(x_BCHW, seed) if self.sliced else self._logits(x_BCHW)
         losses_B = self.loss(logits_BK.float(), target)
         self.scaler.scale(losses_B.mean()).backward()  # type: ignore[no-untyped-call]
+        if self.sliced:
+            self.sliced.backward(logits_BK)
         self.scaler.unscale_(self.optimizer)
         if stage.l2:
             optimizers.add_l2_gradient(self.penalised, stage.l2)
@@ -94,6 +99,11 @@ class TrainStep:
             self.average.update(self.model, steps)
         hits = losses.hits(logits_BK.detach(), target)
         return torch.stack([losses_B.detach().sum(), hits.to(losses_B.dtype)])
+
+    def _logits(self, x_BCHW: Tensor) -> Tensor:
+        with self.compute.autocast():
+            logits_BK: Tensor = self.model(x_BCHW, self.first)
+            return logits_BK
 
     def _inputs(self, batch: Batch, partner: Batch | None, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs and their target, mixed with those of the partner if there is one."""
