@@ -16,6 +16,7 @@ SPECS = {
     "nothing": AugmentSpec(),
     "deep-cnn": AugmentSpec(rotation_degrees=15, width_shift=0.1, height_shift=0.1, horizontal_flip=True),
     "flip and crop": AugmentSpec(horizontal_flip=True, crop_padding_px=4),
+    "flip in turn": AugmentSpec(horizontal_flip="alternate"),
     "upside down": AugmentSpec(vertical_flip=True, fill="reflect"),
     "every move": AugmentSpec(
         rotation_degrees=40, width_shift=0.2, height_shift=0.3, shear_degrees=20, zoom=(0.7, 1.3), crop_padding_px=2
@@ -282,3 +283,25 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
         augmenter.mix(images(2, 16).float(), images(2, 16).float(), np.arange(2), 0)
     with pytest.raises(LoupeError, match="seed"):
         Augmenter(AugmentSpec(), preprocessing(16, 20), -1)
+
+
+def test_alternating_flips_show_each_image_both_ways_in_turn() -> None:
+    settings, x, index = preprocessing(16, 16), images(400, 16), np.arange(400)
+    augmenter = Augmenter(AugmentSpec(horizontal_flip="alternate"), settings, seed=3)
+    plain = evaluation_view(x, settings)
+    views = [augmenter.train(x, index, epoch) for epoch in range(4)]
+    flipped = [(view == plain.flip(3)).all(dim=(1, 2, 3)) for view in views]
+    assert torch.equal(flipped[0], ~flipped[1])
+    assert torch.equal(flipped[0], flipped[2]) and torch.equal(flipped[1], flipped[3])
+    assert torch.equal(flipped[0], (views[0] != plain).any(dim=3).any(dim=2).any(dim=1))
+    assert 150 < flipped[0].sum() < 250
+    other = Augmenter(AugmentSpec(horizontal_flip="alternate"), settings, seed=4).train(x, index, 0)
+    assert not torch.equal(other, views[0])
+
+
+def test_alternating_flips_leave_other_draws_and_the_first_epoch_as_they_are() -> None:
+    settings, x, index = preprocessing(16, 16), images(20, 16), np.arange(20)
+    specs = [AugmentSpec(horizontal_flip=flip, crop_padding_px=2, cutout_px=3) for flip in (True, "alternate")]
+    random_flips, alternating = (Augmenter(spec, settings, seed=3) for spec in specs)
+    assert torch.equal(random_flips.train(x, index, 0), alternating.train(x, index, 0))
+    assert not torch.equal(random_flips.train(x, index, 1), alternating.train(x, index, 1))

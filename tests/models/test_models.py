@@ -5,6 +5,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 
 from loupe.config.network import BackboneSpec, CnnSpec, ConvBlock
 from loupe.config.recipe import Preprocessing
@@ -84,6 +85,54 @@ def test_initial_weights_follow_keras(init):
     assert weight.min() >= -bound
     assert weight.max() <= bound
     assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_identity_weights_pass_as_many_channels_on_as_there_are_and_the_rest_are_random():
+    spec = CnnSpec(name="one", blocks=(ConvBlock(filters=(5,), activation="none", pool_px=1),), init="identity")
+    x_BCHW = torch.rand(2, 3, 6, 6)
+    out = cnn(spec, at(6), TEN, seed=0).trunk(x_BCHW)
+    assert torch.equal(out[:, :3], x_BCHW)
+    plain = cnn(spec.model_copy(update={"init": "he"}), at(6), TEN, seed=0).trunk(x_BCHW)
+    assert torch.equal(out[:, 3:], plain[:, 3:])
+
+
+@pytest.mark.parametrize("pool_after", ["first", "last"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_layers_of_a_block_are_in_the_order_that_its_spec_says(norm_first, pool_after):
+    block = ConvBlock(
+        filters=(4, 6), padding="valid", activation="gelu", norm="each", norm_first=norm_first, pool_after=pool_after
+    )
+    trunk = cnn(CnnSpec(name="one", blocks=(block,), pooling="max"), at(12), TEN, seed=0).double().trunk.block1
+    x_BCHW = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+    made = x_BCHW
+    for number in (1, 2):
+        convolution = trunk.get_submodule(f"conv{number}")
+        assert (convolution.bias is None) == norm_first
+        made = F.conv2d(made, convolution.weight, convolution.bias)
+        pooled = number == (1 if pool_after == "first" else 2)
+        if pooled and norm_first:
+            made = F.max_pool2d(made, 2)
+        made = made if norm_first else F.gelu(made)
+        deviation, mean = torch.std_mean(made, dim=(0, 2, 3), correction=0, keepdim=True)
+        made = (made - mean) / (deviation**2 + 1e-3).sqrt()
+        made = F.gelu(made) if norm_first else made
+        if pooled and not norm_first:
+            made = F.max_pool2d(made, 2)
+    torch.testing.assert_close(trunk(x_BCHW), made)
+
+
+def test_without_a_norm_a_block_pools_after_a_gelu_that_falls_and_rises():
+    spec = CnnSpec(name="one", blocks=(ConvBlock(filters=(4,), activation="gelu"),))
+    block, x_BCHW = cnn(spec, at(6), TEN, seed=0).trunk.block1, torch.randn(2, 3, 6, 6)
+    torch.testing.assert_close(block(x_BCHW), F.max_pool2d(F.gelu(block.conv1(x_BCHW)), 2))
+
+
+def test_max_pooling_takes_the_largest_value_of_each_channel():
+    spec = CnnSpec(name="one", blocks=(ConvBlock(filters=(4,)),), pooling="max")
+    x_BCHW = torch.rand(2, 3, 8, 8)
+    model = cnn(spec, at(8), TEN, seed=0)
+    assert torch.equal(model.head.pool(model.trunk(x_BCHW)), F.adaptive_max_pool2d(model.trunk(x_BCHW), 1)[:, :, 0, 0])
+    assert model(torch.rand(2, 3, 20, 14)).shape == (2, 10), "whatever the size of the map"
 
 
 def test_even_kernels_pad_on_the_right_and_below_as_tensorflow_does():

@@ -24,8 +24,9 @@ from loupe.training.loop import Trainer
 from loupe.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("bare")
-# Dropout, mixup, cutmix, averaged weights, two stages, two optimizers: everything that could lose its place.
+# Dropout, mixup, cutmix, averaged weights, whitening, two stages, two optimizers: all that could lose its place.
 SETTINGS = {
+    "model.whitening_px": 2,
     "stages": [
         {
             **{"epochs": 2, "batch_size": 64, "lr": 0.005, "ema_decay": 0.9, "weight_decay": 0.01},

@@ -14,7 +14,8 @@ from loupe.config.optimizer import Sgd
 from loupe.config.recipe import AugmentSpec, Preprocessing, Stage
 from loupe.data.pixels.batches import Batch
 from loupe.devices import Compute
-from loupe.models.cnn import cnn
+from loupe.models.catalog import NETWORKS
+from loupe.models.cnn import cnn, skeleton
 from loupe.models.slices import Slice
 from loupe.training import sliced as sliced_module
 from loupe.training.sliced import SlicedNetwork, sliced
@@ -166,3 +167,9 @@ def test_threads_end_with_the_network():
     for thread in threads:
         thread.join(timeout=20)
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_loupe_have_no_layer_that_slices_do_not_know(spins, name):
+    model = skeleton(NETWORKS[name](), Preprocessing(size_px=64, load_px=64), ("a", "b"))
+    assert isinstance(sliced(model, BF16, 0), SlicedNetwork)

@@ -78,6 +78,8 @@ class Augmenter:
         spec, size = self.spec, self.preprocessing.size
         _check(x_BCHW, index_B, self.preprocessing)
         draws = self._draw(index_B, epoch, self._train_draws)
+        if spec.horizontal_flip == "alternate":
+            draws[Draw.HORIZONTAL_FLIP] = self._alternating(index_B, epoch)
         source_BCHW = x_BCHW if spec.random_resized_crop else pixels.centre_crop(x_BCHW, size)
         if self._warps:
             source_BCHW = geometry.warp(
@@ -161,7 +163,7 @@ class Augmenter:
     @cached_property
     def _warps(self) -> bool:
         spec = self.spec
-        moves = spec.horizontal_flip or spec.vertical_flip or spec.crop_padding_px > 0
+        moves = bool(spec.horizontal_flip) or spec.vertical_flip or spec.crop_padding_px > 0
         return self._is_affine or moves or spec.random_resized_crop is not None
 
     @cached_property
@@ -177,7 +179,7 @@ class Augmenter:
             Draw.ROTATION: spec.rotation_degrees > 0,
             Draw.ROW_SHIFT: spec.height_shift > 0,
             Draw.COLUMN_SHIFT: spec.width_shift > 0,
-            Draw.HORIZONTAL_FLIP: spec.horizontal_flip,
+            Draw.HORIZONTAL_FLIP: spec.horizontal_flip is True,
             Draw.VERTICAL_FLIP: spec.vertical_flip,
             Draw.SHEAR: spec.shear_degrees > 0,
             Draw.BRIGHTNESS: spec.brightness != (1.0, 1.0),
@@ -200,6 +202,11 @@ class Augmenter:
         if not draws:
             return {}
         return dict(zip(draws, random.uniform(self.seed, epoch, index_B, draws).T, strict=True))
+
+    def _alternating(self, index_B: Ints, epoch: int) -> Floats:
+        """The draw of the flip in the first epoch, and in every second one after it; 1 minus it in the others."""
+        first_B = random.uniform(self.seed, 0, index_B, Draw.HORIZONTAL_FLIP)
+        return 1 - first_B if epoch % 2 else first_B
 
     def _map(self, draws: Draws) -> Floats:
         """Composed map of all geometric transforms: source = crop(affine(flip(shift(result))))."""

@@ -12,15 +12,18 @@ class ConvBlock(RecipeValue):
     """Convolutions, one for each entry of `filters`, then normalisation, max-pooling and dropout, in that order.
 
     `norm`: `each` puts batch normalisation after the activation of every convolution, `block` once before the pooling.
-    `pool_px`: 1 for no pooling.
+    `norm_first` puts it before the activation and after the pooling; such a convolution has no bias, which the
+    normalisation would remove. `pool_px`: 1 for no pooling. `pool_after`: convolution that the pooling follows.
     """
 
     filters: tuple[Count, ...]
     kernel_px: Count = 3
     padding: Literal["same", "valid"] = "same"
-    activation: Literal["relu", "none"] = "relu"
+    activation: Literal["relu", "gelu", "none"] = "relu"
     norm: Literal["none", "each", "block"] = "none"
+    norm_first: bool = False
     pool_px: Count = 2
+    pool_after: Literal["first", "last"] = "last"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -35,16 +38,22 @@ class CnnSpec(RecipeValue):
     """Small convolutional network: blocks, then hidden layers, then one output for each class.
 
     `norm_momentum` is PyTorch's (1 minus Keras's); `norm_epsilon` is Keras's by default. `init`: `glorot` is Keras's
-    default (uniform weights, biases 0), `uniform` is RandomUniform(-0.05, 0.05), `he` is Kaiming-normal for ReLU.
+    default (uniform weights, biases 0), `uniform` is RandomUniform(-0.05, 0.05), `he` is Kaiming-normal for ReLU,
+    `identity` the same, but the first filters of a convolution pass their input on.
+
+    `whitening_px`: above 0, the first layer is a fixed convolution of that side without padding, with a GELU. Its
+    filters are the principal components of patches of the training images, scaled to unit variance, and their
+    negatives (Jordan 2024, arXiv:2404.00498). `pooling`: `max` and `average` reduce a map to one value of each channel.
     """
 
     name: str
     blocks: tuple[ConvBlock, ...]
-    pooling: Literal["flatten", "average"] = "flatten"
+    whitening_px: Annotated[int, Field(ge=0)] = 0
+    pooling: Literal["flatten", "average", "max"] = "flatten"
     hidden: tuple[Dense, ...] = ()
     norm_momentum: Fraction = 0.01
     norm_epsilon: Positive = 1e-3
-    init: Literal["glorot", "uniform", "he"] = "glorot"
+    init: Literal["glorot", "uniform", "he", "identity"] = "glorot"
 
 
 class BackboneSpec(RecipeValue):

@@ -124,9 +124,10 @@ class AugmentSpec(RecipeValue):
     Rotation, shifts, shear, zoom and flips have the meaning of Keras's `ImageDataGenerator`: `rotation_degrees` r draws
     from [-r, r], shifts from that fraction of the width or height in both directions, `shear_degrees` s from [-s, s].
     `zoom` is the range of the two axes' factors (above 1 the content becomes smaller). `fill` is SciPy's fill mode
-    beyond the edge. `crop_padding_px` pads by `fill` and takes a random crop of the original size.
-    `random_resized_crop` is the range of the crop's area as a fraction of the image; its sides are stretched by up to
-    4/3 against each other. `cutout_px` is the side of one blank square. `brightness` is a range of factors.
+    beyond the edge. `horizontal_flip: alternate` flips each image in every second epoch, from a random one of the first
+    two on (Jordan 2024, arXiv:2404.00498). `crop_padding_px` pads by `fill` and takes a random crop of the original
+    size. `random_resized_crop` is the range of the crop's area as a fraction of the image; its sides are stretched by
+    up to 4/3 against each other. `cutout_px` is the side of one blank square. `brightness` is a range of factors.
     `mixup_alpha` and `cutmix_alpha` are the parameters of the Beta distributions; with both, each image gets one of the
     two.
     """
@@ -136,7 +137,7 @@ class AugmentSpec(RecipeValue):
     height_shift: Fraction = 0.0
     shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 0.0
     zoom: tuple[Positive, Positive] = (1.0, 1.0)
-    horizontal_flip: bool = False
+    horizontal_flip: bool | Literal["alternate"] = False
     vertical_flip: bool = False
     fill: Literal["nearest", "constant", "reflect", "wrap"] = "nearest"
     fill_value: Annotated[float, Field(ge=0, le=255)] = 0.0

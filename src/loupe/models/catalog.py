@@ -17,6 +17,7 @@ NETWORKS: dict[str, Callable[[], CnnSpec]] = {
     "project-cnn": small_networks.project_cnn,
     "project-cnn-one": small_networks.project_cnn_one,
     "digits-cnn": small_networks.digits_cnn,
+    "fast-cnn": small_networks.fast_cnn,
     "photo-cnn": small_networks.photo_cnn,
 }
 

@@ -20,6 +20,13 @@ class AveragePool(nn.Module):
         return x_BCHW.mean(dim=(2, 3))
 
 
+class MaxPool(nn.Module):
+    """Maximum over all positions: [B, C, H, W] to [B, C]."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW.flatten(2).amax(dim=2)
+
+
 class Dropout(nn.Dropout):
     """Dropout from 16 random bits for each value in place of a float: on a CPU the mask takes a tenth of the time.
 

@@ -74,5 +74,7 @@ def _change(name: str, value: object) -> str:
     text = " ".join(words)
     if value is True:
         return text
+    if isinstance(value, str):
+        return f"{text} ({value})"
     shown = f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
     return f"{text} {shown} {unit}".rstrip()

@@ -16,6 +16,7 @@ from loupe.log import logger
 from loupe.models.build import build
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, engine_name
+from loupe.models.whitening import whiten
 from loupe.training.precision import resolve, resolve_frozen
 
 
@@ -51,7 +52,7 @@ def set_up(
     """Measure what the recipe leaves open (pixel statistics, precision) and build the network.
 
     Args:
-        pretrained: load pretrained weights; False if a checkpoint has the weights.
+        pretrained: load pretrained weights, and compute those of a whitening layer; False if a checkpoint has them.
 
     Raises:
         ConfigError: the images do not suit the network, or its pretrained weights are unavailable.
@@ -61,6 +62,8 @@ def set_up(
         recipe = recipe.normalised(*pixel_statistics(images.store, split.train, by_channel=by_channel))
     network = recipe.model if pretrained else _without_weights(recipe.model)
     model = build(network, recipe.preprocessing, images.table.classes, recipe.seed).to(device)
+    if pretrained:
+        whiten(model, images.store, split.train)
     loader = BatchLoader(images.store, images.table.labels, device)
     class_weights_K, engines, stage = _class_weights(recipe, images, split, device), Engines(), recipe.stages[-1]
     precision, reason = resolve(

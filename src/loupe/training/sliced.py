@@ -17,12 +17,13 @@ from loupe.devices import Compute, multiplies_bf16
 from loupe.models import layers
 from loupe.models.classifier import Classifier
 from loupe.models.slices import Meeting, Slice, computing
+from loupe.models.whitening import Whitening
 
 LEAST_IMAGES = 8  # in a slice
 # Layers that treat each image by itself, and those of Loupe that know of slices.
 KNOWN = (
     *(nn.Conv2d, nn.Linear, nn.ReLU, nn.GELU, nn.MaxPool2d, nn.ZeroPad2d, nn.Identity),
-    *(layers.Flatten, layers.AveragePool, layers.Dropout, layers.BatchNorm2d),
+    *(layers.Flatten, layers.AveragePool, layers.MaxPool, layers.Dropout, layers.BatchNorm2d, Whitening),
 )
 
 
