@@ -49,6 +49,7 @@ from loupe.data.audit.check import check
 from loupe.data.dataset import open_dataset
 from loupe.data.pixels.prepare import load_images
 from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.table import ImageTable, make_rows
 from loupe.evaluate.predictions import Predictions, read_splits, write_splits
 from loupe.runs import classify
@@ -179,9 +180,9 @@ def run_steps(data: Path, work: Path) -> list[Step]:
     with step("split", count):
         split = splits.assign(table, content, SplitSpec(), 0)
     with step("split.csv, written", count):
-        splits.write(work / "split.csv", table, content, split)
+        split_file.write(work / "split.csv", table, content, split)
     with step("split.csv, read", count):
-        splits.read(work / "split.csv", table, content)
+        split_file.read(work / "split.csv", table, content)
     with step("storing", count):
         load_images(dataset, Preprocessing(size_px=SIDE, load_px=SIDE), cache=cache_folder())
     held_out = len(split.val) + len(split.test)
@@ -215,9 +216,9 @@ def run_tables(rows: int, work: Path) -> list[Step]:
     with steps.step("split", rows):
         split = splits.assign(table, content, SplitSpec(), 0)
     with steps.step("split.csv, written", rows):
-        splits.write(work / "split.csv", table, content, split)
+        split_file.write(work / "split.csv", table, content, split)
     with steps.step("split.csv, read", rows):
-        splits.read(work / "split.csv", table, content)
+        split_file.read(work / "split.csv", table, content)
     with steps.step("predictions.csv, written", rows):
         write_splits(work / "predictions.csv", {"all": predictions})
     with steps.step("predictions.csv, read", rows):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from loupe import csv_files
 from loupe.data.sources.open import open_table
 from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.table import ImageTable, make_rows
 from loupe.evaluate.predictions import Predictions
 
@@ -88,9 +89,9 @@ def test_any_name_survives_a_split_file(classes, paths, tmp_path):
     table = ImageTable(make_rows(n=len(paths), path=paths, label=labels), tuple(classes), "t", tmp_path)
     content = [f"{i}" for i in range(len(paths))]
     split = splits.Split(np.array([0]), np.array([1]), np.arange(2, len(paths)))
-    splits.write(tmp_path / "split.csv", table, content, split)
-    assert list(splits.stored(tmp_path / "split.csv")) == paths
-    back = splits.read(tmp_path / "split.csv", table, content)
+    split_file.write(tmp_path / "split.csv", table, content, split)
+    assert list(split_file.stored(tmp_path / "split.csv")) == paths
+    back = split_file.read(tmp_path / "split.csv", table, content)
     assert [back.rows(name).tolist() for name in splits.SPLITS] == [split.rows(name).tolist() for name in splits.SPLITS]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from loupe import provenance
 from loupe.config.network import BackboneSpec
-from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable, make_rows
 from loupe.models.timm import weights
@@ -61,7 +61,7 @@ def test_a_run_is_made_of_its_images_without_the_damaged_ones(tmp_path):
     split, rows = parts([0], [1], []), [0, 1, 3]
     left, content = whole.select(rows), [CONTENT[row] for row in rows]  # the third one is damaged
     RunEnvironment(hashes=provenance.hashes(left, content, split)).write(environment_file(run))
-    splits.write(run.file("split.csv"), left, content, split)
+    split_file.write(run.file("split.csv"), left, content, split)
     for damaged, images, given, same in (
         (1, whole, CONTENT, True),
         (0, left, content, True),

@@ -20,6 +20,7 @@ from loupe import __version__
 from loupe.config.recipe import Recipe
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.splits.split import SPLITS, Split
 from loupe.data.table import ImageTable
 from loupe.errors import RunStateError
@@ -154,7 +155,7 @@ def check_split(run: RunDirectory) -> None:
     recorded, file = environment_of(run).hashes.split, run.file("split.csv")
     if recorded is None:  # an earlier version recorded none
         return
-    rows = splits.stored(file).values()
+    rows = split_file.stored(file).values()
     if splits.digest((content, name) for _, name, content in rows if name) != recorded:
         raise _changed(file)
 
@@ -189,7 +190,7 @@ def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str], damage
     if recorded is None:
         return True
     if damaged:
-        used = {digest for _, _, digest in splits.stored(run.file("split.csv")).values()}
+        used = {digest for _, _, digest in split_file.stored(run.file("split.csv")).values()}
         kept = [row for row, digest in enumerate(content) if digest in used]
         if len(content) - len(kept) != damaged:
             return False

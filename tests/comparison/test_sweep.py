@@ -7,7 +7,8 @@ from sklearn.datasets import load_digits
 import loupe
 from loupe.config.recipe import SplitSpec
 from loupe.data.splits.folds import fold
-from loupe.data.splits.split import assign, read
+from loupe.data.splits.split import assign
+from loupe.data.splits.split_file import read
 from loupe.data.table import ImageTable, make_rows
 from loupe.runs import train as runner
 
@@ -99,7 +100,7 @@ def test_a_resumed_fold_keeps_its_split(tmp_path):
     """The split is read from the run, not drawn anew: what was trained on is never validated on."""
     images, content = table(np.arange(60) % 3)
     part = fold(images, content, SplitSpec(), 0, number=2, folds=3)
-    from loupe.data.splits.split import write
+    from loupe.data.splits.split_file import write
 
     write(tmp_path / "split.csv", images, content, part)
     back = read(tmp_path / "split.csv", images, content)

@@ -14,6 +14,7 @@ from loupe.data.class_names import loosely, similar, sorted_classes
 from loupe.data.find_file import existing
 from loupe.data.sources.open import from_arrays, from_paths, open_table
 from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.splits.split import Split, digest
 from loupe.data.table import ImageTable, make_rows, match_classes
 from loupe.errors import DataError
@@ -120,11 +121,16 @@ def test_a_split_is_read_back_where_the_forms_of_paths_and_classes_differ(tmp_pa
 
     content = list("wxyz")
     split = Split(np.array([0, 2]), np.array([1]), np.array([3]))
-    splits.write(tmp_path / "split.csv", made("NFC"), content, split)
+    split_file.write(tmp_path / "split.csv", made("NFC"), content, split)
     for form in ("NFC", "NFD"):
-        again = splits.read(tmp_path / "split.csv", made(form), content)
+        again = split_file.read(tmp_path / "split.csv", made(form), content)
         assert [again.rows(name).tolist() for name in splits.SPLITS] == [[0, 2], [1], [3]]
-        assert splits.known(tmp_path / "split.csv", made(form), content).tolist() == ["train", "val", "train", "test"]
+        assert split_file.known(tmp_path / "split.csv", made(form), content).tolist() == [
+            "train",
+            "val",
+            "train",
+            "test",
+        ]
     assert digest([("x", NFC)]) == digest([("x", NFD)]) != digest([("x", "cafe")])
 
 

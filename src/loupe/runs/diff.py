@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from loupe.data.class_names import same_form
-from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.errors import RunStateError
 from loupe.evaluate.predictions import Predictions, read_splits
 from loupe.evaluate.results import RunResults, results_of
@@ -148,7 +148,8 @@ def _split(
         return missing
     one, other = (
         Counter(
-            (content, same_form(label), part) for label, part, content in splits.stored(run.file("split.csv")).values()
+            (content, same_form(label), part)
+            for label, part, content in split_file.stored(run.file("split.csv")).values()
         )
         for run in (first, second)
     )

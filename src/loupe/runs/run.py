@@ -14,6 +14,7 @@ from loupe.data.pixels.prepare import Images
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, RunStateError, counted, memory_remedy, sentences, unknown_name
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
@@ -197,7 +198,7 @@ class Run(Predictor):
         check_split(self.directory)
         images = self._open(self._own_dataset(data), bool(self.results.damaged))
         images = replace(images, table=images.table.with_classes(self.classes))  # in the order of the network
-        return images, splits.read(self.directory.file("split.csv"), images.table, images.content)
+        return images, split_file.read(self.directory.file("split.csv"), images.table, images.content)
 
     def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
         """Predict some rows of the run's own images."""
@@ -337,7 +338,7 @@ class Run(Predictor):
         """
         given = images.table.splits
         check_split(self.directory)
-        known_N = splits.known(self.directory.file("split.csv"), images.table, images.content)
+        known_N = split_file.known(self.directory.file("split.csv"), images.table, images.content)
         asked_N = np.array([name == split for name in given]) if any(given) else np.full(len(given), True)
         rows_N = np.flatnonzero(np.where(known_N == "", asked_N, known_N == split))
         counts = {name: int((known_N == name).sum()) for name in splits.SPLITS}
@@ -358,7 +359,7 @@ class Run(Predictor):
     def _identity(self, predictions: Predictions, split: str) -> str:
         """Hash under which evaluations of these images are recorded: that of the test split, if one image is in it."""
         if split == "test":
-            own = splits.stored(self.directory.file("split.csv")).values()
+            own = split_file.stored(self.directory.file("split.csv")).values()
             if {digest for _, name, digest in own if name == "test"} & set(predictions.content):
                 return str(self.results.split_hash)
         return split_hash(predictions)

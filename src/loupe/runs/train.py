@@ -18,6 +18,7 @@ from loupe.data.pixels.prepare import Images, load_images, used_levels
 from loupe.data.sources.folders import classes_before_numbers
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
@@ -134,7 +135,7 @@ def train(
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
         directory = rundir.create_run(Path(output), name, default)
         with directory.locked():
-            splits.write(directory.file("split.csv"), loaded.table, loaded.content, divided)
+            split_file.write(directory.file("split.csv"), loaded.table, loaded.content, divided)
             environment.write(provenance.environment_file(directory))
             directory.write_recipe(setup.recipe)  # last: a folder with this file is a run
             log.write_to(directory.file("train.log"))
@@ -193,7 +194,7 @@ def resume(
             loaded = _load(recipe, dataset, environment.skip_damaged)
             classes = environment.classes or classes_before_numbers(dataset.table)
             loaded = replace(loaded, table=loaded.table.with_classes(classes))
-            split = splits.read(directory.file("split.csv"), loaded.table, loaded.content)
+            split = split_file.read(directory.file("split.csv"), loaded.table, loaded.content)
             logger.info(f"resuming {directory.path}")
             log.write_to(directory.file("train.log"))
             pretrained = not Checkpoints(directory.checkpoints).begun

@@ -31,6 +31,7 @@ from loupe.data.sources.inference_list import open_inference_list
 from loupe.data.sources.open import open_table
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import split as splits
+from loupe.data.splits import split_file
 from loupe.data.table import os_name, text_name
 from loupe.errors import DataError, ImageError, LoupeError
 
@@ -208,10 +209,10 @@ def test_names_with_line_ends_come_back_from_split_csv(tmp_path):
     table = open_table(tmp_path / "data")
     content = tuple(f"{k:064x}" for k in range(len(table)))
     split = splits.assign(table, content, SplitSpec(), 0)
-    splits.write(tmp_path / "split.csv", table, content, split)
-    again = splits.read(tmp_path / "split.csv", table, content)
+    split_file.write(tmp_path / "split.csv", table, content, split)
+    again = split_file.read(tmp_path / "split.csv", table, content)
     assert all((again.rows(name) == split.rows(name)).all() for name in splits.SPLITS)
-    assert len(splits.stored(tmp_path / "split.csv")) == len(table) == 32
+    assert len(split_file.stored(tmp_path / "split.csv")) == len(table) == 32
 
 
 # Damaged bytes

@@ -13,7 +13,8 @@ from scipy.stats import binom
 from loupe.config.recipe import SplitSpec
 from loupe.data.sources.open import open_table
 from loupe.data.splits.folds import most_folds, numbers
-from loupe.data.splits.split import SPLITS, Split, assign, digest, known, read, write
+from loupe.data.splits.split import SPLITS, Split, assign, digest
+from loupe.data.splits.split_file import known, read, write
 from loupe.data.splits.stratify import units
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import DataError, LoupeError, RunStateError
@@ -470,3 +471,20 @@ def test_a_class_of_one_group_has_no_folds():
     groups = ["one" if label else None for label in labels]
     with pytest.raises(DataError, match="Add images"):
         numbers(table_of(labels, groups=groups), contents(20), np.arange(20), folds=2, seed=0)
+
+
+def test_a_split_file_in_the_order_of_the_images_is_read_as_in_any_other(tmp_path):
+    labels = [None, *balanced(39)]
+    names = ["=1.png", 'a"b.png', "a,b.png", "a\nb.png", "é.png", *(f"{i}.png" for i in range(35))]
+    rows = make_rows(n=40, path=names, label=labels)
+    table, content = ImageTable(rows, ("-1", "=b"), "made"), contents(40)
+    split = assign(table, content, SplitSpec(), seed=7)
+    write(tmp_path / "split.csv", table, content, split)
+    order = np.random.default_rng(0).permutation(40)
+    shuffled = read(tmp_path / "split.csv", table.select(order), [content[row] for row in order])
+    in_order = read(tmp_path / "split.csv", table, content)
+    for name in SPLITS:
+        assert in_order.rows(name).tolist() == split.rows(name).tolist() == sorted(order[shuffled.rows(name)].tolist())
+    relabelled = ImageTable(make_rows(n=40, path=names, label=[*labels[:-1], 1 - labels[-1]]), table.classes, "made")
+    with pytest.raises(DataError, match="1 relabelled"):
+        read(tmp_path / "split.csv", relabelled, content)

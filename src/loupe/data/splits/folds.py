@@ -14,7 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.keyed_order import turns
-from loupe.data.splits.split import Split, assign, known, stored
+from loupe.data.splits.split import Split, assign
+from loupe.data.splits.split_file import known, stored
 from loupe.data.splits.stratify import Indices, units
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError, enumerated

@@ -16,26 +16,22 @@ on the platform, and an added image changes the split of few others. Where the s
 seed decides whether it is rounded up, so that over the seeds every class is in every split.
 """
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loupe import csv_files
 from loupe.config.recipe import SplitSpec
 from loupe.data.class_names import same_form
 from loupe.data.splits.stratify import UnitSampler, units
 from loupe.data.table import ImageTable
-from loupe.errors import ConfigError, DataError, RunStateError, counted, enumerated
+from loupe.errors import ConfigError, DataError, counted, enumerated
 
 Indices = NDArray[np.int64]
 SPLITS = ("train", "val", "test")
-HEADER = ("path", "label", "split", "content")
 
 
 @dataclass(frozen=True)
@@ -56,6 +52,12 @@ def digest(images: Iterable[tuple[str, str]]) -> str:
     """SHA-256 of the sorted (content, class name) pairs of images: independent of order, run and Unicode form."""
     lines = sorted(f"{content} {same_form(name)}\n" for content, name in images)
     return sha256("".join(lines).encode()).hexdigest()
+
+
+def from_names(split_N: NDArray[np.object_]) -> Split:
+    """Split from the name of each image's split; images with another name are in none."""
+    train, val, test = (np.flatnonzero(split_N == name).astype(np.int64) for name in SPLITS)
+    return Split(train, val, test)
 
 
 def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int) -> Split:
@@ -82,7 +84,7 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
         labels=table.labels,
         pool=pool,
         unit=unit,
-        pinned=set(unit[(split_N == "val") | (split_N == "test")].tolist()),
+        pinned=unit[(split_N == "val") | (split_N == "test")],
         classes=table.classes,
     )
     n_test = 0 if has_test or has_val else _size(spec.test, len(pool), "test")
@@ -103,121 +105,8 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
             raise _nothing_to_draw(table, name, pool, unit, sampler)
     split_N[test], split_N[val] = "test", "val"
     is_drawn = {"test": n_test > 0, "val": n_val > 0}
-    split = _from_names(split_N)
+    split = from_names(split_N)
     return replace(split, notes=tuple(_notes(table, split, is_drawn, seed)))
-
-
-def write(path: Path, table: ImageTable, content: Sequence[str], split: Split) -> None:
-    """Write the split as CSV, one row for each image in the order of the table.
-
-    Columns: path, label (class name, empty if unlabelled), split (empty if in no split), content.
-    """
-    split_names = _names(split, len(table))
-    names = [table.classes[label] if label >= 0 else "" for label in table.labels.tolist()]
-    csv_files.write(path, HEADER, zip(table.paths, names, split_names, content, strict=True))
-
-
-def read(path: Path, table: ImageTable, content: Sequence[str]) -> Split:
-    """Read a split written by `write`, for the same images in any order, matched by path and content.
-
-    Raises:
-        RunStateError: the file cannot be read, or images were added, removed, changed or relabelled since.
-    """
-    rows = _spelled_as(table, stored(path))
-    changes: dict[str, list[str]] = {"new": [], "missing": [], "changed": [], "relabelled": []}
-    class_of = {label: same_form(label) for label in {label for label, _, _ in rows.values()}}
-    classes = [*map(same_form, table.classes), ""]  # the last one is of unlabelled images, whose label is -1
-    for name, label, digest in zip(table.paths, table.labels.tolist(), content, strict=True):
-        if name not in rows:
-            changes["new"].append(name)
-            continue
-        stored_label, _, stored_digest = rows[name]
-        if digest != stored_digest:
-            changes["changed"].append(name)
-        if classes[label] != class_of[stored_label]:
-            changes["relabelled"].append(name)
-    if len(rows) > len(table) - len(changes["new"]):
-        present = set(table.paths)
-        changes["missing"] = [name for name in rows if name not in present]
-    if any(changes.values()):
-        listed = "; ".join(
-            f"{len(names):,} {kind} ({enumerated(names, most=3)})" for kind, names in changes.items() if names
-        )
-        raise DataError(
-            f"{table.name}: the images differ from those in {path}: {listed}. Restore the data, or start a new run, "
-            "which splits the present images."
-        )
-    split_N = np.array([rows[name][1] for name in table.paths], dtype=object)
-    return _from_names(split_N)
-
-
-def known(path: Path, table: ImageTable, content: Sequence[str]) -> NDArray[np.object_]:
-    """Split of each image in a split file, matched by content wherever it lies now; empty for images not in the file.
-
-    Where copies of an image are in several splits, the path decides; else the first of train, val and test, so that a
-    training image never counts as unseen.
-
-    Raises:
-        RunStateError: the file cannot be read as a split.
-    """
-    rows = _spelled_as(table, stored(path))
-    by_content = {digest: split for name in reversed(SPLITS) for _, split, digest in rows.values() if split == name}
-    here = zip(table.paths, content, strict=True)
-    names = [
-        rows[name][1] if name in rows and rows[name][2] == digest else by_content.get(digest, "")
-        for name, digest in here
-    ]
-    return np.array(names, dtype=object)
-
-
-def stored(path: Path) -> dict[str, tuple[str, str, str]]:
-    """(label, split, content) of each path in a split file.
-
-    Raises:
-        RunStateError: the file cannot be read as a split.
-    """
-    rows: dict[str, tuple[str, str, str]] = {}
-    one: dict[str, str] = {}  # a million rows have a few classes and splits
-    foreign = RunStateError(f"{path}: not a split file of Loupe (columns {','.join(HEADER)}). Start a new run.")
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            if tuple(next(lines)) != HEADER:
-                raise foreign
-            # Row by row into tuples: the garbage collector goes through a list of lists again and again.
-            for line in lines:
-                if len(line) != len(HEADER) or line[2] not in ("", *SPLITS):
-                    raise foreign
-                name, label, split, digest = map(csv_files.restored, line)
-                rows[name] = (one.setdefault(label, label), one.setdefault(split, split), digest)
-    except RunStateError:
-        raise
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError, StopIteration) as error:
-        raise RunStateError(f"{path}: cannot be read as a split file: {error}. Start a new run.") from None
-    return rows
-
-
-def _spelled_as(table: ImageTable, rows: dict[str, tuple[str, str, str]]) -> dict[str, tuple[str, str, str]]:
-    """Rows by the paths of a table, where these differ in their Unicode form only, as on another system's disk."""
-    unknown = {same_form(name): name for name in table.paths if name not in rows and not name.isascii()}
-    if not unknown:
-        return rows
-    here = set(table.paths)
-    return {name if name in here else unknown.get(same_form(name), name): row for name, row in rows.items()}
-
-
-def _from_names(split_N: NDArray[np.object_]) -> Split:
-    train, val, test = (np.flatnonzero(split_N == name).astype(np.int64) for name in SPLITS)
-    return Split(train, val, test)
-
-
-def _names(split: Split, n: int) -> list[str]:
-    """Name of the split of each image; empty for an image in no split."""
-    names = [""] * n
-    for name in SPLITS:
-        for i in split.rows(name).tolist():
-            names[i] = name
-    return names
 
 
 def _check_pool(table: ImageTable, pool: Indices) -> None:
@@ -253,7 +142,7 @@ def _check_in_order(table: ImageTable, sampler: UnitSampler, choose: str, n: int
 
 def _nothing_to_draw(table: ImageTable, name: str, pool: Indices, unit: Indices, sampler: UnitSampler) -> DataError:
     """Error where no image can be drawn for a split, with the groups that a given split keeps from it."""
-    tied = [row for row in pool.tolist() if int(unit[row]) not in sampler.free]
+    tied = pool[~sampler.is_free[unit[pool]]].tolist()
     groups = list(dict.fromkeys(group for row in tied if (group := table.groups[row]) is not None))
     settings = f"provide a {name} split, or set split.{name}=0"
     if not groups:

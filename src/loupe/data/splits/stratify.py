@@ -9,34 +9,40 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from loupe.data.keyed_order import keyed_hash
+from loupe.data.keyed_order import keyed_hash, ordered
 
 Indices = NDArray[np.int64]
 
 
 def units(content: Sequence[str], groups: Sequence[str | None]) -> Indices:
-    """Identifier of the unit of each image."""
-    number: dict[str, int] = {}
-    unit = np.array([number.setdefault(digest, len(number)) for digest in content], dtype=np.int64)
-    tied = np.array([i for i, group in enumerate(groups) if group is not None], dtype=np.int64)
-    if not len(tied):
+    """Identifier of the unit of each image: 0 to the number of units - 1."""
+    unit, n = _numbered(content)
+    is_tied = np.fromiter((group is not None for group in groups), bool, len(unit))
+    if not is_tied.any():
         return unit
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     # Graph with contents and groups as nodes; every image with a group is an edge between the two.
-    names: dict[str | None, int] = {}
-    node = np.array([len(number) + names.setdefault(groups[i], len(names)) for i in tied.tolist()], dtype=np.int64)
-    n = len(number) + len(names)
-    edges = coo_array((np.ones(len(tied), dtype=np.int8), (unit[tied], node)), shape=(n, n))
+    node, more = _numbered([group for group in groups if group is not None])
+    edges = coo_array((np.ones(len(node), dtype=np.int8), (unit[is_tied], n + node)), shape=(n + more, n + more))
     _, component = connected_components(edges, directed=False)
     return np.asarray(component, dtype=np.int64)[unit]
 
 
+def _numbered(texts: Sequence[str]) -> tuple[Indices, int]:
+    """Number of each text among the distinct ones, in the order in which they appear, and how many these are."""
+    found = pa.array(texts, pa.large_string()).dictionary_encode()
+    return found.indices.to_numpy().astype(np.int64), len(found.dictionary)
+
+
 class UnitSampler:
     """Sampler of units from the training images, without replacement.
+
+    Its state is in arrays, because lists of the rows of a million units take longer to make than the sample to draw.
 
     Args:
         content: digest of each image.
@@ -45,6 +51,9 @@ class UnitSampler:
         unit: unit of each image.
         pinned: units that are not drawn; their images remain training images.
         classes: class names.
+
+    Attributes:
+        is_free: units that have training images and can be drawn, bool [units].
     """
 
     def __init__(
@@ -54,18 +63,20 @@ class UnitSampler:
         labels: Indices,
         pool: Indices,
         unit: Indices,
-        pinned: set[int],
+        pinned: Indices,
         classes: Sequence[str],
     ) -> None:
-        self.content = content
         self.classes = classes
-        self.labels: list[int] = labels.tolist()
+        self.labels = labels
         self.train = np.bincount(labels[pool], minlength=len(classes)).tolist()
         self.before = list(self.train)
-        self.free: dict[int, list[int]] = {}
-        for row, number in zip(pool.tolist(), unit[pool].tolist(), strict=True):
-            if number not in pinned:
-                self.free.setdefault(number, []).append(row)
+        images_U = np.bincount(unit[pool], minlength=int(unit.max(initial=-1)) + 1)
+        self.is_free: NDArray[np.bool_] = images_U > 0
+        self.is_free[pinned] = False
+        self._unit = unit
+        self._by_unit = pool[np.argsort(unit[pool], kind="stable")]  # rows of unit 0, then those of unit 1, ...
+        self._end = np.cumsum(images_U)
+        self._least = self._least_digests(content)
 
     def stratified(self, n: int, *, key: str) -> Indices:
         """Draw about `n` images in whole units, stratified by class, in the order of a hash of `key` and content.
@@ -76,29 +87,35 @@ class UnitSampler:
         """
         lacking = self._shares(n, key)
         chosen: list[int] = []
-        order = self._order(key) if n else []
+        order = self._order(key) if n else np.array([], dtype=np.int64)
         distance = sum(lacking.values())
-        for number in order:
+        for number, label in zip(order.tolist(), self._lone_labels(order).tolist(), strict=True):
             if not distance:
                 break
-            counts = self._counts(number)
+            if label >= 0 and lacking.get(label, 0) <= 0:  # nearly all, once most classes have their target
+                continue
+            counts = {label: 1} if label >= 0 else self._counts(number)
             excess = _excess(lacking, counts)
             if excess < 0 and self._can_spare(counts):
                 distance += excess
-                chosen += self._take(number, lacking)
+                chosen += self._take(number, counts, lacking)
         if not chosen:
-            spare = [number for number in order if self._can_spare(self._counts(number))]
+            spare = [number for number in order.tolist() if self._can_spare(self._counts(number))]
             if spare:
-                chosen = self._take(min(spare, key=lambda number: _excess(lacking, self._counts(number))), lacking)
+                number = min(spare, key=lambda number: _excess(lacking, self._counts(number)))
+                chosen = self._take(number, self._counts(number), lacking)
         return np.array(sorted(chosen), dtype=np.int64)
 
     def in_order(self, n: int, *, last: bool) -> Indices:
         """Draw the first (or last) `n` free images in the order of the data; units that are too large are skipped."""
         chosen: list[int] = []
-        order = sorted(self.free, key=lambda number: self.free[number][-1 if last else 0], reverse=last)
-        for number in order:
-            if len(chosen) + len(self.free[number]) <= n:
-                chosen += self._take(number, {})
+        free = np.flatnonzero(self.is_free)
+        order = np.argsort(-self._by_unit[self._end[free] - 1] if last else self._by_unit[self._start(free)])
+        for number in free[order].tolist():
+            if len(chosen) == n:
+                break
+            if len(chosen) + len(self._rows(number)) <= n:
+                chosen += self._take(number, self._counts(number), {})
         return np.array(sorted(chosen), dtype=np.int64)
 
     def emptied(self) -> list[int]:
@@ -109,8 +126,8 @@ class UnitSampler:
 
     def _shares(self, n: int, key: str) -> dict[int, int]:
         """Target of each class in `n` images: its proportion, rounded down or up; each class keeps one image."""
-        free: Counter[int] = Counter(self.labels[row] for rows in self.free.values() for row in rows)
-        room = {label: min(free[label], self.train[label] - 1) for label in sorted(free)}
+        free_K = np.bincount(self.labels[self._by_unit[self.is_free[self._unit[self._by_unit]]]])
+        room = {label: min(free, self.train[label] - 1) for label, free in enumerate(free_K.tolist()) if free}
         total = sum(self.before)
         whole = {label: n * self.before[label] // total for label in room}
         remainder = {label: n * self.before[label] % total for label in room}
@@ -143,24 +160,46 @@ class UnitSampler:
         drawn = {label: end // total > begin // total for label, begin, end in zip(order, ends, ends[1:], strict=False)}
         return sorted(order, key=lambda label: not drawn[label])
 
-    def _order(self, key: str) -> list[int]:
+    def _least_digests(self, content: Sequence[str]) -> NDArray[np.object_]:
+        """Smallest digest of the images of each free unit; None for other units."""
+        least_U = np.full(len(self.is_free), None, dtype=object)
+        free = np.flatnonzero(self.is_free)
+        start, images = self._start(free), self._end[free] - self._start(free)
+        least_U[free] = [content[row] for row in self._by_unit[start].tolist()]
+        for number in free[images > 1].tolist():
+            least_U[number] = min(content[row] for row in self._rows(number))
+        return least_U
+
+    def _order(self, key: str) -> Indices:
         """Free units in the order of the keyed hash of their smallest digest, which is unique."""
-        hashed = keyed_hash(key)
-        least = {number: min(self.content[row] for row in rows) for number, rows in self.free.items()}
-        return sorted(least, key=lambda number: hashed(least[number]))
+        free = np.flatnonzero(self.is_free)
+        return free[ordered(key, self._least[free].tolist())]
+
+    def _start(self, numbers: Indices) -> Indices:
+        """Place in `_by_unit` of the first row of each of these units."""
+        return np.where(numbers > 0, self._end[numbers - 1], 0)
+
+    def _rows(self, number: int) -> list[int]:
+        rows: list[int] = self._by_unit[self._end[number - 1] if number else 0 : self._end[number]].tolist()
+        return rows
 
     def _counts(self, number: int) -> Mapping[int, int]:
-        rows = self.free[number]
-        return {self.labels[rows[0]]: 1} if len(rows) == 1 else Counter(self.labels[row] for row in rows)
+        return Counter(self.labels[self._rows(number)].tolist())
+
+    def _lone_labels(self, numbers: Indices) -> Indices:
+        """Label of each of these units that is one image; -1 for larger ones."""
+        start = self._start(numbers)
+        return np.where(self._end[numbers] - start == 1, self.labels[self._by_unit[start]], -1)
 
     def _can_spare(self, counts: Mapping[int, int]) -> bool:
         return all(self.train[label] > n for label, n in counts.items())
 
-    def _take(self, number: int, lacking: dict[int, int]) -> list[int]:
-        for label, n in self._counts(number).items():
+    def _take(self, number: int, counts: Mapping[int, int], lacking: dict[int, int]) -> list[int]:
+        for label, n in counts.items():
             self.train[label] -= n
             lacking[label] = lacking.get(label, 0) - n
-        return self.free.pop(number)
+        self.is_free[number] = False
+        return self._rows(number)
 
 
 def _excess(lacking: Mapping[int, int], counts: Mapping[int, int]) -> int:
