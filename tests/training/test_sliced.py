@@ -6,14 +6,16 @@ import threading
 import numpy as np
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from loupe.augment.pipeline import Augmenter
-from loupe.config.network import CnnSpec, ConvBlock, Dense
+from loupe.config.network import BackboneSpec, CnnSpec, ConvBlock, Dense
 from loupe.config.optimizer import Sgd
 from loupe.config.recipe import AugmentSpec, Preprocessing, Stage
 from loupe.data.pixels.batches import Batch
 from loupe.devices import Compute
+from loupe.models.build import build
 from loupe.models.catalog import NETWORKS
 from loupe.models.cnn import cnn, skeleton
 from loupe.models.slices import Slice
@@ -80,6 +82,41 @@ def test_slices_give_what_the_whole_batch_gives(threads):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    ["test_resnet", "test_efficientnet", "test_vit", "test_nfnet", pytest.param("levit_128s", marks=pytest.mark.slow)],
+)
+def test_slices_of_timm_give_what_the_whole_batch_gives(backbone):
+    size = Preprocessing(size_px=64, load_px=64)
+    models = [build(BackboneSpec(backbone=backbone, weights="none"), size, ("a", "b"), seed=1) for _ in range(2)]
+    x_BCHW = torch.randn(17, 3, 64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = []
+    for model, threads in zip(models, (0, 2), strict=True):
+        model.double().train()
+        parts = SlicedNetwork(model, FP32, 0, threads) if threads else None
+        logits_BK = parts.forward(x_BCHW, seed=3) if parts else model(x_BCHW)
+        logits_BK.square().sum().backward()
+        if parts:
+            parts.backward(logits_BK)
+        found.append([logits_BK.detach(), *(weight.grad for weight in model.parameters()), *model.buffers()])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)  # resized positions are in float32
+
+
+def test_random_numbers_of_timm_are_those_of_the_slice(spins):
+    spec = BackboneSpec(backbone="test_resnet", weights="none")
+    results = []
+    for _ in range(2):
+        model = build(spec, Preprocessing(size_px=32, load_px=32), ("a", "b", "c"), seed=1)
+        for block in model.modules():
+            if hasattr(block, "drop_path"):
+                block.drop_path = DropPath(0.5)
+        train_step, weights = steps(model)
+        assert train_step.sliced is not None
+        results.append(weights)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
+
+
 def test_in_bf16_the_differences_are_those_of_rounding():
     exact, whole, parts = passes(network(), 0), passes(network(), 0, compute=BF16), passes(network(), 2, compute=BF16)
 
@@ -99,8 +136,9 @@ def test_a_batch_of_few_images_is_one_slice():
 def steps(model, **settings):
     """Weights after three steps of training in bf16."""
     stage = Stage(epochs=1, optimizer=Sgd(), lr=0.05, augment=AugmentSpec(horizontal_flip=True), **settings)
-    train_step = TrainStep(model.train(), stage, Augmenter(stage.augment, PREPROCESSING, 0), BF16, None)
-    pixels_BHWC = np.random.default_rng(0).integers(0, 256, (IMAGES, 12, 12, 3), dtype=np.uint8)
+    train_step = TrainStep(model.train(), stage, Augmenter(stage.augment, model.preprocessing, 0), BF16, None)
+    shape = (IMAGES, *model.preprocessing.size, 3)
+    pixels_BHWC = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     batch = Batch(torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2), torch.arange(IMAGES) % 3, np.arange(IMAGES))
     for step in range(3):
         train_step.step(batch, None, epoch=0, step=step, steps=step, lr=0.05)
@@ -132,8 +170,10 @@ def test_where_slices_do_not_pay_the_network_is_computed_whole(spins, monkeypatc
     model = network()
     assert sliced(model, BF16, 0) is not None
     assert sliced(model, FP32, 0) is None
-    model.trunk.append(nn.Dropout2d(0.5))  # draws from a generator that all threads share
-    assert sliced(model, BF16, 0) is None
+    for layer in (nn.Dropout2d(0.5), nn.Conv2d(8, 8, 3, groups=8)):  # the first draws inside PyTorch
+        model.trunk.append(layer)
+        assert sliced(model, BF16, 0) is None
+        del model.trunk[-1]
     monkeypatch.setattr(sliced_module, "multiplies_bf16", lambda device: True)
     assert sliced(network(), BF16, 0) is None
 
@@ -145,7 +185,7 @@ def test_an_error_in_one_slice_ends_all_and_is_told(monkeypatch):
     exchange = Slice.exchange
 
     def failing(self, value):
-        if self.index == 1:
+        if self._index == 1:
             raise WrongError
         return exchange(self, value)
 
@@ -170,6 +210,6 @@ def test_threads_end_with_the_network():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_of_loupe_have_no_layer_that_slices_do_not_know(spins, name):
+def test_networks_of_loupe_are_computed_in_slices(spins, name):
     model = skeleton(NETWORKS[name](), Preprocessing(size_px=64, load_px=64), ("a", "b"))
     assert isinstance(sliced(model, BF16, 0), SlicedNetwork)

@@ -11,7 +11,7 @@ from loupe.config.size import Size
 from loupe.errors import ConfigError
 from loupe.models.classifier import Classifier
 from loupe.models.heads import head
-from loupe.models.layers import BatchNorm2d, Dropout
+from loupe.models.layers import Dropout
 from loupe.models.whitening import Whitening
 
 
@@ -60,7 +60,7 @@ def _block(block: ConvBlock, channels: int, spec: CnnSpec) -> nn.Sequential:
         pool: dict[str, nn.Module] = {"pool": nn.MaxPool2d(block.pool_px)} if pools else {}
         norm: dict[str, nn.Module] = {}
         if has_norm:
-            norm[f"norm{number}"] = BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)
+            norm[f"norm{number}"] = nn.BatchNorm2d(filters, eps=spec.norm_epsilon, momentum=spec.norm_momentum)
         if block.norm_first:
             layers |= {**pool, **norm, **activation}
         elif has_norm or block.activation == "gelu":

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from loupe.models import slices
-
 
 class Flatten(nn.Module):
     """Flattening of [B, C, H, W] to [B, H·W·C]: Keras's order, and a view if the input is channels-last."""
@@ -31,7 +29,7 @@ class Dropout(nn.Dropout):
     """Dropout from 16 random bits for each value in place of a float: on a CPU the mask takes a tenth of the time.
 
     The rate is exact to 1/131,072, and values are scaled by the rounded rate, so that the mean is exact. On other
-    devices this is PyTorch's dropout. A slice of a batch has random numbers of its own.
+    devices this is PyTorch's dropout.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -39,8 +37,7 @@ class Dropout(nn.Dropout):
         if not self.training or dropped == 0 or input.device.type != "cpu":
             return super().forward(input)
         values = input.numel()
-        generator = part.generator if (part := slices.current()) else None
-        words = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        words = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[:values]
         # The mask has the memory layout of the input, as multiplication is slow otherwise.
         inner = input.permute(0, 2, 3, 1) if input.ndim == 4 else input
@@ -48,23 +45,6 @@ class Dropout(nn.Dropout):
         torch.ge(bits.view(inner.shape), dropped - 2**15, out=mask)
         mask.mul_(2**16 / (2**16 - dropped))
         return input * (mask.permute(0, 3, 1, 2) if input.ndim == 4 else mask)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation, of the whole batch also where threads compute slices of it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        part = slices.current()
-        if part is None or not self.training:
-            return super().forward(input)
-        y_BCHW: Tensor
-        y_BCHW, mean_C, var_C = slices.BatchNorm.apply(input, self.weight, self.bias, self.eps, part)
-        counted, mean, var, momentum = self.num_batches_tracked, self.running_mean, self.running_var, self.momentum
-        if part.index == 0 and not (counted is None or mean is None or var is None or momentum is None):
-            counted.add_(1)
-            mean.lerp_(mean_C, momentum)
-            var.lerp_(var_C, momentum)
-        return y_BCHW
 
 
 class TokenPool(nn.Module):

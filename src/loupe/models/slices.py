@@ -1,15 +1,25 @@
 """Slices of a batch, each computed by a thread of its own; batch normalisation is over the whole batch."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Moments = tuple[int, Tensor, Tensor]  # number of values, mean and variance of each channel
-_local = threading.local()
+# Functions that draw from the generator of all threads, unless they are given another.
+DRAWING = frozenset(
+    {
+        *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.bernoulli),
+        *(Tensor.bernoulli_, Tensor.random_, Tensor.uniform_, Tensor.normal_, Tensor.exponential_),
+    }
+)
+# Layers whose random numbers are drawn inside PyTorch, and one that has another way to the whole batch.
+UNSUITABLE = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.SyncBatchNorm)
+PACKAGES = ("torch.nn.", "timm.", "loupe.")
 
 
 class Meeting:
@@ -37,43 +47,91 @@ class Meeting:
         self._barrier.abort()
 
 
-class Slice:
-    """Slice of a batch, as the layers that need to know of it see it.
+class Slice(TorchFunctionMode):
+    """Context in which a thread computes a slice of a batch.
 
-    Attributes:
-        index: number of the slice, from 0.
-        generator: random numbers of this slice.
+    Batch normalisation is that of the whole batch, whose running statistics the first slice updates. Random numbers are
+    those of the slice.
     """
 
-    def __init__(self, index: int, meeting: Meeting, seed: int) -> None:
-        self.index = index
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, index: int, images: int, meeting: Meeting, seed: int) -> None:
+        super().__init__()
+        self._index = index
+        self._images = images
         self._meeting = meeting
+        self._generator = torch.Generator().manual_seed(seed)
         self._turn = 0
 
     def exchange(self, value: Any) -> list[Any]:
         """Values of all slices, in their order."""
         self._turn += 1
-        return self._meeting.exchange(self.index, self._turn, value)
+        return self._meeting.exchange(self._index, self._turn, value)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            return self._batch_norm(*args, **kwargs)
+        if func is F.dropout:
+            return self._dropout(*args, **kwargs)
+        if func in DRAWING:
+            return func(*args, **{**kwargs, "generator": self._generator})
+        if func is Tensor.add_ and self._index and not args[0].is_floating_point():
+            return args[0]  # the number of batches that a layer has seen
+        return func(*args, **kwargs)
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training or len(input) % self._images:  # standardised weights have no images
+            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        weight = torch.ones(input.shape[1]) if weight is None else weight
+        bias = torch.zeros_like(weight) if bias is None else bias
+        output: Tensor
+        output, mean_C, var_C = BatchNorm.apply(input, weight, bias, eps, self)
+        if self._index == 0:
+            for running_C, value_C in ((running_mean, mean_C), (running_var, var_C)):
+                if running_C is not None:
+                    running_C.lerp_(value_C, momentum)
+        return output
+
+    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0:
+            return F.dropout(input, p, training, inplace)
+        mask = torch.empty_like(input).bernoulli_(1 - p, generator=self._generator).div_(1 - p)
+        return input.mul_(mask) if inplace else input * mask
 
 
-def current() -> Slice | None:
-    """Slice that this thread computes; None outside of one."""
-    return getattr(_local, "slice", None)
+def can_be_sliced(model: nn.Module) -> bool:
+    """True if all layers of a network can be computed in slices, and gain by it.
 
-
-@contextmanager
-def computing(part: Slice) -> Iterator[None]:
-    """Context in which layers compute this slice in this thread."""
-    _local.slice = part
-    try:
-        yield
-    finally:
-        _local.slice = None
+    These are the layers of PyTorch and timm, a few aside. Networks with convolutions of groups lose more in quiet than
+    they gain beside other work (results/busy.md).
+    """
+    layers = [layer for layer in model.modules() if not any(True for _ in layer.children())]
+    return all(
+        type(layer).__module__.startswith(PACKAGES)
+        and (not isinstance(layer, UNSUITABLE) or isinstance(layer, nn.Dropout))
+        and getattr(layer, "groups", 1) == 1
+        for layer in layers
+    )
 
 
 class BatchNorm(torch.autograd.Function):
-    """Batch normalisation of a slice [B, C, H, W] by the mean and variance of the whole batch.
+    """Batch normalisation of a slice [B, C, ...] by the mean and variance of the whole batch.
 
     Returns the normalised slice, and the mean and the variance (divided by the number of values less 1) of the batch.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3; the moments are merged as in Chan, Golub and LeVeque
@@ -105,7 +163,8 @@ class BatchNorm(torch.autograd.Function):
         scale_C = weight_C * inverse_C
         slope_C = -scale_C * inverse_C * along_C
         offset_C = -scale_C * shift_C - slope_C * mean_C
-        scale, slope, offset = (row_C.to(x_BCHW.dtype).view(1, -1, 1, 1) for row_C in (scale_C, slope_C, offset_C))
+        rows = (1, -1, *[1] * (x_BCHW.ndim - 2))
+        scale, slope, offset = (row_C.to(x_BCHW.dtype).view(rows) for row_C in (scale_C, slope_C, offset_C))
         x_gradient_BCHW = torch.addcmul(offset, x_BCHW, slope).addcmul_(gradient_BCHW, scale)
         return x_gradient_BCHW, weight_gradient_C, bias_gradient_C, None, None
 

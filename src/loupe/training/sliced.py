@@ -11,28 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loupe.devices import Compute, multiplies_bf16
-from loupe.models import layers
 from loupe.models.classifier import Classifier
-from loupe.models.slices import Meeting, Slice, computing
-from loupe.models.whitening import Whitening
+from loupe.models.slices import Meeting, Slice, can_be_sliced
 
 LEAST_IMAGES = 8  # in a slice
-# Layers that treat each image by itself, and those of Loupe that know of slices.
-KNOWN = (
-    *(nn.Conv2d, nn.Linear, nn.ReLU, nn.GELU, nn.MaxPool2d, nn.ZeroPad2d, nn.Identity),
-    *(layers.Flatten, layers.AveragePool, layers.MaxPool, layers.Dropout, layers.BatchNorm2d, Whitening),
-)
 
 
 def sliced(model: Classifier, compute: Compute, first: int) -> "SlicedNetwork | None":
     """Network computed in slices, where that was measured to pay: bf16 on a CPU without matrix units; else None."""
     spins = compute.device.type == "cpu" and compute.precision == "bf16" and not multiplies_bf16(compute.device)
-    known = all(type(layer) in KNOWN for layer in model.modules() if not any(True for _ in layer.children()))
     threads = torch.get_num_threads()
-    return SlicedNetwork(model, compute, first, threads) if spins and known and threads > 1 else None
+    return SlicedNetwork(model, compute, first, threads) if spins and threads > 1 and can_be_sliced(model) else None
 
 
 class SlicedNetwork:
@@ -57,11 +49,11 @@ class SlicedNetwork:
         count = max(1, min(self._threads, len(x_BCHW) // LEAST_IMAGES))
         self._meeting = Meeting(count)
         cuts = [number * len(x_BCHW) // count for number in range(count + 1)]
-        parts = [Slice(index, self._meeting, (seed + index) % 2**63) for index in range(count)]
 
         def part(index: int) -> Tensor:
-            with computing(parts[index]), self._compute.autocast():
-                logits_BK: Tensor = self.model(x_BCHW[cuts[index] : cuts[index + 1]], self.first)
+            begin, end = cuts[index : index + 2]
+            with Slice(index, end - begin, self._meeting, (seed + index) % 2**63), self._compute.autocast():
+                logits_BK: Tensor = self.model(x_BCHW[begin:end], self.first)
                 return logits_BK
 
         self._logits = self._each(part)
