@@ -164,12 +164,15 @@ def test_modules_that_read_files_do_not_load_torch(module):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def loaded(folder: Path, *words: str) -> set[str]:
-    """Slow packages that a command has loaded, run in an empty folder with a cache of its own."""
+SLOW = ("torch", "timm", "numpy", "scipy", "pyarrow")
+
+
+def loaded(folder: Path, *words: str, modules: tuple[str, ...] = SLOW) -> set[str]:
+    """Those of the modules that a command has loaded, run in an empty folder with a cache of its own."""
     code = (
         f"import sys\nsys.argv = ['loupe', *{list(words)}]\nfrom loupe.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "print('LOADED', *({'torch', 'timm', 'numpy', 'scipy', 'pyarrow'} & set(sys.modules)))"
+        f"print('LOADED', *({set(modules)} & set(sys.modules)))"
     )
     environment = {**os.environ, "LOUPE_CACHE": str(folder / "cache")}
     ran = subprocess.run(
@@ -181,6 +184,12 @@ def loaded(folder: Path, *words: str) -> set[str]:
 @pytest.mark.parametrize("words", [("--help",), ("recipes",), ("recipes", "digits"), ("runs",), ("cache",)])
 def test_listings_load_nothing_slow(tmp_path, words):
     assert loaded(tmp_path, *words) == set()
+
+
+@pytest.mark.slow
+def test_a_training_loads_neither_the_compiler_nor_scikit_learn(tmp_path):
+    words = ("train", "digits", "--epochs", "1", "--device", "cpu", "--quiet")
+    assert loaded(tmp_path, *words, modules=("torch._dynamo", "sympy", "sklearn", "scipy.stats", "timm")) == set()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from builders import predictions, simulated
-from loupe.evaluate import metrics
+from loupe.evaluate import inference, metrics
 from loupe.evaluate.estimate import Estimate, wilson
 
 
@@ -204,3 +204,12 @@ def test_the_interval_of_macro_f1_covers_the_truth_with_many_small_classes():
         macro = metrics.evaluate(simulated(random, 2000, 100, skill=3.0)).macro_f1
         held += macro.value is not None and macro.low <= truth <= macro.high
     assert held >= 0.9 * 150
+
+
+def test_macro_f1_of_validation_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for classes in (2, 3, 7, 40):
+        label_N = rng.integers(0, classes, 30)  # of 40 classes, some have no images and are not predicted
+        logits_NK = rng.normal(size=(30, classes)).astype(np.float32)
+        expected = sk.f1_score(label_N, logits_NK.argmax(axis=1), average="macro", zero_division=0.0)
+        assert inference.scores(logits_NK, label_N)["val_macro_f1"] == expected

@@ -21,7 +21,8 @@ def cnn(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ...], s
     Raises:
         ConfigError: the images are too small for so many blocks.
     """
-    model = skeleton(spec, preprocessing, classes).to_empty(device="cpu")
+    model = skeleton(spec, preprocessing, classes)
+    _allocate(model)
     initialise(model, spec, torch.Generator().manual_seed(seed % 2**63))
     return model.to(memory_format=torch.channels_last)
 
@@ -47,6 +48,15 @@ def skeleton(spec: CnnSpec, preprocessing: Preprocessing, classes: tuple[str, ..
         width = channels * sides.area_px if spec.pooling == "flatten" else channels
         top = head(spec.pooling, spec.hidden, width, len(classes))
         return Classifier(nn.Sequential(blocks), top, preprocessing, classes)
+
+
+def _allocate(model: nn.Module) -> None:
+    """Give the weights memory on the CPU, as `to_empty` does, which loads PyTorch's symbolic shapes for a second."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 def _block(block: ConvBlock, channels: int, spec: CnnSpec) -> nn.Sequential:

@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
@@ -40,6 +41,9 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 11.0,
+    "figure.facecolor": "none",
+    "figure.edgecolor": "none",
+    "axes.facecolor": "none",
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
     "text.color": INK,
@@ -261,9 +265,8 @@ def svg(figure: Figure, label: str) -> str:
     text = io.StringIO()
     # Ids of clipping paths come from this salt and the path; with the label in it, no two figures of a page share one.
     with mpl.rc_context({"svg.hashsalt": f"{label} {figure.get_size_inches()}"}):
-        figure.savefig(
-            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        # `savefig` would draw everything twice: once without output, to lay it out, which drawing does anyway.
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     # Its style element would reach every element of the page; its ids of groups are the same in every figure.

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loupe.training.eager import EagerOptimizer
+
 Group = dict[str, Any]  # parameter group of a PyTorch optimizer: `params`, and its settings
 
 # Quintic polynomial that moves singular values between 0 and 1 towards 1, and how often it is applied (Jordan et al.
@@ -17,7 +19,7 @@ STEPS = 5
 NEGLIGIBLE = 1e-10
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(EagerOptimizer):
     """Muon for the kernels, Adam for everything else, at one learning rate.
 
     A kernel of a convolution is the matrix of its filters. The orthogonal matrix is scaled by 0.2·√max(rows, columns),

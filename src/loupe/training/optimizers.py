@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from loupe.config.optimizer import Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.config.recipe import Stage
 from loupe.models.classifier import Classifier
-from loupe.training import muon
+from loupe.training import eager, muon
 
 FLUSH_EVERY_STEPS = 100
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 
 
-class KerasRmsProp(torch.optim.Optimizer):
+class KerasRmsProp(eager.EagerOptimizer):
     """RMSprop as Keras computes it: epsilon is added to the mean square inside the root, not to the root.
 
     Source: keras.optimizers.RMSprop (Keras 3), after Hinton's lecture 6e.
@@ -143,13 +143,13 @@ def _among(chosen: set[int], groups: list[muon.Group], *, inside: bool) -> list[
 def _build(stage: Stage, model: nn.Module, groups: list[muon.Group]) -> torch.optim.Optimizer:
     spec = stage.optimizer
     if isinstance(spec, Logistic):
-        return torch.optim.SGD(groups, lr=stage.lr)  # without state and without steps: solver.py sets the weights
+        return eager.SGD(groups, lr=stage.lr)  # without state and without steps: solver.py sets the weights
     if isinstance(spec, Sgd):
-        return torch.optim.SGD(groups, lr=stage.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+        return eager.SGD(groups, lr=stage.lr, momentum=spec.momentum, nesterov=spec.nesterov)
     if isinstance(spec, RmsProp):
         if spec.epsilon_in_root:
             return KerasRmsProp(groups, stage.lr, spec.rho, spec.epsilon, spec.momentum)
-        return torch.optim.RMSprop(
+        return eager.RMSprop(
             groups, lr=stage.lr, alpha=spec.rho, eps=spec.epsilon, momentum=spec.momentum, foreach=True
         )
     if isinstance(spec, Muon):
@@ -166,4 +166,4 @@ def _build(stage: Stage, model: nn.Module, groups: list[muon.Group]) -> torch.op
         )
     assert isinstance(spec, Adam)
     fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in model.parameters())
-    return torch.optim.Adam(groups, lr=stage.lr, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=fused)
+    return eager.Adam(groups, lr=stage.lr, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=fused)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from builders import cifar_files, pack
 from loupe.data.sources import datasets
@@ -132,3 +133,13 @@ def test_the_published_sources_are_the_ones_of_the_university_of_toronto():
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(LoupeError, match=r"unknown data set 'cifar_10'. Did you mean cifar10"):
         datasets.load("cifar_10")
+
+
+def test_digits_are_those_that_scikit_learn_loads(monkeypatch):
+    table = datasets.digits()
+    monkeypatch.setattr(datasets, "find_spec", lambda name: None)  # as where its file lies elsewhere
+    other, bunch = datasets.digits(), load_digits()
+    assert table.rows.equals(other.rows)
+    assert table.labels.tolist() == bunch.target.tolist()
+    pixels = np.asarray(Image.open(io.BytesIO(table.encoded(5))).convert("L"))
+    assert (pixels == np.rint(bunch.images[5] * (255 / 16))).all()
