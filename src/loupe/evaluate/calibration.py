@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax, stdtrit
 
 from loupe.errors import counted
 from loupe.evaluate import metrics
@@ -111,6 +110,8 @@ class _Slope:
 
     def _each(self, log_inverse: float) -> tuple[Floats, Floats]:
         """Slope and curvature of each image: mean logit minus that of the true class, and variance of the logits."""
+        from scipy.special import softmax  # takes 0.2 s to import, which reading results need not wait for
+
         p_NK = softmax(np.exp(log_inverse) * self.below_NK, axis=1)
         mean_N = (p_NK * self.below_NK).sum(axis=1)
         return mean_N - self.true_N, (p_NK * self.below_NK**2).sum(axis=1) - mean_N**2
@@ -201,6 +202,8 @@ def chance_error(bins: Sequence[ReliabilityBin]) -> float:
 
 def change_interval(change: Estimate, images: int) -> tuple[float, float] | None:
     """Student's t interval of a mean change, from its normal one; None for a single image, which has no spread."""
+    from scipy.special import stdtrit
+
     if change.value is None or change.high is None or images < 2:
         return None
     standard_error = (change.high - change.value) / _Z * np.sqrt(images / (images - 1))

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit, stdtrit
 
 from loupe.evaluate.estimate import UPPER, Estimate, wilson
 
@@ -65,6 +64,8 @@ class Jackknife:
     @property
     def half_width(self) -> float:
         """Half the width of Student's t interval."""
+        from scipy.special import stdtrit  # takes 0.2 s to import, which reading results need not wait for
+
         standard_error: float = self.variance**0.5
         return float(stdtrit(self.freedom, UPPER)) * standard_error
 
@@ -90,6 +91,8 @@ def of_area(value: float, scatter: Jackknife, fewest: float) -> Estimate:
 
     At an area of 1 no image is out of order, and the interval is Wilson's for `fewest` images.
     """
+    from scipy.special import expit, logit
+
     if not scatter.variance:
         return of_counts(value, scatter, fewest)
     centre, half = logit(value), scatter.half_width / (value * (1 - value))

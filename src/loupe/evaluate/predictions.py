@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-from scipy.special import log_softmax
 
 from loupe import csv_files
 from loupe.data.splits.split import digest
@@ -89,6 +88,8 @@ class Predictions:
     @cached_property
     def log_probabilities_NK(self) -> npt.NDArray[np.float64]:  # noqa: N802
         """Log-softmax of the logits divided by the temperature, in float64 against rounding to 0 or 1."""
+        from scipy.special import log_softmax  # takes 0.2 s to import, which reading results need not wait for
+
         result: npt.NDArray[np.float64] = log_softmax(self.logits_NK.astype(np.float64) / self.temperature, axis=1)
         return result
 

@@ -7,6 +7,7 @@ content security policy of a page forbids requests and all scripts except Loupe'
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), s
         styles: style sheets beside `report.css`, which all pages have.
         scripts: scripts at the end of the page. A page must be readable without them.
     """
+    style = Markup("\n").join(_own(file) for file in ("report.css", *styles))
+    return _environment().get_template(name).render(style=style, scripts=[_script(file) for file in scripts], **shown)
+
+
+@cache
+def _environment() -> Environment:
+    """Environment of all templates, so that a process compiles each once."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -56,8 +64,7 @@ def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), s
         "short": texts.short,
         "drawn": Markup,  # only for SVG from figures.py
     }
-    style = Markup("\n").join(_own(file) for file in ("report.css", *styles))
-    return environment.get_template(name).render(style=style, scripts=[_script(file) for file in scripts], **shown)
+    return environment
 
 
 def _own(file: str) -> Markup:
