@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-import sklearn.datasets
 import timm
 import torch
 
@@ -21,6 +20,7 @@ from builders import save_photos, without_slow_parts
 from loupe.cli import main
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe
+from loupe.data.sources import datasets
 from loupe.recipes import catalog
 
 ROOT = Path(__file__).parents[1]
@@ -85,9 +85,8 @@ def folder(pictures, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, recipe in catalog.RECIPES.items():
         monkeypatch.setitem(catalog.RECIPES, name, lambda recipe=recipe: debug_size(recipe()))
-    few = sklearn.datasets.load_digits()
-    few.images, few.target = few.images[:300], few.target[:300]
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: few)
+    few_NV = datasets._digits_table()[:300]
+    monkeypatch.setattr(datasets, "_digits_table", lambda: few_NV)
     return tmp_path
 
 

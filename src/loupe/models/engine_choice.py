@@ -18,7 +18,6 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.special import softmax
-from torch.utils.flop_counter import FlopCounterMode
 
 from loupe.config.network import BackboneSpec, Network
 from loupe.data.pixels.decode import UInt8Array
@@ -107,6 +106,8 @@ def _in_bf16(files: Files, read: Read, row_N: np.ndarray, evaluated_NK: Array) -
 
 def flop(model: Classifier) -> int:
     """Floating point operations of a network in evaluation mode for one image, counted on PyTorch's meta device."""
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which small networks do without
+
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     abstract = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     x_BCHW = torch.empty(1, model.preprocessing.channels, *model.preprocessing.size, device="meta")

@@ -14,7 +14,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.optimize import LbfgsInvHessProduct, minimize
 from torch import Tensor
 
 from loupe.training.axes import LEAST_CURVATURE, Axes, Coordinates, Floats, axes, chunks
@@ -80,6 +79,8 @@ class Search:
 
         It ends sooner after `most_steps`, and where rounding hides any further descent.
         """
+        from scipy.optimize import minimize  # takes 0.2 s to import, which training in steps need not wait for
+
         options = {"maxiter": most_steps, "maxfun": 10 * most_steps, "gtol": 0.0, "ftol": 0.0}
         options |= {"maxcor": MEMORY, "maxls": LINE_PASSES}
 
@@ -100,6 +101,8 @@ class Search:
 
     def _accept(self, point: Floats) -> None:
         """Estimate the gap at a point, the last one that was evaluated."""
+        from scipy.optimize import LbfgsInvHessProduct
+
         assert self._gradient is not None
         loss, gradient, uncertainty = self._evaluated
         step, change = point - self.point, gradient - self._gradient

@@ -64,8 +64,6 @@ def test_the_contract_of_every_data_set(name, published):
 
 
 def test_digits_are_those_of_scikit_learn():
-    from sklearn.datasets import load_digits
-
     table = open_table("digits")
     bunch = load_digits()
     assert (len(table), table.classes) == (1797, tuple("0123456789"))
@@ -135,11 +133,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
         datasets.load("cifar_10")
 
 
-def test_digits_are_those_that_scikit_learn_loads(monkeypatch):
+def test_digits_are_the_same_where_the_file_of_scikit_learn_is_not_found(monkeypatch):
     table = datasets.digits()
-    monkeypatch.setattr(datasets, "find_spec", lambda name: None)  # as where its file lies elsewhere
-    other, bunch = datasets.digits(), load_digits()
-    assert table.rows.equals(other.rows)
-    assert table.labels.tolist() == bunch.target.tolist()
-    pixels = np.asarray(Image.open(io.BytesIO(table.encoded(5))).convert("L"))
-    assert (pixels == np.rint(bunch.images[5] * (255 / 16))).all()
+    monkeypatch.setattr(datasets, "find_spec", lambda name: None)
+    assert datasets.digits().rows.equals(table.rows)
