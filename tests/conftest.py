@@ -36,6 +36,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         os.environ["LOUPE_CACHE"] = before
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """Nothing that a test writes has to survive a power failure: a call to sync checks its file, and waits for none."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", os.fstat)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _own_threads():
     """A run that is resumed or repeated takes as many threads as it had: the tests of the next file do not."""

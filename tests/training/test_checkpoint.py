@@ -166,6 +166,7 @@ import torch
 from child_processes import kill_at_call
 from loupe.training.checkpoint import Checkpoints, Snapshot
 torch.set_num_threads(1)  # threads do not survive a fork
+os.fsync = os.fstat  # a process that is killed loses nothing that it has written, unlike a machine without power
 
 def save(saved, step):
     weights = {"w": torch.full((64,), float(step)), "n": torch.tensor(step)}

@@ -266,7 +266,8 @@ def svg(figure: Figure, label: str) -> str:
     # Ids of clipping paths come from this salt and the path; with the label in it, no two figures of a page share one.
     with mpl.rc_context({"svg.hashsalt": f"{label} {figure.get_size_inches()}"}):
         # `savefig` would draw everything twice: once without output, to lay it out, which drawing does anyway.
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        canvas_of_figure: Any = FigureCanvasSVG(figure)  # without types
+        canvas_of_figure.print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     # Its style element would reach every element of the page; its ids of groups are the same in every figure.
