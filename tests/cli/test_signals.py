@@ -78,7 +78,7 @@ def test_a_command_ends_with_one_line_and_the_code_of_the_signal(numbers, code):
     ("numbers", "code", "said"),
     [
         ([signal.SIGINT], 130, "--resume"),
-        ([signal.SIGTERM], 143, "--resume"),
+        pytest.param([signal.SIGTERM], 143, "--resume", marks=pytest.mark.slow),
         pytest.param([signal.SIGINT] * 5, 130, "stopped.", marks=pytest.mark.slow),
         pytest.param([signal.SIGTERM, signal.SIGINT, signal.SIGINT], 130, "stopped.", marks=pytest.mark.slow),
     ],

@@ -94,7 +94,13 @@ def die_at(monkeypatch, steps: int) -> None:
 
 @pytest.mark.parametrize(
     ("deaths", "save_every_seconds"),
-    [([3], 600.0), ([3], 0.0), ([25], 0.0), ([2, 5, 1, 9, 6], 0.0), ([11, 11, 3], 600.0)],
+    [
+        ([3], 600.0),
+        ([3], 0.0),
+        ([25], 0.0),
+        pytest.param([2, 5, 1, 9, 6], 0.0, marks=pytest.mark.slow),
+        ([11, 11, 3], 600.0),
+    ],
 )
 def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, undisturbed, deaths, save_every_seconds):
     monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", save_every_seconds)

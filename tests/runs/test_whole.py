@@ -56,6 +56,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_its_report_and_predicts(phot
     assert resumed.predict_proba(new).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_reports_and_names_one_of_its_candidates(photos, tmp_path, own_cache):
     few = ["input.size_px=32", "input.load_px=32", "stages.0.epochs=1"]
     loupe.compare(photos, recipes=["photographs-plain", "photographs"], settings=few, output=tmp_path, quiet=True)
