@@ -296,6 +296,27 @@ def test_train_throughput(started, tmp_path):
     assert set(result["plain"]) == {"Loupe", "PyTorch bf16", "PyTorch fp32"}
 
 
+def test_a_peer_of_the_fast_recipe(started, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    pixels = {f"x_{name}": random.integers(0, 256, (24, 16, 16, 3), dtype=np.uint8) for name in ("train", "test")}
+    np.savez(tmp_path / "pixels.npz", **pixels, **{f"y_{name}": np.arange(24) % 3 for name in ("train", "test")})
+    options = ["--epochs", 2, "--batch", 8, "--precision", "fp32", "--threads", 1]
+    started("peers/torch_fast_cnn", tmp_path / "pixels.npz", *options)
+    row = last_row(capsys.readouterr().out)
+    assert all(0 <= row[key] <= 1 for key in ("accuracy", "accuracy_tta")) and 0 < row["train_seconds"] < row["seconds"]
+
+
+@pytest.mark.slow
+def test_fast_recipe(started, toy_data, tmp_path):
+    small = ["--set", "stages.0.epochs=1", "--set", "precision=fp32", "--peer-epochs", 1, "--peer-batch", 50]
+    options = ["--work", tmp_path / "work", "--threads", 1, "--write", tmp_path]
+    started("fast_recipe", toy_data / "cifar10", *options, *small)
+    found = json.loads((tmp_path / "fast_recipe.json").read_text())["summary"]
+    assert found.keys() == {"PyTorch", "fast"} and found["PyTorch"]["ratio"] == 1
+    assert found["fast"]["flip"] >= 0 and found["fast"]["seconds"] > found["fast"]["train_seconds"] > 0
+    assert f"| fast | {100 * found['fast']['accuracy']:.2f} | " in (tmp_path / "fast_recipe.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["features-augment", "last-block"])
 def test_transfer(started, toy_data, tmp_path, job):

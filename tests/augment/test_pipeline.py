@@ -305,3 +305,18 @@ def test_alternating_flips_leave_other_draws_and_the_first_epoch_as_they_are() -
     random_flips, alternating = (Augmenter(spec, settings, seed=3) for spec in specs)
     assert torch.equal(random_flips.train(x, index, 0), alternating.train(x, index, 0))
     assert not torch.equal(random_flips.train(x, index, 1), alternating.train(x, index, 1))
+
+
+@pytest.mark.parametrize("size", [16, (12, 20)], ids=str)
+def test_a_resolution_reduces_the_augmented_views_by_means_of_whole_pixels(size: SizePx) -> None:
+    settings, x, index = preprocessing(size, size), images(6, size), np.arange(6)
+    spec = AugmentSpec(crop_padding_px=2, cutout_px=3, brightness=(0.8, 1.2))
+    whole = Augmenter(spec, settings, seed=3).train(x, index, 1)
+    half = Augmenter(spec.model_copy(update={"resolution": 0.5}), settings, seed=3).train(x, index, 1)
+    height, width = Size.of(size)
+    blocks = whole.reshape(6, 3, height // 2, 2, width // 2, 2)
+    torch.testing.assert_close(half, blocks.mean(dim=(3, 5)))
+    assert half.is_contiguous(memory_format=torch.channels_last)
+    levels = Augmenter(AugmentSpec(resolution=0.75), settings, seed=3).train(x * 0 + 100, index, 1)
+    assert levels.shape[2:] == (height * 3 // 4, width * 3 // 4)
+    torch.testing.assert_close(levels.flatten(2).amax(2), levels.flatten(2).amin(2))

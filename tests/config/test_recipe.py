@@ -3,14 +3,17 @@ import pytest
 import yaml
 
 from loupe.config import overrides
+from loupe.config.network import BackboneSpec
 from loupe.config.optimizer import Adam, OneCycle, Sgd
 from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe, Stage
 from loupe.config.size import Size, size_in
 from loupe.data.dataset import open_dataset
 from loupe.errors import ConfigError, LoupeError
+from loupe.models.catalog import NETWORKS
 from loupe.recipes import choice
 from loupe.recipes.catalog import RECIPES, recipe
 from loupe.recipes.resolve import resolve
+from loupe.recipes.validate import check_buildable
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -71,6 +74,21 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(setting, says):
         overrides.override(recipe("deep-cnn"), [setting])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value), "one line"
+
+
+@pytest.mark.parametrize(
+    ("model", "resolution", "says"),
+    [("deep-cnn", 0.75, "pooling"), ("test_resnet", 0.75, "pooling"), ("fast-cnn", 0.2, "too small")],
+)
+def test_a_resolution_that_the_network_cannot_take_is_refused(model, resolution, says):
+    images = open_dataset((np.zeros((4, 32, 32), np.uint8), np.array([0, 0, 1, 1])))
+    extra = {"stages.0.augment.resolution": resolution}
+    chosen = resolve("small-images", images, model="fast-cnn", flags={}, extra=extra)
+    spec = NETWORKS[model]() if model in NETWORKS else BackboneSpec(backbone=model, weights="none")
+    with pytest.raises(ConfigError, match=r"augment\.resolution") as told:
+        check_buildable(chosen.model_copy(update={"model": spec}), ("a", "b"))
+    assert says in str(told.value)
+    check_buildable(resolve("small-images", images, model="fast-cnn", flags={}, extra={}), ("a", "b"))
 
 
 SOLVED = {"epochs": 3, "part": "head", "optimizer": "logistic"}

@@ -7,7 +7,8 @@ Steps, for each image:
 3. Brightness, in grey levels.
 4. Normalisation, as in evaluation.
 5. Cutout, which fills with the mean.
-6. `mix`: mixup or cutmix of the views that `train` returned for an image and for its partner.
+6. Reduction to `resolution`.
+7. `mix`: mixup or cutmix of the views that `train` returned for an image and for its partner.
 
 Step 2 reads the pixels once. So it blurs once, and `fill` applies only beyond the image as it was before the step.
 
@@ -73,7 +74,7 @@ class Augmenter:
             epoch: epoch number, from 0.
 
         Returns:
-            Float32 [B, 3, H, W] of `size_px`, channels-last.
+            Float32 [B, 3, H, W] of `size_px`, or of a fraction of it with `resolution`, channels-last.
         """
         spec, size = self.spec, self.preprocessing.size
         _check(x_BCHW, index_B, self.preprocessing)
@@ -98,7 +99,7 @@ class Augmenter:
             pixels.cut_out(
                 normal_BCHW, spec.cutout_px, row_B=draws[Draw.CUTOUT_ROW], column_B=draws[Draw.CUTOUT_COLUMN]
             )
-        return normal_BCHW
+        return normal_BCHW if spec.resolution == 1 else pixels.reduce(normal_BCHW, size.scaled(spec.resolution))
 
     def partners(self, index_B: Ints, epoch: int, population: Ints) -> Ints:
         """Training image that each image is mixed with, [B], drawn from `population` [N] (row indices).

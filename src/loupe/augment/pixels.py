@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from scipy.special import betaincinv
 from torch import Tensor
 
@@ -111,6 +112,11 @@ def cut_out(x_BCHW: Tensor, side_px: int, *, row_B: Floats, column_B: Floats) ->
     rows = _rows(x_BCHW)
     rows.addcmul_(rows, _boxes(edges_B4, x_BCHW), value=-1)
     return x_BCHW
+
+
+def reduce(x_BCHW: Tensor, size: Size) -> Tensor:
+    """Images reduced to a smaller size, channels-last: each value is the mean of a rectangle of whole pixels."""
+    return F.interpolate(x_BCHW, size, mode="area").contiguous(memory_format=torch.channels_last)
 
 
 def beta_quantile(u_B: Floats, alpha: float) -> Floats:

@@ -127,9 +127,9 @@ class AugmentSpec(RecipeValue):
     beyond the edge. `horizontal_flip: alternate` flips each image in every second epoch, from a random one of the first
     two on (Jordan 2024, arXiv:2404.00498). `crop_padding_px` pads by `fill` and takes a random crop of the original
     size. `random_resized_crop` is the range of the crop's area as a fraction of the image; its sides are stretched by
-    up to 4/3 against each other. `cutout_px` is the side of one blank square. `brightness` is a range of factors.
-    `mixup_alpha` and `cutmix_alpha` are the parameters of the Beta distributions; with both, each image gets one of the
-    two.
+    up to 4/3 against each other. `resolution` below 1 reduces training images to that fraction of the input's sides, by
+    area averaging. `cutout_px` is the side of one blank square. `brightness` is a range of factors. `mixup_alpha` and
+    `cutmix_alpha` are the parameters of the Beta distributions; with both, each image gets one of the two.
     """
 
     rotation_degrees: NonNegative = 0.0
@@ -143,6 +143,7 @@ class AugmentSpec(RecipeValue):
     fill_value: Annotated[float, Field(ge=0, le=255)] = 0.0
     crop_padding_px: Annotated[int, Field(ge=0)] = 0
     random_resized_crop: tuple[Positive, Positive] | None = None
+    resolution: Annotated[float, Field(gt=0, le=1)] = 1.0
     cutout_px: Annotated[int, Field(ge=0)] = 0
     brightness: tuple[NonNegative, NonNegative] = (1.0, 1.0)
     mixup_alpha: NonNegative = 0.0

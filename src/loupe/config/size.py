@@ -45,6 +45,10 @@ class Size(NamedTuple):
         """True if neither side exceeds that of the other size."""
         return self.height_px <= other.height_px and self.width_px <= other.width_px
 
+    def scaled(self, fraction: float) -> "Size":
+        """Size of that fraction of the sides, in whole pixels, at least 1."""
+        return Size(*(max(1, round(fraction * side)) for side in self))
+
     def centred_in(self, outer: "Size") -> tuple[slice, slice]:
         """Rows and columns of its centre crop from `outer`; an odd margin loses its extra pixel below and right."""
         rows, columns = (

@@ -16,6 +16,7 @@ GENERAL: Recipes = {
     "digits": from_scratch.digits,
     "small-images-plain": from_scratch.small_images_plain,
     "small-images": from_scratch.small_images,
+    "fast": from_scratch.fast,
     "photographs-plain": from_scratch.photographs_plain,
     "photographs": from_scratch.photographs,
     "features": transfer.features,

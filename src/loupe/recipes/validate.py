@@ -1,6 +1,7 @@
 """Check of a resolved recipe before any image is decoded: network and augmentation suit the size of the images."""
 
 from loupe.augment.pipeline import Augmenter
+from loupe.config.network import BackboneSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.errors import ConfigError, counted
 from loupe.models.build import skeleton
@@ -22,3 +23,20 @@ def check_buildable(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> None:
                 "optimizer."
             )
         Augmenter(stage.augment, recipe.preprocessing, recipe.seed)
+        if stage.augment.resolution < 1:
+            _check_reduced(recipe, stage.augment.resolution, classes)
+
+
+def _check_reduced(recipe: ResolvedRecipe, resolution: float, classes: tuple[str, ...]) -> None:
+    """Check that the network takes training images that are smaller than its input."""
+    remedy = f"augment.resolution {resolution:g}"
+    if isinstance(recipe.model, BackboneSpec) or recipe.model.pooling == "flatten":
+        raise ConfigError(
+            f"{remedy}: {recipe.model.name} takes images of one size only. Set augment.resolution to 1, or use a small "
+            "network whose pooling is average or max."
+        )
+    size = recipe.preprocessing.size.scaled(resolution).given
+    try:
+        skeleton(recipe.model, recipe.preprocessing.model_copy(update={"size_px": size, "load_px": size}), classes)
+    except ConfigError as error:
+        raise ConfigError(f"{remedy}: {error}") from None
