@@ -25,7 +25,7 @@ from loupe.models.timm.networks import create_network
 from simulated_gpu import simulated_gpu
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"setting", "simulated", "subsets", "peers/measure"}  # imported by the others, run by nobody
+SHARED = {"growth_steps", "setting", "simulated", "subsets", "peers/measure"}  # imported by the others, run by nobody
 SCRIPTS = sorted(
     name
     for path in BENCHMARKS.rglob("*.py")
@@ -260,7 +260,7 @@ def test_growth_of_tables(started, tmp_path, capsys):
 @pytest.mark.slow
 def test_growth(started, tmp_path):
     options = ["--rounds", 1, "--work", tmp_path, "--write", tmp_path]
-    started("growth", "--sizes", 100, 200, "--forms", "files", *options)
+    started("growth", "--sizes", "100,200", "--forms", "files", *options)
     by_size = json.loads((tmp_path / "growth.json").read_text())["steps"]["files"]
     assert by_size.keys() == {"100", "200"}
     for size, steps in by_size.items():

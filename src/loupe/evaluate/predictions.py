@@ -6,7 +6,7 @@ values computed from the file equal those computed directly.
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +153,22 @@ def join(several: Sequence[Predictions]) -> Predictions:
         classes=several[0].classes,
         temperature=several[0].temperature,
     )
+
+
+def collect(parts: Iterable[Predictions], images: int, classes: tuple[str, ...]) -> Predictions:
+    """Collect at most `images` uncalibrated predictions from parts as they come.
+
+    No part is kept: small arrays of many parts would hold the memory of the batches between them.
+    """
+    path: list[str] = []
+    content: list[str] = []
+    label_N, logits_NK = np.empty(images, np.int64), np.empty((images, len(classes)), np.float32)
+    for part in parts:
+        start, stop = len(path), len(path) + len(part)
+        path += part.path
+        content += part.content
+        label_N[start:stop], logits_NK[start:stop] = part.label, part.logits_NK
+    return Predictions(tuple(path), tuple(content), label_N[: len(path)], logits_NK[: len(path)], classes)
 
 
 def write_splits(path: Path, by_split: Mapping[str, Predictions]) -> None:

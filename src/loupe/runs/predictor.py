@@ -24,7 +24,7 @@ from loupe.data.sources.read_options import ColumnNames
 from loupe.data.table import ImageTable
 from loupe.errors import counted, memory_remedy
 from loupe.evaluate.engine_predictions import predict_rows
-from loupe.evaluate.predictions import Predictions, join
+from loupe.evaluate.predictions import Predictions, collect
 from loupe.log import logger, progress_bar, terminal
 from loupe.models.bundle_config import CONFIG, BundleConfig
 from loupe.models.pixel_engine import PixelEngine, images_per_second
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from loupe.models.torch_network import EngineBuilder, TorchNetwork
 
 MEMORY_REMEDY = "End other programs that use it, or choose another --device."
-NO_ROWS = np.empty(0, np.int64)
 GPU_DRIVERS = ("nvidiactl", "nvidia0", "nvgpu", "nvhost-gpu", "kfd", "dxg")  # under /dev on Linux
 
 
@@ -175,8 +174,7 @@ class Predictor:
 
         Args, Raises: as for `stream`.
         """
-        parts = list(self.stream(table, skip_damaged=skip_damaged))
-        return join(parts) if parts else self._answer(table, (), NO_ROWS, np.empty((0, len(self.classes)), np.float32))
+        return collect(self.stream(table, skip_damaged=skip_damaged), len(table), self.classes)
 
     def stream(self, table: ImageTable, *, skip_damaged: bool = False) -> Iterator[Predictions]:
         """Predict the uncalibrated logits of every image of a table, in its order and in batches, in constant memory.

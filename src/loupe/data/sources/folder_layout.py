@@ -8,6 +8,7 @@ from loupe.data.class_names import same_form
 from loupe.data.source_use import SourceUse
 from loupe.data.sources.split_folders import (
     EXPECTED,
+    Parts,
     TopFolder,
     all_entered,
     entered,
@@ -43,7 +44,7 @@ class Layout:
         return parts[depth] if len(parts) > depth + 1 else None
 
 
-def read_layout(names: Sequence[list[str]], folder: str) -> Layout:
+def read_layout(names: Sequence[Parts], folder: str) -> Layout:
     """Split and class of each image, by the folders in its relative path.
 
     Raises:
@@ -74,7 +75,7 @@ def lone_split(name: str) -> bool:
 def classes_in_order(assignments: Sequence[Assignment]) -> tuple[list[str], list[str]]:
     """Names of classes in alphabetical order, those of train first, and notes on splits with others than train."""
     seen: dict[str | None, dict[str, str]] = {}
-    for split, label in assignments:
+    for split, label in dict.fromkeys(assignments):
         form, spelled = same_form(label), seen.setdefault(split, {})
         if label == form or form not in spelled:
             spelled[form] = label
@@ -93,11 +94,11 @@ def classes_in_order(assignments: Sequence[Assignment]) -> tuple[list[str], list
     return list(order.values()), notes
 
 
-def _class_layout(names: Sequence[list[str]], tops: Mapping[str, TopFolder], aside: set[str]) -> Layout:
-    found: list[Assignment | None] = [
-        (None, parts[0]) if len(parts) > 1 and parts[0] not in aside else None for parts in names
-    ]
-    layout = Layout(found, _left_out(sum(len(parts) == 1 for parts in names), "beside the class folders"))
+def _class_layout(names: Sequence[Parts], tops: Mapping[str, TopFolder], aside: set[str]) -> Layout:
+    of = {parts: (None, parts[0]) if len(parts) > 1 and parts[0] not in aside else None for parts in {*names}}
+    layout = Layout(
+        [of[parts] for parts in names], _left_out(sum(len(parts) == 1 for parts in names), "beside the class folders")
+    )
     layout.notes += _nested([parts for parts in names if parts[0] not in aside], 2)
     for name in sorted(tops):
         images = tops[name].direct + tops[name].children.total()
@@ -113,7 +114,7 @@ def _class_layout(names: Sequence[list[str]], tops: Mapping[str, TopFolder], asi
     return layout
 
 
-def _beside_aside(names: Sequence[list[str]], lone: str, outer: Layout, folder: str) -> Layout:
+def _beside_aside(names: Sequence[Parts], lone: str, outer: Layout, folder: str) -> Layout:
     """Layout of the only folder that is not set aside, which holds the class folders or the splits."""
     rows = [row for row, parts in enumerate(names) if parts[0] == lone and len(parts) > 1]
     inner = read_layout([names[row][1:] for row in rows], folder)
@@ -127,34 +128,36 @@ def _beside_aside(names: Sequence[list[str]], lone: str, outer: Layout, folder: 
     return Layout(found, notes, uses, {lone: 1 + max(inner.depths.values(), default=0)})
 
 
-def _class_over_split(names: Sequence[list[str]], splits: Mapping[str, str]) -> Layout:
-    found: list[Assignment | None] = []
+def _class_over_split(names: Sequence[Parts], splits: Mapping[str, str]) -> Layout:
+    of: dict[Parts, Assignment | None] = {}
     counts: dict[str, Counter[str]] = {}
-    for parts in names:
+    for parts, images in Counter(names).items():
         split = splits.get(parts[1]) if len(parts) > 2 else None
-        found.append((split, parts[0]) if split and split != PREDICT else None)
+        of[parts] = (split, parts[0]) if split and split != PREDICT else None
         if split:
-            counts.setdefault(parts[1], Counter())[parts[0]] += 1
-    layout = Layout(found, _left_out(sum(len(parts) < 3 for parts in names), "beside the class folders"))
-    for name, images in sorted(counts.items()):
-        layout.uses.append(SourceUse(f"*/{name}/", splits[name], tuple(sorted(images)), images.total()))
+            counts.setdefault(parts[1], Counter())[parts[0]] += images
+    layout = Layout(
+        [of[parts] for parts in names], _left_out(sum(len(parts) < 3 for parts in names), "beside the class folders")
+    )
+    for name, classes in sorted(counts.items()):
+        layout.uses.append(SourceUse(f"*/{name}/", splits[name], tuple(sorted(classes)), classes.total()))
         if splits[name] == PREDICT:
-            layout.notes.append(_aside_note(images.total(), f"*/{name}"))
+            layout.notes.append(_aside_note(classes.total(), f"*/{name}"))
     return layout
 
 
-def _split_layout(names: Sequence[list[str]], tops: Mapping[str, TopFolder], splits: Mapping[str, str]) -> Layout:
+def _split_layout(names: Sequence[Parts], tops: Mapping[str, TopFolder], splits: Mapping[str, str]) -> Layout:
     aside = set(unlabelled(tops, splits))
-    found: list[Assignment | None] = []
-    for parts in names:
+    of: dict[Parts, Assignment | None] = {}
+    for parts in {*names}:
         depth = 1 + len(tops[parts[0]].inner) if len(parts) > 1 else 0
         used = len(parts) > depth + 1 and parts[0] in splits and parts[0] not in aside
-        found.append((splits[parts[0]], parts[depth]) if used else None)
+        of[parts] = (splits[parts[0]], parts[depth]) if used else None
     folders: dict[str, list[str]] = {}
     for name in sorted(splits):
         if name not in aside:
             folders.setdefault(splits[name], []).append(name)
-    layout = Layout(found, depths={name: 1 + len(tops[name].inner) for name in splits})
+    layout = Layout([of[parts] for parts in names], depths={name: 1 + len(tops[name].inner) for name in splits})
     layout.notes += [
         f"The folders {enumerated(folders[split])} form the split {split}."
         for split in sorted(folders)
@@ -199,6 +202,6 @@ def _left_out(images: int, where: str) -> list[str]:
     return [f"Skipped {counted(images, 'image')} {where}."] if images else []
 
 
-def _nested(names: Sequence[list[str]], depth: int) -> list[str]:
+def _nested(names: Sequence[Parts], depth: int) -> list[str]:
     deeper = sum(len(parts) > depth for parts in names)
     return [f"{counted(deeper, 'image')} in subfolders of class folders, labelled as that class."] if deeper else []

@@ -14,7 +14,7 @@ from loupe.data.formats import image_suffixes
 from loupe.data.sources.boundary import Boundary, links_error
 from loupe.data.sources.folder_layout import classes_in_order, lone_split, read_layout
 from loupe.data.sources.in_memory import local_path
-from loupe.data.sources.split_folders import EXPECTED
+from loupe.data.sources.split_folders import EXPECTED, Parts
 from loupe.data.table import ImageTable, describe, make_rows, text_name
 from loupe.data.unread import UnreadFiles, grouped, sentences_on, unread_format
 from loupe.errors import DataError, counted, enumerated, sentences
@@ -102,23 +102,25 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
     if not tree.images:
         raise DataError(f"{folder}: {_no_images(tree)}; {EXPECTED}")
     inner = _inner(tree.images)
-    names = [name.removeprefix(inner).split("/") for name in tree.images]
-    layout = read_layout(names, str(folder))
+    layout = read_layout(_folders_of(tree.images, inner), str(folder))
     notes = layout.notes
-    used = [(name, pair) for name, pair in zip(tree.images, layout.assignments, strict=True) if pair is not None]
+    used = [name for name, pair in zip(tree.images, layout.assignments, strict=True) if pair is not None]
+    assigned = [pair for pair in layout.assignments if pair is not None]
     if inner:
         notes.insert(0, f"The images are in {inner}.")
-    classes, class_notes = classes_in_order([pair for _, pair in used])
+    classes, class_notes = classes_in_order(assigned)
     if are_numbers(classes):
         classes = list(sorted_classes(classes))
     index = index_of(classes)
+    labels = {label for _, label in {*assigned}}
+    number = {label: index[same_form(label)] for label in labels}
     rows = make_rows(
         n=len(used),
-        path=[name for name, _ in used],
-        label=[index[same_form(label)] for _, (_, label) in used],
-        split=[split for _, (split, _) in used],
+        path=used,
+        label=[number[label] for _, label in assigned],
+        split=[split for split, _ in assigned],
     )
-    notes = [describe(rows, classes), *notes, *class_notes, *form_notes({label for _, (_, label) in used})]
+    notes = [describe(rows, classes), *notes, *class_notes, *form_notes(labels)]
     unread = grouped((layout.class_of(name.removeprefix(inner).split("/")), kind, name) for name, kind in tree.unread)
     name, root = text_name(folder.resolve().name), folder.resolve()
     notes += tree.notes()
@@ -157,6 +159,14 @@ def from_paths(
     rows = make_rows(n=len(names), path=names, label=None)
     notes = (f"{counted(len(names), 'image')}.", *tree.notes())
     return ImageTable(rows, (), "paths", Path.cwd(), notes, _without_class(tree), outside=tree.outside)
+
+
+def _folders_of(names: Sequence[str], inner: str) -> list[Parts]:
+    """Folders below `inner` of each image, of which there are few: one object for all images of a folder."""
+    folders = [name.rpartition("/")[0] for name in names]
+    parts = {folder: (*f"{folder}/".removeprefix(inner).split("/"),) for folder in {*folders} - {""}}
+    parts[""] = ("",)
+    return [parts[folder] for folder in folders]
 
 
 def _no_images(tree: Tree) -> str:

@@ -24,6 +24,10 @@ REMEDY = (
 UNKNOWN = frozenset({"unknown", "all", "class", "classes", "none"})
 
 
+Parts = tuple[str, ...]
+"""Folders in the relative path of an image, then "" for its file: the same object for all images of a folder."""
+
+
 @dataclass
 class TopFolder:
     """One of the folders in which the images lie.
@@ -50,45 +54,43 @@ class TopFolder:
         return next(iter(self.children)) if len(self.children) == 1 and not self.direct else None
 
 
-def top_folders(names: Sequence[list[str]]) -> dict[str, TopFolder]:
+def top_folders(names: Sequence[Parts]) -> dict[str, TopFolder]:
     tops: dict[str, TopFolder] = {}
-    for parts in names:
+    for parts, images in Counter(names).items():
         if len(parts) > 1:
-            _count(tops.setdefault(parts[0], TopFolder(parts[0])), parts[1:])
+            _count(tops.setdefault(parts[0], TopFolder(parts[0])), parts[1:], images)
     return tops
 
 
-def _count(top: TopFolder, below: Sequence[str]) -> None:
-    """Count an image, whose path is `below` the folder."""
+def _count(top: TopFolder, below: Parts, images: int) -> None:
+    """Count images, whose folders are `below` the folder."""
     if len(below) == 1:
-        top.direct += 1
+        top.direct += images
         return
-    top.children[below[0]] += 1
+    top.children[below[0]] += images
     if len(below) > 2:
         top.deeper.add(below[0])
 
 
-def _descended(top: TopFolder, names: Sequence[list[str]]) -> TopFolder:
+def _descended(top: TopFolder, names: Sequence[Parts]) -> TopFolder:
     """The same folder, read from its lone child on."""
     assert top.lone_child is not None
     inner = (*top.inner, top.lone_child)
     lower = TopFolder(top.name, inner)
-    for parts in names:
+    for parts, images in Counter(names).items():
         if parts[0] == top.name and len(parts) > 1:
-            _count(lower, parts[1 + len(inner) :])
+            _count(lower, parts[1 + len(inner) :], images)
     return lower
 
 
-def entered(top: TopFolder, names: Sequence[list[str]]) -> TopFolder:
+def entered(top: TopFolder, names: Sequence[Parts]) -> TopFolder:
     """A folder with a split word, entered where it only holds itself again: `test/test/*.jpg`."""
     while (child := top.lone_child) is not None and (split := split_of(top.name)) and split_of(child) == split:
         top = _descended(top, names)
     return top
 
 
-def all_entered(
-    tops: dict[str, TopFolder], splits: Mapping[str, str], names: Sequence[list[str]]
-) -> dict[str, TopFolder]:
+def all_entered(tops: dict[str, TopFolder], splits: Mapping[str, str], names: Sequence[Parts]) -> dict[str, TopFolder]:
     """Split folders entered where they hold one folder, in which the class folders are: `train/images/cat/1.jpg`."""
     while True:
         nested = [tops[name] for name in splits if tops[name].children]
