@@ -117,7 +117,7 @@ def networks(names: list[str], rounds: int, images: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             engines = (
                 TorchNetwork(model, Compute(torch.device("cpu"), "fp32")),
-                OpenVinoNetwork(convert(model, Path(folder)).files, "fp32"),
+                OpenVinoNetwork(convert(model, spec, Path(folder)).files, "fp32"),
             )
         shape = (*prepared.load_size, prepared.channels)
         x_NHWC = np.random.default_rng(0).integers(0, 256, (images, *shape), np.uint8)

@@ -9,7 +9,7 @@ from loupe.config.network import CnnSpec, ConvBlock
 from loupe.config.recipe import Preprocessing
 from loupe.models import conversion
 from loupe.models.cnn import cnn
-from loupe.models.conversion import DIGEST, NAMES, Converted, convert
+from loupe.models.conversion import DIGEST, NAMES, Converted, traced
 
 
 @pytest.fixture
@@ -48,15 +48,15 @@ def test_in_place_of_a_damaged_trunk_the_network_is_converted_again(tmp_path):
     spec = CnnSpec(name="tiny", blocks=(ConvBlock(filters=(4,)),))
     model = cnn(spec, Preprocessing(size_px=8, load_px=8), ("a", "b"), seed=0).eval()
     model.learn("head")
-    first = convert(model, tmp_path)
+    first = traced(model, tmp_path)
     first.keep()
-    assert convert(model, tmp_path).is_known
+    assert traced(model, tmp_path).is_known
     (first.place / NAMES[1]).write_bytes(b"")
-    found = convert(model, tmp_path)
+    found = traced(model, tmp_path)
     assert not found.is_known
     assert torch.equal(answers(found), answers(first))
     found.keep()
-    assert convert(model, tmp_path).is_known
+    assert traced(model, tmp_path).is_known
 
 
 def answers(converted):

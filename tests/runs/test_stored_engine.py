@@ -13,7 +13,7 @@ import torch
 
 import loupe
 from builders import save_photos
-from loupe.config.network import CnnSpec
+from loupe.config.network import CnnSpec, ConvBlock
 from loupe.config.recipe import Preprocessing
 from loupe.devices import Compute
 from loupe.errors import RunStateError
@@ -22,6 +22,7 @@ from loupe.models import engine_choice, openvino_network
 from loupe.models.bundle_config import STORED_NETWORK, BundleConfig
 from loupe.models.cnn import cnn
 from loupe.models.engine import TorchEngine
+from loupe.models.torch_network import TorchNetwork
 from loupe.runs.predictor import Predictor
 
 pytest.importorskip("openvino")
@@ -86,9 +87,23 @@ def test_the_stored_engine_gives_the_answers_of_pytorch_to_the_bound(trained, ph
     assert run.images_per_second() > 0
 
 
-def test_a_command_that_predicts_in_openvino_loads_neither_pytorch_nor_other_slow_packages(trained, photos, tmp_path):
+@pytest.mark.parametrize("tta", ["flip", "flip-shift"])
+def test_test_time_augmentation_runs_on_the_stored_engine(trained, photos, tta):
+    run = loupe.load(trained, device="cpu", tta=tta)
+    in_torch = Predictor(trained / "model", device="cpu", engine=TorchEngine, tta=tta)
+    assert (run.engine.name, in_torch.engine.name) == (f"openvino-fp32, {tta}", f"pytorch-fp32, {tta}")
+    averaged = run.predict_proba(photos)
+    np.testing.assert_allclose(averaged, in_torch.predict_proba(photos), atol=1e-3)
+    assert np.abs(averaged - loupe.load(trained, device="cpu").predict_proba(photos)).max() > 1e-5
+
+
+@pytest.mark.parametrize("tta", [[], ["--tta", "flip"]])
+def test_a_command_that_predicts_in_openvino_loads_neither_pytorch_nor_other_slow_packages(
+    trained, photos, tmp_path, tta
+):
+    words = ["loupe", "predict", str(trained), str(photos / "cat" / "1.jpg"), *tta]
     code = (
-        f"import sys\nsys.argv = ['loupe', 'predict', {str(trained)!r}, {str(photos / 'cat' / '1.jpg')!r}]\n"
+        f"import sys\nsys.argv = {words!r}\n"
         "from loupe.cli.main import main\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         f"print('LOADED', *set({SLOW}) & set(sys.modules))"
     )
@@ -211,17 +226,30 @@ def test_a_network_of_other_answers_is_not_taken(trained, monkeypatch, tmp_path)
     assert chosen(run.model, run.config.network, tmp_path)[0] is not None, "a damaged trunk is converted again"
 
 
-def test_small_networks_and_other_precisions_stay_with_pytorch(trained, monkeypatch, tmp_path):
+def test_small_backbones_and_other_precisions_stay_with_pytorch(trained, monkeypatch, tmp_path):
     monkeypatch.setattr(engine_choice, "convert", None)
     run = loupe.load(trained, device="cpu")
     assert chosen(run.model, run.config.network, tmp_path) == (None, "")
-    spec = CnnSpec(name="tiny", blocks=())
-    network = cnn(spec, Preprocessing(size_px=8, load_px=8), ("a", "b"), seed=0)
     monkeypatch.setattr(engine_choice, "SMALLEST_FLOP", 0)
-    assert chosen(network, spec, tmp_path) == (None, "")
     in_bf16 = Compute(torch.device("cpu"), "bf16")
     assert chosen(run.model, run.config.network, tmp_path, compute=in_bf16) == (None, "")
     assert chosen(run.model, run.config.network, tmp_path, images=0) == (None, "")
+
+
+@pytest.mark.parametrize("in_torch", [True, False])
+def test_every_network_of_loupe_is_converted_and_compared(monkeypatch, tmp_path, in_torch):
+    monkeypatch.setattr(engine_choice, "flop", None)
+    monkeypatch.setattr(engine_choice, "COMPARED_IMAGES", 4)
+    spec = CnnSpec(name="tiny", blocks=(ConvBlock(filters=(4,)),))
+    network = cnn(spec, Preprocessing(size_px=32, load_px=36), ("a", "b"), seed=0)
+    in_pytorch = TorchNetwork(network.eval(), CPU)
+    right_NK = np.concatenate([*in_pytorch.run(iter([pixels(np.arange(20))]))])
+    taken, reason = chosen(network, spec, tmp_path, images=20, evaluated_NK=right_NK, in_torch=in_torch)
+    assert taken is not None and not reason
+    assert taken.engine.compared_images == (20 if in_torch else 4)
+    assert not [*tmp_path.iterdir()]
+    taken, reason = chosen(network, spec, tmp_path, images=20, evaluated_NK=right_NK[:, ::-1], in_torch=in_torch)
+    assert (taken is None) == in_torch, "PyTorch computes the answers that it has not computed"
 
 
 def test_operations_are_counted_twice_for_each_product():

@@ -1,7 +1,7 @@
 """Networks converted for OpenVINO: from decoded pixels to logits, with the preprocessing inside.
 
-Trunk and head are converted apart and joined. Converting takes seconds, so a frozen trunk is kept in the cache once its
-answers have been compared with those of PyTorch.
+Networks of Loupe are written layer by layer. Others are traced, trunk and head apart, and joined. Tracing takes
+seconds, so a frozen trunk is kept in the cache once its answers have been compared with those of PyTorch.
 """
 
 import hashlib
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from loupe import __version__
 from loupe.augment.pipeline import evaluation_view
+from loupe.config.network import CnnSpec, Network
 from loupe.files import write_atomic
 from loupe.models.bundle_config import content_digest
 from loupe.models.classifier import Classifier
 from loupe.models.engine import digest_of
 from loupe.models.openvino_import import openvino
+from loupe.models.openvino_layers import written
 
 Files = tuple[bytes, bytes]  # description and weights
 NAMES = ("network.xml", "network.bin")
@@ -36,15 +38,15 @@ class Converted:
 
     Attributes:
         network: OpenVINO's model of trunk and head.
-        trunk: files of the trunk alone.
+        trunk: files of the trunk alone; None if the network was not traced.
         place: folder of the cache for the trunk; None if it was trained, so that no other network has it.
         is_known: True if the trunk was in the cache.
     """
 
     network: Any
-    trunk: Files
-    place: Path | None
-    is_known: bool
+    trunk: Files | None = None
+    place: Path | None = None
+    is_known: bool = False
 
     @cached_property
     def files(self) -> Files:
@@ -52,7 +54,7 @@ class Converted:
 
     def keep(self) -> None:
         """Keep the trunk in the cache, if others may have the same."""
-        if self.place is None or self.is_known:
+        if self.trunk is None or self.place is None or self.is_known:
             return
         with suppress(OSError):  # a cache that cannot be written costs time alone
             self.place.mkdir(parents=True, exist_ok=True)
@@ -61,8 +63,14 @@ class Converted:
             write_atomic(self.place / DIGEST, _digest(self.place, self.trunk))
 
 
-def convert(model: Classifier, cache: Path) -> Converted:
-    """Convert a network in evaluation mode, or its head alone if its trunk is in the cache."""
+def convert(model: Classifier, spec: Network, cache: Path) -> Converted:
+    """Convert a network in evaluation mode."""
+    network = written(model) if isinstance(spec, CnnSpec) else None
+    return traced(model, cache) if network is None else Converted(network)
+
+
+def traced(model: Classifier, cache: Path) -> Converted:
+    """Network as its converter traces it, or its head alone if its trunk is in the cache."""
     ov = openvino()
     place = cache / _key(model) if model.frozen == len(model.trunk) else None
     known = _known(place)

@@ -1,8 +1,9 @@
 """Choice of the engine that a stored model predicts with, settled once, when it is saved.
 
-OpenVINO, for pretrained backbones that are large enough to gain from it, if it gives the answers of PyTorch in fp32:
-the same class, and probabilities within 0.001, for every validation image that is compared. bf16 where the processor
-has units for it and it keeps to the same bound on all of 200 or more. No choice depends on a clock.
+OpenVINO, for backbones that are large enough to gain from it and for every network of Loupe, if it gives the answers of
+PyTorch in fp32: the same class, and probabilities within 0.001, for every validation image that is compared. bf16 where
+the processor has units for it and it keeps to the same bound on all of 200 or more. No choice depends on a clock.
+Networks of Loupe are converted in hundredths of a second, and predict without loading PyTorch; backbones take seconds.
 
 The compared images are all of the validation images if PyTorch has evaluated the network on them. They are a few of
 them if the network was evaluated on outputs of frozen blocks, which OpenVINO has computed itself; PyTorch then computes
@@ -31,7 +32,7 @@ from loupe.models.openvino_network import OpenVinoNetwork
 from loupe.models.pixel_engine import Array, PixelEngine
 from loupe.models.torch_network import TorchNetwork
 
-SMALLEST_FLOP = 3e7  # of one image; results/prediction.md
+SMALLEST_FLOP = 3e7  # of a backbone, for one image; results/prediction.md
 COMPARED_IMAGES = 32
 LARGEST_DIFFERENCE = 1e-3  # of a probability
 FEWEST_FOR_BF16 = 200  # validation images
@@ -63,14 +64,14 @@ def choose_engine(
         cache: folder of converted trunks.
     """
     on_cpu = compute.device.type == "cpu" and compute.precision == "fp32" and find_spec("openvino") is not None
-    if not (on_cpu and len(row_N) and isinstance(spec, BackboneSpec)):
+    if not (on_cpu and len(row_N)):
         return None, ""
     was_training = model.training
     model.eval()
     try:
-        if flop(model) < SMALLEST_FLOP:
+        if isinstance(spec, BackboneSpec) and flop(model) < SMALLEST_FLOP:
             return None, ""
-        converted = convert(model, cache)
+        converted = convert(model, spec, cache)
         network, few_N = OpenVinoNetwork(converted.files, "fp32"), np.arange(len(row_N))
         if not in_torch:
             few_N = np.unique(np.linspace(0, len(row_N) - 1, min(COMPARED_IMAGES, len(row_N)), dtype=np.int64))

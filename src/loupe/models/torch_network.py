@@ -15,19 +15,17 @@ from loupe.models import bundle
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, TorchEngine
 from loupe.models.pixel_engine import Array
-from loupe.models.test_time import averaged
 
 EngineBuilder = Callable[[Classifier, Compute], Engine]
 
 
 def open_network(
-    folder: Path, device: torch.device, build: EngineBuilder | None = None, tta: str | None = None
+    folder: Path, device: torch.device, build: EngineBuilder | None = None
 ) -> tuple[Classifier, "TorchNetwork"]:
     """Network of a bundle in evaluation mode on its device, and what predicts with it.
 
     Args:
         build: builder of what computes the logits; PyTorch by default.
-        tta: name of a test-time augmentation.
 
     Raises:
         RunStateError: as for `bundle.load`.
@@ -35,7 +33,7 @@ def open_network(
     keep_freed_memory()
     model, precision = bundle.load(folder, device)
     compute = Compute(device, precision)
-    return model, TorchNetwork(model, compute, averaged((build or TorchEngine)(model, compute), tta))
+    return model, TorchNetwork(model, compute, (build or TorchEngine)(model, compute))
 
 
 class TorchNetwork:

@@ -11,7 +11,7 @@ import numpy as np
 from loupe import rundir
 from loupe.augment.pipeline import Augmenter
 from loupe.cache import cache_folder
-from loupe.config.network import BackboneSpec
+from loupe.config.network import BackboneSpec, CnnSpec
 from loupe.config.recipe import Preprocessing, Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits import split as splits
@@ -106,14 +106,15 @@ class RunFinalizer:
     ) -> tuple[dict[str, Predictions], ConvertedNetwork | None]:
         """Predictions for each split that is to be evaluated and is not empty; and the network for their engine.
 
-        Validation images are predicted in PyTorch, with which the engine is compared, or from outputs of frozen blocks.
+        Validation images are predicted in PyTorch, with which the engine is compared, or from outputs of frozen blocks;
+        test images of networks of Loupe in PyTorch too, so that their figures are those of runs without an engine.
         """
         source, first_block = preparation.evaluation()
         rows = {name: rows_N for name, rows_N in self._rows().items() if len(rows_N)}
         predictions: dict[str, Predictions] = {}
         converted = None
         for name, rows_N in rows.items():
-            if converted is not None and first_block == 0:
+            if converted is not None and first_block == 0 and not isinstance(self.recipe.model, CnnSpec):
                 engine = OpenVinoNetwork(converted.files, converted.engine.precision)
                 labels_N = self.images.table.labels
                 predictions[name] = predict_rows(engine, self.images, rows_N, labels_N, model.classes)
@@ -266,7 +267,7 @@ def _evaluate_test(run: Run, data: Any) -> Run:
     if not run.results.images.test:
         raise RunStateError(f"{run.path} has no test images to evaluate.")
     images, split = run.own_images(data)
-    test = run.predictions_for(images, split.test)
+    test = run.predictions_for(images, split.test, in_torch=isinstance(run.recipe.model, CnnSpec))
     file = run.directory.file("predictions.csv")
     predictions = {**(read_splits(file) if file.is_file() else {}), "test": test}
     temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
@@ -274,7 +275,7 @@ def _evaluate_test(run: Run, data: Any) -> Run:
         temperature = Temperature(run.temperature, why="the run was made without calibration")
     looks = record_look(run.path.parent, split_hash(test), run.directory.name)
     evaluations = write_evaluation(
-        run.directory, run.recipe, run.model.preprocessing, images, split, predictions, temperature
+        run.directory, run.recipe, run.preprocessing, images, split, predictions, temperature
     )
     run.results = run.results.model_copy(
         update={

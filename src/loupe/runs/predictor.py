@@ -28,6 +28,7 @@ from loupe.evaluate.predictions import Predictions, collect
 from loupe.log import logger, progress_bar, terminal
 from loupe.models.bundle_config import CONFIG, BundleConfig
 from loupe.models.pixel_engine import PixelEngine, images_per_second
+from loupe.models.test_time import averaged, check_name
 
 if TYPE_CHECKING:
     from loupe.models.classifier import Classifier
@@ -45,7 +46,7 @@ class Predictor:
         device, quiet: as for `loupe.train`.
         engine: builder of what computes the logits, from the network in evaluation mode and its precision. Default:
             the engine that was settled when the model was saved, where it can be used, else PyTorch.
-        tta: name of a test-time augmentation (`models.test_time`), for everything that is predicted, in PyTorch.
+        tta: name of a test-time augmentation (`models.test_time`), for everything that is predicted.
 
     Raises:
         ConfigError: the device or the augmentation is unknown, or the device is not available.
@@ -65,10 +66,7 @@ class Predictor:
         self._folder = folder
         self._device = "cpu" if device == "auto" and not may_have_gpu() else device
         self._build_engine = engine
-        if tta is not None:
-            from loupe.models.test_time import check_name
-
-            check_name(tta)
+        check_name(tta)
         if self._device not in {"auto", "cpu"}:
             from loupe.devices import choose_device
 
@@ -97,7 +95,7 @@ class Predictor:
         from loupe.devices import choose_device  # imported lazily, as all of PyTorch is
         from loupe.models.torch_network import open_network
 
-        return open_network(self._folder, choose_device(self._device), self._build_engine, self.tta)
+        return open_network(self._folder, choose_device(self._device), self._build_engine)
 
     @property
     def model(self) -> "Classifier":
@@ -107,11 +105,14 @@ class Predictor:
     @cached_property
     def engine(self) -> PixelEngine:
         """Engine that computes the logits of decoded images."""
-        return self._stored_engine() or self._in_torch[1]
+        return self._averaged(self._stored_engine() or self._in_torch[1])
+
+    def _averaged(self, engine: PixelEngine) -> PixelEngine:
+        return averaged(engine, self.tta, self.preprocessing)
 
     def _stored_engine(self) -> PixelEngine | None:
         """Engine that the bundle names, or None for PyTorch; logged where it cannot be used here."""
-        if self.config.engine is None or self._build_engine or self.tta or not self._on_cpu():
+        if self.config.engine is None or self._build_engine or not self._on_cpu():
             return None
         from loupe.models.openvino_network import open_stored
 
@@ -239,10 +240,12 @@ class Predictor:
         with terminal(quiet=self.quiet):
             return load_images(dataset, self.preprocessing, cache=cache, skip_damaged=skip_damaged)
 
-    def _predict(self, images: Images, row_N: np.ndarray, label_N: np.ndarray) -> Predictions:
+    def _predict(
+        self, images: Images, row_N: np.ndarray, label_N: np.ndarray, *, in_torch: bool = False
+    ) -> Predictions:
         """Predictions for some rows of opened images."""
         with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY), progress_bar() as progress:
-            engine = self.engine
+            engine = self._averaged(self._in_torch[1]) if in_torch else self.engine
             bar = progress.add_task("predicting", total=len(row_N), note="")
             return predict_rows(
                 engine, images, row_N, label_N, self.classes, lambda images: progress.advance(bar, images)

@@ -200,9 +200,9 @@ class Run(Predictor):
         images = replace(images, table=images.table.with_classes(self.classes))  # in the order of the network
         return images, split_file.read(self.directory.file("split.csv"), images.table, images.content)
 
-    def predictions_for(self, images: Images, rows_N: np.ndarray) -> Predictions:
-        """Predict some rows of the run's own images."""
-        return self._predict(images, rows_N, images.table.labels)
+    def predictions_for(self, images: Images, rows_N: np.ndarray, *, in_torch: bool = False) -> Predictions:
+        """Predict some rows of the run's own images, with its engine or in PyTorch."""
+        return self._predict(images, rows_N, images.table.labels, in_torch=in_torch)
 
     def explain(
         self,
