@@ -5,9 +5,9 @@
 
 RUN is a finished run, PHOTOS a folder of images. With `--before`, the same commands of other sources take turns with
 these, in child processes. `decoding` and `network` are measured in this process, each alone, from files in memory and
-from decoded pixels; `bound` is the slower of the two. Medians of the rounds, in images per second and in seconds. The
-last line is the same as JSON. With `--networks`, the two engines alone instead: networks of random weights, in fp32,
-on batches of noise, in turn.
+from decoded pixels; `bound` is the slower of the two. Medians of the rounds, in images per second, in seconds, and the
+largest resident memory of a command. The last line is the same as JSON. With `--networks`, the two engines alone
+instead: networks of random weights, in fp32, on batches of noise, in turn.
 """
 
 import argparse
@@ -68,14 +68,18 @@ def commands_of_a_run(given: argparse.Namespace) -> None:
     table = from_paths([str(given.photos)])
     predictor = Predictor(given.run / "model", device="cpu")
     seconds: dict[str, list[float]] = {}
+    megabytes: dict[str, list[float]] = {}
     for _ in range(given.rounds):
         decoding, network = alone(predictor, table)
         seconds.setdefault("decoding", []).append(decoding)
         seconds.setdefault("network", []).append(network)
         for name, (sources, run) in commands.items():
-            seconds.setdefault(f"one, {name}", []).append(command(sources, run, one))
-            seconds.setdefault(f"many, {name}", []).append(command(sources, run, given.photos))
-    report({name: statistics.median(values) for name, values in seconds.items()}, len(table), predictor.engine.name)
+            for images, what in (("one", one), ("many", given.photos)):
+                took, memory = command(sources, run, what)
+                seconds.setdefault(f"{images}, {name}", []).append(took)
+                megabytes.setdefault(f"{images}, {name}", []).append(memory)
+    medians = ({name: statistics.median(values) for name, values in each.items()} for each in (seconds, megabytes))
+    report(*medians, len(table), predictor.engine.name)
 
 
 def alone(predictor: Predictor, table) -> tuple[float, float]:
@@ -93,16 +97,23 @@ def alone(predictor: Predictor, table) -> tuple[float, float]:
     return decoding, (time.perf_counter() - began) / int(np.sum([len(batch) for batch in pixels]))
 
 
-def command(sources: Path, run: Path, photos: Path) -> float:
-    """Seconds from the command to its answer."""
+def command(sources: Path, run: Path, photos: Path) -> tuple[float, float]:
+    """Seconds from the command to its answer, and its largest resident memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["predict", run, photos, "--to", Path(folder) / "answers.csv", "--device", "cpu", "--quiet"]
         environment = {**os.environ, "PYTHONPATH": str(sources)}
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "loupe", *map(str, words)], env=environment, capture_output=True)
-        if done.returncode:
-            raise SystemExit(done.stderr.decode())
-        return time.perf_counter() - began
+        log = Path(folder) / "log.txt"
+        with log.open("wb") as said:
+            began = time.perf_counter()
+            child = subprocess.Popen(
+                [sys.executable, "-m", "loupe", *map(str, words)], env=environment, stdout=said, stderr=said
+            )
+            _, status, used = os.wait4(child.pid, 0)
+            took = time.perf_counter() - began
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            raise SystemExit(log.read_text(encoding="utf-8"))
+        return took, used.ru_maxrss / 1e3
 
 
 def networks(names: list[str], rounds: int, images: int) -> None:
@@ -132,17 +143,19 @@ def networks(names: list[str], rounds: int, images: int) -> None:
         print("|", " | ".join([*cells, f"{speeds[1] / speeds[0]:.2f}"]), "|")
 
 
-def report(seconds: dict[str, float], images: int, engine: str) -> None:
-    print(f"{images} images, {engine}\n\n| | images/s | seconds |\n|---|---|---|")
+def report(seconds: dict[str, float], megabytes: dict[str, float], images: int, engine: str) -> None:
+    print(f"{images} images, {engine}\n\n| | images/s | seconds | MB |\n|---|---|---|---|")
     bound = max(seconds["decoding"], seconds["network"])
     rows = {"decoding": seconds["decoding"], "network": seconds["network"], "bound": bound}
     rows |= {name: value / images for name, value in seconds.items() if name.startswith("many")}
     for name, value in rows.items():
-        print(f"| {name} | {1 / value:.1f} | {value * images:.1f} |")
+        memory = f"{megabytes[name]:,.0f}" if name in megabytes else ""
+        print(f"| {name} | {1 / value:.1f} | {value * images:.1f} | {memory} |")
     for name, value in seconds.items():
         if name.startswith("one"):
-            print(f"| {name} | | {value:.2f} |")
-    print(json.dumps({"seconds": seconds, "images": images, "commit": commit(), "machine": machine(worker_count())}))
+            print(f"| {name} | | {value:.2f} | {megabytes[name]:,.0f} |")
+    told = {"seconds": seconds, "megabytes": megabytes, "images": images, "commit": commit()}
+    print(json.dumps({**told, "machine": machine(worker_count())}))
 
 
 if __name__ == "__main__":

@@ -366,6 +366,8 @@ def test_prediction_is_measured_beside_decoding_and_the_network(started, toy_run
     found = last_row(capsys.readouterr().out)
     kinds = {"decoding", "network", *(f"{what}, {when}" for what in ("one", "many") for when in ("before", "after"))}
     assert set(found["seconds"]) == kinds and all(value > 0 for value in found["seconds"].values())
+    commands = kinds - {"decoding", "network"}
+    assert set(found["megabytes"]) == commands and all(value > 50 for value in found["megabytes"].values())
     pytest.importorskip("openvino")
     networks = ("--networks", "digits-cnn", "test_resnet", "--images", 4, "--rounds", 1)
     started("prediction", toy_run, toy_data / "cats_vs_dogs", *networks)

@@ -23,6 +23,13 @@ SPECS = {
     "even kernel": CnnSpec(name="even", blocks=(ConvBlock(filters=(4,), kernel_px=2, dropout=0.3),)),
     "norm after each": CnnSpec(name="each", blocks=(ConvBlock(filters=(4, 5), norm="each"),)),
     "norm before the pool": CnnSpec(name="block", blocks=(ConvBlock(filters=(4, 5), activation="none", norm="block"),)),
+    "whitened": CnnSpec(
+        name="whitened",
+        blocks=(ConvBlock(filters=(26, 6), activation="gelu", norm="each", norm_first=True, pool_after="first"),),
+        whitening_px=2,
+        pooling="max",
+        init="identity",
+    ),
     "average": CnnSpec(
         name="average",
         blocks=(ConvBlock(filters=(4,), padding="valid"), ConvBlock(filters=(6,), pool_px=1)),
@@ -62,7 +69,7 @@ def test_a_written_network_gives_the_logits_of_pytorch(name, channels, monkeypat
 def test_a_network_with_a_layer_that_is_not_known_is_left_to_the_converter(monkeypatch, tmp_path):
     model = network(deep_cnn(), size_px=32, load_px=32)
     assert written(model) is not None
-    model.trunk[1].append(nn.GELU())
+    model.trunk[1].append(nn.Tanh())
     assert written(model) is None
     monkeypatch.setattr(conversion, "traced", lambda model, cache: cache)
     assert conversion.convert(model, deep_cnn(), tmp_path) == tmp_path

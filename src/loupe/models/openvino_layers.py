@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from loupe.config.recipe import Preprocessing
 from loupe.models.classifier import Classifier
-from loupe.models.layers import AveragePool, Dropout, Flatten
+from loupe.models.layers import AveragePool, BatchNorm2d, Dropout, Flatten, MaxPool
 from loupe.models.openvino_import import openvino
+from loupe.models.whitening import Whitening
 
 Write = Callable[[Any, Any, Any], Any]  # operations, layer, its input: its output
 
@@ -57,7 +58,11 @@ def _convolution(ops: Any, layer: nn.Conv2d, x: Any) -> Any:
     return output if layer.bias is None else ops.add(output, _values(layer.bias)[:, None, None])
 
 
-def _normalisation(ops: Any, layer: nn.BatchNorm2d, x: Any) -> Any:
+def _whitening(ops: Any, layer: Whitening, x: Any) -> Any:
+    return ops.gelu(ops.convolution(x, _values(layer.weight), [1, 1], [0, 0], [0, 0], [1, 1]), "erf")
+
+
+def _normalisation(ops: Any, layer: BatchNorm2d, x: Any) -> Any:
     values = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     return ops.batch_norm_inference(x, *map(_values, values), layer.eps)
 
@@ -91,13 +96,16 @@ def _ints(*values: int) -> np.ndarray:
 
 LAYERS: dict[type[nn.Module], Write] = {
     nn.Conv2d: _convolution,
-    nn.BatchNorm2d: _normalisation,
+    BatchNorm2d: _normalisation,
+    Whitening: _whitening,
+    nn.GELU: lambda ops, layer, x: ops.gelu(x, "erf"),
     nn.ReLU: lambda ops, layer, x: ops.relu(x),
     nn.MaxPool2d: _maximum,
     nn.ZeroPad2d: _padding,
     nn.Linear: _linear,
     Flatten: _flattened,
     AveragePool: lambda ops, layer, x: ops.reduce_mean(x, _ints(2, 3)),
+    MaxPool: lambda ops, layer, x: ops.reduce_max(x, _ints(2, 3)),
     Dropout: lambda ops, layer, x: x,
 }
 """Layers as `models.cnn` builds them: no grouped convolutions, no overlapping pools."""
