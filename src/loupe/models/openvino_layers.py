@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loupe.config.recipe import Preprocessing
 from loupe.models.classifier import Classifier
-from loupe.models.layers import AveragePool, BatchNorm2d, Dropout, Flatten, MaxPool
+from loupe.models.layers import AveragePool, Dropout, Flatten, MaxPool
 from loupe.models.openvino_import import openvino
 from loupe.models.whitening import Whitening
 
@@ -62,7 +62,7 @@ def _whitening(ops: Any, layer: Whitening, x: Any) -> Any:
     return ops.gelu(ops.convolution(x, _values(layer.weight), [1, 1], [0, 0], [0, 0], [1, 1]), "erf")
 
 
-def _normalisation(ops: Any, layer: BatchNorm2d, x: Any) -> Any:
+def _normalisation(ops: Any, layer: nn.BatchNorm2d, x: Any) -> Any:
     values = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     return ops.batch_norm_inference(x, *map(_values, values), layer.eps)
 
@@ -96,7 +96,7 @@ def _ints(*values: int) -> np.ndarray:
 
 LAYERS: dict[type[nn.Module], Write] = {
     nn.Conv2d: _convolution,
-    BatchNorm2d: _normalisation,
+    nn.BatchNorm2d: _normalisation,
     Whitening: _whitening,
     nn.GELU: lambda ops, layer, x: ops.gelu(x, "erf"),
     nn.ReLU: lambda ops, layer, x: ops.relu(x),
