@@ -44,6 +44,13 @@ from setting import commit, machine
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 OWN_PX = {"catsdogs-cnn": 150, "photo-cnn": 128, "digits-cnn": 8}  # of networks of Loupe; the others 32
+STARTER = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+took = time.perf_counter() - began
+print(json.dumps([took, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3]))
+"""  # a small process, as the memory of the process that starts a command counts as the command's
 BATCHES = 8  # batches of decoded pixels that the network is timed on
 
 
@@ -102,18 +109,12 @@ def command(sources: Path, run: Path, photos: Path) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         words = ["predict", run, photos, "--to", Path(folder) / "answers.csv", "--device", "cpu", "--quiet"]
         environment = {**os.environ, "PYTHONPATH": str(sources)}
-        log = Path(folder) / "log.txt"
-        with log.open("wb") as said:
-            began = time.perf_counter()
-            child = subprocess.Popen(
-                [sys.executable, "-m", "loupe", *map(str, words)], env=environment, stdout=said, stderr=said
-            )
-            _, status, used = os.wait4(child.pid, 0)
-            took = time.perf_counter() - began
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise SystemExit(log.read_text(encoding="utf-8"))
-        return took, used.ru_maxrss / 1e3
+        started = [sys.executable, "-c", STARTER, sys.executable, "-m", "loupe", *map(str, words)]
+        done = subprocess.run(started, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        took, memory = json.loads(done.stdout)
+        return took, memory
 
 
 def networks(names: list[str], rounds: int, images: int) -> None:
