@@ -118,6 +118,7 @@ class Step:
         self._augmented = Batch(self.augment(), self._batch.y_B, self._batch.index_B)
         self._whole = TrainStep(self.model, self.stage, self._augmenter, self.compute, None)
         self._bare = TrainStep(self.model, self.stage, IdentityAugment(0), self.compute, None)
+        self._bare.sliced = None  # operations of other threads are not counted
 
     def augment(self) -> torch.Tensor:
         return self._augmenter.train(self._batch.x_BCHW, self._batch.index_B, 0)
@@ -137,7 +138,7 @@ def batch(images: int, side_px: int) -> Batch:
 
 
 def seconds_by_kind(step: Step, steps: int) -> dict[str, float]:
-    """Time of one step without augmentation, by kind; the profiler's own cost is in it."""
+    """Time of one step without augmentation and not in slices, by kind; the profiler's own cost is in it."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(steps):
             step.bare()

@@ -21,8 +21,9 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
 def layer_table(model: Classifier, *, also: Iterable[str] = (), size: Size | None = None) -> list[dict[str, Any]]:
     """Table of layers in the order of the forward pass; `output` is the shape without the batch.
 
-    A black image passes where the weights are: on PyTorch's meta device, nothing is computed. The state of the model
-    does not change. To move weights to the meta device for it would load `torch.compile`, which takes two seconds.
+    The state of the model does not change, and no memory of a GPU is taken: from there the pass is moved to PyTorch's
+    meta device, where nothing is computed. On a CPU a black image passes where the weights are, as moving them would
+    load `torch.compile`, which takes two seconds.
 
     Args:
         also: names of modules with layers inside that get a row too, after the last of these.
@@ -54,11 +55,22 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), size: Size | Non
     was_training = model.training
     try:
         model.eval()
-        device = next(model.parameters()).device
         with torch.no_grad():
-            model(torch.zeros(1, model.preprocessing.channels, *size, device=device))
+            _pass(model, size)
     finally:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
     return rows
+
+
+def _pass(model: Classifier, size: Size) -> None:
+    """Pass of one image through the network, as `layer_table` needs it."""
+    device = next(model.parameters()).device
+    shape = (1, model.preprocessing.channels, *size)
+    if device.type in {"cpu", "meta"}:
+        model(torch.zeros(shape, device=device))
+        return
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    abstract = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+    torch.func.functional_call(model, abstract, torch.empty(shape, device="meta"))
