@@ -124,10 +124,13 @@ def test_openvino_gives_the_answers_of_pytorch(tmp_path):
     from loupe.models.conversion import convert
 
     preprocessing = Preprocessing(size_px=32, load_px=32)
-    model = cnn(network("fast-cnn"), preprocessing, CLASSES, seed=0).eval()
+    spec = network("fast-cnn")
+    model = cnn(spec, preprocessing, CLASSES, seed=0).eval()
     pixels = smooth_images(8, side=32)
     whiten(model, RawStore(pixels), np.arange(8))
-    compiled = ov.Core().compile_model(convert(model, tmp_path).network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = ov.Core().compile_model(
+        convert(model, spec, tmp_path).network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
     theirs = next(iter(compiled([pixels]).values()))
     with torch.no_grad():
         ours = model(torch.from_numpy(pixels.transpose(0, 3, 1, 2)) / 255)
