@@ -10,6 +10,7 @@ from loupe.config.recipe import Preprocessing
 from loupe.models import conversion
 from loupe.models.cnn import cnn
 from loupe.models.conversion import DIGEST, NAMES, Converted, traced
+from loupe.models.openvino_import import core
 
 
 @pytest.fixture
@@ -60,8 +61,6 @@ def test_in_place_of_a_damaged_trunk_the_network_is_converted_again(tmp_path):
 
 
 def answers(converted):
-    import openvino as ov
-
     x_BHWC = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    compiled = ov.Core().compile_model(converted.network, "CPU")
+    compiled = core().compile_model(converted.network, "CPU")
     return torch.tensor(next(iter(compiled([x_BHWC.numpy()]).values())))

@@ -12,6 +12,7 @@ from loupe.data.pixels.store import RawStore
 from loupe.explain.feature_maps import map_layers
 from loupe.models import bundle
 from loupe.models.cnn import cnn
+from loupe.models.openvino_import import core
 from loupe.models.summary import count_parameters
 from loupe.models.whitening import CHUNK_IMAGES, PatchStatistics, whiten
 
@@ -119,7 +120,7 @@ def test_a_run_computes_the_filters_from_its_training_images_and_keeps_them(tmp_
 
 @pytest.mark.slow
 def test_openvino_gives_the_answers_of_pytorch(tmp_path):
-    ov = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     from loupe.models.catalog import network
     from loupe.models.conversion import convert
 
@@ -128,9 +129,7 @@ def test_openvino_gives_the_answers_of_pytorch(tmp_path):
     model = cnn(spec, preprocessing, CLASSES, seed=0).eval()
     pixels = smooth_images(8, side=32)
     whiten(model, RawStore(pixels), np.arange(8))
-    compiled = ov.Core().compile_model(
-        convert(model, spec, tmp_path).network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    compiled = core().compile_model(convert(model, spec, tmp_path).network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     theirs = next(iter(compiled([pixels]).values()))
     with torch.no_grad():
         ours = model(torch.from_numpy(pixels.transpose(0, 3, 1, 2)) / 255)

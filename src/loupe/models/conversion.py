@@ -24,7 +24,7 @@ from loupe.files import write_atomic
 from loupe.models.bundle_config import content_digest
 from loupe.models.classifier import Classifier
 from loupe.models.engine import digest_of
-from loupe.models.openvino_import import openvino
+from loupe.models.openvino_import import core, openvino
 from loupe.models.openvino_layers import written
 
 Files = tuple[bytes, bytes]  # description and weights
@@ -71,14 +71,13 @@ def convert(model: Classifier, spec: Network, cache: Path) -> Converted:
 
 def traced(model: Classifier, cache: Path) -> Converted:
     """Network as its converter traces it, or its head alone if its trunk is in the cache."""
-    ov = openvino()
     place = cache / _key(model) if model.frozen == len(model.trunk) else None
     known = _known(place)
     shape = (*model.preprocessing.load_size, model.preprocessing.channels)
     x_BHWC = torch.zeros(2, *shape, dtype=torch.uint8)
     below = _Below(model)
     trunk_files = known or _files(_convert(below, x_BHWC))
-    trunk = ov.Core().read_model(*trunk_files)
+    trunk = core().read_model(*trunk_files)
     with torch.inference_mode():
         features = below(x_BHWC)
     head = _convert(model.head, features)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from loupe.config.size import Size
 from loupe.devices import Compute
-from loupe.models.openvino_import import openvino
+from loupe.models.openvino_import import core, openvino
 from loupe.models.openvino_network import IN_FLIGHT, in_flight
 from loupe.models.pixel_engine import Array
 
@@ -134,7 +134,7 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self._compiled = ov.Core().compile_model(prepared.build(), "CPU", options)
+        self._compiled = core().compile_model(prepared.build(), "CPU", options)
         self.name = f"openvino-{precision}"
 
     def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from types import ModuleType
@@ -30,3 +31,22 @@ def openvino() -> Any:
         return import_module("openvino")
     finally:
         sys.meta_path.remove(refusal)
+
+
+def core() -> Any:
+    """OpenVINO's core: one for the process, which lasts as long.
+
+    The CPU plugin of a core gives its thread another stack for signal handlers, and takes it away at its end. Where two
+    cores end in the order in which they began, the thread is left with a stack that is gone, and the next Ctrl-C ends
+    the process with a segmentation fault (OpenVINO 2026.4.1).
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    openvino()
+    return _core()
+
+
+@cache
+def _core() -> Any:
+    return openvino().Core()

@@ -16,7 +16,7 @@ from loupe.data.parallel import worker_count
 from loupe.data.pixels.decode import UInt8Array
 from loupe.errors import RunStateError
 from loupe.models.bundle_config import STORED_NETWORK, BundleConfig, StoredEngine, content_digest
-from loupe.models.openvino_import import openvino
+from loupe.models.openvino_import import core
 from loupe.models.pixel_engine import Array
 
 IN_FLIGHT = 2
@@ -32,15 +32,13 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, files: tuple[bytes, bytes], precision: Literal["fp32", "bf16"]) -> None:
-        ov = openvino()
-        core = ov.Core()
-        network = core.read_model(files[0], files[1])
+        network = core().read_model(files[0], files[1])
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": threads(),
         }
-        self._compiled = core.compile_model(network, "CPU", options)
+        self._compiled = core().compile_model(network, "CPU", options)
         ends = (self._compiled.input(0), self._compiled.output(0))
         self.shapes = [str(end.get_partial_shape()) for end in ends]
         self.name = f"openvino-{precision}"
