@@ -1,6 +1,7 @@
 """A save may be cut off anywhere: there is always a checkpoint to load, and it is the last that was whole."""
 
 import json
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -118,6 +119,7 @@ def test_killed_at_every_boundary_of_a_save_there_is_a_whole_checkpoint(tmp_path
     """Fault injection: the n-th file-system call of a save never returns, for every n."""
     names = [(os, "fsync"), (os, "open"), (Path, "rename"), (Path, "mkdir"), (Path, "open"), (shutil, "rmtree")]
     originals = {(owner, name): getattr(owner, name) for owner, name in names}
+    gc.collect()  # folders that other tests left behind are not to be removed in the midst of a save
     boundaries = 0
     for after in (False, True):
         for fatal in range(200):
