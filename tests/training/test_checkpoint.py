@@ -1,7 +1,7 @@
 """A save may be cut off anywhere: there is always a checkpoint to load, and it is the last that was whole."""
 
-import json
 import gc
+import json
 import os
 import shutil
 from pathlib import Path
