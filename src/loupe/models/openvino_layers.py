@@ -1,4 +1,4 @@
-"""Small networks for OpenVINO, written layer by layer: a hundredth of a second, where tracing them takes half a second.
+"""Small networks for OpenVINO, written layer by layer: hundredths of a second, where tracing takes tenths.
 
 The converter of PyTorch networks has to be loaded and traces each layer; it is for layers that are not known here.
 """
