@@ -19,7 +19,7 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors openmp log files csv_files records offline cache devices config rundir data provenance settled augment models
-recipes evaluate training explain report runs comparison labels doctor cli __main__
+recipes evaluate training explain report runs comparison labels export doctor cli __main__
 """
 ORDER = ROOMS.split()
 
@@ -50,6 +50,7 @@ PACKAGES = {
     "runs": "one run from data to results: train, resume, repeat, evaluate, predict.",
     "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",
     "labels": "the search for wrong labels.",
+    "export": "a run as a model for other programs, with the proof that it predicts the same there.",
     "doctor": "checks of the installation, and short measurements of the machine.",
     "cli": "the command line: one module for each command, and the tables that they print.",
 }

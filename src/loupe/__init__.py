@@ -18,6 +18,7 @@ from loupe.errors import (
     DataError,
     DiskError,
     DivergedError,
+    ExportRefusedError,
     ImageError,
     InterruptedRunError,
     LoupeError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from loupe.comparison.compare import compare
     from loupe.comparison.sweep import cross_validate
     from loupe.data.pixels.decoding import DamagedImages
+    from loupe.export.export import export_model
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume, train
 
@@ -41,6 +43,7 @@ __all__ = [
     "DataError",
     "DiskError",
     "DivergedError",
+    "ExportRefusedError",
     "ImageError",
     "InterruptedRunError",
     "LoupeError",
@@ -50,6 +53,7 @@ __all__ = [
     "__version__",
     "compare",
     "cross_validate",
+    "export_model",
     "load",
     "resume",
     "train",
@@ -61,6 +65,7 @@ MODULES = {
     "Run": "loupe.runs.run",
     "compare": "loupe.comparison.compare",
     "cross_validate": "loupe.comparison.sweep",
+    "export_model": "loupe.export.export",
     "load": "loupe.runs.train",
     "resume": "loupe.runs.train",
     "train": "loupe.runs.train",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from loupe import __version__
-from loupe.cli import check, compare, doctor, explain, labels, listings, predict, report, reproduce, train
+from loupe.cli import check, compare, doctor, explain, export, labels, listings, predict, report, reproduce, train
 from loupe.cli.signals import CommandSignals
 from loupe.doctor import installation
 from loupe.errors import InterruptedRunError, LoupeError, disk_error, memory_error
@@ -30,6 +30,7 @@ COMMANDS = (
     check.check,
     labels.labels,
     explain.explain,
+    export.export,
     report.report,
     reproduce.reproduce,
     listings.runs,

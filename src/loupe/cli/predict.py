@@ -24,11 +24,12 @@ from loupe.errors import ConfigError, counted
 from loupe.log import logger, terminal
 
 if TYPE_CHECKING:
+    from loupe.export.predictor import ExportedModel
     from loupe.runs.run import Run
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
+    run: Annotated[str, typer.Argument(help="Run: its folder or its name; or the folder of an export.")],
     split: Annotated[str, typer.Option(help="Split: val, test or train. Test-set evaluations are counted.")] = "val",
     data: Annotated[
         str | None,
@@ -49,13 +50,20 @@ def evaluate(
     if split not in {"train", "val", "test"}:
         raise ConfigError(f"--split {split}: give val, test or train.")
     from loupe.cli import tables
+    from loupe.export.folder import is_export
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
     if data is None and (columns or images or follow_links):
         raise ConfigError("--columns, --images and --follow-links are of the images in --data, which is missing.")
-    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify, tta=tta)
-    _note_views(opened)
+    opened: Run | ExportedModel
+    if is_export(Path(run)):
+        if data is None:
+            raise ConfigError(f"{run} is an export, without images of its own. Give labelled images with --data.")
+        opened = _exported(run, tta, quiet=quiet or as_json)
+    else:
+        opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify, tta=tta)
+        _note_views(opened)
     evaluation = opened.evaluate(
         split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
     )
@@ -66,7 +74,7 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
+    run: Annotated[str, typer.Argument(help="Run: its folder or its name; or the folder of an export.")],
     paths: Annotated[
         list[str], typer.Argument(help="Images, folders or glob patterns; or one list: CSV, TSV, JSONL or Parquet.")
     ],
@@ -113,6 +121,7 @@ def predict(
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.data.sources.inference_list import open_inference_list
+    from loupe.export.folder import is_export
     from loupe.rundir import open_run
     from loupe.runs.classify import Tally, check_path, check_threshold, check_top, label, write_csv
     from loupe.runs.run import Run
@@ -124,8 +133,12 @@ def predict(
         check_path(to)
     elif threshold or wanted_precision or top > 1:
         raise ConfigError("--submission has one answer for each image: leave out --top and thresholds.")
-    opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, tta=tta)
-    _note_views(opened)
+    opened: Run | ExportedModel
+    if is_export(Path(run)):
+        opened = _exported(run, tta, quiet=quiet or as_json)
+    else:
+        opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, tta=tta)
+        _note_views(opened)
     check_top(top, opened.classes)
     form = None if submission is None else Submission.of(submission, opened.classes)
     if form is not None:
@@ -164,6 +177,19 @@ def predict(
         print_long_json(head, "images", tally.to_json(), {"counts": tally.counts()})
     else:
         tables.print_histogram(tally.counts(), to)
+
+
+def _exported(folder: str, tta: str | None, *, quiet: bool) -> "ExportedModel":
+    """Exported model in a folder.
+
+    Raises:
+        ConfigError: a test-time augmentation is asked for.
+    """
+    from loupe.export.predictor import ExportedModel
+
+    if tta is not None:
+        raise ConfigError("--tta is not for exported models. Leave it out, or give the run.")
+    return ExportedModel(Path(folder), quiet=quiet)
 
 
 def _note_views(run: "Run") -> None:

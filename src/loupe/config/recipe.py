@@ -21,6 +21,9 @@ RGB = tuple[float, float, float]
 Resize = Literal["crop", "pad", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Normalise = Literal["unit", "dataset", "channels", "given"]
+PixelDefinition = Literal[1, 2]
+PIXEL_DEFINITION: PixelDefinition = 2
+"""Definition of pixels in new runs: how a file becomes pixels of `load_px`. See `loupe.data.pixels.decode`."""
 AUTOMATIC_VIEWS = 4  # augmented views of each image, where blocks are frozen
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -32,7 +35,8 @@ class Preprocessing(RecipeValue):
     width). Pixels are scaled to [0, 1]; then `mean` is subtracted and the result is divided by `std`, for each channel.
     `range`: pixel values, as stored in the file, that become 0 and 255, with linear steps between; null for the whole
     range of the file's bits. `channels`: 3 for RGB, 1 for grey, which uses the first value of `mean` and of `std`; the
-    others are equal.
+    others are equal. `pixel_definition`: how a file becomes pixels (`data.pixels.decode`); 1 in files of versions that
+    had no other.
     """
 
     size_px: SizePx
@@ -43,6 +47,7 @@ class Preprocessing(RecipeValue):
     std: RGB = (1.0, 1.0, 1.0)
     range: Levels | None = None
     channels: Channels = 3
+    pixel_definition: PixelDefinition = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -84,8 +89,8 @@ class InputSpec(RecipeValue):
     scale [0, 1]. `range`: `full` keeps the 8 upper bits of every pixel value. `[low, high]` are the stored values that
     become black and white, for example [0, 4095] for 12 bits in files of 16. `used` takes the lowest and the highest
     value of the training images. `channels`: 1 for grey images and a network that is trained from scratch; colours
-    become grey (ITU-R 601). Pretrained networks have 3. A run records the chosen values; a resumed or repeated run
-    takes them from the record.
+    become grey (ITU-R 601). Pretrained networks have 3. `pixel_definition` is the newest one (2); a run of an older
+    version has 1. A run records the chosen values; a resumed or repeated run takes them from the record.
     """
 
     size_px: SizePx | None = None
@@ -97,6 +102,7 @@ class InputSpec(RecipeValue):
     std: RGB | None = None
     range: Literal["full", "used"] | Levels = "full"
     channels: Channels = 3
+    pixel_definition: PixelDefinition | None = None
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:

@@ -13,6 +13,7 @@ from loupe.config.recipe import (
     InputSpec,
     Interpolation,
     Normalise,
+    PixelDefinition,
     Precision,
     Preprocessing,
     Recipe,
@@ -35,6 +36,7 @@ class ResolvedInput(InputSpec):
     resize: Resize
     interpolation: Interpolation
     normalise: Normalise
+    pixel_definition: PixelDefinition
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -55,6 +57,7 @@ class ResolvedInput(InputSpec):
             interpolation=self.interpolation,
             range=None if isinstance(self.range, str) else self.range,
             channels=self.channels,
+            pixel_definition=self.pixel_definition,
         )
         if self.normalise == "unit" or self.mean is None or self.std is None:
             return geometry
@@ -104,7 +107,7 @@ class ResolvedRecipe(Recipe):
             ConfigError: values of the input are missing, or do not go together.
         """
         try:
-            pixels = ResolvedInput(**{**dict(recipe.input), **(settled or {})})
+            pixels = ResolvedInput(**{**dict(recipe.input), **(_unrecorded(recipe) if settled is None else settled)})
         except ValidationError as error:
             problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors())
             raise ConfigError(f"recipe {recipe.name}: {problems}.") from None
@@ -131,6 +134,11 @@ class ResolvedRecipe(Recipe):
         if self.frozen_precision == "auto":
             changes["frozen_precision"] = frozen_precision
         return self.model_copy(update=changes)
+
+
+def _unrecorded(recipe: Recipe) -> dict[str, Any]:
+    """Values of the input that the recipe of a run of an older version does not have."""
+    return {} if recipe.input.pixel_definition else {"pixel_definition": 1}
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:

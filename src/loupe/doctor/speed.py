@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from loupe.augment.pipeline import Augmenter
-from loupe.config.recipe import Preprocessing
+from loupe.config.recipe import PIXEL_DEFINITION, Preprocessing
 from loupe.data.pixels import decode
 from loupe.data.pixels.batches import Batch
 from loupe.devices import DTYPES, Compute, choose_device, precisions
@@ -50,7 +50,16 @@ def photograph() -> bytes:
 def decoding() -> Iterator[Finding]:
     """Images decoded per second, in one thread."""
     data = photograph()
-    images = rate(lambda: decode.load(data, "generated", load_px=DECODED_PX, resize="crop", interpolation="bilinear"))
+    images = rate(
+        lambda: decode.load(
+            data,
+            "generated",
+            load_px=DECODED_PX,
+            resize="crop",
+            interpolation="bilinear",
+            definition=PIXEL_DEFINITION,
+        )
+    )
     said = f"{images:,.0f} JPEGs/s in one thread ({PHOTO[0]} x {PHOTO[1]} to {DECODED_PX} px)"
     yield Finding("decoding", said, data={"images_per_second": round(images, 1)})
 

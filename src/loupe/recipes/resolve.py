@@ -8,7 +8,7 @@ import numpy as np
 
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec, Network
-from loupe.config.recipe import InputSpec, Recipe
+from loupe.config.recipe import PIXEL_DEFINITION, InputSpec, Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.config.size import Size
 from loupe.data.dataset import Dataset
@@ -133,12 +133,13 @@ def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
-    """Input values that the recipe leaves to the backbone or to the images."""
+    """Input values that the recipe leaves open: to the backbone, to the images, or to this version of Loupe."""
+    newest = {"pixel_definition": recipe.input.pixel_definition or PIXEL_DEFINITION}
     if all(getattr(recipe.input, name) is not None for name in OF_INPUT):
-        return {}
+        return newest
     if isinstance(recipe.model, BackboneSpec):
-        return _input_of_backbone(recipe.input, recipe.model)
-    return _input_of_images(recipe, table)
+        return newest | _input_of_backbone(recipe.input, recipe.model)
+    return newest | _input_of_images(recipe, table)
 
 
 def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> dict[str, Any]:

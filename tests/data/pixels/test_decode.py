@@ -399,9 +399,10 @@ def test_pad_and_squash_to_a_rectangle_are_pillows(width, height, size):
     inner = ImageOps.contain(image, (size.width_px, size.height_px), Image.Resampling.BILINEAR)
     expected = Image.new("RGB", (size.width_px, size.height_px))
     expected.paste(inner, ((size.width_px - inner.width) // 2, (size.height_px - inner.height) // 2))
-    np.testing.assert_array_equal(resized(image, size, "pad", "bilinear"), expected)
+    # Pillow chooses the order of the two passes, which are rounded each.
+    assert np.abs(resized(image, size, "pad", "bilinear").astype(int) - np.asarray(expected)).max() <= 1
     squashed = image.resize((size.width_px, size.height_px), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(resized(image, size, "squash", "bicubic"), squashed)
+    assert np.abs(resized(image, size, "squash", "bicubic").astype(int) - np.asarray(squashed)).max() <= 1
 
 
 def test_a_crop_to_a_rectangle_that_needs_no_scaling_moves_no_pixel():
@@ -443,3 +444,30 @@ def test_a_reduced_jpeg_gives_nearly_the_same_square():
     full = resized(decode(data, "x"), Size.of(64), "crop", "bilinear").astype(int)
     reduced = load(data, "x", load_px=64, resize="crop", interpolation="bilinear")
     assert np.abs(full - reduced).max() <= 3
+
+
+# --- definitions of the pixels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 300), (300, 60), (97, 131)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_definition_2_resizes_the_width_and_then_the_height(width, height, interpolation):
+    image = Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    method = getattr(Image.Resampling, interpolation.upper())
+    expected = image.resize((32, height), method).resize((32, 40), method)
+    np.testing.assert_array_equal(resized(image, Size(40, 32), "squash", interpolation, 2), expected)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+def test_definitions_differ_by_rounding_alone(resize):
+    image = Image.fromarray(RNG.integers(0, 256, (700, 90, 3), dtype=np.uint8))
+    first, second = (resized(image, Size.of(32), resize, "bicubic", definition).astype(int) for definition in (1, 2))
+    assert np.abs(first - second).max() <= 2
+
+
+def test_definition_2_decodes_a_large_jpeg_whole():
+    data = encode(gradient(1603, 1201), "JPEG", quality=95)
+    how = {"load_px": 64, "resize": "crop", "interpolation": "bilinear"}
+    whole = resized(decode(data, "x"), Size.of(64), "crop", "bilinear", 2)
+    np.testing.assert_array_equal(load(data, "x", **how, definition=2), whole)
+    assert (load(data, "x", **how, definition=1) != whole).any()

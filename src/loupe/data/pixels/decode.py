@@ -14,7 +14,14 @@ The format is recognised by content, not by file name; `loupe.data.formats` list
 * The orientation of EXIF or XMP is applied; unreadable metadata counts as upright.
 * The first frame of animations and multi-page files is used.
 * Images that would take too much memory or time are refused by their header, before decoding (`limits`).
-* A large JPEG is reduced by 2, 4 or 8 during decoding, as long as both sides keep twice the target size.
+* The image is resized by Pillow's antialiasing filters, in 8-bit fixed-point arithmetic.
+
+Two definitions of the pixels differ in the last two steps, and a model keeps the one that it was trained with:
+
+* 2, of new models: every image is decoded whole. It is resized in two passes, first the width and then the height, each
+  rounded to 8 bits. So the pixels are a function of the decoded image alone, which an exported model can compute too.
+* 1, of models from before: a JPEG is reduced by 2, 4 or 8 during decoding, as long as both sides keep twice the target
+  size. Pillow chooses the order of the passes: the width first, or, from Pillow 13 on, the height of tall images.
 
 Detectable damage (a truncated file, an invalid header, a wrong checksum in a PNG) is an ImageError. JPEG has no
 checksums, so a flipped bit in its data may decode to other pixels without an error.
@@ -31,7 +38,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from loupe.config.base import Channels, Levels
-from loupe.config.recipe import Interpolation, Resize
+from loupe.config.recipe import PIXEL_DEFINITION, Interpolation, PixelDefinition, Resize
 from loupe.config.size import Size, SizePx
 from loupe.data.formats import FORMATS, readable_names, reader_of, sniff
 from loupe.data.pixels import limits
@@ -41,6 +48,7 @@ DECODER_VERSION = 2
 """Part of the key of the pixel cache: increase it with every change that gives other pixels for the same bytes."""
 
 UInt8Array = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -72,6 +80,7 @@ def load(
     interpolation: Interpolation,
     levels: Levels | None = None,
     channels: Channels = 3,
+    definition: PixelDefinition = 1,
 ) -> UInt8Array:
     """Decode an image and resize it to `load_px`, uint8 [H, W, channels].
 
@@ -81,9 +90,9 @@ def load(
         ImageError: the image is damaged, or its format is not supported.
     """
     size = Size.of(load_px)
-    image = decode(data, path, at_least_px=max(size), levels=levels)
+    image = decode(data, path, at_least_px=max(size) if definition == 1 else None, levels=levels)
     try:
-        return resized(image if channels == 3 else image.convert("L"), size, resize, interpolation)
+        return resized(image if channels == 3 else image.convert("L"), size, resize, interpolation, definition)
     except (ValueError, MemoryError) as error:
         raise ImageError(path, _reason(error)) from error
 
@@ -167,7 +176,13 @@ def open_header(data: bytes, path: str) -> ImageFile.ImageFile:
     return image
 
 
-def resized(image: Image.Image, size: Size, resize: Resize, interpolation: Interpolation) -> UInt8Array:
+def resized(
+    image: Image.Image,
+    size: Size,
+    resize: Resize,
+    interpolation: Interpolation,
+    definition: PixelDefinition = PIXEL_DEFINITION,
+) -> UInt8Array:
     """Resize an RGB or grey image to uint8 [H, W, channels], antialiased if smaller (except `nearest`).
 
     `crop` scales both sides alike so that the image covers the size, and keeps the centre. `pad` scales both sides
@@ -176,21 +191,22 @@ def resized(image: Image.Image, size: Size, resize: Resize, interpolation: Inter
     """
     width_px, height_px = image.size
     wanted = size.width_px, size.height_px
+    whole = 0, 0, width_px, height_px
     if resize == "crop":
-        sized = _scale(image, wanted, interpolation, _covering(image.size, wanted))
+        sized = _scale(image, wanted, interpolation, _covering(image.size, wanted), definition)
     elif resize == "pad":
         factor = min(size.width_px / width_px, size.height_px / height_px)
         inner_px = max(1, round(width_px * factor)), max(1, round(height_px * factor))
         sized = Image.new(image.mode, wanted)
         corner_px = (wanted[0] - inner_px[0]) // 2, (wanted[1] - inner_px[1]) // 2
-        sized.paste(_scale(image, inner_px, interpolation, (0, 0, width_px, height_px)), corner_px)
+        sized.paste(_scale(image, inner_px, interpolation, whole, definition), corner_px)
     else:
-        sized = _scale(image, wanted, interpolation, (0, 0, width_px, height_px))
+        sized = _scale(image, wanted, interpolation, whole, definition)
     pixels = np.asarray(sized)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _covering(image: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
+def _covering(image: tuple[int, int], wanted: tuple[int, int]) -> Box:
     """Largest box of the wanted proportions about the centre of the image; both sizes are (width, height)."""
     width_px, height_px = image
     box_width: float = min(width_px, height_px * wanted[0] / wanted[1])
@@ -201,13 +217,22 @@ def _covering(image: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, f
 
 
 def _scale(
-    image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: tuple[float, float, float, float]
+    image: Image.Image,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    box: Box,
+    definition: PixelDefinition,
 ) -> Image.Image:
     boxed = box[2] - box[0], box[3] - box[1]
     if boxed == size:
         return image if size == image.size else image.crop(box)
-    limits.check_resizing(size, (ceil(boxed[0]), ceil(boxed[1])))
-    return image.resize(size, _RESAMPLING[interpolation], box=box)
+    rows_px = boxed[1] if definition == 1 else image.height
+    limits.check_resizing(size, (ceil(boxed[0]), ceil(rows_px)))
+    method = _RESAMPLING[interpolation]
+    if definition == 1 or interpolation == "nearest":
+        return image.resize(size, method, box=box)
+    wide = image.resize((size[0], image.height), method, box=(box[0], 0, box[2], image.height))
+    return wide.resize(size, method, box=(0, box[1], size[0], box[3]))
 
 
 def stored_levels(data: bytes, path: str) -> tuple[Levels, int]:

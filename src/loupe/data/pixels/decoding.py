@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 
 from loupe.config.base import Channels, Levels
-from loupe.config.recipe import Interpolation, Resize
+from loupe.config.recipe import Interpolation, PixelDefinition, Resize
 from loupe.config.size import Size, SizePx
 from loupe.data.memory import can_allocate
 from loupe.data.parallel import File, in_parallel
@@ -54,6 +54,7 @@ class DecoderSettings(TypedDict):
     interpolation: Interpolation
     levels: Levels | None
     channels: Channels
+    definition: PixelDefinition
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class EncodedImages:
     interpolation: Interpolation
     levels: Levels | None = None
     channels: Channels = 3
+    definition: PixelDefinition = 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,6 +82,7 @@ class EncodedImages:
             interpolation=self.interpolation,
             levels=self.levels,
             channels=self.channels,
+            definition=self.definition,
         )
 
     @property
@@ -116,6 +119,8 @@ class EncodedImages:
     def key(self, content: Sequence[str]) -> str:
         """Cache key: digest of the decoder's settings and versions and of the content digests of the images."""
         settings = [DECODER_VERSION, PIL.__version__, *self._settings.values()]
+        if self.definition == 1:
+            settings.pop()  # as before there was another
         return sha256(json.dumps([settings, list(content)]).encode()).hexdigest()[:40]
 
 

@@ -48,8 +48,8 @@ def load_images(
 
     Args:
         table: images.
-        preprocessing: settings, of which `load_px`, `resize`, `interpolation`, `range` and `channels` decide the stored
-            pixels.
+        preprocessing: settings, of which `load_px`, `resize`, `interpolation`, `range`, `channels` and
+            `pixel_definition` decide the stored pixels.
         cache: cache folder; None for no cache.
         skip_damaged: leave damaged images out instead of raising.
 
@@ -83,6 +83,7 @@ def encoded(table: ImageTable, preprocessing: Preprocessing) -> EncodedImages:
         preprocessing.interpolation,
         preprocessing.range,
         preprocessing.channels,
+        preprocessing.pixel_definition,
     )
 
 

@@ -1,0 +1,170 @@
+"""Export of a run: a folder with the model, its card, and the proof that it predicts as the run does."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from loupe import __version__
+from loupe.config.network import BackboneSpec
+from loupe.data.sources.folders import from_paths
+from loupe.devices import Compute
+from loupe.errors import ConfigError, DataError, disk_error, unknown_name
+from loupe.export.folder import CARD, MANIFEST, PARITY, Manifest, hashes
+from loupe.export.parity import ParityReport, Reference, compare
+from loupe.export.runners import Floats
+from loupe.export.samples import Samples
+from loupe.export.targets import TARGETS, Job, Written
+from loupe.log import logger, progress_bar, terminal
+from loupe.models.classifier import Classifier
+from loupe.models.torch_network import TorchNetwork
+from loupe.rundir import open_run
+from loupe.runs.run import Run
+
+COMPARED_WITH = "PyTorch, fp32"
+
+
+def export_model(
+    run: Run | str | Path,
+    to: str,
+    *,
+    folder: str | Path | None = None,
+    images: str | Path | None = None,
+    quiet: bool = True,
+) -> Path:
+    """Export a run, once the exported model has been compared with it image by image.
+
+    Args:
+        run: finished run, its folder or its name in `runs`.
+        to: target (`TARGETS`).
+        folder: new folder for the export; by default `exports/TARGET` in that of the run.
+        images: images to compare on, in place of the run's validation images.
+        quiet: print warnings only.
+
+    Returns:
+        The folder: the model, `card.md`, `parity.json` and `export.json`.
+
+    Raises:
+        ConfigError: the target is unknown or needs a package, the network cannot be exported, or the folder exists.
+        ExportRefusedError: the exported model does not predict as the run does.
+        DataError: there are no images to compare on.
+    """
+    if to not in TARGETS:
+        raise unknown_name("target", to, TARGETS)
+    opened = run if isinstance(run, Run) else Run(open_run(run), device="cpu", quiet=quiet)
+    place = Path(folder) if folder else opened.path / "exports" / to
+    if place.exists():
+        raise ConfigError(f"{place} exists. Remove it, or choose another with --folder.")
+    with terminal(quiet=quiet), _new_folder(place) as made:
+        model = in_fp32(opened)
+        samples = samples_of(opened, images)
+        logger.info(f"writing {to}")
+        written = TARGETS[to](Job(model, made, opened.config.weights_blake2b, licence_of(opened)))
+        report = _compared(to, written, samples, model)
+        report.write(made / PARITY)
+        (made / CARD).write_text(_card(opened, written), encoding="utf-8")
+        manifest = Manifest(
+            target=to,
+            precision="fp32",
+            model=written.model,
+            files={name: digest for name, digest in hashes(made).items() if name not in {PARITY, CARD}},
+            classes=opened.classes,
+            preprocessing=opened.preprocessing,
+            temperature=opened.temperature,
+            run=opened.path.name,
+            weights_blake2b=opened.config.weights_blake2b,
+            loupe=__version__,
+        )
+        manifest.write(made / MANIFEST)
+        for engine in report.engines:
+            logger.info(
+                f"{engine.engine}: {engine.same_top1:,} of {engine.images:,} images get the same class; probabilities "
+                f"differ by at most {max(engine.largest_difference, engine.largest_difference_in_batches):.1g}; "
+                f"{engine.differing_pixel_values:,} of {engine.pixel_values:,} pixel values differ"
+            )
+    return place
+
+
+@contextmanager
+def _new_folder(place: Path) -> Iterator[Path]:
+    """Folder beside the place that becomes it once everything is in it; nothing is left after an error."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    except OSError as error:
+        raise disk_error(error, place, "choose another with --folder") or error from None
+    try:
+        yield made
+        made.chmod(0o755)
+        made.rename(place)
+    except OSError as error:
+        raise disk_error(error, place, "choose another with --folder") or error from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def in_fp32(run: Run) -> Classifier:
+    """Network of a run in evaluation mode, in fp32, on the CPU."""
+    from loupe.models import bundle
+
+    return bundle.load(run.directory.model, torch.device("cpu"))[0].float()
+
+
+def samples_of(run: Run, images: str | Path | None) -> Samples:
+    """Images to compare on: all validation images of the run, or the given ones.
+
+    Raises:
+        DataError: there are none, or those of the run are missing or have changed.
+    """
+    if images is not None:
+        table = from_paths([str(images)])
+        return Samples(table, range(len(table)), run.preprocessing, str(images))
+    own, split = run.own_images()
+    rows_N = split.rows("val")
+    if not len(rows_N):
+        raise DataError(f"{run.path} has no validation images. Give images to compare on with --images.")
+    return Samples(own.table, rows_N.tolist(), run.preprocessing, "validation images of the run")
+
+
+def reference_of(model: Classifier) -> Reference:
+    """Calibrated probabilities of a network by PyTorch in fp32."""
+    network = TorchNetwork(model, Compute(torch.device("cpu"), "fp32"))
+
+    def probabilities(pixels_NHWC: np.ndarray) -> Floats:
+        (logits_NK,) = network.run(iter([pixels_NHWC]))
+        scaled = torch.from_numpy(logits_NK).double() / model.temperature
+        return np.asarray(torch.softmax(scaled, dim=1), dtype=np.float32)
+
+    return probabilities
+
+
+def licence_of(run: Run) -> str | None:
+    """Licence of the pretrained weights that a run began from, as timm names it; None where it is not known."""
+    network = run.config.network
+    if not isinstance(network, BackboneSpec):
+        return None
+    import timm
+
+    trained = timm.get_pretrained_cfg(network.backbone)
+    return trained.license if trained is not None else None
+
+
+def _compared(to: str, written: Written, samples: Samples, model: Classifier) -> ParityReport:
+    with progress_bar() as progress:
+        task = progress.add_task("comparing", total=len(samples), note="")
+        return compare(
+            to,
+            written.gates,
+            samples,
+            reference_of(model),
+            COMPARED_WITH,
+            lambda images: progress.advance(task, images),
+        )
+
+
+def _card(run: Run, written: Written) -> str:
+    return f"# {run.path.name}\n{written.usage}"

@@ -1,0 +1,74 @@
+"""Engines that run exported files, from decoded images to probabilities. Nothing here needs PyTorch."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from loupe.data.pixels.decode import UInt8Array
+from loupe.errors import ConfigError, DataError
+from loupe.models.openvino_import import core
+from loupe.models.openvino_network import threads
+
+Floats = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """Engine that runs an exported model; `name` has its library and its version."""
+
+    name: str
+
+    def run(self, images: UInt8Array) -> tuple[Floats, UInt8Array]:
+        """Calibrated probabilities [N, K] and resized pixels [N, H, W, C] of decoded images [N, H, W, 3].
+
+        Raises:
+            DataError: the engine refuses the images.
+        """
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+
+    def __init__(self, model: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ConfigError("this needs ONNX Runtime: pip install onnxruntime") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads()
+        options.log_severity_level = 4  # its errors are raised, and printed again
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.name = f"onnxruntime {onnxruntime.__version__}"
+
+    def run(self, images: UInt8Array) -> tuple[Floats, UInt8Array]:
+        try:
+            probabilities_NK, pixels_NHWC = self._session.run(["probabilities", "pixels"], {"images": images})
+        except Exception as error:  # it raises classes of its own
+            raise _refused(error) from None
+        return probabilities_NK, pixels_NHWC
+
+
+class OpenVino:
+    """OpenVINO on the CPU, in fp32 or bf16, from an ONNX file or a description of its own (.xml)."""
+
+    def __init__(self, model: Path, precision: str = "f32") -> None:
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads()}
+        self._compiled: Any = core().compile_model(core().read_model(str(model)), "CPU", options)
+        self.name = f"openvino {version('openvino')}"
+
+    def run(self, images: UInt8Array) -> tuple[Floats, UInt8Array]:
+        try:
+            outputs = self._compiled({0: images})
+        except Exception as error:  # it raises classes of its own
+            raise _refused(error) from None
+        return outputs[0], outputs[1]
+
+
+def _refused(error: Exception) -> DataError:
+    return DataError(f"the exported model refuses the images: {' '.join(str(error).split())[:300]}")
