@@ -42,7 +42,7 @@ def varied(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run(varied, tmp_path_factory) -> loupe.Run:
     """A small network whose images are resized to 24 px, of which it sees the centre of 20."""
-    settings = {"input.size_px": 20, "input.load_px": 24, "input.interpolation": "bicubic"}
+    settings = {"input.size_px": 20, "input.load_px": 24, "input.interpolation": "bicubic", "precision": "fp32"}
     output = tmp_path_factory.mktemp("runs")
     return loupe.train(
         varied, recipe="small-images", epochs=1, settings=settings, device="cpu", output=output, quiet=True

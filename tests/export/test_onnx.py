@@ -98,7 +98,7 @@ def test_50_000_by_50_000_pixels_are_refused_before_anything_is_computed(exporte
 
 def test_evaluation_of_the_folder_is_that_of_the_run(exported, run, varied):
     theirs = ExportedModel(exported).evaluate("val", varied)
-    assert theirs.n == 30
+    assert theirs.images == 30
     own = run.predictions(from_paths([str(varied)]))
     wanted = np.mean([run.classes[k] == path.split("/")[-2] for k, path in zip(own.predicted, own.path, strict=True)])
     assert theirs.accuracy.value == pytest.approx(wanted)

@@ -66,6 +66,11 @@ def export_model(
         written = TARGETS[to](Job(model, made, opened.config.weights_blake2b, licence_of(opened)))
         report = _compared(to, written, samples, model)
         report.write(made / PARITY)
+        if opened.config.precision != "fp32":
+            logger.info(
+                f"compared in fp32: the run itself predicts in {opened.config.precision}, so that classes that are "
+                "nearly as probable can be exchanged"
+            )
         (made / CARD).write_text(_card(opened, written), encoding="utf-8")
         manifest = Manifest(
             target=to,
