@@ -28,7 +28,7 @@ SMALLEST = np.finfo(np.float32).tiny
 
 
 class ExportedModel:
-    """Exported model that predicts from raw images, with ONNX Runtime or OpenVINO.
+    """Exported model that predicts from raw images, with ONNX Runtime, PyTorch or OpenVINO.
 
     Its probabilities are calibrated already: `temperature` is 1.
 
@@ -53,6 +53,10 @@ class ExportedModel:
     def _runner(self) -> Runner:
         assert self.manifest.model is not None  # as open_manifest has checked
         path = self.path / self.manifest.model
+        if path.suffix == ".pt2":
+            from loupe.export.torch_runner import TorchProgram
+
+            return TorchProgram(path)
         return OpenVino(path) if path.suffix == ".xml" else OnnxRuntime(path)
 
     def read_options(

@@ -123,8 +123,8 @@ def _before_logits(model: Classifier) -> nn.Module | None:
     return pools[-1] if pools else None
 
 
-def exported(program: ImageProgram) -> ExportedProgram:
-    """The program with its operations recorded, for any number of images of any size.
+def exported(program: nn.Module) -> ExportedProgram:
+    """A program with its operations recorded, for any number of images [N, H, W, 3] of any size.
 
     Raises:
         ConfigError: PyTorch cannot record the network.

@@ -149,14 +149,15 @@ def _pass(x_LM: Tensor, length: int, side: Side, outputs: int, interpolation: In
     """Resize the first axis: uint8 or whole float32 [L, M] to float32 [outputs, M]."""
     start_Q, digits_QDW = _coefficients(length, side, outputs, interpolation)
     index_QW = (start_Q[:, None] + torch.arange(side.window_px)).clamp(0, length - 1)
-    windows_QWM = x_LM.index_select(0, index_QW.flatten()).view(-1, side.window_px, x_LM.shape[1]).float()
-    sums_QDBM = (digits_QDW @ windows_QWM).view(-1, 3, BLOCK, x_LM.shape[1])
+    blocks, lines = len(start_Q), x_LM.shape[1]
+    windows_QWM = x_LM.index_select(0, index_QW.flatten()).view(blocks, side.window_px, lines).float()
+    sums_QDBM = (digits_QDW @ windows_QWM).view(blocks, 3, BLOCK, lines)
     low, middle, high = sums_QDBM[:, 0], sums_QDBM[:, 1], sums_QDBM[:, 2]
     # floor((high * 2**14 + middle * 2**7 + low + 2**21) / 2**22), digit by digit, so that every step is exact.
     base, half = 2**DIGIT_BITS, 2 ** (FRACTION_BITS - 1 - 2 * DIGIT_BITS)
     carried = torch.floor((middle + torch.floor(low / base)) / base)
     rounded = torch.floor((high + half + carried) / 2 ** (FRACTION_BITS - 2 * DIGIT_BITS)).clamp(0.0, 255.0)
-    return rounded.reshape(-1, x_LM.shape[1])[:outputs]
+    return rounded.reshape(blocks * BLOCK, lines)[:outputs]
 
 
 def _coefficients(length: int, side: Side, outputs: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class OnnxRuntime:
         try:
             probabilities_NK, pixels_NHWC = self._session.run(["probabilities", "pixels"], {"images": images})
         except Exception as error:  # it raises classes of its own
-            raise _refused(error) from None
+            raise refused(error) from None
         return probabilities_NK, pixels_NHWC
 
 
@@ -66,9 +66,10 @@ class OpenVino:
         try:
             outputs = self._compiled({0: images})
         except Exception as error:  # it raises classes of its own
-            raise _refused(error) from None
+            raise refused(error) from None
         return outputs[0], outputs[1]
 
 
-def _refused(error: Exception) -> DataError:
+def refused(error: Exception) -> DataError:
+    """Error for images that an engine does not take."""
     return DataError(f"the exported model refuses the images: {' '.join(str(error).split())[:300]}")
