@@ -22,6 +22,7 @@ from loupe.export.parity import Gate, ParityReport
 from loupe.export.predictor import ExportedModel
 from loupe.export.program import ImageProgram
 from loupe.models.build import build
+from loupe.models.catalog import NETWORKS
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -242,6 +243,25 @@ def test_networks_of_timm_predict_the_same_in_onnx_runtime(name):
         std=(0.229, 0.224, 0.225),
     )
     model = build(BackboneSpec(backbone=name, weights="none"), preprocessing, ("a", "b", "c"), seed=0).eval()
+    same(ImageProgram(model).eval())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_networks_of_loupe_predict_the_same_in_onnx_runtime(name):
+    preprocessing = Preprocessing(size_px=32, load_px=36, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    model = build(NETWORKS[name](), preprocessing, ("a", "b", "c"), seed=0).eval()
+    same(ImageProgram(model).eval())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_every_way_to_resize_is_exported(resize, interpolation):
+    preprocessing = Preprocessing(
+        size_px=(20, 28), load_px=(24, 32), resize=resize, interpolation=interpolation, channels=1
+    )
+    model = build(NETWORKS["simple-cnn"](), preprocessing, ("a", "b", "c"), seed=0).eval()
     same(ImageProgram(model).eval())
 
 
