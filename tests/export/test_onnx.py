@@ -15,12 +15,13 @@ from loupe.data.pixels.limits import MAX_PIXELS
 from loupe.data.sources.folders import from_paths
 from loupe.errors import ConfigError, DataError, ExportRefusedError
 from loupe.export import export as composition
-from loupe.export import targets
 from loupe.export.export import export_model
 from loupe.export.folder import MANIFEST, Manifest, open_manifest
+from loupe.export.job import Written
 from loupe.export.parity import Gate, ParityReport
 from loupe.export.predictor import ExportedModel
 from loupe.export.program import ImageProgram
+from loupe.export.runners import OnnxRuntime
 from loupe.models.build import build
 from loupe.models.catalog import NETWORKS
 
@@ -174,8 +175,8 @@ class Wrong:
 def test_a_model_that_predicts_otherwise_is_not_exported(run, exported, tmp_path, monkeypatch, change, said):
     def wrong(job):
         shutil.copy(exported / "model.onnx", job.folder)
-        runner = Wrong(targets.OnnxRuntime(job.folder / "model.onnx"), change)
-        return targets.Written("model.onnx", (Gate(runner, 1e-4),), "")
+        runner = Wrong(OnnxRuntime(job.folder / "model.onnx"), change)
+        return Written("model.onnx", (Gate(runner, 1e-4),), "")
 
     monkeypatch.setitem(composition.TARGETS, "onnx", wrong)
     with pytest.raises(ExportRefusedError, match=said):

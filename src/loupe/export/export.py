@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from loupe import __version__
-from loupe.config.network import BackboneSpec
 from loupe.data.sources.folders import from_paths
 from loupe.devices import Compute
 from loupe.errors import ConfigError, DataError, disk_error, unknown_name
 from loupe.export.folder import CARD, MANIFEST, PARITY, Manifest, hashes
+from loupe.export.job import Job, Options, Written
 from loupe.export.parity import ParityReport, Reference, compare
 from loupe.export.runners import Floats
 from loupe.export.samples import Samples
-from loupe.export.targets import TARGETS, Job, Written
+from loupe.export.targets import TARGETS
 from loupe.log import logger, progress_bar, terminal
 from loupe.models.classifier import Classifier
 from loupe.models.torch_network import TorchNetwork
@@ -34,6 +34,7 @@ def export_model(
     *,
     folder: str | Path | None = None,
     images: str | Path | None = None,
+    options: Options = Options(),  # noqa: B008 - a frozen value
     quiet: bool = True,
 ) -> Path:
     """Export a run, once the exported model has been compared with it image by image.
@@ -43,6 +44,7 @@ def export_model(
         to: target (`TARGETS`).
         folder: new folder for the export; by default `exports/TARGET` in that of the run.
         images: images to compare on, in place of the run's validation images.
+        options: options of the target.
         quiet: print warnings only.
 
     Returns:
@@ -63,7 +65,7 @@ def export_model(
         model = in_fp32(opened)
         samples = samples_of(opened, images)
         logger.info(f"writing {to}")
-        written = TARGETS[to](Job(model, made, opened.config.weights_blake2b, licence_of(opened)))
+        written = TARGETS[to](Job(opened, model, made, options))
         report = _compared(to, written, samples, model)
         report.write(made / PARITY)
         if opened.config.precision != "fp32":
@@ -74,7 +76,7 @@ def export_model(
         (made / CARD).write_text(_card(opened, written), encoding="utf-8")
         manifest = Manifest(
             target=to,
-            precision="fp32",
+            precision=options.precision,
             model=written.model,
             files={name: digest for name, digest in hashes(made).items() if name not in {PARITY, CARD}},
             classes=opened.classes,
@@ -145,17 +147,6 @@ def reference_of(model: Classifier) -> Reference:
         return np.asarray(torch.softmax(scaled, dim=1), dtype=np.float32)
 
     return probabilities
-
-
-def licence_of(run: Run) -> str | None:
-    """Licence of the pretrained weights that a run began from, as timm names it; None where it is not known."""
-    network = run.config.network
-    if not isinstance(network, BackboneSpec):
-        return None
-    import timm
-
-    trained = timm.get_pretrained_cfg(network.backbone)
-    return trained.license if trained is not None else None
 
 
 def _compared(to: str, written: Written, samples: Samples, model: Classifier) -> ParityReport:

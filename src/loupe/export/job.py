@@ -1,0 +1,91 @@
+"""Job and options of an export, and the files that a target writes, with the engines that run them."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from loupe.config.network import BackboneSpec
+from loupe.export.parity import Gate
+from loupe.models.classifier import Classifier
+from loupe.runs.run import Run
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability that passes in ONNX Runtime and in PyTorch."""
+
+OPENVINO_TOLERANCE = 1e-3
+"""The same in OpenVINO, which computes 64-bit floats in 32 bits: a few pixels differ by one level."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the targets.
+
+    Attributes:
+        precision: of the exported network.
+        max_loss_points: accuracy that a lower precision may lose, in percentage points.
+        runtime: folder with the files of ONNX Runtime Web; None to fetch them.
+        threshold: calibrated probability below which the page says `unclassified`; None for no threshold.
+    """
+
+    precision: Precision = "fp32"
+    max_loss_points: float = 0.5
+    runtime: Path | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export.
+
+    Attributes:
+        run: the run.
+        model: its network in evaluation mode, fp32, on the CPU.
+        folder: empty folder for the files of the model.
+    """
+
+    run: Run
+    model: Classifier
+    folder: Path
+    options: Options = Options()
+
+    @cached_property
+    def licence(self) -> str | None:
+        """Licence of the pretrained weights that the run began from, as timm names it; None where it is not known."""
+        network = self.run.config.network
+        if not isinstance(network, BackboneSpec):
+            return None
+        import timm  # imported lazily, as it takes seconds
+
+        trained = timm.get_pretrained_cfg(network.backbone)
+        return trained.license if trained is not None else None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Texts that describe the model, for files that have room for them."""
+        model = self.model
+        texts = {
+            "classes": json.dumps(list(model.classes)),
+            "temperature": repr(model.temperature),
+            "preprocessing": model.preprocessing.model_dump_json(),
+            "weights_blake2b": self.run.config.weights_blake2b,
+        }
+        return texts if self.licence is None else {**texts, "licence": self.licence}
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files of a model.
+
+    Attributes:
+        model: name of the file that an engine of Loupe opens; None without one.
+        gates: engines that run it, with their bounds.
+        usage: how to use it, as Markdown.
+    """
+
+    model: str | None
+    gates: tuple[Gate, ...]
+    usage: str
