@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 import loupe
@@ -53,6 +54,13 @@ def test_it_predicts_files_of_every_kind_as_the_run_does(exported, run, varied):
     assert [path for part in parts for path in part.path] == list(table.paths)
     assert (own.argmax(axis=1) == theirs.argmax(axis=1)).all()
     np.testing.assert_allclose(theirs, own, atol=1e-4)
+
+
+def test_the_card_is_that_of_the_run_and_of_the_target(exported, run):
+    data = ModelCard.load(exported / "card.md").data
+    assert data.library_name == "onnx" and "onnx" in data.tags
+    values = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert values["accuracy"] == run.results.test.accuracy.value
 
 
 def test_the_file_is_standard_and_says_what_it_is(exported, run):

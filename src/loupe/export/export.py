@@ -13,6 +13,8 @@ from loupe import __version__
 from loupe.data.sources.folders import from_paths
 from loupe.devices import Compute
 from loupe.errors import ConfigError, DataError, disk_error, unknown_name
+from loupe.export.card import card
+from loupe.export.card_facts import CardFacts
 from loupe.export.folder import CARD, MANIFEST, PARITY, Manifest, hashes
 from loupe.export.job import Job, Options, Written
 from loupe.export.parity import ParityReport, Reference, compare
@@ -73,7 +75,8 @@ def export_model(
                 f"compared in fp32: the run itself predicts in {opened.config.precision}, so that classes that are "
                 "nearly as probable can be exchanged"
             )
-        (made / CARD).write_text(_card(opened, written), encoding="utf-8")
+        text = card(CardFacts.of(opened), written.usage, {"tags": [to], **written.front}, report)
+        (made / CARD).write_text(text, encoding="utf-8")
         manifest = Manifest(
             target=to,
             precision=options.precision,
@@ -160,7 +163,3 @@ def _compared(to: str, written: Written, samples: Samples, model: Classifier) ->
             COMPARED_WITH,
             lambda images: progress.advance(task, images),
         )
-
-
-def _card(run: Run, written: Written) -> str:
-    return f"# {run.path.name}\n{written.usage}"

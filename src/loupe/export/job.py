@@ -1,14 +1,15 @@
 """Job and options of an export, and the files that a target writes, with the engines that run them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from loupe.config.network import BackboneSpec
 from loupe.export.parity import Gate
 from loupe.models.classifier import Classifier
+from loupe.models.pretrained import weights_origin
 from loupe.runs.run import Run
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -55,13 +56,8 @@ class Job:
     @cached_property
     def licence(self) -> str | None:
         """Licence of the pretrained weights that the run began from, as timm names it; None where it is not known."""
-        network = self.run.config.network
-        if not isinstance(network, BackboneSpec):
-            return None
-        import timm  # imported lazily, as it takes seconds
-
-        trained = timm.get_pretrained_cfg(network.backbone)
-        return trained.license if trained is not None else None
+        origin = weights_origin(self.run.config.network)
+        return origin.licence if origin else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -84,8 +80,10 @@ class Written:
         model: name of the file that an engine of Loupe opens; None without one.
         gates: engines that run it, with their bounds.
         usage: how to use it, as Markdown.
+        front: front matter of its card, such as the `library_name` of the Hugging Face hub.
     """
 
     model: str | None
     gates: tuple[Gate, ...]
     usage: str
+    front: Mapping[str, str] = field(default_factory=dict)

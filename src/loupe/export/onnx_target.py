@@ -35,4 +35,4 @@ def write(job: Job) -> Written:
     gates = [Gate(OnnxRuntime(path), TOLERANCE)]
     if find_spec("openvino"):
         gates.append(Gate(OpenVino(path), OPENVINO_TOLERANCE, exact_pixels=False))
-    return Written(path.name, tuple(gates), USAGE)
+    return Written(path.name, tuple(gates), USAGE, {"library_name": "onnx"})

@@ -1,9 +1,24 @@
 """Pretrained weights of networks, and the preprocessing that goes with them: the way to timm for all other packages."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.recipe import Preprocessing
+
+
+@dataclass(frozen=True)
+class WeightsOrigin:
+    """Origin of pretrained weights, as far as it is known.
+
+    Attributes:
+        repository: of the Hugging Face hub.
+        licence: as timm states it, in the words of the hub: `apache-2.0`.
+    """
+
+    repository: str | None = None
+    licence: str | None = None
+
 
 # timm is imported inside the functions: it takes seconds.
 
@@ -38,6 +53,15 @@ def weights_file(network: Network) -> Path | None:
     from loupe.models.timm import weights
 
     return weights.weights_file(network)
+
+
+def weights_origin(network: Network) -> WeightsOrigin | None:
+    """Repository and licence of the pretrained weights of a network; None for one that starts from random weights."""
+    if not isinstance(network, BackboneSpec) or network.weights == "none":
+        return None
+    from loupe.models.timm import weights
+
+    return WeightsOrigin(weights.repository(network), weights.licence(network))
 
 
 def missing_weights(backbone: str) -> str:

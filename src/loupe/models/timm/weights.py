@@ -74,6 +74,20 @@ def weights_file(spec: BackboneSpec) -> Path | None:
     return target if target and target.is_file() else None
 
 
+def repository(spec: BackboneSpec) -> str | None:
+    """Repository of the hub that the weights are from, without its revision; None if it is none or not known."""
+    return next((file.repository for file in _files_of_hub(spec)), None) if _is_of_hub(spec) else None
+
+
+def licence(spec: BackboneSpec) -> str | None:
+    """Licence of the weights as timm states it, for those that it names itself; None if it is not known."""
+    trained = _trained(spec)
+    if trained is None or not (spec.weights == "timm" or repository(spec) == trained.hf_hub_id):
+        return None
+    stated: str | None = trained.license
+    return None if stated == "unknown" else stated
+
+
 def _trained(spec: BackboneSpec) -> PretrainedCfg | None:
     return None if spec.backbone in KERAS_WIDTHS else timm.get_pretrained_cfg(spec.backbone)
 
