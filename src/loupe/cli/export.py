@@ -24,7 +24,10 @@ def export(
     output: Output = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Export a run for other programs, once it predicts there as it does here. Print the folder."""
+    """Export a classifier for other programs.
+
+    It is written once it predicts there as it does here, for every validation image. Prints the folder.
+    """
     from loupe.export.export import export_model
     from loupe.rundir import open_run
     from loupe.runs.run import Run

@@ -75,7 +75,14 @@ def train(
             )
         else:
             options = repeat.RepeatOptions(
-                data, recipe, device, skip_damaged, columns=columns, images=images, follow_links=follow_links
+                data,
+                recipe,
+                device,
+                skip_damaged,
+                columns=columns,
+                images=images,
+                follow_links=follow_links,
+                settings=tuple(settings or ()),
             )
             if earlier is not None:
                 with terminal(quiet=quiet or as_json):
@@ -93,7 +100,7 @@ def train(
                 lr=lr,
                 seed=seed,
                 precision=precision,
-                settings=settings or [],
+                settings=options.settings,
                 device=options.device or "auto",
                 output=output,
                 name=name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from loupe import provenance
 from loupe.config import overrides as keys
-from loupe.config.recipe import Recipe
+from loupe.config.recipe import PIXEL_DEFINITION, Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
@@ -105,6 +105,9 @@ def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:
     unsettled: dict[str, Any] = {field: None for field in fields if getattr(wanted.input, field) is None}
     if wanted.input.range == "used":
         unsettled["range"] = "used"
+    definition = stored.input.pixel_definition or 1
+    is_newest = wanted.input.pixel_definition is None and definition == PIXEL_DEFINITION
+    unsettled["pixel_definition"] = None if is_newest else definition
     changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
     if len(stored.stages) == len(wanted.stages):
         pairs = zip(stored.stages, wanted.stages, strict=True)

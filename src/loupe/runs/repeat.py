@@ -33,6 +33,7 @@ class RepeatOptions:
     columns: ColumnNames | None = None
     images: str | Path | None = None
     follow_links: bool = False
+    settings: tuple[str, ...] = ()
 
 
 def earlier_run(run: str, output: Path) -> RunDirectory:
@@ -56,6 +57,7 @@ def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
     changes: dict[str, Any] = {
         "skip_damaged": options.skip_damaged or environment.skip_damaged,
         "open_test": results.test is not None and environment.open_test,
+        "settings": (f"input.pixel_definition={_pixel_definition(earlier)}", *options.settings),
     }
     if options.data is None:
         changes["data"] = _data(environment.data, earlier)
@@ -74,6 +76,11 @@ def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
     if threads and choose_device(same.device or "auto").type == "cpu":
         _use_threads(threads)
     return same
+
+
+def _pixel_definition(earlier: RunDirectory) -> int:
+    """Definition of the pixels of a run; 1 in recipes of before there was another."""
+    return earlier.read_recipe().input.pixel_definition or 1
 
 
 def _data(own: str | None, earlier: RunDirectory) -> str:

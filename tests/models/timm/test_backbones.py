@@ -428,7 +428,13 @@ def test_a_folder_that_timm_wrote_says_how_its_pixels_are_prepared(tmp_path):
     save_for_hf(network, tmp_path)
     found = backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights=f"local-dir:{tmp_path}"))
     assert found == Preprocessing(
-        size_px=64, load_px=80, resize="squash", interpolation="bilinear", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)
+        size_px=64,
+        load_px=80,
+        resize="squash",
+        interpolation="bilinear",
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.6, 0.7),
+        pixel_definition=2,
     )
     assert found != backbones.preprocessing(BackboneSpec(backbone="test_resnet", weights="none"))
     (tmp_path / "config.json").write_text("{")

@@ -16,7 +16,7 @@ from timm.data.config import resolve_data_config
 from torch import nn
 
 from loupe.config.network import BackboneSpec
-from loupe.config.recipe import Preprocessing, Resize
+from loupe.config.recipe import PIXEL_DEFINITION, Preprocessing, Resize
 from loupe.config.size import Size
 from loupe.errors import ConfigError, memory_error
 from loupe.models import hub
@@ -63,6 +63,7 @@ def preprocessing(spec: BackboneSpec) -> Preprocessing:
         interpolation="bilinear" if config["interpolation"] == "random" else config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
+        pixel_definition=PIXEL_DEFINITION,
     )
 
 
