@@ -170,6 +170,17 @@ class Wrong:
         return self.change(*self.runner.run(images))
 
 
+def copying(exported, change=lambda p, x: (p, x)):
+    """Target that copies a model which was exported before, for its engine to answer with a change."""
+
+    def write(job):
+        shutil.copy(exported / "model.onnx", job.folder)
+        runner = Wrong(OnnxRuntime(job.folder / "model.onnx"), change)
+        return Written("model.onnx", (Gate(runner, 1e-4),), "")
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -181,12 +192,7 @@ class Wrong:
     ids=["class", "probability", "not a number", "pixels"],
 )
 def test_a_model_that_predicts_otherwise_is_not_exported(run, exported, tmp_path, monkeypatch, change, said):
-    def wrong(job):
-        shutil.copy(exported / "model.onnx", job.folder)
-        runner = Wrong(OnnxRuntime(job.folder / "model.onnx"), change)
-        return Written("model.onnx", (Gate(runner, 1e-4),), "")
-
-    monkeypatch.setitem(composition.TARGETS, "onnx", wrong)
+    monkeypatch.setitem(composition.TARGETS, "onnx", copying(exported, change))
     with pytest.raises(ExportRefusedError, match=said):
         export_model(run, "onnx", folder=tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
@@ -202,7 +208,8 @@ def test_an_unknown_target_has_the_nearest_names(run):
         export_model(run, "onxx")
 
 
-def test_images_to_compare_on_can_be_given(run, varied, tmp_path):
+def test_images_to_compare_on_can_be_given(run, exported, varied, tmp_path, monkeypatch):
+    monkeypatch.setitem(composition.TARGETS, "onnx", copying(exported))
     folder = export_model(run, "onnx", folder=tmp_path / "made", images=varied / "dark")
     assert ParityReport.read(folder / "parity.json").engines[0].images == 15
 
