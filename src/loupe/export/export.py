@@ -21,7 +21,7 @@ from loupe.export.parity import ParityReport, Reference, compare
 from loupe.export.runners import Floats
 from loupe.export.samples import Samples
 from loupe.export.targets import TARGETS
-from loupe.log import logger, progress_bar, terminal
+from loupe.log import command_line, logger, progress_bar, terminal
 from loupe.models.classifier import Classifier
 from loupe.models.torch_network import TorchNetwork
 from loupe.rundir import open_run
@@ -96,6 +96,8 @@ def export_model(
                 f"differ by at most {max(engine.largest_difference, engine.largest_difference_in_batches):.1g}; "
                 f"{engine.differing_pixel_values:,} of {engine.pixel_values:,} pixel values differ"
             )
+        if written.model is not None:
+            logger.info(f"To try it: {command_line(['loupe', 'predict', str(place), 'IMAGES'])}")
     return place
 
 
