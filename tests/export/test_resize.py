@@ -10,21 +10,34 @@ from PIL import Image
 from loupe.config.size import Size
 from loupe.data.pixels.decode import resized
 from loupe.export.resize import FILTERS, resize
+from loupe.export.resize_in_fp32 import resize_in_fp32
 
 RNG = np.random.default_rng(0)
 
 
 def differing(pixels_HWC: np.ndarray, size: Size, mode: str, interpolation: str) -> int:
+    """Number of values in which one of the two ways to resize differs from the decoder."""
     expected = resized(Image.fromarray(pixels_HWC), size, mode, interpolation, 2)
-    found = resize(torch.from_numpy(pixels_HWC)[None], size, mode, interpolation)[0].numpy()
-    return int((found != expected).sum())
+    image = torch.from_numpy(pixels_HWC)[None]
+    ways = (resize(image, size, mode, interpolation), resize_in_fp32(image, size, mode, interpolation))
+    return sum(int((found[0].numpy() != expected).sum()) for found in ways)
 
 
 @pytest.mark.parametrize("mode", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("interpolation", sorted(FILTERS))
 @pytest.mark.parametrize("size", [Size(32, 32), Size(48, 96), Size(9, 7)], ids=str)
 def test_pixels_are_those_of_the_decoder(mode, interpolation, size):
-    for height, width in [(375, 500), (500, 375), (28, 28), (1, 1), (333, 1000), (1000, 33), (40, 3), (2, 900)]:
+    for height, width in [
+        (375, 500),
+        (500, 375),
+        (28, 28),
+        (1, 1),
+        (333, 1000),
+        (1000, 33),
+        (40, 3),
+        (2, 900),
+        (96, 192),
+    ]:
         pixels = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
         assert differing(pixels, size, mode, interpolation) == 0, (height, width)
 

@@ -15,10 +15,10 @@ from loupe.runs.run import Run
 Precision = Literal["fp32", "fp16", "int8"]
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability that passes in ONNX Runtime and in PyTorch."""
+"""Largest difference of a probability that passes."""
 
 OPENVINO_TOLERANCE = 1e-3
-"""The same in OpenVINO, which computes 64-bit floats in 32 bits: a few pixels differ by one level."""
+"""The same for an ONNX file in OpenVINO, which computes 64-bit floats in 32 bits: a few pixels differ by one level."""
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,14 @@ def onnx_file(program: ImageProgram, metadata: Mapping[str, str]) -> bytes:
 
 
 def _refuse_sizes(graph: Any) -> None:
-    """Make empty and enormous images an error: ONNX has no operator for that, so an index is out of its bounds."""
+    """Make empty and enormous images an error: ONNX has no operator for that, so they get a shape of another size."""
     from onnx import TensorProto, helper, numpy_helper
 
     name = f"image_is_empty_or_has_more_than_{MAX_PIXELS}_pixels"
     checked = f"{INPUT}_checked"
     for node in graph.node:
         node.input[:] = [checked if value == INPUT else value for value in node.input]
-    constants = {"least": [1], "most": [MAX_PIXELS], "zero": [0]}
+    constants = {"least": [1], "most": [MAX_PIXELS]}
     for key, value in constants.items():
         graph.initializer.append(numpy_helper.from_array(torch.tensor(value).numpy(), f"size_{key}"))
     nodes = [
@@ -76,11 +76,10 @@ def _refuse_sizes(graph: Any) -> None:
         helper.make_node("Less", ["size_px", "size_least"], ["size_empty"]),
         helper.make_node("Greater", ["size_px", "size_most"], ["size_enormous"]),
         helper.make_node("Or", ["size_empty", "size_enormous"], ["size_wrong"]),
-        helper.make_node("Cast", ["size_wrong"], ["size_index"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["size_zero", "size_index"], ["size_nothing"], name=name),
+        helper.make_node("Cast", ["size_wrong"], ["size_more"], to=TensorProto.INT64),
         helper.make_node("Shape", [INPUT], ["size_whole"]),
-        helper.make_node("Add", ["size_whole", "size_nothing"], ["size_same"]),
-        helper.make_node("Reshape", [INPUT, "size_same"], [checked], allowzero=1),
+        helper.make_node("Add", ["size_whole", "size_more"], ["size_checked"]),  # [N + 1, H + 1, W + 1, 4] if wrong
+        helper.make_node("Reshape", [INPUT, "size_checked"], [checked], name=name, allowzero=1),
     ]
     graph.node.extend(nodes)
     graph.node.sort(key=lambda node: node not in nodes)

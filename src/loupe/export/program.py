@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 
 from loupe.augment.pixels import centre_crop
 from loupe.errors import ConfigError
-from loupe.export.resize import FILTERS, resize
+from loupe.export.resize import FILTERS, Resizing, resize
 from loupe.models.classifier import Classifier
 from loupe.models.layers import AveragePool, Flatten
 
@@ -24,6 +24,7 @@ class ImageProgram(nn.Module):
     Args:
         model: network in evaluation mode, in fp32, on the CPU.
         with_maps: also compute class activation maps.
+        resizing: function that resizes, for engines without 64-bit floats `resize_in_fp32`.
 
     Raises:
         ConfigError: the preprocessing cannot be exported, or the network has no maps.
@@ -32,7 +33,7 @@ class ImageProgram(nn.Module):
     scale_1C11: Tensor
     offset_1C11: Tensor
 
-    def __init__(self, model: Classifier, *, with_maps: bool = False) -> None:
+    def __init__(self, model: Classifier, *, with_maps: bool = False, resizing: Resizing = resize) -> None:
         super().__init__()
         preprocessing = model.preprocessing
         if preprocessing.interpolation not in FILTERS:
@@ -41,6 +42,7 @@ class ImageProgram(nn.Module):
                 "--set input.interpolation=bilinear"
             )
         self.model = model
+        self.resizing = resizing
         self.maps = ClassMaps(model) if with_maps else None
         mean, std = (np.array(rgb[: preprocessing.channels]) for rgb in (preprocessing.mean, preprocessing.std))
         self.register_buffer("scale_1C11", torch.tensor(1 / (255 * std), dtype=torch.float32)[None, :, None, None])
@@ -58,7 +60,7 @@ class ImageProgram(nn.Module):
         """
         preprocessing = self.model.preprocessing
         x_NHWC = images if preprocessing.channels == 3 else grey(images)
-        sized_NHWC = resize(x_NHWC, preprocessing.load_size, preprocessing.resize, preprocessing.interpolation)
+        sized_NHWC = self.resizing(x_NHWC, preprocessing.load_size, preprocessing.resize, preprocessing.interpolation)
         pixels_NHWC = sized_NHWC.to(torch.uint8)
         x_NCHW = centre_crop(sized_NHWC.permute(0, 3, 1, 2), preprocessing.size)
         logits_NK = self.model(x_NCHW * self.scale_1C11 + self.offset_1C11)

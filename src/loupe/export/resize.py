@@ -52,6 +52,10 @@ FILTERS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
 """Half of the width of each filter, and the filter."""
 
 
+Resizing = Callable[[Tensor, Size, Resize, Interpolation], Tensor]
+"""Function that resizes uint8 [N, H, W, C] to whole float32 of a size, with a way to fit and a filter."""
+
+
 @dataclass(frozen=True)
 class Side:
     """Placement of one side of an image on that of the output.
@@ -71,6 +75,19 @@ class Side:
     window_px: int
 
 
+@dataclass(frozen=True)
+class Taps:
+    """Coefficients of one pass.
+
+    Attributes:
+        start_Q: int64, first input of each block of outputs.
+        digits_QDW: float32 [Q, 3 * BLOCK, W], digits of the coefficients of a block.
+    """
+
+    start_Q: Tensor
+    digits_QDW: Tensor
+
+
 def resize(x_NHWC: Tensor, size: Size, mode: Resize, interpolation: Interpolation) -> Tensor:
     """Resize images of one size.
 
@@ -82,13 +99,24 @@ def resize(x_NHWC: Tensor, size: Size, mode: Resize, interpolation: Interpolatio
     Returns:
         float32 [N, H, W, C] of whole numbers from 0 to 255.
     """
-    n, height, width, channels = x_NHWC.shape
+    _, height, width, _ = x_NHWC.shape
     down, across = _sides(height, width, size, mode, interpolation)
+    return in_two_passes(
+        x_NHWC,
+        size,
+        _taps(height, down, size.height_px, interpolation),
+        _taps(width, across, size.width_px, interpolation),
+    )
+
+
+def in_two_passes(x_NHWC: Tensor, size: Size, down: Taps, across: Taps) -> Tensor:
+    """Images with both passes applied: uint8 [N, H, W, C] to whole float32 of the size."""
+    n, height, width, channels = x_NHWC.shape
     # As a matrix, transposed: the axis of 3 channels alone would make the transposition several times as slow.
     columns_WM = x_NHWC.reshape(n, height, width * channels).permute(2, 0, 1).reshape(width, channels * n * height)
-    wide_WM = _pass(columns_WM, width, across, size.width_px, interpolation)
+    wide_WM = _pass(columns_WM, across, size.width_px)
     rows_HM = wide_WM.view(size.width_px * channels * n, height).permute(1, 0)
-    sized_HM = _pass(rows_HM, height, down, size.height_px, interpolation)
+    sized_HM = _pass(rows_HM, down, size.height_px)
     return sized_HM.view(size.height_px, size.width_px, channels, n).permute(3, 0, 1, 2)
 
 
@@ -106,12 +134,14 @@ def _sides(height: int, width: int, size: Size, mode: Resize, interpolation: Int
             _squashed(height, height_px, size.height_px, interpolation),
             _squashed(width, width_px, size.width_px, interpolation),
         )
-    factor = torch.minimum(size.width_px / width_px, size.height_px / height_px)
+    # Quotients of tensors: that of a number and a tensor is a product with the reciprocal, which is rounded twice.
+    limits = (torch.full((), side, dtype=torch.float64) for side in (size.width_px, size.height_px))
+    factor = torch.minimum(*(limit / side for limit, side in zip(limits, (width_px, height_px), strict=True)))
     # Either side has the larger scale, and rounding the count to 1 makes it up to one and a half times as large.
     largest = (3 * (height * size.width_px + width * size.height_px), 2 * size.height_px * size.width_px)
     return (
-        _padded(height_px, factor, size.height_px, _window(*largest, interpolation)),
-        _padded(width_px, factor, size.width_px, _window(*largest, interpolation)),
+        _padded(height_px, factor, size.height_px, window_of(*largest, interpolation)),
+        _padded(width_px, factor, size.width_px, window_of(*largest, interpolation)),
     )
 
 
@@ -120,12 +150,12 @@ def _cropped(length: int, length_px: Tensor, boxed_px: Tensor, outputs: int, int
     # Pillow takes the box in 32-bit floats.
     begin, end = begin.float(), (begin + boxed_px).float()
     scale = (end - begin).double() / outputs
-    return Side(begin.double(), scale, *_all(outputs), _window(length, outputs, interpolation))
+    return Side(begin.double(), scale, *_all(outputs), window_of(length, outputs, interpolation))
 
 
 def _squashed(length: int, length_px: Tensor, outputs: int, interpolation: Interpolation) -> Side:
     begin = torch.zeros((), dtype=torch.float64)
-    return Side(begin, length_px / outputs, *_all(outputs), _window(length, outputs, interpolation))
+    return Side(begin, length_px / outputs, *_all(outputs), window_of(length, outputs, interpolation))
 
 
 def _all(outputs: int) -> tuple[Tensor, Tensor]:
@@ -138,20 +168,19 @@ def _padded(length_px: Tensor, factor: Tensor, outputs: int, window_px: int) -> 
     return Side(torch.zeros((), dtype=torch.float64), length_px / count, first, count, window_px)
 
 
-def _window(inputs: int, outputs: int, interpolation: Interpolation) -> int:
+def window_of(inputs: int, outputs: int, interpolation: Interpolation) -> int:
     """Inputs under the filters of a block, at a scale of at most `inputs / outputs`."""
     half = FILTERS[interpolation][0]
     # The filter is as wide as the larger of one input and the scale: at most their sum.
     return (BLOCK * inputs) // outputs + (2 * half * (inputs + outputs)) // outputs + 4
 
 
-def _pass(x_LM: Tensor, length: int, side: Side, outputs: int, interpolation: Interpolation) -> Tensor:
+def _pass(x_LM: Tensor, taps: Taps, outputs: int) -> Tensor:
     """Resize the first axis: uint8 or whole float32 [L, M] to float32 [outputs, M]."""
-    start_Q, digits_QDW = _coefficients(length, side, outputs, interpolation)
-    index_QW = (start_Q[:, None] + torch.arange(side.window_px)).clamp(0, length - 1)
-    blocks, lines = len(start_Q), x_LM.shape[1]
-    windows_QWM = x_LM.index_select(0, index_QW.flatten()).view(blocks, side.window_px, lines).float()
-    sums_QDBM = (digits_QDW @ windows_QWM).view(blocks, 3, BLOCK, lines)
+    (length, lines), (blocks, _, window_px) = x_LM.shape, taps.digits_QDW.shape
+    index_QW = (taps.start_Q[:, None] + torch.arange(window_px)).clamp(0, length - 1)
+    windows_QWM = x_LM.index_select(0, index_QW.flatten()).view(blocks, window_px, lines).float()
+    sums_QDBM = (taps.digits_QDW @ windows_QWM).view(blocks, 3, BLOCK, lines)
     low, middle, high = sums_QDBM[:, 0], sums_QDBM[:, 1], sums_QDBM[:, 2]
     # floor((high * 2**14 + middle * 2**7 + low + 2**21) / 2**22), digit by digit, so that every step is exact.
     base, half = 2**DIGIT_BITS, 2 ** (FRACTION_BITS - 1 - 2 * DIGIT_BITS)
@@ -160,11 +189,8 @@ def _pass(x_LM: Tensor, length: int, side: Side, outputs: int, interpolation: In
     return rounded.reshape(blocks * BLOCK, lines)[:outputs]
 
 
-def _coefficients(length: int, side: Side, outputs: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:
-    """First input of each block of outputs, int64 [Q], and the digits of its coefficients, float32 [Q, 3 * BLOCK, W].
-
-    As `precompute_coeffs` and `normalize_coeffs_8bpc` in Pillow's Resample.c, in double precision.
-    """
+def _taps(length: int, side: Side, outputs: int, interpolation: Interpolation) -> Taps:
+    """Coefficients, as `precompute_coeffs` and `normalize_coeffs_8bpc` in Resample.c, in double precision."""
     half, filter_of = FILTERS[interpolation]
     blocks = -(-outputs // BLOCK)
     output_QB = torch.arange(blocks * BLOCK, dtype=torch.float64).view(blocks, BLOCK) - side.first
@@ -183,9 +209,14 @@ def _coefficients(length: int, side: Side, outputs: int, interpolation: Interpol
     share_QBW = weight_QBW / torch.where(total_QB1 == 0.0, torch.ones_like(total_QB1), total_QB1)
     scaled_QBW = share_QBW * float(2**FRACTION_BITS)
     whole_QBW = torch.where(scaled_QBW < 0.0, torch.ceil(scaled_QBW - 0.5), torch.floor(scaled_QBW + 0.5))
+    return Taps(start_Q.long(), in_digits(whole_QBW))
+
+
+def in_digits(whole_QBW: Tensor) -> Tensor:
+    """Digits of whole coefficients of any float type [..., B, W], as float32 [..., 3 * B, W]."""
     digits_QBW = []
     for _ in range(2):
         rest_QBW = torch.floor((whole_QBW + 2 ** (DIGIT_BITS - 1)) / 2**DIGIT_BITS)
         digits_QBW.append(whole_QBW - rest_QBW * 2**DIGIT_BITS)
         whole_QBW = rest_QBW
-    return start_Q.long(), torch.cat([*digits_QBW, whole_QBW], dim=1).float()
+    return torch.cat([*digits_QBW, whole_QBW], dim=-2).float()

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.data.pixels.decode import UInt8Array
+from loupe.data.pixels.limits import MAX_PIXELS
 from loupe.errors import ConfigError, DataError
 from loupe.models.openvino_import import core
 from loupe.models.openvino_network import threads
@@ -63,6 +64,9 @@ class OpenVino:
         self.name = f"openvino {version('openvino')}"
 
     def run(self, images: UInt8Array) -> tuple[Floats, UInt8Array]:
+        pixels = int(np.prod(images.shape[1:3], dtype=np.int64))
+        if not 0 < pixels <= MAX_PIXELS:  # it has no operator that would make this an error
+            raise DataError(f"the exported model takes images of 1 to {MAX_PIXELS:,} pixels, and got {pixels:,}.")
         try:
             outputs = self._compiled({0: images})
         except Exception as error:  # it raises classes of its own

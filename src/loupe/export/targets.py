@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 
-from loupe.export import onnx_target, torch_target
+from loupe.export import onnx_target, openvino_target, torch_target
 from loupe.export.job import Job, Written
 
-TARGETS: dict[str, Callable[[Job], Written]] = {"onnx": onnx_target.write, "torch": torch_target.write}
+TARGETS: dict[str, Callable[[Job], Written]] = {
+    "onnx": onnx_target.write,
+    "openvino": openvino_target.write,
+    "torch": torch_target.write,
+}
