@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from loupe import __version__
 from loupe.cli.options import Output, Quiet
+from loupe.errors import ConfigError
+from loupe.log import terminal
 
 
 def export(
@@ -21,16 +24,36 @@ def export(
             help="Images on which the exported model is compared with the run. Default: its validation images.",
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="USER/NAME", help="Repository of the Hugging Face hub to upload the export to."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everyone see the repository. Default: private.")
+    ] = False,
     output: Output = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
     """Export a classifier for other programs.
 
-    It is written once it predicts there as it does here, for every validation image. Prints the folder.
+    It is written once it predicts there as it does here, for every validation image. Prints the folder, and with --push
+    the address of the commit.
     """
+    if public and push is None:
+        raise ConfigError("--public is for --push USER/NAME.")
+    from loupe.export import hub
     from loupe.export.export import export_model
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
     opened = Run(open_run(run, output), device="cpu", quiet=quiet)
-    print(export_model(opened, to, folder=folder, images=images, quiet=quiet))
+    if push is None:
+        print(export_model(opened, to, folder=folder, images=images, quiet=quiet))
+        return
+    hub.check_name(push)
+    place = folder or opened.path / "exports" / to
+    if not hub.is_export_of(place, opened, to):
+        export_model(opened, to, folder=place, images=images, quiet=quiet)
+    print(place)
+    with terminal(quiet=quiet):
+        print(hub.push(place, push, public=public, message=f"Loupe {__version__}: {opened.path.name} for {to}"))

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,9 +27,12 @@ MEMORY_SECONDS = 600.0  # a failure is repeated without asking
 POLL_SECONDS = 0.1
 
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from loupe.models.hub_process import serve; "
-    "serve(json.loads(sys.argv[2]))"
+    "import json, sys; from importlib import import_module; sys.path[:] = json.loads(sys.argv[1]); "
+    "import_module(sys.argv[2]).serve(json.loads(sys.argv[3]))"
 )
+
+
+States = queue.SimpleQueue[dict[str, Any]]
 
 
 class DownloadError(Exception):
@@ -128,6 +131,54 @@ def forget_failures() -> None:
 _failures: dict[str, tuple[float, DownloadError]] = {}
 
 
+@contextmanager
+def asking(module: str, request: Mapping[str, Any], variables: Mapping[str, str]) -> Iterator[States]:
+    """Child process that answers a request, by the function `serve` of a module; ended with the block.
+
+    Args:
+        request: values that JSON can hold.
+        variables: changes of its environment.
+
+    Yields:
+        The states that it sends, and at its end an error of kind `unreachable`.
+
+    Raises:
+        OSError: the process cannot be started.
+    """
+    states: States = queue.SimpleQueue()
+    child = subprocess.Popen(
+        [sys.executable, "-c", _BOOT, json.dumps(sys.path), module, json.dumps(request)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", **variables},
+        text=True,
+        encoding="utf-8",
+    )
+    assert child.stdout is not None
+    threading.Thread(target=_read, args=(child.stdout, states), name="loupe-hub", daemon=True).start()
+    try:
+        yield states
+    finally:
+        child.kill()
+        child.wait()
+
+
+def next_state(states: States) -> dict[str, Any]:
+    """Next state of a child process; empty if none arrives for a moment."""
+    try:
+        return states.get(timeout=POLL_SECONDS)
+    except queue.Empty:
+        return {}
+
+
+def _read(lines: IO[str], states: States) -> None:
+    with lines:
+        for line in lines:
+            states.put(json.loads(line))
+    states.put({"error": "unreachable", "reason": "the process that asked for it has ended"})
+
+
 def _download(server: str, url: str, request: dict[str, Any]) -> Path:
     if named := offline_variable():
         raise DownloadError(f"{named} forbids asking for them")
@@ -160,7 +211,7 @@ class _Download:
         self._answer_seconds = _seconds("HF_HUB_ETAG_TIMEOUT")
         self._request = {**request, "seconds": self._answer_seconds}
         self._file = Path(str(request.get("file") or request["url"])).name
-        self._states: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._states: States = queue.SimpleQueue()
         self._bytes = 0
         self._answered = False
 
@@ -175,7 +226,7 @@ class _Download:
             task = progress.add_task(self._file, total=None, note="MB")
             limit, heard, incomplete = START_SECONDS, time.monotonic(), self._incomplete_bytes()
             while True:
-                state = self._next_state()
+                state = next_state(self._states)
                 if "path" in state:
                     return Path(state["path"])
                 if "error" in state:
@@ -195,42 +246,15 @@ class _Download:
                     total = None if state["total"] is None else state["total"] / 1e6
                     progress.update(task, completed=self._bytes / 1e6, total=total)
 
-    def _next_state(self) -> dict[str, Any]:
-        """Next state that the child sends; empty if none arrives for a moment."""
-        try:
-            return self._states.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            return {}
-
     @contextmanager
     def _child(self) -> Iterator[None]:
-        quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DOWNLOAD_TIMEOUT": f"{self._quiet_seconds:.0f}"}
-        command = [sys.executable, "-c", _BOOT, json.dumps(sys.path), json.dumps(self._request)]
-        try:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **quiet},
-                text=True,
-                encoding="utf-8",
-            )
-        except OSError as error:
-            raise DownloadError(f"no process can be started to ask for them: {error}") from None
-        assert child.stdout is not None
-        threading.Thread(target=self._read, args=(child.stdout,), name="loupe-hub", daemon=True).start()
-        try:
+        with ExitStack() as stack:
+            try:
+                waiting = {"HF_HUB_DOWNLOAD_TIMEOUT": f"{self._quiet_seconds:.0f}"}
+                self._states = stack.enter_context(asking("loupe.models.hub_process", self._request, waiting))
+            except OSError as error:
+                raise DownloadError(f"no process can be started to ask for them: {error}") from None
             yield
-        finally:
-            child.kill()
-            child.wait()
-
-    def _read(self, lines: IO[str]) -> None:
-        with lines:
-            for line in lines:
-                self._states.put(json.loads(line))
-        self._states.put({"error": "unreachable", "reason": "the process that asked for it has ended"})
 
     def _incomplete_bytes(self) -> int:
         """Size of the unfinished downloads of the repository, of which this one may wait for another process's."""

@@ -30,7 +30,10 @@ Say = Callable[..., None]
 
 
 class HubError(Exception):
-    """Failure of a kind: `unreachable` is said of the hub, `refused`, `missing` and `damaged` of a file; or `disk`."""
+    """Failure of a kind: `unreachable` is said of the hub, `refused`, `missing` and `damaged` of a file; or `disk`.
+
+    Other kinds belong to the work that raises them.
+    """
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +41,15 @@ class HubError(Exception):
 
 
 def serve(request: dict[str, Any]) -> None:
-    """Answer one request; the last line is `{"path": ...}`, or `{"error": kind, "reason": ...}`."""
+    """Answer a request for a file; the last line is `{"path": ...}`, or `{"error": kind, "reason": ...}`."""
+    answer(request, from_address if "url" in request else from_hub)
+
+
+def answer(request: dict[str, Any], work: Callable[[dict[str, Any], Say], str | Path]) -> None:
+    """Answer a request by a function of the request and of what sends a state to the parent.
+
+    The last line is `{"path": ...}` with what the function returns, or `{"error": kind, "reason": ...}`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -50,8 +61,7 @@ def serve(request: dict[str, Any]) -> None:
             answers.flush()
 
     try:
-        get = from_address if "url" in request else from_hub
-        say(path=str(get(request, say)))
+        say(path=str(work(request, say)))
     except HubError as error:
         say(error=error.kind, reason=str(error))
     except Exception as error:  # classes of an HTTP library that differ from release to release
