@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -74,10 +74,35 @@ class Hashes(Part):
     recipe: str | None = None
 
 
+class ParentRun(Part):
+    """Trained classifier from whose weights a run started.
+
+    Attributes:
+        name: name of its run, or of its folder.
+        path: its run, or its folder, when the training began.
+        weights: SHA-256 of the file of its weights.
+        network: network that was taken over.
+        head: `same` or `reordered` where its head was taken over too, `new` where the run has a head of its own.
+        licence: licence of the published weights that its weights go back to; None where it is not known.
+        seen_validation, seen_test: images of the run's splits on which it, or a run before it, was trained; None for a
+            folder that does not say on which images.
+    """
+
+    name: OsText
+    path: OsText
+    weights: str
+    network: str
+    head: Literal["same", "reordered", "new"]
+    licence: str | None = None
+    seen_validation: Whole | None = None
+    seen_test: Whole | None = None
+
+
 class RunEnvironment(Environment, Record):
     """The content of environment.json.
 
     Attributes:
+        parent: trained classifier from whose weights the run started, if any.
         data: names the images that the run was trained on; None for arrays, which are not stored.
         columns, image_folder: with which a list of images was read, where the user gave them.
         follow_links: whether files outside the folder of the data were read; None in runs of before this was recorded,
@@ -99,6 +124,7 @@ class RunEnvironment(Environment, Record):
     open_test: bool = True
     choices: dict[str, str] = Field({})
     hashes: Hashes = Hashes()
+    parent: ParentRun | None = None
 
     def read_options(self, images: str | Path | None = None, *, follow_links: bool = False) -> ReadOptions:
         """Columns, folder of images and links with which the run read its own data.

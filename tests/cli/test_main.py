@@ -108,6 +108,13 @@ def test_training_writes_the_whole_run_directory(trained):
     assert {path.name for path in (trained / "model").iterdir()} == {"weights.safetensors", "config.json"}
 
 
+def test_more_epochs_of_a_finished_run_are_refused_with_the_command_of_a_new_run(terminal, trained):
+    code, _, err = terminal("train", "--resume", trained, "--epochs", "5")
+    assert code == 1 and f"--weights {trained} --epochs 5" in err
+    code, _, err = terminal("train", "--resume", trained, "--seed", "5")
+    assert code == 1 and "--weights" not in err, "only epochs ask for more of the same training"
+
+
 def test_results_hold_what_scripts_rely_on(trained):
     results = json.loads((trained / "results.json").read_text())
     assert results["schema"] == 1

@@ -431,6 +431,26 @@ def test_the_receipt_has_what_the_files_have(tmp_path):
     assert "pretrained" not in words and "skip_damaged" not in words
 
 
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ({}, "some may be among those evaluated here"),
+        ({"seen_validation": 0, "seen_test": 0}, "weights of <first>. "),
+        ({"seen_validation": 0, "seen_test": 12}, "trained on 12 of 60 test images: figures are too high"),
+    ],
+)
+def test_a_run_that_started_from_another_says_which_images_that_one_had_seen(tmp_path, seen, says):
+    parent = {"name": "<first>", "path": "/runs/<first>", "weights": "b" * 64, "network": "resnet18", "head": "new"}
+    run = make_run(tmp_path / "second", parent={**parent, "licence": "apache-2.0", **seen})
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"parent": {**parent, "licence": "apache-2.0"}}))
+    words = show(run).words
+    assert says in words
+    assert ("were not used for training" in words) == (not seen.get("seen_test"))
+    assert f"started from the weights of /runs/<first> hash of these weights {'b' * 64}" in words
+    assert "licence of the published weights apache-2.0" in words and "parent." not in words
+
+
 def test_report_draws_pages_again_and_refuses_what_is_no_run(tmp_path, capsys, monkeypatch):
     runs = [make_run(tmp_path / name) for name in ("first", "second")]
     for run in runs:

@@ -23,7 +23,7 @@ def compare(
     model: Annotated[str | None, typer.Option(help="Network of the pretrained recipes.")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Pretrained weights: timm (download), none, a file, hf-hub:NAME or local-dir:DIR."),
+        typer.Option(help="Pretrained weights: timm (download), none, a file, a run, hf-hub:NAME or local-dir:DIR."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each recipe, on the same split.")] = 1,
     folds: Annotated[int, typer.Option(min=0, help="Cross-validation folds; 0 trains on one split.")] = 0,

@@ -34,7 +34,7 @@ def labels(
     model: Annotated[str | None, typer.Option(help="Pretrained network. Default: that of the recipe features.")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Pretrained weights: timm (download), none, a file, hf-hub:NAME or local-dir:DIR."),
+        typer.Option(help="Pretrained weights: timm (download), none, a file, a run, hf-hub:NAME or local-dir:DIR."),
     ] = None,
     size: InputSize = None,
     split: Annotated[

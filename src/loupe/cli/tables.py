@@ -51,6 +51,8 @@ def print_results(results: RunResults, path: Path) -> None:
         out.print(f"{counted(results.damaged, 'damaged image')} left out.")
     if results.test:
         out.print(f"Test-set evaluations recorded in this folder: {results.test_looks}.")
+    if results.parent:
+        out.print(plain(texts.started(results)), soft_wrap=True)
     if results.diagnosis:
         advice = f" Try next:\n  {results.diagnosis.next}" if results.diagnosis.next else ""
         out.print(plain(results.diagnosis.text + advice), soft_wrap=True)

@@ -21,7 +21,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Network in place of the recipe's. List: loupe models.")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Pretrained weights: timm (download), none, a file, hf-hub:NAME or local-dir:DIR."),
+        typer.Option(help="Pretrained weights: timm (download), none, a file, a run, hf-hub:NAME or local-dir:DIR."),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -53,12 +53,14 @@ def train(
     """Train a classifier on labelled images. Evaluate it and write a report."""
     if data is None and resume is None and against is None:
         raise ConfigError("DATA is missing. Give the images to train on, or --resume RUN to continue a run.")
-    from loupe.runs import repeat
+    from loupe.runs import parents, repeat
     from loupe.runs import train as runner
 
     earlier = None if against is None else repeat.earlier_run(against, output)
     with repeat.resume_with_comparison(earlier):
         if resume is not None:
+            if epochs is not None:
+                parents.refuse_if_finished(resume, output, epochs)
             _refuse_with_resume(
                 *(columns, recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name),
                 skip_damaged or None,

@@ -24,7 +24,7 @@ from loupe.evaluate.chance import LabelCounts
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
 from loupe.evaluate.selection import Judgement, can_tell, judge
 from loupe.log import command_line, logger, terminal
-from loupe.runs import finalize
+from loupe.runs import finalize, parents
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
@@ -37,7 +37,7 @@ def compare(
     follow_links: bool = False,
     recipes: Sequence[str] = (),
     model: str | None = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     seeds: int = 1,
     folds: int = 0,
     settings: Sequence[str] = (),
@@ -80,7 +80,8 @@ def compare(
     """
     read = ReadOptions.of(columns, images, follow_links)
     words = tuple(replace(read, images=Path("IMAGES") if read.images else None).words)
-    request = ComparisonRequest(tuple(recipes), model, weights, seeds, folds, tuple(settings), open_test, words)
+    start = parents.named(weights, Path(output))
+    request = ComparisonRequest(tuple(recipes), model, start, seeds, folds, tuple(settings), open_test, words)
     options = RunOptions(Path(output), device, skip_damaged, quiet)
     with terminal(quiet=quiet):
         files.check_name(name)

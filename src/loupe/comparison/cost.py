@@ -186,7 +186,7 @@ def _blocks(recipe: ResolvedRecipe, stage: ResolvedStage) -> tuple[object, ...]:
 
     Weights that are random or that an earlier stage trains are those of this seed and these stages alone.
     """
-    weights = getattr(recipe.model, "weights", "none")
+    weights = recipe.model.weights
     earlier = tuple(takewhile(lambda other: other is not stage, recipe.stages))
     trained = weights == "none" or any(other.part != "head" for other in earlier)
     return (trunk_key(recipe.model), weights, recipe.preprocessing, (recipe.seed, earlier) if trained else None)

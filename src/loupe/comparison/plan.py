@@ -19,6 +19,7 @@ from loupe.devices import choose_device, give_back_memory, keep_freed_memory
 from loupe.errors import ConfigError, LoupeError, counted, enumerated, memory_remedy, sentences
 from loupe.evaluate.comparison_results import Cost
 from loupe.log import duration, logger, progress_bar, size_text, terminal
+from loupe.models import parent
 from loupe.models.pretrained import check_weights
 from loupe.recipes import catalog
 from loupe.recipes.choice import weights_problem
@@ -38,7 +39,14 @@ def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Ent
     names, model, weights = request.recipes, request.model, request.weights
     if not names:
         own, side = dataset.default_recipe, typical_px(dataset.table)
-        rungs, reason = ladder(dataset_recipe=own, typical_px=side, model=model, weights=weights)
+        trained = None if weights is None else parent.find(weights)
+        rungs, reason = ladder(
+            dataset_recipe=own,
+            typical_px=side,
+            model=model,
+            weights=weights,
+            trained=None if trained is None else trained.network.name,
+        )
         names = tuple(rungs)
         logger.info(f"{sentences(reason)} To compare others: --recipes NAME,NAME")
     split = SplitSpec(seed=0)
@@ -74,15 +82,13 @@ def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Ent
 
 
 def _pretrained(recipe: Recipe) -> bool:
-    return isinstance(recipe.model, BackboneSpec)
+    return isinstance(recipe.model, BackboneSpec) or recipe.model.weights != "none"
 
 
 def _check_weights(recipe: ResolvedRecipe) -> None:
     """Check, before any training, that the pretrained weights of a recipe are available and fit its network."""
-    if not isinstance(recipe.model, BackboneSpec):
-        return
     source = recipe.model.weights
-    if source == "timm" and (problem := weights_problem(recipe.model.backbone)):
+    if source == "timm" and (problem := weights_problem(recipe.model.name)):
         raise ConfigError(f"{recipe.name} cannot be compared: {problem}")
     if source not in {"none", "timm"}:
         check_weights(recipe.model)

@@ -44,6 +44,7 @@ class CnnSpec(RecipeValue):
     `whitening_px`: above 0, the first layer is a fixed convolution of that side without padding, with a GELU. Its
     filters are the principal components of patches of the training images, scaled to unit variance, and their
     negatives (Jordan 2024, arXiv:2404.00498). `pooling`: `max` and `average` reduce a map to one value of each channel.
+    `weights`: `none` initialises at random; else the folder of a run of the same network, whose weights are taken.
     """
 
     name: str
@@ -54,15 +55,16 @@ class CnnSpec(RecipeValue):
     norm_momentum: Fraction = 0.01
     norm_epsilon: Positive = 1e-3
     init: Literal["glorot", "uniform", "he", "identity"] = "glorot"
+    weights: str = "none"
 
 
 class BackboneSpec(RecipeValue):
     """timm backbone with a new head: pooling, hidden layers, one output for each class.
 
     `backbone`: timm name (`resnet50.a1_in1k`), or a width that timm lacks, such as `mobilenetv1_075`. `weights`: `timm`
-    downloads pretrained weights once from timm's hub, `none` initialises at random; else a file, an `hf-hub:` name or
-    a `local-dir:` name. `pooling`: `own` keeps the backbone's pooling; `average` and `flatten` pool its last feature
-    map, as Keras's `include_top=False` does.
+    downloads pretrained weights once from timm's hub, `none` initialises at random; else a file, the folder of a run,
+    an `hf-hub:` name or a `local-dir:` name. `pooling`: `own` keeps the backbone's pooling; `average` and `flatten`
+    pool its last feature map, as Keras's `include_top=False` does.
     """
 
     backbone: str
@@ -81,3 +83,8 @@ def _kind(value: Any) -> str:
 
 
 Network = Annotated[Annotated[CnnSpec, Tag("cnn")] | Annotated[BackboneSpec, Tag("backbone")], Discriminator(_kind)]
+
+
+def without_weights(network: Network) -> Network:
+    """Network that is initialised at random."""
+    return network.model_copy(update={"weights": "none"})

@@ -227,7 +227,7 @@ def recipe_for(
         extra={} if size_px is None else {"input.size_px": size_px},
     )
     if not isinstance(recipe.model, BackboneSpec):
-        raise ConfigError(f"--model {model} is not a pretrained network. Choose one of timm: loupe models")
+        raise ConfigError(f"{recipe.model.name} is not a pretrained network of timm. Choose one: loupe models")
     if recipe.model.weights == "none":
         logger.warning(f"{recipe.model.name} has random weights: its features say little about an image.")
     return recipe, recipe.model

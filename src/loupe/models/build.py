@@ -1,8 +1,8 @@
 """Builder of networks from their specs."""
 
-from loupe.config.network import BackboneSpec, Network
+from loupe.config.network import BackboneSpec, Network, without_weights
 from loupe.config.recipe import Preprocessing
-from loupe.models import cnn
+from loupe.models import cnn, parent
 from loupe.models.classifier import Classifier
 
 
@@ -11,7 +11,15 @@ def build(network: Network, preprocessing: Preprocessing, classes: tuple[str, ..
 
     Raises:
         ConfigError: the size of the images does not suit it, or its pretrained weights cannot be downloaded or read.
+        RunStateError: the weights of a run are damaged.
     """
+    trained = parent.find(network.weights)
+    if trained is not None:
+        from loupe.models import parent_weights
+
+        model = build(without_weights(network), preprocessing, classes, seed)
+        parent_weights.start(model, trained, network)
+        return model
     if isinstance(network, BackboneSpec):
         from loupe.models.timm import backbones  # imported lazily: timm imports slowly
 

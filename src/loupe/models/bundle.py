@@ -7,10 +7,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from loupe.config.network import BackboneSpec, Network
+from loupe.config.network import Network, without_weights
 from loupe.devices import Resolved
 from loupe.errors import RunStateError
 from loupe.files import write_atomic
+from loupe.models import weights_file
 from loupe.models.build import build, skeleton
 from loupe.models.bundle_config import CONFIG, STORED_NETWORK, WEIGHTS, BundleConfig, StoredEngine, content_digest
 from loupe.models.classifier import Classifier
@@ -62,31 +63,15 @@ def load(folder: Path, device: torch.device) -> tuple[Classifier, Resolved]:
             this version of Loupe or timm builds its network in another way, or its weights are NaN, infinite or zero.
     """
     config = BundleConfig.read(folder / CONFIG)
-    try:
-        weights = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise RunStateError(
-            f"{error.filename}: cannot be read ({error.strerror}). Check that the training was finished."
-        ) from None
-    if content_digest(weights) != config.weights_blake2b:
-        raise RunStateError(
-            f"{folder}: weights.safetensors is damaged, or does not belong to config.json. Restore both files."
-        )
+    tensors = weights_file.read(folder / WEIGHTS, config.weights_blake2b, BundleConfig.REMEDY)
     model = _empty(folder, config)
     model.temperature = config.temperature
-    _fill(model, _tensors(folder / WEIGHTS, weights), folder, config.network.name)
+    _fill(model, tensors, folder, config.network.name)
     if reason := defect(model.state_dict(), model):  # in the order of the network
         raise RunStateError(
             f"{folder / 'weights.safetensors'}: {reason}. Nothing can be predicted with it. {BundleConfig.REMEDY}"
         )
     return model.to(device).to(memory_format=torch.channels_last).eval(), config.precision
-
-
-def _tensors(path: Path, weights: bytes) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load(weights)
-    except Exception as error:  # for other files, the reader raises various errors
-        raise RunStateError(f"{path}: not a safetensors file ({_one_line(error)}). {BundleConfig.REMEDY}") from None
 
 
 def _fill(model: Classifier, tensors: dict[str, Tensor], folder: Path, name: str) -> None:
@@ -110,8 +95,7 @@ def _empty(folder: Path, config: BundleConfig) -> Classifier:
         model = skeleton(network, preprocessing, classes)
         if {name for name, _ in model.named_buffers()} <= model.state_dict().keys():
             return model
-        assert isinstance(network, BackboneSpec)
-        return build(network.model_copy(update={"weights": "none"}), preprocessing, classes, seed=0)
+        return build(without_weights(network), preprocessing, classes, seed=0)
     except Exception as error:  # for impossible sizes, PyTorch and timm raise various errors
         reason = _one_line(error)
         raise RunStateError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from loupe.config.network import BackboneSpec, CnnSpec, Network
 from loupe.errors import ConfigError
-from loupe.models import small_networks
+from loupe.models import parent, small_networks
 
 NETWORKS: dict[str, Callable[[], CnnSpec]] = {
     "simple-cnn": small_networks.simple_cnn,
@@ -30,7 +30,8 @@ def network(name: str, weights: str | None = None) -> Network:
     """
     if name in NETWORKS and weights not in {None, "none"}:
         raise ConfigError(
-            f"--weights {weights}: {name} has no pretrained weights. Leave --weights out, or name another --model."
+            f"--weights {weights}: {name} has no pretrained weights, and this is no run of it. Leave --weights out, or "
+            "name another --model."
         )
     if name in NETWORKS:
         return NETWORKS[name]()
@@ -41,7 +42,9 @@ def network(name: str, weights: str | None = None) -> Network:
 
 
 def weights_name(weights: str) -> str:
-    """Weights as a recipe stores them: files by their absolute path, so that the recipe runs from any folder."""
+    """Weights as a recipe stores them: files and folders by their absolute path, so that it runs from any folder."""
     if weights in {"timm", "none"} or weights.startswith("hf-hub:"):
         return weights
+    if trained := parent.find(weights):
+        return str(trained.folder)
     return str(Path(weights.removeprefix("local-dir:")).resolve())

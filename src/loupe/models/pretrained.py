@@ -5,6 +5,10 @@ from pathlib import Path
 
 from loupe.config.network import BackboneSpec, Network
 from loupe.config.recipe import Preprocessing
+from loupe.errors import ConfigError
+from loupe.models import parent
+
+# timm and PyTorch are imported inside the functions: they take seconds.
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,6 @@ class WeightsOrigin:
     licence: str | None = None
 
 
-# timm is imported inside the functions: it takes seconds.
-
-
 def fetch_weights(backbone: str) -> None:
     """Download timm's weights of a network, unless they are on this machine.
 
@@ -35,19 +36,30 @@ def fetch_weights(backbone: str) -> None:
 
 
 def check_weights(network: Network) -> None:
-    """Check that pretrained weights fit the network; those of a hub are downloaded. Without a backbone, do nothing.
+    """Check that pretrained weights fit the network; those of a hub are downloaded. Without any, do nothing.
 
     Raises:
         ConfigError: they cannot be read or downloaded, or belong to another network.
+        RunStateError: those of a run are missing or damaged.
     """
-    if isinstance(network, BackboneSpec):
+    if trained := parent.find(network.weights):
+        from loupe.models import parent_weights
+
+        parent_weights.check(trained, network)
+    elif isinstance(network, BackboneSpec):
         from loupe.models.timm import weights
 
         weights.check_weights(network)
+    elif network.weights != "none":
+        raise ConfigError(
+            f"--weights {network.weights}: no run is there, and {network.name} takes its weights from a run alone."
+        )
 
 
 def weights_file(network: Network) -> Path | None:
     """File on this machine with the weights of a network that was built before; None if there is none."""
+    if trained := parent.find(network.weights):
+        return trained.weights
     if not isinstance(network, BackboneSpec):
         return None
     from loupe.models.timm import weights
@@ -55,13 +67,27 @@ def weights_file(network: Network) -> Path | None:
     return weights.weights_file(network)
 
 
+def published(network: Network) -> BackboneSpec | None:
+    """Backbone whose published weights those of a network go back to, through the runs that are still there.
+
+    Returns:
+        None for weights that go back to random ones.
+    """
+    seen = set[str]()
+    while (trained := parent.find(network.weights)) and network.weights not in seen:
+        seen.add(network.weights)
+        network = trained.network
+    return network if isinstance(network, BackboneSpec) and network.weights != "none" else None
+
+
 def weights_origin(network: Network) -> WeightsOrigin | None:
-    """Repository and licence of the pretrained weights of a network; None for one that starts from random weights."""
-    if not isinstance(network, BackboneSpec) or network.weights == "none":
+    """Repository and licence of the published weights that those of a network go back to; None for random ones."""
+    origin = published(network)
+    if origin is None:
         return None
     from loupe.models.timm import weights
 
-    return WeightsOrigin(weights.repository(network), weights.licence(network))
+    return WeightsOrigin(weights.repository(origin), weights.licence(origin))
 
 
 def missing_weights(backbone: str) -> str:
@@ -71,12 +97,19 @@ def missing_weights(backbone: str) -> str:
     return weights.cache_remedy(backbone)
 
 
-def native_preprocessing(spec: BackboneSpec) -> Preprocessing:
-    """Preprocessing that the backbone was trained with; its weights are not loaded.
+def native_preprocessing(network: Network) -> Preprocessing | None:
+    """Preprocessing that the network was trained with; its weights are not loaded.
+
+    Returns:
+        None for a small network that is initialised at random.
 
     Raises:
         ConfigError: unknown network, or the config beside its weights cannot be downloaded or read.
     """
+    if trained := parent.find(network.weights):
+        return trained.preprocessing
+    if not isinstance(network, BackboneSpec):
+        return None
     from loupe.models.timm import backbones
 
-    return backbones.preprocessing(spec)
+    return backbones.preprocessing(network)

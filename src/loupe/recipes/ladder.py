@@ -9,7 +9,7 @@ PRETRAINED = ("features", "features-augment", "last-block", "finetune")
 
 
 def ladder(
-    *, dataset_recipe: str | None, typical_px: int, model: str | None, weights: str | None
+    *, dataset_recipe: str | None, typical_px: int, model: str | None, weights: str | None, trained: str | None = None
 ) -> tuple[list[str], str]:
     """Choose the recipes to compare.
 
@@ -17,6 +17,7 @@ def ladder(
         dataset_recipe: recipe that the data set names; None without.
         typical_px: median of the images' shorter sides.
         model, weights: for the pretrained recipes, as for `loupe.train`; None if not given.
+        trained: network of the weights, where these are of a run.
 
     Returns:
         names of the recipes, and the reason for them as one or more sentences.
@@ -40,5 +41,5 @@ def ladder(
     if problem:
         return from_scratch, sentences(scratch_text, "No pretrained candidates:", problem)
     return [*from_scratch, *PRETRAINED], sentences(
-        scratch_text, f"Candidates with pretrained {model or BACKBONE}: {enumerated(PRETRAINED)}"
+        scratch_text, f"Candidates with pretrained {model or trained or BACKBONE}: {enumerated(PRETRAINED)}"
     )

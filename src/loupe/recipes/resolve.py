@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from loupe.config import overrides
-from loupe.config.network import BackboneSpec, Network
-from loupe.config.recipe import PIXEL_DEFINITION, InputSpec, Recipe
+from loupe.config.network import BackboneSpec, CnnSpec, Network
+from loupe.config.recipe import PIXEL_DEFINITION, InputSpec, Preprocessing, Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.config.size import Size
 from loupe.data.dataset import Dataset
@@ -16,11 +16,14 @@ from loupe.data.pixels.prepare import typical_px
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, enumerated, sentences
 from loupe.log import logger
+from loupe.models import parent
 from loupe.models.catalog import network, weights_name
+from loupe.models.parent import Parent
 from loupe.models.pretrained import native_preprocessing
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
 from loupe.recipes.published.experiments import experiment
+from loupe.recipes.transfer import BACKBONE
 
 OF_INPUT = ("size_px", "load_px", "resize", "interpolation", "normalise")
 
@@ -48,15 +51,18 @@ def resolve(
         wanted: name, YAML file or recipe; None or `auto` to choose by the data set and the size of its images.
         dataset: images, whose size settles what the recipe leaves open.
         model: network in place of the recipe's.
-        weights: pretrained weights of its backbone.
+        weights: pretrained weights of its backbone, or a trained classifier, whose network then replaces the recipe's.
         flags: `epochs`, `batch_size`, `lr`, `seed`, `precision`; None if not given.
         extra: values of recipe keys, as a mapping or as KEY=VALUE.
 
     Raises:
         ConfigError: an unknown name or key, or a flag that does not apply to the recipe.
     """
-    recipe = _choose(wanted, dataset, model, weights)
-    if model is not None or weights is not None:
+    trained = None if weights is None else parent.find(weights)
+    recipe = _choose(wanted, dataset, model, weights, trained)
+    if trained is not None:
+        recipe = _started(recipe, trained, model)
+    elif model is not None or weights is not None:
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = overrides.override(recipe, extra)  # the optimizer of a stage decides which flags apply
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
@@ -65,11 +71,21 @@ def resolve(
     return ResolvedRecipe.of(recipe, _input(recipe, dataset.table))
 
 
-def _choose(wanted: str | Path | Recipe | None, dataset: Dataset, model: str | None, weights: str | None) -> Recipe:
+def _choose(
+    wanted: str | Path | Recipe | None,
+    dataset: Dataset,
+    model: str | None,
+    weights: str | None,
+    trained: Parent | None,
+) -> Recipe:
     if isinstance(wanted, Recipe):
         return wanted
     if wanted is None or wanted == "auto":
         table = dataset.table
+        if trained is not None and isinstance(trained.network, CnnSpec):
+            return _of_small_network(trained, model)
+        if trained is not None:
+            model = model or trained.network.name
         recipe, reason = choose(
             default=dataset.default_recipe,
             model=model,
@@ -82,6 +98,50 @@ def _choose(wanted: str | Path | Recipe | None, dataset: Dataset, model: str | N
     if Path(wanted).suffix in {".yaml", ".yml"}:
         return overrides.load(Path(wanted))
     return catalog.recipe(str(wanted))
+
+
+def _of_small_network(trained: Parent, model: str | None) -> Recipe:
+    """Recipe for more training of a small network: that of its run, with pixels as this version reads them.
+
+    Raises:
+        ConfigError: there is no run with the weights, or another network is wanted.
+    """
+    if trained.run is None:
+        raise ConfigError(
+            f"--weights {trained.shown}: {trained.network.name} was trained from scratch, and no run with its recipe "
+            "is there. Give --recipe, for example small-images or photographs."
+        )
+    if model is not None:
+        parent.check_trunk(trained, network(model))
+    recipe = overrides.load(trained.run / "recipe.yaml")
+    logger.info(f"Recipe {recipe.name}, that of {trained.shown}. To list others: loupe recipes")
+    pixels = recipe.input.model_copy(update={"pixel_definition": None})  # the newest, which can be exported
+    return recipe.model_copy(update={"experiment": None, "input": pixels})
+
+
+def _started(recipe: Recipe, trained: Parent, model: str | None) -> Recipe:
+    """Recipe with the network of a trained classifier, and its weights; the head of the recipe stays.
+
+    The default backbone of a recipe is replaced. Any other network must be that of the weights.
+
+    Raises:
+        ConfigError: the recipe or `model` has another network.
+    """
+    theirs, weights = trained.network, {"weights": str(trained.folder)}
+    own = recipe.model if model is None else network(model)
+    is_default = model is None and isinstance(own, BackboneSpec) and own.backbone == BACKBONE
+    if isinstance(own, BackboneSpec) and isinstance(theirs, BackboneSpec):
+        head = recipe.model.hidden if isinstance(recipe.model, BackboneSpec) else ()
+        backbone = theirs.backbone if is_default else own.backbone
+        own = own.model_copy(update={"backbone": backbone, "pooling": theirs.pooling, "hidden": head})
+    elif is_default:
+        own = theirs
+    parent.check_trunk(trained, own)
+    started = recipe.model_copy(update={"model": own.model_copy(update=weights)})
+    if isinstance(own, BackboneSpec):
+        return started
+    pixels = recipe.input.model_copy(update={"channels": trained.preprocessing.channels})
+    return started.model_copy(update={"input": pixels})
 
 
 def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
@@ -137,14 +197,12 @@ def _input(recipe: Recipe, table: ImageTable) -> dict[str, Any]:
     newest = {"pixel_definition": recipe.input.pixel_definition or PIXEL_DEFINITION}
     if all(getattr(recipe.input, name) is not None for name in OF_INPUT):
         return newest
-    if isinstance(recipe.model, BackboneSpec):
-        return newest | _input_of_backbone(recipe.input, recipe.model)
-    return newest | _input_of_images(recipe, table)
+    own = native_preprocessing(recipe.model)
+    return newest | (_input_of_images(recipe, table) if own is None else _input_of_pretrained(recipe.input, own))
 
 
-def _input_of_backbone(given: InputSpec, spec: BackboneSpec) -> dict[str, Any]:
-    """Preprocessing that the backbone was trained with, unless the recipe has another."""
-    own = native_preprocessing(spec)
+def _input_of_pretrained(given: InputSpec, own: Preprocessing) -> dict[str, Any]:
+    """Preprocessing that the network was trained with, unless the recipe has another."""
     size_px = given.size_px or own.size_px
     load = [
         round(side * own_load / own_side)

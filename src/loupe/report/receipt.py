@@ -15,6 +15,7 @@ HIDDEN = {
     "command",
     "skip_damaged",
     "open_test",
+    "parent.name",
 }  # the page shows the command, and whether the test was opened
 
 
@@ -51,6 +52,13 @@ GROUPS = {
         "hashes.recipe": "hash of the recipe",
         "hashes.code": "hash of Loupe's code",
         "hashes.weights": "hash of the pretrained weights",
+        "parent.path": "started from the weights of",
+        "parent.weights": "hash of these weights",
+        "parent.network": "network of these weights",
+        "parent.head": "head of these weights",
+        "parent.licence": "licence of the published weights",
+        "parent.seen_validation": "validation images that they were trained on",
+        "parent.seen_test": "test images that they were trained on",
         "python": "Python",
         "torch": "PyTorch",
         "numpy": "NumPy",
@@ -106,7 +114,7 @@ def _facts(results: RunResults | None, environment: RunEnvironment) -> Iterator[
             yield "damaged", texts.count(results.damaged)
     for key, value in environment.to_json().items():
         inner = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {key: value}
-        shown = ((name, part) for name, part in inner.items() if part is not None and key not in HIDDEN)
+        shown = ((name, part) for name, part in inner.items() if part is not None and HIDDEN.isdisjoint((key, name)))
         yield from ((printable(name), printable(str(part))) for name, part in shown)
 
 
@@ -115,7 +123,7 @@ def _row(name: str, value: str, key: str) -> Row:
 
 
 def _is_hash(key: str) -> bool:
-    return key == "split_hash" or key.startswith("hashes.")
+    return key in {"split_hash", "parent.weights"} or key.startswith("hashes.")
 
 
 def repeat_command(run: Path, environment: RunEnvironment) -> str:

@@ -60,6 +60,7 @@ def _environment() -> Environment:
         "solved": texts.solved,
         "duration": texts.duration,
         "spent": texts.spent,
+        "started": texts.started,
         "counted": counted,
         "short": texts.short,
         "drawn": Markup,  # only for SVG from figures.py

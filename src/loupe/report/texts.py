@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import log
+from loupe.errors import counted, enumerated
 from loupe.evaluate.confidence_results import WIDEST
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
@@ -156,6 +157,20 @@ def solved(stage: StageResult) -> str:
         return f"solved for L2 strength {log.rounded(stage.l2_strength or 0)} in {duration(stage.seconds)}"
     selected = "" if stage.l2_strength is None else f", {log.rounded(stage.l2_strength)} selected"
     return f"solved for {strengths(stage.strengths or 0)} in {duration(stage.seconds)}{selected}"
+
+
+def started(results: RunResults) -> str:
+    """Classifier from whose weights a run started, and images that it was trained on; empty without one."""
+    parent = results.parent
+    if parent is None:
+        return ""
+    origin = f"Training started from the weights of {log.printable(parent.name)}"
+    if parent.seen_validation is None or parent.seen_test is None:
+        return f"{origin}, which does not say on which images it was trained: some may be among those evaluated here."
+    seen = {"validation image": (parent.seen_validation, results.images.val)}
+    seen["test image"] = (parent.seen_test, results.images.test)
+    told = [f"{images:,} of {counted(of, kind)}" for kind, (images, of) in seen.items() if images]
+    return f"{origin}, which was trained on {enumerated(told)}: figures are too high." if told else f"{origin}."
 
 
 def unevaluated(results: RunResults) -> str:

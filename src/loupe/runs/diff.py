@@ -35,7 +35,7 @@ from loupe.runs.diff_results import (
 NOT_FIGURES_OF_RUN = frozenset(
     {
         *("schema", "version", "name", "dataset", "recipe", "network", "seed", "device", "published"),
-        *("precision", "frozen_precision", "stages", "stopped"),
+        *("precision", "frozen_precision", "stages", "stopped", "parent"),
     }
 )
 NOT_FIGURES = frozenset(
@@ -50,6 +50,7 @@ NOT_CIRCUMSTANCES = frozenset(
         "data",
         "open_test",
         "choices",
+        "parent",
         "hashes.split",
         "hashes.recipe",
         "recipe.name",

@@ -97,6 +97,7 @@ class RunFinalizer:
                 settings=tuple(diagnosis.settings),
                 next=self._next_command(diagnosis, model.preprocessing),
             ),
+            parent=environment_of(self.directory).parent,
         )
         content.write(results_file(self.directory))
         run_page.write_page(self.directory.path)
@@ -199,7 +200,8 @@ def input_settings(network: BackboneSpec, preprocessing: Preprocessing) -> list[
     """Settings of the preprocessing that differ from those of the backbone."""
     mine, own = preprocessing.model_dump(mode="json"), dict[str, Any]()
     with suppress(LoupeError):  # the config beside the weights may be gone: then all are given
-        own = native_preprocessing(network).model_dump(mode="json")
+        if native := native_preprocessing(network):
+            own = native.model_dump(mode="json")
     other = {name for name, value in mine.items() if name not in own or value != own[name]}
     if "size_px" in other:
         other.add("load_px")  # otherwise it would be scaled with size_px

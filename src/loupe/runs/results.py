@@ -22,6 +22,7 @@ from loupe.evaluate.results import (
 )
 from loupe.models.classifier import Classifier
 from loupe.models.summary import count_parameters, layer_table
+from loupe.provenance import ParentRun
 from loupe.recipes.published.experiments import experiment
 from loupe.training.stage_data import StageDataBuilder
 from loupe.training.train_state import Row, TrainState
@@ -71,8 +72,13 @@ def assemble(
     trained: Trained,
     evaluated: Evaluated,
     diagnosis: DiagnosisResult,
+    parent: ParentRun | None,
 ) -> RunResults:
-    """Results of a run, under its name."""
+    """Results of a run, under its name.
+
+    Args:
+        parent: trained classifier from whose weights it started.
+    """
     model, preparation, state = trained.model, trained.preparation, trained.state
     history, in_steps = state.history, _in_steps(state.history, recipe)
     return RunResults(
@@ -101,6 +107,7 @@ def assemble(
         precision=preparation.compute.precision,
         frozen_precision=preparation.frozen_compute.precision if model.frozen else None,
         device=str(preparation.compute.device),
+        **({} if parent is None else {"parent": parent}),
         damaged=images.damaged,
         unread=tuple(
             UnreadImages(label=group.label, format=group.format, images=len(group.paths))

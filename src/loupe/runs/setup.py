@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from loupe.config.network import BackboneSpec, Network
+from loupe.config.network import without_weights
 from loupe.config.recipe import Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.batches import BatchLoader
@@ -60,9 +60,9 @@ def set_up(
     if recipe.input.wants_statistics:
         by_channel = recipe.input.normalise == "channels"
         recipe = recipe.normalised(*pixel_statistics(images.store, split.train, by_channel=by_channel))
-    network = recipe.model if pretrained else _without_weights(recipe.model)
+    network = recipe.model if pretrained else without_weights(recipe.model)
     model = build(network, recipe.preprocessing, images.table.classes, recipe.seed).to(device)
-    if pretrained:
+    if pretrained and recipe.model.weights == "none":
         whiten(model, images.store, split.train)
     loader = BatchLoader(images.store, images.table.labels, device)
     class_weights_K, engines, stage = _class_weights(recipe, images, split, device), Engines(), recipe.stages[-1]
@@ -113,10 +113,6 @@ def less_memory(recipe: Recipe) -> str:
     sizes = [stage.batch_size for stage in recipe.stages if not stage.is_solved]
     less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
     return f"Train again with {less}, or with another --device"
-
-
-def _without_weights(network: Network) -> Network:
-    return network.model_copy(update={"weights": "none"}) if isinstance(network, BackboneSpec) else network
 
 
 def _class_weights(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:

@@ -31,6 +31,7 @@ from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable
 from loupe.report import run_page
 from loupe.rundir import RunDirectory
+from loupe.runs import parents
 from loupe.runs.check_split import check_split
 from loupe.runs.run import Run
 from loupe.runs.session import Session
@@ -50,7 +51,7 @@ def train(
     follow_links: bool = False,
     recipe: str | Path | Recipe | None = None,
     model: str | None = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -76,8 +77,9 @@ def train(
         follow_links: also read files outside the folder of the data, to which links, `..` or absolute paths lead.
         recipe: name, YAML file or Recipe; None to choose by the images.
         model, weights, epochs, batch_size, lr, seed, precision: values in place of the recipe's. `model` is a network
-            of Loupe or timm; `weights` is `timm` (download), `none`, a file, `hf-hub:NAME` or `local-dir:DIR`. With
-            optimizer `logistic`, `epochs` is the number of L2 strengths; `batch_size` and `lr` then do not apply.
+            of Loupe or timm; `weights` is `timm` (download), `none`, a file, a run (its folder or its name in
+            `output`), `hf-hub:NAME` or `local-dir:DIR`. With optimizer `logistic`, `epochs` is the number of L2
+            strengths; `batch_size` and `lr` then do not apply.
         settings: other recipe keys: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
         output: folder of the runs.
@@ -102,10 +104,11 @@ def train(
         dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links), verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
-        chosen = resolve(recipe, dataset, model=model, weights=weights, flags=flags, extra=settings)
+        start = parents.named(weights, Path(output))
+        chosen = resolve(recipe, dataset, model=model, weights=start, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
         check_weights(chosen.model)
-        if chosen.stages[0].part != "all" and getattr(chosen.model, "weights", "none") == "none":
+        if chosen.stages[0].part != "all" and chosen.model.weights == "none":
             logger.warning(
                 f"the frozen blocks of {chosen.model.name} have random weights. Trained: {chosen.stages[0].part}."
             )
@@ -117,6 +120,7 @@ def train(
         if chosen.input.range == "used":
             chosen = chosen.scaled(used_levels(loaded.table, divided.train))
             loaded = replace(_load(chosen, Dataset(dataset.source, loaded.table), False), damaged=loaded.damaged)
+        parent = parents.record(chosen, table.classes, divided, loaded.content)
         setup = _set_up(chosen, loaded, divided, chosen_device)
         environment = RunEnvironment.model_validate(
             {
@@ -125,6 +129,7 @@ def train(
                 ).to_json(),
                 **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
                 **dataset.options.to_json(),
+                **({} if parent is None else {"parent": parent}),
                 "classes": table.classes,
                 "choices": setup.choices,
                 "hashes": provenance.hashes(
@@ -210,7 +215,10 @@ def resume(
 def _finish(directory: RunDirectory) -> None:
     """Write the report of a run whose process ended between results.json and report.html."""
     if directory.report.is_file():
-        logger.info(f"{directory.path} is already finished.")
+        logger.info(
+            f"{directory.path} is already finished. To train on from its weights, in a new run: "
+            f"{parents.continuation(directory)}"
+        )
         return
     run_page.write_page(directory.path)
     logger.info(f"{directory.path} is finished. Its report was missing and was written now.")

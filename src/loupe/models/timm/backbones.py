@@ -115,10 +115,19 @@ def backbone(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[st
     return model.to(memory_format=torch.channels_last)
 
 
-def skeleton(spec: BackboneSpec, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Classifier:
-    """Build the classifier without memory for its weights (PyTorch's meta device)."""
+def skeleton(
+    spec: BackboneSpec,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    create: Callable[..., nn.Module] | None = None,
+) -> Classifier:
+    """Build the classifier without memory for its weights (PyTorch's meta device).
+
+    Args:
+        create: builder of its network with given options of timm; None for `create_network`.
+    """
     with torch.device("meta"):
-        return _of_size(spec, partial(create_network, spec.backbone), preprocessing, classes)
+        return _of_size(spec, create or partial(create_network, spec.backbone), preprocessing, classes)
 
 
 class _SizeRefusedError(ConfigError):

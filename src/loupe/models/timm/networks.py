@@ -54,9 +54,13 @@ def create_network(name: str, **options: Any) -> nn.Module:
     check_name(name)
     if name in KERAS_WIDTHS:
         return _keras_mobilenet(KERAS_WIDTHS[name])
-    if timm.model_entrypoint(name).__module__ == VisionTransformer.__module__:
-        options["dynamic_img_size"] = True  # any size of image; at its own size the same network
-    return timm.create_model(name, num_classes=0, **options)
+    return timm.create_model(name, num_classes=0, **options, **options_of(name))
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Options of timm with which Loupe builds the network, whatever the size of the images."""
+    is_vit = timm.model_entrypoint(name).__module__ == VisionTransformer.__module__
+    return {"dynamic_img_size": True} if is_vit else {}  # any size; at its own size the same network
 
 
 def _keras_mobilenet(width: float) -> nn.Module:

@@ -226,7 +226,7 @@ def _from_file(spec: BackboneSpec, path: Path, **options: Any) -> nn.Module:
 def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
     """Weights in timm's names, without those of the original classifier; all others must fit."""
     if not path.is_file():
-        raise ConfigError(f"--weights {path}: no such file.")
+        raise ConfigError(f"--weights {path}: no such file, nor a run of that name. List runs with: loupe runs")
     state = _read(path)
     wanted = network.state_dict()
     wrong = _unfit(state, wanted)
