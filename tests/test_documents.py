@@ -29,7 +29,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = {"sh", "python", "console", "text"}
 EXTRAS = {"explain": "captum", "labels": "cleanlab"}  # the packages without which these commands say what to install
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
-SLOW = {"compare.md", "data.md", "explain.md", "guarantees.md", "transfer.md"}  # each trains for seconds
+SLOW = {"compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "transfer.md"}  # each trains for seconds
 IDS = [page.name for page in PAGES]
 
 
