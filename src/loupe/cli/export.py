@@ -7,7 +7,7 @@ import typer
 
 from loupe import __version__
 from loupe.cli.options import Output, Quiet
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, unknown_name
 from loupe.log import terminal
 
 
@@ -24,6 +24,13 @@ def export(
             help="Images on which the exported model is compared with the run. Default: its validation images.",
         ),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Precision of the network: fp32; with --to onnx also fp16 or int8.")
+    ] = "fp32",
+    max_loss: Annotated[
+        float,
+        typer.Option(min=0.0, max=100.0, help="Largest loss of accuracy with fp16 and int8, in percentage points."),
+    ] = 0.5,
     push: Annotated[
         str | None,
         typer.Option(metavar="USER/NAME", help="Repository of the Hugging Face hub to upload the export to."),
@@ -42,18 +49,22 @@ def export(
     if public and push is None:
         raise ConfigError("--public is for --push USER/NAME.")
     from loupe.export import hub
-    from loupe.export.export import export_model
+    from loupe.export.export import default_folder, export_model
+    from loupe.export.job import PRECISIONS, Options
     from loupe.rundir import open_run
     from loupe.runs.run import Run
 
     opened = Run(open_run(run, output), device="cpu", quiet=quiet)
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    options = Options(precision=PRECISIONS[precision], max_loss_points=max_loss)
     if push is None:
-        print(export_model(opened, to, folder=folder, images=images, quiet=quiet))
+        print(export_model(opened, to, folder=folder, images=images, options=options, quiet=quiet))
         return
     hub.check_name(push)
-    place = folder or opened.path / "exports" / to
+    place = folder or default_folder(opened, to, options)
     if not hub.is_export_of(place, opened, to):
-        export_model(opened, to, folder=place, images=images, quiet=quiet)
+        export_model(opened, to, folder=place, images=images, options=options, quiet=quiet)
     print(place)
     with terminal(quiet=quiet):
         print(hub.push(place, push, public=public, message=f"Loupe {__version__}: {opened.path.name} for {to}"))

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from loupe import __version__
+from loupe.data.dataset import open_dataset
 from loupe.data.sources.folders import from_paths
+from loupe.data.sources.read_options import ReadOptions
+from loupe.data.table import match_classes
 from loupe.devices import Compute
-from loupe.errors import ConfigError, DataError, disk_error, unknown_name
+from loupe.errors import ConfigError, DataError, disk_error, enumerated, unknown_name
 from loupe.export.card import card
 from loupe.export.card_facts import CardFacts
 from loupe.export.folder import CARD, MANIFEST, PARITY, Manifest, hashes
@@ -20,7 +23,7 @@ from loupe.export.job import Job, Options, Written
 from loupe.export.parity import ParityReport, Reference, compare
 from loupe.export.runners import Floats
 from loupe.export.samples import Samples
-from loupe.export.targets import TARGETS
+from loupe.export.targets import PRECISIONS_OF, TARGETS
 from loupe.log import command_line, logger, progress_bar, terminal
 from loupe.models.classifier import Classifier
 from loupe.models.torch_network import TorchNetwork
@@ -45,7 +48,7 @@ def export_model(
         run: finished run, its folder or its name in `runs`.
         to: target (`TARGETS`).
         folder: new folder for the export; by default `exports/TARGET` in that of the run.
-        images: images to compare on, in place of the run's validation images.
+        images: images to compare on, in place of the run's validation images. A lower precision needs their labels.
         options: options of the target.
         quiet: print warnings only.
 
@@ -59,13 +62,15 @@ def export_model(
     """
     if to not in TARGETS:
         raise unknown_name("target", to, TARGETS)
+    if options.precision not in PRECISIONS_OF[to]:
+        raise ConfigError(f"--to {to} has the precision {enumerated(PRECISIONS_OF[to])}, and not {options.precision}.")
     opened = run if isinstance(run, Run) else Run(open_run(run), device="cpu", quiet=quiet)
-    place = Path(folder) if folder else opened.path / "exports" / to
+    place = Path(folder) if folder else default_folder(opened, to, options)
     if place.exists():
         raise ConfigError(f"{place} exists. Remove it, or choose another with --folder.")
     with terminal(quiet=quiet), _new_folder(place) as made:
         model = in_fp32(opened)
-        samples = samples_of(opened, images)
+        samples = samples_of(opened, images, labelled=options.precision != "fp32")
         logger.info(f"writing {to}")
         written = TARGETS[to](Job(opened, model, made, options))
         report = _compared(to, written, samples, model)
@@ -91,6 +96,8 @@ def export_model(
         )
         manifest.write(made / MANIFEST)
         for engine in report.engines:
+            if engine.loss is not None:
+                logger.info(f"{engine.engine}, {options.precision}: {engine.loss}")
             logger.info(
                 f"{engine.engine}: {engine.same_top1:,} of {engine.images:,} images get the same class; probabilities "
                 f"differ by at most {max(engine.largest_difference, engine.largest_difference_in_batches):.1g}; "
@@ -99,6 +106,11 @@ def export_model(
         if written.model is not None:
             logger.info(f"To try it: {command_line(['loupe', 'predict', str(place), 'IMAGES'])}")
     return place
+
+
+def default_folder(run: Run, to: str, options: Options) -> Path:
+    """Folder of an export in that of its run."""
+    return run.path / "exports" / (to if options.precision == "fp32" else f"{to}-{options.precision}")
 
 
 @contextmanager
@@ -126,12 +138,20 @@ def in_fp32(run: Run) -> Classifier:
     return bundle.load(run.directory.model, torch.device("cpu"))[0].float()
 
 
-def samples_of(run: Run, images: str | Path | None) -> Samples:
+def samples_of(run: Run, images: str | Path | None, *, labelled: bool = False) -> Samples:
     """Images to compare on: all validation images of the run, or the given ones.
 
     Raises:
-        DataError: there are none, or those of the run are missing or have changed.
+        DataError: there are none, they need labels and have none, or those of the run are missing or have changed.
     """
+    if images is not None and labelled:
+        table = open_dataset(images, ReadOptions.of(None, None, False), announce=False).table
+        label_N = match_classes(table, run.classes)
+        if not len(table) or (label_N < 0).any():
+            raise DataError(
+                f"{images}: accuracy is compared on images with labels. Give folders of classes, or a list."
+            )
+        return Samples(table.with_classes(run.classes), range(len(table)), run.preprocessing, str(images))
     if images is not None:
         table = from_paths([str(images)])
         return Samples(table, range(len(table)), run.preprocessing, str(images))

@@ -13,6 +13,7 @@ from loupe.models.pretrained import weights_origin
 from loupe.runs.run import Run
 
 Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
 
 TOLERANCE = 1e-4
 """Largest difference of a probability that passes."""

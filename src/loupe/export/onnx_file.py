@@ -53,6 +53,9 @@ def onnx_file(program: ImageProgram, metadata: Mapping[str, str]) -> bytes:
     assert written is not None
     model = written.model_proto
     _refuse_sizes(model.graph)
+    for number, node in enumerate(model.graph.node):
+        node.ClearField("metadata_props")  # source lines and paths of this machine
+        node.name = node.name or f"node_{number}"
     model.producer_name = "loupe"
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from loupe.data.pixels.decode import UInt8Array
 from loupe.errors import ExportRefusedError, counted
+from loupe.export.accuracy_loss import AccuracyLoss
 from loupe.export.runners import Floats, Runner
 from loupe.export.samples import Sample, Samples
 from loupe.records import Fraction, Part, Record, Whole
@@ -30,6 +31,7 @@ class EngineParity(Part):
         largest_difference_in_batches: the same for prepared images in batches of 7.
         pixel_values: number of values that the resized images have.
         differing_pixel_values: those that differ from the run's own.
+        loss: accuracy lost, where the model has a lower precision; its probabilities and classes may differ then.
     """
 
     engine: str
@@ -40,6 +42,7 @@ class EngineParity(Part):
     largest_difference_in_batches: Fraction
     pixel_values: Whole
     differing_pixel_values: Whole
+    loss: AccuracyLoss | None = None
 
 
 class ParityReport(Record):
@@ -62,11 +65,19 @@ class ParityReport(Record):
 
 @dataclass(frozen=True)
 class Gate:
-    """Bounds for one engine: pixels equal or not, and the largest difference of a probability."""
+    """Bounds for one engine.
+
+    Attributes:
+        runner: engine with the exported model.
+        tolerance: largest difference of a probability.
+        exact_pixels: the pixels must be equal.
+        max_loss: for a model of lower precision, the largest loss of accuracy, in place of equal classes.
+    """
 
     runner: Runner
     tolerance: float
     exact_pixels: bool = True
+    max_loss: float | None = None
 
 
 @dataclass
@@ -81,6 +92,8 @@ class _Comparison:
     values: int = 0
     differing: int = 0
     others: list[str] = field(default_factory=list)
+    run_hits: list[bool] = field(default_factory=list)
+    export_hits: list[bool] = field(default_factory=list)
 
     def add(self, samples: Sequence[Sample], wanted_NK: Floats) -> None:
         run = self.gate.runner.run
@@ -90,12 +103,14 @@ class _Comparison:
             self.values += pixels_HWC.size
             self.differing += int((pixels_HWC != sample.pixels_HWC).sum())
             self.largest = max(self.largest, _difference(found_K, wanted_K))
+            self.run_hits.append(int(wanted_K.argmax()) == sample.label)
+            self.export_hits.append(int(found_K.argmax()) == sample.label)
             if found_K.argmax() == wanted_K.argmax():
                 self.same_top1 += 1
             else:
                 self.others.append(sample.path)
         for start in range(0, len(samples), BATCHES[1]):
-            prepared = np.stack([_in_colour(sample.pixels_HWC) for sample in samples[start : start + BATCHES[1]]])
+            prepared = np.stack([in_colour(sample.pixels_HWC) for sample in samples[start : start + BATCHES[1]]])
             found_NK, _ = run(prepared)
             wanted = wanted_NK[start : start + BATCHES[1]]
             self.largest_in_batches = max(self.largest_in_batches, _difference(found_NK, wanted))
@@ -110,7 +125,13 @@ class _Comparison:
             largest_difference_in_batches=self.largest_in_batches,
             pixel_values=self.values,
             differing_pixel_values=self.differing,
+            loss=self.loss(),
         )
+
+    def loss(self) -> AccuracyLoss | None:
+        """Loss of accuracy, where it is what counts."""
+        most = self.gate.max_loss
+        return None if most is None else AccuracyLoss.of(self.run_hits, self.export_hits, most)
 
     def check(self) -> None:
         """Raise an ExportRefusedError unless the engine keeps to its bounds."""
@@ -121,7 +142,9 @@ class _Comparison:
                 "pixel definition 1 reduce large JPEGs while decoding, and Pillow 13 resizes tall images in another "
                 "order: train again, or fine-tune from this run with --weights."
             )
-        if self.others:
+        if loss := self.loss():
+            loss.check(name)
+        elif self.others:
             shown = ", ".join(self.others[:3])
             raise ExportRefusedError(
                 f"{name}: another class for {counted(len(self.others), 'image')} of {self.images:,} (for example "
@@ -176,6 +199,6 @@ def _difference(found: npt.NDArray[np.floating], wanted: npt.NDArray[np.floating
     return largest if np.isfinite(largest) else 1.0
 
 
-def _in_colour(pixels_HWC: UInt8Array) -> UInt8Array:
+def in_colour(pixels_HWC: UInt8Array) -> UInt8Array:
     """Pixels with three channels; grey ones are repeated, and stay the same when they are made grey again."""
     return pixels_HWC if pixels_HWC.shape[-1] == 3 else np.repeat(pixels_HWC, 3, axis=-1)

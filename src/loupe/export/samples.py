@@ -21,11 +21,13 @@ class Sample:
         path: its path in the table.
         image_HWC: the decoded, upright image, uint8 [H, W, 3].
         pixels_HWC: what the run's own preprocessing makes of the file, uint8 [h, w, channels].
+        label: index of its class in the table; -1 if it has none.
     """
 
     path: str
     image_HWC: UInt8Array
     pixels_HWC: UInt8Array
+    label: int
 
 
 @dataclass(frozen=True)
@@ -64,4 +66,6 @@ class Samples:
             channels=own.channels,
             definition=own.pixel_definition,
         )
-        return Sample(path, np.asarray(decode.decode(data, path, levels=own.range)), pixels_HWC)
+        return Sample(
+            path, np.asarray(decode.decode(data, path, levels=own.range)), pixels_HWC, int(self.table.labels[row])
+        )

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 from loupe.export import onnx_target, openvino_target, torch_target
-from loupe.export.job import Job, Written
+from loupe.export.job import Job, Precision, Written
 
 TARGETS: dict[str, Callable[[Job], Written]] = {
     "onnx": onnx_target.write,
     "openvino": openvino_target.write,
     "torch": torch_target.write,
 }
+
+PRECISIONS_OF: dict[str, tuple[Precision, ...]] = dict.fromkeys(TARGETS, ("fp32",)) | {"onnx": ("fp32", "fp16", "int8")}
+"""Precisions of each target."""
