@@ -38,7 +38,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
             file = pack(folder / f"cifar-{kind}-python.tar.gz", cifar_files(kind)[0])
             source = Source(
                 url=f"http://127.0.0.1:{server.server_port}/{file.name}",
-                md5=hashlib.md5(file.read_bytes()).hexdigest(),
+                checksum=f"md5:{hashlib.md5(file.read_bytes()).hexdigest()}",
                 remedy="Give the file itself.",
             )
             monkeypatch.setattr(datasets, f"CIFAR{kind}", source)
@@ -90,7 +90,7 @@ def test_an_archive_is_fetched_once_and_its_pixels_are_right(published, tmp_path
 def test_an_archive_that_was_damaged_in_the_cache_is_fetched_again(published, tmp_path, monkeypatch, caplog, damage):
     served = published / "cifar-10-python.tar.gz"
     served.write_bytes(gzip.compress(gzip.decompress(served.read_bytes()), compresslevel=0))
-    source = replace(datasets.CIFAR10, md5=hashlib.md5(served.read_bytes()).hexdigest())
+    source = replace(datasets.CIFAR10, checksum=f"md5:{hashlib.md5(served.read_bytes()).hexdigest()}")
     monkeypatch.setattr(datasets, "CIFAR10", source)
     table = open_table("cifar10")
     kept = tmp_path / "cache/datasets/cifar-10-python.tar.gz"
@@ -122,9 +122,9 @@ def test_what_cannot_be_had_says_how_to_give_the_file(published):
 
 def test_the_published_sources_are_the_ones_of_the_university_of_toronto():
     assert datasets.CIFAR10.url == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-    assert datasets.CIFAR10.md5 == "c58f30108f718f92721af3b95e74349a"
+    assert datasets.CIFAR10.checksum == "md5:c58f30108f718f92721af3b95e74349a"
     assert datasets.CIFAR100.url == "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
-    assert datasets.CIFAR100.md5 == "eb9058c3a382ffc7106e4002c42a8d85"
+    assert datasets.CIFAR100.checksum == "md5:eb9058c3a382ffc7106e4002c42a8d85"
     assert "loupe train cifar-10-python.tar.gz" in datasets.CIFAR10.remedy
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loupe.data.sources.download import Source, download, md5_of
+from loupe.data.sources.download import Source, checksum_of, download
 from loupe.errors import DataError, LoupeError
 from loupe.log import terminal
 
@@ -86,8 +86,8 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def fetch(url: str, target: Path, md5: str = MD5) -> Path:
-    return download(Source(url, md5, REMEDY), target, pause_seconds=0.0, timeout_seconds=5.0)
+def fetch(url: str, target: Path, checksum: str = f"md5:{MD5}") -> Path:
+    return download(Source(url, checksum, REMEDY), target, pause_seconds=0.0, timeout_seconds=5.0)
 
 
 def test_a_file_comes_whole_and_is_not_fetched_again(server, tmp_path):
@@ -135,8 +135,8 @@ def test_a_part_that_does_not_fit_is_fetched_anew(server, tmp_path, old, caplog)
 
 
 def test_a_wrong_checksum_leaves_nothing_behind(server, tmp_path):
-    with pytest.raises(LoupeError, match=f"wrong checksum: expected {'0' * 32}, got {MD5}.*{REMEDY}"):
-        fetch(server.url, tmp_path / "data", md5="0" * 32)
+    with pytest.raises(LoupeError, match=f"wrong checksum: expected md5:{'0' * 32}, got md5:{MD5}.*{REMEDY}"):
+        fetch(server.url, tmp_path / "data", checksum="md5:" + "0" * 32)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
@@ -196,16 +196,17 @@ def test_progress_is_shown_and_said(server, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     server.cuts = [10]
     with terminal():
-        download(Source(server.url, MD5, REMEDY), tmp_path / "data", pause_seconds=0.0)
+        download(Source(server.url, f"md5:{MD5}", REMEDY), tmp_path / "data", pause_seconds=0.0)
     shown = capsys.readouterr().err
     assert f"Downloading {server.url}" in shown
     assert "data.tar.gz" in shown
     assert "1/1" in shown and "MB" in shown
 
 
-def test_md5_of_a_known_text(tmp_path):
+def test_checksums_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
-    assert md5_of(tmp_path / "abc") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, A.5
+    assert checksum_of(tmp_path / "abc", "md5") == "md5:900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, A.5
+    assert checksum_of(tmp_path / "abc", "sha512").startswith("sha512:ddaf35a193617abacc417349ae204131")  # FIPS 180-2
 
 
 def test_a_server_that_does_not_answer_is_asked_once(tmp_path):
@@ -213,7 +214,7 @@ def test_a_server_that_does_not_answer_is_asked_once(tmp_path):
         silent.settimeout(5)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/data.tar.gz"
         with pytest.raises(DataError, match=f"no answer within 0.2 s. {REMEDY}"):
-            download(Source(url, MD5, REMEDY), tmp_path / "data", timeout_seconds=0.2)
+            download(Source(url, f"md5:{MD5}", REMEDY), tmp_path / "data", timeout_seconds=0.2)
         silent.accept()[0].close()
         silent.settimeout(0.1)
         with pytest.raises(TimeoutError):
@@ -227,7 +228,7 @@ def test_a_name_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypa
     )
     try:
         with pytest.raises(DataError, match=REMEDY):
-            download(Source("http://nowhere/data", MD5, REMEDY), tmp_path / "data", timeout_seconds=0.1)
+            download(Source("http://nowhere/data", f"md5:{MD5}", REMEDY), tmp_path / "data", timeout_seconds=0.1)
     finally:
         over.set()
     assert len(asked) == 1

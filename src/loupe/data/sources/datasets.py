@@ -10,7 +10,7 @@ import numpy as np
 from loupe.cache import cache_folder
 from loupe.data.sources import archives
 from loupe.data.sources.arrays import from_arrays
-from loupe.data.sources.download import Source, download, md5_of
+from loupe.data.sources.download import Source, download
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, unknown_name
 from loupe.log import logger
@@ -27,12 +27,12 @@ class NamedDataset:
 
 CIFAR10 = Source(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    md5="c58f30108f718f92721af3b95e74349a",
+    checksum="md5:c58f30108f718f92721af3b95e74349a",
     remedy="Fetch cifar-10-python.tar.gz by other means and give the file itself: loupe train cifar-10-python.tar.gz",
 )
 CIFAR100 = Source(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-    md5="eb9058c3a382ffc7106e4002c42a8d85",
+    checksum="md5:eb9058c3a382ffc7106e4002c42a8d85",
     remedy="Fetch cifar-100-python.tar.gz by other means and give the file itself: loupe train cifar-100-python.tar.gz",
 )
 
@@ -97,7 +97,7 @@ def _cifar(source: Source) -> ImageTable:
     try:
         return archives.open_archive(target)
     except DataError:
-        if md5_of(target) == source.md5:
+        if source.is_checksum_of(target):
             raise
         logger.warning(f"{target} is damaged. It is downloaded again.")
         target.unlink()

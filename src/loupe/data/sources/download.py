@@ -32,11 +32,19 @@ class _NoAnswerError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """File on the web: URL, published MD5, and the remedy if it cannot be downloaded."""
+    """File on the web: URL, published checksum, and the remedy if it cannot be downloaded.
+
+    The checksum is the name of its hash and hexadecimal digits: `md5:…` against accidental damage, where no stronger
+    one is published; `sha512:…` for programs.
+    """
 
     url: str
-    md5: str
+    checksum: str
     remedy: str
+
+    def is_checksum_of(self, path: Path) -> bool:
+        """True if the file has the published content."""
+        return checksum_of(path, self.checksum.partition(":")[0]) == self.checksum
 
 
 def download(
@@ -77,30 +85,31 @@ def download(
     return target
 
 
-def md5_of(path: Path) -> str:
-    """MD5 of a file in hexadecimal, against accidental damage; no stronger hash is published."""
+def checksum_of(path: Path, algorithm: str) -> str:
+    """Checksum of a file as in `Source`, by an algorithm of hashlib."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, _md5).hexdigest()
+        return f"{algorithm}:{hashlib.file_digest(file, lambda: _hash(algorithm)).hexdigest()}"
 
 
-def _md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)
+def _hash(algorithm: str) -> "hashlib._Hash":
+    return hashlib.new(algorithm, usedforsecurity=algorithm != "md5")  # else a system in FIPS mode refuses MD5
 
 
 def _fetch_verified(source: Source, part: Path, pause: float, timeout: float) -> None:
     """Download and verify; a resumed file with a wrong checksum is downloaded again once."""
     resumed = part.is_file() and part.stat().st_size > 0
     _fetch(source, part, pause, timeout)
-    found = md5_of(part)
-    if found != source.md5 and resumed:
+    algorithm = source.checksum.partition(":")[0]
+    found = checksum_of(part, algorithm)
+    if found != source.checksum and resumed:
         logger.warning(f"{source.url}: the earlier partial download is invalid. Downloading again.")
         part.unlink()
         _fetch(source, part, pause, timeout)
-        found = md5_of(part)
-    if found != source.md5:
+        found = checksum_of(part, algorithm)
+    if found != source.checksum:
         part.unlink()
         raise DataError(
-            f"{source.url}: wrong checksum: expected {source.md5}, got {found}. The download was discarded. "
+            f"{source.url}: wrong checksum: expected {source.checksum}, got {found}. The download was discarded. "
             f"{source.remedy}"
         )
 
