@@ -21,6 +21,8 @@ import torch
 from PIL import Image
 
 import loupe
+import web_pages
+from loupe.export import web_gate
 from loupe.models.timm.networks import create_network
 from simulated_gpu import simulated_gpu
 
@@ -195,6 +197,17 @@ def test_explanations(started, toy_run, capsys):
     started("explanations", toy_run, "--images", 6)
     said = capsys.readouterr().out
     assert "toy: 6 images" in said and "hires-cam minus grad-cam: " in said
+
+
+def test_web_page(started, toy_run, toy_data, tmp_path, capsys):
+    pytest.importorskip("playwright")
+    if not web_gate.has_browser():
+        pytest.skip("no chromium on the PATH")
+    page = web_pages.page(tmp_path, NAMES)
+    started("web_page", page, toy_data / "cats_vs_dogs" / "val", "--run", toy_run, "--images", 2, "--rounds", 1)
+    rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[4:])
+    assert rows["refused"] == "0" and rows["pixel values"] == f"{2 * 48 * 40 * 3:,}"
+    assert float(rows["one of 12 megapixels, s"]) > 0
 
 
 def test_pages(started, tmp_path, capsys):

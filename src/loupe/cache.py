@@ -21,6 +21,7 @@ KINDS = {
     "frozen": "activations of frozen blocks",
     "datasets": "downloaded data sets",
     "content": "content hashes of images",
+    "runtimes": "downloaded runtimes of exported pages",
     "models": "names of timm's networks, and converted trunks",
     "settled": "choices measured for this machine",
 }

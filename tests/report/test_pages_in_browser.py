@@ -1,12 +1,11 @@
 """The page of a run in a real browser: what a person clicks, types and sees, and that names of theirs run nowhere."""
 
 import json
-import os
-import shutil
 
 import numpy as np
 import pytest
 
+from browsers import CONTRASTS, GROUNDS, SIZES, chromium, until
 from builders import comparison_content, make_run
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.report import comparison_page as comparison
@@ -21,16 +20,6 @@ CLASSES = (
     "\N{CAT FACE}\N{ZERO WIDTH JOINER}" + "long" * 75,
 )
 SECRET = "<b onclick=document.title='ran'>"
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SIZES = {"phone": {"width": 400, "height": 800}, "desk": {"width": 1400, "height": 900}}
 
 
 def color(truth: int, guess: int, number: int) -> list[int]:
@@ -75,20 +64,7 @@ def address(tmp_path_factory, matrix) -> str:
 @pytest.fixture(scope="module")
 def browser():
     """One Chromium for all tests of this file; where CI_BROWSER is set its absence is a failure."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        sync_playwright = None
-    if path is None or sync_playwright is None:
-        missing = "no chromium on the PATH" if path is None else "playwright is not installed"
-        if os.environ.get("CI_BROWSER"):
-            pytest.fail(f"CI_BROWSER is set, and there is {missing}")
-        pytest.skip(f"the page is not tested in a browser: {missing}")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield running
-        running.close()
+    yield from chromium()
 
 
 @pytest.fixture
@@ -206,45 +182,11 @@ def test_missed_images_are_sorted_filtered_and_grouped(visit):
     assert colors_of(page, "#missed-list ul:first-of-type") == [color(1, 0, number) for number in (4, 3, 2, 1, 0)]
 
 
-def until(page, condition: str) -> None:
-    """Waits for it without the page's own eval, which its policy refuses."""
-    for _ in range(100):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    pytest.fail(f"never came true: {condition}")
-
-
-CONTRASTS = """() => {
-    const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1});
-    const context = canvas.getContext("2d", {willReadFrequently: true});
-    const over = (below, css) => {
-        context.fillStyle = `rgb(${below.join()})`; context.fillRect(0, 0, 1, 1);
-        context.fillStyle = css; context.fillRect(0, 0, 1, 1);
-        return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-    };
-    const ground = element => element
-        ? over(ground(element.parentElement), getComputedStyle(element).backgroundColor) : [255, 255, 255];
-    const light = color => color.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-    const found = {};
-    for (const element of document.querySelectorAll("body *")) {
-        const own = [...element.childNodes].some(node => node.nodeType == 3 && node.textContent.trim());
-        if (!own || !element.checkVisibility() || element.closest("svg, script, .bar")) continue;
-        const below = ground(element), text = over(below, getComputedStyle(element).color);
-        const [low, high] = [light(below), light(text)].sort((a, b) => a - b);
-        const ratio = (high + .05) / (low + .05);
-        if (ratio < 4.5) found[`${element.tagName}.${element.className} in ${element.parentElement.className}`] = ratio;
-    }
-    return found;
-}"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_in_light_and_dark(visit, scheme):
     page = visit(color_scheme=scheme)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert ground == {"light": "rgb(246, 245, 242)", "dark": "rgb(17, 19, 23)"}[scheme]
+    assert ground == GROUNDS[scheme]
     cell(page, 1, 0).click()
     assert page.evaluate(CONTRASTS) == {}
 

@@ -83,7 +83,8 @@ def cache(
     clear: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND", help="Kind to remove: pixels, rows, frozen, datasets, content, models, settled or all."
+            metavar="KIND",
+            help="Kind to remove: pixels, rows, frozen, datasets, content, models, runtimes, settled or all.",
         ),
     ] = None,
     unused_days: Annotated[
