@@ -19,7 +19,7 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors openmp log files csv_files records offline cache devices config rundir data provenance settled augment models
-recipes evaluate training explain report runs comparison labels export doctor cli __main__
+recipes evaluate training explain report track runs comparison labels export doctor cli __main__
 """
 ORDER = ROOMS.split()
 
@@ -47,6 +47,7 @@ PACKAGES = {
     "training": "the training loop, optimizers, schedules, checkpoints, frozen features, solved heads.",
     "explain": "class activation maps, and images that activate filters.",
     "report": "pages, tables and figures, from the files of runs alone.",
+    "track": "trackers of experiments, which get what a run holds where they are asked for.",
     "runs": "one run from data to results: train, resume, repeat, evaluate, predict.",
     "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",
     "labels": "the search for wrong labels.",

@@ -45,6 +45,13 @@ def train(
         str | None,
         typer.Option(metavar="RUN", help="Run to repeat. Lists every figure that differs; then the exit code is 1."),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Tracker for settings, metrics and results: mlflow, tensorboard, trackio or wandb. Default: none.",
+        ),
+    ] = None,
     skip_damaged: SkipDamaged = False,
     verify: Verify = False,
     quiet: Quiet = False,
@@ -73,6 +80,7 @@ def train(
                 output=output,
                 device=device,
                 verify=verify,
+                track=track,
                 quiet=quiet or as_json,
             )
         else:
@@ -109,6 +117,7 @@ def train(
                 skip_damaged=options.skip_damaged,
                 open_test=options.open_test,
                 verify=verify,
+                track=track,
                 quiet=quiet or as_json,
             )
     report = None if earlier is None else repeat.compare(repeat.open_test_as(done, earlier).directory, earlier)
@@ -128,5 +137,5 @@ def _refuse_with_resume(*given: Any) -> None:
     if any(value is not None and value != [] for value in given):
         raise ConfigError(
             "--resume continues a run with its own recipe. Give it alone, or with --device, --output, --verify, "
-            "--quiet, --json, --against, and DATA, --images or --follow-links if the images have moved."
+            "--track, --quiet, --json, --against, and DATA, --images or --follow-links if the images have moved."
         )

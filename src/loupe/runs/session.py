@@ -1,7 +1,7 @@
 """Training of one run in one process: from the last checkpoint on, then evaluation, results and report."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,17 @@ from loupe.training.stage_data import StageData, StageDataBuilder
 
 @dataclass
 class Session:
-    """Training of one run in one process, from the setup to the report."""
+    """Training of one run in one process, from the setup to the report.
+
+    Attributes:
+        track: function called with the history after each epoch, for a tracker.
+    """
 
     directory: RunDirectory
     setup: TrainingSetup
     began: float
     open_test: bool = True
+    track: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
 
     def run(self) -> None:
         """Train from the last checkpoint on, evaluate, and write the results.
@@ -103,3 +108,5 @@ class Session:
             self.directory.write_metrics(history)
         except OSError as error:
             logger.warning(f"metrics.csv cannot be written now: {error.strerror or error}. Is it open elsewhere?")
+        if self.track:
+            self.track(history)

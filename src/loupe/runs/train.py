@@ -36,6 +36,7 @@ from loupe.runs.check_split import check_split
 from loupe.runs.run import Run
 from loupe.runs.session import Session
 from loupe.runs.setup import TrainingSetup, less_memory, set_up
+from loupe.track.tracking import check_tracker, recorded_tracker, tracked
 from loupe.training.checkpoint import Checkpoints
 
 Splitter = Callable[[ImageTable, Sequence[str], SplitSpec, int], Split]
@@ -65,6 +66,7 @@ def train(
     skip_damaged: bool = False,
     open_test: bool = True,
     verify: bool = False,
+    track: str | None = None,
     quiet: bool = False,
 ) -> Run:
     """Train a classifier on labelled images, evaluate it, and write everything into a new run directory.
@@ -88,6 +90,7 @@ def train(
         skip_damaged: leave damaged images out and count them, instead of stopping.
         open_test: evaluate test images; if False, they stay unused until `loupe.runs.finalize.open_test`.
         verify: hash every image anew, without remembered hashes.
+        track: tracker that settings, metrics and results are sent to: mlflow, tensorboard, trackio or wandb.
         quiet: print nothing.
 
     Raises:
@@ -101,6 +104,7 @@ def train(
     began, chosen_device = time.perf_counter(), choose_device(device)
     with terminal(quiet=quiet), run_log() as log:
         rundir.check_name(Path(output), name)
+        check_tracker(track)
         dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links), verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
@@ -144,7 +148,8 @@ def train(
             environment.write(provenance.environment_file(directory))
             directory.write_recipe(setup.recipe)  # last: a folder with this file is a run
             log.write_to(directory.file("train.log"))
-            Session(directory, setup, began, open_test).run()
+            with tracked(directory, track) as send:
+                Session(directory, setup, began, open_test, send).run()
     return Run(directory, device=str(chosen_device), quiet=quiet)
 
 
@@ -158,6 +163,7 @@ def resume(
     device: str | None = None,
     open_test: bool = True,
     verify: bool = False,
+    track: str | None = None,
     quiet: bool = False,
 ) -> Run:
     """Resume an interrupted run. The results are those of a run without interruption.
@@ -171,6 +177,7 @@ def resume(
         device: None for the run's own.
         open_test: False to leave the test images unused, even if the run was begun with them.
         verify: hash every image anew, without remembered hashes.
+        track: tracker; None for the one that the run was begun with, `none` to go on without it.
         quiet: print nothing.
 
     Raises:
@@ -185,6 +192,8 @@ def resume(
             if results_file(directory).is_file():
                 _finish(directory)
                 return Run(directory, device=device or "auto", quiet=quiet)
+            track = recorded_tracker(directory) if track is None else track
+            check_tracker(track)
             provenance.check_recipe(directory)
             provenance.check_split(directory)
             environment = provenance.environment_of(directory)
@@ -208,7 +217,8 @@ def resume(
             if environment.hashes.recipe is None and differences(setup.recipe, stored):
                 directory.write_recipe(setup.recipe)
             open_test = open_test and environment.open_test
-            Session(directory, setup, began, open_test).run()
+            with tracked(directory, track) as send:
+                Session(directory, setup, began, open_test, send).run()
     return Run(directory, device=str(chosen_device), quiet=quiet)
 
 
