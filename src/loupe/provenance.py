@@ -12,20 +12,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from loupe import __version__
 from loupe.config.recipe import Recipe
 from loupe.data.sources.read_options import ReadOptions
-from loupe.data.splits import split as splits
-from loupe.data.splits import split_file
-from loupe.data.splits.split import SPLITS, Split
-from loupe.data.table import ImageTable
 from loupe.errors import RunStateError
 from loupe.records import OsText, Part, Record, Whole
 from loupe.rundir import RunDirectory, now
+
+if TYPE_CHECKING:
+    from loupe.data.splits.split import Split
+    from loupe.data.table import ImageTable
+
+# What needs NumPy and PyArrow is imported inside the functions: results.json is read without them.
 
 SOURCES = Path(__file__).parent
 
@@ -160,12 +162,18 @@ def environment_of(run: RunDirectory) -> RunEnvironment:
 
 
 def hashes(
-    table: ImageTable, content: Sequence[str], split: Split, weights: Path | None = None, recipe: Recipe | None = None
+    table: "ImageTable",
+    content: Sequence[str],
+    split: "Split",
+    weights: Path | None = None,
+    recipe: Recipe | None = None,
 ) -> Hashes:
     """SHA-256 of the inputs of a run, independent of the order and the names of the images."""
+    from loupe.data.splits.split import SPLITS, digest
+
     return Hashes(
         data=of_images(table, content),
-        split=splits.digest((content[i], name) for name in SPLITS for i in split.rows(name).tolist()),
+        split=digest((content[i], name) for name in SPLITS for i in split.rows(name).tolist()),
         weights=None if weights is None else of_file(weights),
         code=of_sources(SOURCES),
         recipe=None if recipe is None else of_text(recipe.to_yaml().encode()),
@@ -178,11 +186,14 @@ def check_split(run: RunDirectory) -> None:
     Raises:
         RunStateError: it has another.
     """
+    from loupe.data.splits import split_file
+    from loupe.data.splits.split import digest
+
     recorded, file = environment_of(run).hashes.split, run.file("split.csv")
     if recorded is None:  # an earlier version recorded none
         return
     rows = split_file.stored(file).values()
-    if splits.digest((content, name) for _, name, content in rows if name) != recorded:
+    if digest((content, name) for _, name, content in rows if name) != recorded:
         raise _changed(file)
 
 
@@ -201,23 +212,27 @@ def _changed(file: Path) -> RunStateError:
     return RunStateError(f"{file} has changed since the run was begun. Restore it, or train again with another --name.")
 
 
-def of_images(table: ImageTable, content: Sequence[str]) -> str:
+def of_images(table: "ImageTable", content: Sequence[str]) -> str:
     """SHA-256 of the sorted contents of all labelled images with their class names."""
+    from loupe.data.splits.split import digest
+
     labelled = (i for i, label in enumerate(table.labels.tolist()) if label >= 0)
-    return splits.digest((content[i], table.classes[table.labels[i]]) for i in labelled)
+    return digest((content[i], table.classes[table.labels[i]]) for i in labelled)
 
 
-def made_of(run: RunDirectory, table: ImageTable, content: Sequence[str], damaged: int) -> bool:
+def made_of(run: RunDirectory, table: "ImageTable", content: Sequence[str], damaged: int) -> bool:
     """True if a finished run used these images with these labels, or if it recorded no hash.
 
     `damaged` is the number of images that it left out, which have no content hash.
     """
+    from loupe.data.splits import split_file
+
     recorded = environment_of(run).hashes.data
     if recorded is None:
         return True
     if damaged:
-        used = {digest for _, _, digest in split_file.stored(run.file("split.csv")).values()}
-        kept = [row for row, digest in enumerate(content) if digest in used]
+        used = {found for _, _, found in split_file.stored(run.file("split.csv")).values()}
+        kept = [row for row, found in enumerate(content) if found in used]
         if len(content) - len(kept) != damaged:
             return False
         table, content = table.select(kept), [content[row] for row in kept]

@@ -20,6 +20,7 @@ from loupe.export.markdown import fenced
 from loupe.export.parity import EngineParity, ParityReport
 from loupe.log import printable
 from loupe.models.pretrained import WeightsOrigin, weights_origin
+from loupe.provenance import ParentRun
 from loupe.report import texts
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -190,7 +191,12 @@ def test_folders_of_the_machine_are_not_published(facts):
     environment = facts.environment.model_copy(update=paths)
     spec = BackboneSpec(backbone="resnet18", weights="local-dir:/home/somebody/resnet")
     recipe = facts.recipe.model_copy(update={"model": spec})
-    text = card(replace(facts, environment=environment, recipe=recipe), "", {})
+    parent = ParentRun(name="cats", path="/home/somebody/runs/cats", weights="ab", network="resnet18", head="new")
+    environment = environment.model_copy(update={"parent": parent})
+    results = facts.results.model_copy(update={"parent": parent})
+    text = card(replace(facts, environment=environment, recipe=recipe, results=results), "", {})
+    assert dict(Tables(text).rows("fact"))["started from the weights of"] == "cats"
+    assert "Training started from the weights of cats, which" in text
     assert "somebody" not in text and "weights: local-dir:resnet" in text
     assert "loupe train pets.csv --columns label=breed --images pets --recipe recipe.yaml" in text
 

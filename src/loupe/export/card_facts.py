@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Self
 
-from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Recipe
 from loupe.data.sources.read_options import ReadOptions
 from loupe.evaluate.results import Evaluation, RunResults
@@ -76,7 +75,7 @@ class CardFacts:
     def published_recipe(self) -> Recipe:
         """Recipe whose weights are named without their folder."""
         network = self.recipe.model
-        if not isinstance(network, BackboneSpec) or network.weights.startswith("hf-hub:"):
+        if network.weights.startswith("hf-hub:"):
             return self.recipe
         named = LOCAL * network.weights.startswith(LOCAL) + last_part(network.weights.removeprefix(LOCAL))
         return self.recipe.model_copy(update={"model": network.model_copy(update={"weights": named})})

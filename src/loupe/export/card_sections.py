@@ -14,7 +14,8 @@ from loupe.report import content, texts
 from loupe.report.confidence import reliability_words
 from loupe.report.receipt import receipt as run_receipt
 
-# Rows of the receipt that name folders of the machine, or that the results say in full.
+# Rows of the receipt that name folders of the machine, and those that the card says elsewhere.
+FOLDERS = {"started from the weights of"}
 LEFT_OUT = {"read from", "folder of the images", "test-set evaluations"}
 
 
@@ -168,6 +169,8 @@ def _recorded_limits(facts: CardFacts) -> Iterator[str]:
         yield f"Damaged images that were left out: {results.damaged:,}."
     if unread := sum(row.images for row in results.unread):
         yield f"Image files that could not be read and were left out: {unread:,}."
+    if started := texts.started(results):
+        yield plain(started)
     split, block = facts.judged or ("", None)
     if block and block.per_group and block.per_group.rows:
         worst = min(block.per_group.rows, key=lambda row: row.accuracy.value or 0.0)
@@ -191,7 +194,7 @@ def licence(origin: WeightsOrigin | None) -> Iterator[str]:
 
 def receipt(facts: CardFacts) -> Iterator[str]:
     rows = [
-        (row.name, code(row.value))
+        (row.name, code(last_part(row.value) if row.name in FOLDERS else row.value))
         for group in run_receipt(facts.results, facts.environment)
         if group.title != "Other"  # keys of other versions, which may hold anything
         for row in group.rows
