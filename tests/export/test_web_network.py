@@ -11,7 +11,10 @@ import web_pages
 from browsers import chromium
 from builders import save_photos
 from loupe.data.pixels.decode import decode
-from loupe.export import web, web_gate, web_runtime
+from loupe.errors import ExportRefusedError
+from loupe.export import web, web_gate, web_runtime, web_target
+from loupe.export.export import in_fp32, reference_of, samples_of
+from loupe.export.job import Job
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -103,3 +106,21 @@ def test_chromium_answers_as_python_does(exported, tmp_path):
     assert found.misses(np.insert(np.array(expected), 3, 0.0, axis=0))["top1"] == 1, "the damaged one"
     assert np.ptp(found_NK, axis=0).max() > 0.05, "the images differ"
     assert found.browser.startswith("Chromium ") and found.first_seconds > 0
+
+
+def test_a_run_on_varied_photographs_answers_the_same_in_the_page(run, runtime, tmp_path, monkeypatch):
+    """Tall, wide, small and grey photographs, with alpha and turned by EXIF, from their files on."""
+    for _ in chromium():
+        pass
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(web_runtime, "published", lambda: runtime)
+    model, samples = in_fp32(run), samples_of(run, None)
+    web_target.write(Job(run, model, tmp_path))
+    found = web_gate.compare_page(tmp_path / web.PAGE, samples, reference_of(model))
+    assert found.images == found.same_top1 == len(samples) and found.largest_difference < 1e-4
+
+    def swapped(pixels: np.ndarray) -> np.ndarray:
+        return reference_of(model)(pixels)[:, ::-1]
+
+    with pytest.raises(ExportRefusedError, match=f"another class for {len(samples)} of {len(samples)}"):
+        web_gate.compare_page(tmp_path / web.PAGE, samples, swapped)

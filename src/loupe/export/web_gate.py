@@ -5,14 +5,17 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from loupe.errors import LoupeError, RunStateError
+from loupe.errors import ExportRefusedError, LoupeError, RunStateError, counted
+from loupe.export.parity import EngineParity, Reference
+from loupe.export.samples import Samples
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -21,6 +24,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 ANSWERS = "#answers > li"
 BATCH_IMAGES = 20
+MOST_IMAGES = 200
 LARGEST_DIFFERENCE = 1e-3
 FIRST_ANSWER_SECONDS = 3.0
 _NETWORK = re.compile(r"^(?!file:|blob:)")
@@ -91,6 +95,49 @@ def answers(page: Path, images: Sequence[Path], *, timeout_seconds: float = 120.
     classes = max((len(values) for one in found if isinstance(values := one.get("probabilities"), list)), default=0)
     rows = [one.get("probabilities", [np.nan] * classes) for one in found]
     return BrowserAnswers(np.array(rows, np.float32), refused, first_seconds, f"Chromium {browser}")
+
+
+def compare_page(page: Path, samples: Samples, reference: Reference, *, most: int = MOST_IMAGES) -> EngineParity:
+    """Compare a page with the run that it comes from, from the files on.
+
+    Args:
+        page: `index.html`.
+        samples: images, of which up to `most` are taken evenly; files that browsers do not read are left out.
+        reference: the run's own probabilities.
+        most: largest number of images.
+
+    Raises:
+        ExportRefusedError: a class differs, a probability differs by more than `LARGEST_DIFFERENCE`, or the page reads
+            none of the images.
+        LoupeError, RunStateError: as for `answers`.
+    """
+    places = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
+    taken = replace(samples, row_N=[samples.row_N[place] for place in places])
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{row}" for row in taken.row_N]
+        for path, row in zip(paths, taken.row_N, strict=True):
+            path.write_bytes(taken.table.encoded(row))
+        found = answers(page, paths)
+    expected_NK = np.concatenate([reference(np.stack([one.pixels_HWC for one in chunk])) for chunk in taken.chunks()])
+    read_N = np.array([path not in found.refused for path in paths])
+    if not read_N.any():
+        raise ExportRefusedError(f"the page reads none of {counted(len(paths), 'image')}: {found.refused[paths[0]]}")
+    misses = replace(found, probability_NK=found.probability_NK[read_N]).misses(expected_NK[read_N])
+    if misses["top1"] or misses["probability"] > LARGEST_DIFFERENCE:
+        raise ExportRefusedError(
+            f"{found.browser}: another class for {misses['top1']:.0f} of {counted(int(read_N.sum()), 'image')}, and "
+            f"probabilities differ by up to {misses['probability']:.2g}; at most {LARGEST_DIFFERENCE:g} passes."
+        )
+    return EngineParity(
+        engine=f"{found.browser}, onnxruntime-web",
+        tolerance=LARGEST_DIFFERENCE,
+        images=int(read_N.sum()),
+        same_top1=int(read_N.sum()),
+        largest_difference=misses["probability"],
+        largest_difference_in_batches=0.0,
+        pixel_values=0,
+        differing_pixel_values=0,
+    )
 
 
 def _batch(view: "Page", images: Sequence[Path]) -> list[dict[str, object]]:

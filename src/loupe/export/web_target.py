@@ -1,0 +1,44 @@
+"""Target `web`: a page for the browser beside the ONNX file that it holds."""
+
+from loupe.errors import ConfigError
+from loupe.export import web, web_runtime
+from loupe.export.job import TOLERANCE, Job, Written
+from loupe.export.onnx_file import onnx_file
+from loupe.export.parity import Gate
+from loupe.export.program import ImageProgram
+from loupe.export.runners import OnnxRuntime
+from loupe.models.classifier import Classifier
+
+USAGE = """
+`index.html` classifies photographs in a browser, from disk and without network. Open it, then drop photographs, choose
+them or use the camera. It needs no other file. `model.onnx` is the network in it: uint8 [N, H, W, 3] to calibrated
+`probabilities`, the resized `pixels` and, where the network has them, class activation `maps`.
+"""
+
+
+def write(job: Job) -> Written:
+    """Write the page and its model; the model is compared in ONNX Runtime, the page by `web_gate.compare_page`."""
+    given = job.options.runtime
+    runtime = web_runtime.published() if given is None else web_runtime.of_folder(given)
+    model, path = job.model, job.folder / "model.onnx"
+    data = onnx_file(_program(model), job.metadata)
+    path.write_bytes(data)
+    web.write(
+        job.folder,
+        data,
+        classes=model.classes,
+        preprocessing=model.preprocessing,
+        title=job.run.path.name,
+        runtime=runtime,
+        threshold=job.options.threshold,
+        calibrated=model.temperature != 1.0,
+    )
+    return Written(path.name, (Gate(OnnxRuntime(path), TOLERANCE),), USAGE, {"library_name": "onnx"})
+
+
+def _program(model: Classifier) -> ImageProgram:
+    """Network with class activation maps, or without where it has none."""
+    try:
+        return ImageProgram(model, with_maps=True)
+    except ConfigError:
+        return ImageProgram(model)
