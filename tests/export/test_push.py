@@ -179,10 +179,12 @@ def test_a_wrong_push_is_refused_before_anything_is_exported(server, run, monkey
 
 
 def test_an_export_that_was_changed_is_not_taken_for_that_of_the_run(exported, run, tmp_path):
-    assert hub.is_export_of(exported, run, "onnx") and not hub.is_export_of(exported, run, "torch")
+    assert hub.is_export_of(exported, run, "onnx", "fp32")
+    for target, precision in (("torch", "fp32"), ("onnx", "int8")):
+        assert not hub.is_export_of(exported, run, target, precision)
     copy = shutil.copytree(exported, tmp_path / "copy")
     (copy / "model.onnx").write_bytes(b"")
-    assert not hub.is_export_of(copy, run, "onnx") and not hub.is_export_of(tmp_path, run, "onnx")
+    assert not any(hub.is_export_of(path, run, "onnx", "fp32") for path in (copy, tmp_path))
 
 
 def refused(folder: Path, *, public: bool = False) -> hub.PushError:
@@ -270,7 +272,7 @@ def test_names_that_are_no_repository_are_refused_before_anything_is_sent(server
 
 
 def test_a_hub_that_is_not_there_or_hangs_is_given_up(server, folder, monkeypatch):
-    monkeypatch.setattr(hub, "QUIET_SECONDS", 3.0)
+    monkeypatch.setattr(hub, "QUIET_SECONDS", 1.0)
     server.hangs = "/commit/main"
     assert refused(folder).kind == "unreachable"
     assert ("PUT", f"/objects/{next(iter(server.objects))}") in server.asked and server.commits == []

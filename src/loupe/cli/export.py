@@ -63,8 +63,9 @@ def export(
         return
     hub.check_name(push)
     place = folder or default_folder(opened, to, options)
-    if not hub.is_export_of(place, opened, to):
+    if not hub.is_export_of(place, opened, to, options.precision):
         export_model(opened, to, folder=place, images=images, options=options, quiet=quiet)
     print(place)
     with terminal(quiet=quiet):
-        print(hub.push(place, push, public=public, message=f"Loupe {__version__}: {opened.path.name} for {to}"))
+        message = f"Loupe {__version__}: {opened.path.name} for {to}, {options.precision}"
+        print(hub.push(place, push, public=public, message=message))

@@ -54,6 +54,9 @@ def comparison(report: ParityReport) -> Iterator[str]:
     ]
     header = ("engine", "same class", "largest difference of a probability", "differing pixel values")
     yield "\n".join(texts.markdown_table(header, rows))
+    for engine in report.engines:
+        if engine.loss is not None:
+            yield plain(f"{engine.engine}: {engine.loss}.")
 
 
 def results(facts: CardFacts) -> Iterator[str]:

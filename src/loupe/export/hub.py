@@ -19,7 +19,6 @@ from loupe.offline import offline_variable
 from loupe.runs.run import Run
 
 QUIET_SECONDS = 60.0  # for an answer, and between two parts of an upload
-POLL_SECONDS = 0.1
 
 
 class PushError(LoupeError):
@@ -50,14 +49,15 @@ def check_name(name: str) -> None:
         )
 
 
-def is_export_of(folder: Path, run: Run, target: str) -> bool:
+def is_export_of(folder: Path, run: Run, target: str, precision: str) -> bool:
     """True if a folder is an unchanged export of the run as it is now, so that a push needs no other.
 
     Raises:
         RecordError: it is an export whose description cannot be read.
     """
     manifest = Manifest.read_if_there(folder / MANIFEST)
-    if manifest is None or (manifest.target, manifest.weights_blake2b) != (target, run.config.weights_blake2b):
+    wanted = (target, precision, run.config.weights_blake2b)
+    if manifest is None or (manifest.target, manifest.precision, manifest.weights_blake2b) != wanted:
         return False
     return manifest.files.items() <= hashes(folder).items()
 
@@ -84,7 +84,7 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
     request["files"] = [(inside, str(path.resolve())) for inside, path in files]
     with hub.asking("loupe.export.hub_process", request, {"HF_HUB_DISABLE_XET": "1"}) as states, progress_bar() as bar:
         task = bar.add_task(f"to {name}", total=total / 1e6, note="MB")
-        heard = time.monotonic()
+        heard, limit = time.monotonic(), hub.START_SECONDS
         while True:
             state = hub.next_state(states)
             if "path" in state:
@@ -92,9 +92,9 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
             if "error" in state:
                 raise _failure(state["error"], state["reason"], host, name)
             if state:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > QUIET_SECONDS:
-                raise _failure("unreachable", f"has been silent for {QUIET_SECONDS:g} s", host, name)
+                heard, limit = time.monotonic(), QUIET_SECONDS
+            elif time.monotonic() - heard > limit:
+                raise _failure("unreachable", f"has been silent for {limit:g} s", host, name)
             if "bytes" in state:
                 bar.update(task, completed=min(state["bytes"], total) / 1e6)
 
