@@ -191,9 +191,16 @@ def test_a_run_can_be_resumed_without_its_tracker_or_with_one(tmp_path, recorder
 
 @pytest.mark.parametrize(
     ("name", "package", "match"),
-    [("wnadb", "json", "wandb"), ("recorder", "no_such_package", "loupe-vision"), ("recorder", "no.such", "Install")],
+    [
+        ("wnadb", "json", "wandb"),
+        ("recorder", "no_such_package", "loupe-vision"),
+        ("recorder", "no.such", "Install"),
+        ("recorder", "no_code", "Install"),
+    ],
 )
-def test_trackers_that_are_unknown_or_missing_are_refused_first(tmp_path, recorder, name, package, match):
+def test_trackers_that_are_unknown_or_missing_are_refused_first(tmp_path, recorder, monkeypatch, name, package, match):
+    (tmp_path / "no_code").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
     recorder.package = package
     with pytest.raises(ConfigError, match=match):
         loupe.train(tmp_path / "no-such-data", track=name, output=tmp_path, quiet=True)

@@ -81,9 +81,10 @@ def check_tracker(name: str | None) -> None:
 
 def _is_installed(package: str) -> bool:
     try:
-        return find_spec(package) is not None
+        spec = find_spec(package)
     except (ImportError, ValueError):  # of a module that was set to None, or that has no spec
         return False
+    return spec is not None and spec.origin is not None  # a folder of that name has no origin
 
 
 def recorded_tracker(directory: RunDirectory) -> str | None:
