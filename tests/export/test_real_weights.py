@@ -8,6 +8,7 @@ from loupe.data.sources.folders import from_paths
 from loupe.export.export import reference_of
 from loupe.export.parity import Gate, compare
 from loupe.export.program import ImageProgram
+from loupe.export.resize_in_fp32 import resize_in_fp32
 from loupe.export.runners import OnnxRuntime
 from loupe.export.samples import Samples
 from loupe.models.build import build
@@ -29,7 +30,7 @@ IMAGES = 24
 def test_photographs_have_the_same_pixels_and_classes(name, real_data, tmp_path):
     spec = BackboneSpec(backbone=name, weights=str(real_data / "weights" / f"{WEIGHTS[name]}.safetensors"))
     model = build(spec, native_preprocessing(spec), ("cat", "dog"), seed=0).eval()
-    (tmp_path / "model.onnx").write_bytes(onnx_file(ImageProgram(model).eval(), {}))
+    (tmp_path / "model.onnx").write_bytes(onnx_file(ImageProgram(model, resizing=resize_in_fp32).eval(), {}))
     table = from_paths([str(real_data / "cats_vs_dogs" / "val")])
     rows = np.linspace(0, len(table) - 1, IMAGES, dtype=int).tolist()
     samples = Samples(table, rows, model.preprocessing, "photographs")

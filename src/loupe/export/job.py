@@ -18,9 +18,6 @@ PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "int8": "int
 TOLERANCE = 1e-4
 """Largest difference of a probability that passes."""
 
-OPENVINO_TOLERANCE = 1e-3
-"""The same for an ONNX file in OpenVINO, which computes 64-bit floats in 32 bits: a few pixels differ by one level."""
-
 
 @dataclass(frozen=True)
 class Options:

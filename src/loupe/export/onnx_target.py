@@ -6,11 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 
 from loupe.data.pixels.decode import UInt8Array
-from loupe.export.job import OPENVINO_TOLERANCE, TOLERANCE, Job, Written
+from loupe.export.job import TOLERANCE, Job, Written
 from loupe.export.onnx_file import onnx_file
 from loupe.export.onnx_precision import in_fp16, in_int8
 from loupe.export.parity import Gate, in_colour
 from loupe.export.program import ImageProgram
+from loupe.export.resize_in_fp32 import resize_in_fp32
 from loupe.export.runners import OnnxRuntime, OpenVino
 from loupe.export.samples import Samples
 from loupe.runs.run import Run
@@ -45,7 +46,7 @@ CALIBRATION_IMAGES = 300
 def write(job: Job) -> Written:
     """Write the file, to be compared in ONNX Runtime and, in fp32 where it is installed, in OpenVINO."""
     path, options = job.folder / "model.onnx", job.options
-    file = onnx_file(ImageProgram(job.model), job.metadata)
+    file = onnx_file(ImageProgram(job.model, resizing=resize_in_fp32), job.metadata)
     if options.precision != "fp32":
         path.write_bytes(in_fp16(file) if options.precision == "fp16" else in_int8(file, calibration_batches(job.run)))
         gate = Gate(OnnxRuntime(path), 1.0, max_loss=options.max_loss_points / 100)
@@ -53,7 +54,7 @@ def write(job: Job) -> Written:
     path.write_bytes(file)
     gates = [Gate(OnnxRuntime(path), TOLERANCE)]
     if find_spec("openvino"):
-        gates.append(Gate(OpenVino(path), OPENVINO_TOLERANCE, exact_pixels=False))
+        gates.append(Gate(OpenVino(path), TOLERANCE))
     return Written(path.name, tuple(gates), USAGE, {"library_name": "onnx"})
 
 

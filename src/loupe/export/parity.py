@@ -70,13 +70,11 @@ class Gate:
     Attributes:
         runner: engine with the exported model.
         tolerance: largest difference of a probability.
-        exact_pixels: the pixels must be equal.
         max_loss: for a model of lower precision, the largest loss of accuracy, in place of equal classes.
     """
 
     runner: Runner
     tolerance: float
-    exact_pixels: bool = True
     max_loss: float | None = None
 
 
@@ -136,7 +134,7 @@ class _Comparison:
     def check(self) -> None:
         """Raise an ExportRefusedError unless the engine keeps to its bounds."""
         name, largest = self.gate.runner.name, max(self.largest, self.largest_in_batches)
-        if self.gate.exact_pixels and self.differing:
+        if self.differing:
             raise ExportRefusedError(
                 f"{name}: {self.differing:,} of {self.values:,} pixel values differ from those of the run. Runs with "
                 "pixel definition 1 reduce large JPEGs while decoding, and Pillow 13 resizes tall images in another "
