@@ -199,6 +199,7 @@ def test_explanations(started, toy_run, capsys):
     assert "toy: 6 images" in said and "hires-cam minus grad-cam: " in said
 
 
+@pytest.mark.slow
 def test_web_page(started, toy_run, toy_data, tmp_path, capsys):
     pytest.importorskip("playwright")
     if not web_gate.has_browser():

@@ -277,6 +277,7 @@ def test_below_the_threshold_a_photograph_is_unclassified(visit, tmp_path):
     give(page, **{"sure.png": saved(color=(200, 9, 9)), "unsure.png": saved(color=(100, 80, 80))})
     assert verdicts(page) == [CLASSES[0], "unclassified"]
     assert page.locator(CARDS).nth(1).locator(".odds button").first.inner_text().startswith("red")
+    assert "80.0" in page.locator(f"{CARDS}.unclassified .note").inner_text()
 
 
 def test_without_maps_the_page_says_so(visit, tmp_path):

@@ -163,7 +163,7 @@ function cardOf(name, bitmap, { probabilities, maps }) {
       element("figure", {}, photograph, element("figcaption", { className: "file name" }, name)),
       ...(evidence ? [evidence.figure] : [])),
     element("h2", {}, element("span", { className: "name" }, verdict), element("small", {}, isUnclassified ? "" : percent(probabilities[best]))),
-    ...(isUnclassified ? [element("p", { className: "note" }, `The best class has less than ${FACTS.threshold}.`)] : []),
+    ...(isUnclassified ? [element("p", { className: "note" }, `Its best class is below the threshold of ${percent(FACTS.threshold)}.`)] : []),
     odds(order, probabilities, evidence));
   photograph.setAttribute("role", "img");
   photograph.setAttribute("aria-label", `Photograph ${name}`);
