@@ -80,7 +80,7 @@ class ParentRun(Part):
     """Trained classifier from whose weights a run started.
 
     Attributes:
-        name: name of its run, or of its folder.
+        name: name of its run, or of a folder that does not say which run it is of.
         path: its run, or its folder, when the training began.
         weights: SHA-256 of the file of its weights.
         network: network that was taken over.

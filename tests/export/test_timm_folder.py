@@ -2,9 +2,12 @@
 
 import json
 import math
+import re
+import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -14,10 +17,14 @@ from hypothesis import strategies as st
 from timm.data.config import resolve_data_config
 from torch import nn
 
+import loupe
+from builders import without_slow_parts
 from loupe.config.network import BackboneSpec, Dense
 from loupe.config.recipe import Preprocessing
-from loupe.errors import ConfigError
-from loupe.export import timm_folder, timm_parity
+from loupe.errors import ConfigError, ExportRefusedError
+from loupe.export import timm_folder, timm_runner
+from loupe.export.export import export_model
+from loupe.export.parity import ParityReport
 from loupe.models.build import build
 from loupe.models.catalog import NETWORKS
 from loupe.models.classifier import Classifier
@@ -49,13 +56,25 @@ def classifier(spec: BackboneSpec, size_px: int) -> Classifier:
     return model
 
 
-def pixels(model: Classifier, images: int) -> torch.Tensor:
-    return torch.randint(0, 256, (images, 3, *model.preprocessing.load_size), dtype=torch.uint8)
+def differences(model: Classifier, folder: Path) -> dict[str, float]:
+    """Largest difference of a logit in each engine, as a fraction of the largest, for one image and for two."""
+    found = {}
+    random = np.random.default_rng(0)
+    for gate in timm_runner.gates(model, folder):
+        assert gate.is_prepared and gate.tolerance == gate.logits.tolerance == 1e-5
+        for images in (1, 2):
+            pixels_NHWC = random.integers(0, 256, (images, *model.preprocessing.load_size, 3), np.uint8)
+            probabilities_NK, _ = gate.runner.run(pixels_NHWC)
+            assert probabilities_NK.shape == (images, 3)
+            np.testing.assert_allclose(probabilities_NK.sum(axis=1), 1, rtol=1e-6)
+        name, _ = gate.runner.name.split()
+        found[name] = gate.logits.difference
+    return found
 
 
 @pytest.fixture
 def without_transformers(monkeypatch):
-    monkeypatch.setattr(timm_parity, "find_spec", lambda name: None)
+    monkeypatch.setattr(timm_runner, "find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -77,11 +96,8 @@ def exported(name: str, size_px: int, folder: Path) -> Classifier:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_timm_loads_the_folder_and_gives_the_same_logits(name, tmp_path, without_transformers):
-    model = exported(name, QUICK[name], tmp_path)
-    found = timm_parity.compare(model, tmp_path, [pixels(model, 2), pixels(model, 1)])
-    assert found.images == 3 and found.largest_logit > 0
-    assert found.agree and found.timm <= timm_parity.TOLERANCE and found.transformers is None
-    timm_parity.check(found, tmp_path)
+    found = differences(exported(name, QUICK[name], tmp_path), tmp_path)
+    assert found.keys() == {"timm"} and found["timm"] <= 1e-5
 
 
 @pytest.mark.slow
@@ -89,8 +105,8 @@ def test_timm_loads_the_folder_and_gives_the_same_logits(name, tmp_path, without
 def test_timm_and_transformers_give_the_same_logits_for_each_family(name, tmp_path, narrow_vgg):
     pytest.importorskip("transformers")
     model = exported(name, FAMILIES[name], tmp_path)
-    found = timm_parity.compare(model, tmp_path, [pixels(model, 3)])
-    assert found.agree and found.transformers is not None, found
+    found = differences(model, tmp_path)
+    assert found.keys() == {"timm", "transformers"} and max(found.values()) <= 1e-5
     spec = BackboneSpec(backbone=name, weights=str(tmp_path))
     again = build(spec, model.preprocessing, CLASSES[::-1], seed=1).eval()
     with torch.inference_mode():
@@ -156,23 +172,62 @@ def test_average_pooling_is_that_of_timm_where_timm_pools_by_the_average(tmp_pat
     spec = BackboneSpec(backbone="test_resnet", weights="none", pooling="average")
     model = classifier(spec, 32)
     timm_folder.write(model, spec, tmp_path)
-    assert timm_parity.compare(model, tmp_path, [pixels(model, 2)]).agree
+    assert differences(model, tmp_path)["timm"] <= 1e-5
 
 
-def test_other_weights_are_refused_by_the_gate(tmp_path, without_transformers):
+def test_another_logit_is_seen(tmp_path, without_transformers):
     model = exported("test_resnet", 32, tmp_path)
-    file = tmp_path / "model.safetensors"
+    changed(tmp_path, 1e-3)
+    assert differences(model, tmp_path)["timm"] > 1e-5
+
+
+def changed(folder: Path, by: float) -> None:
+    file = folder / "model.safetensors"
     state = safetensors.torch.load_file(file)
-    safetensors.torch.save_file(state | {"fc.bias": state["fc.bias"] + 1e-3}, file)
-    found = timm_parity.compare(model, tmp_path, [pixels(model, 2)])
-    assert not found.agree
-    with pytest.raises(ConfigError, match=str(tmp_path)):
-        timm_parity.check(found, tmp_path)
+    safetensors.torch.save_file(state | {"fc.bias": state["fc.bias"] + by}, file, {"format": "pt"})
 
 
-def test_without_images_nothing_agrees(tmp_path, without_transformers):
-    model = exported("test_resnet", 32, tmp_path)
-    assert not timm_parity.compare(model, tmp_path, []).agree
+@pytest.fixture(scope="module")
+def backbone(varied, tmp_path_factory) -> loupe.Run:
+    settings = {"model.backbone": "test_resnet", "model.weights": "none", "input.size_px": 32, "input.load_px": 40}
+    output = tmp_path_factory.mktemp("runs")
+    options = {"precision": "fp32", "device": "cpu", "output": output, "quiet": True}
+    with pytest.MonkeyPatch.context() as patched:
+        without_slow_parts(patched)
+        return loupe.train(varied, recipe="features", settings=settings | {"stages.0.epochs": 2}, **options)
+
+
+def test_a_run_is_exported_with_its_card_and_the_usage_runs(
+    backbone, varied, tmp_path, monkeypatch, capsys, without_transformers
+):
+    folder = export_model(backbone, "timm", folder=tmp_path / "timm")
+    (engine,) = ParityReport.read(folder / "parity.json").engines
+    assert engine.engine == f"timm {timm.__version__}" and engine.images == engine.same_top1 > 0
+    assert engine.tolerance == 1e-5 and engine.largest_logit_difference <= 1e-5 and engine.pixel_values == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "card.md", "parity.json", "export.json"}
+    card = (folder / "card.md").read_text()
+    assert "library_name: timm" in card and str(backbone.path) not in card
+
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    photo = next(varied.rglob("*.jpg"))
+    shutil.copy(photo, folder / "photo.jpg")
+    monkeypatch.chdir(folder)
+    exec(compile(program, "card.md", "exec"), {})
+    assert capsys.readouterr().out.split()[0] == backbone.predict(photo)[0].split()[0]
+
+
+def test_an_export_is_refused_whose_logits_are_others(backbone, tmp_path, monkeypatch, without_transformers):
+    write = timm_folder.write
+
+    def write_others(model, network, folder):
+        write(model, network, folder)
+        changed(folder, 1e-3)  # of all logits, so that the probabilities are the same
+
+    monkeypatch.setattr(timm_folder, "write", write_others)
+    with pytest.raises(ExportRefusedError, match="logits"):
+        export_model(backbone, "timm", folder=tmp_path / "timm")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -185,7 +240,7 @@ def test_real_weights_give_the_same_logits_in_timm_and_transformers(name, real_d
     spec = BackboneSpec(backbone=f"{name}.in1k", weights=str(weights))
     model = build(spec, preprocessing(224), CLASSES, seed=0).eval()
     timm_folder.write(model, spec, tmp_path)
-    assert timm_parity.compare(model, tmp_path, [pixels(model, 4)]).agree
+    assert max(differences(model, tmp_path).values()) <= 1e-5
     config = json.loads((tmp_path / "config.json").read_text())
     assert "license" not in config["pretrained_cfg"], "a file does not say its licence"
     assert config["loupe"]["network"]["weights"] == weights.name, "without its place on this machine"

@@ -120,6 +120,12 @@ def test_a_run_its_model_and_an_export_are_found(tmp_path):
         assert found.run is None and found.weights == export / "model.safetensors"
         assert found.preprocessing == SIZES and found.network == BACKBONE
         assert pretrained.native_preprocessing(BACKBONE.model_copy(update={"weights": given})) == SIZES
+        assert found.name == "export"
+    (export / "export.json").write_text('{"run": "second"}')
+    assert parent.find(str(export)).name == "second"
+    timm_folder.write(model, BACKBONE, run / "exports" / "timm")
+    inside = parent.find(str(run / "exports" / "timm"))
+    assert (inside.run, inside.name, inside.of_timm) == (run, "first", True)
     assert same(started(BACKBONE, export), model)
     for other in ("timm", "none", "hf-hub:somebody/export", str(tmp_path), str(tmp_path / "nothing")):
         assert parent.find(other) is None

@@ -13,7 +13,7 @@ from loupe.log import terminal
 
 def export(
     run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
-    to: Annotated[str, typer.Option(help="Target: onnx, openvino or torch.")],
+    to: Annotated[str, typer.Option(help="Target: onnx, openvino, timm or torch.")],
     folder: Annotated[
         Path | None, typer.Option(help="New folder for the export. Default: exports/TARGET in that of the run.")
     ] = None,

@@ -48,7 +48,9 @@ def comparison(report: ParityReport) -> Iterator[str]:
             plain(engine.engine),
             f"{engine.same_top1:,} of {engine.images:,}",
             f"{max(engine.largest_difference, engine.largest_difference_in_batches):.1g}",
-            f"{engine.differing_pixel_values:,} of {engine.pixel_values:,}",
+            f"{engine.differing_pixel_values:,} of {engine.pixel_values:,}"
+            if engine.pixel_values
+            else "prepared images",
         )
         for engine in report.engines
     ]

@@ -20,7 +20,7 @@ from loupe.export.card import card
 from loupe.export.card_facts import CardFacts
 from loupe.export.folder import CARD, MANIFEST, PARITY, Manifest, hashes
 from loupe.export.job import Job, Options, Written
-from loupe.export.parity import ParityReport, Reference, compare
+from loupe.export.parity import EngineParity, ParityReport, Reference, compare
 from loupe.export.runners import Floats
 from loupe.export.samples import Samples
 from loupe.export.targets import PRECISIONS_OF, TARGETS
@@ -101,7 +101,7 @@ def export_model(
             logger.info(
                 f"{engine.engine}: {engine.same_top1:,} of {engine.images:,} images get the same class; probabilities "
                 f"differ by at most {max(engine.largest_difference, engine.largest_difference_in_batches):.1g}; "
-                f"{engine.differing_pixel_values:,} of {engine.pixel_values:,} pixel values differ"
+                f"{_of_pixels(engine)}"
             )
         if written.model is not None:
             logger.info(f"To try it: {command_line(['loupe', 'predict', str(place), 'IMAGES'])}")
@@ -111,6 +111,12 @@ def export_model(
 def default_folder(run: Run, to: str, options: Options) -> Path:
     """Folder of an export in that of its run."""
     return run.path / "exports" / (to if options.precision == "fp32" else f"{to}-{options.precision}")
+
+
+def _of_pixels(engine: EngineParity) -> str:
+    if engine.pixel_values:
+        return f"{engine.differing_pixel_values:,} of {engine.pixel_values:,} pixel values differ"
+    return f"logits of prepared images by at most {engine.largest_logit_difference or 0:.1g} of the largest"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from loupe.errors import ExportRefusedError, counted
 from loupe.export.accuracy_loss import AccuracyLoss
 from loupe.export.runners import Floats, Runner
 from loupe.export.samples import Sample, Samples
-from loupe.records import Fraction, Part, Record, Whole
+from loupe.records import Fraction, Part, Quantity, Record, Whole
 
 BATCHES = (1, 7)
 Reference = Callable[[UInt8Array], Floats]
@@ -32,6 +32,8 @@ class EngineParity(Part):
         pixel_values: number of values that the resized images have.
         differing_pixel_values: those that differ from the run's own.
         loss: accuracy lost, where the model has a lower precision; its probabilities and classes may differ then.
+        largest_logit_difference: largest difference of a logit, as a fraction of the largest logit; None for an engine
+            that gives probabilities alone.
     """
 
     engine: str
@@ -43,6 +45,7 @@ class EngineParity(Part):
     pixel_values: Whole
     differing_pixel_values: Whole
     loss: AccuracyLoss | None = None
+    largest_logit_difference: Quantity | None = None
 
 
 class ParityReport(Record):
@@ -63,6 +66,30 @@ class ParityReport(Record):
     engines: tuple[EngineParity, ...]
 
 
+@dataclass
+class LogitComparison:
+    """Running comparison of logits with those of the run.
+
+    Attributes:
+        tolerance: largest difference that passes, as a fraction of the largest logit.
+    """
+
+    tolerance: float
+    _largest: float = 0.0
+    _apart: float = 0.0
+
+    def add(self, wanted_NK: Floats, found_NK: Floats) -> None:
+        """Add the logits of some images: those of the run, and those of the engine."""
+        self._largest = max(self._largest, float(np.abs(wanted_NK).max()))
+        apart = float(np.abs(wanted_NK.astype(np.float64) - found_NK).max())
+        self._apart = max(self._apart, apart if np.isfinite(apart) else float(np.finfo(np.float32).max))
+
+    @property
+    def difference(self) -> float:
+        """Largest difference, as a fraction of the largest logit."""
+        return self._apart / self._largest if self._largest else self._apart
+
+
 @dataclass(frozen=True)
 class Gate:
     """Bounds for one engine.
@@ -71,11 +98,15 @@ class Gate:
         runner: engine with the exported model.
         tolerance: largest difference of a probability.
         max_loss: for a model of lower precision, the largest loss of accuracy, in place of equal classes.
+        is_prepared: the engine takes images that the run's own preprocessing has resized, and no others.
+        logits: comparison of its logits, made by the runner, which passes too.
     """
 
     runner: Runner
     tolerance: float
     max_loss: float | None = None
+    is_prepared: bool = False
+    logits: LogitComparison | None = None
 
 
 @dataclass
@@ -96,10 +127,12 @@ class _Comparison:
     def add(self, samples: Sequence[Sample], wanted_NK: Floats) -> None:
         run = self.gate.runner.run
         for sample, wanted_K in zip(samples, wanted_NK, strict=True):
-            (found_K,), (pixels_HWC,) = run(sample.image_HWC[None])
+            given_HWC = in_colour(sample.pixels_HWC) if self.gate.is_prepared else sample.image_HWC
+            (found_K,), (pixels_HWC,) = run(given_HWC[None])
             self.images += 1
-            self.values += pixels_HWC.size
-            self.differing += int((pixels_HWC != sample.pixels_HWC).sum())
+            if not self.gate.is_prepared:
+                self.values += pixels_HWC.size
+                self.differing += int((pixels_HWC != sample.pixels_HWC).sum())
             self.largest = max(self.largest, _difference(found_K, wanted_K))
             self.run_hits.append(int(wanted_K.argmax()) == sample.label)
             self.export_hits.append(int(found_K.argmax()) == sample.label)
@@ -124,6 +157,7 @@ class _Comparison:
             pixel_values=self.values,
             differing_pixel_values=self.differing,
             loss=self.loss(),
+            largest_logit_difference=None if self.gate.logits is None else self.gate.logits.difference,
         )
 
     def loss(self) -> AccuracyLoss | None:
@@ -151,6 +185,12 @@ class _Comparison:
         if not largest <= self.gate.tolerance:
             raise ExportRefusedError(
                 f"{name}: probabilities differ by up to {largest:.2g}, and at most {self.gate.tolerance:g} passes."
+            )
+        logits = self.gate.logits
+        if logits is not None and not logits.difference <= logits.tolerance:
+            raise ExportRefusedError(
+                f"{name}: logits differ by up to {logits.difference:.2g} of the largest one, and at most "
+                f"{logits.tolerance:g} passes."
             )
 
 

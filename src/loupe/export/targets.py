@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from loupe.export import onnx_target, openvino_target, torch_target
+from loupe.export import onnx_target, openvino_target, timm_target, torch_target
 from loupe.export.job import Job, Precision, Written
 
 TARGETS: dict[str, Callable[[Job], Written]] = {
     "onnx": onnx_target.write,
     "openvino": openvino_target.write,
+    "timm": timm_target.write,
     "torch": torch_target.write,
 }
 

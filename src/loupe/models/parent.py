@@ -53,8 +53,15 @@ class Parent:
 
     @property
     def run(self) -> Path | None:
-        """Absolute path of the run that trained it; None for a model folder alone, and for an export."""
-        return self.folder.parent if (self.folder.parent / "recipe.yaml").is_file() and not self.of_timm else None
+        """Absolute path of the run that trained it; None for a model folder or an export outside its run."""
+        run = self.folder.parents[1] if self.of_timm and self.folder.parent.name == "exports" else self.folder.parent
+        return run if (run / "recipe.yaml").is_file() and self.of_timm == (run != self.folder.parent) else None
+
+    @property
+    def name(self) -> str:
+        """Name of the run that trained it, as far as that is known, else of the folder."""
+        exported = _content(self.folder / "export.json").get("run")
+        return self.run.name if self.run else exported if isinstance(exported, str) else self.folder.name
 
 
 def find(weights: str) -> Parent | None:

@@ -47,7 +47,7 @@ def record(recipe: ResolvedRecipe, classes: tuple[str, ...], split: Split, conte
     seen = _seen(parent, split, content)
     place, origin = parent.run or parent.folder, weights_origin(recipe.model)
     return ParentRun(
-        name=place.name,
+        name=parent.name,
         path=str(place),
         weights=of_file(parent.weights),
         network=parent.network.name,
