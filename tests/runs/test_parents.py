@@ -11,8 +11,9 @@ import torch
 from sklearn.datasets import load_digits
 
 import loupe
+from loupe.comparison.plan import resolve_candidates
+from loupe.comparison.request import ComparisonRequest
 from loupe.config import overrides
-from loupe.config.network import BackboneSpec
 from loupe.config.recipe import PIXEL_DEFINITION
 from loupe.data.dataset import open_dataset
 from loupe.data.sources.read_options import ReadOptions
@@ -230,10 +231,22 @@ def test_names_of_runs_are_found_where_nothing_else_has_the_name(first, tmp_path
     assert parents.named("first", runs) == "first"
 
 
-def test_a_comparison_and_a_search_take_the_network_of_a_run(backbone):
-    dataset = open_dataset(digits(), ReadOptions.of(None))
-    flags = dict.fromkeys(("epochs", "batch_size", "lr", "seed", "precision"))
-    for name in ("features", "finetune", "last-block"):
-        recipe = resolve(name, dataset, model=None, weights=str(backbone.path), flags=flags, extra={})
-        assert isinstance(recipe.model, BackboneSpec) and recipe.model.backbone == "test_resnet"
-        assert recipe.preprocessing == backbone.preprocessing
+@pytest.mark.parametrize("kind", ["first", "backbone"])
+def test_a_comparison_takes_the_network_of_a_run(kind, request):
+    run = request.getfixturevalue(kind)
+    asked = ComparisonRequest(recipes=("features", "finetune"), weights=str(run.path), settings=("model.hidden=[]",))
+    entries = resolve_candidates(open_dataset(digits(), ReadOptions.of(None)), asked)
+    assert [entry.name for entry in entries] == ["features", "finetune"]
+    for entry in entries:
+        assert entry.recipe.model == run.recipe.model.model_copy(update={"weights": str(run.path / "model")})
+        assert entry.recipe.preprocessing == run.preprocessing
+
+
+def test_a_finished_run_needs_its_parent_no_more(first, tmp_path):
+    parent = shutil.copytree(first.path, tmp_path / "parent")
+    done = train(tmp_path, weights=parent, epochs=1, name="child")
+    answers = done.predict_proba(digits(6)[0])
+    shutil.rmtree(parent)
+    np.testing.assert_array_equal(loupe.load(done.path, device="cpu").predict_proba(digits(6)[0]), answers)
+    with pytest.raises(ConfigError, match="no run"):
+        train(tmp_path, recipe=done.path / "recipe.yaml", name="again")
