@@ -7,13 +7,13 @@ import typer
 
 from loupe import __version__
 from loupe.cli.options import Output, Quiet
-from loupe.errors import ConfigError, unknown_name
-from loupe.log import terminal
+from loupe.errors import ConfigError, enumerated, unknown_name
+from loupe.log import logger, terminal
 
 
 def export(
     run: Annotated[str, typer.Argument(help="Run: its folder or its name.")],
-    to: Annotated[str, typer.Option(help="Target: onnx, openvino, timm or torch.")],
+    to: Annotated[str, typer.Option(help="Target: onnx, openvino, timm, torch or web.")],
     folder: Annotated[
         Path | None, typer.Option(help="New folder for the export. Default: exports/TARGET in that of the run.")
     ] = None,
@@ -31,6 +31,28 @@ def export(
         float,
         typer.Option(min=0.0, max=100.0, help="Largest loss of accuracy with fp16 and int8, in percentage points."),
     ] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="With --to web: probability below which an image stays unclassified."),
+    ] = None,
+    wanted_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="With --to web: guaranteed share of correct predictions among the classified images, for example "
+            "0.99. Chooses the threshold on validation images.",
+        ),
+    ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --to web: folder of ONNX Runtime Web, such as node_modules/onnxruntime-web/dist. Default: "
+            "download it once.",
+        ),
+    ] = None,
     push: Annotated[
         str | None,
         typer.Option(metavar="USER/NAME", help="Repository of the Hugging Face hub to upload the export to."),
@@ -48,6 +70,12 @@ def export(
     """
     if public and push is None:
         raise ConfigError("--public is for --push USER/NAME.")
+    of_page = {"--threshold": threshold, "--wanted-precision": wanted_precision, "--runtime": runtime}
+    given = [name for name, value in of_page.items() if value is not None]
+    if given and to != "web":
+        raise ConfigError(f"{enumerated(given)}: for --to web. Leave {'it' if len(given) == 1 else 'them'} out.")
+    if threshold is not None and wanted_precision is not None:
+        raise ConfigError("--threshold and --wanted-precision exclude each other. Give one of them.")
     from loupe.export import hub
     from loupe.export.export import default_folder, export_model
     from loupe.export.job import PRECISIONS, Options
@@ -57,7 +85,12 @@ def export(
     opened = Run(open_run(run, output), device="cpu", quiet=quiet)
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    options = Options(precision=PRECISIONS[precision], max_loss_points=max_loss)
+    if wanted_precision is not None:
+        chosen = opened.threshold_for(wanted_precision)
+        threshold = chosen.value
+        with terminal(quiet=quiet):
+            logger.info(str(chosen))
+    options = Options(precision=PRECISIONS[precision], max_loss_points=max_loss, runtime=runtime, threshold=threshold)
     if push is None:
         print(export_model(opened, to, folder=folder, images=images, options=options, quiet=quiet))
         return

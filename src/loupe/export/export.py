@@ -95,17 +95,24 @@ def export_model(
             loupe=__version__,
         )
         manifest.write(made / MANIFEST)
-        for engine in report.engines:
-            if engine.loss is not None:
-                logger.info(f"{engine.engine}, {options.precision}: {engine.loss}")
-            logger.info(
-                f"{engine.engine}: {engine.same_top1:,} of {engine.images:,} images get the same class; probabilities "
-                f"differ by at most {max(engine.largest_difference, engine.largest_difference_in_batches):.1g}; "
-                f"{_of_pixels(engine)}"
-            )
-        if written.model is not None:
+        _tell(report, options)
+        if written.page is not None:
+            logger.info(f"To try it, open in a browser: {place / written.page}")
+        elif written.model is not None:
             logger.info(f"To try it: {command_line(['loupe', 'predict', str(place), 'IMAGES'])}")
     return place
+
+
+def _tell(report: ParityReport, options: Options) -> None:
+    """Log the comparison with each engine."""
+    for engine in report.engines:
+        if engine.loss is not None:
+            logger.info(f"{engine.engine}, {options.precision}: {engine.loss}")
+        logger.info(
+            f"{engine.engine}: {engine.same_top1:,} of {engine.images:,} images get the same class; probabilities "
+            f"differ by at most {max(engine.largest_difference, engine.largest_difference_in_batches):.1g}"
+            f"{_of_pixels(engine)}"
+        )
 
 
 def default_folder(run: Run, to: str, options: Options) -> Path:
@@ -115,8 +122,10 @@ def default_folder(run: Run, to: str, options: Options) -> Path:
 
 def _of_pixels(engine: EngineParity) -> str:
     if engine.pixel_values:
-        return f"{engine.differing_pixel_values:,} of {engine.pixel_values:,} pixel values differ"
-    return f"logits of prepared images by at most {engine.largest_logit_difference or 0:.1g} of the largest"
+        return f"; {engine.differing_pixel_values:,} of {engine.pixel_values:,} pixel values differ"
+    if engine.largest_logit_difference is None:
+        return ""
+    return f", logits of prepared images by at most {engine.largest_logit_difference:.1g} of the largest"
 
 
 @contextmanager
@@ -181,13 +190,16 @@ def reference_of(model: Classifier) -> Reference:
 
 
 def _compared(to: str, written: Written, samples: Samples, model: Classifier) -> ParityReport:
+    reference = reference_of(model)
     with progress_bar() as progress:
         task = progress.add_task("comparing", total=len(samples), note="")
-        return compare(
+        report = compare(
             to,
             written.gates,
             samples,
-            reference_of(model),
+            reference,
             COMPARED_WITH,
             lambda images: progress.advance(task, images),
         )
+    checked = tuple(check(samples, reference) for check in written.checks)
+    return report.model_copy(update={"engines": report.engines + checked})

@@ -1,13 +1,14 @@
 """Job and options of an export, and the files that a target writes, with the engines that run them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from loupe.export.parity import Gate
+from loupe.export.parity import EngineParity, Gate, Reference
+from loupe.export.samples import Samples
 from loupe.models.classifier import Classifier
 from loupe.models.pretrained import weights_origin
 from loupe.runs.run import Run
@@ -17,6 +18,9 @@ PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "int8": "int
 
 TOLERANCE = 1e-4
 """Largest difference of a probability that passes."""
+
+
+Check = Callable[[Samples, Reference], EngineParity]
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class Written:
     Attributes:
         model: name of the file that an engine of Loupe opens; None without one.
         gates: engines that run it, with their bounds.
+        checks: further comparisons with the run, each of which raises an ExportRefusedError if it fails.
         usage: how to use it, as Markdown.
+        page: name of the file for a browser; None without one.
         front: front matter of its card, such as the `library_name` of the Hugging Face hub.
     """
 
@@ -85,3 +91,5 @@ class Written:
     gates: tuple[Gate, ...]
     usage: str
     front: Mapping[str, str] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    page: str | None = None

@@ -1,12 +1,15 @@
 """Target `web`: a page for the browser beside the ONNX file that it holds."""
 
+from functools import partial
+
 from loupe.errors import ConfigError
-from loupe.export import web, web_runtime
-from loupe.export.job import TOLERANCE, Job, Written
+from loupe.export import web, web_gate, web_runtime
+from loupe.export.job import TOLERANCE, Check, Job, Written
 from loupe.export.onnx_file import onnx_file
 from loupe.export.parity import Gate
 from loupe.export.program import ImageProgram
 from loupe.export.runners import OnnxRuntime
+from loupe.log import logger
 from loupe.models.classifier import Classifier
 
 USAGE = """
@@ -17,7 +20,7 @@ them or use the camera. It needs no other file. `model.onnx` is the network in i
 
 
 def write(job: Job) -> Written:
-    """Write the page and its model; the model is compared in ONNX Runtime, the page by `web_gate.compare_page`."""
+    """Write the page and its model: the model is compared in ONNX Runtime, and the page in Chromium, if it is there."""
     given = job.options.runtime
     runtime = web_runtime.published() if given is None else web_runtime.of_folder(given)
     model, path = job.model, job.folder / "model.onnx"
@@ -33,7 +36,15 @@ def write(job: Job) -> Written:
         threshold=job.options.threshold,
         calibrated=model.temperature != 1.0,
     )
-    return Written(path.name, (Gate(OnnxRuntime(path), TOLERANCE),), USAGE, {"library_name": "onnx"})
+    checks: tuple[Check, ...] = ()
+    if web_gate.has_browser():
+        checks = (partial(web_gate.compare_page, job.folder / web.PAGE),)
+    else:
+        logger.warning(
+            "the page is not compared in a browser, only its model is. For that, install Chromium and Playwright: "
+            "pip install playwright"
+        )
+    return Written(path.name, (Gate(OnnxRuntime(path), TOLERANCE),), USAGE, {"library_name": "onnx"}, checks, web.PAGE)
 
 
 def _program(model: Classifier) -> ImageProgram:
