@@ -386,3 +386,30 @@ def test_prediction_is_measured_beside_decoding_and_the_network(started, toy_run
     networks = ("--networks", "digits-cnn", "test_resnet", "--images", 4, "--rounds", 1)
     started("prediction", toy_run, toy_data / "cats_vs_dogs", *networks)
     assert [row.split()[1] for row in capsys.readouterr().out.splitlines()[2:]] == ["digits-cnn", "test_resnet"]
+
+
+@pytest.mark.slow
+def test_export(started, toy_run, tmp_path, capsys):
+    for package in ("onnxruntime", "onnxscript", "openvino"):
+        pytest.importorskip(package)
+    started(
+        "export",
+        toy_run,
+        "--rounds",
+        1,
+        "--images",
+        4,
+        "--compared",
+        20,
+        "--megapixels",
+        0.05,
+        "--write",
+        tmp_path / "export.md",
+    )
+    found = last_row(capsys.readouterr().out)
+    (rows,) = found["runs"].values()
+    assert set(rows) >= {"onnx", "onnx, fp16", "onnx, int8", "openvino", "torch"}
+    for row in rows.values():
+        assert min(row[key] for key in ("megabytes", "load", "one_ms", "many_images_per_s")) > 0
+    assert set(found["resizing"]) == {"bilinear", "bicubic"}
+    assert (tmp_path / "export.md").read_text().count("| onnx |") == 1

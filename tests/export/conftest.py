@@ -45,14 +45,7 @@ def run(varied, tmp_path_factory) -> loupe.Run:
     settings = {"input.size_px": 20, "input.load_px": 24, "input.interpolation": "bicubic", "precision": "fp32"}
     output = tmp_path_factory.mktemp("runs")
     return loupe.train(
-        varied,
-        recipe="small-images",
-        epochs=1,
-        settings=settings,
-        device="cpu",
-        precision="fp32",
-        output=output,
-        quiet=True,
+        varied, recipe="small-images", epochs=1, settings=settings, device="cpu", output=output, quiet=True
     )
 
 

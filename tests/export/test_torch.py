@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.limits import MAX_PIXELS
 from loupe.data.sources.folders import from_paths
 from loupe.errors import ExportRefusedError
 from loupe.export.export import export_model
 from loupe.export.parity import ParityReport
 from loupe.export.predictor import ExportedModel
+from loupe.export.program import ImageProgram
+from loupe.export.torch_file import torch_file
 from loupe.export.torch_runner import TorchProgram, check_archive
+from loupe.models.build import build
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +180,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path, data):
     (tmp_path / "model.pt2").write_bytes(data)
     with pytest.raises(ExportRefusedError, match="cannot read it"):
         TorchProgram(tmp_path / "model.pt2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "mobilenetv3_small_050", "densenet121"])
+def test_networks_of_timm_are_read_back_and_predict_the_same(tmp_path, name):
+    normalisation = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    preprocessing = Preprocessing(size_px=64, load_px=74, interpolation="bicubic", **normalisation)
+    model = build(BackboneSpec(backbone=name, weights="none"), preprocessing, ("a", "b", "c"), seed=0).eval()
+    program = ImageProgram(model).eval()
+    (tmp_path / "model.pt2").write_bytes(torch_file(program, {}))
+    images = np.random.default_rng(0).integers(0, 256, (7, 90, 131, 3), dtype=np.uint8)
+    with torch.no_grad():
+        wanted, wanted_pixels = program(torch.from_numpy(images))
+    found, found_pixels = TorchProgram(tmp_path / "model.pt2").run(images)
+    np.testing.assert_array_equal(found_pixels, wanted_pixels)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
