@@ -16,20 +16,23 @@ import safetensors.torch
 import timm
 import torch
 
+import web_pages
 from builders import save_photos, without_slow_parts
 from loupe.cli import main
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe
 from loupe.data.sources import datasets
+from loupe.export import web_gate, web_runtime
 from loupe.recipes import catalog
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = {"sh", "python", "console", "text"}
-EXTRAS = {"explain": "captum", "labels": "cleanlab"}  # the packages without which these commands say what to install
+# The packages without which these commands say what to install.
+EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab"}
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
-SLOW = {"compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "transfer.md"}  # each trains for seconds
+SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "transfer.md"}
 IDS = [page.name for page in PAGES]
 
 
@@ -90,6 +93,14 @@ def folder(pictures, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def page_runtime(tmp_path_factory, monkeypatch) -> None:
+    """A stand-in for the runtime of pages, which tests of documents do not fetch, and which no browser runs."""
+    runtime = web_runtime.of_folder(web_pages.runtime_folder(tmp_path_factory.mktemp("runtime")))
+    monkeypatch.setattr(web_runtime, "published", lambda: runtime)
+    monkeypatch.setattr(web_gate, "has_browser", lambda: False)
+
+
 def run_command(words: list[str], monkeypatch) -> None:
     assert words[0] == "loupe", f"{words}: mark as `sh` only what can be run here"
     monkeypatch.setattr(sys, "argv", words)
@@ -101,7 +112,7 @@ def run_command(words: list[str], monkeypatch) -> None:
 @pytest.mark.parametrize(
     "page", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PAGES]
 )
-def test_what_a_page_shows_can_be_run(page, folder, monkeypatch):
+def test_what_a_page_shows_can_be_run(page, folder, page_runtime, monkeypatch):
     if page.name not in WHOLE:
         without_slow_parts(monkeypatch)
     for mark, body in blocks(page):

@@ -56,7 +56,7 @@ def _found(model: Classifier, network: Network) -> TimmNetwork:
             return timm_network(network, model.preprocessing, len(model.classes))
         except InexpressibleError as error:
             reason = str(error)
-    raise ConfigError(f"--to timm: {reason}. Choose --to onnx or --to torch, which take every network.") from None
+    raise ConfigError(f"--to timm: {reason}. Choose --to onnx, which takes every network.") from None
 
 
 def _config(model: Classifier, network: Network, found: TimmNetwork) -> dict[str, Any]:
