@@ -146,6 +146,7 @@ def test_cache_checksums(started, capsys, tmp_path, monkeypatch):
     assert "warm: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_busy(started, capsys):
     asked = ["--works", "head", "--policies", "loupe", "GOMP_SPINCOUNT=7", "--threads", 1]
     started("busy", *asked, "--rounds", 1, "--seconds", 0.01, "--tries", 1)

@@ -22,6 +22,8 @@ from loupe.export.torch_file import torch_file
 from loupe.export.torch_runner import TorchProgram, check_archive
 from loupe.models.build import build
 
+pytestmark = pytest.mark.slow  # recording and loading a program takes seconds
+
 
 @pytest.fixture(scope="module")
 def folder(run) -> Path:

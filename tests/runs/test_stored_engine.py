@@ -26,6 +26,7 @@ from loupe.models.torch_network import TorchNetwork
 from loupe.runs.predictor import Predictor
 
 pytest.importorskip("openvino")
+pytestmark = pytest.mark.slow  # converting a backbone takes seconds
 
 CPU = Compute(torch.device("cpu"), "fp32")
 SETTINGS = {

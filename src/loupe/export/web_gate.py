@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from loupe.errors import ExportRefusedError, LoupeError, RunStateError, counted
+from loupe.errors import ConfigError, ExportRefusedError, RunStateError, counted
 from loupe.export.parity import EngineParity, Reference
 from loupe.export.samples import Samples
 
@@ -75,7 +75,7 @@ def answers(page: Path, images: Sequence[Path], *, timeout_seconds: float = 120.
         timeout_seconds: longest time for the answers to `BATCH_IMAGES` images.
 
     Raises:
-        LoupeError: Playwright or Chromium is not installed.
+        ConfigError: Playwright or Chromium is not installed.
         RunStateError: the page asked for the network, reported an error or gave no answers.
     """
     found: list[dict[str, object]] = []
@@ -109,7 +109,7 @@ def compare_page(page: Path, samples: Samples, reference: Reference, *, most: in
     Raises:
         ExportRefusedError: a class differs, a probability differs by more than `LARGEST_DIFFERENCE`, or the page reads
             none of the images.
-        LoupeError, RunStateError: as for `answers`.
+        ConfigError, RunStateError: as for `answers`.
     """
     places = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
     taken = replace(samples, row_N=[samples.row_N[place] for place in places])
@@ -158,7 +158,7 @@ def opened(timeout_seconds: float) -> "Iterator[tuple[BrowserContext, list[str]]
     """Context of a browser without network, and what went wrong in it."""
     executable = _executable()
     if not has_browser() or executable is None:
-        raise LoupeError(
+        raise ConfigError(
             "checking the page needs Playwright and Chromium. Install them: pip install playwright, and Chromium from "
             "your system's packages."
         )
