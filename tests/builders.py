@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
 from loupe.evaluate.results import Evaluation
 from loupe.recipes.published.experiments import EXPERIMENTS
+
+VARIED_SIZES = [(96, 80), (80, 96), (33, 120), (200, 40), (64, 64), (31, 31)]
 
 
 def without_slow_parts(patch: pytest.MonkeyPatch) -> None:
@@ -61,6 +63,28 @@ def save_photos(folder: Path, names, each: int, side: tuple[int, int] = (96, 80)
         for number in range(1, each + 1):
             coarse = random.integers(40 + 90 * level, 120 + 90 * level, (6, 8, 3), dtype=np.uint8)
             Image.fromarray(coarse).resize(side).save(folder / name / f"{number}.jpg")
+    return folder
+
+
+def save_varied(folder: Path, each: int) -> Path:
+    """JPEG and PNG files of two classes: tall, wide, small, grey, with alpha, and turned by EXIF."""
+    random = np.random.default_rng(0)
+    for level, name in enumerate(["dark", "<script>bright"]):
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            coarse = random.integers(20 + 110 * level, 100 + 110 * level, (5, 7, 3), dtype=np.uint8)
+            image = Image.fromarray(coarse).resize(VARIED_SIZES[number % len(VARIED_SIZES)])
+            if number % 5 == 1:
+                exif = Image.Exif()
+                exif[ExifTags.Base.Orientation] = 6
+                image.save(folder / name / f"{number:02}.jpg", exif=exif)
+            elif number % 5 == 2:
+                image.putalpha(200)
+                image.save(folder / name / f"{number:02}.png")
+            elif number % 5 == 3:
+                image.convert("L").save(folder / name / f"{number:02}.png")
+            else:
+                image.save(folder / name / f"{number:02}.jpg")
     return folder
 
 

@@ -2,36 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import ExifTags, Image
 
 import loupe
+from builders import save_varied
 from loupe.export.export import export_model
-
-SIZES = [(96, 80), (80, 96), (33, 120), (200, 40), (64, 64), (31, 31)]
-
-
-def save_varied(folder: Path, each: int) -> Path:
-    """JPEG and PNG files of two classes: tall, wide, small, grey, with alpha, and turned by EXIF."""
-    random = np.random.default_rng(0)
-    for level, name in enumerate(["dark", "<script>bright"]):
-        (folder / name).mkdir(parents=True)
-        for number in range(each):
-            coarse = random.integers(20 + 110 * level, 100 + 110 * level, (5, 7, 3), dtype=np.uint8)
-            image = Image.fromarray(coarse).resize(SIZES[number % len(SIZES)])
-            if number % 5 == 1:
-                exif = Image.Exif()
-                exif[ExifTags.Base.Orientation] = 6
-                image.save(folder / name / f"{number:02}.jpg", exif=exif)
-            elif number % 5 == 2:
-                image.putalpha(200)
-                image.save(folder / name / f"{number:02}.png")
-            elif number % 5 == 3:
-                image.convert("L").save(folder / name / f"{number:02}.png")
-            else:
-                image.save(folder / name / f"{number:02}.jpg")
-    return folder
 
 
 @pytest.fixture(scope="session")

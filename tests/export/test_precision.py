@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from conftest import save_varied
+from builders import save_varied
 from loupe.errors import ConfigError, DataError, ExportRefusedError
 from loupe.export import onnx_target
 from loupe.export.accuracy_loss import AccuracyLoss
@@ -14,6 +14,8 @@ from loupe.export.folder import Manifest
 from loupe.export.job import Options
 from loupe.export.parity import ParityReport
 from loupe.export.predictor import ExportedModel
+
+pytestmark = pytest.mark.slow  # converting a network takes seconds
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

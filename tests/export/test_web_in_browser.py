@@ -12,6 +12,8 @@ import web_pages
 from browsers import CONTRASTS, GROUNDS, SIZES, chromium, until
 from loupe.data.pixels.decode import decode
 
+pytestmark = pytest.mark.slow  # starting a browser takes seconds
+
 SECRET = "<img src=x onerror=document.title='ran'>"
 CLASSES = ("red", "</script><script>document.title='ran'</script>", "b" * 300, "d", "e", "f")
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")

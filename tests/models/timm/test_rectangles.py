@@ -119,6 +119,7 @@ def test_the_native_size_of_a_config_may_be_a_rectangle(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "apart"), [("test_resnet", 1e-4), ("test_vit", 2e-3)])
+@pytest.mark.slow
 def test_engines_agree_on_a_rectangle(name, apart):
     """They interpolate the positions of a vision transformer by other formulas, for squares too."""
     pytest.importorskip("openvino")
