@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,8 @@ from huggingface_hub import ModelCard
 from loupe.cli import main
 from loupe.errors import ConfigError
 from loupe.export import hub
+from loupe.export.folder import MANIFEST
+from loupe.export.job import Options
 
 TOKEN = "hf_" + "s" * 34
 NAME = "ann/pets"
@@ -31,6 +34,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, dict] = {}
+        self.contents: dict[str, dict[str, bytes]] = {}
         self.objects: dict[str, bytes] = {}
         self.commits: list[dict] = []
         self.asked: list[tuple[str, str]] = []
@@ -80,6 +84,9 @@ class Handler(BaseHTTPRequestHandler):
             href = {item["oid"]: {"href": f"{server.url}/objects/{item['oid']}"} for item in content[0]["objects"]}
             objects = [{**item, "actions": {"upload": href[item["oid"]]}} for item in content[0]["objects"]]
             return self._answer(200, {"transfer": "basic", "objects": objects})
+        held = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+        if held is not None:
+            return self._send(200, server.contents[held[1]][held[2]], {})
         name = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/.*)?", path)
         if name is None or name[1] not in server.repositories:
             return self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -96,22 +103,31 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{asked['organization']}/{asked['name']}"
         hidden = asked.get("visibility", "private" if asked.get("private") else "public") == "private"
         self.server.repositories[name] = {"private": hidden, "sha": "0" * 40, "siblings": []}
+        self.server.contents[name] = {}
         self._answer(200, {"url": f"{self.server.url}/{name}"})
 
     def _commit(self, name: str, lines: list[dict]) -> dict:
-        header, files = lines[0]["value"], {}
+        header, files, deleted = lines[0]["value"], {}, []
+        contents = self.server.contents[name]
         for line in lines[1:]:
             value = line["value"]
+            if line["key"] == "deletedFile":
+                deleted.append(value["path"])
+                del contents[value["path"]]
+                continue
             lfs = line["key"] == "lfsFile"
             files[value["path"]] = self.server.objects[value["oid"]] if lfs else base64.b64decode(value["content"])
-        siblings = [{"rfilename": path} for path in files]
+        contents |= files
+        siblings = [{"rfilename": path} for path in contents]
         self.server.repositories[name] |= {"sha": "c" * 40, "siblings": siblings}
-        return {"name": name, "files": files, **header}
+        return {"name": name, "files": files, "deleted": deleted, **header}
 
     def _answer(self, status: int, content: dict, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(content).encode()
+        self._send(status, json.dumps(content).encode(), {**(headers or {}), "Content-Type": "application/json"})
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for key, value in {**(headers or {}), "Content-Type": "application/json"}.items():
+        for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -140,16 +156,32 @@ def server(tmp_path, monkeypatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """An export with a large file, a small one in a folder, a hidden one and a link out of it."""
-    export = tmp_path / "export"
-    (export / "more").mkdir(parents=True)
-    (export / "card.md").write_text("---\ntags: [loupe]\n---\n# pets\n", "utf-8")
-    (export / "model.safetensors").write_bytes(bytes(range(256)) * 200)
-    (export / "more" / "parity.json").write_text("{}", "utf-8")
-    (export / ".lock").write_text("", "utf-8")
+    """An export with a large file and a small one in a folder; beside them others, and a link out of the folder."""
+    files = {"model.safetensors": bytes(range(256)) * 200, "more/config.json": b"{}"}
+    export = save_export(tmp_path / "export", files)
+    for name in (".lock", "notes.txt", "more/photograph.jpg"):
+        (export / name).write_text("mine", "utf-8")
     (export / "passwords").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").write_text("secret", "utf-8")
     return export
+
+
+def save_export(folder: Path, files: dict[str, bytes]) -> Path:
+    """Folder of an export with the given files of a model."""
+    described = {"schema": 1, "target": "timm", "precision": "fp32", "model": None, "files": dict.fromkeys(files, "")}
+    described |= {
+        "classes": ["cat", "dog"],
+        "preprocessing": {"size_px": 20, "load_px": 24},
+        "temperature": 1.0,
+        "run": "pets",
+    }
+    described |= {"weights_blake2b": "", "loupe": "1"}
+    card = b"---\ntags: [loupe]\n---\n# pets\n"
+    own = {"card.md": card, "parity.json": b"{}", MANIFEST: json.dumps(described).encode()}
+    for name, data in {**files, **own}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def push(folder: Path, *, public: bool = False) -> str:
@@ -179,12 +211,32 @@ def test_a_wrong_push_is_refused_before_anything_is_exported(server, run, monkey
 
 
 def test_an_export_that_was_changed_is_not_taken_for_that_of_the_run(exported, run, tmp_path):
-    assert hub.is_export_of(exported, run, "onnx", "fp32")
-    for target, precision in (("torch", "fp32"), ("onnx", "int8")):
-        assert not hub.is_export_of(exported, run, target, precision)
+    assert hub.is_export_of(exported, run, "onnx", Options())
+    others = (("torch", Options()), ("onnx", Options(precision="int8")), ("onnx", Options(threshold=0.9)))
+    assert not any(hub.is_export_of(exported, run, target, options) for target, options in others)
     copy = shutil.copytree(exported, tmp_path / "copy")
     (copy / "model.onnx").write_bytes(b"")
-    assert not any(hub.is_export_of(path, run, "onnx", "fp32") for path in (copy, tmp_path))
+    assert not any(hub.is_export_of(path, run, "onnx", Options()) for path in (copy, tmp_path))
+
+
+def test_the_threshold_of_an_export_is_that_of_the_command(exported, run, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    described = json.loads((copy / MANIFEST).read_text("utf-8"))
+    assert described["threshold"] is None
+    (copy / MANIFEST).write_text(json.dumps({**described, "threshold": 0.9}), "utf-8")
+    found = {value: hub.is_export_of(copy, run, "onnx", Options(threshold=value)) for value in (None, 0.5, 0.9)}
+    assert found == {None: False, 0.5: False, 0.9: True}
+
+
+@pytest.mark.parametrize(("target", "option"), [("onnx", "--images"), ("web", "--images"), ("web", "--runtime")])
+def test_an_existing_folder_is_not_pushed_with_options_that_it_does_not_record(
+    server, exported, run, monkeypatch, tmp_path, capsys, target, option
+):
+    words = (str(run.path), "--to", target, "--folder", str(exported), "--push", NAME, option, str(tmp_path))
+    assert command(monkeypatch, *words) != 0
+    said = capsys.readouterr().err
+    assert option in said and "--folder" in said
+    assert server.asked == []
 
 
 def refused(folder: Path, *, public: bool = False) -> hub.PushError:
@@ -202,7 +254,9 @@ def test_a_folder_is_one_commit_in_a_private_repository(server, folder, capfd):
         "README.md": card,
         "card.md": card,
         "model.safetensors": (folder / "model.safetensors").read_bytes(),
-        "more/parity.json": b"{}",
+        "more/config.json": b"{}",
+        "parity.json": b"{}",
+        MANIFEST: (folder / MANIFEST).read_bytes(),
     }
     assert list(server.objects) == [hashlib.sha256(commit["files"]["model.safetensors"]).hexdigest()]
     assert (commit["name"], commit["summary"]) == (NAME, "Loupe: timm")
@@ -220,6 +274,33 @@ def test_an_export_is_pushed_onto_an_earlier_one_but_onto_nothing_else(server, f
     error = refused(folder, public=True)
     assert error.kind == "taken" and "pytorch_model.bin" in str(error)
     assert len(server.commits) == 2
+
+
+def test_files_of_an_earlier_export_are_deleted_in_the_same_commit(server, folder, tmp_path):
+    push(folder)
+    mine = {"notes.txt": b"mine", ".gitattributes": b"*.onnx filter=lfs"}
+    server.contents[NAME] |= mine
+    server.repositories[NAME]["siblings"] += [{"rfilename": name} for name in mine]
+    second = save_export(tmp_path / "second", {"model.onnx": b"onnx"})
+    push(second)
+    assert server.commits[1]["deleted"] == ["model.safetensors", "more/config.json"]
+    held = {"README.md", "card.md", "parity.json", MANIFEST, "model.onnx"} | set(mine)
+    assert len(server.commits) == 2 and set(server.contents[NAME]) == held
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b"{}", b'{"files": 3}', b"\xff"])
+def test_a_repository_whose_description_is_of_something_else_is_left_alone(server, folder, data):
+    server.contents[NAME] = {MANIFEST: data, "config.json": b"{}"}
+    siblings = [{"rfilename": name} for name in server.contents[NAME]]
+    server.repositories[NAME] = {"private": True, "sha": "0" * 40, "siblings": siblings}
+    assert refused(folder).kind == "taken" and server.commits == []
+
+
+def test_a_file_that_is_missing_or_outside_the_folder_is_not_pushed(server, folder, tmp_path):
+    (folder / "more" / "config.json").unlink()
+    assert refused(folder).kind == "disk"
+    outside = save_export(tmp_path / "second", {"../elsewhere": b"secret"})
+    assert refused(outside).kind == "disk" and server.asked == []
 
 
 @pytest.mark.parametrize(("private", "kind"), [(True, "private"), (False, "public")])
@@ -272,9 +353,12 @@ def test_names_that_are_no_repository_are_refused_before_anything_is_sent(server
 
 
 def test_a_hub_that_is_not_there_or_hangs_is_given_up(server, folder, monkeypatch):
-    monkeypatch.setattr(hub, "QUIET_SECONDS", 1.0)
     server.hangs = "/commit/main"
-    assert refused(folder).kind == "unreachable"
+    quiet_seconds, deadline = 1.0, time.monotonic() + 120
+    while not server.objects and time.monotonic() < deadline:  # a busy machine may not come to the upload in a second
+        monkeypatch.setattr(hub, "QUIET_SECONDS", quiet_seconds)
+        assert refused(folder).kind == "unreachable"
+        quiet_seconds *= 2
     assert ("PUT", f"/objects/{next(iter(server.objects))}") in server.asked and server.commits == []
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     error = refused(folder)

@@ -96,7 +96,13 @@ def export(
         return
     hub.check_name(push)
     place = folder or default_folder(opened, to, options)
-    if not hub.is_export_of(place, opened, to, options.precision):
+    beside = [name for name, value in {"--images": images, "--runtime": runtime}.items() if value is not None]
+    if beside and place.exists():
+        raise ConfigError(
+            f"{place} exists, and may have been made without {enumerated(beside)}. Remove it, or choose another with "
+            "--folder."
+        )
+    if not hub.is_export_of(place, opened, to, options):
         export_model(opened, to, folder=place, images=images, options=options, quiet=quiet)
     print(place)
     with terminal(quiet=quiet):

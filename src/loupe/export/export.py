@@ -90,6 +90,7 @@ def export_model(
             classes=opened.classes,
             preprocessing=opened.preprocessing,
             temperature=opened.temperature,
+            threshold=options.threshold,
             run=opened.path.name,
             weights_blake2b=opened.config.weights_blake2b,
             loupe=__version__,

@@ -23,6 +23,7 @@ class Manifest(Record):
         model: name of the file that an engine opens; None where no engine here does.
         files: BLAKE2b hash of each file of the model by its name.
         temperature: divisor of the logits, which is part of the exported model.
+        threshold: probability below which the page says `unclassified`; None for no threshold, and without a page.
         run: name of the run.
         weights_blake2b: hash of the weights of the run.
         loupe: version that exported the model.
@@ -38,6 +39,7 @@ class Manifest(Record):
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
     temperature: Positive
+    threshold: float | None = None
     run: OsText
     weights_blake2b: str
     loupe: str

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loupe.errors import ConfigError, LoupeError
-from loupe.export.folder import CARD, MANIFEST, Manifest, hashes
+from loupe.export.folder import CARD, MANIFEST, PARITY, Manifest, hashes
+from loupe.export.job import Options
 from loupe.log import progress_bar
 from loupe.models import hub
 from loupe.offline import offline_variable
@@ -49,21 +50,27 @@ def check_name(name: str) -> None:
         )
 
 
-def is_export_of(folder: Path, run: Run, target: str, precision: str) -> bool:
+def is_export_of(folder: Path, run: Run, target: str, options: Options) -> bool:
     """True if a folder is an unchanged export of the run as it is now, so that a push needs no other.
+
+    The precision and the threshold are those of the options. Which images it was compared on is not known.
 
     Raises:
         RecordError: it is an export whose description cannot be read.
     """
     manifest = Manifest.read_if_there(folder / MANIFEST)
-    wanted = (target, precision, run.config.weights_blake2b)
-    if manifest is None or (manifest.target, manifest.precision, manifest.weights_blake2b) != wanted:
+    if manifest is None:
+        return False
+    found = (manifest.target, manifest.precision, manifest.threshold, manifest.weights_blake2b)
+    if found != (target, options.precision, options.threshold, run.config.weights_blake2b):
         return False
     return manifest.files.items() <= hashes(folder).items()
 
 
 def push(folder: Path, name: str, *, public: bool, message: str) -> str:
     """Upload an export in one commit, and return the address of the commit. A missing repository is created.
+
+    The same commit deletes the files of an earlier export that this one does not have.
 
     Args:
         folder: an export with its card, which becomes README.md as well.
@@ -73,14 +80,16 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
 
     Raises:
         ConfigError: as for `check_name`.
-        PushError: there is no token or no right, the name is taken, or the hub does not answer.
+        RecordError: the folder is no export, or its description cannot be read.
+        PushError: there is no token or no right, the name is taken, a file is missing, or the hub does not answer.
     """
     check_name(name)
     server = hub.endpoint()
     host = urlsplit(server).netloc or server
     files = list(files_of(folder))
     total = sum(path.stat().st_size for _, path in files)
-    request: dict[str, Any] = {"endpoint": server, "name": name, "public": public, "message": message, "card": CARD}
+    request: dict[str, Any] = {"endpoint": server, "name": name, "public": public, "message": message}
+    request["manifest"] = MANIFEST
     request["files"] = [(inside, str(path.resolve())) for inside, path in files]
     with hub.asking("loupe.export.hub_process", request, {"HF_HUB_DISABLE_XET": "1"}) as states, progress_bar() as bar:
         task = bar.add_task(f"to {name}", total=total / 1e6, note="MB")
@@ -100,12 +109,18 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
 
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files of an export with their names in the repository; the card is its README.md as well."""
+    """Files of an export with their names in the repository, and no others; the card is its README.md as well.
+
+    Raises:
+        RecordError: the folder is no export, or its description cannot be read.
+        PushError: a file is missing, or outside the folder.
+    """
     yield "README.md", folder / CARD
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in name.parts):
-            yield name.as_posix(), path
+    for name in sorted({*Manifest.read(folder / MANIFEST).files, CARD, MANIFEST, PARITY}):
+        path = folder / name
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            raise PushError("disk", f"not pushed: {path} is missing or outside the folder. {Manifest.REMEDY}")
+        yield name, path
 
 
 def _failure(kind: str, reason: str, host: str, name: str) -> PushError:

@@ -1,11 +1,13 @@
 """Child process that uploads an export to the hub in one commit, with JSON lines about its state on standard output."""
 
 import io
+from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
 from loupe.models.hub_process import HubError, Say, answer
+from loupe.records import parse
 
 HUB_FILES = {".gitattributes", "README.md"}  # of a repository without an export
 
@@ -16,16 +18,16 @@ def serve(request: dict[str, Any]) -> None:
 
 
 def push(request: dict[str, Any], say: Say) -> str:
-    """Upload the files of an export, and return the address of the commit.
+    """Upload the files of an export, delete those of an earlier one, and return the address of the commit.
 
     Args:
         request: `endpoint`, `name`, `public` and `message`; `files`, pairs of a name in the repository and a path; and
-            `card`, the name of the file by which an export in a repository is known.
+            `manifest`, the name of the file by which an export in a repository is known, and which names its files.
 
     Raises:
         HubError: of kind `token`, `rejected`, `forbidden`, `taken`, `public`, `private`, `changed` or `refused`.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     token = get_token()
     if not token:
@@ -34,14 +36,16 @@ def push(request: dict[str, Any], say: Say) -> str:
     errors: Any = import_module("huggingface_hub.utils")
     say(ready=True)
     try:
-        parent = _prepared(api, request["name"], request["card"], public=request["public"])
+        parent, earlier = _prepared(api, request["name"], request["manifest"], public=request["public"])
         say(prepared=True)
         with ExitStack() as stack:
             read = Counter(say)
-            operations = []
+            operations: list[Any] = []
             for inside, path in request["files"]:
                 file = stack.enter_context(CountedFile(path, read))
                 operations.append(CommitOperationAdd(path_in_repo=inside, path_or_fileobj=file))
+            kept = {inside for inside, _ in request["files"]} | HUB_FILES
+            operations += [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in sorted(earlier - kept)]
             read.start_again()  # each file was read for its hash
             commit = api.create_commit(
                 request["name"],
@@ -61,20 +65,39 @@ def push(request: dict[str, Any], say: Say) -> str:
         raise HubError("refused", f"does not take it: {' '.join(str(error).split())}") from None
 
 
-def _prepared(api: Any, name: str, card: str, *, public: bool) -> str | None:
-    """Commit of an existing repository that may be pushed to; None for a new one, which is created."""
+def _prepared(api: Any, name: str, manifest: str, *, public: bool) -> tuple[str | None, set[str]]:
+    """Commit of a repository that may be pushed to, and files of the export in it; None for a new one, made here."""
     errors: Any = import_module("huggingface_hub.utils")
     try:
         info = api.model_info(name)
     except errors.RepositoryNotFoundError:
         api.create_repo(name, repo_type="model", private=not public)
-        return None
+        return None, set()
     held = {file.rfilename for file in info.siblings or ()}
-    if card not in held and (others := sorted(held - HUB_FILES)):
+    if manifest not in held and (others := sorted(held - HUB_FILES)):
         raise HubError("taken", ", ".join(others[:3]))
     if bool(info.private) == public:
         raise HubError("private" if info.private else "public", "")
-    return str(info.sha) if info.sha else None
+    named = _files_of_export(api, name, manifest, info.sha) if manifest in held else ()
+    return str(info.sha) if info.sha else None, held.intersection(named)
+
+
+def _files_of_export(api: Any, name: str, manifest: str, revision: str | None) -> Iterable[str]:
+    """Names of the files that the description of an export in a repository has.
+
+    Raises:
+        HubError: of kind `taken`: it is not the description of an export.
+    """
+    from huggingface_hub import hf_hub_url
+
+    utils: Any = import_module("huggingface_hub.utils")
+    url = hf_hub_url(name, manifest, revision=revision, endpoint=api.endpoint)
+    response = utils.get_session().get(url, headers=utils.build_hf_headers(token=api.token))
+    utils.hf_raise_for_status(response)
+    try:
+        return set(parse(response.content)["files"])
+    except (ValueError, TypeError, KeyError):
+        raise HubError("taken", f"its {manifest} does not describe one") from None
 
 
 def _explained(error: Any, token: str) -> HubError:
