@@ -150,6 +150,29 @@ def targets_hashes(folder):
     return {name: digest for name, digest in hashes(folder).items() if name in {"model.onnx", "weights"}}
 
 
+def test_weights_of_an_operator_in_other_files_are_refused(exported, tmp_path):
+    folder = copied(exported, tmp_path)
+    model = onnx.load(folder / "model.onnx")
+    tensor = onnx.TensorProto(name="x", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights")
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["unused"], value=tensor))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    Manifest.read(folder / MANIFEST).model_copy(update={"files": targets_hashes(folder)}).write(folder / MANIFEST)
+    with pytest.raises(ExportRefusedError, match="other files"):
+        open_manifest(folder)
+
+
+def test_a_model_of_another_kind_is_not_opened(exported, tmp_path):
+    folder = copied(exported, tmp_path)
+    manifest = Manifest.read(folder / MANIFEST)
+    (folder / "model.onnx").rename(folder / "model.bin")
+    changes = {"model": "model.bin", "files": {"model.bin": manifest.files["model.onnx"]}}
+    manifest.model_copy(update=changes).write(folder / MANIFEST)
+    with pytest.raises(ExportRefusedError):
+        open_manifest(folder)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
 def test_files_outside_the_folder_are_not_read(exported, tmp_path, name):
     folder = copied(exported, tmp_path)

@@ -145,7 +145,9 @@ def with_code(folder: Path, kind: str, marker: Path) -> dict[str, bytes]:
     elif kind == "name":
         nodes[0]["name"] = "x = 1\nprint"
     else:
-        spec = json.dumps([1, {"type": "collections.defaultdict", "context": "{}", "children_spec": []}])
+        imported = json.dumps({"__enum__": True, "fqn": "os.path:join", "name": "x"})
+        kinds = {"container": ("collections.defaultdict", "{}"), "context": ("builtins.tuple", imported)}
+        spec = json.dumps([1, dict(zip(("type", "context"), kinds[kind], strict=True), children_spec=[])])
         model["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = spec
     return {MODEL: json.dumps(model).encode()}
 
@@ -163,6 +165,7 @@ def with_code(folder: Path, kind: str, marker: Path) -> dict[str, bytes]:
         ("function", "target 'torch.load'"),
         ("name", "name 'x = 1"),
         ("container", "in_spec"),
+        ("context", "in_spec"),
     ],
 )
 def test_a_file_with_code_is_refused_and_nothing_is_executed(folder, tmp_path, kind, said):

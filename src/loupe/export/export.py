@@ -202,5 +202,5 @@ def _compared(to: str, written: Written, samples: Samples, model: Classifier) ->
             COMPARED_WITH,
             lambda images: progress.advance(task, images),
         )
-    checked = tuple(check(samples, reference) for check in written.checks)
-    return report.model_copy(update={"engines": report.engines + checked})
+    checked = [found for check in written.checks if (found := check(samples, reference)) is not None]
+    return report.model_copy(update={"engines": (*report.engines, *checked)})

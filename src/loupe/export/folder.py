@@ -1,7 +1,8 @@
 """Folder of an exported model: its files, their hashes, and what opens it again."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from loupe.errors import ConfigError, ExportRefusedError
 from loupe.models.bundle_config import content_digest
 from loupe.records import OsText, Record
 
+MODELS = frozenset({".onnx", ".pt2", ".xml"})  # files that an engine here opens
 MANIFEST, PARITY, CARD = "export.json", "parity.json", "card.md"
 
 
@@ -77,8 +79,8 @@ def open_manifest(folder: Path) -> Manifest:
             raise ExportRefusedError(f"{path}: cannot be read ({error.strerror}). {Manifest.REMEDY}") from None
         if found != expected:
             raise ExportRefusedError(f"{path} was changed after its export. {Manifest.REMEDY}")
-    if manifest.model not in manifest.files:
-        raise ExportRefusedError(f"{folder / MANIFEST} has no hash of {manifest.model}. {Manifest.REMEDY}")
+    if manifest.model not in manifest.files or Path(manifest.model).suffix not in MODELS:
+        raise ExportRefusedError(f"{folder / MANIFEST} has no hash of a model ({manifest.model}). {Manifest.REMEDY}")
     if manifest.model.endswith(".onnx"):
         _check_self_contained(folder / manifest.model)
     return manifest
@@ -88,9 +90,24 @@ def _check_self_contained(path: Path) -> None:
     """Raise an ExportRefusedError if an ONNX file reads weights from other files."""
     try:
         import onnx
-        from onnx.external_data_helper import uses_external_data
+        from google.protobuf.message import DecodeError
     except ImportError:
-        return  # the hash of the file is that of one without
-    model = onnx.load(path, load_external_data=False)
-    if any(uses_external_data(tensor) for tensor in model.graph.initializer):
+        raise ConfigError("this needs the package onnx: pip install onnx") from None
+    try:
+        tensors = _tensors(onnx.load(path, load_external_data=False), onnx.TensorProto)
+        is_external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors)
+    except DecodeError:
+        raise ExportRefusedError(f"{path} is not an ONNX file. {Manifest.REMEDY}") from None
+    if is_external:
         raise ExportRefusedError(f"{path} reads weights from other files. {Manifest.REMEDY}")
+
+
+def _tensors(message: Any, kind: type) -> Iterator[Any]:
+    """Tensors anywhere in a message: initializers, attributes of operators, inner graphs, functions."""
+    if isinstance(message, kind):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(item, kind)

@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 """Largest difference of a probability that passes."""
 
 
-Check = Callable[[Samples, Reference], EngineParity]
+Check = Callable[[Samples, Reference], EngineParity | None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Written:
     Attributes:
         model: name of the file that an engine of Loupe opens; None without one.
         gates: engines that run it, with their bounds.
-        checks: further comparisons with the run, each of which raises an ExportRefusedError if it fails.
+        checks: further comparisons with the run, each of which raises an ExportRefusedError if it fails;
+            None if it cannot be made here.
         usage: how to use it, as Markdown.
         page: name of the file for a browser; None without one.
         front: front matter of its card, such as the `library_name` of the Hugging Face hub.

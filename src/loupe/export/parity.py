@@ -232,9 +232,9 @@ def compare(
 
 
 def _difference(found: npt.NDArray[np.floating], wanted: npt.NDArray[np.floating]) -> float:
-    """Largest difference of a probability; 1 if one is not a number."""
+    """Largest difference of a probability; infinite if one is not a number."""
     largest = float(np.abs(found.astype(np.float64) - wanted).max())
-    return largest if np.isfinite(largest) else 1.0
+    return largest if np.isfinite(largest) else np.inf
 
 
 def in_colour(pixels_HWC: UInt8Array) -> UInt8Array:

@@ -116,16 +116,30 @@ def _is_harmless(key: str, text: str) -> bool:
     if key in ("expr_str", "guards_code"):
         return _is_arithmetic(text)
     if key in ("in_spec", "out_spec"):
-        return all(kind in CONTAINERS for kind in _types(json.loads(text)[1])) if text else True
+        return all(map(_is_plain, _containers(json.loads(text)[1]))) if text else True
     if key == "target":
         return OPERATOR.fullmatch(text) is not None
     return WORD.fullmatch(text) is not None
 
 
-def _types(tree: dict[str, Any]) -> Iterator[str | None]:
-    yield tree["type"]
+def _containers(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Containers of a description of inputs or outputs, from the outermost on."""
+    yield tree
     for child in tree["children_spec"]:
-        yield from _types(child)
+        yield from _containers(child)
+
+
+def _is_plain(container: dict[str, Any]) -> bool:
+    """True for a known type whose context is nothing or a list of names: of objects, PyTorch imports the modules."""
+    context = container.get("context")
+    value = json.loads(context) if isinstance(context, str) else context
+    names = value if isinstance(value, list) else []
+    plain = value is None or isinstance(value, list)
+    return (
+        container["type"] in CONTAINERS
+        and plain
+        and all(isinstance(name, str) and WORD.fullmatch(name) is not None for name in names)
+    )
 
 
 def _is_arithmetic(text: str) -> bool:

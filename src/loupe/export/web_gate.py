@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from loupe.data.formats import sniff
 from loupe.errors import ConfigError, ExportRefusedError, RunStateError, counted
 from loupe.export.parity import EngineParity, Reference
 from loupe.export.samples import Samples
+from loupe.log import logger
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -26,6 +28,7 @@ ANSWERS = "#answers > li"
 BATCH_IMAGES = 20
 MOST_IMAGES = 200
 LARGEST_DIFFERENCE = 1e-3
+READ_BY_BROWSERS = frozenset({"JPEG", "PNG", "WebP", "GIF", "BMP", "AVIF"})
 FIRST_ANSWER_SECONDS = 3.0
 _NETWORK = re.compile(r"^(?!file:|blob:)")
 
@@ -107,8 +110,8 @@ def compare_page(page: Path, samples: Samples, reference: Reference, *, most: in
         most: largest number of images.
 
     Raises:
-        ExportRefusedError: a class differs, a probability differs by more than `LARGEST_DIFFERENCE`, or the page reads
-            none of the images.
+        ExportRefusedError: a class differs, a probability differs by more than `LARGEST_DIFFERENCE`, the page refuses
+            an image of a format that browsers read, or it reads none of the images.
         ConfigError, RunStateError: as for `answers`.
     """
     places = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
@@ -120,8 +123,20 @@ def compare_page(page: Path, samples: Samples, reference: Reference, *, most: in
         found = answers(page, paths)
     expected_NK = np.concatenate([reference(np.stack([one.pixels_HWC for one in chunk])) for chunk in taken.chunks()])
     read_N = np.array([path not in found.refused for path in paths])
-    if not read_N.any():
-        raise ExportRefusedError(f"the page reads none of {counted(len(paths), 'image')}: {found.refused[paths[0]]}")
+    kinds = [sniff(taken.table.encoded(row)) for row in taken.row_N]
+    failed = [
+        path for path, kind in zip(paths, kinds, strict=True) if path in found.refused and kind in READ_BY_BROWSERS
+    ]
+    if failed or not read_N.any():
+        lost = failed or paths
+        raise ExportRefusedError(
+            f"the page refuses {len(lost):,} of {counted(len(paths), 'image')}: {found.refused[lost[0]]}"
+        )
+    if found.refused:
+        logger.warning(
+            f"{counted(len(found.refused), 'image')} of {len(paths):,} not compared in the browser, which does not "
+            "read the format."
+        )
     misses = replace(found, probability_NK=found.probability_NK[read_N]).misses(expected_NK[read_N])
     if misses["top1"] or misses["probability"] > LARGEST_DIFFERENCE:
         raise ExportRefusedError(
@@ -138,6 +153,18 @@ def compare_page(page: Path, samples: Samples, reference: Reference, *, most: in
         pixel_values=0,
         differing_pixel_values=0,
     )
+
+
+def compare_if_it_starts(page: Path, samples: Samples, reference: Reference) -> EngineParity | None:
+    """Compare a page as `compare_page`; None, and a warning, if the browser fails."""
+    from playwright.sync_api import Error
+
+    try:
+        return compare_page(page, samples, reference)
+    except Error as error:  # a browser in a sandbox that cannot read the page, or a notebook with a loop of its own
+        reason = str(error).strip().partition("\n")[0]
+        logger.warning(f"the page is not compared in a browser, only its model is: the browser fails ({reason}).")
+        return None
 
 
 def _batch(view: "Page", images: Sequence[Path]) -> list[dict[str, object]]:

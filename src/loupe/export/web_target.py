@@ -38,7 +38,7 @@ def write(job: Job) -> Written:
     )
     checks: tuple[Check, ...] = ()
     if web_gate.has_browser():
-        checks = (partial(web_gate.compare_page, job.folder / web.PAGE),)
+        checks = (partial(web_gate.compare_if_it_starts, job.folder / web.PAGE),)
     else:
         logger.warning(
             "the page is not compared in a browser, only its model is. For that, install Chromium and Playwright: "
