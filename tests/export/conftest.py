@@ -26,5 +26,6 @@ def run(varied, tmp_path_factory) -> loupe.Run:
 
 @pytest.fixture(scope="session")
 def exported(run) -> Path:
-    pytest.importorskip("onnxruntime")
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
     return export_model(run, "onnx")

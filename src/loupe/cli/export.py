@@ -28,9 +28,13 @@ def export(
         str, typer.Option(help="Precision of the network: fp32; with --to onnx also fp16 or int8.")
     ] = "fp32",
     max_loss: Annotated[
-        float,
-        typer.Option(min=0.0, max=100.0, help="Largest loss of accuracy with fp16 and int8, in percentage points."),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=100.0,
+            help="Largest loss of accuracy with fp16 and int8, in percentage points. Default: 0.5.",
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="With --to web: probability below which an image stays unclassified."),
@@ -90,7 +94,10 @@ def export(
         threshold = chosen.value
         with terminal(quiet=quiet):
             logger.info(str(chosen))
-    options = Options(precision=PRECISIONS[precision], max_loss_points=max_loss, runtime=runtime, threshold=threshold)
+    if max_loss is not None and precision == "fp32":
+        raise ConfigError("--max-loss is for --precision fp16 or int8. Leave it out.")
+    losing = {} if max_loss is None else {"max_loss_points": max_loss}
+    options = Options(precision=PRECISIONS[precision], runtime=runtime, threshold=threshold, **losing)
     if push is None:
         print(export_model(opened, to, folder=folder, images=images, options=options, quiet=quiet))
         return

@@ -1,6 +1,7 @@
 """`loupe evaluate` and `loupe predict`: a trained classifier on labelled or new images."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from loupe.cli.options import (
     print_json,
     print_long_json,
 )
-from loupe.errors import ConfigError, counted
+from loupe.errors import ConfigError, counted, enumerated
 from loupe.log import logger, terminal
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def evaluate(
     if is_export(Path(run)):
         if data is None:
             raise ConfigError(f"{run} is an export, without images of its own. Give labelled images with --data.")
-        opened = _exported(run, tta, quiet=quiet or as_json)
+        opened = _exported(run, {"--tta": tta, "--device": device != "auto", "--verify": verify}, quiet or as_json)
     else:
         opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, verify=verify, tta=tta)
         _note_views(opened)
@@ -135,7 +136,7 @@ def predict(
         raise ConfigError("--submission has one answer for each image: leave out --top and thresholds.")
     opened: Run | ExportedModel
     if is_export(Path(run)):
-        opened = _exported(run, tta, quiet=quiet or as_json)
+        opened = _exported(run, {"--tta": tta, "--device": device != "auto"}, quiet or as_json)
     else:
         opened = Run(open_run(run, output), device=device, quiet=quiet or as_json, tta=tta)
         _note_views(opened)
@@ -179,16 +180,17 @@ def predict(
         tables.print_histogram(tally.counts(), to)
 
 
-def _exported(folder: str, tta: str | None, *, quiet: bool) -> "ExportedModel":
+def _exported(folder: str, of_runs: Mapping[str, object], quiet: bool) -> "ExportedModel":
     """Exported model in a folder.
 
     Raises:
-        ConfigError: a test-time augmentation is asked for.
+        ConfigError: an option that only runs have is given.
     """
     from loupe.export.predictor import ExportedModel
 
-    if tta is not None:
-        raise ConfigError("--tta is not for exported models. Leave it out, or give the run.")
+    if given := [option for option, value in of_runs.items() if value]:
+        them = "it" if len(given) == 1 else "them"
+        raise ConfigError(f"{enumerated(given)}: not for exported models. Leave {them} out, or give the run.")
     return ExportedModel(Path(folder), quiet=quiet)
 
 
