@@ -86,8 +86,8 @@ class ParentRun(Part):
         network: network that was taken over.
         head: `same` or `reordered` where its head was taken over too, `new` where the run has a head of its own.
         licence: licence of the published weights that its weights go back to; None where it is not known.
-        seen_validation, seen_test: images of the run's splits on which it, or a run before it, was trained; None for a
-            folder that does not say on which images.
+        seen_validation, seen_test: images of the run's splits on which it, or a run before it, was trained. Where not
+            all of its training images are known: those that were found, or None if none were.
     """
 
     name: OsText
@@ -159,6 +159,16 @@ def environment_of(run: RunDirectory) -> RunEnvironment:
         RecordError: the file cannot be read.
     """
     return RunEnvironment.read_if_there(environment_file(run)) or RunEnvironment()
+
+
+def recorded_licence(run: RunDirectory) -> str | None:
+    """Licence of published weights, as it was recorded when a run began from those of another; None without one.
+
+    Raises:
+        RecordError: the record cannot be read.
+    """
+    parent = environment_of(run).parent
+    return parent.licence if parent else None
 
 
 def hashes(

@@ -1,6 +1,8 @@
 """Model cards: the figures of the run, front matter that the hub reads, and names that stay what they are."""
 
+import json
 import re
+import shutil
 from collections import defaultdict
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,8 +16,10 @@ from sklearn.datasets import load_digits
 
 import loupe
 from loupe.config.network import BackboneSpec
+from loupe.export import timm_target
 from loupe.export.card import card, front_matter
 from loupe.export.card_facts import CardFacts
+from loupe.export.job import Job
 from loupe.export.markdown import fenced
 from loupe.export.parity import EngineParity, ParityReport
 from loupe.log import printable
@@ -196,7 +200,7 @@ def test_folders_of_the_machine_are_not_published(facts):
     results = facts.results.model_copy(update={"parent": parent})
     text = card(replace(facts, environment=environment, recipe=recipe, results=results), "", {})
     assert dict(Tables(text).rows("fact"))["started from the weights of"] == "cats"
-    assert "Training started from the weights of cats, which" in text
+    assert "Training started from the weights of cats. Not all" in text
     assert "somebody" not in text and "weights: local-dir:resnet" in text
     assert "loupe train pets.csv --columns label=breed --images pets --recipe recipe.yaml" in text
 
@@ -236,3 +240,21 @@ def test_the_licence_is_that_of_the_pretrained_weights(facts, origin, expected):
 )
 def test_origin_of_pretrained_weights(weights, origin):
     assert weights_origin(BackboneSpec(backbone="vgg16.tv_in1k", weights=weights)) == origin
+
+
+def test_the_recorded_licence_counts_where_the_parent_is_gone(tmp_path):
+    settings = {"model.backbone": "test_resnet", "model.weights": "none", "stages.0.epochs": 1}
+    options = {"output": tmp_path, "device": "cpu", "precision": "fp32", "quiet": True}
+    parent = loupe.train(digits(), recipe="features", settings=settings, name="parent", **options)
+    child = loupe.train(digits(), weights=str(parent.path), settings={"stages.0.epochs": 1}, name="child", **options)
+    shutil.rmtree(parent.path)
+    file = child.path / "environment.json"
+    recorded = json.loads(file.read_text())
+    recorded["parent"]["licence"] = "cc-by-nc-4.0"
+    file.write_text(json.dumps(recorded))
+    child = loupe.load(child.path, device="cpu")
+    facts, job = CardFacts.of(child), Job(child, child.model, tmp_path / "timm")
+    assert front_matter(facts, {})["license"] == "cc-by-nc-4.0" and "stated as `cc-by-nc-4.0`" in card(facts, "", {})
+    assert job.licence == "cc-by-nc-4.0" and job.metadata["licence"] == job.licence
+    timm_target.write(job)
+    assert json.loads((job.folder / "config.json").read_text())["pretrained_cfg"]["license"] == job.licence

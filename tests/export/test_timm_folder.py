@@ -220,8 +220,8 @@ def test_a_run_is_exported_with_its_card_and_the_usage_runs(
 def test_an_export_is_refused_whose_logits_are_others(backbone, tmp_path, monkeypatch, without_transformers):
     write = timm_folder.write
 
-    def write_others(model, network, folder):
-        write(model, network, folder)
+    def write_others(model, network, folder, licence):
+        write(model, network, folder, licence)
         changed(folder, 1e-3)  # of all logits, so that the probabilities are the same
 
     monkeypatch.setattr(timm_folder, "write", write_others)

@@ -120,6 +120,47 @@ def test_images_of_the_line_of_runs_are_counted(first, tmp_path):
     assert third.results.parent.seen_test > 0, "images of the first run"
 
 
+def test_images_are_unknown_where_the_line_of_runs_breaks(first, tmp_path):
+    parent = shutil.copytree(first.path, tmp_path / "parent")
+    second = train(tmp_path, digits(100, first=300), weights=str(parent), epochs=1)
+    shutil.rmtree(parent)
+    third = train(tmp_path, weights=str(second.path), epochs=1).results.parent
+    assert (third.seen_validation, third.seen_test) == (None, None), "images of the first run may be among them"
+    found = train(tmp_path, digits(100, first=300), weights=str(second.path), epochs=1, seed=4).results.parent
+    assert found.seen_test > 0, "those that were found count"
+
+
+def test_images_are_unknown_where_the_line_began_outside_a_run(backbone, tmp_path):
+    folder = tmp_path / "export"
+    timm_folder.write(backbone.model, backbone.recipe.model, folder)
+    settings = {"stages.0.epochs": 1}
+    second = train(tmp_path, digits(100, first=300), weights=f"local-dir:{folder}", settings=settings)
+    third = train(tmp_path, weights=str(second.path), settings=settings).results.parent
+    assert (third.seen_validation, third.seen_test) == (None, None)
+
+
+@pytest.mark.parametrize("then", ["circle", "damaged"])
+def test_a_line_of_runs_that_cannot_be_followed_is_not_whole(first, tmp_path, then):
+    second = train(tmp_path, weights=str(first.path), epochs=1)
+    line, is_whole = parents._line(second.path)
+    assert [run.path for run in line] == [second.path, first.path] and is_whole
+    file = second.path / "environment.json"
+    changed = file.read_text().replace(str(first.path), str(second.path)) if then == "circle" else "{"
+    file.write_text(changed)
+    assert parents._line(second.path) == ([second.directory], False)
+
+
+def test_the_licence_passes_on_where_a_run_before_is_gone(backbone, tmp_path):
+    settings = {"stages.0.epochs": 1}
+    parent = shutil.copytree(backbone.path, tmp_path / "parent")
+    second = train(tmp_path, weights=str(parent), settings=settings)
+    shutil.rmtree(parent)
+    file = second.path / "environment.json"
+    file.write_text(file.read_text().replace('"licence": null', '"licence": "cc-by-nc-4.0"'))
+    third = train(tmp_path, weights=str(second.path), settings=settings)
+    assert third.results.parent.licence == "cc-by-nc-4.0"
+
+
 def test_a_backbone_goes_on_with_its_own_network_and_preprocessing(backbone, tmp_path):
     done = train(tmp_path, digits(classes=4), weights=str(backbone.path), settings={"stages.0.epochs": 2})
     assert done.recipe.name == "features"

@@ -249,7 +249,12 @@ def test_trackio_gets_a_run_and_prints_nothing(trackio, tmp_path, files, capsys)
     ("backend", "variable", "value"),
     [
         (Mlflow, "MLFLOW_TRACKING_URI", "https://tracking.example"),
+        (Mlflow, "MLFLOW_TRACKING_URI", "HTTP://tracking.example"),
         (Mlflow, "MLFLOW_TRACKING_URI", "databricks"),
+        (Mlflow, "MLFLOW_TRACKING_URI", "databricks://profile"),
+        (Mlflow, "MLFLOW_TRACKING_URI", "postgresql://ann@db.example/runs"),
+        (Mlflow, "MLFLOW_TRACKING_URI", "mysql+pymysql://db.example/runs"),
+        (Mlflow, "MLFLOW_TRACKING_URI", "s3://bucket/runs"),
         (Trackio, "TRACKIO_SPACE_ID", "ann/board"),
         (Trackio, "TRACKIO_SERVER_URL", "http://tracking.example"),
     ],
@@ -261,8 +266,11 @@ def test_offline_an_address_elsewhere_is_refused(monkeypatch, backend, variable,
         backend().check(offline=True)
 
 
-def test_a_local_store_may_be_used_offline(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+@pytest.mark.parametrize(
+    "uri", ["sqlite:///mlflow.db", "file:///runs", "./mlruns", "/a:b/mlruns", "mlruns", r"C:\runs"]
+)
+def test_a_local_store_may_be_used_offline(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for backend in (Mlflow, Trackio, TensorBoard, Wandb):
         backend().check(offline=True)
     check_tracker(None)

@@ -15,6 +15,7 @@ from child_processes import Killed
 from loupe.errors import ConfigError, RunStateError
 from loupe.evaluate.history import read_history
 from loupe.runs.diff import differences
+from loupe.runs.finalize import RunFinalizer
 from loupe.track import tracking
 from loupe.track.backend import flat
 from loupe.track.summary import summary
@@ -138,7 +139,7 @@ def test_a_tracker_that_hangs_does_not_hold_the_training(tmp_path, recorder, mon
 def test_a_tracker_that_cannot_start_ends_the_command_before_the_training(tmp_path, recorder, monkeypatch, way):
     monkeypatch.setattr(tracking, "START_SECONDS", 0.2)
     setattr(recorder, way, "start")
-    with pytest.raises(RunStateError, match="--track none"):
+    with pytest.raises(RunStateError, match=r"Nothing was trained yet.*--track none"):
         train(tmp_path, "run", track="recorder")
     assert not (tmp_path / "run" / "metrics.csv").exists()
     assert not (tmp_path / "run" / "track.json").exists()
@@ -187,6 +188,29 @@ def test_a_run_can_be_resumed_without_its_tracker_or_with_one(tmp_path, recorder
     recorder.calls.clear()
     resume(interrupted(tmp_path / "b", monkeypatch, 1), track="recorder")
     assert [step for _, step in named(recorder, "epoch")] == [1, 2, 3]
+
+
+def test_a_run_resumed_after_its_last_epoch_sends_all_epochs(tmp_path, recorder, monkeypatch, untracked):
+    def die(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(RunFinalizer, "write", die)
+        train(tmp_path, "run")
+    run = resume(tmp_path / "run", track="recorder")
+    assert [step for _, step in named(recorder, "epoch")] == [1, 2, 3]
+    [(_, _, step)] = named(recorder, "finish")
+    assert step == 3 and recorder.calls[-1][0] == "finish"
+    assert TrackRecord.read(run.path / "track.json").rows == 3
+    assert_same_figures(run, untracked)
+
+
+def test_a_tracker_that_cannot_start_again_does_not_deny_what_was_trained(tmp_path, recorder, monkeypatch):
+    run = interrupted(tmp_path, monkeypatch, 1, track="recorder")
+    recorder.fails = "start"
+    with pytest.raises(RunStateError, match="last checkpoint") as raised:
+        resume(run)
+    assert "Nothing was trained" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from loupe.data.sources.read_options import ReadOptions
 from loupe.evaluate.results import Evaluation, RunResults
 from loupe.export.markdown import one_line
 from loupe.models.pretrained import WeightsOrigin, weights_origin
-from loupe.provenance import RunEnvironment, environment_of
+from loupe.provenance import RunEnvironment, environment_of, recorded_licence
 from loupe.rundir import count_looks
 from loupe.runs.run import Run
 
@@ -48,7 +48,7 @@ class CardFacts:
             preprocessing=run.preprocessing,
             temperature=run.temperature,
             looks=max(results.test_looks, now),
-            origin=weights_origin(recipe.model),
+            origin=weights_origin(recipe.model, recorded_licence(run.directory)),
         )
 
     @property

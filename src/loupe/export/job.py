@@ -11,6 +11,7 @@ from loupe.export.parity import EngineParity, Gate, Reference
 from loupe.export.samples import Samples
 from loupe.models.classifier import Classifier
 from loupe.models.pretrained import weights_origin
+from loupe.provenance import recorded_licence
 from loupe.runs.run import Run
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -58,7 +59,7 @@ class Job:
     @cached_property
     def licence(self) -> str | None:
         """Licence of the pretrained weights that the run began from, as timm names it; None where it is not known."""
-        origin = weights_origin(self.run.config.network)
+        origin = weights_origin(self.run.config.network, recorded_licence(self.run.directory))
         return origin.licence if origin else None
 
     @property

@@ -26,7 +26,7 @@ CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
 KEPT = ("fixed_input_size", "min_input_size", "first_conv", "classifier")
 
 
-def write(model: Classifier, network: Network, folder: Path) -> None:
+def write(model: Classifier, network: Network, folder: Path, licence: str | None = None) -> None:
     """Write `config.json` and `model.safetensors` for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
     transformers reads the same folder: `AutoModelForImageClassification.from_pretrained(FOLDER)`.
@@ -34,6 +34,7 @@ def write(model: Classifier, network: Network, folder: Path) -> None:
     Args:
         model: trained classifier.
         network: its specification.
+        licence: recorded licence of its pretrained weights, where the weights themselves no longer say it.
 
     Raises:
         ConfigError: timm has no such network.
@@ -42,7 +43,7 @@ def write(model: Classifier, network: Network, folder: Path) -> None:
     found = _found(model, network)
     state = {name: value.detach().cpu().contiguous() for name, value in to_timm(model.state_dict(), found).items()}
     weights = safetensors.torch.save(state, metadata={"format": "pt"})
-    config = _config(model, network, found) | {EXPORTED: _bundle_config(model, network, weights).to_json()}
+    config = _config(model, network, found, licence) | {EXPORTED: _bundle_config(model, network, weights).to_json()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / TIMM_WEIGHTS, weights)
     write_atomic(folder / CONFIG, json.dumps(config, indent=1, allow_nan=False) + "\n")
@@ -59,11 +60,11 @@ def _found(model: Classifier, network: Network) -> TimmNetwork:
     raise ConfigError(f"--to timm: {reason}. Choose --to onnx, which takes every network.") from None
 
 
-def _config(model: Classifier, network: Network, found: TimmNetwork) -> dict[str, Any]:
+def _config(model: Classifier, network: Network, found: TimmNetwork, licence: str | None) -> dict[str, Any]:
     """Keys of config.json in timm's layout, and transformers' names of the classes."""
     classes = list(model.classes)
     trained = {key: found.config[key] for key in KEPT if found.config.get(key) is not None}
-    origin = weights_origin(network)
+    origin = weights_origin(network, licence)
     if origin is not None and origin.licence is not None:
         trained["license"] = origin.licence
     if found.options.get("dynamic_img_size"):

@@ -36,7 +36,7 @@ def write(job: Job) -> Written:
     """
     from loupe.export import timm_folder, timm_runner  # imported lazily: timm imports slowly
 
-    timm_folder.write(job.model, job.run.config.network, job.folder)
+    timm_folder.write(job.model, job.run.config.network, job.folder, job.licence)
     size = job.model.preprocessing.size
     usage = USAGE.format(height=size.height_px, width=size.width_px, temperature=job.model.temperature)
     return Written(None, timm_runner.gates(job.model, job.folder), usage, {"library_name": "timm"})

@@ -80,14 +80,18 @@ def published(network: Network) -> BackboneSpec | None:
     return network if isinstance(network, BackboneSpec) and network.weights != "none" else None
 
 
-def weights_origin(network: Network) -> WeightsOrigin | None:
-    """Repository and licence of the published weights that those of a network go back to; None for random ones."""
+def weights_origin(network: Network, recorded: str | None = None) -> WeightsOrigin | None:
+    """Repository and licence of the published weights that those of a network go back to; None for random ones.
+
+    Args:
+        recorded: licence in the record of a run, which counts where the runs before it are gone.
+    """
     origin = published(network)
     if origin is None:
         return None
     from loupe.models.timm import weights
 
-    return WeightsOrigin(weights.repository(origin), weights.licence(origin))
+    return WeightsOrigin(weights.repository(origin), weights.licence(origin) or recorded)
 
 
 def missing_weights(backbone: str) -> str:

@@ -165,12 +165,14 @@ def started(results: RunResults) -> str:
     if parent is None:
         return ""
     origin = f"Training started from the weights of {log.printable(parent.name)}"
-    if parent.seen_validation is None or parent.seen_test is None:
-        return f"{origin}, which does not say on which images it was trained: some may be among those evaluated here."
     seen = {"validation image": (parent.seen_validation, results.images.val)}
     seen["test image"] = (parent.seen_test, results.images.test)
     told = [f"{images:,} of {counted(of, kind)}" for kind, (images, of) in seen.items() if images]
-    return f"{origin}, which was trained on {enumerated(told)}: figures are too high." if told else f"{origin}."
+    if told:
+        return f"{origin}, which was trained on {enumerated(told)}: figures are too high."
+    if parent.seen_validation is None or parent.seen_test is None:
+        return f"{origin}. Not all its training images are known: some may be among those evaluated here."
+    return f"{origin}."
 
 
 def unevaluated(results: RunResults) -> str:

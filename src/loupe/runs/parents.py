@@ -1,6 +1,6 @@
 """Run whose weights another training starts from: found by its name, recorded in the new run, and continued so."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from loupe.evaluate.results import results_file
 from loupe.log import command_line, logger
 from loupe.models.parent import HeadUse, Parent, find, head_use
 from loupe.models.pretrained import weights_origin
-from loupe.provenance import ParentRun, environment_of, of_file
+from loupe.provenance import ParentRun, environment_of, of_file, recorded_licence
 from loupe.recipes.transfer import finetune
 from loupe.rundir import RunDirectory
 
@@ -45,7 +45,7 @@ def record(recipe: ResolvedRecipe, classes: tuple[str, ...], split: Split, conte
         use, reason = "new", "the recipe solves it"
     _log_taken(parent, recipe.preprocessing, use, reason)
     seen = _seen(parent, split, content)
-    place, origin = parent.run or parent.folder, weights_origin(recipe.model)
+    place, origin = parent.run or parent.folder, weights_origin(recipe.model, _recorded_licence(parent.run))
     return ParentRun(
         name=parent.name,
         path=str(place),
@@ -53,9 +53,16 @@ def record(recipe: ResolvedRecipe, classes: tuple[str, ...], split: Split, conte
         network=parent.network.name,
         head=use,
         licence=None if origin is None else origin.licence,
-        seen_validation=None if seen is None else seen["val"],
-        seen_test=None if seen is None else seen["test"],
+        seen_validation=seen["val"],
+        seen_test=seen["test"],
     )
+
+
+def _recorded_licence(run: Path | None) -> str | None:
+    if run is not None:
+        with suppress(LoupeError):  # a record that cannot be read
+            return recorded_licence(RunDirectory(run))
+    return None
 
 
 def _log_taken(parent: Parent, preprocessing: Preprocessing, use: HeadUse, reason: str) -> None:
@@ -72,18 +79,16 @@ def _log_taken(parent: Parent, preprocessing: Preprocessing, use: HeadUse, reaso
         )
 
 
-def _seen(parent: Parent, split: Split, content: Sequence[str]) -> dict[str, int] | None:
+def _seen(parent: Parent, split: Split, content: Sequence[str]) -> dict[str, int | None]:
     """Validation and test images among the training images of a run, or of those that it started from.
 
     Returns:
-        None for a classifier that does not say which images it was trained on.
+        Number by split. Where not all training images are known, those that were found, or None if none were.
     """
     trained = set[str]()
-    runs = list(_line(parent.run))
+    runs, is_whole = _line(parent.run)
     for run in runs:
         trained |= {digest for _, name, digest in split_file.stored(run.file("split.csv")).values() if name == "train"}
-    if not runs:
-        return None
     seen = {name: sum(content[row] in trained for row in split.rows(name).tolist()) for name in ("val", "test")}
     for name, images in seen.items():
         if images:
@@ -92,7 +97,7 @@ def _seen(parent: Parent, split: Split, content: Sequence[str]) -> dict[str, int
                 f"{images:,} of {counted(len(split.rows(name)), f'{kind} image')} are training images of "
                 f"{parent.shown}: {kind} figures are too high. {_remedy(runs[0])}"
             )
-    return seen
+    return {name: images if is_whole or images else None for name, images in seen.items()}
 
 
 def _remedy(run: RunDirectory) -> str:
@@ -101,16 +106,25 @@ def _remedy(run: RunDirectory) -> str:
     return f"{keep}Or evaluate on images that it has not seen."
 
 
-def _line(run: Path | None) -> Iterator[RunDirectory]:
-    """Run, the run that it started from, and so on, as far as they are still there."""
-    past = set[Path]()
-    while run is not None and run not in past and (run / "split.csv").is_file():
-        past.add(run)
-        yield RunDirectory(run)
-        before = None
-        with suppress(LoupeError):  # a record that cannot be read ends the line
-            before = environment_of(RunDirectory(run)).parent
-        run = None if before is None else Path(before.path)
+def _line(run: Path | None) -> tuple[list[RunDirectory], bool]:
+    """Run, the run that it started from, and so on; and whether all of them are known.
+
+    The line breaks at a run that is gone, at a record that cannot be read, and at a model folder outside its run.
+    """
+    line = list[RunDirectory]()
+    while run is not None and (run / "split.csv").is_file():
+        directory = RunDirectory(run)
+        if directory in line:  # another run has taken the place of one that was deleted
+            break
+        line.append(directory)
+        try:
+            before = environment_of(directory).parent
+        except LoupeError:
+            break
+        if before is None:
+            return line, True
+        run = Path(before.path)
+    return line, False
 
 
 def continuation(run: RunDirectory, epochs: int | None = None) -> str:

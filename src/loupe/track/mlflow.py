@@ -1,6 +1,7 @@
 """MLflow: a run in the experiment and at the address that MLflow's own variables name."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from loupe.track.backend import TrackedRun, Values, flat
 EXPERIMENT = "loupe"
 MOST_PARAMS = 100  # in one request
 MOST_CHARACTERS = 6000  # in the value of a parameter
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]+(?=:)", re.IGNORECASE)  # two characters at least: a drive of Windows has one
+LOCAL_SCHEMES = ("file", "sqlite")
+SERVICES = ("databricks", "databricks-uc", "uc")  # names that MLflow takes for an address, not for a folder
 
 
 class Mlflow:
@@ -28,10 +32,10 @@ class Mlflow:
 
     def check(self, *, offline: bool) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if offline and uri.partition(":")[0] in ("http", "https", "databricks"):
+        if offline and not _is_local(uri.strip()):
             raise ConfigError(
-                f"--track mlflow would send to {uri}, and the network is forbidden. Unset MLFLOW_TRACKING_URI to keep "
-                "the run on this machine."
+                f"--track mlflow would send to {uri}, and the network is forbidden. Allowed offline: a folder, file: "
+                "and sqlite:. Unset MLFLOW_TRACKING_URI to keep the run on this machine."
             )
 
     def start(self, run: TrackedRun) -> str:
@@ -67,3 +71,9 @@ class Mlflow:
 
     def stop(self) -> None:
         self._client.set_terminated(self._id, "KILLED")
+
+
+def _is_local(uri: str) -> bool:
+    """True for a path and for an address of a file on this machine."""
+    scheme = SCHEME.match(uri)
+    return scheme.group().lower() in LOCAL_SCHEMES if scheme else uri not in SERVICES

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from loupe.errors import ConfigError, RunStateError, sentences, unknown_name
+from loupe.evaluate.history import read_history
 from loupe.evaluate.results import results_of
 from loupe.log import logger
 from loupe.offline import offline_variable
@@ -152,10 +153,15 @@ class Tracking:
             raise RunStateError(
                 sentences(
                     f"{self._name} cannot be started: {' '.join(reason.split())}",
-                    f"Nothing was trained yet. Resume with: {self._directory.resume_command}",
+                    f"{self._standing()} Resume with: {self._directory.resume_command}",
                     f"To train without a tracker, add --track {NONE}",
                 )
             )
+
+    def _standing(self) -> str:
+        if self._directory.checkpoints.is_dir():
+            return "The run is unchanged since its last checkpoint."
+        return "Nothing was trained yet."
 
     def _begin(self, began: threading.Event) -> None:
         directory = self._directory
@@ -193,9 +199,10 @@ class Tracking:
         self._sent.write(self._directory.file(FILE))
 
     def close(self, *, finished: bool, seconds: float) -> None:
-        """Send results and files of a finished run, close it in the tracker, and wait for that, but not for long."""
+        """Send the rest of a finished run, close it in the tracker, and wait for that, but not for long."""
         results = results_of(self._directory) if finished else None
         if results:
+            self.epochs(read_history(self._directory))  # a run resumed after its last epoch has reported none
             values = summary(results)
             files = [path for name in ARTIFACTS if (path := self._directory.file(name)).is_file()]
             self._calls.put(lambda: self._backend.finish(values, files, self._rows))
