@@ -313,7 +313,11 @@ def same(program):
         probabilities, pixels = runtime.run(["probabilities", "pixels"], {"images": images})
         with torch.no_grad():
             wanted, wanted_pixels = program(torch.from_numpy(images))
-        np.testing.assert_array_equal(pixels, wanted_pixels)
+        other = pixels != wanted_pixels.numpy()
+        if program.model.preprocessing.interpolation == "lanczos":  # its sines are not equal in their last bits
+            assert other.mean() < 1e-3 and np.abs(pixels.astype(int) - wanted_pixels.numpy()).max() <= 1
+        else:
+            assert not other.any()
         assert (probabilities.argmax(axis=1) == wanted.numpy().argmax(axis=1)).all()
         np.testing.assert_allclose(probabilities, wanted, atol=1e-4)
 
