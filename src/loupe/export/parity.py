@@ -172,8 +172,8 @@ class _Comparison:
             raise ExportRefusedError(
                 f"{name}: {self.differing:,} of {self.values:,} pixel values differ from those of the run. Runs with "
                 "pixel definition 1 reduce large JPEGs while decoding, and Pillow 13 resizes tall images in another "
-                "order: train again, or fine-tune from this run with --weights. With input.interpolation lanczos, about "
-                "one value in 100,000 differs in ONNX: choose --to torch, or train with bicubic."
+                "order: train again, or fine-tune from this run with --weights. With input.interpolation lanczos, "
+                "about one value in 100,000 differs in ONNX: choose --to torch, or train with bicubic."
             )
         if loss := self.loss():
             loss.check(name)
