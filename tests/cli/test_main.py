@@ -534,6 +534,7 @@ def test_the_histogram_shows_at_most_thirty_classes_and_only_those_that_occur(ca
     assert all(int(row.split()[1]) >= 49 for row in rows[1:-2])
 
 
+@pytest.mark.slow
 def test_where_nothing_was_held_out_the_table_is_that_of_training(terminal, photos, tmp_path):
     none = ["--set", "split.validation=0", "--set", "split.test=0"]
     small = ["--recipe", "small-images", "--epochs", "1", "--set", "input.size_px=16", "--output", str(tmp_path)]
@@ -552,6 +553,7 @@ def test_where_nothing_was_held_out_the_table_is_that_of_training(terminal, phot
         assert code == 0 and out.split()[0] == split and "held out" not in out
 
 
+@pytest.mark.slow
 def test_a_solved_head_is_said_in_strengths(terminal, photos, tmp_path):
     head = ["--recipe", "features", "--model", "test_resnet", "--weights", "none", "--output", str(tmp_path)]
     size = ["--set", "input.size_px=32", "--set", "input.load_px=32"]

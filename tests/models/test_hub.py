@@ -175,6 +175,7 @@ def test_a_failure_is_forgotten_after_some_minutes(server, monkeypatch):
     assert FILE.fetch().is_file()
 
 
+@pytest.mark.slow
 def test_five_seconds_are_waited_unless_the_hub_s_own_variables_say_otherwise(server, monkeypatch):
     server.mode = "hangs"
     began = time.monotonic()
@@ -188,6 +189,7 @@ def test_five_seconds_are_waited_unless_the_hub_s_own_variables_say_otherwise(se
     assert hub._seconds("HF_HUB_ETAG_TIMEOUT") == hub.WAIT_SECONDS == 5.0
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_never_accepted(server, monkeypatch):
     with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:
         deaf.bind(("127.0.0.1", 0))
@@ -219,6 +221,7 @@ def test_no_name_no_server_and_no_proxy(server, monkeypatch, variables, host, ca
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_download_that_stalls_half_way_is_given_up(server, tmp_path, capfd):
     server.mode = "stalls"
     began = time.monotonic()
@@ -232,6 +235,7 @@ def test_a_download_that_stalls_half_way_is_given_up(server, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_is_not_taken_for_whole(server, tmp_path):
     """Nor asked for without end: it begins anew each time."""
     server.mode = "breaks off"

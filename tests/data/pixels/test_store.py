@@ -369,6 +369,7 @@ def test_a_killed_build_is_never_taken_for_a_whole_one(folder, cache, in_files, 
     np.testing.assert_array_equal(opened(table, cache).pixels, expected(table))
 
 
+@pytest.mark.slow
 def test_builds_at_once_all_succeed(folder, cache):
     children = [start(BUILD, folder, cache, 0) for _ in range(3)]
     assert [child.stdout.readline() for child in children] == ["held\n"] * 3, "each has begun to build"

@@ -85,6 +85,7 @@ def test_networks_that_cannot_take_a_size_say_so_and_what_to_do(name, size_px):
         assert name in words and str(Size.of(size_px)) in words and "input.size_px" in words and "\n" not in words
 
 
+@pytest.mark.slow
 def test_weights_of_a_file_are_read_for_another_size_or_refused(tmp_path):
     for name in (SWIN, "mixer_s32_224"):
         torch.manual_seed(1)
