@@ -26,7 +26,7 @@ import torch
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
-from loupe.data.parallel import worker_count
+from loupe.data.processes import worker_count
 from loupe.data.pixels.prepare import encoded
 from loupe.data.pixels.read_ahead import cut
 from loupe.data.pixels.stream import in_batches, stream

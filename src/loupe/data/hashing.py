@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
-from loupe.data.parallel import in_chunks, worker_count
+from loupe.data.parallel import in_chunks
+from loupe.data.processes import worker_count
 from loupe.data.table import MAX_FILE_BYTES, ImageTable
 from loupe.errors import ImageError
 from loupe.log import logger

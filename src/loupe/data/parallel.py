@@ -1,6 +1,5 @@
 """Parallel map over the images of a table: in chunks, in order, with a progress bar."""
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -8,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from loupe.data.processes import Processes
+from loupe.data.processes import Processes, worker_count
 from loupe.data.table import ImageTable
 from loupe.errors import ImageError
 from loupe.log import progress_bar
@@ -67,13 +66,6 @@ def in_parallel(
             workers=1 if small and not children else workers,
             description=description,
         )
-
-
-def worker_count() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_chunks(

@@ -29,6 +29,13 @@ _WATCH_SECONDS = 0.5
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from loupe.data.processes import serve; serve()"
 
 
+def worker_count() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Processes:
     """Context manager that runs functions in child processes; `run` may be called from as many threads."""
 

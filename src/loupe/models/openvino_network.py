@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from loupe.data.parallel import worker_count
 from loupe.data.pixels.decode import UInt8Array
+from loupe.data.processes import worker_count
 from loupe.errors import RunStateError
 from loupe.models.bundle_config import STORED_NETWORK, BundleConfig, StoredEngine, content_digest
 from loupe.models.openvino_import import core

@@ -22,9 +22,10 @@ from loupe import csv_files
 from loupe.data.audit.neighbours import Candidates, alike
 from loupe.data.audit.similarity import SIDE_PX, layouts, likeness
 from loupe.data.keyed_order import keyed_hash
-from loupe.data.parallel import in_chunks, worker_count
+from loupe.data.parallel import in_chunks
 from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import DamagedImages, PixelStore, default_budget, open_store
+from loupe.data.processes import worker_count
 from loupe.data.table import ImageTable
 from loupe.errors import counted
 from loupe.log import terminal

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loupe.data.audit.similarity import Float32Array
-from loupe.data.parallel import in_chunks, worker_count
+from loupe.data.parallel import in_chunks
+from loupe.data.processes import worker_count
 
 BLOCK_ROWS, BLOCK_COLUMNS = 128, 1024  # two blocks of float32 of this size lie in the cache of a core
 

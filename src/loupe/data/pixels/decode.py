@@ -31,7 +31,7 @@ import zlib
 from functools import cache
 from io import BytesIO
 from math import ceil
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,17 @@ _UNUSED_ALPHA = frozenset({"BMP", "DIB", "TGA", "DDS"})
 _METADATA = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 _WHITE_IS_ZERO = 0
 _CLEAR, _OPAQUE = np.uint8(0), np.uint8(255)
+
+
+class DecoderSettings(TypedDict):
+    """Settings of `load`, all of which are part of the key of the pixel cache."""
+
+    load_px: SizePx
+    resize: Resize
+    interpolation: Interpolation
+    levels: Levels | None
+    channels: Channels
+    definition: PixelDefinition
 
 
 def load(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from math import prod
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import numpy as np
 import PIL
@@ -16,7 +16,7 @@ from loupe.config.recipe import Interpolation, PixelDefinition, Resize
 from loupe.config.size import Size, SizePx
 from loupe.data.memory import can_allocate
 from loupe.data.parallel import File, in_parallel
-from loupe.data.pixels.decode import DECODER_VERSION, UInt8Array, load
+from loupe.data.pixels.decode import DECODER_VERSION, DecoderSettings, UInt8Array, load
 from loupe.data.pixels.limits import MAX_BYTES
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, ImageError, counted
@@ -44,17 +44,6 @@ class DamagedImages(DataError):  # noqa: N818 - named after the images
 
     def __reduce__(self) -> tuple[type["DamagedImages"], tuple[list[ImageError], list[int]]]:
         return type(self), (self.errors, self.indices.tolist())
-
-
-class DecoderSettings(TypedDict):
-    """Settings of `decode.load`, all of which are part of the key of the pixel cache."""
-
-    load_px: SizePx
-    resize: Resize
-    interpolation: Interpolation
-    levels: Levels | None
-    channels: Channels
-    definition: PixelDefinition
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from loupe.config.size import Size
 from loupe.data.memory import default_budget
-from loupe.data.parallel import worker_count
 from loupe.data.pixels import pixel_cache
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, DamagedImages, EncodedImages, damaged_images
+from loupe.data.processes import worker_count
 from loupe.errors import counted
 from loupe.log import logger, size_text
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.data.parallel import File, in_parallel
-from loupe.data.pixels.decode import UInt8Array
-from loupe.data.pixels.decoding import Damage, DecoderSettings, EncodedImages, decode_files
+from loupe.data.pixels.decode import DecoderSettings, UInt8Array
+from loupe.data.pixels.decoding import Damage, EncodedImages, decode_files
 
 
 @dataclass(frozen=True, eq=False)
