@@ -26,10 +26,10 @@ import torch
 
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
-from loupe.data.processes import worker_count
 from loupe.data.pixels.prepare import encoded
 from loupe.data.pixels.read_ahead import cut
 from loupe.data.pixels.stream import in_batches, stream
+from loupe.data.processes import worker_count
 from loupe.data.sources.folders import from_paths
 from loupe.devices import Compute, keep_freed_memory
 from loupe.models.build import build
