@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from loupe import __version__
-from loupe.cli import check, compare, doctor, explain, export, labels, listings, predict, report, reproduce, train
+from loupe.cli import (
+    check,
+    compare,
+    doctor,
+    explain,
+    export,
+    labels,
+    listings,
+    predict,
+    report,
+    reproduce,
+    serve,
+    train,
+)
 from loupe.cli.signals import CommandSignals
 from loupe.doctor import installation
 from loupe.errors import InterruptedRunError, LoupeError, disk_error, memory_error
@@ -31,6 +44,7 @@ COMMANDS = (
     labels.labels,
     explain.explain,
     export.export,
+    serve.serve,
     report.report,
     reproduce.reproduce,
     listings.runs,

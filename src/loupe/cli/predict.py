@@ -122,9 +122,10 @@ def predict(
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.data.sources.inference_list import open_inference_list
+    from loupe.evaluate.unclassified import check_threshold
     from loupe.export.folder import is_export
     from loupe.rundir import open_run
-    from loupe.runs.classify import Tally, check_path, check_threshold, check_top, label, write_csv
+    from loupe.runs.classify import Tally, check_path, check_top, label, write_csv
     from loupe.runs.run import Run
     from loupe.runs.submission import Submission
 

@@ -20,7 +20,7 @@ from loupe.errors import ConfigError, DataError, ImageError, counted
 from loupe.evaluate.predictions import Predictions, collect
 from loupe.evaluate.results import Evaluation
 from loupe.export.folder import open_manifest
-from loupe.export.runners import OnnxRuntime, OpenVino, Runner
+from loupe.export.runners import Runner, open_runner
 from loupe.log import logger, terminal
 
 CHUNK_IMAGES = 4  # of any size, decoded whole
@@ -52,12 +52,7 @@ class ExportedModel:
     @cached_property
     def _runner(self) -> Runner:
         assert self.manifest.model is not None  # as open_manifest has checked
-        path = self.path / self.manifest.model
-        if path.suffix == ".pt2":
-            from loupe.export.torch_runner import TorchProgram
-
-            return TorchProgram(path)
-        return OpenVino(path) if path.suffix == ".xml" else OnnxRuntime(path)
+        return open_runner(self.path / self.manifest.model)
 
     def read_options(
         self, columns: ColumnNames | None = None, images: str | Path | None = None, follow_links: bool = False

@@ -21,10 +21,10 @@ from loupe.config.recipe import Preprocessing
 from loupe.config.size import Size
 from loupe.data.pixels.limits import MAX_PIXELS
 from loupe.errors import ConfigError, counted
+from loupe.evaluate.unclassified import UNCLASSIFIED, check_threshold
 from loupe.export.web_runtime import Runtime
 from loupe.files import write_atomic
 from loupe.report.template import Script
-from loupe.runs.classify import UNCLASSIFIED, check_threshold
 
 PAGE = "index.html"
 SCRIPTS = ("pixels.js", "evidence.js", "page.js")  # in the order in which they stand in the page

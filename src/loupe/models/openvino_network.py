@@ -43,6 +43,7 @@ class OpenVinoNetwork:
         self.shapes = [str(end.get_partial_shape()) for end in ends]
         self.name = f"openvino-{precision}"
         self.batch_images = BATCH_IMAGES
+        self.in_flight = IN_FLIGHT
 
     def run(self, pixels: Iterator[UInt8Array]) -> Iterator[Array]:
         return in_flight(self._compiled, pixels)

@@ -20,10 +20,12 @@ class PixelEngine(Protocol):
     Attributes:
         name: its library and its precision.
         batch_images: number of images in a batch.
+        in_flight: number of batches that are computed at a time.
     """
 
     name: str
     batch_images: int
+    in_flight: int
 
     def run(self, pixels: Iterator[UInt8Array]) -> Iterator[Array]:
         """Logits, float32 [B, K], for each batch of pixels [B, H, W, channels] of `load_px`, in order."""

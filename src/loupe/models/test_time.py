@@ -73,6 +73,7 @@ class AveragingEngine:
         self._preprocessing = preprocessing
         self.name = f"{engine.name}, {name}"
         self.batch_images = engine.batch_images
+        self.in_flight = engine.in_flight
 
     def run(self, pixels: Iterator[UInt8Array]) -> Iterator[Array]:
         views = (view.of(x_BHWC, self._preprocessing) for x_BHWC in pixels for view in self._views)

@@ -43,6 +43,7 @@ class TorchNetwork:
         self.engine = engine or TorchEngine(model, compute)
         self.name = self.engine.name
         self.batch_images = batch_size(model.preprocessing.size)
+        self.in_flight = 1
         self._preprocessing = model.preprocessing
         self._device = compute.device
 

@@ -16,8 +16,8 @@ import numpy as np
 from loupe import csv_files
 from loupe.errors import ConfigError, DiskError, counted
 from loupe.evaluate.predictions import Predictions
+from loupe.evaluate.unclassified import UNCLASSIFIED, check_threshold
 
-UNCLASSIFIED = "unclassified"
 COLUMNS = ("path", "label", "probability")  # the first ones of the file
 PROBABILITY = "probability:"  # before the name of a class
 
@@ -120,19 +120,6 @@ def check_top(top: int, classes: Sequence[str]) -> None:
     """
     if top > len(classes):
         raise ConfigError(f"--top {top}: the model has {counted(len(classes), 'class')}. Give at most that number.")
-
-
-def check_threshold(threshold: float, classes: Sequence[str]) -> None:
-    """Check that no class has the name of images below the threshold.
-
-    Raises:
-        ConfigError: a class has it, and there is a threshold.
-    """
-    if threshold > 0 and UNCLASSIFIED in classes:
-        raise ConfigError(
-            f"a class of this model has the name {UNCLASSIFIED!r}, which images below the threshold get. Rename that "
-            "class and train again, or predict without a threshold."
-        )
 
 
 def check_path(path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Models that are served: bundles of runs and exported models, as one value each."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from loupe.config.recipe import Preprocessing
+from loupe.data.pixels.decode import DecoderSettings, UInt8Array, in_colour
+from loupe.errors import ConfigError
+from loupe.export.folder import MANIFEST, is_export, open_manifest
+from loupe.export.runners import Runner, open_runner
+from loupe.models.bundle_config import CONFIG, WEIGHTS
+from loupe.models.pixel_engine import Array, PixelEngine
+
+BATCH_IMAGES = 32
+SMALLEST = np.finfo(np.float32).tiny
+Signature = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """Model that is served.
+
+    Attributes:
+        name: its name in requests.
+        folder: bundle of a run, or folder of an export.
+        classes: its classes, in order.
+        preprocessing: from a decoded image to its input.
+        temperature: divisor of the logits for calibrated probabilities; 1 for exports, which calibrate themselves.
+        threshold: probability below which an image is `unclassified`, unless the request says another; 0 for none.
+        weights: BLAKE2b hash of the weights.
+        engine: computes the logits of decoded images.
+        is_export: an exported model.
+        signature: of its files, which tells whether they have been replaced.
+    """
+
+    name: str
+    folder: Path
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    temperature: float
+    threshold: float
+    weights: str
+    engine: PixelEngine
+    is_export: bool
+    signature: Signature = field(repr=False)
+
+    @property
+    def settings(self) -> DecoderSettings:
+        """Settings of the decoder."""
+        own = self.preprocessing
+        return DecoderSettings(
+            load_px=own.load_px,
+            resize=own.resize,
+            interpolation=own.interpolation,
+            levels=own.range,
+            channels=own.channels,
+            definition=own.pixel_definition,
+        )
+
+
+def open_model(folder: Path, name: str, *, device: str = "auto", threshold: float | None = None) -> ServedModel:
+    """Open a model and compute one image with it, so that the first request need not wait.
+
+    Args:
+        folder: bundle of a run, or folder of an export.
+        name: its name in requests.
+        device: device of a bundle's network, as for `loupe.train`; exports run on the CPU.
+        threshold: probability below which an image is `unclassified`; None for that of the export, or none.
+
+    Raises:
+        LoupeError: the files are damaged or missing, or nothing here runs them.
+    """
+    files = signature(folder)
+    model = _of_export(folder, name, device, threshold, files) if is_export(folder) else None
+    model = model or _of_bundle(folder, name, device, threshold, files)
+    own = model.preprocessing
+    list(model.engine.run(iter([np.zeros((1, *own.load_size, own.channels), np.uint8)])))
+    return model
+
+
+def _of_export(folder: Path, name: str, device: str, threshold: float | None, files: Signature) -> ServedModel:
+    if device not in {"auto", "cpu"}:
+        raise ConfigError(f"--device {device}: an export runs on the CPU. Leave it out, or give the run.")
+    manifest = open_manifest(folder)
+    assert manifest.model is not None  # as open_manifest has checked
+    return ServedModel(
+        name=name,
+        folder=folder,
+        classes=manifest.classes,
+        preprocessing=manifest.preprocessing,
+        temperature=1.0,
+        threshold=threshold if threshold is not None else manifest.threshold or 0.0,
+        weights=manifest.weights_blake2b,
+        engine=ExportEngine(open_runner(folder / manifest.model)),
+        is_export=True,
+        signature=files,
+    )
+
+
+def _of_bundle(folder: Path, name: str, device: str, threshold: float | None, files: Signature) -> ServedModel:
+    from loupe.runs.predictor import Predictor  # imported lazily: exports need none of its libraries
+
+    opened = Predictor(folder, device=device)
+    return ServedModel(
+        name=name,
+        folder=folder,
+        classes=opened.classes,
+        preprocessing=opened.preprocessing,
+        temperature=opened.temperature,
+        threshold=threshold or 0.0,
+        weights=opened.config.weights_blake2b,
+        engine=opened.engine,
+        is_export=False,
+        signature=files,
+    )
+
+
+class ExportEngine:
+    """Exported model as an engine for images that have the size of its input, of which it keeps the pixels.
+
+    Its logits are the logarithms of its calibrated probabilities.
+    """
+
+    in_flight = 1
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.name = runner.name
+        self.batch_images = BATCH_IMAGES
+
+    def run(self, pixels: Iterator[UInt8Array]) -> Iterator[Array]:
+        for x_BHWC in pixels:
+            probabilities_BK, _ = self.runner.run(in_colour(x_BHWC))
+            yield np.log(np.maximum(probabilities_BK, SMALLEST))
+
+
+def signature(folder: Path) -> Signature:
+    """Identity of a model's files: those of a run replace each other whole."""
+    names = (MANIFEST,) if is_export(folder) else (CONFIG, WEIGHTS)
+    return tuple(_identity(folder / name) for name in names)
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return (0, 0, 0)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names in order, in which the second of two equal ones has the suffix -2."""
+    unique: list[str] = []
+    for name in names:
+        others = (f"{name}-{number}" for number in count(2))
+        unique.append(name if name not in unique else next(other for other in others if other not in unique))
+    return unique
