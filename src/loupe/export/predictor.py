@@ -20,7 +20,8 @@ from loupe.errors import ConfigError, DataError, ImageError, counted
 from loupe.evaluate.predictions import Predictions, collect
 from loupe.evaluate.results import Evaluation
 from loupe.export.folder import open_manifest
-from loupe.export.runners import Runner, open_runner
+from loupe.export.runner_choice import runner_of
+from loupe.export.runners import Runner
 from loupe.log import logger, terminal
 
 CHUNK_IMAGES = 4  # of any size, decoded whole
@@ -52,7 +53,7 @@ class ExportedModel:
     @cached_property
     def _runner(self) -> Runner:
         assert self.manifest.model is not None  # as open_manifest has checked
-        return open_runner(self.path / self.manifest.model)
+        return runner_of(self.path / self.manifest.model)
 
     def read_options(
         self, columns: ColumnNames | None = None, images: str | Path | None = None, follow_links: bool = False

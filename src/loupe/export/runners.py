@@ -29,19 +29,6 @@ class Runner(Protocol):
         """
 
 
-def open_runner(model: Path) -> Runner:
-    """Engine that runs an exported file, by its kind.
-
-    Raises:
-        ConfigError: the engine is not installed.
-    """
-    if model.suffix == ".pt2":
-        from loupe.export.torch_runner import TorchProgram  # imported lazily: PyTorch
-
-        return TorchProgram(model)
-    return OpenVino(model) if model.suffix == ".xml" else OnnxRuntime(model)
-
-
 class OnnxRuntime:
     """ONNX Runtime on the CPU.
 

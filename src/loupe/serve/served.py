@@ -12,7 +12,8 @@ from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.decode import DecoderSettings, UInt8Array, in_colour
 from loupe.errors import ConfigError
 from loupe.export.folder import MANIFEST, is_export, open_manifest
-from loupe.export.runners import Runner, open_runner
+from loupe.export.runner_choice import runner_of
+from loupe.export.runners import Runner
 from loupe.models.bundle_config import CONFIG, WEIGHTS
 from loupe.models.pixel_engine import Array, PixelEngine
 
@@ -96,7 +97,7 @@ def _of_export(folder: Path, name: str, device: str, threshold: float | None, fi
         temperature=1.0,
         threshold=threshold if threshold is not None else manifest.threshold or 0.0,
         weights=manifest.weights_blake2b,
-        engine=ExportEngine(open_runner(folder / manifest.model)),
+        engine=ExportEngine(runner_of(folder / manifest.model)),
         is_export=True,
         signature=files,
     )

@@ -1,0 +1,18 @@
+"""Choice of the engine that runs an exported file."""
+
+from pathlib import Path
+
+from loupe.export.runners import OnnxRuntime, OpenVino, Runner
+
+
+def runner_of(model: Path) -> Runner:
+    """Engine that runs an exported file, by its kind.
+
+    Raises:
+        ConfigError: the engine is not installed.
+    """
+    if model.suffix == ".pt2":
+        from loupe.export.torch_runner import TorchProgram  # imported lazily: PyTorch
+
+        return TorchProgram(model)
+    return OpenVino(model) if model.suffix == ".xml" else OnnxRuntime(model)
