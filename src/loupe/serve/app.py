@@ -14,8 +14,9 @@ from starlette.types import ASGIApp
 from loupe.errors import ImageError
 from loupe.serve.access_log import Observed
 from loupe.serve.answers import answer, check_threshold, check_top
-from loupe.serve.body import Held, read_images
+from loupe.serve.body import read_images
 from loupe.serve.guard import Access, Guard
+from loupe.serve.held import Held
 from loupe.serve.refusals import Refusal
 from loupe.serve.service import Service
 
@@ -57,9 +58,10 @@ async def predict(request: Request) -> Response:
     request.state.model = model.name
     top = check_top(_number(query.get("top", "1"), "top", int), model)
     threshold = check_threshold(_number(query.get("threshold", str(model.threshold)), "threshold", float), model)
-    uploads = await read_images(request, service.limits, request.app.state.held)
-    request.state.images = len(uploads)
-    found = await service.predict(model, uploads, deadline)
+    with request.app.state.held.share() as share:
+        uploads = await read_images(request, service.limits, share)
+        request.state.images = len(uploads)
+        found = await service.predict(model, uploads, deadline)
     told = answer(model, [upload.name for upload in uploads], found, top=top, threshold=threshold)
     all_damaged = all(isinstance(one, ImageError) for one in found)
     return Response(told.model_dump_json(by_alias=True), 422 if all_damaged else 200, media_type="application/json")

@@ -24,3 +24,8 @@ class Limits:
     queue_images: int = 128
     deadline_seconds: float = 30.0
     send_seconds: float = 15.0
+
+
+def mib(count: int) -> str:
+    """Number of bytes as text: `32 MiB`."""
+    return f"{count / MIB:,.4g} MiB"
