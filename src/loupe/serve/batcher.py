@@ -1,7 +1,9 @@
 """Adaptive batching: what waits when an engine becomes free is its next batch.
 
-No image waits for others to come: alone it is computed at once, under load batches grow by themselves. What may wait is
-bounded, and a request that could not be answered in its time is refused before it costs anything.
+No image waits for others to come: alone it is computed at once, under load batches grow by themselves, as long as one
+takes no longer than `BATCH_SECONDS`. Where an image of a batch takes as long as one alone, as on most CPUs, batches thus
+stay small and answers come early; where it takes less, as on GPUs, batches grow. What may wait is bounded, and a request
+that could not be answered in its time is refused before it costs anything.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from loupe.models.pixel_engine import Array, PixelEngine
 from loupe.serve.metrics import Metrics
 from loupe.serve.refusals import Refusal
 
+BATCH_SECONDS = 0.025  # that a batch of several images should take at most
 MEMORY = 0.8  # of the time that an image takes, from one batch to the next
 
 
@@ -52,7 +55,7 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._free = engine.in_flight
         self._threads = ThreadPoolExecutor(engine.in_flight, thread_name_prefix="loupe-engine")
-        self._seconds = 0.0  # that one more image takes, measured
+        self._seconds = 0.0  # that an image of a batch takes, measured
         self.admitted = 0
 
     @contextmanager
@@ -66,7 +69,7 @@ class Batcher:
         Raises:
             Refusal: too many wait, or they would wait beyond the deadline.
         """
-        wait_seconds = (self.admitted + images) * self._seconds
+        wait_seconds = (self.admitted + images) * self._seconds / self._engine.in_flight
         if self.admitted and self.admitted + images > self._limit:
             self._refuse(f"{counted(self.admitted, 'image')} wait, and {self._limit} may", wait_seconds)
         if self.admitted and asyncio.get_running_loop().time() + wait_seconds > deadline:
@@ -104,8 +107,9 @@ class Batcher:
     def _next(self) -> list[_Waiting]:
         """Next batch: what waits, shared out over the threads that are free."""
         self._waiting = deque(waiting for waiting in self._waiting if not waiting.logits_K.done())
-        size = min(self._engine.batch_images, ceil(len(self._waiting) / self._free))
-        return [self._waiting.popleft() for _ in range(size)]
+        share = ceil(len(self._waiting) / self._free)
+        quick = max(1, int(BATCH_SECONDS / self._seconds)) if self._seconds else 1
+        return [self._waiting.popleft() for _ in range(min(self._engine.batch_images, share, quick))]
 
     def _compute(self, batch: Sequence[_Waiting]) -> tuple[Array, float]:
         began = perf_counter()
@@ -117,7 +121,7 @@ class Batcher:
         error = done.exception()
         if error is None:
             logits_BK, seconds = done.result()
-            each = seconds / len(batch) / self._engine.in_flight
+            each = seconds / len(batch)
             self._seconds = MEMORY * self._seconds + (1 - MEMORY) * each if self._seconds else each
             self._metrics.batch(self._name, len(batch))
         for row, waiting in enumerate(batch):
