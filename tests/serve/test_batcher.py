@@ -6,9 +6,16 @@ import threading
 import numpy as np
 import pytest
 
+from loupe.serve import batcher as module
 from loupe.serve.batcher import Batcher
 from loupe.serve.metrics import Metrics
 from loupe.serve.refusals import Refusal
+
+
+@pytest.fixture(autouse=True)
+def _any_time(monkeypatch):
+    """Batches may take as long as the test lets them."""
+    monkeypatch.setattr(module, "BATCH_SECONDS", 1e6)
 
 
 class Gate:
@@ -149,3 +156,19 @@ def test_a_request_that_would_wait_beyond_its_deadline_is_refused_at_once():
     refusal = asyncio.run(work())
     assert refusal.status == 429
     assert int(refusal.headers["Retry-After"]) == 6  # 51 images of 0.1 s
+
+
+def test_batches_of_a_slow_network_stay_small(monkeypatch):
+    async def work():
+        queue = batcher(engine, limit=100)
+        await asyncio.gather(*await asked(queue, 0))
+        queue._seconds = 0.01  # as measured
+        tasks = await asked(queue, *range(1, 8))
+        await asyncio.gather(*tasks)
+        queue.close()
+
+    monkeypatch.setattr(module, "BATCH_SECONDS", 0.02)
+    monkeypatch.setattr(module, "MEMORY", 1.0)
+    engine = Gate(is_open=True)
+    asyncio.run(work())
+    assert engine.batches == [[0], [1], [2, 3], [4, 5], [6, 7]]

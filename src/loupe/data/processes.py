@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +25,11 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _WATCH_SECONDS = 0.5
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from loupe.data.processes import serve; serve()"
+_BOOT = (
+    "import json, signal, sys; from importlib import import_module; "
+    "signal.signal(signal.SIGINT, signal.SIG_IGN); "  # Ctrl-C reaches the whole group; the parent handles it
+    "sys.path[:] = json.loads(sys.argv[1]); import_module(sys.argv[2]).serve(*map(json.loads, sys.argv[3:]))"
+)
 
 
 def worker_count() -> int:
@@ -46,10 +49,9 @@ class Processes:
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-c", _BOOT, json.dumps(sys.path)]
         with suppress(OSError):  # without child processes, `run` works in this process
             for _ in range(self._count):
-                child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                child = subprocess.Popen(command(__name__), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 self._all.append(child)
                 self._free.put(child)
         if self._all and hasattr(os, "waitid"):
@@ -63,7 +65,7 @@ class Processes:
         """
         before: set[int] = set()
         while not self._closed.wait(_WATCH_SECONDS):
-            stopped = {child.pid for child in self._all if _is_stopped(child)}
+            stopped = {child.pid for child in self._all if is_stopped(child.pid)}
             for child in self._all:
                 if child.pid in stopped & before:
                     logger.warning(f"process {child.pid} was stopped from outside: its work is done here.")
@@ -107,23 +109,38 @@ class Processes:
         return result
 
 
-def _is_stopped(child: subprocess.Popen[bytes]) -> bool:
-    """True for a stopped child; its status is left for `wait`."""
+def command(module: str, *arguments: Any) -> list[str]:
+    """Command of a child process that calls the function `serve` of a module.
+
+    Args:
+        module: name of the module.
+        arguments: values for the function that JSON can hold.
+    """
+    return [sys.executable, "-c", _BOOT, json.dumps(sys.path), module, *map(json.dumps, arguments)]
+
+
+def is_stopped(pid: int) -> bool:
+    """True for a child process that is stopped; its status is left for whoever waits for it."""
     with suppress(OSError):  # it has ended, and was waited for
-        return os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     return False
 
 
 def serve() -> None:
     """Main loop of a child: return results until the parent closes the pipe or exits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # output of libraries must not mix with the results
+    answers = open_answers()
     with suppress(EOFError, OSError):
         while True:
             work, payload = pickle.load(sys.stdin.buffer)
             _send(answers, work(payload))
+
+
+def open_answers() -> IO[bytes]:
+    """Stream of a child's answers to its parent; from here on, the child ends with its parent."""
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
+    return answers
 
 
 def end_with_parent(parent: int) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from loupe.data.processes import command
 from loupe.errors import DiskError
 from loupe.log import command_line, progress_bar, size_text
 from loupe.offline import offline_variable
@@ -25,12 +25,6 @@ WAIT_SECONDS = 5.0  # for the hub's answer, and between two parts of a download
 START_SECONDS = 60.0  # for the child process, on a machine that is busy
 MEMORY_SECONDS = 600.0  # a failure is repeated without asking
 POLL_SECONDS = 0.1
-
-_BOOT = (
-    "import json, sys; from importlib import import_module; sys.path[:] = json.loads(sys.argv[1]); "
-    "import_module(sys.argv[2]).serve(json.loads(sys.argv[3]))"
-)
-
 
 States = queue.SimpleQueue[dict[str, Any]]
 
@@ -147,7 +141,7 @@ def asking(module: str, request: Mapping[str, Any], variables: Mapping[str, str]
     """
     states: States = queue.SimpleQueue()
     child = subprocess.Popen(
-        [sys.executable, "-c", _BOOT, json.dumps(sys.path), module, json.dumps(request)],
+        command(module, dict(request)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -7,9 +7,6 @@ import hashlib
 import json
 import os
 import re
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -18,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.request import urlopen
 
-from loupe.data.processes import end_with_parent
+from loupe.data.processes import open_answers
 from loupe.errors import DISK_FULL
 
 CHUNK_BYTES = 1 << 16
@@ -50,14 +47,11 @@ def answer(request: dict[str, Any], work: Callable[[dict[str, Any], Say], str | 
 
     The last line is `{"path": ...}` with what the function returns, or `{"error": kind, "reason": ...}`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # output of libraries must not mix with the answers
+    answers = open_answers()
 
     def say(**state: Any) -> None:
         with suppress(BrokenPipeError):
-            answers.write(json.dumps(state) + "\n")
+            answers.write(json.dumps(state).encode() + b"\n")
             answers.flush()
 
     try:
@@ -173,7 +167,3 @@ class Progress:
         if name.startswith("_") or name == "update_transfer":  # its presence means that two bars are one
             raise AttributeError(name)
         return lambda *args, **options: None
-
-
-if __name__ == "__main__":
-    serve(json.loads(sys.argv[1]))

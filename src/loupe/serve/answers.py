@@ -100,7 +100,8 @@ def probabilities(logits_NK: Array, temperature: float) -> npt.NDArray[np.float6
     """Softmax of logits [..., K] divided by the temperature, in float64."""
     scaled_NK = logits_NK.astype(np.float64) / temperature
     shifted_NK = scaled_NK - scaled_NK.max(axis=-1, keepdims=True)
-    return np.exp(shifted_NK - np.log(np.exp(shifted_NK).sum(axis=-1, keepdims=True)))
+    log_NK: npt.NDArray[np.float64] = shifted_NK - np.log(np.exp(shifted_NK).sum(axis=-1, keepdims=True))
+    return np.exp(log_NK)
 
 
 def check_top(top: int, model: ServedModel) -> int:

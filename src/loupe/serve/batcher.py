@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from time import perf_counter
 
@@ -102,7 +103,7 @@ class Batcher:
         while self._free and (batch := self._next()):
             self._free -= 1
             task = asyncio.get_running_loop().run_in_executor(self._threads, self._compute, batch)
-            task.add_done_callback(lambda done, batch=batch: self._finished(batch, done))
+            task.add_done_callback(partial(self._finished, batch))
 
     def _next(self) -> list[_Waiting]:
         """Next batch: what waits, shared out over the threads that are free."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -144,23 +145,27 @@ def _signals(end: Callable[[], None], reload: Callable[[], None]) -> Iterator[No
     """Context in which signals end the server or reload its models; one that was ignored before stays so."""
     loop = asyncio.get_running_loop()
     handlers = {"SIGINT": end, "SIGTERM": end, "SIGHUP": reload, "SIGBREAK": end}
-    before = {}
+    before: dict[signal.Signals, Any] = {}
     for name, handler in handlers.items():
-        number = getattr(signal, name, None)
+        number: signal.Signals | None = getattr(signal, name, None)
         if number is None or signal.getsignal(number) == signal.SIG_IGN:
             continue
         before[number] = signal.getsignal(number)
         try:
             loop.add_signal_handler(number, handler)
         except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_, handler=handler: loop.call_soon_threadsafe(handler))
+            signal.signal(number, partial(_from_thread, loop, handler))
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, earlier in before.items():
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+            signal.signal(number, earlier)
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, handler: Callable[[], None], *_: object) -> None:
+    loop.call_soon_threadsafe(handler)
 
 
 class Reloads:
@@ -222,7 +227,7 @@ def bound(host: str, port: int | None) -> Iterator[socket.socket]:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"--host {host}: no such address ({error}).") from None
-    wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else [port]
+    wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else range(port, port + 1)
     with socket.socket(family, kind, protocol) as listening:
         if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # not on Windows
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
