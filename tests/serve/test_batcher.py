@@ -122,11 +122,11 @@ def test_an_engine_that_fails_fails_its_batch_alone():
 def test_more_images_than_may_wait_are_refused_with_a_time_to_try_again():
     async def work():
         queue = batcher(Gate(), limit=3)
-        with queue.admit(3, deadline=asyncio.get_running_loop().time() + 10):
-            with pytest.raises(Refusal) as refused, queue.admit(1, asyncio.get_running_loop().time() + 10):
-                pass
+        later = asyncio.get_running_loop().time() + 10
+        with queue.admit(3, later), pytest.raises(Refusal) as refused, queue.admit(1, later):
+            pass
         assert queue.admitted == 0
-        with queue.admit(5, asyncio.get_running_loop().time() + 10):  # a request alone is never too large for a queue
+        with queue.admit(5, later):  # a request alone is never too large for a queue
             pass
         queue.close()
         return refused.value

@@ -17,6 +17,7 @@ from loupe.serve.answers import answer, check_threshold, check_top
 from loupe.serve.body import read_images
 from loupe.serve.guard import Access, Guard
 from loupe.serve.held import Held
+from loupe.serve.held import Held
 from loupe.serve.refusals import Refusal
 from loupe.serve.service import Service
 
@@ -95,6 +96,7 @@ def _number(text: str, name: str, kind: type[N]) -> N:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
+    request.app.state.service.metrics.refused(getattr(request.state, "model", ""), error.reason)
     return JSONResponse({"error": error.message}, error.status, error.headers)
 
 

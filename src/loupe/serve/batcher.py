@@ -1,9 +1,9 @@
 """Adaptive batching: what waits when an engine becomes free is its next batch.
 
 No image waits for others to come: alone it is computed at once, under load batches grow by themselves, as long as one
-takes no longer than `BATCH_SECONDS`. Where an image of a batch takes as long as one alone, as on most CPUs, batches thus
-stay small and answers come early; where it takes less, as on GPUs, batches grow. What may wait is bounded, and a request
-that could not be answered in its time is refused before it costs anything.
+takes no longer than `BATCH_SECONDS`. Where an image of a batch takes as long as one alone, as on most CPUs, batches
+thus stay small and answers come early; where it takes less, as on GPUs, batches grow. What may wait is bounded, and a
+request that could not be answered in its time is refused before it costs anything.
 """
 
 import asyncio
@@ -82,7 +82,6 @@ class Batcher:
             self._admit(-images)
 
     def _refuse(self, reason: str, wait_seconds: float) -> None:
-        self._metrics.refused(self._name, "queue")
         seconds = max(1, ceil(wait_seconds))
         raise Refusal(
             429, f"{reason}: try again in {counted(seconds, 'second')}.", headers={"Retry-After": str(seconds)}

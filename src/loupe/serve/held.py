@@ -47,7 +47,7 @@ class Share:
         limit = self._held.limit_bytes
         if self._held.bytes + count > limit:
             message = f"the server is busy: it holds requests of up to {mib(limit)} at a time. Send it again later."
-            raise Refusal(429, message, {"Retry-After": "1"})
+            raise Refusal(429, message, {"Retry-After": "1"}, reason="held")
 
     def take(self, count: int) -> None:
         """Take bytes from the budget.

@@ -93,7 +93,6 @@ class Service:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.gather(*work)
         except TimeoutError:
-            self.metrics.refused(model.name, "deadline")
             raise Refusal(504, "the deadline is over. Ask again with a longer one, or with fewer images.") from None
 
     def replace(self, new: ServedModel) -> None:
