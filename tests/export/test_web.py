@@ -71,7 +71,8 @@ def test_the_policy_allows_no_network_and_only_the_pages_own_scripts(tmp_path):
     )
     assert allowed["img-src"] == ["blob:"]
     run = [text for attributes, text in page.of("script") if attributes.get("type") in (None, "module")]
-    assert allowed["script-src"] == [*(hashed(text) for text in run), "'wasm-unsafe-eval'"] and len(run) == 4
+    assert allowed["script-src"] == [*(hashed(text) for text in run), "'wasm-unsafe-eval'"]
+    assert len(run) == len(web.SCRIPTS) + 1
     assert allowed["style-src"] == [hashed(text) for _, text in page.of("style")]
     tags = [tag for tag, _, _ in page.found]
     assert tags.index("script") > tags.index("meta") and not {"img", "link", "iframe", "object", "base"} & {*tags}

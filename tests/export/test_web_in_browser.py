@@ -270,7 +270,7 @@ def test_evidence_lies_where_the_map_says(visit, tmp_path):
 def test_the_part_that_the_network_sees(visit, tmp_path, resize, size, expected):
     preprocessing = web_pages.PREPROCESSING.model_copy(update={"resize": resize})
     page = visit(at=web_pages.page(tmp_path, CLASSES, preprocessing=preprocessing).as_uri())
-    seen = page.evaluate("([width, height]) => seenPart(width, height)", list(size))
+    seen = page.evaluate("([width, height]) => seenPart(width, height, FACTS)", list(size))
     assert [seen[name] for name in ("left", "top", "width", "height")] == pytest.approx(expected)
 
 

@@ -33,6 +33,9 @@ async def app(scope, receive, send):
     if scope["path"] == "/large":
         await Response(b"x" * LARGE)(scope, receive, send)
         return
+    if scope["path"] == "/echo":
+        await PlainTextResponse(request.headers.get("x-echo", "no echo"))(scope, receive, send)
+        return
     size = len(await request.body())
     if scope["path"] == "/slow":
         await asyncio.sleep(0.6)
@@ -114,6 +117,16 @@ def test_trailers_have_a_size(client):
     with pytest.raises(OSError):
         for _ in range(100_000):
             client.sendall(b"X: y\r\n")
+
+
+@pytest.mark.parametrize("trailer", [b"", b"X-Echo: from a trailer\r\n"])
+def test_trailers_are_no_headers(client, trailer):
+    client.sendall(
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n%s\r\n" % trailer
+    )
+    assert answer_of(client, b"no echo")
+    client.sendall(b"GET /echo HTTP/1.1\r\nHost: a\r\nX-Echo: 5 bytes\r\n\r\n")
+    assert answer_of(client).endswith(b"5 bytes")
 
 
 @pytest.mark.parametrize("size", [1, 100, 5000])

@@ -56,7 +56,7 @@ def test_loopback_names_reach_the_server(host):
 def test_foreign_hosts_do_not(host):
     answer = told(("Host", host))
     assert answer.status == 403
-    assert "--allow-host" in answer.error
+    assert f"--allow-host {host}" in answer.error
     assert "x-own" not in answer.headers
 
 

@@ -19,6 +19,7 @@ from loupe.serve.hosts import Host, Origin, one_spelling, parse_host, parse_orig
 )
 def test_hosts_have_one_spelling(text, host):
     assert parse_host(text) == host
+    assert parse_host(str(host)) == host
 
 
 @pytest.mark.parametrize(

@@ -11,24 +11,22 @@ from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from loupe import __version__
 from loupe.config.recipe import Preprocessing
 from loupe.config.size import Size
 from loupe.data.pixels.limits import MAX_PIXELS
-from loupe.errors import ConfigError, counted
+from loupe.errors import ConfigError
 from loupe.evaluate.unclassified import UNCLASSIFIED, check_threshold
+from loupe.export import web_templates
 from loupe.export.web_runtime import Runtime
 from loupe.files import write_atomic
 from loupe.report.template import Script
 
 PAGE = "index.html"
-SCRIPTS = ("pixels.js", "evidence.js", "page.js")  # in the order in which they stand in the page
-TEMPLATES = Path(__file__).parent / "web_page"
+SCRIPTS = ("elements.js", "pixels.js", "evidence.js", "intake.js", "page.js")  # in their order in the page
 PART_BYTES = 3 << 20  # of an embedded file; a multiple of 3, so that the base64 of each part stands for itself
 
 
@@ -75,38 +73,27 @@ def write(
         "load": _sides(preprocessing.load_size),
         "size": _sides(preprocessing.size),
     }
-    text = _template().render(
-        title=title,
-        version=__version__,
-        classes=classes,
-        threshold=threshold,
-        calibrated=calibrated,
-        unclassified=UNCLASSIFIED,
-        most_pixels=f"{MAX_PIXELS:,}",
-        licence=_own("onnxruntime-web-licence.txt"),
-        facts=facts,
-        style=_hashed(_own("page.css")),
-        scripts=[_hashed(_own(name)) for name in SCRIPTS],
-        runtime=_hashed(runtime.script),
-        data={"wasm": _parts(runtime.wasm), "model": _parts(onnx_bytes)},
+    text = (
+        web_templates.environment()
+        .get_template(PAGE)
+        .render(
+            title=title,
+            beginning="Loading the classifier.",
+            version=__version__,
+            classes=classes,
+            threshold=threshold,
+            calibrated=calibrated,
+            unclassified=UNCLASSIFIED,
+            most_pixels=f"{MAX_PIXELS:,}",
+            licence=web_templates.text("onnxruntime-web-licence.txt"),
+            facts=facts,
+            style=_hashed(web_templates.text("page.css")),
+            scripts=[_hashed(web_templates.text(name)) for name in SCRIPTS],
+            runtime=_hashed(runtime.script),
+            data={"wasm": _parts(runtime.wasm), "model": _parts(onnx_bytes)},
+        )
     )
     write_atomic(folder / PAGE, text)
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["counted"] = counted
-    return environment.get_template(PAGE)
-
-
-def _own(file: str) -> str:
-    return (TEMPLATES / file).read_text(encoding="utf-8")
 
 
 def _hashed(text: str) -> Script:

@@ -31,6 +31,7 @@ class Connections(HttpToolsProtocol):
     _header_timer: TimerHandle | None = None
     _read_timer: TimerHandle | None = None
     _bytes_outside_body = 0
+    _has_headers = False
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast(Transport, transport))
@@ -60,7 +61,16 @@ class Connections(HttpToolsProtocol):
         elif is_waiting:
             self._await_headers()
 
+    def on_message_begin(self) -> None:
+        self._has_headers = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_headers:  # trailers would pass for headers, behind a proxy that has checked those
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._has_headers = True
         self._headers_arrived()
         self._bytes_outside_body = 0
         super().on_headers_complete()

@@ -125,8 +125,8 @@ class Guard:
             return host
         raise Refusal(
             403,
-            "the Host header names another server. Use the address that was printed at the start, or allow the name "
-            "with --allow-host.",
+            f"{host} is not known as an address of this server. Use the one that was printed at its start, or start it "
+            f"with --allow-host {host}.",
         )
 
     def _is_own(self, host: Host) -> bool:
@@ -153,7 +153,8 @@ class Guard:
             return texts[0]
         if origin is not None and self._is_same(origin, host):
             return None
-        raise Refusal(403, "the request comes from the page of another origin. Allow it with --allow-origin.")
+        remedy = f" Start the server with --allow-origin {texts[0]} to allow it." if origin else ""
+        raise Refusal(403, f"the request comes from the page of another origin.{remedy}")
 
     def _is_same(self, origin: Origin, host: Host) -> bool:
         """True for pages of the server itself; behind a proxy, HTTPS may end at the proxy."""

@@ -17,6 +17,10 @@ class Host:
     name: str
     port: int | None = None
 
+    def __str__(self) -> str:
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        return name if self.port is None else f"{name}:{self.port}"
+
     @property
     def is_address(self) -> bool:
         """True for an IP address, which no name server can point elsewhere."""

@@ -5,31 +5,28 @@
 const PLASMA = [[13, 8, 135], [76, 2, 161], [126, 3, 168], [170, 35, 149], [204, 71, 120], [230, 108, 92], [248, 149, 64], [253, 197, 39], [240, 249, 33]];
 const STRENGTH = 0.8, DIMMED = 0.75, UNSEEN = 0.35;
 
-/** Class activation maps over a picture. */
+/** Class activation maps over a picture: a canvas of it, and the size of the image and its preprocessing. */
 class Evidence {
-  constructor(photograph, { width, height }, maps) {
+  constructor(photograph, { width, height }, preprocessing) {
     this.photograph = photograph;
-    this.maps = maps;
-    this.seen = seenPart(width, height);
+    this.seen = seenPart(width, height, preprocessing);
     this.canvas = element("canvas", {});
-    this.canvas.setAttribute("role", "img");
     this.caption = element("figcaption", {});
     this.figure = element("figure", {}, this.canvas, this.caption);
   }
 
-  show(index) {
-    const { data, rows, columns } = this.maps;
-    const map = data.subarray(index * rows * columns, (index + 1) * rows * columns).map(value => Math.max(value, 0));
+  /** Shows the map of a class, row by row. */
+  show(name, { data, rows, columns }) {
+    const map = data.map(value => Math.max(value, 0));
     const peak = map.reduce((most, value) => Math.max(most, value), 0);
-    this.draw(map, peak);
-    const name = FACTS.classes[index];
+    this.draw({ map, rows, columns }, peak);
     const where = peak ? `strongest ${placeOf(map.indexOf(peak), rows, columns)}` : "no positive evidence";
     this.caption.replaceChildren("Evidence for ", element("b", { className: "name" }, name), `: ${where}`);
-    this.canvas.setAttribute("aria-label", `Evidence for ${name}: ${where}`);
+    describe(this.canvas, `Evidence for ${name}: ${where}`);
   }
 
-  draw(map, peak) {
-    const { photograph, canvas, seen, maps: { rows, columns } } = this;
+  draw({ map, rows, columns }, peak) {
+    const { photograph, canvas, seen } = this;
     const factor = Math.max(1, Math.floor(256 / Math.max(photograph.width, photograph.height)));
     const width = (canvas.width = photograph.width * factor), height = (canvas.height = photograph.height * factor);
     const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -69,8 +66,7 @@ function interpolated(map, rows, columns, v, u) {
 }
 
 /** Part of a picture that the network sees, as fractions of its sides; beyond 0 to 1 where borders are added. */
-function seenPart(width, height) {
-  const { resize, load, size } = FACTS;
+function seenPart(width, height, { resize, load, size }) {
   let boxWidth = width, boxHeight = height;
   if (resize === "crop") {
     boxWidth = Math.min(width, (height * load.width) / load.height);

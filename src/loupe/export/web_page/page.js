@@ -4,9 +4,7 @@
 const SHOWN_CLASSES = 5;
 const SHOWN_PX = 480; // longer side of a picture in the page
 const MOST_ANSWERS = 300; // whose pictures take less than 1 GB of memory
-const SMALL_PX = 96; // up to here a picture is enlarged without smoothing
-const byId = id => document.getElementById(id);
-const said = byId("said"), list = byId("answers");
+const list = byId("answers");
 const queue = [];
 let isLoaded = false, working = false, answered = 0, refused = 0, leftOut = 0;
 
@@ -155,141 +153,31 @@ function cardOf(name, bitmap, { probabilities, maps }) {
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, SHOWN_CLASSES);
   const [best] = order;
   const isUnclassified = FACTS.threshold !== null && probabilities[best] < FACTS.threshold;
-  const photograph = reduced(bitmap);
-  const evidence = maps && new Evidence(photograph, bitmap, maps);
+  const photograph = describe(reduced(bitmap, SHOWN_PX), `Photograph ${name}`);
+  const evidence = maps && new Evidence(photograph, bitmap, FACTS);
+  const show = evidence && (of => evidence.show(of, mapOf(maps, FACTS.classes.indexOf(of))));
   const verdict = isUnclassified ? FACTS.unclassified : FACTS.classes[best];
   const card = element("li", { className: isUnclassified ? "unclassified" : "" },
     element("div", { className: evidence ? "pictures" : "pictures one" },
       element("figure", {}, photograph, element("figcaption", { className: "file name" }, name)),
       ...(evidence ? [evidence.figure] : [])),
-    element("h2", {}, element("span", { className: "name" }, verdict), element("small", {}, isUnclassified ? "" : percent(probabilities[best]))),
+    element("h2", {}, named(verdict), element("small", {}, isUnclassified ? "" : percent(probabilities[best]))),
     ...(isUnclassified ? [element("p", { className: "note" }, `Its best class is below the threshold of ${percent(FACTS.threshold)}.`)] : []),
-    odds(order, probabilities, evidence));
-  photograph.setAttribute("role", "img");
-  photograph.setAttribute("aria-label", `Photograph ${name}`);
-  evidence?.show(best);
+    bars(order.map(index => ({ name: FACTS.classes[index], probability: probabilities[index] })), show, FACTS.classes[best]));
+  show?.(FACTS.classes[best]);
   card.answer = { name, probabilities: [...probabilities] };
   return card;
 }
 
-/** The most probable classes as bars; each is a button that shows its evidence. */
-function odds(order, probabilities, evidence) {
-  const buttons = [];
-  const bars = order.map(index => {
-    const words = [element("span", { className: "name" }, FACTS.classes[index]), element("span", {}, percent(probabilities[index]))];
-    const fill = element("span", {});
-    fill.style.width = `${100 * probabilities[index]}%`;
-    const row = evidence ? element("button", { type: "button", title: "Show its evidence" }, ...words) : element("div", { className: "row" }, ...words);
-    if (evidence) {
-      row.setAttribute("aria-pressed", buttons.length === 0);
-      row.addEventListener("click", () => {
-        buttons.forEach(button => button.setAttribute("aria-pressed", button === row));
-        evidence.show(index);
-      });
-      buttons.push(row);
-    }
-    return element("li", {}, row, element("div", { className: "track" }, fill));
-  });
-  return element("ol", { className: "odds" }, ...bars);
+/** Map of one class, of those of all. */
+function mapOf({ data, rows, columns }, index) {
+  return { data: data.subarray(index * rows * columns, (index + 1) * rows * columns), rows, columns };
 }
 
-/** Canvas with the picture, reduced to what the page shows. */
-function reduced(bitmap) {
-  const factor = Math.min(1, SHOWN_PX / Math.max(bitmap.width, bitmap.height));
-  const width = Math.max(1, Math.round(bitmap.width * factor)), height = Math.max(1, Math.round(bitmap.height * factor));
-  const canvas = element("canvas", { width, height, className: Math.max(width, height) <= SMALL_PX ? "small" : "" });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingQuality = "high";
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0, width, height);
-  return canvas;
-}
-
-// ---- Words and elements
-
-function say(text, kind = "") {
-  said.textContent = text;
-  said.className = kind;
-}
-
-/** Percentage with one decimal; never 0 or 100 where it is only nearly so. */
-function percent(fraction) {
-  if (fraction > 0.9995 && fraction < 1) return ">\u00a099.9\u00a0%";
-  if (fraction < 0.0005 && fraction > 0) return "<\u00a00.1\u00a0%";
-  return `${(100 * fraction).toFixed(1)}\u00a0%`;
-}
-
-const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
-const short = name => (name.length > 60 ? `${name.slice(0, 40)}…${name.slice(-16)}` : name);
-
-function reason(error) {
-  const text = String(error?.message ?? error).split("\n")[0].slice(0, 200);
-  return /[.!?]$/.test(text) ? text : `${text}.`;
-}
-
-/** Element with properties and children; text is only ever text. */
-function element(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-/** Resolves when what was said is on the screen; soon also where nothing is painted, as in a hidden tab. */
-function painted() {
-  return new Promise(done => {
-    requestAnimationFrame(() => setTimeout(done));
-    setTimeout(done, 250);
-  });
-}
-
-// ---- Buttons, dropping, pasting, the camera
-
-for (const input of [byId("files"), byId("taken")]) {
-  input.addEventListener("change", () => {
-    add(input.files);
-    input.value = "";
-  });
-}
-byId("choose").addEventListener("click", () => byId("files").click());
 byId("clear").addEventListener("click", () => {
   queue.length = answered = refused = leftOut = 0;
   list.replaceChildren();
   byId("clear").hidden = true;
   byId("choose").focus();
   if (!working) say("Ready.");
-});
-addEventListener("paste", event => add(event.clipboardData.files));
-for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-  addEventListener(kind, event => {
-    event.preventDefault();
-    byId("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop") add(event.dataTransfer.files);
-  });
-}
-
-const camera = byId("camera"), view = byId("view");
-byId("use-camera").addEventListener("click", async () => {
-  if (!navigator.mediaDevices?.getUserMedia) return byId("taken").click();
-  try {
-    view.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
-    byId("take").disabled = true;
-    camera.showModal();
-  } catch (error) {
-    say(`The camera cannot be used: ${reason(error)} Choose photographs instead.`, "problem");
-  }
-});
-view.addEventListener("loadeddata", () => {
-  byId("take").disabled = false;
-  byId("take").focus();
-});
-byId("take").addEventListener("click", async () => {
-  const bitmap = await createImageBitmap(view);
-  camera.close();
-  add([{ name: `Camera, ${new Date().toLocaleTimeString()}`, bitmap }]);
-});
-byId("close-camera").addEventListener("click", () => camera.close());
-camera.addEventListener("close", () => {
-  view.srcObject?.getTracks().forEach(track => track.stop());
-  view.srcObject = null;
 });

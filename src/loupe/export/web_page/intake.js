@@ -1,0 +1,44 @@
+// Photographs into the page: chosen, dropped, pasted, from the camera. The page has a function `add` that takes them.
+"use strict";
+
+for (const input of [byId("files"), byId("taken")]) {
+  input.addEventListener("change", () => {
+    add(input.files);
+    input.value = "";
+  });
+}
+byId("choose").addEventListener("click", () => byId("files").click());
+addEventListener("paste", event => add(event.clipboardData.files));
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  addEventListener(kind, event => {
+    event.preventDefault();
+    byId("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
+    if (kind === "drop") add(event.dataTransfer.files);
+  });
+}
+
+const camera = byId("camera"), view = byId("view");
+byId("use-camera").addEventListener("click", async () => {
+  if (!navigator.mediaDevices?.getUserMedia) return byId("taken").click();
+  try {
+    view.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+    byId("take").disabled = true;
+    camera.showModal();
+  } catch (error) {
+    say(`The camera cannot be used: ${reason(error)} Choose photographs instead.`, "problem");
+  }
+});
+view.addEventListener("loadeddata", () => {
+  byId("take").disabled = false;
+  byId("take").focus();
+});
+byId("take").addEventListener("click", async () => {
+  const bitmap = await createImageBitmap(view);
+  camera.close();
+  add([{ name: `Camera, ${new Date().toLocaleTimeString()}`, bitmap }]);
+});
+byId("close-camera").addEventListener("click", () => camera.close());
+camera.addEventListener("close", () => {
+  view.srcObject?.getTracks().forEach(track => track.stop());
+  view.srcObject = null;
+});
