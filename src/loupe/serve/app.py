@@ -17,7 +17,6 @@ from loupe.serve.answers import answer, check_threshold, check_top
 from loupe.serve.body import read_images
 from loupe.serve.guard import Access, Guard
 from loupe.serve.held import Held
-from loupe.serve.held import Held
 from loupe.serve.refusals import Refusal
 from loupe.serve.service import Service
 

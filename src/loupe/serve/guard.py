@@ -45,7 +45,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # token68 of RFC 9110
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use the server.
+    """Hosts, origins and token of those who may use the server.
 
     Attributes:
         host: name or address to which the server is bound.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-
 REASONS = {400: "input", 404: "model", 408: "slow", 413: "body", 415: "input", 429: "queue", 504: "deadline"}
 
 
