@@ -11,10 +11,9 @@ import numpy as np
 from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.decode import DecoderSettings, UInt8Array, in_colour
 from loupe.errors import ConfigError
-from loupe.export.folder import MANIFEST, is_export, open_manifest
+from loupe.export.folder import is_export, open_manifest
 from loupe.export.runner_choice import runner_of
 from loupe.export.runners import Runner
-from loupe.models.bundle_config import CONFIG, WEIGHTS
 from loupe.models.pixel_engine import Array, PixelEngine
 
 BATCH_IMAGES = 32
@@ -142,8 +141,10 @@ class ExportEngine:
 
 def signature(folder: Path) -> Signature:
     """Identity of a model's files: those of a run replace each other whole."""
-    names = (MANIFEST,) if is_export(folder) else (CONFIG, WEIGHTS)
-    return tuple(_identity(folder / name) for name in names)
+    try:
+        return tuple(_identity(path) for path in sorted(folder.iterdir()) if path.is_file())
+    except OSError:
+        return ()
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

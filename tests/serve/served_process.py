@@ -1,0 +1,73 @@
+"""A real `loupe serve` process on a free port of this machine, which always ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import loupe
+
+START_SECONDS = 120
+ENV = {"PYTHONPATH": str(Path(loupe.__file__).parents[1])}
+
+
+@dataclass
+class Served:
+    """Server that answers at `address`; its log is in `log`."""
+
+    address: str
+    process: "subprocess.Popen[str]"
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=60, trust_env=False, **options)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Lines of the log so far."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+
+    def children(self) -> list[int]:
+        """Process numbers of the processes that decode (Linux)."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+    def resident_bytes(self) -> int:
+        """Memory of the server itself (Linux)."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def served(*words: object, folder: Path) -> Iterator[Served]:
+    """Server of `loupe serve WORDS --port 0`, with its log in a folder."""
+    log = folder / "serve.log"
+    command = [sys.executable, "-m", "loupe", "serve", *map(str, words), "--port", "0"]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=os.environ | ENV)
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        found = re.search(r"http://[^/ ]+", first)
+        assert found, f"the server did not start: {log.read_text()}"
+        yield Served(found.group(), process, log)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

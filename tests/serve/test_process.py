@@ -1,0 +1,151 @@
+"""The process of the server: answers equal to `loupe predict --json`, reloads without a lost request, and its end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from served_process import ENV, served
+
+import loupe
+
+pytestmark = pytest.mark.slow
+
+
+def predicted(run, paths):
+    """Images of `loupe predict --json`."""
+    command = [sys.executable, "-m", "loupe", "predict", run, *paths, "--top", "3", "--json", "--quiet"]
+    with_folder = {**os.environ, **ENV}
+    place = paths[0].parent
+    done = subprocess.run([*map(str, command), "--to", str(place / "p.csv")], env=with_folder, stdout=-1, check=True)
+    return {image["path"]: image for image in json.loads(done.stdout)["images"]}
+
+
+def assert_same(found, wanted):
+    assert found["label"] == wanted["label"]
+    assert [best["class"] for best in found["top"]] == [best["class"] for best in wanted["top"]]
+    np.testing.assert_allclose(*([best["probability"] for best in one["top"]] for one in (found, wanted)), atol=1e-5)
+
+
+def ask(client, paths, query="top=3"):
+    files = [("image", (str(path), path.read_bytes())) for path in paths]
+    return client.post(f"/predict?{query}", files=files)
+
+
+def test_answers_are_those_of_predict_alone_and_in_requests_of_many(digits_run, digit_files, tmp_path):
+    wanted = predicted(digits_run, digit_files)
+    with served(digits_run, folder=tmp_path) as server, server.client() as client:
+        for path in digit_files[:5]:
+            (found,) = ask(client, [path]).json()["images"]
+            assert_same(found, wanted[str(path)])
+        answer = ask(client, digit_files).json()
+        for found, path in zip(answer["images"], digit_files, strict=True):
+            assert found["path"] == path.name or found["path"] == str(path)
+            assert_same(found, wanted[str(path)])
+
+
+def test_damaged_images_fail_alone(digits_run, digit_files, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(digit_files[0].read_bytes()[:60])
+    with served(digits_run, folder=tmp_path) as server, server.client() as client:
+        answer = ask(client, [digit_files[0], broken, digit_files[1]])
+        first, second, third = answer.json()["images"]
+        assert answer.status_code == 200
+        assert "error" in second and "label" in first and "label" in third
+        assert ask(client, [broken]).status_code == 422
+
+
+def test_a_reload_loses_no_request(digits_run, digit_files, tmp_path):
+    other = loupe.train("digits", epochs=1, seed=7, settings={"precision": "fp32"}, output=tmp_path / "r", quiet=True)
+    copy = tmp_path / "model"
+    shutil.copytree(digits_run / "model", copy)
+    statuses, weights, ended = [], [], threading.Event()
+
+    with served(copy, folder=tmp_path) as server, server.client() as client:
+
+        def keep_asking():
+            while not ended.is_set():
+                answer = ask(client, digit_files[:2])
+                statuses.append(answer.status_code)
+                weights.append(answer.json()["weights"])
+
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(4):
+                threads.submit(keep_asking)
+            time.sleep(0.5)
+            for path in sorted((other.path / "model").iterdir()):  # not in one moment, as any copy
+                shutil.copyfile(path, tmp_path / "part")
+                (tmp_path / "part").replace(copy / path.name)
+                time.sleep(0.2)
+            if hasattr(signal, "SIGHUP"):
+                server.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and (not weights or weights[-1] == weights[0]):
+                time.sleep(0.1)
+            time.sleep(0.5)
+            ended.set()
+        assert server.end() == 0
+    assert set(statuses) == {200}
+    assert list(dict.fromkeys(weights)) == [weights[0], weights[-1]] and weights[0] != weights[-1]
+
+
+def test_files_that_cannot_be_opened_leave_the_old_model(digits_run, digit_files, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(digits_run / "model", copy)
+    with served(copy, folder=tmp_path) as server, server.client() as client:
+        (copy / "config.json").write_text("{}")
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not any(event["event"] == "not reloaded" for event in server.events()):
+            time.sleep(0.1)
+        assert any(event["event"] == "not reloaded" for event in server.events())
+        assert ask(client, digit_files[:1]).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_once_what_is_in_flight_is_answered(digits_run, digit_files, tmp_path, number):
+    with served(digits_run, folder=tmp_path) as server, ThreadPoolExecutor(8) as threads, server.client() as client:
+        assert ask(client, digit_files[:1]).status_code == 200
+        asked = [threads.submit(ask, client, digit_files[:12]) for _ in range(8)]
+        time.sleep(0.05)
+        began = time.monotonic()
+        assert server.end(number) == 0
+        assert time.monotonic() - began < 12
+        answers = [future.exception() or future.result() for future in asked]
+    assert all(isinstance(answer, Exception) or answer.status_code == 200 for answer in answers)
+    assert any(not isinstance(answer, Exception) for answer in answers)
+
+
+def test_a_full_queue_refuses_early_and_recovers(digits_run, digit_files, tmp_path):
+    with served(digits_run, "--queue", 8, folder=tmp_path) as server, server.client() as client:
+        with ThreadPoolExecutor(24) as threads:
+            answers = list(threads.map(lambda _: ask(client, digit_files[:8]), range(100)))
+        statuses = {answer.status_code for answer in answers}
+        assert statuses <= {200, 429} and 200 in statuses
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
+        assert ask(client, digit_files[:8]).status_code == 200
+
+
+def test_no_process_is_left(digits_run, tmp_path):
+    with served(digits_run, folder=tmp_path) as server:
+        children = server.children()
+        assert children
+        assert server.end() == 0
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and any(map(_lives, children)):
+            time.sleep(0.05)
+        assert not any(map(_lives, children))
+
+
+def _lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
