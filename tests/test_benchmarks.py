@@ -27,7 +27,8 @@ from loupe.models.timm.networks import create_network
 from simulated_gpu import simulated_gpu
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"growth_steps", "setting", "simulated", "subsets", "peers/measure"}  # imported by the others, run by nobody
+# Imported by the others, run by nobody.
+SHARED = {"gpu_jobs", "gpu_plain", "growth_steps", "setting", "simulated", "subsets", "peers/measure"}
 SCRIPTS = sorted(
     name
     for path in BENCHMARKS.rglob("*.py")
@@ -261,7 +262,7 @@ def test_gpu_check(started, tmp_path, device):
     with simulated_gpu() if device == "cuda" else nullcontext():
         started("gpu_check", "--device", device, "--toy", "--write", tmp_path)
     result = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert [row["job"] for row in result["rows"]] == ["deep-cnn", "features", "last-block", "finetune"]
+    assert [row["job"] for row in result["rows"]] == ["deep-cnn", "fast", "features", "last-block", "finetune"]
     assert all(row["Loupe"] > 0 and row["PyTorch"] > 0 for row in result["rows"])
     assert result["gpu"] == ("simulated GPU" if device == "cuda" else None)
     assert torch.cuda.is_available() or result["tests"].keys() == {"skipped"}
