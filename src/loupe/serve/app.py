@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -46,7 +47,7 @@ def create_app(service: Service, access: Access, *, more: Sequence[BaseRoute] = 
     )
     app.state.service = service
     app.state.held = Held(service.limits.held_bytes)
-    return Observed(Guard(app, access), service.metrics)
+    return Observed(Guard(app, access, partial(service.metrics.refused, "")), service.metrics)
 
 
 async def predict(request: Request) -> Response:
