@@ -27,7 +27,9 @@ from loupe.models.timm.networks import create_network
 from simulated_gpu import simulated_gpu
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"growth_steps", "setting", "simulated", "subsets", "peers/measure"}  # imported by the others, run by nobody
+# Imported by the others, run by nobody.
+SERVING = {"load", "servers", "serving_bench", "serving_loads", "peers/exported_onnx"}
+SHARED = SERVING | {"gpu_jobs", "gpu_plain", "growth_steps", "setting", "simulated", "subsets", "peers/measure"}
 SCRIPTS = sorted(
     name
     for path in BENCHMARKS.rglob("*.py")
@@ -37,6 +39,8 @@ OTHER_ENVIRONMENTS = {
     "peers/keras_deep_cnn": "keras",
     "peers/keras_transfer": "keras",
     "peers/fastai_transfer": "fastai",
+    "peers/litserve_server": "litserve",
+    "peers/bentoml_server": "bentoml",
 }
 WEIGHTS = "tf_efficientnet_lite0.in1k.safetensors"
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -261,7 +265,7 @@ def test_gpu_check(started, tmp_path, device):
     with simulated_gpu() if device == "cuda" else nullcontext():
         started("gpu_check", "--device", device, "--toy", "--write", tmp_path)
     result = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert [row["job"] for row in result["rows"]] == ["deep-cnn", "features", "last-block", "finetune"]
+    assert [row["job"] for row in result["rows"]] == ["deep-cnn", "fast", "features", "last-block", "finetune"]
     assert all(row["Loupe"] > 0 and row["PyTorch"] > 0 for row in result["rows"])
     assert result["gpu"] == ("simulated GPU" if device == "cuda" else None)
     assert torch.cuda.is_available() or result["tests"].keys() == {"skipped"}
@@ -371,7 +375,8 @@ def test_transfer_peers(started, toy_data, capsys, script):
 def test_every_benchmark_has_a_test_of_its_own():
     source = Path(__file__).read_text(encoding="utf-8")
     tested = {name for name in SCRIPTS if f'"{name}"' in source.split("def last_row", 1)[1]}
-    assert tested | {"peers/timm_transfer", "peers/fastai_transfer", "peers/keras_transfer"} == set(SCRIPTS)
+    by_name = {"peers/timm_transfer", "peers/fastai_transfer", "peers/keras_transfer"}
+    assert tested | by_name | {"peers/litserve_server", "peers/bentoml_server"} == set(SCRIPTS)
 
 
 @pytest.mark.slow
@@ -414,3 +419,20 @@ def test_export(started, toy_run, tmp_path, capsys):
         assert min(row[key] for key in ("megabytes", "load", "one_ms", "many_images_per_s")) > 0
     assert set(found["resizing"]) == {"bilinear", "bicubic"}
     assert (tmp_path / "export.md").read_text().count("| onnx |") == 1
+
+
+@pytest.mark.slow
+def test_serving(started, toy_run, toy_data, tmp_path, capsys):
+    for package in ("httptools", "starlette", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    sections = ("throughput", "latency", "peers", "overload", "soak")
+    photos, tables = toy_data / "cats_vs_dogs" / "test", tmp_path / "serving.md"
+    started("serving", toy_run, photos, "--toy", "--sections", *sections, "--write", tables)
+    found = last_row(capsys.readouterr().out)
+    assert all(min(speeds) > 0 for speeds in found["throughput"]["images_per_second"].values())
+    for rounds in (found["latency"], *found["peers"].values()):
+        assert rounds[0]["alone_ms"] > 0 and rounds[0]["own"]["poisson"]["p99_ms"] > 0
+    assert found["overload"]["requests"] == sum(found["overload"]["statuses"].values()) > 0
+    assert set(found["overload"]["statuses"]) <= {"200", "429", "503", "504"}
+    assert set(found["soak"]["statuses"]) <= {"200", "422"} and found["soak"]["parts"][0]["processes"] >= 1
+    assert tables.read_text().count("\n## ") == len(sections)

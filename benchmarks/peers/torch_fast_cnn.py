@@ -94,13 +94,54 @@ class Muon:
 def shifted(padded_BCHW: Tensor, side: int) -> Tensor:
     """A random crop of each padded image."""
     images, most = len(padded_BCHW), 2 * SHIFT_PX + 1
-    moves_B2 = torch.randint(0, most, (images, 2))
-    crops = torch.empty(images, 3, side, side).to(memory_format=torch.channels_last)
+    moves_B2 = torch.randint(0, most, (images, 2), device=padded_BCHW.device)
+    crops = torch.empty(images, 3, side, side, device=padded_BCHW.device).to(memory_format=torch.channels_last)
     for down in range(most):
         for right in range(most):
             chosen = ((moves_B2[:, 0] == down) & (moves_B2[:, 1] == right)).nonzero()[:, 0]
             crops[chosen] = padded_BCHW[chosen, :, down : down + side, right : right + side]
     return crops
+
+
+def mirrored(x_BCHW: Tensor, flipped_B: Tensor) -> Tensor:
+    """Images of which those that are `flipped_B` are mirrored."""
+    return torch.where(flipped_B[:, None, None, None], x_BCHW.flip(3), x_BCHW)
+
+
+class Training:
+    """Training of a network in so many steps; `average` has the averaged weights."""
+
+    def __init__(self, model: Network, batch: int, total: int, autocast: AbstractContextManager[object]) -> None:
+        self.model, self.total, self.autocast = model, total, autocast
+        kernels = [weight for weight in model.groups.parameters() if weight.ndim == 4]
+        biases = [weight for weight in model.groups.parameters() if weight.ndim == 1 and weight.requires_grad]
+        assert model.whitening.bias is not None
+        decay = DECAY * batch
+        groups = [
+            {"params": [model.whitening.bias, *biases], "first": BIAS_RATE, "weight_decay": decay / BIAS_RATE},
+            {"params": [model.head.weight], "first": HEAD_RATE, "weight_decay": decay / HEAD_RATE},
+        ]
+        self.muon, self.others = Muon(kernels), torch.optim.SGD(groups, lr=1.0, momentum=0.85, nesterov=True)
+        self.average = {name: value.clone() for name, value in model.state_dict().items()}
+        self.steps = 0
+
+    def step(self, x_BCHW: Tensor, y_B: Tensor) -> None:
+        """Take one step with augmented images."""
+        left = 1 - self.steps / self.total
+        with self.autocast:
+            logits_BK = self.model(x_BCHW.contiguous(memory_format=torch.channels_last))
+        F.cross_entropy(logits_BK.float(), y_B, label_smoothing=SMOOTHING).backward()
+        for group in self.others.param_groups:
+            group["lr"] = group["first"] * left
+        self.others.step()
+        self.muon.step(KERNEL_RATE * left)
+        self.model.zero_grad(set_to_none=True)
+        if self.steps % AVERAGE_EVERY == AVERAGE_EVERY - 1 or self.steps == self.total - 1:
+            keep = 0.0 if self.steps == AVERAGE_EVERY - 1 else 0.95**AVERAGE_EVERY * (self.steps / self.total) ** 3
+            for name, value in self.model.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].mul_(keep).add_(value, alpha=1 - keep)
+        self.steps += 1
 
 
 def predicted(model: Network, x_NCHW: Tensor, tta: bool, autocast: AbstractContextManager[object]) -> Tensor:
@@ -158,42 +199,19 @@ def train(
 ) -> float:
     """Train the network in place, with averaged weights at the end; return the seconds."""
     began, side = time.perf_counter(), x_NCHW.shape[2]
-    kernels = [weight for weight in model.groups.parameters() if weight.ndim == 4]
-    biases = [weight for weight in model.groups.parameters() if weight.ndim == 1 and weight.requires_grad]
     assert model.whitening.bias is not None
-    decay = DECAY * given.batch
-    groups = [
-        {"params": [model.whitening.bias, *biases], "first": BIAS_RATE, "weight_decay": decay / BIAS_RATE},
-        {"params": [model.head.weight], "first": HEAD_RATE, "weight_decay": decay / HEAD_RATE},
-    ]
-    muon, others = Muon(kernels), torch.optim.SGD(groups, lr=1.0, momentum=0.85, nesterov=True)
     steps = max(1, len(x_NCHW) // given.batch)
-    total = given.epochs * steps
+    training = Training(model, given.batch, given.epochs * steps, autocast)
     padded_NCHW = F.pad(x_NCHW, [SHIFT_PX] * 4, mode="reflect")
     flipped_N = torch.rand(len(x_NCHW)) < 0.5
-    average = {name: value.clone() for name, value in model.state_dict().items()}
-    for step in range(total):
+    for step in range(training.total):
         if step % steps == 0:
             order_N, flipped_N = torch.randperm(len(x_NCHW)), ~flipped_N
             model.whitening.bias.requires_grad_(step < 3 * steps)
-        left = 1 - step / total
         chosen = order_N[(step % steps) * given.batch :][: given.batch]
-        x_BCHW = shifted(padded_NCHW[chosen], side)
-        x_BCHW = torch.where(flipped_N[chosen, None, None, None], x_BCHW.flip(3), x_BCHW)
-        with autocast:
-            logits_BK = model(x_BCHW.contiguous(memory_format=torch.channels_last))
-        F.cross_entropy(logits_BK.float(), y_N[chosen], label_smoothing=SMOOTHING).backward()
-        for group in others.param_groups:
-            group["lr"] = group["first"] * left
-        others.step()
-        muon.step(KERNEL_RATE * left)
-        model.zero_grad(set_to_none=True)
-        if step % AVERAGE_EVERY == AVERAGE_EVERY - 1 or step == total - 1:
-            keep = 0.0 if step == AVERAGE_EVERY - 1 else 0.95**AVERAGE_EVERY * (step / total) ** 3
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    average[name].mul_(keep).add_(value, alpha=1 - keep)
-    model.load_state_dict({**model.state_dict(), **{n: v for n, v in average.items() if v.is_floating_point()}})
+        training.step(mirrored(shifted(padded_NCHW[chosen], side), flipped_N[chosen]), y_N[chosen])
+    average = {name: value for name, value in training.average.items() if value.is_floating_point()}
+    model.load_state_dict({**model.state_dict(), **average})
     return time.perf_counter() - began
 
 

@@ -272,6 +272,14 @@ def test_a_refusal_ends_the_connection_of_a_client_that_is_still_sending():
     assert [message.get("more_body") for message in answer.messages[1:]] == [True, False]
 
 
+def test_refusals_are_told_by_their_reason():
+    reasons = []
+    guard = Guard(served, access(token=TOKEN), reasons.append)
+    for headers in ([], [("Host", "a")], [OWN, ("Origin", "null")], [OWN], [OWN, ("Authorization", f"Bearer {TOKEN}")]):
+        ask(guard, headers=headers, path="/metrics")
+    assert reasons == ["host", "host", "origin", "token"]
+
+
 def test_websockets_are_refused_and_other_scopes_pass():
     sent, seen = [], []
 

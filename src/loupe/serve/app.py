@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -46,7 +47,7 @@ def create_app(service: Service, access: Access, *, more: Sequence[BaseRoute] = 
     )
     app.state.service = service
     app.state.held = Held(service.limits.held_bytes)
-    return Observed(Guard(app, access), service.metrics)
+    return Observed(Guard(app, access, partial(service.metrics.refused, "")), service.metrics)
 
 
 async def predict(request: Request) -> Response:
@@ -80,9 +81,18 @@ def deadline_of(request: Request, default_seconds: float) -> float:
         Refusal: the request asks for a deadline that is not allowed.
     """
     seconds = _number(request.query_params.get("deadline", str(default_seconds)), "deadline", float)
+    return asyncio.get_running_loop().time() + check_deadline(seconds)
+
+
+def check_deadline(seconds: float) -> float:
+    """The seconds in which an answer is due.
+
+    Raises:
+        Refusal: they are not allowed.
+    """
     if not 0 < seconds <= LONGEST_DEADLINE:
         raise Refusal(400, f"deadline={seconds:g}: give seconds, above 0 and at most {LONGEST_DEADLINE:g}.")
-    return asyncio.get_running_loop().time() + seconds
+    return seconds
 
 
 def _number(text: str, name: str, kind: type[N]) -> N:

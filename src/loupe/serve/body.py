@@ -249,7 +249,8 @@ class Form:
             return
         if len(self._uploads) == self._most_images:
             limit = counted(self._most_images, "image")
-            raise Refusal(413, f"the request has more than {limit}. Send at most {limit} at a time.")
+            message = f"the request has more than {limit}. Send at most {limit} at a time."
+            raise Refusal(413, message, reason="images")
         self._uploads.append(Upload(self._file_name or "image", content))
 
     def _end(self) -> None:

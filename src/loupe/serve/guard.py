@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +86,17 @@ class Guard:
     An answer that is given before the body of its request has arrived reaches the client all the same (`lingering`).
     """
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, refused: Callable[[str], None] | None = None) -> None:
+        """Guard an application.
+
+        Args:
+            app: gets the requests that are allowed.
+            access: says which are.
+            refused: called with the reason of each refusal.
+        """
         self._app = app
         self._access = access
+        self._refused = refused or (lambda reason: None)
         self._own_names = own_names(access.host)
         self._hosts = tuple(host for host in map(parse_host, access.hosts) if host)
         self._origins = frozenset(origin for origin in map(parse_origin, access.origins) if origin)
@@ -112,6 +121,7 @@ class Guard:
                 self._check_token(scope, headers)
                 app = self._app
         except Refusal as refusal:
+            self._refused(refusal.reason)
             app = JSONResponse({"error": refusal.message}, refusal.status, refusal.headers)
         await app(scope, exchange.receive, self._with_headers(exchange.send, named))
 
@@ -120,13 +130,15 @@ class Guard:
         texts = headers.getlist("host")
         host = parse_host(texts[0]) if len(texts) == 1 else None
         if host is None:
-            raise Refusal(400, "the request has no valid Host header. Send one: the name or address of the server.")
+            message = "the request has no valid Host header. Send one: the name or address of the server."
+            raise Refusal(400, message, reason="host")
         if self._is_own(host) or self._is_named(host):
             return host
         raise Refusal(
             403,
             f"{host} is not known as an address of this server. Use the one that was printed at its start, or start it "
             f"with --allow-host {host}.",
+            reason="host",
         )
 
     def _is_own(self, host: Host) -> bool:
@@ -146,7 +158,7 @@ class Guard:
         texts = headers.getlist("origin")
         if not texts:
             if method not in SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-                raise Refusal(403, "the request comes from the page of another site.")
+                raise Refusal(403, "the request comes from the page of another site.", reason="origin")
             return None
         origin = parse_origin(texts[0]) if len(texts) == 1 else None
         if origin in self._origins:
@@ -154,7 +166,7 @@ class Guard:
         if origin is not None and self._is_same(origin, host):
             return None
         remedy = f" Start the server with --allow-origin {texts[0]} to allow it." if origin else ""
-        raise Refusal(403, f"the request comes from the page of another origin.{remedy}")
+        raise Refusal(403, f"the request comes from the page of another origin.{remedy}", reason="origin")
 
     def _is_same(self, origin: Origin, host: Host) -> bool:
         """True for pages of the server itself; behind a proxy, HTTPS may end at the proxy."""
@@ -171,7 +183,8 @@ class Guard:
             return
         problem = "the token is not that of this server" if texts else "the server asks for a token"
         challenge = 'Bearer realm="loupe"' + (', error="invalid_token"' if texts else "")
-        raise Refusal(401, f"{problem}. Send the header Authorization: Bearer TOKEN.", {"WWW-Authenticate": challenge})
+        message = f"{problem}. Send the header Authorization: Bearer TOKEN."
+        raise Refusal(401, message, {"WWW-Authenticate": challenge}, reason="token")
 
     def _with_headers(self, send: Send, named_origin: str | None) -> Send:
         """Send answers with the headers that keep browsers from misuse, and with those for a named origin."""

@@ -109,6 +109,7 @@ class Metrics:
 
     def request(self, model: str, route: str, status: int, seconds: float) -> None:
         """Count a request that ended. `model` is empty for a request of no model; `route` is its template."""
+        route = route.replace("/versions/{version}", "")
         name, path = self._known(model), route if route in self._routes else OTHER
         self._requests.labels(name, path, str(status) if status in STATUSES else OTHER).inc()
         self._seconds.labels(name, path).observe(seconds)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.routing import Route
 
 from loupe.data.processes import worker_count
 from loupe.errors import ConfigError, LoupeError
+from loupe.serve import inference_protocol, openapi
 from loupe.serve.access_log import log
 from loupe.serve.app import create_app
 from loupe.serve.connections import Connections
@@ -97,7 +99,7 @@ async def _serve(
         service.metrics.describe(model.name, model.weights, model.engine.name)
     server = _Server(
         uvicorn.Config(
-            create_app(service, access),
+            create_app(service, access, more=routes(service)),
             http=Connections,
             ws="none",
             lifespan="off",
@@ -119,6 +121,11 @@ async def _serve(
             for task in (watching, started):
                 task.cancel()
             await service.close()
+
+
+def routes(service: Service) -> list[Route]:
+    """All routes but those of the application itself."""
+    return [*inference_protocol.routes(service), *openapi.routes(service)]
 
 
 def _end(service: Service, server: uvicorn.Server) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, ImageOps
 from torchvision.transforms import CenterCrop
 
+from image_files import CUT_OFF, FILES, encode, gradient
 from loupe.config.size import Size
 from loupe.data.formats import sniff
 from loupe.data.pixels.decode import decode, load, resized
@@ -23,22 +24,10 @@ GREY_HW = RNG.integers(0, 256, (23, 37), dtype=np.uint8)
 LOSSLESS = {"PNG": {}, "WebP": {"lossless": True}, "BMP": {}, "TIFF": {}}
 
 
-def encode(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
 def decoded(data, **options):
     image = decode(data, "x", **options)
     assert image.mode == "RGB"
     return np.asarray(image)
-
-
-def gradient(width, height):
-    """A smooth image: what lies where can be told from its colours, and resampling changes little."""
-    x_HW, y_HW = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    return Image.fromarray(np.stack([x_HW, y_HW, (x_HW + y_HW) / 2], axis=2).round().astype(np.uint8))
 
 
 def png_chunk(kind, body):
@@ -259,22 +248,8 @@ def test_what_is_no_image_is_named_with_its_reason(data, reason):
     assert "\n" not in caught.value.reason
 
 
-FILES = {
-    "JPEG": encode(gradient(96, 80), "JPEG"),
-    "progressive": encode(gradient(96, 80), "JPEG", progressive=True),
-    "CMYK": encode(gradient(96, 80).convert("CMYK"), "JPEG"),
-    "PNG": encode(gradient(96, 80), "PNG"),
-    "palette": encode(gradient(96, 80).quantize(64), "PNG"),
-    "WebP": encode(gradient(96, 80), "WebP"),
-    "BMP": encode(gradient(96, 80), "BMP"),
-    "GIF": encode(gradient(96, 80).quantize(64), "GIF"),
-    "TIFF": encode(gradient(96, 80), "TIFF"),
-    "LZW": encode(gradient(96, 80), "TIFF", compression="tiff_lzw"),
-}
-
-
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("kept", CUT_OFF)
 def test_a_cut_off_file_is_an_error(name, kept):
     data = FILES[name]
     with pytest.raises(ImageError):
