@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,3 +71,24 @@ def served(*words: object, folder: Path) -> Iterator[Served]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def ask(client: httpx.Client, paths: Sequence[Path], query: str = "top=3") -> httpx.Response:
+    """Answer of `POST /predict` to some files, whose names are their paths."""
+    return client.post(f"/predict?{query}", files=[("image", (str(path), path.read_bytes())) for path in paths])
+
+
+def predicted(run: Path, paths: Sequence[Path], folder: Path, top: int = 3) -> dict[str, Any]:
+    """Images of `loupe predict --json` by their paths."""
+    words = ["predict", run, *paths, "--top", top, "--json", "--quiet", "--to", folder / "predicted.csv"]
+    command = [sys.executable, "-m", "loupe", *map(str, words)]
+    done = subprocess.run(command, env=os.environ | ENV, stdout=subprocess.PIPE, check=True)
+    return {image["path"]: image for image in json.loads(done.stdout)["images"]}
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """The same label and classes, with probabilities to 1e-5."""
+    assert found["label"] == wanted["label"]
+    assert [best["class"] for best in found["top"]] == [best["class"] for best in wanted["top"]]
+    for one, other in zip(found["top"], wanted["top"], strict=True):
+        assert abs(one["probability"] - other["probability"]) <= 1e-5

@@ -1,46 +1,22 @@
 """The process of the server: answers equal to `loupe predict --json`, reloads without a lost request, and its end."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-from served_process import ENV, served
+from served_process import ask, assert_same, predicted, served
 
 import loupe
 
 pytestmark = pytest.mark.slow
 
 
-def predicted(run, paths):
-    """Images of `loupe predict --json`."""
-    command = [sys.executable, "-m", "loupe", "predict", run, *paths, "--top", "3", "--json", "--quiet"]
-    with_folder = {**os.environ, **ENV}
-    place = paths[0].parent
-    done = subprocess.run([*map(str, command), "--to", str(place / "p.csv")], env=with_folder, stdout=-1, check=True)
-    return {image["path"]: image for image in json.loads(done.stdout)["images"]}
-
-
-def assert_same(found, wanted):
-    assert found["label"] == wanted["label"]
-    assert [best["class"] for best in found["top"]] == [best["class"] for best in wanted["top"]]
-    np.testing.assert_allclose(*([best["probability"] for best in one["top"]] for one in (found, wanted)), atol=1e-5)
-
-
-def ask(client, paths, query="top=3"):
-    files = [("image", (str(path), path.read_bytes())) for path in paths]
-    return client.post(f"/predict?{query}", files=files)
-
-
 def test_answers_are_those_of_predict_alone_and_in_requests_of_many(digits_run, digit_files, tmp_path):
-    wanted = predicted(digits_run, digit_files)
+    wanted = predicted(digits_run, digit_files, tmp_path)
     with served(digits_run, folder=tmp_path) as server, server.client() as client:
         for path in digit_files[:5]:
             (found,) = ask(client, [path]).json()["images"]
