@@ -16,6 +16,7 @@ from loupe.errors import ImageError
 from loupe.serve.access_log import Observed
 from loupe.serve.answers import answer, check_threshold, check_top
 from loupe.serve.body import read_images
+from loupe.serve.disconnects import unless_gone
 from loupe.serve.guard import Access, Guard
 from loupe.serve.held import Held
 from loupe.serve.refusals import Refusal
@@ -62,7 +63,7 @@ async def predict(request: Request) -> Response:
     with request.app.state.held.share() as share:
         uploads = await read_images(request, service.limits, share)
         request.state.images = len(uploads)
-        found = await service.predict(model, uploads, deadline)
+        found = await unless_gone(request, service.predict(model, uploads, deadline))
     told = answer(model, [upload.name for upload in uploads], found, top=top, threshold=threshold)
     all_damaged = all(isinstance(one, ImageError) for one in found)
     return Response(told.model_dump_json(by_alias=True), 422 if all_damaged else 200, media_type="application/json")

@@ -22,6 +22,7 @@ from loupe.models.pixel_engine import Array
 from loupe.serve.answers import check_threshold, probabilities
 from loupe.serve.app import check_deadline
 from loupe.serve.body import Upload, read_body
+from loupe.serve.disconnects import unless_gone
 from loupe.serve.inference_messages import (
     Live,
     ModelList,
@@ -112,7 +113,7 @@ class InferenceProtocol:
                 inputs = await run_in_threadpool(read_request, body, request.headers.get(HEADER_LENGTH), service.limits)
             deadline = began + check_deadline(inputs.deadline_seconds or service.limits.deadline_seconds)
             threshold = check_threshold(model.threshold if inputs.threshold is None else inputs.threshold, model)
-            logits_NK = await self._logits(request, model, inputs, deadline)
+            logits_NK = await unless_gone(request, self._logits(request, model, inputs, deadline))
         answer, headers = respond(model, inputs, logits_NK, threshold)
         return Response(answer, headers=headers)
 
