@@ -14,9 +14,9 @@ def request(messages):
     left = list(messages)
 
     async def receive():
-        if left:
-            return {"type": left.pop(0)}
-        await asyncio.Event().wait()
+        if not left:
+            await asyncio.Event().wait()
+        return {"type": left.pop(0)}
 
     return SimpleNamespace(receive=receive)
 
