@@ -129,6 +129,18 @@ def test_trailers_are_no_headers(client, trailer):
     assert answer_of(client).endswith(b"5 bytes")
 
 
+def test_a_body_is_not_taken_for_the_next_request(client):
+    """A change of protocol ends the request for the parser, and its body would begin the next one."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n" + upgrade + b"\r\n")
+    assert answer_of(client).startswith(b"HTTP/1.1 200")
+    client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\n" + upgrade + b"Content-Length: %d\r\n\r\n" % len(GET))
+    assert answer_of(client, b"}").startswith(b"HTTP/1.1 400")
+    with suppress(ConnectionError):
+        client.sendall(GET)
+    assert received_until_end(client) == 0
+
+
 @pytest.mark.parametrize("size", [1, 100, 5000])
 def test_bodies_may_be_larger_than_headers(client, size):
     chunk = b"%x\r\n%s\r\n" % (size, b"x" * size)

@@ -4,10 +4,12 @@ uvicorn's timers begin with the first request of a connection, and it has no lim
 """
 
 from asyncio import BaseTransport, TimerHandle, Transport
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.flow_control import service_unavailable
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from loupe.serve.lingering import has_body
 
 
 class Connections(HttpToolsProtocol):
@@ -39,7 +41,7 @@ class Connections(HttpToolsProtocol):
             self.transport.abort()
             return
         if len(self.connections) > self.most:
-            self.app = service_unavailable
+            self.app = _refusing(503, f"the server has {self.most} connections already. Try again later.")
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -73,7 +75,12 @@ class Connections(HttpToolsProtocol):
         self._has_headers = True
         self._headers_arrived()
         self._bytes_outside_body = 0
+        served = self.app
+        if self.parser.should_upgrade() and has_body({"headers": self.headers}):
+            # The parser would take the body for the next request.
+            self.app = _refusing(400, "a request with a body cannot change the protocol. Leave out the header Upgrade.")
         super().on_headers_complete()
+        self.app = served
 
     def on_body(self, body: bytes) -> None:
         self._bytes_outside_body = 0
@@ -105,3 +112,9 @@ class Connections(HttpToolsProtocol):
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
+
+
+def _refusing(status: int, message: str) -> Any:
+    """ASGI application that answers with an error and ends the connection; typed as uvicorn's or as Starlette's."""
+    headers = {"Connection": "close"} | ({"Retry-After": "1"} if status == 503 else {})
+    return JSONResponse({"error": message}, status, headers)
