@@ -95,4 +95,5 @@ def test_two_servers_in_a_process_share_nothing():
 def test_figures_are_finite_and_the_type_is_of_prometheus():
     metrics = Metrics(["a"])
     assert all(math.isfinite(figure) for figure in samples(metrics).values())
+    assert not any(name.endswith("_created") for name, _ in samples(metrics))
     assert metrics.content_type.startswith("text/plain; version=")

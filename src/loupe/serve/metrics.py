@@ -4,7 +4,7 @@ Labels take values from bounded sets alone. The name of a model or a route that 
 under `other`, so no client can make new time series.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from prometheus_client import (
@@ -13,9 +13,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.registry import Collector
 
 OTHER = "other"
 NO_MODEL = ""
@@ -136,7 +138,19 @@ class Metrics:
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return generate_latest(_WithoutCreationTimes(self._registry))
 
     def _known(self, model: str) -> str:
         return model if model in self._models or model == NO_MODEL else OTHER
+
+
+class _WithoutCreationTimes(Collector):
+    """Metrics of a registry without the time at which each series began, which would double their number."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
