@@ -17,7 +17,7 @@ from loupe.serve.served import ServedModel
 from loupe.serve.server import routes
 from loupe.serve.service import Service
 
-CLASSES = ("zero", "one", "<script>alert(1)</script>", "naïve 3", *"456789")
+CLASSES = ("0", "one", "<script>alert(1)</script>", "naïve 3", *"456789")
 ACCESS = Access(host="127.0.0.1", port=8000, hosts=("testserver",))  # the name that test clients give it
 
 

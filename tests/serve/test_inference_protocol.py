@@ -1,11 +1,15 @@
 """Open Inference Protocol over HTTP: the answers of /predict, in the protocol's words."""
 
 import base64
+import doctest
 import io
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import digits_service
+import httpx
 import numpy as np
 import pytest
 from digits_service import CLASSES
@@ -128,7 +132,7 @@ def test_decoded_images_are_answered_as_their_files_are(client, name):
 
 def test_a_model_that_reads_16_bits_takes_files_alone(client):
     path = "/v2/models/16 bits/infer"
-    assert outputs(client.post(path, json={"inputs": [image(digit_png((0, 4095)))]}))["label"]["data"] == ["zero"]
+    assert outputs(client.post(path, json={"inputs": [image(digit_png((0, 4095)))]}))["label"]["data"] == ["0"]
     pixels = {"name": "pixels", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3]}
     assert client.post(path, json={"inputs": [pixels]}).status_code == 400
 
@@ -138,8 +142,8 @@ def test_outputs_are_binary_where_that_is_asked_for(client):
     length = int(response.headers[HEADER])
     answer = json.loads(response.content[:length])
     (label,) = answer["outputs"]
-    assert label == {"name": "label", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 8}}
-    assert response.content[length:] == b"\4\0\0\0zero"
+    assert label == {"name": "label", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}
+    assert response.content[length:] == b"\1\0\0\0000"
     assert response.headers["content-type"] == "application/octet-stream"
 
 
@@ -189,3 +193,15 @@ def test_the_digit_is_one_of_8_bits_and_of_the_range_of_16():
     assert np.asarray(Image.open(io.BytesIO(PNG))).max() == round(15 / 16 * 255)
     wide = np.asarray(Image.open(io.BytesIO(digit_png((100, 1700)))))
     np.testing.assert_array_equal(wide, 100 + 100 * np.array(DIGIT))
+
+
+def test_the_example_in_python_of_the_documents(client, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```console\n(>>> import base64.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "digit.png").write_bytes(PNG)
+    monkeypatch.chdir(tmp_path)
+    # The address of the page leads to the server of this test.
+    monkeypatch.setattr(httpx, "post", lambda address, **sent: client.post(httpx.URL(address).path, **sent))
+    example = doctest.DocTestParser().get_doctest(block, {}, "serve.md", None, 0)
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=len(example.examples))
+    assert len(example.examples) == 11

@@ -72,7 +72,7 @@ def test_the_examples_of_predict_are_its_answers(client, document):
         shown = predict["responses"][str(status)]["content"]["application/json"]["examples"][name]["value"]
         assert response.status_code == status and response.json() == shown
     assert client.post("/predict", content=image, headers={"Content-Type": "image/png"}).json()["images"] == [
-        {"path": "image", "label": "zero", "top": [{"class": "zero", "probability": pytest.approx(1, abs=0.3)}]}
+        {"path": "image", "label": "0", "top": [{"class": "0", "probability": pytest.approx(1, abs=0.3)}]}
     ]
 
 
@@ -111,7 +111,7 @@ def test_a_model_with_a_range_has_an_example_of_16_bits():
         document = client.get("/openapi.json").json()
     infer = document["paths"]["/v2/models/{model}/infer"]["post"]
     answered = infer["responses"]["200"]["content"]["application/json"]["examples"]["digit"]["value"]
-    assert answered["outputs"][0]["data"] == ["zero"]
+    assert answered["outputs"][0]["data"] == ["0"]
 
 
 def test_the_digit_is_the_first_of_the_data_set():
