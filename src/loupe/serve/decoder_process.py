@@ -29,6 +29,7 @@ READY = b"+"
 """First byte that a child sends, when it can decode."""
 
 _OOM_SCORE = "500"
+_PIPE_BYTES = 2**18  # hold the pixels of an image of 224 px; Linux' 64 KiB make three turns of them
 
 
 def serve() -> None:
@@ -39,6 +40,7 @@ def serve() -> None:
     with suppress(OSError):  # where memory is short, Linux ends this process before the server
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     requests, answers = sys.stdin.buffer, open_answers()
+    _widen(answers)
     _silence()
     with suppress(OSError):
         answers.write(READY)
@@ -47,6 +49,15 @@ def serve() -> None:
             answers.write(_answer(requests, *REQUEST.unpack(lengths)))
             answers.flush()
     os._exit(0)  # without the interpreter's tidying up, which takes longer than the server should wait
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """Enlarge the buffer of a pipe, where the system allows it."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _silence() -> None:
