@@ -4,15 +4,17 @@ import http.client
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from PIL import Image
 
@@ -51,6 +53,24 @@ class Server:
         """Status and JSON of the prediction of one image."""
         status, _, body = self.ask("POST", f"/predict{query}", image, {"Content-Type": "image/png", **(headers or {})})
         return status, json.loads(body)
+
+    def client(self) -> httpx.Client:
+        """Client of the server, which many threads may use."""
+        return httpx.Client(base_url=f"http://{self.host}:{self.port}", timeout=60, trust_env=False)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Lines of the log so far."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+
+    def children(self) -> list[int]:
+        """Process numbers of the processes that decode (Linux)."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
 
     def peak_bytes(self) -> int:
         """Largest resident memory of the process so far (Linux)."""
@@ -119,3 +139,23 @@ def noise(size_px: int, kind: str = "PNG") -> bytes:
     file = BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def ask(client: httpx.Client, paths: Sequence[Path], query: str = "top=3") -> httpx.Response:
+    """Answer of `POST /predict` to some files, whose names are their paths."""
+    return client.post(f"/predict?{query}", files=[("image", (str(path), path.read_bytes())) for path in paths])
+
+
+def predicted(run: Path, paths: Sequence[Path], folder: Path, top: int = 3) -> dict[str, Any]:
+    """Images of `loupe predict --json` by their paths."""
+    words = ["predict", run, *paths, "--top", top, "--json", "--quiet", "--to", folder / "predicted.csv"]
+    done = subprocess.run([sys.executable, "-m", "loupe", *map(str, words)], stdout=subprocess.PIPE, check=True)
+    return {image["path"]: image for image in json.loads(done.stdout)["images"]}
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """The same label and classes, with probabilities to 1e-5."""
+    assert found["label"] == wanted["label"]
+    assert [best["class"] for best in found["top"]] == [best["class"] for best in wanted["top"]]
+    for one, other in zip(found["top"], wanted["top"], strict=True):
+        assert abs(one["probability"] - other["probability"]) <= 1e-5

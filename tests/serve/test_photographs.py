@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from served_process import ask, assert_same, predicted, served
+from server_process import ask, assert_same, predicted, serving
 
 import loupe
 from loupe.export.export import export_model
@@ -40,7 +40,7 @@ def check(folder, photographs, tmp_path):
         size = draws.choice((1, 1, 2, 5, 16))
         parts, left = [*parts, left[:size]], left[size:]
     with (
-        served(folder, "--queue", 1000, folder=tmp_path) as server,
+        serving(tmp_path / "serve.log", folder, "--queue", 1000) as server,
         server.client() as client,
         ThreadPoolExecutor(CLIENTS) as threads,
     ):

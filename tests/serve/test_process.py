@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from served_process import ask, assert_same, predicted, served
+from server_process import ask, assert_same, predicted, serving
 
 import loupe
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def test_answers_are_those_of_predict_alone_and_in_requests_of_many(digits_run, digit_files, tmp_path):
     wanted = predicted(digits_run, digit_files, tmp_path)
-    with served(digits_run, folder=tmp_path) as server, server.client() as client:
+    with serving(tmp_path / "serve.log", digits_run) as server, server.client() as client:
         for path in digit_files[:5]:
             (found,) = ask(client, [path]).json()["images"]
             assert_same(found, wanted[str(path)])
@@ -30,7 +30,7 @@ def test_answers_are_those_of_predict_alone_and_in_requests_of_many(digits_run, 
 def test_damaged_images_fail_alone(digits_run, digit_files, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(digit_files[0].read_bytes()[:60])
-    with served(digits_run, folder=tmp_path) as server, server.client() as client:
+    with serving(tmp_path / "serve.log", digits_run) as server, server.client() as client:
         answer = ask(client, [digit_files[0], broken, digit_files[1]])
         first, second, third = answer.json()["images"]
         assert answer.status_code == 200
@@ -44,7 +44,7 @@ def test_a_reload_loses_no_request(digits_run, digit_files, tmp_path):
     shutil.copytree(digits_run / "model", copy)
     statuses, weights, ended = [], [], threading.Event()
 
-    with served(copy, folder=tmp_path) as server, server.client() as client:
+    with serving(tmp_path / "serve.log", copy) as server, server.client() as client:
 
         def keep_asking():
             while not ended.is_set():
@@ -75,7 +75,7 @@ def test_a_reload_loses_no_request(digits_run, digit_files, tmp_path):
 def test_files_that_cannot_be_opened_leave_the_old_model(digits_run, digit_files, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(digits_run / "model", copy)
-    with served(copy, folder=tmp_path) as server, server.client() as client:
+    with serving(tmp_path / "serve.log", copy) as server, server.client() as client:
         (copy / "config.json").write_text("{}")
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and not any(event["event"] == "not reloaded" for event in server.events()):
@@ -86,7 +86,11 @@ def test_files_that_cannot_be_opened_leave_the_old_model(digits_run, digit_files
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_once_what_is_in_flight_is_answered(digits_run, digit_files, tmp_path, number):
-    with served(digits_run, folder=tmp_path) as server, ThreadPoolExecutor(8) as threads, server.client() as client:
+    with (
+        serving(tmp_path / "serve.log", digits_run) as server,
+        ThreadPoolExecutor(8) as threads,
+        server.client() as client,
+    ):
         assert ask(client, digit_files[:1]).status_code == 200
         asked = [threads.submit(ask, client, digit_files[:12]) for _ in range(8)]
         time.sleep(0.05)
@@ -99,7 +103,7 @@ def test_a_signal_ends_it_once_what_is_in_flight_is_answered(digits_run, digit_f
 
 
 def test_a_full_queue_refuses_early_and_recovers(digits_run, digit_files, tmp_path):
-    with served(digits_run, "--queue", 8, folder=tmp_path) as server, server.client() as client:
+    with serving(tmp_path / "serve.log", digits_run, "--queue", 8) as server, server.client() as client:
         with ThreadPoolExecutor(24) as threads:
             answers = list(threads.map(lambda _: ask(client, digit_files[:8]), range(100)))
         statuses = {answer.status_code for answer in answers}
@@ -109,7 +113,7 @@ def test_a_full_queue_refuses_early_and_recovers(digits_run, digit_files, tmp_pa
 
 
 def test_no_process_is_left(digits_run, tmp_path):
-    with served(digits_run, folder=tmp_path) as server:
+    with serving(tmp_path / "serve.log", digits_run) as server:
         children = server.children()
         assert children
         assert server.end() == 0
