@@ -39,7 +39,23 @@ def choose_method(name: str) -> Method:
 
 
 def class_maps(model: Classifier, x_BCHW: Tensor, class_B: Tensor, layer: MapLayer, method: Method = DEFAULT) -> Tensor:
-    """Class activation map of each image.
+    """Class activation map of each image, enlarged to it by linear interpolation.
+
+    Args, Raises: as for `coarse_maps`.
+
+    Returns:
+        Float32 [B, H, W] from 0 to 1: each map is divided by its maximum. A map without evidence is 0.
+    """
+    coarse_BHW = coarse_maps(model, x_BCHW, class_B, layer, method)
+    fine_BHW = F.interpolate(coarse_BHW[:, None], x_BCHW.shape[2:], mode="bilinear")[:, 0]
+    peak_B11 = fine_BHW.amax(dim=(1, 2), keepdim=True)
+    return torch.where(peak_B11 > 0, fine_BHW / peak_B11.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+
+
+def coarse_maps(
+    model: Classifier, x_BCHW: Tensor, class_B: Tensor, layer: MapLayer, method: Method = DEFAULT
+) -> Tensor:
+    """Class activation map of each image in the size of the layer's map, unscaled: float32 [B, h, w], at least 0.
 
     The model is evaluated in full precision; its training mode is restored.
 
@@ -47,11 +63,8 @@ def class_maps(model: Classifier, x_BCHW: Tensor, class_B: Tensor, layer: MapLay
         model: network.
         x_BCHW: inputs of the network.
         class_B: int64, class to explain in each image.
-        layer: one of `feature_maps.map_layers(model)`; its map is enlarged to the image by linear interpolation.
+        layer: one of `feature_maps.map_layers(model)`.
         method: weighting of the channels.
-
-    Returns:
-        Float32 [B, H, W] from 0 to 1: each map is divided by its maximum. A map without evidence is 0.
 
     Raises:
         LoupeError: captum is not installed.
@@ -59,12 +72,9 @@ def class_maps(model: Classifier, x_BCHW: Tensor, class_B: Tensor, layer: MapLay
     was_training = model.training
     model.eval()
     try:
-        raw_B1HW = _attribute(model, layer, x_BCHW, class_B, method).relu()
+        return _attribute(model, layer, x_BCHW, class_B, method).relu()[:, 0]
     finally:
         model.train(was_training)
-    fine_BHW = F.interpolate(raw_B1HW, x_BCHW.shape[2:], mode="bilinear")[:, 0]
-    peak_B11 = fine_BHW.amax(dim=(1, 2), keepdim=True)
-    return torch.where(peak_B11 > 0, fine_BHW / peak_B11.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
 
 
 class _ChannelsFirst(nn.Module):

@@ -46,13 +46,27 @@ class OnnxRuntime:
         options.log_severity_level = 4  # its errors are raised, and printed again
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self.name = f"onnxruntime {onnxruntime.__version__}"
+        self.has_maps = "maps" in {output.name for output in self._session.get_outputs()}
 
     def run(self, images: UInt8Array) -> tuple[Floats, UInt8Array]:
+        probabilities_NK, pixels_NHWC = self._outputs(["probabilities", "pixels"], images)
+        return probabilities_NK, pixels_NHWC
+
+    def maps(self, images: UInt8Array) -> Floats:
+        """Class activation maps [N, K, h, w] of decoded images; only if `has_maps`.
+
+        Raises:
+            DataError: the engine refuses the images.
+        """
+        maps_NKHW: Floats = self._outputs(["maps"], images)[0]
+        return maps_NKHW
+
+    def _outputs(self, names: list[str], images: UInt8Array) -> list[Any]:
         try:
-            probabilities_NK, pixels_NHWC = self._session.run(["probabilities", "pixels"], {"images": images})
+            found: list[Any] = self._session.run(names, {"images": images})
         except Exception as error:  # it raises classes of its own
             raise refused(error) from None
-        return probabilities_NK, pixels_NHWC
+        return found
 
 
 class OpenVino:

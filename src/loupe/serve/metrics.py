@@ -27,7 +27,7 @@ ROUTES = (
     "/explain",
     "/metrics",
     "/openapi.json",
-    "/page",
+    "/page/{file}",
     "/predict",
     "/v2",
     "/v2/health/live",
@@ -37,7 +37,7 @@ ROUTES = (
     "/v2/models/{model}/infer",
     "/v2/models/{model}/ready",
 )
-"""Routes by their template; the version of a model is left out, and `/page` stands for all static files."""
+"""Routes by their template; the version of a model is left out."""
 
 REASONS = ("queue", "deadline", "body", "held", "images", "slow", "host", "origin", "token", "input", "model")
 """Reasons of refusals: a full queue, a passed deadline, a body or all bodies above their limit, too many images, a slow

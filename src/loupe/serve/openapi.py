@@ -14,6 +14,7 @@ from starlette.routing import Route
 from loupe import __version__
 from loupe.serve.answers import ErrorAnswer, PredictAnswer
 from loupe.serve.app import LONGEST_DEADLINE
+from loupe.serve.evidence import ExplainAnswer
 from loupe.serve.inference_messages import (
     InferenceRequest,
     InferenceResponse,
@@ -33,6 +34,7 @@ Plain = dict[str, Any]
 ASKED = (InferenceRequest,)
 ANSWERED = (
     PredictAnswer,
+    ExplainAnswer,
     ErrorAnswer,
     InferenceResponse,
     ServerMetadata,
@@ -128,6 +130,7 @@ def _images(models: Sequence[str], shown: Examples) -> Plain:
         {"type": "number", "minimum": 0, "maximum": 1},
         "Probability below which an image is `unclassified`. Default: the model's.",
     )
+    target = _parameter("class", {"type": "string"}, "Class to explain; by default the predicted one.")
     predicted = {"intact": {"value": shown.predicted}}
     damaged = {"damaged": {"value": shown.predicted_damaged}}
     return {
@@ -141,6 +144,17 @@ def _images(models: Sequence[str], shown: Examples) -> Plain:
                     "200": _json("Answers in the order of the images.", "PredictAnswer", predicted),
                     **_errors(*OF_IMAGES),
                     "422": _json("No image of the request can be read.", "PredictAnswer", damaged),
+                },
+            }
+        },
+        "/explain": {
+            "post": {
+                **_operation("explain", "images", "Class activation map of an image"),
+                "parameters": [*query, target],
+                "requestBody": _image_body(shown, several=False),
+                "responses": {
+                    "200": _json("The map, or null and the reason why there is none.", "ExplainAnswer"),
+                    **_errors(*OF_IMAGES, 422, 503),
                 },
             }
         },
@@ -202,7 +216,10 @@ def _server() -> Plain:
         return {"get": {**_operation(name, "server", summary), "responses": {"200": answer, **_errors(*statuses)}}}
 
     text: Plain = {"type": "string"}
+    page = get("page", "Page to try the server", "text/html", text, 400, 403)
+    page["get"]["security"] = []
     return {
+        "/": page,
         "/metrics": get("metrics", "Metrics for Prometheus", "text/plain", text, *GUARDED),
         "/openapi.json": get("openapi", "This description", "application/json", {"type": "object"}, *GUARDED, 429, 504),
     }

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from loupe.data.processes import worker_count
 from loupe.errors import ConfigError, LoupeError
-from loupe.serve import inference_protocol, openapi
+from loupe.serve import evidence, inference_protocol, openapi, page
 from loupe.serve.access_log import log
 from loupe.serve.app import create_app
 from loupe.serve.connections import Connections
@@ -125,7 +125,12 @@ async def _serve(
 
 def routes(service: Service) -> list[Route]:
     """All routes but those of the application itself."""
-    return [*inference_protocol.routes(service), *openapi.routes(service)]
+    return [
+        *page.routes(service.limits),
+        *evidence.routes(),
+        *inference_protocol.routes(service),
+        *openapi.routes(service),
+    ]
 
 
 def _end(service: Service, server: uvicorn.Server) -> None:
