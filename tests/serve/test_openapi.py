@@ -12,6 +12,7 @@ import pytest
 from loupe.serve.guard import OPEN_FOLDER
 from loupe.serve.metrics import ROUTES
 from loupe.serve.openapi_examples import DIGIT
+from loupe.serve.served import open_model
 from loupe.serve.server import routes
 
 PARAMETER = re.compile(r"\{(\w+)\}")
@@ -119,3 +120,18 @@ def test_the_digit_is_the_first_of_the_data_set():
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     *values, label = np.loadtxt(file, delimiter=",", max_rows=1)
     assert [*np.ravel(DIGIT), 0] == [*values, label]
+
+
+@pytest.mark.slow
+def test_the_examples_of_a_trained_network_are_its_answers(digits_run):
+    trained = digits_service.service(open_model(digits_run / "model", "trained"))
+    with digits_service.client(trained) as client:
+        document = client.get("/openapi.json").json()
+        infer = document["paths"]["/v2/models/{model}/infer"]["post"]
+        asked = infer["requestBody"]["content"]["application/json"]["examples"]["digit"]["value"]
+        shown = infer["responses"]["200"]["content"]["application/json"]["examples"]["digit"]["value"]
+        answer = client.post("/v2/models/trained/infer", json=asked).json()
+    probabilities, shown_probabilities = (one["outputs"][1].pop("data") for one in (answer, shown))
+    assert answer == shown
+    np.testing.assert_allclose(probabilities, shown_probabilities, atol=1e-6)  # of another batch
+    assert len(probabilities) == 10 and sum(probabilities) == pytest.approx(1, abs=1e-5)

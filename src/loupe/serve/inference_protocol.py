@@ -23,6 +23,7 @@ from loupe.serve.answers import check_threshold, probabilities
 from loupe.serve.app import check_deadline
 from loupe.serve.body import Upload, read_body
 from loupe.serve.disconnects import unless_gone
+from loupe.serve.held import Share
 from loupe.serve.inference_messages import (
     Live,
     ModelList,
@@ -47,7 +48,7 @@ from loupe.serve.refusals import Refusal
 from loupe.serve.served import ServedModel
 from loupe.serve.service import Service
 
-READERS = 2  # requests that are parsed at a time, each of which takes memory and the interpreter
+SMALL_BYTES = 2**16  # of a body that is read at once, without a thread
 ANY_SIZE = -1
 
 
@@ -74,7 +75,7 @@ class InferenceProtocol:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._reading = asyncio.Semaphore(READERS)
+        self._reading = asyncio.Lock()  # parsing takes memory and holds the interpreter
 
     async def server(self, request: Request) -> Response:
         """`GET /v2`: name, version and extensions of the server."""
@@ -108,14 +109,21 @@ class InferenceProtocol:
         if encoding != "identity":
             raise Refusal(415, f"Content-Encoding: {encoding[:50]!r} is not read here. Send the body as it is.")
         with request.app.state.held.share() as share:
-            body = await read_body(request, service.limits, share)
-            async with self._reading:
-                inputs = await run_in_threadpool(read_request, body, request.headers.get(HEADER_LENGTH), service.limits)
+            inputs = await self._read(request, share)
             deadline = began + check_deadline(inputs.deadline_seconds or service.limits.deadline_seconds)
             threshold = check_threshold(model.threshold if inputs.threshold is None else inputs.threshold, model)
             logits_NK = await unless_gone(request, self._logits(request, model, inputs, deadline))
         answer, headers = respond(model, inputs, logits_NK, threshold)
         return Response(answer, headers=headers)
+
+    async def _read(self, request: Request, share: Share) -> Inputs:
+        """Content of a request; its body is given up once the images have been taken from it."""
+        limits = self._service.limits
+        body, length = await read_body(request, limits, share), request.headers.get(HEADER_LENGTH)
+        if len(body) <= SMALL_BYTES:
+            return read_request(body, length, limits)
+        async with self._reading:
+            return await run_in_threadpool(read_request, body, length, limits)
 
     async def _logits(self, request: Request, model: ServedModel, inputs: Inputs, deadline: float) -> Array:
         if inputs.pixels is not None:

@@ -29,8 +29,8 @@ from loupe.serve.refusals import Refusal
 
 VERSION = "1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
-MOST_VALUES = 1_000_000
-"""Values in the JSON of a request: each takes up to 60 bytes once it is read."""
+MOST_VALUES = 250_000
+"""Values in the JSON of a request: each takes up to 60 bytes once it is read, and the interpreter reads no other."""
 MOST_FIELDS = 1_000
 
 OutputName = Literal["probabilities", "label"]
