@@ -6,9 +6,11 @@ import threading
 import numpy as np
 import pytest
 
+from loupe.errors import DivergedError
 from loupe.serve import batcher as module
 from loupe.serve.batcher import Batcher
 from loupe.serve.metrics import Metrics
+from loupe.serve.pace import Pace
 from loupe.serve.refusals import Refusal
 
 
@@ -140,10 +142,10 @@ def test_a_request_that_would_wait_beyond_its_deadline_is_refused_at_once():
     async def work():
         queue = batcher(engine, limit=1000)
         engine.opened.release(1)
-        first = asyncio.create_task(queue.logits(image(1)))
-        await first
-        queue._seconds = 0.1  # as measured on a slow machine
+        await queue.logits(image(1))
         now = asyncio.get_running_loop().time()
+        queue._pace.begin(now - 5)
+        queue._pace.answered(50, now)  # 0.1 s each, as on a slow machine
         with queue.admit(50, now + 60):
             with pytest.raises(Refusal) as refused, queue.admit(1, now + 2):
                 pass
@@ -172,3 +174,37 @@ def test_batches_of_a_slow_network_stay_small(monkeypatch):
     engine = Gate(is_open=True)
     asyncio.run(work())
     assert engine.batches == [[0], [1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_an_output_that_is_not_finite_fails_its_image_alone():
+    async def work():
+        queue = batcher(engine)
+        with np.errstate(all="ignore"):
+            answers = await asyncio.gather(*await asked(queue, 1, 2), return_exceptions=True)
+        queue.close()
+        return answers
+
+    class Diverged(Gate):
+        def run(self, pixels):
+            for logits_BK in super().run(pixels):
+                yield np.where(logits_BK == 2, np.nan, logits_BK)
+
+    engine = Diverged(is_open=True)
+    first, second = asyncio.run(work())
+    assert first.tolist() == [1, 1, 1]
+    assert isinstance(second, DivergedError)
+
+
+def test_the_pace_is_that_of_the_last_images_and_leaves_idle_time_out():
+    pace = Pace()
+    assert pace.each_seconds == 0
+    pace.begin(100)
+    for second in range(10):
+        pace.answered(2, 101 + second)  # 2 images in each second
+    assert pace.each_seconds == pytest.approx(0.5)
+    pace.begin(500)
+    pace.answered(1, 500.5)
+    assert pace.each_seconds == pytest.approx(0.5)
+    for number in range(400):
+        pace.answered(1, 500.5 + 0.1 * (number + 1))
+    assert pace.each_seconds == pytest.approx(0.1, rel=0.01)

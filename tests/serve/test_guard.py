@@ -87,9 +87,10 @@ def test_the_bound_host_reaches_the_server():
 def test_a_wildcard_address_is_reached_by_addresses_and_own_names_alone(host, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "Lab7.example.edu")
     allowed = ["10.1.2.3:8000", "[2001:db8::1]:8000", "0.0.0.0:8000", "lab7:8000", "lab7.example.edu", "lab7.local"]
-    refused = ["attacker.example:8000", "10.1.2.3:80", "lab8:8000", "127.1:8000"]
-    assert [status_of_host(name, host=host) for name in allowed] == [200] * 6
-    assert [status_of_host(name, host=host) for name in refused] == [403] * 4
+    allowed += ["10.1.2.3:80"]  # the port of a container may have another number outside
+    refused = ["attacker.example:8000", "lab8:8000", "127.1:8000"]
+    assert [status_of_host(name, host=host) for name in allowed] == [200] * 7
+    assert [status_of_host(name, host=host) for name in refused] == [403] * 3
 
 
 def test_named_hosts_are_reached_at_any_port_unless_one_is_named():

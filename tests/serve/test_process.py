@@ -3,12 +3,16 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-from server_process import ask, assert_same, predicted, serving
+from server_process import ask, assert_same, command, predicted, serving
 
 import loupe
 
@@ -112,6 +116,46 @@ def test_a_full_queue_refuses_early_and_recovers(digits_run, digit_files, tmp_pa
         assert ask(client, digit_files[:8]).status_code == 200
 
 
+def test_a_misspelt_parameter_is_refused(digits_run, digit_files, tmp_path):
+    with serving(tmp_path / "serve.log", digits_run) as server, server.client() as client:
+        answer = ask(client, digit_files[:1], "treshold=0.9")
+        assert answer.status_code == 400 and "threshold" in answer.json()["error"]
+        assert client.get("/predict").json()["error"].endswith("send POST.")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hangup_while_models_are_opened_ends_nothing(digits_run, tmp_path):
+    log = tmp_path / "serve.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(command(digits_run, "--port", 0), stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        while not any("torch" in line or "openvino" in line for line in _maps(process.pid)):  # it opens the model
+            time.sleep(0.01)
+        process.send_signal(signal.SIGHUP)
+        assert "http://" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of folders are Unicode there")
+def test_a_name_that_is_no_text_is_shown_escaped(digits_run, digit_files, tmp_path):
+    odd = tmp_path / os.fsdecode(b"pets \xff\n%41")
+    shutil.copytree(digits_run / "model", odd)
+    with serving(tmp_path / "serve.log", odd) as server, server.client() as client:
+        answer = ask(client, digit_files[:1])
+        assert answer.status_code == 200
+        name = answer.json()["model"]
+        assert name.isprintable() and name.startswith("pets ")
+        assert client.get("/metrics").status_code == 200
+        assert client.get("/v2/models").json()["models"][0]["name"] == name
+        assert client.get("/v2/models/" + quote(name, safe="")).json()["name"] == name
+        assert ask(client, digit_files[:1], f"model={quote(name)}").status_code == 200
+
+
 def test_no_process_is_left(digits_run, tmp_path):
     with serving(tmp_path / "serve.log", digits_run) as server:
         children = server.children()
@@ -121,6 +165,13 @@ def test_no_process_is_left(digits_run, tmp_path):
         while time.monotonic() < deadline and any(map(_lives, children)):
             time.sleep(0.05)
         assert not any(map(_lives, children))
+
+
+def _maps(pid):
+    try:
+        return Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _lives(pid):

@@ -1,6 +1,9 @@
 """`loupe serve`: trained models over HTTP."""
 
+import shlex
 import socket
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +59,7 @@ def serve(
 
     Answers are those of `loupe predict`. Ends with Ctrl-C or SIGTERM, once everything in flight is answered.
     """
-    if host not in LOOPBACK and token_file is None:
+    if host.lower() not in LOOPBACK and token_file is None:
         raise ConfigError(
             f"--host {host} can be reached from other machines: give --token-file FILE, which is made if it does not "
             "exist. Or leave --host out."
@@ -71,16 +74,19 @@ def serve(
     from loupe.serve.guard import read_token
     from loupe.serve.limits import MIB, Limits
 
+    is_new = token_file is not None and not token_file.exists()
+    token = None if token_file is None else read_token(token_file)
     limits = Limits(
         body_bytes=max_body * MIB,
         held_bytes=max(Limits.held_bytes, 2 * max_body * MIB),
         queue_images=queue,
         deadline_seconds=deadline,
+        send_seconds=max(Limits.send_seconds, deadline, float(max_body)),
     )
     options = server.Options(
         host=host,
         port=port,
-        token=None if token_file is None else read_token(token_file),
+        token=token,
         origins=tuple(allow_origin or ()),
         hosts=tuple(allow_host or ()),
         device=device,
@@ -90,8 +96,8 @@ def serve(
         limits=limits,
     )
     folders = [_named(run, output) for run in runs]
-    log_to_stderr(requests=not quiet)
-    server.run(folders, options, _announce)
+    with log_to_stderr(requests=not quiet):
+        server.run(folders, options, partial(_announce, None if is_new or sys.stdout.isatty() else token_file))
 
 
 def _named(run: str, output: Path) -> tuple[str, Path]:
@@ -109,12 +115,15 @@ def _named(run: str, output: Path) -> tuple[str, Path]:
     return opened.name, opened.model
 
 
-def _announce(access: "Access", service: "Service") -> None:
+def _announce(token_file: Path | None, access: "Access", service: "Service") -> None:
+    """Print the address, and a command to try it; of the token only its file, where that is given."""
     name = socket.gethostname() if access.host in WILDCARDS else access.host
     address = f"http://{f'[{name}]' if ':' in name else name}:{access.port}"
-    token = f"-H 'Authorization: Bearer {access.token}' " if access.token else ""
-    print(f"serving {enumerated(list(service.models))} at {address}/" + (f"#token={access.token}" if token else ""))
-    print(
-        f"  curl {token}-F image=@photo.jpg '{address}/predict?top={min(3, len(service.model(None).classes))}'",
-        flush=True,
-    )
+    fragment, header = "", ""
+    if access.token:
+        fragment = f"#token={access.token}" if token_file is None else f" (token: {token_file})"
+        shown = access.token if token_file is None else f"$(cat {shlex.quote(str(token_file))})"
+        header = f'-H "Authorization: Bearer {shown}" '
+    top = min(3, len(service.model(None).classes))
+    print(f"serving {enumerated(list(service.models))} at {address}/{fragment}")
+    print(f"  curl {header}-F image=@photo.jpg '{address}/predict?top={top}'", flush=True)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from loupe.errors import ConfigError, ImageError, counted
+from loupe.errors import ConfigError, ImageError
 from loupe.evaluate import unclassified
 from loupe.evaluate.unclassified import UNCLASSIFIED
 from loupe.models.pixel_engine import Array
@@ -111,7 +111,7 @@ def check_top(top: int, model: ServedModel) -> int:
         Refusal: it is below 1, or above the number of classes.
     """
     if not 1 <= top <= len(model.classes):
-        raise Refusal(400, f"top={top}: the model has {counted(len(model.classes), 'class')}. Give 1 to that number.")
+        raise Refusal(400, f"top={top}: give a number from 1 to {len(model.classes)}, the number of classes.")
     return top
 
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from loupe.errors import ImageError
+from loupe.errors import ImageError, unknown_name
 from loupe.serve.access_log import Observed
 from loupe.serve.answers import answer, check_threshold, check_top
 from loupe.serve.body import read_images
@@ -24,6 +24,7 @@ from loupe.serve.service import Service
 
 N = TypeVar("N", int, float)
 
+PARAMETERS = ("model", "top", "threshold", "deadline")
 LONGEST_DEADLINE = 600.0  # seconds that a request may ask for
 GONE = 499  # status of a request whose client went away, as proxies log it
 
@@ -56,6 +57,7 @@ async def predict(request: Request) -> Response:
     service: Service = request.app.state.service
     deadline = deadline_of(request, service.limits.deadline_seconds)
     query = request.query_params
+    check_names(request, PARAMETERS)
     model = service.model(query.get("model"))
     request.state.model = model.name
     top = check_top(_number(query.get("top", "1"), "top", int), model)
@@ -96,6 +98,16 @@ def check_deadline(seconds: float) -> float:
     return seconds
 
 
+def check_names(request: Request, known: Sequence[str]) -> None:
+    """Check the names of the parameters in the address.
+
+    Raises:
+        Refusal: one is unknown; a misspelt one would be ignored.
+    """
+    if unknown := sorted(set(request.query_params) - set(known)):
+        raise Refusal(400, str(unknown_name("parameter", unknown[0][:50], known)))
+
+
 def _number(text: str, name: str, kind: type[N]) -> N:
     try:
         return kind(text)
@@ -112,9 +124,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _wrong_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse(
-        {"error": f"{request.method} {request.url.path}: {error.detail}."}, error.status_code, error.headers
-    )
+    headers = dict(error.headers or {})
+    remedy = f"send {headers['Allow']}" if "Allow" in headers else "the addresses are listed in /openapi.json"
+    message = f"{request.method} {request.url.path}: {error.detail.lower()}; {remedy}."
+    return JSONResponse({"error": message}, error.status_code, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

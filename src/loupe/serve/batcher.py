@@ -19,9 +19,10 @@ from time import perf_counter
 import numpy as np
 
 from loupe.data.pixels.decode import UInt8Array
-from loupe.errors import counted
+from loupe.errors import DivergedError, counted
 from loupe.models.pixel_engine import Array, PixelEngine
 from loupe.serve.metrics import Metrics
+from loupe.serve.pace import Pace
 from loupe.serve.refusals import Refusal
 
 BATCH_SECONDS = 0.025  # that a batch of several images should take at most
@@ -57,6 +58,7 @@ class Batcher:
         self._free = engine.in_flight
         self._threads = ThreadPoolExecutor(engine.in_flight, thread_name_prefix="loupe-engine")
         self._seconds = 0.0  # that an image of a batch takes, measured
+        self._pace = Pace()
         self.admitted = 0
 
     @contextmanager
@@ -70,14 +72,18 @@ class Batcher:
         Raises:
             Refusal: too many wait, or they would wait beyond the deadline.
         """
-        wait_seconds = (self.admitted + images) * self._seconds / self._engine.in_flight
+        now = asyncio.get_running_loop().time()
+        wait_seconds = (self.admitted + images) * self._pace.each_seconds
         if self.admitted and self.admitted + images > self._limit:
             self._refuse(f"{counted(self.admitted, 'image')} wait, and {self._limit} may", wait_seconds)
-        if self.admitted and asyncio.get_running_loop().time() + wait_seconds > deadline:
+        if self.admitted and now + wait_seconds > deadline:
             self._refuse(f"{counted(self.admitted, 'image')} wait, too many for the deadline", wait_seconds)
+        if not self.admitted:
+            self._pace.begin(now)
         self._admit(images)
         try:
             yield
+            self._pace.answered(images, asyncio.get_running_loop().time())
         finally:
             self._admit(-images)
 
@@ -125,11 +131,14 @@ class Batcher:
             self._seconds = MEMORY * self._seconds + (1 - MEMORY) * each if self._seconds else each
             self._metrics.batch(self._name, len(batch))
         for row, waiting in enumerate(batch):
-            if not waiting.logits_K.done():  # the request may be over
-                if error is None:
-                    waiting.logits_K.set_result(logits_BK[row])
-                else:
-                    waiting.logits_K.set_exception(error)
+            if waiting.logits_K.done():  # the request is over
+                continue
+            if error is not None:
+                waiting.logits_K.set_exception(error)
+            elif np.isfinite(logits_BK[row]).all():
+                waiting.logits_K.set_result(logits_BK[row])
+            else:
+                waiting.logits_K.set_exception(DivergedError("the output of the network is not finite."))
         self._start()
 
     def close(self) -> None:

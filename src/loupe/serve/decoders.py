@@ -8,6 +8,7 @@ image gets those of another.
 """
 
 import asyncio
+import logging
 import os
 import pickle
 from collections import deque
@@ -24,7 +25,7 @@ from loupe.data.pixels.decode import DecoderSettings, UInt8Array
 from loupe.data.pixels.limits import MAX_SECONDS
 from loupe.data.processes import command, is_stopped
 from loupe.errors import ImageError, LoupeError
-from loupe.log import logger
+from loupe.serve.access_log import log
 from loupe.serve.decoder_process import ANSWER, MOST_REASON_BYTES, READY, REQUEST
 from loupe.serve.refusals import Refusal
 
@@ -147,7 +148,7 @@ class Decoders:
                 if not started.done():
                     started.set_exception(LoupeError(reason))
                     return
-                logger.warning(reason)
+                log(logging.WARNING, "no decoder", reason=reason)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             if not started.done():
@@ -161,7 +162,7 @@ class Decoders:
                 with suppress(ValueError):
                     self._free.remove(child)
                 await child.end()
-            logger.warning(f"process {child.pid}, which decoded images, ended with status {status}; another is started")
+            log(logging.WARNING, "decoder ended", pid=child.pid, status=status)
 
     def _begin(self, child: "_Child") -> None:
         """Let a new child decode an image that has lost its first one, or any."""

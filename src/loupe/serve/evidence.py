@@ -15,15 +15,17 @@ from starlette.routing import Route
 from loupe.config.recipe import Preprocessing, Resize
 from loupe.config.size import Size
 from loupe.data.pixels.decode import UInt8Array, in_colour
-from loupe.errors import ImageError, LoupeError, unknown_name
+from loupe.errors import ImageError, LoupeError, RunStateError, unknown_name
 from loupe.export.runners import OnnxRuntime
 from loupe.serve.answers import probabilities
-from loupe.serve.app import deadline_of
+from loupe.serve.app import check_names, deadline_of
 from loupe.serve.body import Upload, read_images
+from loupe.serve.disconnects import unless_gone
 from loupe.serve.refusals import Refusal
 from loupe.serve.served import ExportEngine, ServedModel
 from loupe.serve.service import Service
 
+PARAMETERS = ("model", "class", "deadline")
 MOST_WAITING = 16  # explanations at a time, of which one is computed
 Grid = npt.NDArray[np.float32]
 MapOf = Callable[[UInt8Array, int], Grid]
@@ -83,17 +85,20 @@ class Explainer:
         """`POST /explain?model=&class=`: evidence for a class in one image, by default for the predicted class."""
         service: Service = request.app.state.service
         deadline = deadline_of(request, service.limits.deadline_seconds)
+        check_names(request, PARAMETERS)
         model = service.model(request.query_params.get("model"))
         request.state.model = model.name
         target = _target(model, request.query_params.get("class"))
-        with self._admitted(), request.app.state.held.share() as share:
+        with request.app.state.held.share() as share:
             upload = _only(await read_images(request, service.limits, share))
             request.state.images = 1
-            try:
-                async with asyncio.timeout_at(deadline):
-                    answer = await self._answer(service, model, upload, target, deadline)
-            except TimeoutError:
-                raise Refusal(504, "the deadline is over. Ask again with a longer one.") from None
+            with self._admitted():
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        work = self._answer(service, model, upload, target, deadline)
+                        answer = await unless_gone(request, work)
+                except TimeoutError:
+                    raise Refusal(504, "the deadline is over. Ask again with a longer one.") from None
         return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
     async def _answer(
@@ -108,6 +113,8 @@ class Explainer:
         grid, why = None, None
         try:
             grid = await self._in_turn(partial(self._map, model, pixels_HWC, chosen))
+        except RunStateError:  # its words name folders of the server
+            why = "the files of this model cannot be read any more."
         except LoupeError as error:
             why = str(error)
         return ExplainAnswer.model_validate(
@@ -167,7 +174,10 @@ def _of_export(runner: OnnxRuntime, pixels_HWC: UInt8Array, target: int) -> Grid
 
 def _of_network(model: ServedModel) -> MapOf:
     """Function that computes the maps of a run, in PyTorch on the CPU."""
-    import torch  # imported lazily: what serves a run may need no PyTorch
+    try:
+        import torch  # imported lazily: what serves a run may need no PyTorch
+    except ImportError:
+        raise LoupeError("evidence needs PyTorch, which is not installed here.") from None
 
     from loupe.augment.pipeline import evaluation_view
     from loupe.explain.cam import coarse_maps

@@ -142,9 +142,9 @@ class Guard:
         )
 
     def _is_own(self, host: Host) -> bool:
-        if host.port not in (None, self._access.port):
-            return False
-        return host.name in self._own_names or (self._access.host in WILDCARDS and host.is_address)
+        if self._access.host in WILDCARDS:  # reached from elsewhere, perhaps through a port of another number
+            return host.name in self._own_names or host.is_address
+        return host.port in (None, self._access.port) and host.name in self._own_names
 
     def _is_named(self, host: Host) -> bool:
         return any(host.name == named.name and named.port in (None, host.port) for named in self._hosts)

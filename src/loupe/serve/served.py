@@ -10,7 +10,7 @@ import numpy as np
 
 from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.decode import DecoderSettings, UInt8Array, in_colour
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, RunStateError, counted
 from loupe.export.folder import is_export, open_manifest
 from loupe.export.runner_choice import runner_of
 from loupe.export.runners import Runner
@@ -79,7 +79,12 @@ def open_model(folder: Path, name: str, *, device: str = "auto", threshold: floa
     model = _of_export(folder, name, device, threshold, files) if is_export(folder) else None
     model = model or _of_bundle(folder, name, device, threshold, files)
     own = model.preprocessing
-    list(model.engine.run(iter([np.zeros((1, *own.load_size, own.channels), np.uint8)])))
+    (logits_BK,) = model.engine.run(iter([np.zeros((1, *own.load_size, own.channels), np.uint8)]))
+    if logits_BK.shape != (1, len(model.classes)):
+        raise RunStateError(
+            f"{folder}: its network has {logits_BK.shape[-1]} outputs for {counted(len(model.classes), 'class')}. "
+            "Restore the files."
+        )
     return model
 
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ import uvicorn
 from starlette.routing import Route
 
 from loupe.data.processes import worker_count
-from loupe.errors import ConfigError, LoupeError
+from loupe.errors import ConfigError
+from loupe.log import printable
 from loupe.serve import evidence, inference_protocol, openapi, page
 from loupe.serve.access_log import log
 from loupe.serve.app import create_app
@@ -73,8 +75,8 @@ def run(folders: Sequence[tuple[str, Path]], options: Options, announce: Callabl
     Raises:
         LoupeError: a model cannot be opened, or the address cannot be used.
     """
-    with bound(options.host, options.port) as listening:
-        names = unique_names([name for name, _ in folders])
+    with _hangups_left(), bound(options.host, options.port) as listening:
+        names = unique_names([printable(name).replace("\n", "\\n") for name, _ in folders])
         opened = partial(open_model, device=options.device, threshold=options.threshold)
         models = {name: opened(folder, name) for name, (_, folder) in zip(names, folders, strict=True)}
         access = Access(
@@ -134,8 +136,9 @@ def routes(service: Service) -> list[Route]:
 
 
 def _end(service: Service, server: uvicorn.Server) -> None:
-    service.ready = False
+    server.force_exit = not service.ready  # asked for the second time
     server.should_exit = True
+    service.ready = False
 
 
 async def _announced(server: uvicorn.Server, announce: Callable[[], None]) -> None:
@@ -150,6 +153,22 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+@contextmanager
+def _hangups_left() -> Iterator[None]:
+    """Context in which SIGHUP does not end the process: while models are opened, there is nothing to reload."""
+    number: signal.Signals | None = getattr(signal, "SIGHUP", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(number)
+    if before != signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @contextmanager
@@ -214,9 +233,9 @@ class Reloads:
             return
         try:
             new = await asyncio.to_thread(self._open, model.folder, model.name)
-        except (LoupeError, OSError) as error:
+        except Exception as error:  # a GPU's memory may be full, and the old model goes on in any case
             self._refused[model.name] = found
-            log(logging.WARNING, "not reloaded", model=model.name, reason=str(error))
+            log(logging.WARNING, "not reloaded", model=model.name, reason=f"{type(error).__name__}: {error}")
             return
         self._refused.pop(model.name, None)
         self._service.replace(new)

@@ -1,10 +1,10 @@
 """Service of several models: from uploaded images to logits, without any HTTP."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loupe.data.pixels.decode import UInt8Array
 from loupe.errors import ImageError, unknown_name
@@ -70,7 +70,7 @@ class Service:
             return await batcher.logits(pixels_HWC)
 
         with self._released(model), batcher.admit(len(uploads), deadline):
-            answers = await self._in_time([one(upload) for upload in uploads], model, deadline)
+            answers = await self._in_time([one(upload) for upload in uploads], deadline)
         damaged = sum(isinstance(answer, ImageError) for answer in answers)
         self.metrics.damaged(model.name, damaged)
         self.metrics.answered(model.name, len(answers) - damaged)
@@ -84,16 +84,20 @@ class Service:
         """
         batcher = self._batcher(model)
         with self._released(model), batcher.admit(len(images), deadline):
-            answers = await self._in_time([batcher.logits(image_HWC) for image_HWC in images], model, deadline)
+            answers = await self._in_time([batcher.logits(image_HWC) for image_HWC in images], deadline)
         self.metrics.answered(model.name, len(answers))
         return answers
 
-    async def _in_time(self, work: Sequence[Awaitable[T]], model: ServedModel, deadline: float) -> list[T]:
+    async def _in_time(self, work: Sequence[Coroutine[Any, Any, T]], deadline: float) -> list[T]:
+        tasks = [asyncio.ensure_future(one) for one in work]
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.gather(*work)
+                return await asyncio.gather(*tasks)
         except TimeoutError:
             raise Refusal(504, "the deadline is over. Ask again with a longer one, or with fewer images.") from None
+        finally:  # after an error, nobody waits for the others
+            for task in tasks:
+                task.cancel()
 
     def replace(self, new: ServedModel) -> None:
         """Serve a model in place of that of the same name, whose requests are still answered."""
