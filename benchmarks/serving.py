@@ -49,7 +49,7 @@ from serving_loads import (
 )
 
 LITSERVE_SETTINGS = [(1, 0), (4, 5), (8, 5), (8, 50), (16, 10), (32, 10)]  # batch, wait in ms
-BENTOML_SETTINGS = [(1, 1000), (8, 1000), (16, 1000), (32, 1000), (100, 60_000), (16, 200)]  # batch, latency in ms
+BENTOML_SETTINGS = [(4, 1000), (8, 1000), (16, 1000), (32, 1000), (100, 60_000), (16, 200)]  # batch, latency in ms
 MOST_CONNECTIONS = 512
 RUN, EXPORT = "loupe serve RUN", "loupe serve EXPORT"
 SAME_PROBABILITY = 1e-4
@@ -119,13 +119,14 @@ def measured(bench: Bench, contender: Contender, per_second: float | None = None
     """Start, time of one image alone, capacity, and latency at 70 % of it and, where given, at another rate."""
     given, requests = bench.given, contender.requests(bench.files)
     with bench.started(contender) as server:
-        one = alone_ms(server, requests, min(100, int(40 * given.seconds)))
+        one = alone_ms(server, requests, max(10, min(100, int(10 * given.seconds))))
         load = capacity(server, requests, given.connections, given.seconds)
         found = {
             "start_seconds": server.start_seconds,
             "alone_ms": one[0],
             "alone_p99_ms": one[1],
             "images_per_second": load.per_second,
+            "failed": len(load.answers) - len(load.of_status(200)),
             "sender_share": load.sender_share,
             "own": rates(bench, server, requests, SHARE * load.per_second),
             "memory_mib": usage(server.pid).pss_mib,
@@ -187,13 +188,10 @@ def peer_row(name: str, rounds: list[dict[str, Any]], ours: float) -> list[str]:
         for arrivals in ("constant", "poisson"):
             values = [each[rate][arrivals]["p99_ms"] for each in rounds if rate in each]
             row.append(spread(values, ",.0f") if values else "")
-    failed = sum(
-        each[rate][arrivals]["failed"]
-        for each in rounds
-        for rate in ("own", "same")
-        if rate in each
-        for arrivals in each[rate]
-    )
+    at_rates = [
+        each[rate][arrivals] for each in rounds for rate in ("own", "same") if rate in each for arrivals in each[rate]
+    ]
+    failed = sum(each["failed"] for each in (*rounds, *at_rates))
     return [
         *row,
         str(failed),
@@ -228,7 +226,7 @@ def overloads(bench: Bench) -> Any:
     given, contender = bench.given, bench.loupe(bench.given.run, RUN)
     requests = contender.requests(bench.files)
     with bench.started(contender) as server:
-        _, usual_ms = alone_ms(server, requests, min(100, int(40 * given.seconds)))
+        _, usual_ms = alone_ms(server, requests, max(10, min(100, int(10 * given.seconds))))
         speed = capacity(server, requests, given.connections, given.seconds).per_second
         found = overload(
             server, requests, OVERLOAD * speed, given.seconds, MOST_CONNECTIONS, given.deadline, USUAL * usual_ms

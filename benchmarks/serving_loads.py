@@ -49,12 +49,15 @@ def whole(load: Load, what: str) -> Load:
 
 def warm_up(server: Server, requests: Sequence[bytes], connections: int, seconds: float) -> None:
     """Load that fills caches, and from which adaptive batching learns."""
-    whole(closed_loop(server.port, itertools.cycle(requests), connections, seconds), server.contender.name)
+    closed_loop(server.port, itertools.cycle(requests), connections, seconds)
 
 
 def capacity(server: Server, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
-    """Closed loop, in which every connection always waits for an answer."""
-    return whole(closed_loop(server.port, itertools.cycle(requests), connections, seconds), server.contender.name)
+    """Closed loop, in which every connection always waits for an answer. Refusals count as failed, not as answered."""
+    load = closed_loop(server.port, itertools.cycle(requests), connections, seconds)
+    if not load.of_status(200):
+        raise SystemExit(f"{server.contender.name}: {load.answers[0].status} {load.answers[0].body!r}")
+    return load
 
 
 def alone_ms(server: Server, requests: Sequence[bytes], images: int) -> tuple[float, float]:

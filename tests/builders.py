@@ -27,7 +27,7 @@ def without_slow_parts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("loupe.report.run_page.write_page", lambda run: None)
     patch.setitem(sys.modules, "openvino", None)
     patch.setattr("loupe.training.precision.settled", lambda *_: ("fp32", "precision fp32"))
-    patch.setattr("loupe.training.precision.multiplies_bf16", lambda device: False)
+    patch.setattr("loupe.models.engine.has_bf16_matrix_units", lambda device: False)
 
 
 def predictions(label, logits_NK, classes=None) -> Predictions:

@@ -73,16 +73,39 @@ def cores() -> int:
 @cache
 def processor_flags() -> frozenset[str]:
     """Feature flags of the processor on Linux; empty elsewhere."""
+    return frozenset((_of_first_processor("flags") or _of_first_processor("Features")).split())
+
+
+@cache
+def processor_vendor() -> str:
+    """Vendor of the processor on Linux, such as `AuthenticAMD`; empty elsewhere."""
+    return _of_first_processor("vendor_id")
+
+
+def _of_first_processor(key: str) -> str:
+    """Value of a key of Linux's list of processors; empty if it is not there."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+        return ""
+    found = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in found if name.strip() == key), "")
 
 
-def multiplies_bf16(device: torch.device) -> bool:
-    """True for a CPU with matrix units for bf16 (AMX); with vector instructions alone fp32 is faster."""
+def has_bf16_matrix_units(device: torch.device) -> bool:
+    """True for a CPU with matrix units for bf16 (AMX); PyTorch is faster in fp32 with vector instructions alone."""
     return device.type == "cpu" and "amx_bf16" in processor_flags()
+
+
+def openvino_gains_from_bf16(device: torch.device) -> bool:
+    """True for a CPU on which OpenVINO was measured to be faster in bf16 than in fp32.
+
+    Such are matrix units (AMX), and AMD's vector instructions (about twice as fast); on Intel's, in a processor without
+    AMX, bf16 took 1.4 times as long (results/features.md).
+    """
+    if has_bf16_matrix_units(device):
+        return True
+    return device.type == "cpu" and "avx512_bf16" in processor_flags() and processor_vendor() == "AuthenticAMD"
 
 
 def use_threads(threads: int) -> None:

@@ -108,6 +108,15 @@ def test_the_choices_that_are_settled_for_this_machine(monkeypatch, tmp_path):
     assert finding.value.startswith("deep-cnn, all, 32 px: precision bf16: 1.8 times faster, settled on 20")
 
 
+@pytest.mark.parametrize(("gains", "said"), [(True, "bf16 where features agree"), (False, "fp32")])
+def test_the_precision_of_frozen_blocks_is_that_of_the_engine(monkeypatch, tmp_path, gains, said):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr("loupe.models.engine.engine_gains_from_bf16", lambda device: gains)
+    finding = next(iter(checks.choices()))
+    assert finding.value.partition(", ")[2].startswith(said)
+
+
 def test_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(provenance, "installed", lambda name: None if name in {"timm", "openvino"} else "1.0")
     found = {finding.name: finding for finding in checks.versions()}

@@ -9,13 +9,15 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import loupe
+from loupe import devices
 from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.store import RawStore
 from loupe.devices import Compute
 from loupe.errors import LoupeError
+from loupe.models import engine as engine_module
 from loupe.models.classifier import Classifier
-from loupe.models.engine import Engines
+from loupe.models.engine import Engines, TorchEngine
 from loupe.training import precision
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -33,7 +35,32 @@ class Shifted(nn.Module):
 
 @pytest.fixture
 def with_units(monkeypatch):
-    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: device.type == "cpu")
+    """A processor with AMX, whatever the engine."""
+    processor(monkeypatch, "amx_bf16")
+
+
+def processor(patch: pytest.MonkeyPatch, *flags: str, vendor: str = "GenuineIntel") -> None:
+    """A processor of that vendor with no other flags."""
+    patch.setattr(devices, "processor_flags", lambda: frozenset(flags))
+    patch.setattr(devices, "processor_vendor", lambda: vendor)
+    patch.setattr(engine_module, "has_bf16_matrix_units", devices.has_bf16_matrix_units)  # `bare` has none
+
+
+class FakeOpenVino:
+    """OpenVINO's engine with PyTorch's arithmetic, which needs no compiler."""
+
+    def __init__(self, blocks: nn.Sequential, compute: Compute, *_: object) -> None:
+        self.run = TorchEngine(blocks, compute).run
+        self.name = f"openvino-{compute.precision}"
+
+
+@pytest.fixture
+def with_openvino(monkeypatch):
+    """OpenVINO, installed and able to run every network."""
+    monkeypatch.setattr(engine_module, "engine_name", lambda compute: "openvino 2026.4.1")
+    monkeypatch.setattr(engine_module, "openvino", lambda: None)
+    for module in (engine_module, precision):
+        monkeypatch.setattr(module, "OpenVinoEngine", FakeOpenVino)
 
 
 def model(*last: nn.Module) -> Classifier:
@@ -82,8 +109,53 @@ def test_what_is_named_is_done_and_nothing_is_compared(with_units, monkeypatch, 
 
 @pytest.mark.parametrize("run", ["fp32", "bf16"])
 def test_a_processor_without_such_units_computes_in_fp32(monkeypatch, run):
-    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: False)
+    processor(monkeypatch, "avx512f")
     assert resolved(model(), run=run) == ("fp32", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "matrices", "gains"),
+    [
+        ({"avx2", "avx512f"}, "AuthenticAMD", False, False),
+        ({"avx512f", "avx512_bf16"}, "AuthenticAMD", False, True),
+        ({"avx512f", "avx512_bf16"}, "GenuineIntel", False, False),
+        ({"avx512f", "avx512_bf16", "amx_bf16"}, "GenuineIntel", True, True),
+    ],
+)
+def test_the_units_of_a_processor_that_pytorch_and_openvino_gain_from(monkeypatch, flags, vendor, matrices, gains):
+    processor(monkeypatch, *flags, vendor=vendor)
+    assert devices.has_bf16_matrix_units(CPU) == matrices
+    assert devices.openvino_gains_from_bf16(CPU) == gains
+    assert engine_module.engine_gains_from_bf16(CPU) == matrices, "PyTorch, as OpenVINO is absent"
+    monkeypatch.setattr(engine_module, "engine_name", lambda compute: "openvino 2026.4.1")
+    assert engine_module.engine_gains_from_bf16(CPU) == gains
+    gpu = torch.device("cuda")
+    assert not devices.has_bf16_matrix_units(gpu)
+    assert not devices.openvino_gains_from_bf16(gpu)
+
+
+@pytest.mark.parametrize(("last", "chosen"), [((), "bf16"), ((Shifted(),), "fp32")])
+def test_openvino_on_amd_takes_bf16_where_the_features_agree(monkeypatch, with_openvino, last, chosen):
+    processor(monkeypatch, "avx512_bf16", vendor="AuthenticAMD")
+    found, reason = resolved(model(*last))
+    assert found == chosen
+    assert "cosine" in reason
+
+
+def test_pytorch_on_amd_computes_in_fp32_and_compares_nothing(monkeypatch):
+    processor(monkeypatch, "avx512_bf16", vendor="AuthenticAMD")
+    monkeypatch.setattr(precision, "agreement", None)
+    assert resolved(model()) == ("fp32", "")
+
+
+def test_blocks_that_openvino_cannot_run_are_computed_in_fp32_on_amd(monkeypatch, with_openvino):
+    def refuse(*_: object) -> None:
+        raise RuntimeError("an operation that it does not know")
+
+    processor(monkeypatch, "avx512_bf16", vendor="AuthenticAMD")
+    monkeypatch.setattr(FakeOpenVino, "__init__", refuse)
+    monkeypatch.setattr(precision, "agreement", None)
+    assert resolved(model()) == ("fp32", "")
 
 
 def test_the_agreement_is_the_mean_cosine_of_what_the_trunk_makes():
@@ -110,7 +182,7 @@ def test_a_run_records_it_and_is_repeated_with_it(tmp_path, monkeypatch, with_un
     assert run.results.precision == "fp32"
     recorded = run.directory.read_recipe()
     assert (recorded.precision, recorded.frozen_precision) == ("fp32", "bf16")
-    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: False)  # another machine
+    processor(monkeypatch, "avx512f")  # another machine
     again = loupe.train(images, **{**asked, "recipe": recorded}, name="again")
     assert again.results.frozen_precision == "bf16"
     assert again.results.test == run.results.test

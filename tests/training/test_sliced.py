@@ -48,7 +48,7 @@ def inputs(images=IMAGES):
 @pytest.fixture
 def spins(monkeypatch):
     """A machine with two threads and no matrix units."""
-    monkeypatch.setattr(sliced_module, "multiplies_bf16", lambda device: False)
+    monkeypatch.setattr(sliced_module, "has_bf16_matrix_units", lambda device: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
@@ -174,7 +174,7 @@ def test_where_slices_do_not_pay_the_network_is_computed_whole(spins, monkeypatc
         model.trunk.append(layer)
         assert sliced(model, BF16, 0) is None
         del model.trunk[-1]
-    monkeypatch.setattr(sliced_module, "multiplies_bf16", lambda device: True)
+    monkeypatch.setattr(sliced_module, "has_bf16_matrix_units", lambda device: True)
     assert sliced(network(), BF16, 0) is None
 
 

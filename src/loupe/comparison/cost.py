@@ -21,7 +21,7 @@ from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.pixels.read_ahead import steps_in
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
-from loupe.devices import Compute, StopSignal, multiplies_bf16, precisions
+from loupe.devices import Compute, StopSignal, has_bf16_matrix_units, precisions
 from loupe.evaluate.comparison_results import Cost
 from loupe.log import terminal
 from loupe.models.build import build, skeleton
@@ -160,7 +160,7 @@ class Planner:
             weights_K=None,
         )
         steps = timed(train_N=_every(loader))
-        either = self.device.type != "cpu" or multiplies_bf16(self.device)
+        either = self.device.type != "cpu" or has_bf16_matrix_units(self.device)
         wanted = precisions(self.device) if either else ("fp32",)
         times = {precision: steps.seconds(precision) for precision in wanted}
         fastest = min(times, key=lambda precision: times[precision])

@@ -182,11 +182,11 @@ def choices() -> Iterator[Finding]:
     import torch
 
     from loupe import settled
-    from loupe.devices import Compute, choose_device, multiplies_bf16
-    from loupe.models.engine import engine_name
+    from loupe.devices import Compute, choose_device
+    from loupe.models.engine import engine_gains_from_bf16, engine_name
 
     device = choose_device("auto")
-    precision = "bf16 where features agree, else fp32" if multiplies_bf16(device) else "fp32"
+    precision = "bf16 where features agree, else fp32" if engine_gains_from_bf16(device) else "fp32"
     said = engine_name(Compute(device, "fp32"))
     yield Finding("frozen blocks", f"{said}, {precision if device.type == 'cpu' else 'the precision of the run'}")
     found = list(settled.choices(device))

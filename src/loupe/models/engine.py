@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from loupe.config.size import Size
-from loupe.devices import Compute
+from loupe.devices import Compute, has_bf16_matrix_units, openvino_gains_from_bf16
 from loupe.models.openvino_import import core, openvino
 from loupe.models.openvino_network import IN_FLIGHT, in_flight
 from loupe.models.pixel_engine import Array
@@ -37,6 +37,13 @@ def engine_name(compute: Compute) -> str:
     if compute.device.type == "cpu" and compute.precision != "fp16" and find_spec("openvino"):
         return f"openvino {version('openvino')}"
     return f"torch {torch.__version__}"
+
+
+def engine_gains_from_bf16(device: torch.device) -> bool:
+    """True for a CPU on which the engine that will be used is faster in bf16 than in fp32."""
+    if engine_name(Compute(device, "bf16")).startswith("openvino"):
+        return openvino_gains_from_bf16(device)
+    return has_bf16_matrix_units(device)
 
 
 def engine(blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> tuple[Engine, str]:

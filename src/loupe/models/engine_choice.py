@@ -2,7 +2,7 @@
 
 OpenVINO, for backbones that are large enough to gain from it and for every network of Loupe, if it gives the answers of
 PyTorch in fp32: the same class, and probabilities within 0.001, for every validation image that is compared. bf16 where
-the processor has units for it and it keeps to the same bound on all of 200 or more. No choice depends on a clock.
+it is faster on this processor and it keeps to the same bound on all of 200 or more. No choice depends on a clock.
 Networks of Loupe are converted in hundredths of a second, and predict without loading PyTorch; backbones take seconds.
 
 The compared images are all of the validation images if PyTorch has evaluated the network on them. They are a few of
@@ -23,7 +23,7 @@ from scipy.special import softmax
 from loupe.config.network import BackboneSpec, Network
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.read_ahead import cut
-from loupe.devices import Compute, processor_flags
+from loupe.devices import Compute, openvino_gains_from_bf16
 from loupe.models.bundle import ConvertedNetwork
 from loupe.models.bundle_config import StoredEngine, content_digest
 from loupe.models.classifier import Classifier
@@ -36,7 +36,6 @@ SMALLEST_FLOP = 3e7  # of a backbone, for one image; results/prediction.md
 COMPARED_IMAGES = 32
 LARGEST_DIFFERENCE = 1e-3  # of a probability
 FEWEST_FOR_BF16 = 200  # validation images
-BF16_UNITS = frozenset({"amx_bf16", "avx512_bf16"})  # processor flags
 
 Read = Callable[[np.ndarray], UInt8Array]
 
@@ -84,7 +83,7 @@ def choose_engine(
             return None, f"probabilities of OpenVINO differ from those of PyTorch by up to {difference:.2g}"
         converted.keep()
         engine = _described(converted.files, "fp32", len(few_N), difference)
-        if evaluated_NK is not None and BF16_UNITS & processor_flags():
+        if evaluated_NK is not None and openvino_gains_from_bf16(compute.device):
             engine = _in_bf16(converted.files, read, row_N, evaluated_NK) or engine
         return ConvertedNetwork(engine, converted.files), ""
     except Exception as error:  # its converter and its compiler raise classes of their own

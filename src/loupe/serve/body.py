@@ -68,7 +68,8 @@ async def read_images(request: Request, limits: Limits, share: Share) -> list[Up
         starlette.requests.ClientDisconnect: the client has gone.
     """
     text = request.headers.get("content-type", "")
-    media_type, options = parse_options_header(text)
+    kind, options = parse_options_header(text)
+    media_type = kind.lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "the body is compressed (Content-Encoding). Send images as they are.")
     if media_type == b"multipart/form-data":
@@ -225,7 +226,7 @@ class Form:
 
     def _end_headers(self) -> None:
         disposition, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if disposition != b"form-data" or b"name" not in options:
+        if disposition.lower() != b"form-data" or b"name" not in options:
             raise _damaged('a part has no header Content-Disposition: form-data; name="..."')
         self._field_name = file_name(options[b"name"])
         if b"filename" in options:

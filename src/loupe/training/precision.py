@@ -17,10 +17,10 @@ from torch import Tensor
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.config.recipe import AugmentSpec, Precision, Stage
 from loupe.data.pixels.batches import Batch, BatchLoader
-from loupe.devices import Compute, Resolved, fastest_precision, multiplies_bf16, precisions
+from loupe.devices import Compute, Resolved, fastest_precision, has_bf16_matrix_units, precisions
 from loupe.errors import counted
 from loupe.models.classifier import Classifier
-from loupe.models.engine import Engines, TorchEngine
+from loupe.models.engine import Engine, Engines, OpenVinoEngine, TorchEngine, engine_gains_from_bf16
 from loupe.settled import settled
 from loupe.training.activation_loader import IdentityAugment
 from loupe.training.frozen import PASS_BATCH
@@ -95,9 +95,9 @@ def resolve_frozen(
 ) -> tuple[Resolved, str]:
     """Precision of the frozen blocks, and the reason, or an empty string.
 
-    On a GPU, `auto` is the precision of the run. On a CPU it is bf16 if the processor has units for it and the features
-    of some images agree with those in fp32, else fp32. It depends neither on the stage nor on timings, so that other
-    recipes can use the same cached features.
+    On a GPU, `auto` is the precision of the run. On a CPU it is bf16 if the engine is faster in it on this processor
+    and the features of some images agree with those in fp32, else fp32. It depends neither on the stage nor on timings,
+    so that other recipes can use the same cached features.
 
     Args:
         asked: the run's precision in the recipe; unless it is `auto`, it applies here too.
@@ -108,8 +108,12 @@ def resolve_frozen(
         return wanted, ""
     if asked != "auto" or loader.device.type != "cpu":
         return run, ""
-    if not multiplies_bf16(loader.device):
+    if not engine_gains_from_bf16(loader.device):
         return "fp32", ""
+    if not has_bf16_matrix_units(loader.device):
+        engine, _ = _engine_of_trunk(model, Compute(loader.device, "bf16"), engines)
+        if not isinstance(engine, OpenVinoEngine):  # it cannot run these blocks, and PyTorch is slower in bf16
+            return "fp32", ""
     cosine = agreement(model, "bf16", loader=loader, rows_N=rows_N, engines=engines)
     if cosine < AGREEMENT:
         return "fp32", (
@@ -117,9 +121,14 @@ def resolve_frozen(
             f"of {cosine:.4f}."
         )
     return "bf16", (
-        "frozen blocks run in bf16, which this processor has units for: features agree with those in fp32 to a cosine "
+        "frozen blocks run in bf16, in which this processor is faster: features agree with those in fp32 to a cosine "
         f"of {cosine:.4f}."
     )
+
+
+def _engine_of_trunk(model: Classifier, compute: Compute, engines: Engines) -> tuple[Engine, str]:
+    blocks = copy.deepcopy(model.trunk).eval()
+    return engines.of(blocks, compute, model.preprocessing.size, model.preprocessing.channels)
 
 
 def agreement(
@@ -129,10 +138,8 @@ def agreement(
     spread = np.unique(np.linspace(0, len(rows_N) - 1, min(PASS_BATCH, len(rows_N)), dtype=np.int64))
     batch = next(loader.batches(rows_N[spread], PASS_BATCH))
     x_BCHW = evaluation_view(batch.x_BCHW, model.preprocessing)
-    blocks = copy.deepcopy(model.trunk).eval()
-    size, channels = model.preprocessing.size, model.preprocessing.channels
-    reduced, _ = engines.of(blocks, Compute(loader.device, precision), size, channels)
-    full = TorchEngine(blocks, Compute(loader.device, "fp32"))
+    reduced, _ = _engine_of_trunk(model, Compute(loader.device, precision), engines)
+    full = TorchEngine(copy.deepcopy(model.trunk).eval(), Compute(loader.device, "fp32"))
     reduced_BC, full_BC = (_unit(next(engine.run(iter([x_BCHW])))) for engine in (reduced, full))
     return float((reduced_BC * full_BC).sum(axis=1).mean())
 

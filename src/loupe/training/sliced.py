@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loupe.devices import Compute, multiplies_bf16
+from loupe.devices import Compute, has_bf16_matrix_units
 from loupe.models.classifier import Classifier
 from loupe.models.slices import Meeting, Slice, can_be_sliced
 
@@ -22,7 +22,7 @@ LEAST_IMAGES = 8  # in a slice
 
 def sliced(model: Classifier, compute: Compute, first: int) -> "SlicedNetwork | None":
     """Network computed in slices, where that was measured to pay: bf16 on a CPU without matrix units; else None."""
-    spins = compute.device.type == "cpu" and compute.precision == "bf16" and not multiplies_bf16(compute.device)
+    spins = compute.device.type == "cpu" and compute.precision == "bf16" and not has_bf16_matrix_units(compute.device)
     threads = torch.get_num_threads()
     return SlicedNetwork(model, compute, first, threads) if spins and threads > 1 and can_be_sliced(model) else None
 
