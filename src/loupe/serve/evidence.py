@@ -20,6 +20,7 @@ from loupe.export.runners import OnnxRuntime
 from loupe.serve.answers import probabilities
 from loupe.serve.app import deadline_of
 from loupe.serve.body import Upload, read_images
+from loupe.serve.disconnects import unless_gone
 from loupe.serve.refusals import Refusal
 from loupe.serve.served import ExportEngine, ServedModel
 from loupe.serve.service import Service
@@ -86,15 +87,21 @@ class Explainer:
         model = service.model(request.query_params.get("model"))
         request.state.model = model.name
         target = _target(model, request.query_params.get("class"))
-        with self._admitted(), request.app.state.held.share() as share:
+        with request.app.state.held.share() as share:
             upload = _only(await read_images(request, service.limits, share))
             request.state.images = 1
+            answer = await unless_gone(request, self._in_time(service, model, upload, target, deadline))
+        return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+
+    async def _in_time(
+        self, service: Service, model: ServedModel, upload: Upload, target: int | None, deadline: float
+    ) -> ExplainAnswer:
+        with self._admitted():
             try:
                 async with asyncio.timeout_at(deadline):
-                    answer = await self._answer(service, model, upload, target, deadline)
+                    return await self._answer(service, model, upload, target, deadline)
             except TimeoutError:
                 raise Refusal(504, "the deadline is over. Ask again with a longer one.") from None
-        return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
     async def _answer(
         self, service: Service, model: ServedModel, upload: Upload, target: int | None, deadline: float

@@ -160,6 +160,7 @@ function askAgain() {
     ask(item);
   }
   update();
+  if (document.activeElement === document.body) byId("shown").focus(); // the button that was pressed is gone
 }
 
 // ---- What is shown
