@@ -218,6 +218,7 @@ def test_a_server_that_does_not_answer_is_asked_again(visit, how):
     page.locator("#again").click()
     settled(page)
     assert verdicts(page) == ["red", "red"] and not page.locator("#again").is_visible()
+    assert page.evaluate("document.activeElement.id") == "shown"
 
 
 def test_the_token_of_the_address_is_taken_out_of_it(visit, alone):

@@ -59,7 +59,7 @@ async function fetched(path, options, sent) {
 function newToken(isRefused) {
   given ??= new Promise((done, failed) => {
     const dialog = byId("access");
-    byId("access-why").textContent = isRefused ? "The server refuses this token. It prints the right one when it starts." : "The server prints it when it starts.";
+    byId("access-why").textContent = `${isRefused ? "The server refuses this token. " : ""}It is in the address that the server prints when it starts, and in its token file.`;
     byId("token").value = "";
     byId("access-form").onsubmit = event => {
       event.preventDefault();
