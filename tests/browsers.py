@@ -69,3 +69,57 @@ def until(page, condition: str) -> None:
             return
         page.wait_for_timeout(50)
     pytest.fail(f"never came true: {condition}")
+
+
+def quarters(canvas) -> list[float]:
+    """Colourfulness in the middle of each quarter of a canvas: grey is 0."""
+    return canvas.evaluate(
+        """canvas => {
+            const {width, height} = canvas, context = canvas.getContext("2d");
+            return [[.25, .25], [.75, .25], [.25, .75], [.75, .75]].map(([x, y]) => {
+                const {data} = context.getImageData(x * width, y * height, 1, 1);
+                return Math.max(...data.slice(0, 3)) - Math.min(...data.slice(0, 3));
+            });
+        }"""
+    )
+
+
+def hand_over(page, how: str, data: bytes, name: str) -> None:
+    """Drop or paste a PNG file."""
+    page.evaluate(
+        """([how, bytes, name]) => {
+            const data = new DataTransfer(), [kind, carrier] = how === "drop"
+                ? ["DragEvent", "dataTransfer"] : ["ClipboardEvent", "clipboardData"];
+            data.items.add(new File([Uint8Array.from(bytes)], name, {type: "image/png"}));
+            document.body.dispatchEvent(new window[kind](how, {[carrier]: data, bubbles: true, cancelable: true}));
+        }""",
+        [how, list(data), name],
+    )
+
+
+def blocked(browser, address: str, *, requests: bool = False) -> tuple[set[str], str]:
+    """Directives by which the policy of a page refuses what is injected into it, and the title of the page then.
+
+    Injected are a script, an image with a handler and, if `requests`, a request.
+    """
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.evaluate(
+        """requests => {
+            window.blocked = [];
+            addEventListener("securitypolicyviolation", event => blocked.push(event.effectiveDirective));
+            const script = document.createElement("script");
+            script.textContent = "document.title = 'ran'";
+            document.body.append(script);
+            const holder = document.createElement("div");
+            holder.innerHTML = "<img src='https://example.invalid/x.png' onerror='document.title = 1'>";
+            document.body.append(holder);
+            if (requests) fetch("https://example.invalid/").catch(() => {});
+        }""",
+        requests,
+    )
+    until(page, f"blocked.length >= {3 + requests}")
+    found = set(page.evaluate("blocked")), page.title()
+    context.close()
+    return found

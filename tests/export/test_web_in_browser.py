@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import web_pages
-from browsers import CONTRASTS, GROUNDS, SIZES, chromium, until
+from browsers import CONTRASTS, GROUNDS, SIZES, blocked, chromium, hand_over, quarters, until
 from loupe.data.pixels.decode import decode
 
 pytestmark = pytest.mark.slow  # starting a browser takes seconds
@@ -217,23 +217,6 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def quarters(page) -> list[int]:
-    """How far the four quarters of the first picture of evidence are from grey, in reading order."""
-    return (
-        page.locator("figure canvas")
-        .nth(1)
-        .evaluate(
-            """canvas => {
-            const {width, height} = canvas, context = canvas.getContext("2d");
-            return [[.25, .25], [.75, .25], [.25, .75], [.75, .75]].map(([x, y]) => {
-                const {data} = context.getImageData(x * width, y * height, 1, 1);
-                return Math.max(...data.slice(0, 3)) - Math.min(...data.slice(0, 3));
-            });
-        }"""
-        )
-    )
-
-
 def test_evidence_lies_where_the_map_says(visit, tmp_path):
     page = visit()
     picture = Image.new("RGB", (100, 100), (0, 0, 40))
@@ -242,20 +225,20 @@ def test_evidence_lies_where_the_map_says(visit, tmp_path):
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     give(page, **{"corner.png": buffer.getvalue()})
-    caption = page.locator("figcaption").nth(1)
-    found = quarters(page)
+    caption, drawn = page.locator("figcaption").nth(1), page.locator("figure canvas").nth(1)
+    found = quarters(drawn)
     assert found[0] > 100 and max(found[1:]) < 30 and "strongest at the top left" in caption.inner_text()
     page.locator(".odds button").nth(1).click()
-    found = quarters(page)
+    found = quarters(drawn)
     assert found[3] > 100 and max(found[:3]) < 30 and "strongest at the bottom right" in caption.inner_text()
     page.locator(".odds button").nth(2).click()
-    found = quarters(page)
+    found = quarters(drawn)
     assert (
         min(found[1:3]) > 100 and max(found[0], found[3]) < 30 and "strongest at the top right" in caption.inner_text()
     )
     assert page.locator(".odds button").evaluate_all("all => all.map(one => one.ariaPressed)").index("true") == 2
     page.locator(".odds button").nth(3).click()
-    assert "no positive evidence" in caption.inner_text() and max(quarters(page)) < 5
+    assert "no positive evidence" in caption.inner_text() and max(quarters(drawn)) < 5
     assert page.locator("figure canvas").nth(1).get_attribute("aria-label") == "Evidence for d: no positive evidence"
 
 
@@ -316,19 +299,10 @@ def test_by_keyboard_alone(visit):
 
 def test_photographs_are_dropped_and_pasted(visit):
     page = visit()
-    for kind, carrier in (("DragEvent", "dataTransfer"), ("ClipboardEvent", "clipboardData")):
-        page.evaluate(
-            """([kind, carrier, bytes]) => {
-                const data = new DataTransfer();
-                data.items.add(new File([Uint8Array.from(bytes)], kind, {type: "image/png"}));
-                const name = kind === "DragEvent" ? "drop" : "paste";
-                const options = {[carrier]: data, bubbles: true, cancelable: true};
-                document.body.dispatchEvent(new globalThis[kind](name, options));
-            }""",
-            [kind, carrier, list(saved())],
-        )
+    hand_over(page, "drop", saved(), "dropped")
+    hand_over(page, "paste", saved(), "pasted")
     page.locator(CARDS).nth(1).wait_for()
-    assert page.locator(f"{CARDS} .file").all_text_contents() == ["ClipboardEvent", "DragEvent"]
+    assert page.locator(f"{CARDS} .file").all_text_contents() == ["pasted", "dropped"]
 
 
 def test_a_picture_from_the_camera(visit):
@@ -360,23 +334,6 @@ def test_every_text_stands_out_and_nothing_needs_scrolling_to_the_side(visit, sc
 
 
 def test_what_is_injected_does_not_run_and_nothing_is_sent(browser, address):
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address)
-    page.evaluate(
-        """() => {
-            window.blocked = [];
-            addEventListener("securitypolicyviolation", event => blocked.push(event.effectiveDirective));
-            const script = document.createElement("script");
-            script.textContent = "document.title = 'ran'";
-            document.body.append(script);
-            const holder = document.createElement("div");
-            holder.innerHTML = "<img src='https://example.invalid/x.png' onerror='document.title = 1'>";
-            document.body.append(holder);
-            fetch("https://example.invalid/").catch(() => {});
-        }"""
-    )
-    until(page, "blocked.length >= 4")
-    assert set(page.evaluate("blocked")) == {"script-src-elem", "script-src-attr", "img-src", "connect-src"}
-    assert page.title() == f"{SECRET}: classify photographs"
-    context.close()
+    directives, title = blocked(browser, address, requests=True)
+    assert directives == {"script-src-elem", "script-src-attr", "img-src", "connect-src"}
+    assert title == f"{SECRET}: classify photographs"

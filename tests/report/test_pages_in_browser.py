@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from browsers import CONTRASTS, GROUNDS, SIZES, chromium, until
+from browsers import CONTRASTS, GROUNDS, SIZES, blocked, chromium, until
 from builders import comparison_content, make_run
 from loupe.evaluate.comparison_results import ComparisonResults
 from loupe.report import comparison_page as comparison
@@ -222,25 +222,9 @@ def test_on_paper_there_are_no_controls_and_the_worst_errors(visit):
 
 
 def test_what_were_read_as_a_script_would_not_run(browser, address):
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address)
-    page.evaluate(
-        """() => {
-            window.refused = [];
-            addEventListener("securitypolicyviolation", event => refused.push(event.effectiveDirective));
-            const script = document.createElement("script");
-            script.textContent = "document.title = 'ran'";
-            document.body.append(script);
-            const holder = document.createElement("div");
-            holder.innerHTML = "<img src='https://example.invalid/x.png' onerror='document.title = 1'>";
-            document.body.append(holder);
-        }"""
-    )
-    until(page, "refused.length >= 3")
-    assert set(page.evaluate("refused")) == {"script-src-elem", "script-src-attr", "img-src"}
-    assert page.title().startswith("a run: ")
-    context.close()
+    directives, title = blocked(browser, address)
+    assert directives == {"script-src-elem", "script-src-attr", "img-src"}
+    assert title.startswith("a run: ")
 
 
 def test_a_comparison_hides_and_shows_its_curves_without_script(browser, tmp_path):

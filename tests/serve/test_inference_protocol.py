@@ -1,5 +1,6 @@
 """Open Inference Protocol over HTTP: the answers of /predict, in the protocol's words."""
 
+import asyncio
 import base64
 import doctest
 import io
@@ -14,8 +15,13 @@ import numpy as np
 import pytest
 from digits_service import CLASSES
 from PIL import Image
+from starlette.routing import Route
 
 from loupe import __version__
+from loupe.serve import inference_protocol
+from loupe.serve.app import create_app
+from loupe.serve.inference_protocol import InferenceProtocol
+from loupe.serve.limits import Limits
 from loupe.serve.openapi_examples import DIGIT, digit_png, inference_request
 
 PNG = digit_png(None)
@@ -178,6 +184,22 @@ def test_what_is_wrong_is_refused(client, changes, status):
 
 def test_a_compressed_body_is_refused(client):
     assert client.post(INFER, json=request(), headers={"Content-Encoding": "gzip"}).status_code == 415
+
+
+def test_large_requests_are_parsed_one_after_the_other_within_their_deadline(monkeypatch):
+    monkeypatch.setattr(inference_protocol, "SMALL_BYTES", 0)
+    waiting = digits_service.service(digits_service.model(), limits=Limits(deadline_seconds=0.2))
+    protocol = InferenceProtocol(waiting)
+    route = Route("/v2/models/{model}/infer", protocol.infer, methods=["POST"])
+    app = create_app(waiting, digits_service.ACCESS, more=[route])
+
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as client:
+            async with protocol._reading:
+                late = await client.post(INFER, json=request())
+            return late.status_code, (await client.post(INFER, json=request())).status_code
+
+    assert asyncio.run(ask()) == (504, 200)
 
 
 def test_requests_are_counted_by_route_and_not_by_address(client, service):

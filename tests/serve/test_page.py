@@ -7,7 +7,7 @@ import pytest
 from colours import colours, picture, save_bundle, save_export
 from running import running
 
-from browsers import CONTRASTS, GROUNDS, SIZES, chromium, until
+from browsers import CONTRASTS, GROUNDS, SIZES, blocked, chromium, hand_over, quarters, until
 
 pytestmark = pytest.mark.slow  # starting a browser takes seconds
 
@@ -98,16 +98,10 @@ def predicted(address: str, data: bytes, model: str, top: int = 1, token: str | 
     return sent.json()["images"][0]
 
 
-def test_a_dropped_image_gets_the_label_of_predict_from_both_models(visit, both):
+@pytest.mark.parametrize("how", ["drop", "paste"])
+def test_an_image_gets_the_label_of_predict_from_both_models(visit, both, how):
     page, data = visit(), picture((40, 30, 200))
-    page.evaluate(
-        """bytes => {
-            const data = new DataTransfer();
-            data.items.add(new File([Uint8Array.from(bytes)], "a.png", {type: "image/png"}));
-            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
-        }""",
-        list(data),
-    )
+    hand_over(page, how, data, "a.png")
     settled(page)
     for side, model in enumerate(("run", SECRET)):
         expected = predicted(both, data, model)
@@ -156,29 +150,13 @@ def test_the_threshold_starts_at_that_of_the_model(visit):
     assert page.evaluate("document.activeElement === document.querySelectorAll('input[type=range]')[1]")
 
 
-def quarters(page, side: int) -> list[float]:
-    """Colourfulness in the middle of each quarter of a picture."""
-    return (
-        page.locator(".side figure canvas")
-        .nth(side)
-        .evaluate(
-            """canvas => {
-            const {width, height} = canvas, context = canvas.getContext("2d");
-            return [[.25, .25], [.75, .25], [.25, .75], [.75, .75]].map(([x, y]) => {
-                const {data} = context.getImageData(x * width, y * height, 1, 1);
-                return Math.max(...data.slice(0, 3)) - Math.min(...data.slice(0, 3));
-            });
-        }"""
-        )
-    )
-
-
 def test_evidence_lies_over_the_picture_for_the_chosen_class(visit):
     pytest.importorskip("captum")
     page = visit()
+    drawn = page.locator(".side figure canvas")
     give(page, **{"a.png": picture((60, 60, 60), size=(100, 100), quarter=(255, 60, 60))})
     for side in (0, 1):
-        found = quarters(page, side)
+        found = quarters(drawn.nth(side))
         assert found[0] > 100 and "top left" in page.locator("figcaption").nth(side).inner_text()
     page.locator(".side").first.locator(".odds button", has_text="blue").click()
     settled(page)
@@ -189,7 +167,7 @@ def test_evidence_lies_over_the_picture_for_the_chosen_class(visit):
     settled(page)
     assert "none of this model" in page.locator("figcaption").nth(1).inner_text()
     page.locator("#evidence").uncheck()
-    assert max(quarters(page, 0)[1:]) == 0 and quarters(page, 0)[0] == 195
+    assert max(quarters(drawn.first)[1:]) == 0 and quarters(drawn.first)[0] == 195
     assert page.locator(".odds button").count() == 0
 
 
@@ -240,6 +218,7 @@ def test_a_server_that_does_not_answer_is_asked_again(visit, how):
     page.locator("#again").click()
     settled(page)
     assert verdicts(page) == ["red", "red"] and not page.locator("#again").is_visible()
+    assert page.evaluate("document.activeElement.id") == "shown"
 
 
 def test_the_token_of_the_address_is_taken_out_of_it(visit, alone):
@@ -342,23 +321,19 @@ def test_every_text_stands_out_and_nothing_needs_scrolling_to_the_side(visit, sc
 
 
 def test_what_is_injected_does_not_run_and_nothing_is_sent(browser, both):
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(both)
+    directives, title = blocked(browser, both, requests=True)
+    assert directives == {"script-src-elem", "script-src-attr", "img-src", "connect-src"}
+    assert title == "Loupe: classify photographs"
+
+
+def test_a_file_that_cannot_be_read_is_told_from_a_server_that_is_gone(visit):
+    page = visit()
     page.evaluate(
         """() => {
-            window.blocked = [];
-            addEventListener("securitypolicyviolation", event => blocked.push(event.effectiveDirective));
-            const script = document.createElement("script");
-            script.textContent = "document.title = 'ran'";
-            document.body.append(script);
-            const holder = document.createElement("div");
-            holder.innerHTML = "<img src='https://example.invalid/x.png' onerror='document.title = 1'>";
-            document.body.append(holder);
-            fetch("https://example.invalid/").catch(() => {});
+            const gone = new File(["x"], "folder");
+            gone.slice = () => ({arrayBuffer: () => Promise.reject(new Error("it is a folder"))});
+            add([gone]);
         }"""
     )
-    until(page, "blocked.length >= 4")
-    assert set(page.evaluate("blocked")) == {"script-src-elem", "script-src-attr", "img-src", "connect-src"}
-    assert page.title() == "Loupe: classify photographs"
-    context.close()
+    page.locator(".side .problem").nth(1).wait_for()
+    assert "folder" in page.locator(".side .problem").first.inner_text() and not page.locator("#again").is_visible()

@@ -1,5 +1,6 @@
 """The process of the server: answers equal to `loupe predict --json`, reloads without a lost request, and its end."""
 
+import gc
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from server_process import ask, assert_same, command, predicted, serving
 
 import loupe
+from loupe.serve.server import spare_collector
 
 pytestmark = pytest.mark.slow
 
@@ -180,3 +182,11 @@ def _lives(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+def test_what_is_loaded_is_no_work_for_the_garbage_collector():
+    try:
+        spare_collector()
+        assert gc.get_freeze_count() > 10_000 > len(gc.get_objects())
+    finally:
+        gc.unfreeze()

@@ -30,7 +30,8 @@ def run(tmp_path_factory, bare) -> Path:
 
 @pytest.fixture(scope="module")
 def server(run, tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("log") / "stderr", run, "--device", "cpu", "--decoders", 2) as server:
+    words = (run, "--device", "cpu", "--decoders", 2, "--deadline", 15, "--max-body", 15)
+    with serving(tmp_path_factory.mktemp("log") / "stderr", *words) as server:
         assert server.predict(noise(32))[0] == 200
         yield server
 

@@ -92,14 +92,18 @@ class Explainer:
         with request.app.state.held.share() as share:
             upload = _only(await read_images(request, service.limits, share))
             request.state.images = 1
-            with self._admitted():
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        work = self._answer(service, model, upload, target, deadline)
-                        answer = await unless_gone(request, work)
-                except TimeoutError:
-                    raise Refusal(504, "the deadline is over. Ask again with a longer one.") from None
+            answer = await unless_gone(request, self._in_time(service, model, upload, target, deadline))
         return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+
+    async def _in_time(
+        self, service: Service, model: ServedModel, upload: Upload, target: int | None, deadline: float
+    ) -> ExplainAnswer:
+        with self._admitted():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self._answer(service, model, upload, target, deadline)
+            except TimeoutError:
+                raise Refusal(504, "the deadline is over. Ask again with a longer one.") from None
 
     async def _answer(
         self, service: Service, model: ServedModel, upload: Upload, target: int | None, deadline: float

@@ -23,7 +23,6 @@ from loupe.serve.answers import check_threshold, probabilities
 from loupe.serve.app import check_deadline
 from loupe.serve.body import Upload, read_body
 from loupe.serve.disconnects import unless_gone
-from loupe.serve.held import Share
 from loupe.serve.inference_messages import (
     Live,
     ModelList,
@@ -109,21 +108,29 @@ class InferenceProtocol:
         if encoding != "identity":
             raise Refusal(415, f"Content-Encoding: {encoding[:50]!r} is not read here. Send the body as it is.")
         with request.app.state.held.share() as share:
-            inputs = await self._read(request, share)
-            deadline = began + check_deadline(inputs.deadline_seconds or service.limits.deadline_seconds)
-            threshold = check_threshold(model.threshold if inputs.threshold is None else inputs.threshold, model)
-            logits_NK = await unless_gone(request, self._logits(request, model, inputs, deadline))
+            # The body is named nowhere here, so that it is given up once the images have been taken from it.
+            work = self._answer(request, model, began, await read_body(request, service.limits, share))
+            return await unless_gone(request, work)
+
+    async def _answer(self, request: Request, model: ServedModel, began: float, body: bytes) -> Response:
+        limits = self._service.limits
+        try:
+            async with asyncio.timeout_at(began + limits.deadline_seconds):
+                inputs = await self._read(body, request.headers.get(HEADER_LENGTH))
+        except TimeoutError:
+            raise Refusal(504, "the deadline is over before the request was read. Ask again later.") from None
+        del body
+        deadline = began + check_deadline(inputs.deadline_seconds or limits.deadline_seconds)
+        threshold = check_threshold(model.threshold if inputs.threshold is None else inputs.threshold, model)
+        logits_NK = await self._logits(request, model, inputs, deadline)
         answer, headers = respond(model, inputs, logits_NK, threshold)
         return Response(answer, headers=headers)
 
-    async def _read(self, request: Request, share: Share) -> Inputs:
-        """Content of a request; its body is given up once the images have been taken from it."""
-        limits = self._service.limits
-        body, length = await read_body(request, limits, share), request.headers.get(HEADER_LENGTH)
+    async def _read(self, body: bytes, header_length: str | None) -> Inputs:
         if len(body) <= SMALL_BYTES:
-            return read_request(body, length, limits)
+            return read_request(body, header_length, self._service.limits)
         async with self._reading:
-            return await run_in_threadpool(read_request, body, length, limits)
+            return await run_in_threadpool(read_request, body, header_length, self._service.limits)
 
     async def _logits(self, request: Request, model: ServedModel, inputs: Inputs, deadline: float) -> Array:
         if inputs.pixels is not None:

@@ -5,6 +5,7 @@ SIGHUP, or new files of a model: the model is opened again beside the old one, a
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -114,6 +115,7 @@ async def _serve(
     )
     reloads = Reloads(service, partial(open_model, device=options.device, threshold=options.threshold))
     await service.decoders.start()
+    spare_collector()
     watching = asyncio.create_task(reloads.watch())
     with _signals(partial(_end, service, server), reloads.ask):
         started = asyncio.create_task(_announced(server, partial(announce, access, service)))
@@ -133,6 +135,16 @@ def routes(service: Service) -> list[Route]:
         *inference_protocol.routes(service),
         *openapi.routes(service),
     ]
+
+
+def spare_collector() -> None:
+    """Exempt all objects that exist now from the garbage collector.
+
+    PyTorch alone brings 400,000, and every full collection would stop all requests for 0.1 to 0.3 s.
+    """
+    gc.unfreeze()  # so that the cycles of a model that was replaced are collected
+    gc.collect()
+    gc.freeze()
 
 
 def _end(service: Service, server: uvicorn.Server) -> None:
@@ -239,6 +251,7 @@ class Reloads:
             return
         self._refused.pop(model.name, None)
         self._service.replace(new)
+        spare_collector()
         self._service.metrics.describe(new.name, new.weights, new.engine.name)
         log(logging.INFO, "reloaded", model=new.name, weights=new.weights)
 

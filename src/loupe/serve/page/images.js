@@ -160,6 +160,8 @@ function askAgain() {
     ask(item);
   }
   update();
+  const focused = document.activeElement;
+  if (focused === document.body || !focused.checkVisibility()) byId("shown").focus(); // the button that was pressed is gone
 }
 
 // ---- What is shown

@@ -59,7 +59,7 @@ async function fetched(path, options, sent) {
 function newToken(isRefused) {
   given ??= new Promise((done, failed) => {
     const dialog = byId("access");
-    byId("access-why").textContent = isRefused ? "The server refuses this token. It prints the right one when it starts." : "The server prints it when it starts.";
+    byId("access-why").textContent = `${isRefused ? "The server refuses this token. " : ""}It is in the address that the server prints when it starts, and in its token file.`;
     byId("token").value = "";
     byId("access-form").onsubmit = event => {
       event.preventDefault();
@@ -90,20 +90,25 @@ async function servedModels() {
 /** Calibrated probability of each class of a model, the largest first. */
 async function probabilities(file, model, signal) {
   const query = new URLSearchParams({ model: model.name, top: model.classes.length, threshold: 0 });
-  const { images: [image] } = await asked(`/predict?${query}`, { method: "POST", body: bodyOf(file), signal });
+  const { images: [image] } = await asked(`/predict?${query}`, { method: "POST", body: await bodyOf(file), signal });
   if (image.error) throw new Failure(reason(image.error));
   return new Map(image.top.map(one => [one.class, one.probability]));
 }
 
 /** Map of a class: {map, preprocessing}, or {map: null, why}. */
-function explanation(file, model, name, signal) {
+async function explanation(file, model, name, signal) {
   const query = new URLSearchParams({ model: model.name, class: name });
-  return asked(`/explain?${query}`, { method: "POST", body: bodyOf(file), signal });
+  return asked(`/explain?${query}`, { method: "POST", body: await bodyOf(file), signal });
 }
 
-function bodyOf(file) {
+async function bodyOf(file) {
   const most = Number(document.body.dataset.mostBytes);
   if (file.size + ENVELOPE_BYTES > most) throw new Failure(`The file has ${counted(file.size, "byte")}; the server takes requests of at most ${most.toLocaleString("en")}.`);
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch (error) {
+    throw new Failure(`The file cannot be read: ${reason(error)}`); // a folder, or removed meanwhile
+  }
   const body = new FormData();
   body.append("image", file, file.name);
   return body;
