@@ -209,7 +209,7 @@ def test_an_image_that_ends_two_processes_is_an_error_and_no_other_one_is(pool):
 @pytest.mark.slow
 def test_all_processes_killed_at_once_lose_no_image(pool):
     before = pool.decoders.pids
-    waiting = [pool.submit(order("sleep", 0.3)), pool.submit(order("sleep", 0.3))]
+    waiting = [pool.submit(order("sleep", 2)), pool.submit(order("sleep", 2))]
     waiting += [pool.submit(picture(1)) for _ in range(50)]
     time.sleep(0.1)
     for pid in before:
