@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 import pytest
 from server_process import ask, assert_same, command, predicted, serving
 
@@ -156,6 +158,44 @@ def test_a_name_that_is_no_text_is_shown_escaped(digits_run, digit_files, tmp_pa
         assert client.get("/v2/models").json()["models"][0]["name"] == name
         assert client.get("/v2/models/" + quote(name, safe="")).json()["name"] == name
         assert ask(client, digit_files[:1], f"model={quote(name)}").status_code == 200
+
+
+def test_a_log_that_nobody_reads_stops_nothing(digits_run):
+    words = command(digits_run, "--port", 0)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://[^/]+", process.stdout.readline()).group()
+        with httpx.Client(base_url=address, timeout=10, trust_env=False) as client:
+            for _ in range(700):  # lines of more than the 64 KiB that a pipe holds
+                assert client.get("/v2/health/live").status_code == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_token_is_printed_where_it_was_made_and_not_again(digits_run, digit_files, tmp_path):
+    file = tmp_path / "token"
+    for is_new in (True, False):
+        process = subprocess.Popen(
+            command(digits_run, "--port", 0, "--token-file", file), stdout=subprocess.PIPE, text=True
+        )
+        try:
+            printed = process.stdout.readline() + process.stdout.readline()
+            token = file.read_text().strip()
+            assert len(token) >= 32
+            assert (token in printed) == is_new
+            assert (str(file) in printed) != is_new
+            address = re.search(r"http://[^/]+", printed).group()
+            bearer = {"Authorization": f"Bearer {token}"}
+            with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+                assert ask(client, digit_files[:1]).status_code == 401
+                client.headers.update(bearer)
+                assert ask(client, digit_files[:1]).status_code == 200
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def test_no_process_is_left(digits_run, tmp_path):
