@@ -14,9 +14,11 @@ from loupe.errors import ConfigError, RunStateError, counted
 from loupe.export.folder import is_export, open_manifest
 from loupe.export.runner_choice import runner_of
 from loupe.export.runners import Runner
+from loupe.models.openvino_network import IN_FLIGHT, threads
 from loupe.models.pixel_engine import Array, PixelEngine
 
 BATCH_IMAGES = 32
+PYTORCH = ".pt2"
 SMALLEST = np.finfo(np.float32).tiny
 Signature = tuple[tuple[int, int, int], ...]
 
@@ -101,7 +103,7 @@ def _of_export(folder: Path, name: str, device: str, threshold: float | None, fi
         temperature=1.0,
         threshold=threshold if threshold is not None else manifest.threshold or 0.0,
         weights=manifest.weights_blake2b,
-        engine=ExportEngine(runner_of(folder / manifest.model)),
+        engine=_engine(folder / manifest.model),
         is_export=True,
         signature=files,
     )
@@ -125,16 +127,24 @@ def _of_bundle(folder: Path, name: str, device: str, threshold: float | None, fi
     )
 
 
+def _engine(model: Path) -> "ExportEngine":
+    callers = 1 if model.suffix == PYTORCH else min(IN_FLIGHT, threads())
+    return ExportEngine(runner_of(model, callers), callers)
+
+
 class ExportEngine:
     """Exported model as an engine for images that have the size of its input, of which it keeps the pixels.
 
     Its logits are the logarithms of its calibrated probabilities.
+
+    Args:
+        runner: runs the exported model.
+        in_flight: number of threads that may call it at a time.
     """
 
-    in_flight = 1
-
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, in_flight: int = 1) -> None:
         self.runner = runner
+        self.in_flight = in_flight
         self.name = runner.name
         self.batch_images = BATCH_IMAGES
 
