@@ -154,13 +154,19 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process and its descendants take. Memory they share counts once in `pss_mib`, for each in `rss_mib`."""
+    """What a process and its descendants take.
+
+    Attributes:
+        own_mib: anonymous memory: heaps and stacks, without files that are mapped, such as libraries, which other
+            processes may share.
+        rss_mib: all resident memory; what several of the processes share counts for each.
+    """
 
     processes: int
     threads: int
     files: int
+    own_mib: float
     rss_mib: float
-    pss_mib: float
     processor_seconds: float
 
 
@@ -194,7 +200,7 @@ def _usage_of_one(pid: int) -> Usage | None:
     except OSError:  # it has ended
         return None
     processor = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return Usage(1, status["Threads"], files, memory["Rss"] / 1024, memory["Pss"] / 1024, processor)
+    return Usage(1, status["Threads"], files, memory["Anonymous"] / 1024, memory["Rss"] / 1024, processor)
 
 
 def _kilobytes(path: Path) -> dict[str, int]:

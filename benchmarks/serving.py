@@ -18,7 +18,7 @@ the requests (load.py) and shares the cores with the server: `sender` is the sha
 * settings: capacity and latency of the other servers with several settings; `--litserve` and `--bentoml` take the best.
 * overload: 5 times the capacity, then single requests until these are as fast as on the idle server.
 * soak: half of the capacity, with damaged images and interrupted uploads; memory, files, threads and processes of the
-  server and its children, idle after each minute, from the end of the first.
+  server and its children, idle after each part, from the end of the first, which begins with a full queue.
 
 The last line is the same as JSON. `--toy` runs each of them for a moment.
 """
@@ -55,7 +55,7 @@ RUN, EXPORT = "loupe serve RUN", "loupe serve EXPORT"
 SAME_PROBABILITY = 1e-4
 PEER_HEAD = (
     "server | capacity, images/s | Loupe / this | one alone, ms | p99 at 70 % of own, constant, ms | Poisson | "
-    "p99 at the same rate, constant, ms | Poisson | failed | PSS, MiB | sender"
+    "p99 at the same rate, constant, ms | Poisson | failed | memory, MiB | sender"
 )
 USUAL = 2.0  # times the 99th percentile of a single image on the idle server, within which a server has recovered
 
@@ -129,7 +129,7 @@ def measured(bench: Bench, contender: Contender, per_second: float | None = None
             "failed": len(load.answers) - len(load.of_status(200)),
             "sender_share": load.sender_share,
             "own": rates(bench, server, requests, SHARE * load.per_second),
-            "memory_mib": usage(server.pid).pss_mib,
+            "memory_mib": usage(server.pid).own_mib,
         }
         if per_second:
             found["same"] = rates(bench, server, requests, per_second)
@@ -257,14 +257,14 @@ def soaked(bench: Bench) -> Any:
     rows = [
         [
             f"{number * given.part_seconds / 60:.1f}",
-            f"{each.pss_mib:,.1f}",
+            f"{each.own_mib:,.1f}",
             f"{each.rss_mib:,.1f}",
             *map(str, (each.files, each.threads, each.processes)),
         ]
         for number, each in enumerate(found.parts)
         if number in shown
     ]
-    bench.table("minutes after the warm-up | PSS, MiB | RSS, MiB | files | threads | processes", rows)
+    bench.table("minutes after the warm-up | memory, MiB | resident, MiB | files | threads | processes", rows)
     bench.tables.append(
         f"Answers by status: {found.statuses}. 99th percentile {found.p99_ms:.0f} ms at {found.per_second:.0f}/s."
     )

@@ -23,6 +23,7 @@ RECOVERED_PROBES = 10
 PROBED = 0.6  # time of single requests after an overload, as a share of its length
 SETTLE_SECONDS = 2.0  # until connections that ended are closed on the other side as well
 DAMAGED_EVERY = 50
+FILLED = 6  # times the rate of a soak, at which the queue fills
 INTERRUPTED = 5  # uploads that end halfway, in each part of a soak
 
 
@@ -170,7 +171,7 @@ class Soak:
     @property
     def grown_mib(self) -> float:
         """Growth of the memory from the warm-up to the end."""
-        return self.parts[-1].pss_mib - self.parts[0].pss_mib
+        return self.parts[-1].own_mib - self.parts[0].own_mib
 
     @property
     def leaked(self) -> dict[str, int]:
@@ -187,6 +188,10 @@ def soak(
     mixed = [damaged if number % DAMAGED_EVERY == 0 else request for number, request in enumerate(cycled(requests), 1)]
     answers: list[Answer] = []
     idle: list[Usage] = []
+    # The largest batches come first: their memory is kept.
+    open_loop(
+        server.port, itertools.cycle(requests), constant(FILLED * per_second, min(3.0, part_seconds)), connections
+    )
     for part in range(parts + 1):  # the first is the warm-up
         times = poisson(per_second, part_seconds, seed=part)
         answers += open_loop(server.port, itertools.cycle(mixed), times, connections).answers
