@@ -29,6 +29,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from serving_loads import (
     predict_seconds,
     soak,
     spread,
+    undisturbed,
     whole,
 )
 
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=["throughput", "latency", "overload"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=2, help="tries of a load while other processes take the cores")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one load")
     parser.add_argument("--warm-up", type=float, default=3.0, metavar="SECONDS")
     parser.add_argument("--images", type=int, default=600)
@@ -83,7 +86,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="file for the tables")
     given = parser.parse_args()
     if given.toy:
-        given.rounds, given.seconds, given.warm_up, given.images, given.connections = 1, 0.3, 0.1, 6, 4
+        given.rounds, given.tries, given.seconds, given.warm_up, given.images, given.connections = 1, 1, 0.3, 0.1, 6, 4
         given.part_seconds, given.soak_minutes = 0.3, 0.005
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
@@ -120,8 +123,11 @@ def measured(bench: Bench, contender: Contender, per_second: float | None = None
     given, requests = bench.given, contender.requests(bench.files)
     with bench.started(contender) as server:
         one = alone_ms(server, requests, max(10, min(100, int(10 * given.seconds))))
-        load = capacity(server, requests, given.connections, given.seconds)
+        load, others = undisturbed(
+            server, lambda: capacity(server, requests, given.connections, given.seconds), given.tries
+        )
         found = {
+            "others": others,
             "start_seconds": server.start_seconds,
             "alone_ms": one[0],
             "alone_p99_ms": one[1],
@@ -137,8 +143,12 @@ def measured(bench: Bench, contender: Contender, per_second: float | None = None
 
 
 def rates(bench: Bench, server: Server, requests: list[bytes], per_second: float) -> dict[str, dict[str, float]]:
-    found = at_rate(server, requests, per_second, bench.given.seconds, MOST_CONNECTIONS, seed=len(bench.found))
-    return {arrivals: asdict(latency) for arrivals, latency in found.items()}
+    given, found = bench.given, {}
+    for arrivals in ("constant", "poisson"):
+        measure = partial(at_rate, server, requests, per_second, given.seconds, MOST_CONNECTIONS, arrivals)
+        each, others = undisturbed(server, measure, given.tries)
+        found[arrivals] = {**asdict(each), "others": others}
+    return found
 
 
 def latency(bench: Bench) -> Any:

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from busy import QUIET_CORES, busy_seconds
 from load import HOST, Answer, Load, closed_loop, constant, open_loop, percentile_ms, poisson
 from servers import Server, Usage, usage
 
+T = TypeVar("T")
 SHARE = 0.7  # of the capacity, at which latency is measured
 OVERLOAD = 5  # times the capacity
 ALONE_PAUSE_SECONDS = 0.02
@@ -46,6 +49,27 @@ def whole(load: Load, what: str) -> Load:
     if failed := [answer for answer in load.answers if answer.status != 200]:
         raise SystemExit(f"{what}: {len(failed)} of {len(load.answers)} failed: {failed[0].status} {failed[0].body!r}")
     return load
+
+
+def undisturbed(server: Server, work: Callable[[], T], tries: int) -> tuple[T, float]:
+    """Outcome of a measurement, and the cores that other processes took; the quietest of so many tries."""
+    outcomes: list[tuple[float, T]] = []
+    for _ in range(tries):
+        before, began = _processor_seconds(server), time.perf_counter()
+        found = work()
+        passed = time.perf_counter() - began
+        used = [after - earlier for after, earlier in zip(_processor_seconds(server), before, strict=True)]
+        outcomes.append(((used[0] - used[1] - used[2]) / passed, found))
+        if outcomes[-1][0] <= QUIET_CORES:
+            break
+        time.sleep(min(1.0, passed))
+    others, found = min(outcomes, key=lambda outcome: outcome[0])
+    return found, others
+
+
+def _processor_seconds(server: Server) -> tuple[float, float, float]:
+    """Processor time so far of the machine, of the server with its children, and of this process."""
+    return busy_seconds(), usage(server.pid).processor_seconds, time.process_time()
 
 
 def warm_up(server: Server, requests: Sequence[bytes], connections: int, seconds: float) -> None:
@@ -88,11 +112,11 @@ def latency(server: Server, requests: Sequence[bytes], times: Sequence[float], c
 
 
 def at_rate(
-    server: Server, requests: Sequence[bytes], per_second: float, seconds: float, connections: int, seed: int
-) -> dict[str, Latency]:
-    """Latency at a rate, with arrivals at equal distances and with those of a Poisson process."""
-    arrivals = {"constant": constant(per_second, seconds), "poisson": poisson(per_second, seconds, seed)}
-    return {name: latency(server, requests, times, connections) for name, times in arrivals.items()}
+    server: Server, requests: Sequence[bytes], per_second: float, seconds: float, connections: int, arrivals: str
+) -> Latency:
+    """Latency at a rate, with arrivals at equal distances (`constant`), or with those of a Poisson process."""
+    times = constant(per_second, seconds) if arrivals == "constant" else poisson(per_second, seconds)
+    return latency(server, requests, times, connections)
 
 
 @dataclass(frozen=True)
