@@ -25,7 +25,9 @@ The last line is the same as JSON. `--toy` runs each of them for a moment.
 
 import argparse
 import os
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -88,12 +90,16 @@ def main() -> None:
     if given.toy:
         given.rounds, given.tries, given.seconds, given.warm_up, given.images, given.connections = 1, 1, 0.3, 0.1, 6, 4
         given.part_seconds, given.soak_minutes = 0.3, 0.005
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(given, Path(folder))
-        for name in given.sections:
-            bench.tables.append(f"## {name.capitalize()}")
-            bench.found[name] = SECTIONS[name](bench)
-        bench.report()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end with this process
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(given, Path(folder))
+            for name in given.sections:
+                bench.tables.append(f"## {name.capitalize()}")
+                bench.found[name] = SECTIONS[name](bench)
+            bench.report()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def throughput(bench: Bench) -> Any:
@@ -180,6 +186,7 @@ def peers(bench: Bench) -> Any:
     for number in range(given.rounds):
         for contender in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
             rounds[contender.name].append(measured(bench, contender, lowest))
+            print(f"round {number + 1}: {peer_row(contender.name, rounds[contender.name][-1:], 0.0)}", file=sys.stderr)
         lowest = SHARE * min(each[0]["images_per_second"] for each in rounds.values())
     ours = statistics.median(each["images_per_second"] for each in rounds[contenders[0].name])
     bench.table(PEER_HEAD, [peer_row(name, each, ours) for name, each in rounds.items()])
