@@ -31,6 +31,7 @@ class Recorder:
 
     name = "stand-in"
     batch_images = 3
+    in_flight = 1
 
     def __init__(self):
         self.seen = []

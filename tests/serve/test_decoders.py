@@ -22,7 +22,7 @@ from builders import picture
 from child_processes import KILL, start
 from deadly_decoder import order
 from loupe.data.pixels.decode import DecoderSettings, load
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import ConfigError, ImageError
 from loupe.serve import decoders as module
 from loupe.serve.decoders import Decoders
 from loupe.serve.refusals import Refusal
@@ -288,7 +288,7 @@ def test_close_leaves_no_process_and_refuses_what_waits(monkeypatch):
 
 def test_a_process_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setattr(module, "MODULE", "no_such_module")
-    with start_blocking_portal("asyncio") as portal, pytest.raises(LoupeError, match="could not be started"):
+    with start_blocking_portal("asyncio") as portal, pytest.raises(ConfigError, match="could not be started"):
         portal.call(Decoders(2).start)
 
 

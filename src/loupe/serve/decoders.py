@@ -24,7 +24,7 @@ from loupe.config.size import Size
 from loupe.data.pixels.decode import DecoderSettings, UInt8Array
 from loupe.data.pixels.limits import MAX_SECONDS
 from loupe.data.processes import command, is_stopped
-from loupe.errors import ImageError, LoupeError
+from loupe.errors import ConfigError, ImageError
 from loupe.serve.access_log import log
 from loupe.serve.decoder_process import ANSWER, MOST_REASON_BYTES, READY, REQUEST
 from loupe.serve.refusals import Refusal
@@ -62,7 +62,7 @@ class Decoders:
         """Start the children, and wait until all can decode.
 
         Raises:
-            LoupeError: a child could not be started.
+            ConfigError: a child could not be started.
         """
         loop = asyncio.get_running_loop()
         started: list[asyncio.Future[None]] = [loop.create_future() for _ in range(self._count)]
@@ -146,7 +146,7 @@ class Decoders:
             except (OSError, EOFError) as error:
                 reason = f"a process that decodes images could not be started: {error or type(error).__name__}"
                 if not started.done():
-                    started.set_exception(LoupeError(reason))
+                    started.set_exception(ConfigError(f"{reason}. Give fewer with --decoders."))
                     return
                 log(logging.WARNING, "no decoder", reason=reason)
                 await asyncio.sleep(_PAUSE_SECONDS)

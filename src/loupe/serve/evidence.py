@@ -15,7 +15,7 @@ from starlette.routing import Route
 from loupe.config.recipe import Preprocessing, Resize
 from loupe.config.size import Size
 from loupe.data.pixels.decode import UInt8Array, in_colour
-from loupe.errors import ImageError, LoupeError, RunStateError, unknown_name
+from loupe.errors import ConfigError, ImageError, LoupeError, RunStateError, unknown_name
 from loupe.export.runners import OnnxRuntime
 from loupe.serve.answers import probabilities
 from loupe.serve.app import check_names, deadline_of
@@ -167,7 +167,7 @@ def _map_of(model: ServedModel) -> MapOf:
         return _of_network(model)
     runner = model.engine.runner
     if not isinstance(runner, OnnxRuntime) or not runner.has_maps:
-        raise LoupeError("this export has no class activation maps. Serve the run, or its export to `web`.")
+        raise ConfigError("this export has no class activation maps. Serve the run, or its export to `web`.")
     return partial(_of_export, runner)
 
 
