@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from loupe.config.recipe import Preprocessing
-from loupe.data.pixels.decode import DecoderSettings, in_colour, load
+from loupe.data.pixels.decode import in_colour, load, settings_of
 
 
 class ExportedOnnx:
@@ -27,14 +27,7 @@ class ExportedOnnx:
         manifest = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         own = Preprocessing.model_validate(manifest["preprocessing"])
         self._classes = manifest["classes"]
-        self._settings = DecoderSettings(
-            load_px=own.load_px,
-            resize=own.resize,
-            interpolation=own.interpolation,
-            levels=own.range,
-            channels=own.channels,
-            definition=own.pixel_definition,
-        )
+        self._settings = settings_of(own)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         path = str(folder / manifest["model"])

@@ -56,16 +56,7 @@ class Samples:
 
     def _read(self, row: int) -> Sample:
         data, path, own = self.table.encoded(row), self.table.paths[row], self.preprocessing
-        pixels_HWC = decode.load(
-            data,
-            path,
-            load_px=own.load_px,
-            resize=own.resize,
-            interpolation=own.interpolation,
-            levels=own.range,
-            channels=own.channels,
-            definition=own.pixel_definition,
-        )
+        pixels_HWC = decode.load(data, path, **decode.settings_of(own))
         return Sample(
             path, np.asarray(decode.decode(data, path, levels=own.range)), pixels_HWC, int(self.table.labels[row])
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.config.recipe import Preprocessing
-from loupe.data.pixels.decode import DecoderSettings, UInt8Array, in_colour
+from loupe.data.pixels.decode import DecoderSettings, UInt8Array, in_colour, settings_of
 from loupe.errors import ConfigError, RunStateError, counted
 from loupe.export.folder import is_export, open_manifest
 from loupe.export.runner_choice import runner_of
@@ -54,15 +54,7 @@ class ServedModel:
     @property
     def settings(self) -> DecoderSettings:
         """Settings of the decoder."""
-        own = self.preprocessing
-        return DecoderSettings(
-            load_px=own.load_px,
-            resize=own.resize,
-            interpolation=own.interpolation,
-            levels=own.range,
-            channels=own.channels,
-            definition=own.pixel_definition,
-        )
+        return settings_of(self.preprocessing)
 
 
 def open_model(folder: Path, name: str, *, device: str = "auto", threshold: float | None = None) -> ServedModel:

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from loupe.config.base import Channels, Levels
-from loupe.config.recipe import PIXEL_DEFINITION, Interpolation, PixelDefinition, Resize
+from loupe.config.recipe import PIXEL_DEFINITION, Interpolation, PixelDefinition, Preprocessing, Resize
 from loupe.config.size import Size, SizePx
 from loupe.data.formats import FORMATS, readable_names, reader_of, sniff
 from loupe.data.pixels import limits
@@ -80,6 +80,18 @@ class DecoderSettings(TypedDict):
     levels: Levels | None
     channels: Channels
     definition: PixelDefinition
+
+
+def settings_of(preprocessing: Preprocessing) -> DecoderSettings:
+    """Settings of `load` for a network's images."""
+    return DecoderSettings(
+        load_px=preprocessing.load_px,
+        resize=preprocessing.resize,
+        interpolation=preprocessing.interpolation,
+        levels=preprocessing.range,
+        channels=preprocessing.channels,
+        definition=preprocessing.pixel_definition,
+    )
 
 
 def load(
