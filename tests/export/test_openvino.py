@@ -1,6 +1,7 @@
 """Exported network for OpenVINO: pixels, classes and probabilities of the run, though it lacks 64-bit floats."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from loupe.export.export import export_model, in_fp32
 from loupe.export.parity import ParityReport
 from loupe.export.predictor import ExportedModel
 from loupe.export.program import ImageProgram
+from loupe.export.runner_choice import runner_of
 from loupe.export.runners import OpenVino
 from loupe.models.openvino_import import core
 
@@ -22,8 +24,8 @@ pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
-def folder(run):
-    return export_model(run, "openvino")
+def folder(run, tmp_path_factory):
+    return export_model(run, "openvino", folder=tmp_path_factory.mktemp("made") / "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +82,16 @@ def test_what_it_cannot_take_is_an_error_and_no_crash(engine, shape):
 def test_an_empty_image_is_an_error_in_openvino_itself(engine):
     with pytest.raises(RuntimeError, match="shape"):
         engine._compiled({0: np.zeros((1, 0, 8, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_several_callers_get_the_answers_of_one(kind, exported, folder):
+    model = exported / "model.onnx" if kind == "onnx" else folder / "model.xml"
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (1 + i % 3, 20 + i, 30, 3), dtype=np.uint8) for i in range(24)]
+    alone = [runner_of(model).run(one)[0] for one in images]
+    shared = runner_of(model, 2)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda one: shared.run(one)[0], images * 3))
+    for one, wanted in zip(found, alone * 3, strict=True):
+        np.testing.assert_allclose(one, wanted, atol=1e-6)

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow  # recording and loading a program takes seconds
 
 
 @pytest.fixture(scope="module")
-def folder(run) -> Path:
-    return export_model(run, "torch")
+def folder(run, tmp_path_factory) -> Path:
+    return export_model(run, "torch", folder=tmp_path_factory.mktemp("made") / "torch")
 
 
 @pytest.fixture(scope="module")

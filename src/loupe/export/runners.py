@@ -1,5 +1,6 @@
 """Engines that run exported files, from decoded images to probabilities. Nothing here needs PyTorch."""
 
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,14 +91,22 @@ class OpenVino:
         if callers > 1:
             options["PERFORMANCE_HINT"] = "THROUGHPUT"
         self._compiled: Any = core().compile_model(core().read_model(str(model)), "CPU", options)
+        self._of_thread = threading.local()
         self.name = f"openvino {version('openvino')}"
+
+    @property
+    def _request(self) -> Any:
+        """Request of this thread, which is kept: one computes a single input at a time."""
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        return self._of_thread.request
 
     def run(self, images: UInt8Array) -> tuple[Floats, UInt8Array]:
         pixels = int(np.prod(images.shape[1:3], dtype=np.int64))
         if not 0 < pixels <= MAX_PIXELS:  # it has no operator that would make this an error
             raise DataError(f"the exported model takes images of 1 to {MAX_PIXELS:,} pixels, and got {pixels:,}.")
         try:
-            outputs = self._compiled.create_infer_request().infer({0: images})
+            outputs = self._request.infer({0: images}, share_inputs=True)
         except Exception as error:  # it raises classes of its own
             raise refused(error) from None
         return outputs[0], outputs[1]
