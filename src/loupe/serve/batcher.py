@@ -25,7 +25,7 @@ from loupe.serve.metrics import Metrics
 from loupe.serve.pace import Pace
 from loupe.serve.refusals import Refusal
 
-BATCH_SECONDS = 0.025  # that a batch of several images should take at most
+BATCH_SECONDS = 0.05  # that a batch of several images should take at most
 MEMORY = 0.8  # of the time that an image takes, from one batch to the next
 
 
