@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pytest
 from server_process import ask, assert_same, command, predicted, serving
 
@@ -196,6 +197,16 @@ def test_the_token_is_printed_where_it_was_made_and_not_again(digits_run, digit_
         finally:
             process.kill()
             process.communicate()
+
+
+def test_a_threshold_that_no_request_could_use_is_refused_at_the_start(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    labels = ["unclassified", "cat"] * 20
+    run = loupe.train(
+        (images, labels), recipe="digits", epochs=1, output=tmp_path, name="odd", device="cpu", quiet=True
+    )
+    done = subprocess.run(command(run.path, "--threshold", 0.5), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "unclassified" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_no_process_is_left(digits_run, tmp_path):

@@ -92,7 +92,6 @@ def serve(
         device=device,
         threshold=threshold,
         decoders=decoders,
-        log_requests=not quiet,
         limits=limits,
     )
     folders = [_named(run, output) for run in runs]

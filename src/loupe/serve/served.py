@@ -11,6 +11,7 @@ import numpy as np
 from loupe.config.recipe import Preprocessing
 from loupe.data.pixels.decode import DecoderSettings, UInt8Array, in_colour, settings_of
 from loupe.errors import ConfigError, RunStateError, counted
+from loupe.evaluate.unclassified import check_threshold
 from loupe.export.folder import is_export, open_manifest
 from loupe.export.runner_choice import runner_of
 from loupe.export.runners import Runner
@@ -70,8 +71,9 @@ def open_model(folder: Path, name: str, *, device: str = "auto", threshold: floa
         LoupeError: the files are damaged or missing, or nothing here runs them.
     """
     files = signature(folder)
-    model = _of_export(folder, name, device, threshold, files) if is_export(folder) else None
-    model = model or _of_bundle(folder, name, device, threshold, files)
+    opened = _of_export if is_export(folder) else _of_bundle
+    model = opened(folder, name, device, threshold, files)
+    check_threshold(model.threshold, model.classes)
     own = model.preprocessing
     (logits_BK,) = model.engine.run(iter([np.zeros((1, *own.load_size, own.channels), np.uint8)]))
     if logits_BK.shape != (1, len(model.classes)):

@@ -50,7 +50,6 @@ class Options:
         hosts: further names by which the server is reached.
         device, threshold: as for `served.open_model`.
         decoders: number of processes that decode; None for one for each core.
-        log_requests: log every request.
     """
 
     host: str = "127.0.0.1"
@@ -61,7 +60,6 @@ class Options:
     device: str = "auto"
     threshold: float | None = None
     decoders: int | None = None
-    log_requests: bool = True
     limits: Limits = field(default_factory=Limits)
 
 
