@@ -18,8 +18,9 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
-errors openmp log files csv_files records offline cache devices config rundir data provenance settled augment models
-recipes evaluate training explain report track runs comparison labels export serve doctor cli __main__
+errors openmp log ranks files csv_files records offline cache devices config rundir data provenance settled augment
+models recipes evaluate training explain report track runs comparison labels export serve doctor cli
+__main__
 """
 ORDER = ROOMS.split()
 
@@ -28,8 +29,8 @@ NO_NOUN = re.compile(r"(What|Whether|Which|How|Where|When|Why|Who|Everything)(ev
 
 # One sentence for each package, here and in README.md: their `__init__.py` files are empty.
 ROOT = (
-    "errors, files, CSV tables, JSON records, the cache, devices, threads, settled choices, logging, offline mode, the "
-    "run folder, provenance."
+    "errors, ranks, files, CSV tables, JSON records, the cache, devices, threads, settled choices, logging, offline "
+    "mode, the run folder, provenance."
 )
 PACKAGES = {
     "config": "recipes as frozen, typed values: network, optimizer, stages; YAML and `--set`.",
@@ -204,11 +205,11 @@ def test_names_of_timm_are_loaded_once(tmp_path):
     assert "timm" in loaded(tmp_path, "models", "resnet1")
 
 
-def test_only_devices_knows_of_ranks():
+def test_only_ranks_and_training_know_of_torch_distributed():
     users = [
         module for module in MODULES if "torch.distributed" in (SOURCE / (module.replace(".", "/") + ".py")).read_text()
     ]
-    assert set(users) <= {"devices"}
+    assert {user for user in users if room(user) != "training"} <= {"ranks"}
 
 
 if __name__ == "__main__":

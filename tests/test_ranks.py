@@ -1,0 +1,75 @@
+"""Ranks: shares, exchanges, and errors that every rank raises."""
+
+import numpy as np
+import pytest
+
+import rank_processes
+from loupe import ranks
+from loupe.errors import ConfigError, DataError
+from loupe.ranks import Ranks
+
+
+def exchanges(joined, value):
+    """Called in each rank by `test_ranks_exchange_values`."""
+    error = None
+    try:
+        joined.from_main(lambda: fail(joined))
+    except DataError as raised:
+        error = str(raised)
+    return {
+        "current": ranks.current().rank,
+        "gathered": joined.gather(value + joined.rank),
+        "main": joined.from_main(lambda: joined.rank),
+        "any": joined.any(joined.rank == 1),
+        "none": joined.any(False),
+        "error": error,
+        "order": ranks.in_order(joined.gather(joined.share(list(range(7))))),
+    }
+
+
+def fail(joined):
+    raise DataError(f"no images, says rank {joined.rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_exchange_values(count):
+    for rank, found in enumerate(rank_processes.results(count, "test_ranks:exchanges", 10)):
+        assert found == {
+            "current": rank,
+            "gathered": [10 + each for each in range(count)],
+            "main": 0,
+            "any": True,
+            "none": False,
+            "error": "no images, says rank 0",
+            "order": list(range(7)),
+        }
+
+
+def test_one_process_exchanges_nothing(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with ranks.joined() as alone:
+        assert alone == ranks.current() == Ranks()
+        assert alone.gather("x") == ["x"]
+        assert alone.from_main(lambda: 5) == 5
+        assert not alone.any(False)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_shares_are_disjoint_and_put_in_order_again(count):
+    items = list(range(10))
+    shares = [Ranks(rank, count).share(items) for rank in range(count)]
+    assert sorted(item for share in shares for item in share) == items
+    assert ranks.in_order(shares) == items
+    assert np.array_equal(Ranks(count - 1, count).share(np.arange(10)), shares[-1])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"RANK": "2"}, {"RANK": "x"}, {"LOCAL_RANK": "-1"}, {"LOCAL_WORLD_SIZE": ""}, {"WORLD_SIZE": "0"}]
+)
+def test_numbers_that_contradict_each_other_are_refused(changes):
+    given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    assert ranks.in_environment(given) == Ranks(0, 2, 0, 2)
+    with pytest.raises(ConfigError):
+        ranks.in_environment({**given, **changes})
