@@ -56,15 +56,21 @@ def uniform(seed: int, epoch: int, index: Ints, draw: int | Sequence[int]) -> Fl
     return numbers.T if np.ndim(draw) else numbers[0]
 
 
-def permutation(seed: int, epoch: int, indices: Ints) -> Ints:
+def permutation(seed: int, epoch: int, indices: Ints, purpose: str = "order") -> Ints:
     """Indices in random order, independent of their order in `indices`.
 
     Each index draws 64 bits and the draws are sorted. Removing some images therefore keeps the order of the others.
     """
     ascending = np.sort(np.asarray(indices, np.int64))
-    words = _words(seed, epoch, ascending, np.array([_block_of("order")]))[..., 0]
-    shuffled: Ints = ascending[np.argsort((words[0] << _HALF) | words[1], kind="stable")]
+    shuffled: Ints = ascending[np.argsort(order_keys(seed, epoch, ascending, purpose), kind="stable")]
     return shuffled
+
+
+def order_keys(seed: int, epoch: int, indices: Ints, purpose: str = "order") -> Words:
+    """Random 64 bits of each index [N], by which `permutation` sorts them."""
+    words = _words(seed, epoch, np.asarray(indices, np.int64), np.array([_block_of(purpose)]))[..., 0]
+    keys: Words = (words[0] << _HALF) | words[1]
+    return keys
 
 
 def integer_seed(seed: int, epoch: int, step: int, purpose: str) -> int:

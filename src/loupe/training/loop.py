@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loupe.augment import random
 from loupe.augment.pipeline import Augmenter
+from loupe.augment.shard_order import EpochOrder
 from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import Batch, BatchLoader
 from loupe.data.pixels.read_ahead import steps_in
@@ -50,6 +50,7 @@ class Trainer:
         class_weights_K: weight of each class in the loss; None: equal weights.
         monitor: metric that chooses the best epoch.
         stop: on this signal, training saves and returns, with `state.stage` below the number of stages.
+        order: order of the training images in each epoch.
         state: state of the training between two steps.
     """
 
@@ -65,6 +66,7 @@ class Trainer:
     monitor: str
     keep_best: bool
     stop: StopSignal
+    order: EpochOrder = field(default_factory=EpochOrder)
     state: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in resumes
 
@@ -168,12 +170,15 @@ class Trainer:
         epoch = len(state.history)
         steps_per_epoch = steps_in(len(train_N), stage.batch_size)
         monitored = state.monitored(self.monitor, state.stage)
-        order_N = random.permutation(augmenter.seed, epoch, train_N)
+        windows = self.order.windows(augmenter.seed, epoch, train_N)
+        order_N = np.concatenate(windows)
         batches = loader.at(epoch).batches(order_N, stage.batch_size, first=state.step)
         partners: Iterator[Batch | None] = itertools.repeat(None)
         if stage.augment.mixes:
             assert isinstance(augmenter, Augmenter), "images are mixed as images"
-            partner_N = augmenter.partners(order_N, epoch, train_N)
+            drawn_from = [train_N] if len(windows) == 1 else map(np.sort, windows)  # partners lie in the same shards
+            drawn = map(augmenter.partners, windows, itertools.repeat(epoch), drawn_from)
+            partner_N = np.concatenate([*drawn])
             partners = loader.batches(partner_N, stage.batch_size, first=state.step)
         sums = torch.tensor(state.sums, dtype=_widest(loader.device), device=loader.device)
         timer = EpochTimer(state.seconds)
