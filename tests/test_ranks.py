@@ -27,6 +27,39 @@ def exchanges(joined, value):
     }
 
 
+def merges(joined, total, columns):
+    """Called in each rank by `test_rows_of_all_ranks_are_put_in_order`, with slices of a few bytes."""
+    ranks.SLICE_BYTES = 3 * 4 * max(1, columns)
+    rows_NK = np.arange(total * columns, dtype=np.float32).reshape(total, columns)
+    place_RM = [np.arange(total)[rank :: joined.count] for rank in range(joined.count)]
+    given = (joined, rows_NK[place_RM[joined.rank]], place_RM)
+    everywhere, main = (ranks.merge_rows(*given, everywhere=flag) for flag in (True, False))
+    return [np.array_equal(everywhere, rows_NK), len(main), bool(joined.is_main and np.array_equal(main, rows_NK))]
+
+
+@pytest.mark.slow
+def test_rows_of_all_ranks_are_put_in_order():
+    for total, columns in ((20, 3), (2, 2), (0, 4)):
+        expected = [[True, total if rank == 0 else 0, rank == 0] for rank in range(3)]
+        assert rank_processes.results(3, "test_ranks:merges", total, columns) == expected
+
+
+def agrees(joined):
+    """Called in each rank by `test_an_error_of_one_rank_is_raised_on_all`."""
+    found = [joined.together(lambda: joined.rank), joined.from_main(lambda: ranks.current().count)]
+    try:
+        joined.together(lambda: fail(joined) if joined.rank else None)
+    except DataError as error:
+        found.append(str(error))
+    return [*found, ranks.current().count]
+
+
+@pytest.mark.slow
+def test_an_error_of_one_rank_is_raised_on_all():
+    found = rank_processes.results(3, "test_ranks:agrees")
+    assert found == [[rank, 1, "no images, says rank 1", 3] for rank in range(3)]
+
+
 def fail(joined):
     raise DataError(f"no images, says rank {joined.rank}")
 
@@ -52,7 +85,7 @@ def test_one_process_exchanges_nothing(monkeypatch):
     with ranks.joined() as alone:
         assert alone == ranks.current() == Ranks()
         assert alone.gather("x") == ["x"]
-        assert alone.from_main(lambda: 5) == 5
+        assert alone.from_main(lambda: 5) == alone.together(lambda: 5) == 5
         assert not alone.any(False)
 
 

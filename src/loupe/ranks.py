@@ -4,6 +4,7 @@ Every rank runs the same command on the same images. Rank 0 writes files and tal
 shared out. Where a command runs in one process, there is one rank and nothing is exchanged.
 """
 
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loupe.errors import ConfigError, LoupeError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 T = TypeVar("T")
 
 WAIT = timedelta(days=1)  # for a rank that computes alone; one that has ended closes its connection at once
+SLICE_BYTES = 32 * 2**20  # of rows, sent at a time
 
 
 class LostRankError(LoupeError):
@@ -72,6 +75,8 @@ class Ranks:
     def from_main(self, compute: Callable[[], T]) -> T:
         """Result of a function that rank 0 alone calls; its error is raised on every rank.
 
+        While it runs, rank 0 is alone (`current`), so that nothing in it waits for the others.
+
         Raises:
             LoupeError: raised by the function; any other of its errors ends rank 0 alone, and with it the others.
             LostRankError: another rank has ended.
@@ -83,7 +88,8 @@ class Ranks:
         sent: list[Any] = [None]
         if self.is_main:
             try:
-                sent = [("value", compute())]
+                with _apart():
+                    sent = [("value", compute())]
             except LoupeError as error:
                 sent = [("error", _picklable(error))]
         with lost_ranks():
@@ -93,6 +99,26 @@ class Ranks:
             raise value
         result: T = value
         return result
+
+    def together(self, compute: Callable[[], T]) -> T:
+        """Result of a function on this rank, once every rank has its own; an error of one is raised on every rank.
+
+        The function must not exchange values with the other ranks.
+
+        Raises:
+            LoupeError: raised by the function on this or another rank; of several, that of the lowest rank.
+            LostRankError: another rank has ended.
+        """
+        if self.alone:
+            return compute()
+        results, failed = list[T](), None
+        try:
+            results.append(compute())
+        except LoupeError as error:
+            failed = _picklable(error)
+        if self.any(failed is not None):
+            raise next(error for error in self.gather(failed) if error is not None)
+        return results[0]
 
     def any(self, flag: bool) -> bool:
         """True on every rank if it is true on one.
@@ -173,6 +199,17 @@ def joined() -> Iterator[Ranks]:
 
 
 @contextmanager
+def _apart() -> Iterator[None]:
+    """Let this process be alone while the block runs."""
+    global _current
+    before, _current = _current, Ranks()
+    try:
+        yield
+    finally:
+        _current = before
+
+
+@contextmanager
 def lost_ranks() -> Iterator[None]:
     """Turn errors of the exchange in the block into LostRankError: it fails only where another rank has ended."""
     try:
@@ -197,6 +234,59 @@ def sum_over(ranks: Ranks, tensor: "torch.Tensor") -> "torch.Tensor":
         with lost_ranks():
             dist.all_reduce(tensor)
     return tensor
+
+
+def merge_rows(
+    ranks: Ranks, mine_MK: "np.ndarray", place_RM: Sequence["np.ndarray"], *, everywhere: bool
+) -> "np.ndarray":
+    """Rows of an array of which each rank has some, in order, on every rank or on rank 0 alone.
+
+    They are sent as they are in memory, a slice of `SLICE_BYTES` at a time.
+
+    Args:
+        mine_MK: rows of this rank.
+        place_RM: places of the rows of each rank among all N rows.
+        everywhere: put them together on every rank.
+
+    Returns:
+        [N, K]; [0, K] on ranks where they are not put together.
+
+    Raises:
+        LostRankError: another rank has ended.
+    """
+    import numpy as np
+
+    kept = everywhere or ranks.is_main
+    merged = np.empty((sum(map(len, place_RM)) if kept else 0, *mine_MK.shape[1:]), mine_MK.dtype)
+    if ranks.alone:
+        merged[place_RM[0]] = mine_MK
+        return merged
+    step = max(1, SLICE_BYTES // max(1, mine_MK.itemsize * math.prod(mine_MK.shape[1:])))
+    for rank, place_M in enumerate(place_RM):
+        for start in range(0, len(place_M), step):
+            place_S = place_M[start : start + step]
+            if rank == ranks.rank:
+                sent = np.ascontiguousarray(mine_MK[start : start + step])
+            else:
+                sent = np.empty((len(place_S) if kept else 0, *mine_MK.shape[1:]), mine_MK.dtype)
+            _send(ranks, sent, rank, everywhere=everywhere)
+            if kept:
+                merged[place_S] = sent
+    return merged
+
+
+def _send(ranks: Ranks, rows: "np.ndarray", source: int, *, everywhere: bool) -> None:
+    """Send rows in place from one rank to every rank, or to rank 0."""
+    import torch
+    import torch.distributed as dist
+
+    with lost_ranks():
+        if everywhere:
+            dist.broadcast(torch.from_numpy(rows), src=source)
+        elif source == ranks.rank != 0:
+            dist.send(torch.from_numpy(rows), 0)
+        elif ranks.is_main and source:
+            dist.recv(torch.from_numpy(rows), source)
 
 
 def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
