@@ -20,9 +20,10 @@ START = (
 )
 
 
-def environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """Environment of a rank, as torchrun sets it, with one thread for each rank."""
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+def environment(rank: int, count: int, port: int, machines: int = 1) -> dict[str, str]:
+    """Environment of a rank, as torchrun sets it on so many machines, with one thread for each rank."""
+    local = count // machines
+    ranks = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": local}
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
     paths = os.pathsep.join([str(PROJECT / "src"), str(PROJECT / "tests")])
     return {**os.environ, "PYTHONPATH": paths, **{name: str(value) for name, value in {**ranks, **place}.items()}}
@@ -34,18 +35,18 @@ def free_port() -> int:
         return int(asked.getsockname()[1])
 
 
-def started(count: int, words: Sequence[str], **options: Any) -> list[subprocess.Popen[str]]:
+def started(count: int, words: Sequence[str], *, machines: int = 1, **options: Any) -> list[subprocess.Popen[str]]:
     """Processes of a Python command line, such as ["-m", "loupe", "train", ...], one for each rank."""
     port, options = free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return [
-        subprocess.Popen([sys.executable, *words], env=environment(rank, count, port), text=True, **options)
+        subprocess.Popen([sys.executable, *words], env=environment(rank, count, port, machines), text=True, **options)
         for rank in range(count)
     ]
 
 
-def results(count: int, function: str, *args: Any, seconds: float = 120) -> list[Any]:
+def results(count: int, function: str, *args: Any, seconds: float = 120, machines: int = 1) -> list[Any]:
     """Results of a function `module:name` of the tests in each rank: it gets the ranks and plain arguments."""
-    processes = started(count, ["-c", START, function, json.dumps(args)])
+    processes = started(count, ["-c", START, function, json.dumps(args)], machines=machines)
     try:
         ended = [process.communicate(timeout=seconds) for process in processes]
     finally:

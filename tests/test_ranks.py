@@ -6,7 +6,7 @@ import pytest
 import rank_processes
 from loupe import ranks
 from loupe.errors import ConfigError, DataError
-from loupe.ranks import Ranks
+from loupe.ranks import Ranks, RanksDifferError
 
 
 def exchanges(joined, value):
@@ -23,6 +23,9 @@ def exchanges(joined, value):
         "any": joined.any(joined.rank == 1),
         "none": joined.any(False),
         "error": error,
+        "inner": joined.from_main(lambda: (ranks.current().count, ranks.on_machine().gather("x"))),
+        "disk": error_of(lambda: joined.together(lambda: full_disk(joined))),
+        "same": [joined.same("a", "names"), error_of(lambda: joined.same(joined.rank, "numbers"))],
         "order": ranks.in_order(joined.gather(joined.share(list(range(7))))),
     }
 
@@ -60,6 +63,19 @@ def test_an_error_of_one_rank_is_raised_on_all():
     assert found == [[rank, 1, "no images, says rank 1", 3] for rank in range(3)]
 
 
+def error_of(work):
+    """Result, or the class of the error."""
+    try:
+        return work()
+    except (OSError, RanksDifferError) as error:
+        return type(error).__name__
+
+
+def full_disk(joined):
+    if joined.rank:
+        raise OSError(28, "No space left on device")
+
+
 def fail(joined):
     raise DataError(f"no images, says rank {joined.rank}")
 
@@ -75,8 +91,23 @@ def test_ranks_exchange_values(count):
             "any": True,
             "none": False,
             "error": "no images, says rank 0",
+            "inner": [1, ["x"]],
+            "disk": "OSError",
+            "same": ["a", "RanksDifferError"],
             "order": list(range(7)),
         }
+
+
+def of_a_machine(joined):
+    """Called in each rank by `test_the_ranks_of_a_machine_exchange_values_among_themselves`."""
+    machine = ranks.on_machine()
+    return [machine.rank, machine.count, machine.gather(joined.rank), machine.from_main(lambda: joined.rank)]
+
+
+@pytest.mark.slow
+def test_the_ranks_of_a_machine_exchange_values_among_themselves():
+    found = rank_processes.results(4, "test_ranks:of_a_machine", machines=2)
+    assert found == [[0, 2, [0, 1], 0], [1, 2, [0, 1], 0], [0, 2, [2, 3], 2], [1, 2, [2, 3], 2]]
 
 
 def test_one_process_exchanges_nothing(monkeypatch):

@@ -9,7 +9,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,10 +23,15 @@ T = TypeVar("T")
 
 WAIT = timedelta(days=1)  # for a rank that computes alone; one that has ended closes its connection at once
 SLICE_BYTES = 32 * 2**20  # of rows, sent at a time
+SENT = (LoupeError, OSError, ArithmeticError)  # errors that reach every rank; any other one ends its own, and so all
 
 
 class LostRankError(LoupeError):
     """End of another rank, so that this one cannot go on."""
+
+
+class RanksDifferError(LoupeError):
+    """Value that should be the same on every rank, and is not."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class Ranks:
         rank: number of this process, from 0.
         count: number of processes.
         local_rank, local_count: the same among the processes of this machine.
+        group: process group of PyTorch that these ranks are; None for that of all processes.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
+    group: Any = field(default=None, compare=False)
 
     @property
     def alone(self) -> bool:
@@ -69,16 +76,15 @@ class Ranks:
 
         values: list[Any] = [None] * self.count
         with lost_ranks():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, self.group)
         return values
 
     def from_main(self, compute: Callable[[], T]) -> T:
-        """Result of a function that rank 0 alone calls; its error is raised on every rank.
+        """Result of a function that rank 0 alone calls; an error of `SENT` is raised on every rank.
 
         While it runs, rank 0 is alone (`current`), so that nothing in it waits for the others.
 
         Raises:
-            LoupeError: raised by the function; any other of its errors ends rank 0 alone, and with it the others.
             LostRankError: another rank has ended.
         """
         if self.alone:
@@ -90,10 +96,10 @@ class Ranks:
             try:
                 with _apart():
                     sent = [("value", compute())]
-            except LoupeError as error:
+            except SENT as error:
                 sent = [("error", _picklable(error))]
         with lost_ranks():
-            dist.broadcast_object_list(sent, src=0)
+            dist.broadcast_object_list(sent, group=self.group, group_src=0)
         kind, value = sent[0]
         if kind == "error":
             raise value
@@ -101,12 +107,11 @@ class Ranks:
         return result
 
     def together(self, compute: Callable[[], T]) -> T:
-        """Result of a function on this rank, once every rank has its own; an error of one is raised on every rank.
+        """Result of a function on this rank, once every rank has its own.
 
-        The function must not exchange values with the other ranks.
+        An error of `SENT` on one rank is raised on every rank; of several, that of the lowest rank.
 
         Raises:
-            LoupeError: raised by the function on this or another rank; of several, that of the lowest rank.
             LostRankError: another rank has ended.
         """
         if self.alone:
@@ -114,11 +119,29 @@ class Ranks:
         results, failed = list[T](), None
         try:
             results.append(compute())
-        except LoupeError as error:
+        except SENT as error:
             failed = _picklable(error)
         if self.any(failed is not None):
             raise next(error for error in self.gather(failed) if error is not None)
         return results[0]
+
+    def same(self, value: T, name: str) -> T:
+        """The value, which every rank has to have.
+
+        Args:
+            name: noun for the value, in the plural.
+
+        Raises:
+            RanksDifferError: the ranks have different values.
+            LostRankError: another rank has ended.
+        """
+        values = self.gather(value)
+        if any(given != values[0] for given in values):
+            raise RanksDifferError(
+                f"the processes of this command have different {name}. Give each machine the same images, files and "
+                "versions, then start again."
+            )
+        return value
 
     def any(self, flag: bool) -> bool:
         """True on every rank if it is true on one.
@@ -133,7 +156,7 @@ class Ranks:
 
         highest = torch.tensor(int(flag))  # a quarter of the time of `gather`
         with lost_ranks():
-            dist.all_reduce(highest, dist.ReduceOp.MAX)
+            dist.all_reduce(highest, dist.ReduceOp.MAX, self.group)
         return bool(highest)
 
     def wait(self) -> None:
@@ -141,12 +164,17 @@ class Ranks:
         self.gather(None)
 
 
-_current = Ranks()
+_current = _machine = Ranks()
 
 
 def current() -> Ranks:
     """Ranks that this process has joined; one rank where it has joined none."""
     return _current
+
+
+def on_machine() -> Ranks:
+    """Ranks of this machine, numbered from 0: those that share its files and its memory."""
+    return _machine
 
 
 def in_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -178,7 +206,7 @@ def joined() -> Iterator[Ranks]:
         ConfigError: the environment contradicts itself.
         LostRankError: the others cannot be reached.
     """
-    global _current
+    global _current, _machine
     ranks = in_environment()
     if ranks.alone or not _current.alone:
         yield _current
@@ -190,23 +218,48 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
     with lost_ranks():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
-    _current = ranks
     try:
+        _current, _machine = ranks, _of_machine(ranks)
         yield ranks
     finally:
-        _current = Ranks()
+        _current = _machine = Ranks()
         dist.destroy_process_group()
+
+
+def _of_machine(ranks: Ranks) -> Ranks:
+    """Ranks of this machine. Those of a machine have numbers that follow each other, as torchrun gives them.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    import torch.distributed as dist
+
+    places = ranks.gather((ranks.rank - ranks.local_rank, ranks.local_rank, ranks.local_count))
+    counts = {first: count for first, _, count in places}
+    if places != [(first, rank, count) for first, count in sorted(counts.items()) for rank in range(count)]:
+        raise ConfigError(
+            "LOCAL_RANK and LOCAL_WORLD_SIZE: the processes of a machine do not have RANKs that follow each other. "
+            "Number them as torchrun does: first those of one machine, then those of the next."
+        )
+    own = replace(ranks, rank=ranks.local_rank, count=ranks.local_count)
+    if len(counts) == 1:
+        return own
+    for first, count in sorted(counts.items()):  # every process takes part in making each group
+        group = dist.new_group(list(range(first, first + count)), timeout=WAIT, backend="gloo")
+        if first == ranks.rank - ranks.local_rank:
+            own = replace(own, group=group)
+    return own
 
 
 @contextmanager
 def _apart() -> Iterator[None]:
     """Let this process be alone while the block runs."""
-    global _current
-    before, _current = _current, Ranks()
+    global _current, _machine
+    before, _current, _machine = (_current, _machine), Ranks(), Ranks()
     try:
         yield
     finally:
-        _current = before
+        _current, _machine = before
 
 
 @contextmanager
@@ -232,7 +285,7 @@ def sum_over(ranks: Ranks, tensor: "torch.Tensor") -> "torch.Tensor":
         import torch.distributed as dist
 
         with lost_ranks():
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=ranks.group)
     return tensor
 
 
@@ -282,11 +335,11 @@ def _send(ranks: Ranks, rows: "np.ndarray", source: int, *, everywhere: bool) ->
 
     with lost_ranks():
         if everywhere:
-            dist.broadcast(torch.from_numpy(rows), src=source)
+            dist.broadcast(torch.from_numpy(rows), group=ranks.group, group_src=source)
         elif source == ranks.rank != 0:
-            dist.send(torch.from_numpy(rows), 0)
+            dist.send(torch.from_numpy(rows), group=ranks.group, group_dst=0)
         elif ranks.is_main and source:
-            dist.recv(torch.from_numpy(rows), source)
+            dist.recv(torch.from_numpy(rows), group=ranks.group, group_src=source)
 
 
 def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
@@ -297,7 +350,7 @@ def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
     return merged
 
 
-def _picklable(error: LoupeError) -> LoupeError:
+def _picklable(error: Exception) -> Exception:
     """The error, or where it cannot be sent, one with the same text."""
     try:
         pickle.loads(pickle.dumps(error))
