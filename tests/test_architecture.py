@@ -35,6 +35,7 @@ ROOT = (
 PACKAGES = {
     "config": "recipes as frozen, typed values: network, optimizer, stages; YAML and `--set`.",
     "data": "one image table from every source, and everything that happens to images before training.",
+    "data/remote": "files of object stores, web servers and hubs: addresses, retries, checks, and a cache of shards.",
     "data/sources": "readers of folders, CSV, Parquet, archives, arrays and named data sets.",
     "data/pixels": "decoding, the pixel cache, and batches on the device.",
     "data/splits": "train, validation and test splits, and folds.",

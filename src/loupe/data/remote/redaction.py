@@ -1,0 +1,44 @@
+"""Redaction of credentials: addresses without passwords and signatures, for messages, records and file names."""
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+# Parameters of a query that say which content is meant. The values of all others may be keys or signatures.
+_OPEN_PARAMETERS = {"download", "dl", "format", "generation", "raw", "ref", "rev", "revision", "version", "versionid"}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
+_SECRETS = re.compile(
+    r"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"
+    r"|(\b(?:x-amz-(?:signature|credential|security-token)|signature|sig|token|access_?token|api_?key|password|secret"
+    r"|account_?key|sharedaccesssignature|aws_secret_access_key)\s*[=:]\s*)[^\s&;,'\"]+"
+    r"|\b(?:hf_[A-Za-z0-9]{8,}|A[KS]IA[A-Z0-9]{12,})\b"
+)
+
+
+def redacted(url: str) -> str:
+    """Address without user, password, fragment, and values of its query that may be secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are no IPv6 address
+        return url.partition("?")[0].partition("#")[0]
+    netloc, query = parts.netloc, ""
+    if parts.scheme in {"http", "https"} or ":" in netloc.rpartition("@")[0]:
+        netloc = netloc.rpartition("@")[2]
+    if parts.scheme in {"http", "https"}:
+        query = "&".join(_parameter(pair) for pair in parts.query.split("&") if pair)
+        return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    scheme, _, rest = url.partition("://")  # names of objects may hold # and ?
+    _, slash, path = rest.partition("/")
+    return f"{scheme}://{netloc if slash or '@' in rest else rest}{slash}{path}"
+
+
+def _parameter(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    if not equals:
+        return name if len(name) <= 16 else "…"
+    return pair if name.lower() in _OPEN_PARAMETERS and len(value) <= 64 else f"{name}=…"
+
+
+def redacted_text(text: str) -> str:
+    """Text of another library's error on one line, with its addresses redacted and its keys removed."""
+    plain = _URL.sub(lambda match: redacted(match[0]), " ".join(text.split()))
+    return _SECRETS.sub(lambda match: f"{match[1] or match[2] or ''}…", plain)[:200]
