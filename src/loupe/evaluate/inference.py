@@ -14,7 +14,11 @@ from loupe.data.pixels.prepare import Images
 from loupe.data.pixels.read_ahead import batch_size
 from loupe.devices import Compute
 from loupe.evaluate.predictions import Predictions
+from loupe.evaluate.shared_batches import SharedBatches
 from loupe.models.classifier import Classifier
+from loupe.ranks import Ranks
+
+ALONE = Ranks()
 
 
 class InputLoader(Protocol):
@@ -26,31 +30,46 @@ class InputLoader(Protocol):
     def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]: ...
 
 
-@torch.inference_mode()
 def logits(
-    model: Classifier, loader: InputLoader, rows_N: np.ndarray, compute: Compute, first_block: int = 0
+    model: Classifier,
+    loader: InputLoader,
+    rows_N: np.ndarray,
+    compute: Compute,
+    first_block: int = 0,
+    *,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Logits of some images; the model's training mode is restored.
 
     Args:
-        model: network.
+        model: network, with the same weights on every rank.
         loader: loader of its inputs.
         rows_N: rows of the images.
         compute: device and precision.
         first_block: block that receives the inputs; above 0, the inputs are outputs of the block before.
+        ranks: ranks that share the batches.
 
     Returns:
-        Float32 [N, classes], in the order of `rows_N`.
+        Float32 [N, classes], in the order of `rows_N`; [0, classes] on all ranks but rank 0.
     """
+    batches = SharedBatches(rows_N, batch_size(model.preprocessing.size), ranks)
+    mine_MK = ranks.together(lambda: _logits(model, loader, batches.mine_M, batches.batch_images, compute, first_block))
+    return batches.merged(mine_MK, everywhere=False)
+
+
+@torch.inference_mode()
+def _logits(
+    model: Classifier, loader: InputLoader, row_M: np.ndarray, batch_images: int, compute: Compute, first_block: int
+) -> np.ndarray:
     was_training = model.training
     model.eval()
     batches = []
-    for batch in loader.batches(rows_N, batch_size(model.preprocessing.size)):
+    for batch in loader.batches(row_M, batch_images):
         x = batch.x_BCHW if first_block else evaluation_view(batch.x_BCHW, model.preprocessing)
         with compute.autocast():
             batches.append(model(x, first_block).float())
     model.train(was_training)
-    return torch.cat(batches).cpu().numpy() if batches else np.empty((0, 0), np.float32)
+    return torch.cat(batches).cpu().numpy() if batches else np.empty((0, len(model.classes)), np.float32)
 
 
 def predictions(
@@ -60,15 +79,23 @@ def predictions(
     rows_N: np.ndarray,
     compute: Compute,
     first_block: int = 0,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Predictions:
-    """Predictions for some images, with the labels of the loader; arguments as for `logits`."""
-    logits_NK = logits(model, loader, rows_N, compute, first_block)
-    return Predictions(
-        path=tuple(images.table.paths[row] for row in rows_N),
-        content=tuple(images.content[row] for row in rows_N),
-        label=loader.labels_N.cpu().numpy()[rows_N],
-        logits_NK=logits_NK.reshape(len(rows_N), len(model.classes)),
-        classes=model.classes,
+    """Predictions for some images, with the labels of the loader; arguments as for `logits`.
+
+    All ranks but rank 0 get predictions of no images.
+    """
+    logits_NK = logits(model, loader, rows_N, compute, first_block, ranks=ranks)
+    given_N = rows_N[: len(logits_NK)]
+    return ranks.together(
+        lambda: Predictions(
+            path=tuple(images.table.paths[row] for row in given_N),
+            content=tuple(images.content[row] for row in given_N),
+            label=loader.labels_N.cpu().numpy()[given_N],
+            logits_NK=logits_NK,
+            classes=model.classes,
+        )
     )
 
 

@@ -24,7 +24,7 @@ from loupe.evaluate.engine_predictions import predict_rows
 from loupe.evaluate.groups import by_group
 from loupe.evaluate.learning_curves import diagnose
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
-from loupe.evaluate.results import DiagnosisResult, Evaluation, results_file, results_of
+from loupe.evaluate.results import DiagnosisResult, Evaluation, RunResults, results_file, results_of
 from loupe.evaluate.verdicts import Diagnosis
 from loupe.log import command_line, logger
 from loupe.models import bundle
@@ -34,6 +34,7 @@ from loupe.models.engine_choice import choose_engine
 from loupe.models.openvino_network import OpenVinoNetwork
 from loupe.models.pretrained import native_preprocessing
 from loupe.provenance import environment_of
+from loupe.ranks import Ranks, current
 from loupe.report import gallery, run_page
 from loupe.report.gallery_selection import exhibits
 from loupe.rundir import RunDirectory, record_look
@@ -48,26 +49,51 @@ SPLITS = {"validation": "val", "test": "test"}  # names in results.json, and in 
 
 @dataclass
 class RunFinalizer:
-    """Evaluates the trained network of a run and writes the results; the test split only with `open_test`."""
+    """Evaluates the trained network of a run and writes the results; the test split only with `open_test`.
+
+    Predictions are shared out over the ranks. Rank 0 alone measures and writes, and the others wait for it.
+    """
 
     directory: RunDirectory
     recipe: Recipe
     images: Images
     split: Split
     open_test: bool
+    ranks: Ranks
 
     def write(self, model: Classifier, preparation: StageDataBuilder, state: TrainState, load_seconds: float) -> None:
         """Write everything but recipe, split and environment, which are there already.
 
         Args:
-            model: network with its final weights; its temperature is set here.
+            model: network with its final weights; its temperature is set here, on rank 0.
             preparation: data of the last stage, whose activations are used again where possible.
             state: state of the training at its end.
             load_seconds: time before the training.
         """
         began = time.perf_counter()
-        self.directory.write_metrics(state.history)
+        self.ranks.from_main(lambda: self.directory.write_metrics(state.history))
         predictions, converted = self._predictions(model, preparation)
+        self.ranks.from_main(
+            lambda: self._write(model, preparation, state, load_seconds, began, predictions, converted)
+        )
+
+    def _write(
+        self,
+        model: Classifier,
+        preparation: StageDataBuilder,
+        state: TrainState,
+        load_seconds: float,
+        began: float,
+        predictions: Mapping[str, Predictions],
+        converted: ConvertedNetwork | None,
+    ) -> None:
+        """Write the model, the evaluation, the results and the report; arguments as for `write`.
+
+        Args:
+            began: start of the evaluation on the clock.
+            predictions: predictions of each split.
+            converted: network for the engine of predictions.
+        """
         temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
         model.temperature = temperature.value
         test_hash = self._test_hash()
@@ -107,6 +133,8 @@ class RunFinalizer:
     ) -> tuple[dict[str, Predictions], ConvertedNetwork | None]:
         """Predictions for each split that is to be evaluated and is not empty; and the network for their engine.
 
+        Rank 0 has all predictions.
+
         Validation images are predicted in PyTorch, with which the engine is compared, or from outputs of frozen blocks;
         test images of networks of Loupe in PyTorch too, so that their figures are those of runs without an engine.
         """
@@ -118,10 +146,11 @@ class RunFinalizer:
             if converted is not None and first_block == 0 and not isinstance(self.recipe.model, CnnSpec):
                 engine = OpenVinoNetwork(converted.files, converted.engine.precision)
                 labels_N = self.images.table.labels
-                predictions[name] = predict_rows(engine, self.images, rows_N, labels_N, model.classes)
+                predictions[name] = predict_rows(engine, self.images, rows_N, labels_N, model.classes, ranks=self.ranks)
                 continue
-            compute = preparation.compute
-            predictions[name] = inference.predictions(model, source, self.images, rows_N, compute, first_block)
+            predictions[name] = inference.predictions(
+                model, source, self.images, rows_N, preparation.compute, first_block, ranks=self.ranks
+            )
             if name == "val":
                 converted = self._choose_engine(model, preparation, predictions[name], in_torch=first_block == 0)
         return predictions, converted
@@ -129,17 +158,19 @@ class RunFinalizer:
     def _choose_engine(
         self, model: Classifier, preparation: StageDataBuilder, validation: Predictions, in_torch: bool
     ) -> ConvertedNetwork | None:
-        """Network for the engine that predicts with this model, if it is another than PyTorch."""
+        """Network for the engine that predicts with this model, if it is another than PyTorch; chosen by rank 0."""
         in_fp32 = in_torch or preparation.frozen_compute.precision == "fp32"
-        chosen, reason = choose_engine(
-            model,
-            self.recipe.model,
-            preparation.compute,
-            read=self.images.store.read,
-            row_N=self.split.val,
-            evaluated_NK=validation.logits_NK if in_fp32 else None,
-            in_torch=in_torch,
-            cache=cache_folder() / "models",
+        chosen, reason = self.ranks.from_main(
+            lambda: choose_engine(
+                model,
+                self.recipe.model,
+                preparation.compute,
+                read=self.images.store.read,
+                row_N=self.split.val,
+                evaluated_NK=validation.logits_NK if in_fp32 else None,
+                in_torch=in_torch,
+                cache=cache_folder() / "models",
+            )
         )
         if reason:
             logger.info(f"predictions will run in PyTorch: {reason}.")
@@ -259,17 +290,25 @@ def open_test(run: Run, data: Any = None) -> Run:
     """
     if run.results.test is not None:
         return run
+    ranks = current()
     with run.directory.locked():
-        run.results = results_of(run.directory) or run.results  # another process may have done it
-        return run if run.results.test is not None else _evaluate_test(run, data)
+        # Another process may have done it.
+        run.results = ranks.from_main(lambda: results_of(run.directory)) or run.results
+        return run if run.results.test is not None else _evaluate_test(run, data, ranks)
 
 
-def _evaluate_test(run: Run, data: Any) -> Run:
-    """Evaluate the test images of a run that is locked for other processes."""
+def _evaluate_test(run: Run, data: Any, ranks: Ranks) -> Run:
+    """Evaluate the test images of a run that is locked for other processes; rank 0 writes."""
     if not run.results.images.test:
         raise RunStateError(f"{run.path} has no test images to evaluate.")
     images, split = run.own_images(data)
     test = run.predictions_for(images, split.test, in_torch=isinstance(run.recipe.model, CnnSpec))
+    run.results = ranks.from_main(lambda: _write_test(run, images, split, test))
+    return run
+
+
+def _write_test(run: Run, images: Images, split: Split, test: Predictions) -> RunResults:
+    """Write the files of a run whose test images have been predicted, and return its results."""
     file = run.directory.file("predictions.csv")
     predictions = {**(read_splits(file) if file.is_file() else {}), "test": test}
     temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
@@ -279,7 +318,7 @@ def _evaluate_test(run: Run, data: Any) -> Run:
     evaluations = write_evaluation(
         run.directory, run.recipe, run.preprocessing, images, split, predictions, temperature
     )
-    run.results = run.results.model_copy(
+    written = run.results.model_copy(
         update={
             "test": evaluations["test"],
             "calibration": calibration.report(temperature, predictions),
@@ -287,6 +326,6 @@ def _evaluate_test(run: Run, data: Any) -> Run:
             "test_looks": looks,
         }
     )
-    run.results.write(results_file(run.directory))
+    written.write(results_file(run.directory))
     run_page.write_page(run.path)
-    return run
+    return written

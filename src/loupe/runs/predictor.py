@@ -29,6 +29,7 @@ from loupe.log import logger, progress_bar, terminal
 from loupe.models.bundle_config import CONFIG, BundleConfig
 from loupe.models.pixel_engine import PixelEngine, images_per_second
 from loupe.models.test_time import averaged, check_name
+from loupe.ranks import current
 
 if TYPE_CHECKING:
     from loupe.models.classifier import Classifier
@@ -248,7 +249,13 @@ class Predictor:
             engine = self._averaged(self._in_torch[1]) if in_torch else self.engine
             bar = progress.add_task("predicting", total=len(row_N), note="")
             return predict_rows(
-                engine, images, row_N, label_N, self.classes, lambda images: progress.advance(bar, images)
+                engine,
+                images,
+                row_N,
+                label_N,
+                self.classes,
+                lambda images: progress.advance(bar, images),
+                ranks=current(),
             )
 
 

@@ -21,6 +21,7 @@ from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
 from loupe.log import logger, progress_bar, terminal
 from loupe.provenance import check_split, environment_of
+from loupe.ranks import current
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import MEMORY_REMEDY, Predictor
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 class Run(Predictor):
     """Finished run: files, results and classifier.
+
+    In the processes of one command (`loupe.ranks`), call its methods on every rank, with the same arguments, and use up
+    `stream` on every rank. `predict`, `predict_proba`, `predictions`, `stream`, `evaluate` and `predictions_of` share
+    out their images. All ranks get the same, and rank 0 alone records an evaluation of test images.
 
     Attributes:
         directory: files of the run.
@@ -134,11 +139,15 @@ class Run(Predictor):
             ConfigError: the split is unknown.
             DataError: there are no such images, or one has a class that the model lacks.
         """
-        from loupe.evaluate import metrics
-
         predictions = self.predictions_of(
             split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
         )
+        return current().from_main(lambda: self._evaluation(predictions, split))
+
+    def _evaluation(self, predictions: Predictions, split: str) -> Evaluation:
+        """Metrics of predictions; an evaluation of test images is recorded."""
+        from loupe.evaluate import metrics
+
         calibrated = self._calibrated(predictions)
         block = metrics.evaluate(predictions).model_copy(update={"calibrated": calibrated, "tta": self.tta})
         identity = self._identity(predictions, split)

@@ -11,6 +11,7 @@ from loupe.errors import InterruptedRunError, StoppedError, memory_remedy
 from loupe.evaluate import inference
 from loupe.log import logger
 from loupe.models.classifier import Classifier
+from loupe.ranks import current
 from loupe.rundir import RunDirectory
 from loupe.runs.finalize import RunFinalizer
 from loupe.runs.setup import TrainingSetup, less_memory
@@ -89,7 +90,7 @@ class Session:
                 raise self._interrupted(stop) from None
         if state.stage < len(recipe.stages):
             raise self._interrupted(stop)
-        finalizer = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test)
+        finalizer = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test, current())
         finalizer.write(setup.model, preparation, state, load_seconds)
 
     def _interrupted(self, stop: StopSignal) -> InterruptedRunError:
@@ -97,10 +98,9 @@ class Session:
 
     def _validate(self, network: Classifier, stage_data: StageData) -> dict[str, Any]:
         rows_N = self.setup.split.val
-        logits_NK = inference.logits(
-            network, stage_data.validation, rows_N, self.setup.compute, stage_data.validation_first
-        )
-        return inference.scores(logits_NK, self.setup.images.table.labels[rows_N])
+        ranks, loader, first = current(), stage_data.validation, stage_data.validation_first
+        logits_NK = inference.logits(network, loader, rows_N, self.setup.compute, first, ranks=ranks)
+        return ranks.from_main(lambda: inference.scores(logits_NK, self.setup.images.table.labels[rows_N]))
 
     def _log(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write the learning curves. The checkpoint has them too, so a failure here loses nothing."""
