@@ -18,7 +18,7 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
-errors openmp log ranks files csv_files records offline cache devices config rundir data provenance settled augment
+errors openmp ranks log files csv_files records offline cache devices config rundir data provenance settled augment
 models recipes evaluate training explain report track runs comparison labels export serve doctor cli
 __main__
 """

@@ -130,10 +130,20 @@ def test_shares_are_disjoint_and_put_in_order_again(count):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"RANK": "2"}, {"RANK": "x"}, {"LOCAL_RANK": "-1"}, {"LOCAL_WORLD_SIZE": ""}, {"WORLD_SIZE": "0"}]
+    "changes",
+    [
+        {"RANK": "2"},
+        {"RANK": "x"},
+        {"LOCAL_RANK": "-1"},
+        {"LOCAL_WORLD_SIZE": ""},
+        {"WORLD_SIZE": "0"},
+        {"MASTER_ADDR": ""},
+        {"MASTER_PORT": "65536"},
+    ],
 )
 def test_numbers_that_contradict_each_other_are_refused(changes):
     given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     assert ranks.in_environment(given) == Ranks(0, 2, 0, 2)
     with pytest.raises(ConfigError):
         ranks.in_environment({**given, **changes})

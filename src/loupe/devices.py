@@ -6,6 +6,7 @@ import signal
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from typing import Literal, Self
 
 import torch
 
+from loupe import ranks
 from loupe.errors import ConfigError, counted
 from loupe.log import logger
+from loupe.openmp import cores
+from loupe.ranks import Ranks
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Resolved = Literal["fp32", "bf16", "fp16"]
@@ -27,6 +31,9 @@ DTYPES: dict[Resolved, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bflo
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
+# A signal that ranks get twice, from the terminal and from their launcher, counts once.
+SAME_SIGNAL_SECONDS = 2.0
+
 # Smallest speedup over fp32 for which `auto` chooses a reduced precision.
 WORTHWHILE_SPEEDUP = 1.15
 
@@ -34,10 +41,14 @@ WORTHWHILE_SPEEDUP = 1.15
 def choose_device(name: str) -> torch.device:
     """Device of that name; `auto` is the first available of CUDA, MPS and CPU.
 
+    Of several ranks, each gets a GPU of its own, or all compute on the CPU.
+
     Raises:
-        ConfigError: the name is unknown, or the device is not available.
+        ConfigError: the name is unknown, or the device is not available, or not to every rank.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not ranks.current().alone:
+        name = _shared_out(name, ranks.current())
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     kind = name.partition(":")[0]
@@ -58,16 +69,32 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _shared_out(name: str, joined: Ranks) -> str:
+    """Device of a rank, for a name that all ranks have been given.
+
+    Raises:
+        ConfigError: it cannot be shared, or there are fewer GPUs than processes.
+    """
+    gpus, processes = torch.cuda.device_count(), counted(joined.local_count, "process")
+    if name == "mps" or name.startswith("cuda:"):
+        raise ConfigError(
+            f"--device {name} is one GPU, for {processes}. Give cuda, of which each takes one, or cpu; or one process."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cuda" or not gpus:
+        return name
+    if joined.local_count > gpus:
+        raise ConfigError(
+            f"{processes} on a machine with {counted(gpus, 'GPU')}: each needs its own. Start {gpus}, or give --device "
+            "cpu."
+        )
+    return f"cuda:{joined.local_rank}"
+
+
 def gpu_name(device: torch.device) -> str | None:
     """Name of a CUDA GPU; None for other devices."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: within the limits of a container or a scheduler
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @cache
@@ -229,6 +256,8 @@ def give_back_memory() -> None:
 class StopSignal:
     """Context in which Ctrl-C and SIGTERM set `received` instead of ending the process; a second signal ends it.
 
+    Where the process is one of several ranks, a second one within `SAME_SIGNAL_SECONDS` is taken for the first.
+
     Attributes:
         number: of the signal that was received first.
         is_heeded: True once the work has seen that it is to stop.
@@ -240,6 +269,7 @@ class StopSignal:
         self._received = False
         self.is_heeded = False
         self.number: int = signal.SIGINT
+        self._first = 0.0
         self._before: dict[signal.Signals, object] = {}
 
     @property
@@ -268,10 +298,14 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._received and now - self._first < SAME_SIGNAL_SECONDS and ranks.processes() > 1:
+            return
         if self._received:
             before = self._before.get(signal.Signals(number))
             if callable(before):
                 before(number, frame)  # the command line's, which ignores the third
                 return
             raise KeyboardInterrupt
+        self._first = now
         self.request(number)

@@ -71,6 +71,10 @@ class InterruptedRunError(RunStateError):
         self.signal_number = signal_number
 
 
+class RunElsewhereError(RunStateError):
+    """Finished run whose folder is on the machine of rank 0, and not on this one."""
+
+
 class DivergedError(RunStateError):
     """Loss or output of a network that is no longer finite."""
 

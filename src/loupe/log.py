@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from loupe import ranks
+
 NOTHING = logging.CRITICAL + 1  # a level above all records
 
 
@@ -169,10 +171,11 @@ def terminal(*, quiet: bool = False) -> Iterator[None]:
     """Show records and progress bars on standard error while the block runs.
 
     The outermost one decides: where it is `quiet`, nothing is shown. `quiet` within another one hides announcements and
-    bars, and leaves warnings as they are. Nothing is shown twice.
+    bars, and leaves warnings as they are. Nothing is shown twice. Of the ranks of a command, one shows its records.
     """
     outer = next((one for one in listeners(Terminal)[-1:] if one.thread == threading.get_ident()), None)
     level = (logging.WARNING if outer else NOTHING) if quiet else logging.INFO
+    level = level if ranks.is_main() else NOTHING
     with _listening(Terminal(max(level, outer.level) if outer else level, outer)):
         yield
 

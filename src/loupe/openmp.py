@@ -1,4 +1,4 @@
-"""Waiting of OpenMP's threads: set before PyTorch loads the library, unless the user has set it.
+"""OpenMP's threads: their waiting, set before PyTorch loads the library unless the user has set it, and cores for them.
 
 By default libgomp's threads spin for milliseconds while they wait for one that has no core: beside other work most of
 the processor time is spent on it. Fewer turns cost a few per cent on an idle machine (results/busy.md).
@@ -12,6 +12,13 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"
 TURNS = "1000"  # of a waiting loop, before a thread sleeps; libgomp takes 300,000
 
 SetBy = Literal["Loupe", "the user", "nobody"]
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: within the limits of a container or a scheduler
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def set_waiting() -> None:

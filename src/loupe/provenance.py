@@ -111,6 +111,7 @@ class RunEnvironment(Environment, Record):
             which read them.
         classes: in the order of the network's outputs; empty in runs of before this was recorded.
         open_test: whether the run was begun to evaluate its test images.
+        processes: number of processes that began the training; None in runs of before there could be several.
         choices: precision, threads and engine, each with the reason for it; empty in runs of before this was recorded.
     """
 
@@ -124,6 +125,7 @@ class RunEnvironment(Environment, Record):
     classes: tuple[OsText, ...] = ()
     skip_damaged: bool = False
     open_test: bool = True
+    processes: Whole | None = None
     choices: dict[str, str] = Field({})
     hashes: Hashes = Hashes()
     parent: ParentRun | None = None

@@ -4,13 +4,15 @@ Every rank runs the same command on the same images. Rank 0 writes files and tal
 shared out. Where a command runs in one process, there is one rank and nothing is exchanged.
 """
 
+import itertools
 import math
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loupe.errors import ConfigError, LoupeError
@@ -18,12 +20,18 @@ from loupe.errors import ConfigError, LoupeError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
 WAIT = timedelta(days=1)  # for a rank that computes alone; one that has ended closes its connection at once
 SLICE_BYTES = 32 * 2**20  # of rows, sent at a time
 SENT = (LoupeError, OSError, ArithmeticError)  # errors that reach every rank; any other one ends its own, and so all
+JOIN = timedelta(minutes=10)  # from the first rank that has started to the last
+PLACE = ("MASTER_ADDR", "MASTER_PORT")
+
+# Names a file in which rank 0 tells `--processes`, which outlives every rank, the command that resumes the run.
+LAUNCHER = "LOUPE_LAUNCHER"
 
 
 class LostRankError(LoupeError):
@@ -165,6 +173,9 @@ class Ranks:
 
 
 _current = _machine = Ranks()
+_joined = Ranks()  # as `_current`, also where this process is alone for a while
+_store: "Store | None" = None  # of all blocks that are joined in this process: its port is bound once
+_blocks = itertools.count()
 
 
 def current() -> Ranks:
@@ -177,6 +188,21 @@ def on_machine() -> Ranks:
     return _machine
 
 
+def is_main() -> bool:
+    """True on the rank that writes files and talks to the user, and where there is one process."""
+    return _joined.is_main
+
+
+def processes() -> int:
+    """Number of processes of this command."""
+    return _joined.count
+
+
+def options() -> list[str]:
+    """Options of the command line for as many processes as this command has."""
+    return [] if _joined.alone else ["--processes", str(_joined.count)]
+
+
 def in_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Ranks that torchrun and `--processes` name in the environment; one rank without them.
 
@@ -187,43 +213,96 @@ def in_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
     if "RANK" not in environment or "WORLD_SIZE" not in environment:
         return Ranks()
     try:
-        rank, count, local_rank, local_count = (int(environment.get(name, "")) for name in names)
-        if not (0 <= rank < count and 0 <= local_rank < local_count <= count):
+        rank, size, local_rank, local_size = (int(environment.get(name, "")) for name in names)
+        if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
+            raise ValueError
+        if size > 1 and not (environment.get("MASTER_ADDR") and 0 < int(environment.get("MASTER_PORT", "")) < 2**16):
             raise ValueError
     except ValueError:
-        given = ", ".join(f"{name}={environment.get(name)!r}" for name in names)
+        given = ", ".join(f"{name}={environment.get(name)!r}" for name in (*names, *PLACE))
         raise ConfigError(
-            f"{given}: not the numbers of a process. Start with torchrun or --processes, which set them, or unset them."
+            f"{given}: not a process among others. Start with torchrun or --processes, which set these, or unset them."
         ) from None
-    return Ranks(rank, count, local_rank, local_count)
+    return Ranks(rank, size, local_rank, local_size)
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the ranks of the environment while the block runs; within another `joined`, these are the same.
 
+    Where the user's own program has set up torch.distributed, its processes are the ranks.
+
     Raises:
-        ConfigError: the environment contradicts itself.
+        ConfigError: the environment contradicts itself, or its port cannot be used.
         LostRankError: the others cannot be reached.
     """
-    global _current, _machine
+    global _current, _joined, _machine
     ranks = in_environment()
-    if ranks.alone or not _current.alone:
+    if ranks.alone or not _joined.alone:
         yield _current
         return
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
+    if not dist.is_available():
+        raise ConfigError(f"{ranks.count} processes: this PyTorch has no torch.distributed. Give --processes 1.")
+    own = not dist.is_initialized()
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
-    with lost_ranks():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+    if own:
+        block = PrefixStore(f"block {next(_blocks)}", _meet(ranks))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        with lost_ranks():
+            dist.init_process_group(backend, store=block, rank=ranks.rank, world_size=ranks.count, timeout=WAIT)
     try:
-        _current, _machine = ranks, _of_machine(ranks)
+        _current = _joined = ranks
+        _machine = _of_machine(ranks)
         yield ranks
     finally:
-        _current = _machine = Ranks()
-        dist.destroy_process_group()
+        _current = _joined = _machine = Ranks()
+        if own:
+            dist.destroy_process_group()
+
+
+def _meet(ranks: Ranks) -> "Store":
+    """The store of all ranks, once each has come."""
+    global _store
+    from torch.distributed.rendezvous import rendezvous
+
+    if _store is not None:
+        return _store
+    place = ":".join(os.environ[name] for name in PLACE)
+    met: Store
+    try:
+        met, _, _ = next(rendezvous("env://", timeout=JOIN))
+    except (RuntimeError, ValueError) as error:
+        reason = _in_short(error)
+        if ranks.is_main:
+            raise ConfigError(f"the processes cannot meet at {place} ({reason}). Choose another port.") from None
+        raise LostRankError(f"the first process cannot be reached at {place} ({reason}).") from None
+    try:
+        met.set(f"came {ranks.rank}", "")
+        met.wait([f"came {rank}" for rank in range(ranks.count)], JOIN)
+    except RuntimeError as error:
+        raise LostRankError(
+            f"not all of {ranks.count} processes have come to {place} within {JOIN.seconds // 60} min "
+            f"({_in_short(error)})."
+        ) from None
+    _store = met
+    return met
+
+
+def store() -> "Store | None":
+    """Texts that ranks leave for each other, also after the exchange has ended; None until all have joined."""
+    return _store
+
+
+def tell_launcher(resume: str) -> None:
+    """Tell `--processes` the command that resumes the run, for when a rank is killed."""
+    if (file := os.environ.get(LAUNCHER)) and in_environment().is_main:
+        with suppress(OSError):
+            Path(file).write_text(resume, encoding="utf-8")
 
 
 def _of_machine(ranks: Ranks) -> Ranks:
@@ -268,10 +347,9 @@ def lost_ranks() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # as DistBackendError and DistStoreError are
-        reason = " ".join(str(error).split())[:200]
         raise LostRankError(
-            f"another process of this command has ended ({reason}). Its own message says why; where it has none, it "
-            "was killed, for example for lack of memory."
+            f"another process of this command has ended ({_in_short(error)}). Its own message says why; where it has "
+            "none, it was killed, for example for lack of memory."
         ) from error
 
 
@@ -348,6 +426,10 @@ def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
     for rank, share in enumerate(shares):
         merged[rank :: len(shares)] = share
     return merged
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _picklable(error: Exception) -> Exception:

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from loupe import csv_files
+from loupe import csv_files, ranks
 from loupe.config import overrides
 from loupe.config.recipe import Recipe
 from loupe.errors import ConfigError, DiskError, RunStateError, disk_error, unknown_name
@@ -65,8 +65,8 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """Command that resumes the run."""
-        return command_line(["loupe", "train", "--resume", str(self.path)])
+        """Command that resumes the run, in as many processes as this command has."""
+        return command_line(["loupe", "train", "--resume", str(self.path), *ranks.options()])
 
     def write_recipe(self, value: Recipe) -> None:
         write_atomic(self.file("recipe.yaml"), value.to_yaml())

@@ -18,8 +18,9 @@ import torch
 from filelock import FileLock
 
 from loupe.cache import cache_folder
-from loupe.devices import cores, gpu_name, processor_flags
+from loupe.devices import gpu_name, processor_flags
 from loupe.log import logger
+from loupe.openmp import cores
 from loupe.provenance import processor
 from loupe.records import Record, RecordError
 from loupe.rundir import now

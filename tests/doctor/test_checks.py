@@ -69,7 +69,7 @@ def test_threads_that_are_held_back_or_too_many(monkeypatch, variable, number, c
     if variable:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.setattr(torch, "get_num_threads", lambda: number)
-    monkeypatch.setattr(devices, "cores", lambda: cores)
+    monkeypatch.setattr(openmp, "cores", lambda: cores)
     monkeypatch.setattr(checks, "container_cpus", lambda: quota)
     finding = one(checks.threads())
     assert finding.state == ("warning" if says else "ok")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loupe import __version__
+from loupe import __version__, ranks
 from loupe.cli import (
     check,
     compare,
@@ -23,10 +23,13 @@ from loupe.cli import (
     serve,
     train,
 )
-from loupe.cli.signals import CommandSignals
+from loupe.cli.processes import LOST, follow_launcher
+from loupe.cli.rank_output import RankOutput
+from loupe.cli.signals import RANKS_SECONDS, SIGNALLED, CommandSignals
 from loupe.doctor import installation
-from loupe.errors import InterruptedRunError, LoupeError, disk_error, memory_error
+from loupe.errors import ConfigError, InterruptedRunError, LoupeError, disk_error, enumerated, memory_error
 from loupe.log import printable, terminal
+from loupe.ranks import LAUNCHER, LostRankError
 
 app = typer.Typer(
     add_completion=False,
@@ -56,9 +59,11 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 
+# Commands that run in several processes. Others refuse.
+OVER_RANKS = {command.__name__ for command in (train.train,)}
+
 INTERRUPTED = 130
 WRONG_USAGE = 2
-SIGNALLED = 128  # plus the number of the signal
 
 
 def _print_version(asked: bool) -> None:
@@ -78,6 +83,13 @@ def _loupe(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(WRONG_USAGE)
+    if context.invoked_subcommand in OVER_RANKS:
+        context.with_resource(ranks.joined())
+    elif not (started := ranks.in_environment()).alone:
+        raise ConfigError(
+            f"loupe {context.invoked_subcommand} runs in one process, and {started.count} were started (WORLD_SIZE). "
+            f"Start it without torchrun. In several processes run: {enumerated(sorted(OVER_RANKS))}."
+        )
 
 
 def process() -> None:
@@ -106,6 +118,14 @@ def main(signals: CommandSignals | None = None) -> None:
         print(f"warning: {installation.warning(version)}", file=sys.stderr)
     signals = signals or CommandSignals()
     try:
+        output = RankOutput(ranks.in_environment())
+    except ConfigError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    if not output.joined.alone:
+        signals.end_seconds = RANKS_SECONDS
+        follow_launcher()
+    try:
         with signals, terminal():  # the outermost one: the commands that are quiet still show warnings
             code = app(standalone_mode=False)
             if code == INTERRUPTED:  # the parser has caught KeyboardInterrupt itself
@@ -114,24 +134,26 @@ def main(signals: CommandSignals | None = None) -> None:
         print("stopped.", file=sys.stderr)
         code = signals.exit_code
     except Exception as error:
-        code = _explain(error)
+        code = _explain(error, output)
     if isinstance(code, int) and code > SIGNALLED:
         signals.end(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, output: RankOutput) -> int:
     """Prints an error that a person can put right and returns the exit code; raises any other again."""
     error = _of_the_machine(error) or error
     if isinstance(error, LoupeError) and not os.environ.get("LOUPE_DEBUG"):
         if isinstance(error, InterruptedRunError):
             print(printable(str(error)), file=sys.stderr)
-            return 128 + error.signal_number
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+            return SIGNALLED + error.signal_number
+        output.error(error, str(error))
+        return LOST if isinstance(error, LostRankError) and LAUNCHER in os.environ else 1
     if hasattr(error, "format_message"):  # wrong usage, in the parser's own words
-        print(f"error: {error.format_message()} See: loupe --help", file=sys.stderr)
+        output.error(error, f"{error.format_message()} See: loupe --help")
         return WRONG_USAGE
+    if not output.unexpected(error):
+        return 1
     raise error
 
 

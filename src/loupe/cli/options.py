@@ -56,6 +56,16 @@ Tta = Annotated[
         "moved by a pixel). Default: none.",
     ),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        metavar="N",
+        help="Processes on this machine that share the work, as with torchrun: one for each GPU, or for groups of "
+        "cores. Default: 1.",
+    ),
+]
 InputSize = Annotated[
     str | None,
     typer.Option(

@@ -17,7 +17,9 @@ from typing import Any, Self
 PATIENCE_SECONDS = 2.0
 ASK_AGAIN_SECONDS = 1.5
 END_SECONDS = 1.9
+RANKS_SECONDS = 6.0  # in place of END_SECONDS where processes have to agree to stop, each after a step
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALLED = 128  # plus the number of the signal: the exit code
 
 
 class CommandSignals:
@@ -31,12 +33,14 @@ class CommandSignals:
             at once.
         exit_code: 128 plus the number of the signal, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
         final_code: exit code of the process; None until it is known.
+        end_seconds: time from the signal to the end of the process, at most.
     """
 
     def __init__(self, *, own_process: bool = False) -> None:
         self.own_process = own_process
         self.final_code: int | None = None
-        self.exit_code = 128 + signal.SIGINT
+        self.exit_code = SIGNALLED + signal.SIGINT
+        self.end_seconds = END_SECONDS
         self._first: float | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._report = sys.unraisablehook
@@ -52,6 +56,8 @@ class CommandSignals:
                     self._before[number] = signal.signal(number, self._handle)
             sys.unraisablehook = self._unraisable
             self._start_watch()
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher of ranks holds them back until here
         return self
 
     def _start_watch(self) -> None:
@@ -67,7 +73,8 @@ class CommandSignals:
             reader.close()
             return
         self._sent = True
-        if self._closed.wait(ASK_AGAIN_SECONDS):
+        ask_again = self.end_seconds - (END_SECONDS - ASK_AGAIN_SECONDS)
+        if self._closed.wait(ask_again):
             return
         number = signal.Signals(received[0])
         if self._first is None and not _is_saving(number):  # a step of a training takes long
@@ -75,10 +82,10 @@ class CommandSignals:
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:
                 signal.raise_signal(number)
-        if self._closed.wait(END_SECONDS - ASK_AGAIN_SECONDS) or _is_saving(number):
+        if self._closed.wait(self.end_seconds - ask_again) or _is_saving(number):
             return
         os.write(2, b"stopped.\n")
-        _end(128 + number)
+        _end(SIGNALLED + number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -97,9 +104,9 @@ class CommandSignals:
         now = time.monotonic()
         if self._first is None and self._closed.is_set():
             os.write(2, b"stopped.\n")
-            _end(128 + number)
+            _end(SIGNALLED + number)
         if self._first is None:
-            self._first, self._sent, self.exit_code = now, True, 128 + number
+            self._first, self._sent, self.exit_code = now, True, SIGNALLED + number
             raise KeyboardInterrupt
         if now - self._first > PATIENCE_SECONDS:
             _end(self.exit_code)

@@ -149,7 +149,7 @@ def threads() -> Iterator[Finding]:
     """Number of threads, and what makes PyTorch use too few or too many."""
     import torch
 
-    from loupe.devices import cores
+    from loupe.openmp import cores
 
     number, allowed, quota = torch.get_num_threads(), cores(), container_cpus()
     limit = os.environ.get("OMP_NUM_THREADS")

@@ -10,9 +10,10 @@ from loupe import rundir
 from loupe.data.dataset import is_gone
 from loupe.data.sources.read_options import ColumnNames
 from loupe.data.sources.rows import is_list
-from loupe.devices import choose_device, cores, use_threads
+from loupe.devices import choose_device, use_threads
 from loupe.errors import DataError, InterruptedRunError, LoupeError, counted
 from loupe.log import command_line, logger
+from loupe.openmp import cores
 from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 from loupe.runs import diff
