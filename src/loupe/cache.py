@@ -20,6 +20,7 @@ KINDS = {
     "rows": "memory-mapped copies of Parquet files",
     "frozen": "activations of frozen blocks",
     "datasets": "downloaded data sets",
+    "shards": "parts of remote data sets",
     "content": "content hashes of images",
     "runtimes": "downloaded runtimes of exported pages",
     "models": "names of timm's networks, and converted trunks",

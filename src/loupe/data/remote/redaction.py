@@ -5,6 +5,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 # Parameters of a query that say which content is meant. The values of all others may be keys or signatures.
 _OPEN_PARAMETERS = {"download", "dl", "format", "generation", "raw", "ref", "rev", "revision", "version", "versionid"}
+# Parameters that sign an address for some time: two addresses that differ only in them name the same content.
+_SIGNING = re.compile(
+    r"(?i)x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|signature|expires|key-pair-id|policy"
+    r"|sig|sv|se|st|sp|sr|ss|srt|spr|sip|sk[a-z]{1,3}"
+)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
 _SECRETS = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"
@@ -29,6 +34,15 @@ def redacted(url: str) -> str:
     scheme, _, rest = url.partition("://")  # names of objects may hold # and ?
     _, slash, path = rest.partition("/")
     return f"{scheme}://{netloc if slash or '@' in rest else rest}{slash}{path}"
+
+
+def identity(url: str) -> str:
+    """Text that is the same for two signed addresses of one file. It may hold secrets: for hashes only."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"}:
+        return redacted(url)
+    kept = [pair for pair in parts.query.split("&") if pair and not _SIGNING.fullmatch(pair.partition("=")[0])]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "&".join(kept), ""))
 
 
 def _parameter(pair: str) -> str:
