@@ -22,6 +22,7 @@ KINDS = {
     "datasets": "downloaded data sets",
     "shards": "parts of remote data sets",
     "content": "content hashes of images",
+    "indices": "indices of tars with images",
     "runtimes": "downloaded runtimes of exported pages",
     "models": "names of timm's networks, and converted trunks",
     "settled": "choices measured for this machine",

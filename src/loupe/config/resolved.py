@@ -92,8 +92,8 @@ class ResolvedRecipe(Recipe):
     """A recipe for images at hand, which `loupe.recipes.resolve` makes.
 
     What only training pixels and the machine decide is `measured` before a run begins: the range of pixel values that
-    is `used`, the statistics of the pixels, and a precision that is `auto`. The run records the recipe with these,
-    once.
+    is `used`, the statistics of the pixels, a window of shuffling and a precision that are `auto`. The run records the
+    recipe with these, once.
     """
 
     input: ResolvedInput
@@ -125,6 +125,10 @@ class ResolvedRecipe(Recipe):
     def scaled(self, levels: Levels) -> Self:
         """The recipe with the range of pixel values that the training images use."""
         return self.model_copy(update={"input": self.input.model_copy(update={"range": levels})})
+
+    def shuffled_in(self, window: Literal["all"] | int) -> Self:
+        """The recipe with the window in which images are shuffled, where it leaves it open."""
+        return self if self.shuffle_window != "auto" else self.model_copy(update={"shuffle_window": window})
 
     def computed_in(self, precision: Precision, frozen_precision: Precision) -> Self:
         """The recipe with the precisions that were measured, where it leaves them open."""

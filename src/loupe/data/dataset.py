@@ -11,6 +11,7 @@ from loupe.data.sources import datasets
 from loupe.data.sources.boundary import place_of
 from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.open import DEFAULT, open_table
+from loupe.data.sources.path_patterns import is_pattern, matches
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.table import ImageTable
 from loupe.log import logger
@@ -69,7 +70,9 @@ def open_dataset(data: Any, options: ReadOptions = DEFAULT, *, announce: bool = 
 
 def is_gone(source: str) -> bool:
     """True where the source of a data set is a path at which there is nothing."""
-    return source not in datasets.DATASETS and not os.path.exists(source)  # noqa: PTH110 - pathlib's raises without permission
+    if source in datasets.DATASETS or os.path.exists(source):  # noqa: PTH110 - pathlib's raises without permission
+        return False
+    return not (is_pattern(source) and matches(source))
 
 
 def _source_of(data: Any) -> str | None:

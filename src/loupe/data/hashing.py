@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
+from loupe.data.file_state import State
 from loupe.data.parallel import in_chunks
 from loupe.data.processes import worker_count
 from loupe.data.table import MAX_FILE_BYTES, ImageTable
@@ -41,25 +42,6 @@ _COLUMNS = pa.schema(
 )
 
 
-class State(NamedTuple):
-    """State of a file in its file system. A file whose content changes gets another state, unless on purpose."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    device: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "State":
-        numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
-        return cls(*((number + 2**63) % 2**64 - 2**63 for number in numbers))  # inodes may have 64 bits, unsigned
-
-    @property
-    def last_change_ns(self) -> int:
-        return max(self.mtime_ns, self.ctime_ns)
-
-
 class _Known(NamedTuple):
     """Digest, and the state of the file before it was read."""
 
@@ -75,13 +57,34 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None, verify: bool
     """
     names = table.file_names
     first = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))  # a file is read once
-    digests = _held(table) if None in first else [None] * len(names)
+    digests: list[str | None]
+    if table.shards is not None:
+        digests = _read(table) if verify else [*table.shards.digests]
+    else:
+        digests = _held(table) if None in first else [None] * len(names)
     files = {name: _file(table, i) for name, i in first.items() if name is not None}
     if files:
         memory = _memory_path(table.root, [*files.values()], cache or cache_folder())
         found = _of_files(table, files, first, memory, verify=verify)
         digests = [digest if name is None else found[name] for name, digest in zip(names, digests, strict=True)]
     return tuple(_of_unreadable(table.paths[i]) if digest is None else digest for i, digest in enumerate(digests))
+
+
+def _read(table: ImageTable) -> list[str | None]:
+    """Digests of images in shards, each read anew; None for one that cannot be read."""
+
+    def hash_range(part: range) -> list[str | None]:
+        return [_hash_of_image(table, i) for i in part]
+
+    parts = in_chunks(hash_range, len(table), chunk=_CHUNK_FILES, workers=worker_count(), description="reading images")
+    return [*chain.from_iterable(parts)]
+
+
+def _hash_of_image(table: ImageTable, i: int) -> str | None:
+    try:
+        return sha256(table.encoded(i)).hexdigest()
+    except ImageError:
+        return None
 
 
 def _held(table: ImageTable) -> list[str | None]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from loupe.data.class_names import hint, index_of, same_form, same_forms
 from loupe.data.find_file import existing
 from loupe.data.origin import Origin
+from loupe.data.shards import Shards
 from loupe.data.source_use import SourceUse
 from loupe.data.unread import UnreadFiles, sentences_on
 from loupe.errors import DataError, ImageError, counted, enumerated
@@ -45,6 +46,7 @@ class ImageTable:
         unread: image files of the source that cannot be read here, and are not in the table.
         layout: use of each folder, file or value; empty where nothing had to be understood.
         outside: target of each path that leads out of the folder of the data, and is not read.
+        shards: place of each image in shards, which hold the bytes in place of the table; None for other sources.
 
     Raises:
         DataError: labels are out of range, a class name repeats, or a split is unknown.
@@ -59,6 +61,7 @@ class ImageTable:
     origin: Origin | None = None
     layout: tuple[SourceUse, ...] = ()
     outside: Mapping[str, str] = field(default_factory=dict)
+    shards: Shards | None = None
 
     def __post_init__(self) -> None:
         if not self.rows.schema.equals(SCHEMA):
@@ -101,6 +104,8 @@ class ImageTable:
     @cached_property
     def file_names(self) -> list[str | None]:
         """Name under `root` of each image's file, the same for rows of one file; None for an image without a file."""
+        if self.shards is not None:
+            return [None] * len(self)
         image = self.rows["image"]
         names = pc.if_else(pc.is_null(pc.struct_field(image, "bytes")), pc.struct_field(image, "path"), None)
         return list(names.to_pylist())
@@ -132,13 +137,20 @@ class ImageTable:
         """Sentences about images that are left out, shown by the caller as warnings."""
         return sentences_on(self.unread, self.class_counts) if self.unread else []
 
+    @property
+    def shard_N(self) -> NDArray[np.int32] | None:  # noqa: N802 - an array, with its shape
+        """Shard of each image: the tar or file of rows that has it; None for images that do not lie in shards."""
+        if self.shards is not None:
+            return self.shards.shard_N
+        return None if self.origin is None else self.origin.file_N
+
     def file(self, i: int) -> Path | None:
-        """Path of image `i`; None if the table holds its bytes.
+        """Path of image `i`; None if the table or a shard holds its bytes.
 
         Raises:
             ImageError: the table has neither bytes nor a path, or the path leads out of the folder of the data.
         """
-        if self._field(i, "bytes").is_valid:
+        if self.shards is not None or self._field(i, "bytes").is_valid:
             return None
         name = self._field(i, "path").as_py()
         if name is None:
@@ -152,11 +164,14 @@ class ImageTable:
         return root / existing(root, os_name(name))
 
     def encoded(self, i: int) -> bytes:
-        """Bytes of image file `i`, from the table or the disk.
+        """Bytes of image file `i`, from the table, its shard or the disk.
 
         Raises:
             ImageError: the file cannot be read, or is larger than `MAX_FILE_BYTES`.
+            LoupeError: its shard cannot be fetched, or has changed.
         """
+        if self.shards is not None:
+            return self._from_shard(self.shards, i)
         data = self._field(i, "bytes")
         if data.is_valid:
             if data.as_buffer().size > MAX_FILE_BYTES:
@@ -178,6 +193,16 @@ class ImageTable:
             reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(self.paths[i], f"cannot be read: {reason}")
 
+    def _from_shard(self, shards: Shards, i: int) -> bytes:
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        if shards.size_N[i] > MAX_FILE_BYTES:
+            raise ImageError(self.paths[i], _too_large(int(shards.size_N[i])))
+        try:
+            return shards.read(i)
+        except OSError as error:
+            raise ImageError(self.paths[i], f"cannot be read: {error.strerror or error}") from None
+
     def located(self, i: int, error: ImageError) -> ImageError:
         """Error of image `i` with the file and the line or row that list it."""
         return error if self.origin is None else ImageError(error.path, f"{error.reason} ({self.origin.place(i)})")
@@ -186,7 +211,8 @@ class ImageTable:
         """Table of the images at `indices`, in that order, with the same classes, name and notes."""
         chosen = np.asarray(indices, dtype=np.int64)
         origin = None if self.origin is None else self.origin.select(chosen)
-        return replace(self, rows=_take(self.rows, chosen), origin=origin)
+        shards = None if self.shards is None else self.shards.select(chosen)
+        return replace(self, rows=_take(self.rows, chosen), origin=origin, shards=shards)
 
     def with_classes(self, classes: Sequence[str]) -> "ImageTable":
         """Table of the same images with other classes, or the same in another order, matched by name.

@@ -14,6 +14,7 @@ from loupe.models.classifier import Classifier
 from loupe.ranks import current
 from loupe.rundir import RunDirectory
 from loupe.runs.finalize import RunFinalizer
+from loupe.runs.order import epoch_order
 from loupe.runs.setup import TrainingSetup, less_memory
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import trunk_key
@@ -85,6 +86,7 @@ class Session:
                     monitor=recipe.monitor,
                     keep_best=recipe.keep == "best",
                     stop=stop,
+                    order=epoch_order(setup.images.table, recipe.shuffle_window),
                 ).fit()
             except StoppedError:
                 raise self._interrupted(stop) from None

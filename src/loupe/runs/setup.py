@@ -17,6 +17,7 @@ from loupe.models.build import build
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, engine_name
 from loupe.models.whitening import whiten
+from loupe.runs.order import epoch_order, shuffle_window
 from loupe.training.precision import resolve, resolve_frozen
 
 
@@ -60,6 +61,8 @@ def set_up(
     if recipe.input.wants_statistics:
         by_channel = recipe.input.normalise == "channels"
         recipe = recipe.normalised(*pixel_statistics(images.store, split.train, by_channel=by_channel))
+    recipe = recipe.shuffled_in(shuffle_window(images, len(split.train)))
+    epoch_order(images.table, recipe.shuffle_window)  # an error comes before the run has a directory
     network = recipe.model if pretrained else without_weights(recipe.model)
     model = build(network, recipe.preprocessing, images.table.classes, recipe.seed).to(device)
     if pretrained and recipe.model.weights == "none":

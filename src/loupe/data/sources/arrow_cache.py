@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from loupe.data import checksums
 from loupe.data.checksums import BLOCK_BYTES, BlockChecksums, Checksum
-from loupe.data.hashing import State
+from loupe.data.file_state import State
 from loupe.errors import DiskError
 from loupe.files import replacing
 from loupe.log import logger, size_text

@@ -12,7 +12,7 @@ from loupe.data.class_names import are_numbers, form_notes, index_of, same_form,
 from loupe.data.find_file import existing
 from loupe.data.formats import image_suffixes
 from loupe.data.sources.boundary import Boundary, links_error
-from loupe.data.sources.folder_layout import classes_in_order, lone_split, read_layout
+from loupe.data.sources.folder_layout import Assignment, Layout, classes_in_order, lone_split, read_layout
 from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.split_folders import EXPECTED, Parts
 from loupe.data.table import ImageTable, describe, make_rows, text_name
@@ -29,6 +29,7 @@ class Tree:
 
     images: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)  # Parquet files, as sorted relative names
+    tars: list[str] = field(default_factory=list)  # as sorted relative names; also counted in `others`
     metadata: list[str] = field(default_factory=list)  # files of METADATA, which may list the images
     others: Counter[str] = field(default_factory=Counter)  # other files, by suffix
     unread: list[tuple[str, str]] = field(default_factory=list)  # images that cannot be read: relative name, format
@@ -84,7 +85,7 @@ def scan(folder: Path, *, follow_links: bool = False, most_entries: int | None =
     if tree.outside and len(tree.outside) == len(tree.images):
         raise links_error(folder, dict(sorted(tree.outside.items())))
     tree.empty = walk.empty()
-    for names in (tree.images, tree.shards, tree.metadata, tree.empty):
+    for names in (tree.images, tree.shards, tree.tars, tree.metadata, tree.empty):
         names.sort()
     tree.unread.sort()
     return tree
@@ -101,31 +102,63 @@ def open_folder(folder: Path, tree: Tree) -> ImageTable:
     """
     if not tree.images:
         raise DataError(f"{folder}: {_no_images(tree)}; {EXPECTED}")
-    inner = _inner(tree.images)
-    layout = read_layout(_folders_of(tree.images, inner), str(folder))
-    notes = layout.notes
-    used = [name for name, pair in zip(tree.images, layout.assignments, strict=True) if pair is not None]
-    assigned = [pair for pair in layout.assignments if pair is not None]
-    if inner:
-        notes.insert(0, f"The images are in {inner}.")
+    found = labelled_by_folders(tree.images, str(folder))
+    layout, inner = found.layout, found.inner
+    rows = make_rows(
+        n=len(found.used),
+        path=[tree.images[i] for i in found.used],
+        label=found.labels,
+        split=[split for split, _ in found.assigned],
+    )
+    notes = [describe(rows, found.classes), *found.notes]
+    unread = grouped((layout.class_of(name.removeprefix(inner).split("/")), kind, name) for name, kind in tree.unread)
+    name, root = text_name(folder.resolve().name), folder.resolve()
+    notes += tree.notes()
+    uses, outside = tuple(layout.uses), tree.outside
+    return ImageTable(rows, found.classes, name, root, tuple(notes), unread, layout=uses, outside=outside)
+
+
+@dataclass(frozen=True)
+class FolderLabels:
+    """Labels of images by the folders in their names.
+
+    Attributes:
+        used: positions of the images that have a label.
+        assigned: split and class of each of them.
+        labels: index of the class of each of them.
+        classes: class names.
+        layout: use of each folder below `inner`, the path of single folders above all of them.
+        notes: sentences about the layout and the names of the classes.
+    """
+
+    used: list[int]
+    assigned: list[Assignment]
+    labels: list[int]
+    classes: tuple[str, ...]
+    layout: Layout
+    inner: str
+    notes: list[str]
+
+
+def labelled_by_folders(names: Sequence[str], where: str) -> FolderLabels:
+    """Labels of images by the folders in their relative names, as `folder_layout` says.
+
+    Raises:
+        DataError: the layout is not supported.
+    """
+    inner = _inner(names)
+    layout = read_layout(_folders_of(names, inner), where)
+    pairs = [(i, pair) for i, pair in enumerate(layout.assignments) if pair is not None]
+    assigned = [pair for _, pair in pairs]
     classes, class_notes = classes_in_order(assigned)
     if are_numbers(classes):
         classes = list(sorted_classes(classes))
     index = index_of(classes)
     labels = {label for _, label in {*assigned}}
     number = {label: index[same_form(label)] for label in labels}
-    rows = make_rows(
-        n=len(used),
-        path=used,
-        label=[number[label] for _, label in assigned],
-        split=[split for split, _ in assigned],
-    )
-    notes = [describe(rows, classes), *notes, *class_notes, *form_notes(labels)]
-    unread = grouped((layout.class_of(name.removeprefix(inner).split("/")), kind, name) for name, kind in tree.unread)
-    name, root = text_name(folder.resolve().name), folder.resolve()
-    notes += tree.notes()
-    uses, outside = tuple(layout.uses), tree.outside
-    return ImageTable(rows, tuple(classes), name, root, tuple(notes), unread, layout=uses, outside=outside)
+    notes = [*([f"The images are in {inner}."] if inner else []), *layout.notes, *class_notes, *form_notes(labels)]
+    numbers = [number[label] for _, label in assigned]
+    return FolderLabels([i for i, _ in pairs], assigned, numbers, tuple(classes), layout, inner, notes)
 
 
 def classes_before_numbers(table: ImageTable) -> tuple[str, ...]:
@@ -253,10 +286,13 @@ class _Walk:
             self._use(prefix)
             if target:
                 self.tree.outside[name] = target
-        elif target and (suffix == ".parquet" or entry.name in METADATA):
+        elif target and (suffix in {".parquet", ".tar"} or entry.name in METADATA):
             self.leaving[name] = target
         elif suffix == ".parquet":
             self.tree.shards.append(name)
+        elif suffix == ".tar":
+            self.tree.tars.append(name)
+            self.tree.others[suffix] += 1
         elif target:
             self.tree.others[suffix] += 1
         elif kind := unread_format(suffix, Path(entry.path)):

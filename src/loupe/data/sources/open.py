@@ -12,7 +12,7 @@ import numpy as np
 from loupe.data import class_names
 from loupe.data.find_file import existing
 from loupe.data.formats import format_of_suffix
-from loupe.data.sources import archives, datasets
+from loupe.data.sources import archives, datasets, tars
 from loupe.data.sources.arrays import from_arrays, open_arrays, open_npz
 from loupe.data.sources.boundary import Boundary, links_error
 from loupe.data.sources.folders import Tree, from_paths, open_folder, scan
@@ -21,6 +21,7 @@ from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.metadata import open_metadata
 from loupe.data.sources.parquet import open_parquet
 from loupe.data.sources.parquet_columns import holds_images
+from loupe.data.sources.path_patterns import files_of, is_pattern, name_of, root_of
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.rows import LIST_SUFFIXES, PARQUET_SUFFIXES
 from loupe.data.table import ImageTable, os_name, text_name
@@ -31,8 +32,8 @@ __all__ = ["Data", "ImageTable", "from_arrays", "from_paths", "open_table"]
 DEFAULT = ReadOptions({})
 Data = str | Path | Mapping[Any, Any] | tuple[Any, ...] | ImageTable
 KINDS = (
-    "a folder of class folders, a CSV, TSV or JSONL list, a Parquet file or folder of shards, a CIFAR python archive, "
-    "an .npz file, "
+    "a folder of class folders, a CSV, TSV or JSONL list, a Parquet file or folder of shards, tars in the WebDataset "
+    "layout, a CIFAR python archive, an .npz file, "
     "or one of the named sets " + ", ".join(datasets.DATASETS)
 )
 
@@ -110,6 +111,8 @@ def _open_path(data: str | os.PathLike[str], options: ReadOptions) -> ImageTable
     if os.path.isdir(path):  # noqa: PTH112
         return _open_folder(path, options)
     if not os.path.exists(path):  # noqa: PTH110
+        if is_pattern(str(path)):
+            return _open_pattern(str(path), options)
         raise DataError(_missing(str(data)))
     if not os.path.isfile(path):  # noqa: PTH113
         raise DataError(f"{path}: not a regular file; a device or a pipe is never read. Give {KINDS}.")
@@ -118,6 +121,8 @@ def _open_path(data: str | os.PathLike[str], options: ReadOptions) -> ImageTable
         return open_parquet([path], path.parent, path.stem, options)
     if suffix in LIST_SUFFIXES:
         return open_list(path, options)
+    if suffix == ".tar" and not tars.is_cifar(path):
+        return tars.open_local([path], path.parent, path.stem, options)
     if options:
         raise _no_columns(path)
     if archives.is_archive_name(path):
@@ -143,6 +148,9 @@ def _open_folder(folder: Path, options: ReadOptions) -> ImageTable:
     tree = scan(folder, follow_links=options.follow_links)
     if tree.metadata and (table := open_metadata(folder, tree, options)):
         return table
+    if tree.tars and not tree.images and not tree.shards:
+        files = [folder / os_name(name) for name in tree.tars]
+        return tars.open_local(files, folder, text_name(folder.resolve().name), options)
     if not tree.shards:
         if options:
             raise _no_columns(folder)
@@ -150,6 +158,24 @@ def _open_folder(folder: Path, options: ReadOptions) -> ImageTable:
     if tree.images and all("/" in name for name in tree.shards):
         raise DataError(f"{folder}: it has both images and Parquet files. Give the folder of one of them.")
     return open_parquet(_paths(folder, tree), folder, text_name(folder.resolve().name), options)
+
+
+def _open_pattern(pattern: str, options: ReadOptions) -> ImageTable:
+    """Table of the files of a pattern: tars, or Parquet files.
+
+    Raises:
+        DataError: no file matches, or one of a range is missing.
+    """
+    files = files_of(pattern)
+    root, name = root_of(files), name_of(pattern)
+    suffixes = {file.suffix.lower() for file in files}
+    if suffixes == {".tar"}:
+        return tars.open_local(files, root, name, options)
+    if suffixes <= PARQUET_SUFFIXES:
+        return open_parquet(files, root, name, options)
+    raise DataError(
+        f"{text_name(pattern)}: a pattern is for shards, .tar or .parquet; it has {enumerated(sorted(suffixes))}."
+    )
 
 
 def _paths(folder: Path, tree: Tree) -> list[Path]:
