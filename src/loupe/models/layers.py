@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 class Flatten(nn.Module):
@@ -36,15 +37,23 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * 2**16)
         if not self.training or dropped == 0 or input.device.type != "cpu":
             return super().forward(input)
-        values = input.numel()
-        words = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[:values]
-        # The mask has the memory layout of the input, as multiplication is slow otherwise.
-        inner = input.permute(0, 2, 3, 1) if input.ndim == 4 else input
-        mask = torch.empty(inner.shape, dtype=input.dtype)
-        torch.ge(bits.view(inner.shape), dropped - 2**15, out=mask)
-        mask.mul_(2**16 / (2**16 - dropped))
-        return input * (mask.permute(0, 3, 1, 2) if input.ndim == 4 else mask)
+        return drop(input, dropped)
+
+
+def drop(input: Tensor, dropped: int, generator: torch.Generator | None = None) -> Tensor:
+    """Input with `dropped` of 65,536 values set to 0 and the others scaled, [B, ...]; modes of PyTorch see the call."""
+    if has_torch_function_unary(input):
+        dropout: Tensor = handle_torch_function(drop, (input,), input, dropped, generator)
+        return dropout
+    values = input.numel()
+    words = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    bits = words.view(torch.int16)[:values]
+    # The mask has the memory layout of the input, as multiplication is slow otherwise.
+    inner = input.permute(0, 2, 3, 1) if input.ndim == 4 else input
+    mask = torch.empty(inner.shape, dtype=input.dtype)
+    torch.ge(bits.view(inner.shape), dropped - 2**15, out=mask)
+    mask.mul_(2**16 / (2**16 - dropped))
+    return input * (mask.permute(0, 3, 1, 2) if input.ndim == 4 else mask)
 
 
 class TokenPool(nn.Module):

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from loupe.models.layers import drop
+
 Moments = tuple[int, Tensor, Tensor]  # number of values, mean and variance of each channel
 # Functions that draw from the generator of all threads, unless they are given another.
 DRAWING = frozenset(
@@ -47,45 +49,33 @@ class Meeting:
         self._barrier.abort()
 
 
-class Slice(TorchFunctionMode):
-    """Context in which a thread computes a slice of a batch.
+class BatchPart(TorchFunctionMode):
+    """Context in which a part of a batch is computed, with batch normalisation over the whole batch.
 
-    Batch normalisation is that of the whole batch, whose running statistics the first slice updates. Random numbers are
-    those of the slice.
+    Attributes:
+        images: number of them in the part.
+        keeps_statistics: True for a part that updates the running statistics of its network.
     """
 
-    def __init__(self, index: int, images: int, meeting: Meeting, seed: int) -> None:
+    keeps_statistics = True
+
+    def __init__(self, images: int) -> None:
         super().__init__()
-        self._index = index
-        self._images = images
-        self._meeting = meeting
-        self._generator = torch.Generator().manual_seed(seed)
-        self._turn = 0
+        self.images = images
 
-    def exchange(self, value: Any) -> list[Any]:
-        """Values of all slices, in their order."""
-        self._turn += 1
-        return self._meeting.exchange(self._index, self._turn, value)
+    def exchange(self, value: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Values of all parts, in their order."""
+        raise NotImplementedError
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
-        if func is F.dropout:
-            return self._dropout(*args, **kwargs)
-        if func in DRAWING:
-            return func(*args, **{**kwargs, "generator": self._generator})
-        if func is Tensor.add_ and self._index and not args[0].is_floating_point():
-            return args[0]  # the number of batches that a layer has seen
-        return func(*args, **kwargs)
+    def moments(self, own: Moments) -> list[Moments]:
+        """Moments of all parts, in their order."""
+        raise NotImplementedError
 
-    def _batch_norm(
+    def is_synchronised(self, input: Tensor, running_mean: Tensor | None) -> bool:
+        """True for the input of a batch normalisation that is over the whole batch."""
+        raise NotImplementedError
+
+    def batch_norm(
         self,
         input: Tensor,
         running_mean: Tensor | None,
@@ -96,17 +86,64 @@ class Slice(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not training or len(input) % self._images:  # standardised weights have no images
+        """Batch normalisation as `torch.nn.functional.batch_norm`, of a part of the batch."""
+        if not training or not self.is_synchronised(input, running_mean):
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        weight = torch.ones(input.shape[1]) if weight is None else weight
+        weight = torch.ones(input.shape[1], device=input.device) if weight is None else weight
         bias = torch.zeros_like(weight) if bias is None else bias
         output: Tensor
         output, mean_C, var_C = BatchNorm.apply(input, weight, bias, eps, self)
-        if self._index == 0:
+        if self.keeps_statistics:
             for running_C, value_C in ((running_mean, mean_C), (running_var, var_C)):
                 if running_C is not None:
                     running_C.lerp_(value_C, momentum)
         return output
+
+
+class Slice(BatchPart):
+    """Context in which a thread computes a slice of a batch.
+
+    Batch normalisation is that of the whole batch, whose running statistics the first slice updates. Random numbers are
+    those of the slice.
+    """
+
+    def __init__(self, index: int, images: int, meeting: Meeting, seed: int) -> None:
+        super().__init__(images)
+        self.keeps_statistics = index == 0
+        self._index = index
+        self._meeting = meeting
+        self._generator = torch.Generator().manual_seed(seed)
+        self._turn = 0
+
+    def exchange(self, value: Any) -> list[Any]:
+        self._turn += 1
+        return self._meeting.exchange(self._index, self._turn, value)
+
+    def moments(self, own: Moments) -> list[Moments]:
+        return self.exchange(own)
+
+    def is_synchronised(self, input: Tensor, running_mean: Tensor | None) -> bool:
+        return len(input) % self.images == 0  # standardised weights have no images
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            return self.batch_norm(*args, **kwargs)
+        if func is F.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is drop:
+            return drop(*args[:2], self._generator)
+        if func in DRAWING:
+            return func(*args, **{**kwargs, "generator": self._generator})
+        if func is Tensor.add_ and not self.keeps_statistics and not args[0].is_floating_point():
+            return args[0]  # the number of batches that a layer has seen
+        return func(*args, **kwargs)
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or p == 0:
@@ -131,18 +168,18 @@ def can_be_sliced(model: nn.Module) -> bool:
 
 
 class BatchNorm(torch.autograd.Function):
-    """Batch normalisation of a slice [B, C, ...] by the mean and variance of the whole batch.
+    """Batch normalisation of a part of a batch [B, C, ...] by the mean and variance of the whole batch.
 
-    Returns the normalised slice, and the mean and the variance (divided by the number of values less 1) of the batch.
+    Returns the normalised part, and the mean and the variance (divided by the number of values less 1) of the batch.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3; the moments are merged as in Chan, Golub and LeVeque
     1979, "Updating formulae and a pairwise algorithm for computing sample variances".
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, epsilon: float, part: Slice
+        ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, epsilon: float, part: BatchPart
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values, mean_C, var_C = merged(part.exchange(_moments(x_BCHW, weight_C)))
+        values, mean_C, var_C = merged(part.moments(_moments(x_BCHW, weight_C)))
         y_BCHW = torch.native_batch_norm(x_BCHW, weight_C, bias_C, mean_C, var_C, False, 0.0, epsilon)[0]
         ctx.save_for_backward(x_BCHW, weight_C, mean_C, var_C)
         ctx.values, ctx.epsilon, ctx.part = values, epsilon, part
