@@ -19,8 +19,10 @@ from loupe.devices import Compute, StopSignal
 from loupe.evaluate import inference
 from loupe.models.cnn import cnn
 from loupe.models.engine import Engines, TorchEngine, digest_of
+from loupe.ranks import Ranks
 from loupe.training import logistic, solver
 from loupe.training.activation_loader import on_device
+from loupe.training.agreement import Agreement
 from loupe.training.checkpoint import read, write
 from loupe.training.frozen import FrozenPass
 from loupe.training.precision import resolve, resolve_frozen
@@ -215,7 +217,8 @@ def test_heads_are_solved_as_on_the_cpu(simulated, monkeypatch, room, weighted):
         augmenter = Augmenter(AugmentSpec(), PIXELS, 0)
         train_step = TrainStep(model, stage, augmenter, Compute(device, "fp32"), weights_K)
         given = BatchLoader(store, label_N, device)
-        solving = solver.Solver(train_step, StageData(given, given, augmenter), train_N, 0, StopSignal())
+        agreement = Agreement(Ranks(), StopSignal())
+        solving = solver.Solver(train_step, StageData(given, given, augmenter), train_N, 0, agreement)
         assert solving.regression.features_NC.device.type == ("cuda" if room and device == GPU else "cpu")
         heads.append([solving.solve(number) for number in (1, 0)] + [model.head[-1].weight.detach().cpu()])
         assert model.head[-1].weight.device.type == device.type

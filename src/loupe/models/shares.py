@@ -23,7 +23,7 @@ FILLING = frozenset(
 )
 CREATING: dict[Any, Callable[[Tensor], Tensor]] = {torch.rand: Tensor.uniform_, torch.randn: Tensor.normal_}
 LIKE: dict[Any, Callable[[Tensor], Tensor]] = {torch.rand_like: Tensor.uniform_, torch.randn_like: Tensor.normal_}
-# Functions whose random numbers are drawn inside PyTorch, and the argument with which they draw some: name and position.
+# Functions that draw inside PyTorch, and the argument with which they do: its name and position.
 REFUSED: dict[Any, tuple[str, int]] = {
     F.alpha_dropout: ("training", 2),
     F.feature_alpha_dropout: ("training", 2),
@@ -121,7 +121,7 @@ class Share(BatchPart):
     def _whole(self, share: Tensor) -> Tensor:
         """Tensor for the whole batch in the memory layout of that of the share, without values."""
         rows = len(share) // self.images
-        layout = sorted(range(1, share.ndim), key=lambda dim: (-share.stride(dim), dim))
+        layout = sorted(range(1, share.ndim), key=share.stride, reverse=True)
         before = sum(share.stride(dim) > share.stride(0) for dim in layout) if len(share) > 1 else 0
         layout.insert(before, 0)
         shape = (rows * self._batch_images, *share.shape[1:])
@@ -131,7 +131,7 @@ class Share(BatchPart):
         """Rows of this share of a tensor of the whole batch."""
         if len(whole) == self._batch_images:
             return whole[self._rows]
-        return whole.unflatten(0, (self._batch_images, -1))[self._rows].flatten(0, 1)
+        return whole.view(self._batch_images, -1, *whole.shape[1:])[self._rows].flatten(0, 1)
 
 
 def _dropout_arguments(p: float = 0.5, training: bool = True, inplace: bool = False) -> tuple[float, bool, bool]:

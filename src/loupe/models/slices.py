@@ -138,7 +138,7 @@ class Slice(BatchPart):
         if func is F.dropout:
             return self._dropout(*args, **kwargs)
         if func is drop:
-            return drop(*args[:2], self._generator)
+            return drop(args[0], args[1], self._generator)
         if func in DRAWING:
             return func(*args, **{**kwargs, "generator": self._generator})
         if func is Tensor.add_ and not self.keeps_statistics and not args[0].is_floating_point():

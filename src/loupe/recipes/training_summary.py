@@ -41,6 +41,8 @@ def _stage(stage: Stage) -> Iterator[str]:
             yield f"{name.removesuffix('_epochs').replace('_', ' ')} {value:g}"
     if not stage.batch_statistics:
         yield "frozen batch-norm statistics"
+    if stage.batch_norm_sync != "auto":
+        yield "batch normalisation by the " + ("batch of all processes" if stage.batch_norm_sync else "share of each")
     changed = [_change(name, value) for name, value in _augmentation(stage.augment)]
     yield ", ".join(changed) if changed else "no augmentation"
 

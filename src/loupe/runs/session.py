@@ -87,6 +87,7 @@ class Session:
                     keep_best=recipe.keep == "best",
                     stop=stop,
                     order=epoch_order(setup.images.table, recipe.shuffle_window),
+                    ranks=current(),
                 ).fit()
             except StoppedError:
                 raise self._interrupted(stop) from None

@@ -1,7 +1,7 @@
 """Outputs of frozen blocks in batches, in place of images, and the augmentation that goes with them."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -37,10 +37,18 @@ class ActivationLoader:
         """Loader of the view of that epoch; views are used in turn."""
         return replace(self, turn=(epoch - self.first_epoch) % len(self.views))
 
-    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        """Batches of the activations of the images of `order`, from batch number `first` on."""
+    def batches(
+        self,
+        order: np.ndarray,
+        batch_size: int,
+        *,
+        first: int = 0,
+        share: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Iterator[Batch]:
+        """Batches of the activations of the images of `order`, from batch number `first` on; of each, the `share`."""
         rows = self.views[self.turn]
-        for index_B in cut(order, batch_size)[first:]:
+        for whole_B in cut(order, batch_size)[first:]:
+            index_B = share(whole_B) if share else whole_B
             view_row_B = torch.from_numpy(self.view_row_N[index_B]).to(rows.device)
             x = rows.index_select(0, view_row_B).to(self.device).float()
             y_B = self.labels_N.index_select(0, torch.from_numpy(index_B).to(self.device))

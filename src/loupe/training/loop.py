@@ -15,14 +15,17 @@ from loupe.augment.pipeline import Augmenter
 from loupe.augment.shard_order import EpochOrder
 from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import Batch, BatchLoader
-from loupe.data.pixels.read_ahead import steps_in
+from loupe.data.pixels.read_ahead import cut, steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
 from loupe.log import logger, progress_bar, rounded
 from loupe.models.classifier import Classifier
+from loupe.ranks import Ranks
 from loupe.training import schedules
 from loupe.training.activation_loader import ActivationLoader
+from loupe.training.agreement import Agreement
 from loupe.training.checkpoint import Checkpoints, Snapshot
+from loupe.training.rank_checkpoints import RankCheckpoints
 from loupe.training.solver import Solver, check_memory
 from loupe.training.stage_data import StageData
 from loupe.training.train_state import EpochTimer, Row, TrainState, epoch_line, progress_note, progress_title
@@ -40,6 +43,9 @@ class Trainer:
     A stage starts from the final weights of the stage before (the averaged ones, if it averaged). At the end the model
     has the weights of the best epoch, or of the last one if `keep_best` is False.
 
+    Over several ranks, each computes its share of every batch, and all have the same weights after every step; rank 0
+    alone writes checkpoints and calls `on_epoch`.
+
     Attributes:
         prepare: function that returns the inputs of a stage, called when the stage starts or resumes, with the stage,
             the number of its first epoch over all stages, and True for the last stage. The model then has the weights
@@ -51,6 +57,7 @@ class Trainer:
         monitor: metric that chooses the best epoch.
         stop: on this signal, training saves and returns, with `state.stage` below the number of stages.
         order: order of the training images in each epoch.
+        ranks: ranks that train together.
         state: state of the training between two steps.
     """
 
@@ -67,8 +74,13 @@ class Trainer:
     keep_best: bool
     stop: StopSignal
     order: EpochOrder = field(default_factory=EpochOrder)
+    ranks: Ranks = field(default_factory=Ranks)
     state: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in resumes
+
+    def __post_init__(self) -> None:
+        self._kept = RankCheckpoints(self.checkpoints, self.ranks)
+        self._agreement = Agreement(self.ranks, self.stop)
 
     def fit(self) -> TrainState:
         """Train to the end of the last stage, or until asked to stop.
@@ -77,17 +89,18 @@ class Trainer:
             DivergedError: the loss is not finite; the last good checkpoint is kept.
             RunStateError: the checkpoints are damaged, or belong to other stages or another network.
             StoppedError: asked to stop while the features of a stage are computed.
+            LostRankError: another rank has ended.
         """
-        self._saved = self.checkpoints.load_last()
+        self._saved = self._kept.load_last()
         if self._saved:
             with self._fitting():
                 self.state = TrainState.of(self._saved.values["position"])
-        self.checkpoints.forget_bests_after(self.state.best_epoch)
+        self._kept.forget_bests_after(self.state.best_epoch)
         while self.state.stage < len(self.stages):
             if not self._train_stage():
                 return self.state
         if self.keep_best:
-            self.model.load_state_dict(self.checkpoints.load_best(self.state.best_epoch))
+            self.model.load_state_dict(self._kept.load_best(self.state.best_epoch))
         return self.state
 
     @contextmanager
@@ -117,16 +130,16 @@ class Trainer:
         first_epoch = len(state.history) - state.epoch
         solved = stage.is_solved
         if solved:
-            check_memory(self.model, stage, state.stage, len(self.train_N))
+            self.ranks.together(lambda: check_memory(self.model, stage, state.stage, len(self.train_N)))
         stage_data = self.prepare(stage, first_epoch, state.stage == len(self.stages) - 1)
         train_step = TrainStep(
-            self.model, stage, stage_data.augmenter, self.compute, self.class_weights_K, stage_data.first
+            self.model, stage, stage_data.augmenter, self.compute, self.class_weights_K, stage_data.first, self.ranks
         )
         if snapshot:
             with self._fitting():
                 train_step.restore(snapshot)
         del snapshot  # as large as the weights, the optimizer and the averaged weights together
-        solver = Solver(train_step, stage_data, self.train_N, first_epoch, self.stop) if solved else None
+        solver = Solver(train_step, stage_data, self.train_N, first_epoch, self._agreement) if solved else None
         whole = self._train_epochs(train_step, stage_data, solver)
         if whole and solver:
             whole = self._settle(train_step, solver, first_epoch)
@@ -150,10 +163,11 @@ class Trainer:
             if state.best(self.monitor) == len(state.history) - 1:
                 state.best_epoch = len(state.history)
                 if self.keep_best and not solver:
-                    self.checkpoints.save_best(state.best_epoch, train_step.result.state_dict())
+                    self._kept.save_best(state.best_epoch, train_step.result.state_dict())
             if not solver:
                 self._save(train_step)
-            self.on_epoch(state.history)
+            if self.ranks.is_main:
+                self.on_epoch(state.history)
             logger.info(epoch_line(state, self.stages))
         state.stopped = None
         if state.epoch < stage.epochs:
@@ -172,44 +186,47 @@ class Trainer:
         monitored = state.monitored(self.monitor, state.stage)
         windows = self.order.windows(augmenter.seed, epoch, train_N)
         order_N = np.concatenate(windows)
-        batches = loader.at(epoch).batches(order_N, stage.batch_size, first=state.step)
+        images_S = [len(index_B) for index_B in cut(order_N, stage.batch_size)][state.step :]
+        batches = loader.at(epoch).batches(order_N, stage.batch_size, first=state.step, share=train_step.share)
         partners: Iterator[Batch | None] = itertools.repeat(None)
         if stage.augment.mixes:
             assert isinstance(augmenter, Augmenter), "images are mixed as images"
             drawn_from = [train_N] if len(windows) == 1 else map(np.sort, windows)  # partners lie in the same shards
             drawn = map(augmenter.partners, windows, itertools.repeat(epoch), drawn_from)
             partner_N = np.concatenate([*drawn])
-            partners = loader.batches(partner_N, stage.batch_size, first=state.step)
-        sums = torch.tensor(state.sums, dtype=_widest(loader.device), device=loader.device)
+            partners = loader.batches(partner_N, stage.batch_size, first=state.step, share=train_step.share)
+        before = state.sums if self.ranks.is_main else [0.0, 0.0]
+        sums = torch.tensor(before, dtype=_widest(loader.device), device=loader.device)
         timer = EpochTimer(state.seconds)
         with progress_bar() as progress:
             bar = progress.add_task(progress_title(state, stage), total=steps_per_epoch, completed=state.step, note="")
-            for batch, partner in zip(batches, partners, strict=False):
-                if self.stop.received:
-                    state.sums, state.seconds = sums.tolist(), timer.total()
+            for batch, partner, images in zip(batches, partners, images_S, strict=False):
+                if self._agreement.is_stopping:
+                    state.sums, state.seconds = self._agreement.totals(sums.tolist()), timer.total()
                     self._check_finite(state.sums[0])
                     return False
-                before = state.epoch * steps_per_epoch + state.step
-                lr = schedules.rate(stage, before, steps_per_epoch, monitored)
-                sums += train_step.step(batch, partner, epoch=epoch, step=state.step, steps=before, lr=lr)
+                steps = state.epoch * steps_per_epoch + state.step
+                lr = schedules.rate(stage, steps, steps_per_epoch, monitored)
+                sums += train_step.step(batch, partner, epoch=epoch, step=state.step, steps=steps, lr=lr, images=images)
                 state.step += 1
                 if state.step % READ_EVERY_STEPS and state.step != steps_per_epoch and loader.device.type != "cpu":
                     continue
-                state.sums = sums.tolist()
+                state.sums = self._agreement.totals(sums.tolist())
                 self._check_finite(state.sums[0])
-                images = min(state.step * stage.batch_size, len(train_N))
-                text = progress_note(state, stage, self.monitor, images, len(train_N), timer)
+                done = min(state.step * stage.batch_size, len(train_N))
+                text = progress_note(state, stage, self.monitor, done, len(train_N), timer)
                 progress.update(bar, completed=state.step, note=text)
                 if timer.due(SAVE_EVERY_SECONDS):
                     state.seconds = timer.total()
                     self._save(train_step)
+        train_step.settle()
         train_step.compute.synchronize()
         state.seconds = timer.total()
         return True
 
     def solve_stage(self, solver: Solver) -> bool:
         """Solve the head for one L2 strength, a row of the history; return False if asked to stop."""
-        if self.stop.received:
+        if self._agreement.ask():
             return False
         state, images, timer = self.state, len(self.train_N), EpochTimer(0.0)
         loss, accuracy = solver.solve(state.epoch)
@@ -221,12 +238,12 @@ class Trainer:
 
         Within the stage, weights are not saved after each strength.
         """
-        if self.stop.received:
+        if self._agreement.ask():
             return False
         state = self.state
         solver.solve(state.best(self.monitor, state.stage))
         if self.keep_best and state.best_epoch > first_epoch:
-            self.checkpoints.save_best(state.best_epoch, train_step.result.state_dict())
+            self._kept.save_best(state.best_epoch, train_step.result.state_dict())
         return True
 
     def _scores(self, train_step: TrainStep, stage_data: StageData) -> Row:
@@ -238,7 +255,7 @@ class Trainer:
         return scores
 
     def _close_epoch(self, scores: Row, seconds: float) -> None:
-        """Add the epoch to the history, and set the state to the start of the next epoch."""
+        """Add the epoch to the history, with the times of rank 0, and set the state to the start of the next epoch."""
         state, stage, images = self.state, self.stage, len(self.train_N)
         lr = None
         if not stage.is_solved:
@@ -256,7 +273,7 @@ class Trainer:
             "seconds": round(state.seconds + seconds, 3),
             "images_per_second": round(images / max(state.seconds, 1e-9), 1),
         }
-        state.history.append(row)
+        state.history.append(self.ranks.from_main(lambda: row))
         state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, [0.0, 0.0], 0.0
 
     def _patience_is_over(self) -> bool:
@@ -280,9 +297,11 @@ class Trainer:
         )
 
     def _save(self, train_step: TrainStep) -> None:
-        state = train_step.state()
-        values = {**state.values, "position": asdict(self.state)}
-        self.checkpoints.save_last(Snapshot(state.tensors, values))
+        def snapshot() -> Snapshot:
+            state = train_step.state()
+            return Snapshot(state.tensors, {**state.values, "position": asdict(self.state)})
+
+        self._kept.save_last(snapshot)
 
 
 def _widest(device: torch.device) -> torch.dtype:

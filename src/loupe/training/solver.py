@@ -2,16 +2,17 @@
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loupe.config.resolved import ResolvedStage
 from loupe.data.memory import free_bytes
 from loupe.data.pixels.batches import room_bytes
-from loupe.data.pixels.read_ahead import batch_size
-from loupe.devices import StopSignal
+from loupe.data.pixels.read_ahead import batch_size, cut
 from loupe.errors import DataError, DivergedError, NotEnoughMemoryError, StoppedError, counted
 from loupe.log import logger, progress_bar, rounded, size_text
 from loupe.models.classifier import Classifier
+from loupe.ranks import merge_rows
+from loupe.training.agreement import Agreement
 from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds
 from loupe.training.stage_data import StageData, views_of
 from loupe.training.train_step import TrainStep
@@ -68,12 +69,13 @@ def _check_features(features: torch.Tensor) -> None:
 class Solver:
     """Solver of a head, for one L2 strength after the other, on the features of all training images in all views.
 
-    Each search starts from the solutions of the strengths before.
+    Each search starts from the solutions of the strengths before. Over several ranks, the features are shared out, in
+    the batches of one process; rank 0 has all of them, solves, and sends the head.
 
     Attributes:
         logits: the linear layer that gets the weights.
         classes: indices of the classes that have training images.
-        solutions: solutions so far, one for each strength.
+        solutions: solutions so far, one for each strength; on rank 0.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Solver:
         stage_data: StageData,
         train_N: np.ndarray,
         first_epoch: int,
-        stop: StopSignal,
+        agreement: Agreement,
     ) -> None:
         """Compute the features.
 
@@ -90,30 +92,50 @@ class Solver:
             DataError: all training images are of one class.
             DivergedError: features that are not finite.
             StoppedError: asked to stop while the features are computed.
+            LostRankError: another rank has ended.
         """
         self.logits = logits_layer(train_step.model)
         self.train_step = train_step
-        self.stop = stop
-        features_NC, label_N = self._features(stage_data, train_N, first_epoch)
+        self.ranks, self.stop = agreement.ranks, agreement.stop
+        label_N = np.tile(stage_data.loader.labels_N.cpu().numpy()[train_N], stage_data.views)
         self.classes = np.unique(label_N)
         if len(self.classes) < 2:
             raise DataError("all training images have the same class. Add images of at least one other class.")
-        self.regression = self._regression(features_NC, np.searchsorted(self.classes, label_N))
+        try:
+            features_NC = self._features(stage_data, train_N, first_epoch)
+        except StoppedError:
+            agreement.ask()  # so that every rank knows the signal
+            raise
+        self.regression = None
+        if self.ranks.is_main:
+            self.regression = self._regression(features_NC, np.searchsorted(self.classes, label_N))
         self.solutions: list[Solution] = []
 
+    def _features(self, stage_data: StageData, train_N: np.ndarray, first_epoch: int) -> np.ndarray:
+        """Inputs of the logits layer for all views, [N, C] on rank 0."""
+        count, images = self.ranks.count, batch_size(self.train_step.model.preprocessing.size)
+        batches = cut(np.arange(len(train_N)), images)
+        place_RM = [np.concatenate([*batches[rank::count], np.empty(0, np.int64)]) for rank in range(count)]
+        mine_M = train_N[place_RM[self.ranks.rank]]
+        features_MC = self.ranks.together(lambda: self._features_of(stage_data, mine_M, first_epoch))
+        if self.ranks.alone:
+            return features_MC
+        ahead = np.arange(stage_data.views)[:, None] * len(train_N)
+        place_RV = [(ahead + place_M).ravel() for place_M in place_RM]
+        return merge_rows(self.ranks, features_MC, place_RV, everywhere=False)
+
     @torch.inference_mode()
-    def _features(self, stage_data: StageData, train_N: np.ndarray, first_epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs of the logits layer [N, C], and class indices [N], for all views."""
+    def _features_of(self, stage_data: StageData, rows_M: np.ndarray, first_epoch: int) -> np.ndarray:
+        """Inputs of the logits layer for some rows of the table, one view after the other."""
         model, images = self.train_step.model, batch_size(self.train_step.model.preprocessing.size)
         pool = nn.Sequential(*[layer for layer in model.head if layer is not self.logits])
-        features_NC = np.empty((stage_data.views * len(train_N), self.logits.in_features), np.float32)
-        label_N = np.empty(len(features_NC), np.int64)
+        features_NC = np.empty((stage_data.views * len(rows_M), self.logits.in_features), np.float32)
         done = 0
         model.eval()
         with progress_bar() as progress:
             bar = progress.add_task("features", total=len(features_NC), note="")
             for epoch in range(first_epoch, first_epoch + stage_data.views):
-                for batch in stage_data.loader.at(epoch).batches(train_N, images):
+                for batch in stage_data.loader.at(epoch).batches(rows_M, images):
                     if self.stop.received:
                         raise StoppedError("stopped; finished outputs of the frozen blocks are kept.")
                     with self.train_step.compute.autocast():
@@ -121,11 +143,10 @@ class Solver:
                         features_BC = pool(model.trunk[stage_data.first :](x))
                     _check_features(features_BC)
                     features_NC[done : done + len(batch)] = features_BC.float().cpu().numpy()
-                    label_N[done : done + len(batch)] = batch.y_B.cpu().numpy()
                     done += len(batch)
                     progress.update(bar, completed=done)
         model.train()
-        return features_NC, label_N
+        return features_NC
 
     def _regression(self, features_NC: np.ndarray, class_N: np.ndarray) -> Regression:
         """Regression over the classes that have training images; `class_N` are indices into `classes`."""
@@ -136,8 +157,24 @@ class Solver:
         return Regression(features, labels, len(self.classes), weight_N=weight_N)
 
     def solve(self, number: int) -> tuple[float, float]:
-        """Set the weights of the head to those of L2 strength `number`, from 0; return loss and accuracy."""
+        """Set the weights of the head to those of L2 strength `number`, from 0; return loss and accuracy.
+
+        Raises:
+            LostRankError: another rank has ended.
+        """
+        weight_KC, bias_K, loss, accuracy = self.ranks.from_main(lambda: self._solution(number))
+        with torch.no_grad():
+            self.logits.weight.zero_()
+            self.logits.bias.fill_(float(bias_K.min()) - UNSEEN)
+            rows = torch.from_numpy(self.classes)
+            self.logits.weight[rows] = weight_KC.to(self.logits.weight)
+            self.logits.bias[rows] = bias_K.to(self.logits.bias)
+        return loss, accuracy
+
+    def _solution(self, number: int) -> tuple[Tensor, Tensor, float, float]:
+        """Weights and biases of L2 strength `number`, from 0, with loss and accuracy; solved on rank 0."""
         stage = self.train_step.stage
+        assert self.regression
         with progress_bar() as progress:
             bar = progress.add_task("L2 strengths", total=stage.epochs, completed=len(self.solutions), note="")
             while len(self.solutions) <= number:
@@ -149,10 +186,4 @@ class Solver:
                         f"L2 strength {rounded(strength)}: not converged within {MOST_STEPS:,} steps in float32."
                     )
         solution = self.solutions[number]
-        with torch.no_grad():
-            self.logits.weight.zero_()
-            self.logits.bias.fill_(float(solution.bias_K.min()) - UNSEEN)
-            rows = torch.from_numpy(self.classes)
-            self.logits.weight[rows] = solution.weight_KC.to(self.logits.weight)
-            self.logits.bias[rows] = solution.bias_K.to(self.logits.bias)
-        return solution.loss, solution.accuracy
+        return solution.weight_KC.cpu(), solution.bias_K.cpu(), solution.loss, solution.accuracy

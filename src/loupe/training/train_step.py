@@ -1,5 +1,6 @@
 """Training step, and the state that it changes: weights, optimizer, averaged weights."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +10,12 @@ from loupe.config.recipe import Stage
 from loupe.data.pixels.batches import Batch
 from loupe.devices import Compute
 from loupe.models.classifier import Classifier
+from loupe.ranks import Ranks
 from loupe.training import losses, optimizers
 from loupe.training.activation_loader import CyclicAugment, IdentityAugment
 from loupe.training.averaging import WeightAverage
 from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optimizer
+from loupe.training.rank_network import RankNetwork
 from loupe.training.sliced import sliced
 
 
@@ -25,6 +28,7 @@ class TrainStep:
         penalised: parameters with the L2 penalty.
         average: moving average of the weights; None if the stage has none.
         sliced: passes of the network in slices of the batch; None where they are not taken.
+        over_ranks: passes of the network over several ranks; None for one rank, and for heads that are solved.
     """
 
     def __init__(
@@ -35,8 +39,13 @@ class TrainStep:
         compute: Compute,
         class_weights_K: Tensor | None,
         first: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Freeze the blocks of the model that the stage does not train, and build its loss and optimizer."""
+        """Freeze the blocks of the model that the stage does not train, and build its loss and optimizer.
+
+        Raises:
+            LostRankError: another rank has ended.
+        """
         model.learn(stage.part, batch_statistics=stage.batch_statistics)
         self.model = model
         self.stage = stage
@@ -49,7 +58,10 @@ class TrainStep:
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
         self.penalised = optimizers.penalised(model, stage)
         self.scaler = compute.scaler()
-        self.sliced = sliced(model, compute, first)
+        ranks = ranks or Ranks()
+        self.sliced = sliced(model, compute, first) if ranks.alone else None
+        together = not (ranks.alone or stage.is_solved)
+        self.over_ranks = RankNetwork(model, stage, compute, ranks, first) if together else None
         self.average = WeightAverage(model, stage.ema_decay) if stage.ema_decay else None
 
     @property
@@ -63,8 +75,24 @@ class TrainStep:
         pairs = zip(self.model.parameters(), self.result.parameters(), strict=True)
         return optimizers.l2_penalty([kept for mine, kept in pairs if id(mine) in chosen], self.stage.l2)
 
-    def step(self, batch: Batch, partner: Batch | None, *, epoch: int, step: int, steps: int, lr: float) -> Tensor:
+    def share(self, index_B: np.ndarray) -> np.ndarray:
+        """Rows of a batch that this rank computes."""
+        return self.over_ranks.share(index_B) if self.over_ranks else index_B
+
+    def step(
+        self,
+        batch: Batch,
+        partner: Batch | None,
+        *,
+        epoch: int,
+        step: int,
+        steps: int,
+        lr: float,
+        images: int | None = None,
+    ) -> Tensor:
         """Take one step of the optimizer; return the batch's sum of the loss and number of hits, on the device.
+
+        Over several ranks, these are sums over the rank's share of the batch.
 
         Args:
             partner: images that those of the batch are mixed with, if any.
@@ -72,16 +100,18 @@ class TrainStep:
             step: number of the step in the epoch, from 0.
             steps: number of steps of this stage before this one.
             lr: learning rate of this step.
+            images: number of images in the batches of all ranks together; None: those of `batch`.
+
+        Raises:
+            LostRankError: another rank has ended.
         """
-        stage = self.stage
+        stage, images = self.stage, len(batch) if images is None else images
         seed = random.integer_seed(self.augmenter.seed, epoch, step, "dropout")
         torch.manual_seed(seed)
         x_BCHW, target = self._inputs(batch, partner, epoch)
-        logits_BK = self.sliced.forward(x_BCHW, seed) if self.sliced else self._logits(x_BCHW)
+        logits_BK = self._logits(x_BCHW, seed, images)
         losses_B = self.loss(logits_BK.float(), target)
-        self.scaler.scale(losses_B.mean()).backward()  # type: ignore[no-untyped-call]
-        if self.sliced:
-            self.sliced.backward(logits_BK)
+        self._backward(losses_B, logits_BK, images)
         self.scaler.unscale_(self.optimizer)
         if stage.l2:
             optimizers.add_l2_gradient(self.penalised, stage.l2)
@@ -98,9 +128,32 @@ class TrainStep:
         if self.average:
             self.average.update(self.model, steps)
         hits = losses.hits(logits_BK.detach(), target)
-        return torch.stack([losses_B.detach().sum(), hits.to(losses_B.dtype)])
+        sums = torch.stack([losses_B.detach().sum(), hits.to(losses_B.dtype)])
+        return sums if self.over_ranks is None or self.over_ranks.counts(images) else torch.zeros_like(sums)
 
-    def _logits(self, x_BCHW: Tensor) -> Tensor:
+    def _backward(self, losses_B: Tensor, logits_BK: Tensor, images: int) -> None:
+        """Set the gradients of the mean loss over the images of the batch."""
+        if self.over_ranks:
+            self.over_ranks.backward(self.scaler.scale(self.over_ranks.loss(losses_B, images)))
+            return
+        self.scaler.scale(losses_B.mean()).backward()  # type: ignore[no-untyped-call]
+        if self.sliced:
+            self.sliced.backward(logits_BK)
+
+    def settle(self) -> None:
+        """Set the running statistics on all ranks to those of rank 0, at the end of an epoch.
+
+        Raises:
+            LostRankError: another rank has ended.
+        """
+        if self.over_ranks:
+            self.over_ranks.settle([self.model, *([self.average.model] if self.average else [])])
+
+    def _logits(self, x_BCHW: Tensor, seed: int, images: int) -> Tensor:
+        if self.over_ranks:
+            return self.over_ranks.forward(x_BCHW, images)
+        if self.sliced:
+            return self.sliced.forward(x_BCHW, seed)
         with self.compute.autocast():
             logits_BK: Tensor = self.model(x_BCHW, self.first)
             return logits_BK

@@ -1,6 +1,6 @@
 """Batches of raw pixels on the device of training or prediction."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -57,9 +57,21 @@ class BatchLoader:
         """Loader for an epoch: this one, because the images are the same in all epochs."""
         return self
 
-    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        """Images of the rows `order` in batches (see `cut`), starting with batch number `first`."""
-        ready = (self._batch(index_B) for index_B in cut(order, batch_size)[first:])
+    def batches(
+        self,
+        order: np.ndarray,
+        batch_size: int,
+        *,
+        first: int = 0,
+        share: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Iterator[Batch]:
+        """Images of the rows `order` in batches (see `cut`), starting with batch number `first`.
+
+        Args:
+            share: function that returns the rows of a batch that are read; None: all of them.
+        """
+        rows = cut(order, batch_size)[first:]
+        ready = (self._batch(share(index_B) if share else index_B) for index_B in rows)
         on_cpu = isinstance(self.store, RawStore) and self.device.type == "cpu"
         immediate = self._resident_NHWC is not None or on_cpu
         return ready if immediate else ahead(ready)
