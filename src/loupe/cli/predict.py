@@ -1,12 +1,14 @@
 """`loupe evaluate` and `loupe predict`: a trained classifier on labelled or new images."""
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loupe import ranks
 from loupe.cli.options import (
     Columns,
     Device,
@@ -162,10 +164,12 @@ def predict(
     ids = listed.by_path() if listed else {}
     if form is not None and not ids:
         form.check_names(table.paths)
-    tally = Tally(opened.classes, as_json, ids)
+    tally, predictions = Tally(opened.classes, as_json, ids), opened.stream(table, skip_damaged=skip_damaged)
+    if not ranks.current().is_main:  # it has its share of the images, and rank 0 writes
+        deque(predictions, maxlen=0)
+        return
     labelled = (
-        label(part, top=top, threshold=threshold or 0.0, temperature=opened.temperature)
-        for part in opened.stream(table, skip_damaged=skip_damaged)
+        label(part, top=top, threshold=threshold or 0.0, temperature=opened.temperature) for part in predictions
     )
     if form is not None:
         form.write(to, tally.through(labelled), ids)

@@ -1,17 +1,19 @@
 """Predictions of an engine for images of a pixel store. Nothing here needs PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from loupe.data.pixels.prepare import Images
 from loupe.data.pixels.read_ahead import ahead
+from loupe.data.pixels.shared_stream import Round
 from loupe.data.pixels.store import RawStore
-from loupe.errors import ConfigError, enumerated
 from loupe.evaluate.predictions import Predictions
 from loupe.evaluate.shared_batches import SharedBatches
 from loupe.models.pixel_engine import PixelEngine
-from loupe.ranks import Ranks
+from loupe.ranks import Ranks, merge_rows
 
 ALONE = Ranks()
 
@@ -35,7 +37,7 @@ def predict_rows(
         ranks: ranks that share the batches; every rank gets all predictions.
 
     Raises:
-        ConfigError: another rank has another engine.
+        RanksDifferError: another rank has another engine.
     """
     check_same_engine(engine, ranks)
     batches = SharedBatches(row_N, engine.batch_images, ranks)
@@ -58,14 +60,51 @@ def predict_rows(
 
 
 def check_same_engine(engine: PixelEngine, ranks: Ranks) -> None:
-    """Check that all ranks predict with one engine, whose answers are those of one process.
+    """Check that all ranks predict with one engine, so that the answers are those of one process.
 
     Raises:
-        ConfigError: they do not.
+        RanksDifferError: they do not.
     """
-    names = ranks.gather(engine.name)
-    if len(set(names)) > 1:
-        raise ConfigError(
-            f"the processes predict with different engines: {enumerated(sorted(set(names)))}. Install the same "
-            "packages on all machines, or use one machine."
-        )
+    ranks.same(engine.name, "engines of predictions")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits of a batch of images.
+
+    Attributes:
+        row_B: int64 rows in the table.
+        content: SHA-256 of the bytes of each image file.
+        logits_BK: float32.
+    """
+
+    row_B: np.ndarray
+    content: tuple[str, ...]
+    logits_BK: np.ndarray
+
+
+def predict_round(engine: PixelEngine, batches: Round, classes: int, ranks: Ranks) -> Iterator[Answers]:
+    """Predict the batches of a round, each on the rank that has it; every rank gets all, in order.
+
+    Args:
+        classes: number of classes.
+
+    Raises:
+        LostRankError: another rank has ended.
+    """
+
+    def compute() -> np.ndarray:
+        answers = engine.run(batch.pixels for batch in batches.mine)
+        return np.concatenate([np.empty((0, classes), np.float32), *answers])
+
+    mine_MK = ranks.together(compute)
+    content = [iter(of_rank) for of_rank in ranks.gather([batch.content for batch in batches.mine])]
+    bounds = np.cumsum([0, *map(len, batches.rows)])
+    places = [np.arange(start, stop) for start, stop in pairwise(bounds)]
+    place_RM = [
+        np.concatenate([bounds[:0], *(place for place, rank in zip(places, batches.rank, strict=True) if rank == one)])
+        for one in range(ranks.count)
+    ]
+    logits_NK = merge_rows(ranks, mine_MK, place_RM, everywhere=True)
+    for row_B, rank, place_B in zip(batches.rows, batches.rank, places, strict=True):
+        yield Answers(np.array(row_B, np.int64), next(content[rank]), logits_NK[place_B])

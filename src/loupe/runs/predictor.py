@@ -5,9 +5,9 @@ PyTorch is loaded only where it computes something: a bundle may hold its networ
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,21 @@ import numpy as np
 from loupe.cache import cache_folder
 from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset
-from loupe.data.pixels.decoding import Damage, damaged_images
+from loupe.data.pixels.decoding import Damage, EncodedImages, damaged_images
 from loupe.data.pixels.prepare import Images, all_damaged, encoded, load_images
+from loupe.data.pixels.shared_stream import shared_stream
 from loupe.data.pixels.stream import DecodedImages, in_batches, stream
 from loupe.data.sources.inference_inputs import Pictures, table_of
 from loupe.data.sources.read_options import ColumnNames
 from loupe.data.table import ImageTable
 from loupe.errors import counted, memory_remedy
-from loupe.evaluate.engine_predictions import predict_rows
+from loupe.evaluate.engine_predictions import Answers, check_same_engine, predict_round, predict_rows
 from loupe.evaluate.predictions import Predictions, collect
 from loupe.log import logger, progress_bar, terminal
 from loupe.models.bundle_config import CONFIG, BundleConfig
 from loupe.models.pixel_engine import PixelEngine, images_per_second
 from loupe.models.test_time import averaged, check_name
-from loupe.ranks import current
+from loupe.ranks import Ranks, current
 
 if TYPE_CHECKING:
     from loupe.models.classifier import Classifier
@@ -196,39 +197,56 @@ class Predictor:
         with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY):
             for warning in table.warnings:
                 logger.warning(warning)
-            engine = self.engine
-            with closing(stream(encoded(table, self.preprocessing), "predicting")) as chunks:
-                intact = _intact(table, chunks, damaged, skip_damaged=skip_damaged)
-                for part in self._answers(engine, table, in_batches(intact, engine.batch_images)):
-                    predicted += len(part)
-                    yield part
+            ranks, images = current(), encoded(table, self.preprocessing)
+            alone = partial(self._alone, table, images, damaged, skip_damaged=skip_damaged)
+            shared = partial(self._shared, table, images, damaged, ranks, skip_damaged=skip_damaged)
+            with closing(alone() if ranks.alone else shared()) as answers:
+                for answer in answers:
+                    predicted += len(answer.row_B)
+                    yield self._predictions(table, answer)
             if damaged and predicted:
                 logger.warning(f"{counted(len(damaged), 'damaged image')} left out.")
         if damaged and not predicted:
             raise all_damaged(table)
 
-    def _answers(
-        self, engine: PixelEngine, table: ImageTable, batches: Iterable[DecodedImages]
-    ) -> Iterator[Predictions]:
+    def _alone(
+        self, table: ImageTable, images: EncodedImages, damaged: list[Damage], *, skip_damaged: bool
+    ) -> Generator[Answers, None, None]:
+        """Answers for all intact images, in batches; damaged ones are added to `damaged`."""
         asked: deque[DecodedImages] = deque()
 
-        def pixels() -> Iterator[np.ndarray]:
+        def pixels(batches: Iterable[DecodedImages]) -> Iterator[np.ndarray]:
             for batch in batches:
                 asked.append(batch)
                 yield batch.pixels
 
-        for logits_BK in engine.run(pixels()):
-            batch = asked.popleft()
-            yield self._answer(table, batch.content, batch.row_B, logits_BK)
+        engine = self.engine
+        with closing(stream(images, "predicting")) as chunks:
+            intact = _intact(table, chunks, damaged, skip_damaged=skip_damaged)
+            for logits_BK in engine.run(pixels(in_batches(intact, engine.batch_images))):
+                batch = asked.popleft()
+                yield Answers(batch.row_B, batch.content, logits_BK)
 
-    def _answer(
-        self, table: ImageTable, content: tuple[str, ...], row_B: np.ndarray, logits_BK: np.ndarray
-    ) -> Predictions:
+    def _shared(
+        self, table: ImageTable, images: EncodedImages, damaged: list[Damage], ranks: Ranks, *, skip_damaged: bool
+    ) -> Generator[Answers, None, None]:
+        """Same as `_alone`, with images and batches shared out over the ranks."""
+        engine = self.engine
+        check_same_engine(engine, ranks)
+        with closing(shared_stream(images, engine.batch_images, ranks, "predicting")) as rounds:
+            for batches in rounds:
+                damaged += batches.damaged
+                if skip_damaged or not damaged:
+                    yield from predict_round(engine, batches, len(self.classes), ranks)
+        if damaged and not skip_damaged:
+            raise damaged_images(table, damaged)
+
+    def _predictions(self, table: ImageTable, answer: Answers) -> Predictions:
         return Predictions(
-            path=tuple(table.paths[row] for row in row_B),
-            content=content,
-            label=table.labels[row_B],
-            logits_NK=logits_BK,
+            path=tuple(table.paths[row] for row in answer.row_B),
+            content=answer.content,
+            label=table.labels[answer.row_B],
+            logits_NK=answer.logits_BK,
             classes=self.classes,
         )
 

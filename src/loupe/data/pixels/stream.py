@@ -57,16 +57,20 @@ def decode_and_hash(files: Sequence[File], **settings: Unpack[DecoderSettings]) 
 
 def in_batches(chunks: Iterable[DecodedImages], batch_images: int) -> Iterator[DecodedImages]:
     """The images of all chunks in batches as `read_ahead.cut` makes them: a last image joins the batch before."""
-    spare = 2 if batch_images > 1 else 1  # images after a batch, so that it is not the last but one
     held: list[DecodedImages] = []
     for chunk in chunks:
         held.append(chunk)
-        while sum(map(len, held)) >= batch_images + spare:
+        while sum(map(len, held)) >= batch_images + spare_images(batch_images):
             whole = _joined(held)
             yield whole.part(0, batch_images)
             held = [whole.part(batch_images, len(whole))]
     if sum(map(len, held)):
         yield _joined(held)
+
+
+def spare_images(batch_images: int) -> int:
+    """Number of images that have to follow a batch, so that it is not the last but one: a last image would join it."""
+    return 2 if batch_images > 1 else 1
 
 
 def _joined(pieces: Sequence[DecodedImages]) -> DecodedImages:
