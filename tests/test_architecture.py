@@ -19,7 +19,7 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors openmp ranks log files csv_files records offline cache devices config rundir data provenance settled augment
-models recipes evaluate training explain report track runs comparison labels export serve doctor cli
+models recipes evaluate training explain report track runs comparison labels export bulk serve doctor cli
 __main__
 """
 ORDER = ROOMS.split()
@@ -54,6 +54,7 @@ PACKAGES = {
     "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",
     "labels": "the search for wrong labels.",
     "export": "a run as a model for other programs, with the proof that it predicts the same there.",
+    "bulk": "predictions of any number of images in constant memory, in parts that a kill does not lose.",
     "serve": "the HTTP server of trained models and its page: it reads bundles and exports, never runs.",
     "doctor": "checks of the installation, and short measurements of the machine.",
     "cli": "the command line: one module for each command, and the tables that they print.",

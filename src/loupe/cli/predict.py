@@ -27,6 +27,7 @@ from loupe.errors import ConfigError, counted, enumerated
 from loupe.log import logger, terminal
 
 if TYPE_CHECKING:
+    from loupe.bulk.output import Output
     from loupe.export.predictor import ExportedModel
     from loupe.runs.run import Run
 
@@ -82,7 +83,12 @@ def predict(
         list[str], typer.Argument(help="Images, folders or glob patterns; or one list: CSV, TSV, JSONL or Parquet.")
     ],
     to: Annotated[
-        Path | None, typer.Option(help="CSV file to write. Default: predictions.csv, or submission.csv.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV file to write, or for any number of images a Parquet file (OUT.parquet) or a folder of them "
+            "(OUT/). Default: predictions.csv, or submission.csv.",
+        ),
     ] = None,
     columns: Columns = None,
     images: Images = None,
@@ -116,7 +122,7 @@ def predict(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Classify images and write a CSV. Print the number of images of each class."""
+    """Classify images and write a CSV, or Parquet. Print the number of images of each class."""
     if threshold is not None and wanted_precision is not None:
         raise ConfigError("--threshold and --wanted-precision exclude each other. Give one of them.")
     if tta is not None and wanted_precision is not None:
@@ -132,10 +138,11 @@ def predict(
     from loupe.runs.submission import Submission
 
     source = _list_in(paths, needed=bool(columns or images))
-    to = to or Path("predictions.csv" if submission is None else "submission.csv")
-    if submission is None:
-        check_path(to)
-    elif threshold or wanted_precision or top > 1:
+    table_output = None if to is None else _table_output(to, submission, skip_damaged=skip_damaged)
+    file = Path(to or ("predictions.csv" if submission is None else "submission.csv"))
+    if table_output is None and submission is None:
+        check_path(file)
+    elif submission is not None and (threshold or wanted_precision or top > 1):
         raise ConfigError("--submission has one answer for each image: leave out --top and thresholds.")
     opened: Run | ExportedModel
     if is_export(Path(run)):
@@ -146,7 +153,7 @@ def predict(
     check_top(top, opened.classes)
     form = None if submission is None else Submission.of(submission, opened.classes)
     if form is not None:
-        form.check_path(to, source)
+        form.check_path(file, source)
     with terminal(quiet=opened.quiet):
         if opened.temperature != 1:
             logger.info(f"probabilities are calibrated by temperature {opened.temperature:.3g}")
@@ -156,6 +163,12 @@ def predict(
             logger.info(str(chosen))
     check_threshold(threshold or 0.0, opened.classes)
     options = opened.read_options(columns, images, follow_links)
+    if table_output is not None:
+        from loupe.cli.predict_table import predict_table, settings_of
+
+        settings = settings_of(opened, threshold=threshold or 0.0, top=top, tta=tta)
+        predict_table(opened, table_output, paths, source, options, settings, as_json=as_json)
+        return
     listed = None if source is None else open_inference_list(source, options)
     with terminal(quiet=opened.quiet):
         for note in listed.table.notes if listed else ():
@@ -172,17 +185,39 @@ def predict(
         label(part, top=top, threshold=threshold or 0.0, temperature=opened.temperature) for part in predictions
     )
     if form is not None:
-        form.write(to, tally.through(labelled), ids)
+        form.write(file, tally.through(labelled), ids)
         if tally.images < len(ids):
-            logger.warning(f"{to} lacks {counted(len(ids) - tally.images, 'row')} of {source}: damaged images.")
+            logger.warning(f"{file} lacks {counted(len(ids) - tally.images, 'row')} of {source}: damaged images.")
     else:
         id_name = listed.id_name if listed else None
-        write_csv(to, tally.through(labelled), opened.classes, top=top, id_name=id_name, ids=ids)
+        write_csv(file, tally.through(labelled), opened.classes, top=top, id_name=id_name, ids=ids)
     if as_json:
         head = {**({"tta": tta} if tta else {}), "temperature": opened.temperature, "threshold": threshold or 0.0}
         print_long_json(head, "images", tally.to_json(), {"counts": tally.counts()})
     else:
-        tables.print_histogram(tally.counts(), to)
+        tables.print_histogram(tally.counts(), file)
+
+
+def _table_output(to: str, submission: str | None, *, skip_damaged: bool) -> "Output | None":
+    """Parquet file or folder that `--to` names; None for a CSV file.
+
+    Raises:
+        ConfigError: it cannot be written, or an option is given that only CSV files have.
+    """
+    from loupe.bulk.output import output_of
+
+    output = output_of(to)
+    if output is None:
+        return None
+    if submission is not None:
+        raise ConfigError(f"--to {to}: --submission writes CSV. Give a file such as submission.csv, or leave it out.")
+    if skip_damaged:
+        raise ConfigError(
+            f"--to {to}: damaged images are rows of Parquet files, with the reason. Leave --skip-damaged out, and take "
+            "the rows whose reason is null."
+        )
+    output.check()
+    return output
 
 
 def _exported(folder: str, of_runs: Mapping[str, object], quiet: bool) -> "ExportedModel":

@@ -2,7 +2,7 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,9 +12,10 @@ from loupe.data.table import ImageTable
 from loupe.errors import ImageError
 from loupe.log import progress_bar
 
+P = TypeVar("P")
 T = TypeVar("T")
 
-_SMALL_FILE_BYTES = 6 * 1024
+SMALL_FILE_BYTES = 6 * 1024
 """Below this average size, decoding an image takes less time than passing Python's lock between threads."""
 PROCESSES_PAY_IMAGES = 8_000
 """Number of small images whose decoding takes several times as long as starting two processes."""
@@ -79,27 +80,32 @@ def in_chunks(
     ranges = [range(start, min(start + chunk, images)) for start in range(0, images, chunk)]
     with progress_bar() as progress:
         task = progress.add_task(description, total=images, note="")
-        for rows, result in zip(ranges, _results(function, ranges, workers), strict=True):
+        for rows, result in zip(ranges, in_order(function, ranges, workers if len(ranges) > 1 else 1), strict=True):
             progress.advance(task, len(rows))
             yield result
 
 
-def _results(function: Callable[[range], T], ranges: list[range], workers: int) -> Iterator[T]:
-    if workers <= 1 or len(ranges) <= 1:
-        yield from map(function, ranges)
+def in_order(function: Callable[[P], T], tasks: Iterable[P], workers: int) -> Generator[T, None, None]:
+    """Results of a function for each task, in order, a bounded number of them computed ahead by threads.
+
+    Tasks are drawn as they are needed. One worker starts no thread. Closing the generator cancels tasks that have not
+    begun.
+    """
+    if workers <= 1:
+        yield from map(function, tasks)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="loupe-data")
     waiting: deque[Future[T]] = deque()
     wait = True
     try:
-        for rows in ranges:
-            waiting.append(pool.submit(function, rows))
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     except (GeneratorExit, KeyboardInterrupt):
-        wait = False  # a chunk may take long, and its result is not needed
+        wait = False  # a task may take long, and its result is not needed
         raise
     finally:
         pool.shutdown(wait=wait, cancel_futures=True)
@@ -116,4 +122,4 @@ def _small_files(table: ImageTable, rows: Sequence[int]) -> bool:
     """True if the images of a small sample of the rows are small on average."""
     step = max(1, len(rows) // _PROBED_IMAGES)
     sizes = [len(file.data) for i in rows[::step] if isinstance((file := _file(table, i)).data, bytes)]
-    return bool(sizes) and sum(sizes) < _SMALL_FILE_BYTES * len(sizes)
+    return bool(sizes) and sum(sizes) < SMALL_FILE_BYTES * len(sizes)

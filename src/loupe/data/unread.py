@@ -76,11 +76,12 @@ def sentences_on(unread: Sequence[UnreadFiles], read: Mapping[str, int]) -> list
             if group.label is not None
         ]
         where = f" ({enumerated(parts, most=MOST_CLASSES)})" if parts else ""
-        warnings.append(_sentence(name, files, where, groups[0].paths[0]))
+        warnings.append(sentence_on(name, files, where, groups[0].paths[0]))
     return warnings
 
 
-def _sentence(name: str, files: int, where: str, example: str) -> str:
+def sentence_on(name: str, files: int, where: str, example: str) -> str:
+    """Warning on unread files of one format, or `misnamed`: their number, where they are, and one of them."""
     verb = "is" if files == 1 else "are"
     if name == MISNAMED:
         suffixes = enumerated(sorted(image_suffixes() & {".jpg", ".png", ".webp"}), "or")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from loupe.config.base import Levels
 from loupe.data.dataset import open_dataset
@@ -51,7 +52,8 @@ class ExportedModel:
         self.classes = self.manifest.classes
 
     @cached_property
-    def _runner(self) -> Runner:
+    def runner(self) -> Runner:
+        """Engine of the exported model."""
         assert self.manifest.model is not None  # as open_manifest has checked
         return runner_of(self.path / self.manifest.model)
 
@@ -75,7 +77,7 @@ class ExportedModel:
         damaged: list[Damage] = []
         predicted = 0
         with terminal(quiet=self.quiet):
-            work = partial(_decode_whole, levels=self.manifest.preprocessing.range)
+            work = partial(decode_whole, levels=self.manifest.preprocessing.range)
             for chunk in in_parallel(table, work, chunk=CHUNK_IMAGES, description="predicting"):
                 damaged += chunk.damaged
                 if chunk.images and (skip_damaged or not damaged):
@@ -88,13 +90,18 @@ class ExportedModel:
             if damaged:
                 logger.warning(f"{counted(len(damaged), 'damaged image')} left out.")
 
-    def _answers(self, table: ImageTable, chunk: "_Chunk") -> Predictions:
-        probabilities_NK = np.concatenate([self._runner.run(image_HWC[None])[0] for image_HWC in chunk.images])
+    def log_probabilities(self, images: Sequence[UInt8Array]) -> npt.NDArray[np.float32]:
+        """Logarithms of the calibrated probabilities of decoded images of any size, float32 [N, K]."""
+        probabilities_NK = np.concatenate([self.runner.run(image_HWC[None])[0] for image_HWC in images])
+        logits_NK: npt.NDArray[np.float32] = np.log(np.maximum(probabilities_NK, SMALLEST)).astype(np.float32)
+        return logits_NK
+
+    def _answers(self, table: ImageTable, chunk: "WholeImages") -> Predictions:
         return Predictions(
             path=tuple(table.paths[row] for row in chunk.rows),
             content=tuple(chunk.content),
             label=table.labels[chunk.rows],
-            logits_NK=np.log(np.maximum(probabilities_NK, SMALLEST)).astype(np.float32),
+            logits_NK=self.log_probabilities(chunk.images),
             classes=self.classes,
         )
 
@@ -147,7 +154,7 @@ class ExportedModel:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class WholeImages:
     """Decoded images of some rows, their hashes, and the damaged images between them."""
 
     rows: list[int]
@@ -156,8 +163,9 @@ class _Chunk:
     damaged: list[Damage]
 
 
-def _decode_whole(files: Sequence[File], levels: Levels | None) -> _Chunk:
-    chunk = _Chunk([], [], [], [])
+def decode_whole(files: Sequence[File], levels: Levels | None) -> WholeImages:
+    """Decode and hash a chunk of files without resizing. It may run in another process, and raises no error."""
+    chunk = WholeImages([], [], [], [])
     for file in files:
         try:
             if isinstance(file.data, ImageError):

@@ -99,7 +99,7 @@ class EncodedImages:
     @property
     def chunk_images(self) -> int:
         """Number of images that are decoded by one task."""
-        return min(CHUNK_IMAGES, max(1, CHUNK_BYTES // self.image_bytes))
+        return chunk_images(self.image_bytes)
 
     def task(self, work: Callable[..., T]) -> Callable[[list[File]], T]:
         """Work on files with the settings of the decoder, to be done in another thread or process."""
@@ -111,6 +111,11 @@ class EncodedImages:
         if self.definition == 1:
             settings.pop()  # as before there was another
         return sha256(json.dumps([settings, list(content)]).encode()).hexdigest()[:40]
+
+
+def chunk_images(image_bytes: int) -> int:
+    """Number of images that are decoded by one task, by the bytes of their pixels."""
+    return min(CHUNK_IMAGES, max(1, CHUNK_BYTES // image_bytes))
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ class _Walk:
         self.links: list[tuple[str, str]] = []  # path and prefix
         self.leaving: dict[str, str] = {}  # target of each link out of the folder to what is no image
         self._seen: set[tuple[int, int]] = set()
-        self._system = _system_devices()
+        self._system = system_devices()
         self._folders: list[str] = []  # prefixes
         self._used: set[str] = {""}  # prefixes of folders with images below them
 
@@ -259,7 +259,7 @@ class _Walk:
         self._folders.append(prefix)
         for entry in entries:
             name = prefix + text_name(entry.name)
-            if not _is_folder(entry):
+            if not is_folder(entry):
                 self._add_file(entry, name, prefix)
             elif entry.name.startswith(".") or entry.name in NOT_DATA:
                 self.tree.hidden += 1
@@ -278,7 +278,7 @@ class _Walk:
     def _add_file(self, entry: os.DirEntry[str], name: str, prefix: str) -> None:
         if entry.name.startswith("."):
             return
-        suffix = _suffix(entry.name)
+        suffix = suffix_of(entry.name)
         target = self.boundary.outside(entry.path) if entry.is_symlink() else None
         # A broken link with an image's name is kept, so that it is reported as a damaged image.
         if suffix in image_suffixes() and (entry.is_symlink() or entry.is_file()):
@@ -326,13 +326,14 @@ def _entries(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
         raise DataError(f"{text_name(folder)}: this folder cannot be read: {error.strerror}. {remedy}.") from None
 
 
-def _system_devices() -> frozenset[int]:
+def system_devices() -> frozenset[int]:
     """Devices of file systems in which the system shows itself, and of which no list has an end."""
     found = (folder for folder in ("/proc", "/sys", "/dev") if os.path.ismount(folder))  # absent on Windows
     return frozenset(Path(folder).stat().st_dev for folder in found)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """True for a folder, and for a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -408,7 +409,7 @@ def _below(folder: str, tree: Tree, follow_links: bool) -> Iterator[str]:
     yield from (head + name for name in below.images)
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
     """Suffix as in `image_suffixes()`; faster than pathlib for a hundred thousand names."""
     stem, dot, suffix = name.rpartition(".")
     return f".{suffix.lower()}" if dot and stem else ""

@@ -73,12 +73,39 @@ def read_rows(path: Path, options: ReadOptions) -> TextTable:
     Raises:
         DataError: it cannot be read.
     """
-    suffix = path.suffix.lower()
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        return _read_parquet(path)
+    return next(_text_pieces(path, options, None))
+
+
+def read_pieces(
+    path: Path, options: ReadOptions, most_rows: int, wanted: Callable[[Sequence[str]], Sequence[str]]
+) -> Iterator[TextTable]:
+    """Read a table by its suffix in pieces of at most `most_rows` rows, one after another; at least one piece.
+
+    Args:
+        path: file of the table.
+        options: columns that the user chose.
+        most_rows: rows of a piece.
+        wanted: columns to read, from the names of all. Pieces of CSV and JSON Lines have all of them.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        yield from _parquet_pieces(path, most_rows, wanted)
+    else:
+        yield from _text_pieces(path, options, most_rows)
+
+
+def _text_pieces(path: Path, options: ReadOptions, most_rows: int | None) -> Iterator[TextTable]:
+    """Pieces of a CSV or JSON Lines file; all rows in one where `most_rows` is None."""
     try:
-        if suffix in PARQUET_SUFFIXES:
-            return _read_parquet(path)
         with path.open(encoding=_encoding(path), newline="") as file:
-            return _read_json(path, file) if suffix in JSON_SUFFIXES else _read_csv(path, file, options)
+            if path.suffix.lower() in JSON_SUFFIXES:
+                yield from _json_pieces(path, file, most_rows)
+            else:
+                yield from _csv_pieces(path, file, options, most_rows)
     except UnicodeError as error:
         where = f" ({error.reason} at byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
         raise DataError(f"{path}: not UTF-8{where}; save it as UTF-8.") from None
@@ -91,7 +118,7 @@ def _encoding(path: Path) -> str:
         return BYTE_ORDER_MARKS.get(file.read(2), "utf-8-sig")
 
 
-def _read_csv(path: Path, file: TextIO, options: ReadOptions) -> TextTable:
+def _csv_pieces(path: Path, file: TextIO, options: ReadOptions, most_rows: int | None) -> Iterator[TextTable]:
     first = file.readline(MAX_HEADER + 1)
     if len(first) > MAX_HEADER:
         raise DataError(f"{path}: line 1 is no header: it has more than {MAX_HEADER:,} characters.")
@@ -106,10 +133,21 @@ def _read_csv(path: Path, file: TextIO, options: ReadOptions) -> TextTable:
     reader = csv.reader((line for _, line in _lines(file, path)), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
-        numbers, rows = _filled_rows(reader, skipped)
+        filled = _filled_rows(reader, skipped)
+        numbered = [*islice(filled, most_rows)]
+        names, notes = _with_unnamed(names, [cells for _, cells in numbered])
+        while True:
+            yield _csv_table(path, names, numbered, notes)
+            if most_rows is None or not (numbered := [*islice(filled, most_rows)]):
+                return
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num + skipped}: not CSV: {error}.") from None
-    names, notes = _with_unnamed(names, rows)
+
+
+def _csv_table(
+    path: Path, names: Sequence[str], numbered: Sequence[tuple[int, tuple[str, ...]]], notes: tuple[str, ...]
+) -> TextTable:
+    rows = [cells for _, cells in numbered]
     ragged = {i: len(cells) for i, cells in enumerate(rows) if len(cells) != len(names)}
 
     @cache
@@ -119,17 +157,15 @@ def _read_csv(path: Path, file: TextIO, options: ReadOptions) -> TextTable:
         # Without the apostrophe by which Loupe and others keep spreadsheets from running a cell.
         return [restored(text) if text[:1] == "'" else text for text in texts]
 
-    return TextTable(path, tuple(names), numbers, "line", column, ragged, notes)
+    return TextTable(path, tuple(names), [number for number, _ in numbered], "line", column, ragged, notes)
 
 
-def _filled_rows(reader: Any, skipped: int) -> tuple[list[int], list[tuple[str, ...]]]:
+def _filled_rows(reader: Any, skipped: int) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line and cells of each row that is not empty."""
-    numbers, rows = [], []
     for cells in reader:
         if (cells and cells[0] and not cells[0].isspace()) or any(map(str.strip, cells)):  # mostly the first cell tells
-            numbers.append(reader.line_num + skipped)
-            rows.append(tuple(cells))  # of which, unlike of lists, the garbage collector does not look at millions
-    return numbers, rows
+            # Tuples, of which, unlike of lists, the garbage collector does not look at millions.
+            yield reader.line_num + skipped, tuple(cells)
 
 
 def _separator(header: str, suffix: str, options: ReadOptions) -> str:
@@ -158,11 +194,19 @@ def _with_unnamed(names: list[str], rows: Sequence[Sequence[str]]) -> tuple[list
     return names, ()
 
 
-def _read_json(path: Path, file: TextIO) -> TextTable:
-    """Rows of JSON Lines; numbers keep the text that they have in the file."""
-    numbers: list[int] = []
-    rows: list[dict[str, str]] = []
+def _json_pieces(path: Path, file: TextIO, most_rows: int | None) -> Iterator[TextTable]:
+    """Rows of JSON Lines; numbers keep the text that they have in the file. Each piece has the names until its end."""
     names: dict[str, None] = {}
+    objects = _json_rows(path, file, names)
+    numbered = [*islice(objects, most_rows)]
+    while True:
+        yield _json_table(path, tuple(names), numbered)
+        if most_rows is None or not (numbered := [*islice(objects, most_rows)]):
+            return
+
+
+def _json_rows(path: Path, file: TextIO, names: dict[str, None]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and cells of each row; the names of its columns are added to `names`."""
     for number, line in _lines(file, path):
         if not line.strip():
             continue
@@ -173,12 +217,16 @@ def _read_json(path: Path, file: TextIO) -> TextTable:
             raise DataError(f"{path}: line {number}: not JSON: {reason}.") from None
         if not isinstance(row, dict):
             raise DataError(f'{path}: line {number}: expected an object such as {{"path": ..., "label": ...}}.')
-        numbers.append(number)
-        rows.append({_valid(name): _text(value) for name, value in row.items()})
-        names |= dict.fromkeys(rows[-1])
+        cells = {_valid(name): _text(value) for name, value in row.items()}
+        names |= dict.fromkeys(cells)
         if len(names) > MOST_COLUMNS:
             raise DataError(f"{path}: line {number}: more than {MOST_COLUMNS:,} names of columns.")
-    return TextTable(path, tuple(names), numbers, "line", cache(lambda name: [row.get(name, "") for row in rows]))
+        yield number, cells
+
+
+def _json_table(path: Path, names: tuple[str, ...], numbered: Sequence[tuple[int, dict[str, str]]]) -> TextTable:
+    column = cache(lambda name: [row.get(name, "") for _, row in numbered])
+    return TextTable(path, names, [number for number, _ in numbered], "line", column)
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
@@ -218,6 +266,36 @@ def _read_parquet(path: Path) -> TextTable:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
     return TextTable(path, names, range(n), "row", cache(lambda name: parquet_text(path, name)))
+
+
+def _parquet_pieces(
+    path: Path, most_rows: int, wanted: Callable[[Sequence[str]], Sequence[str]]
+) -> Iterator[TextTable]:
+    whole = _read_parquet(path)
+    columns, start = list(dict.fromkeys(wanted(whole.names))), 0
+    try:
+        with pq.ParquetFile(path) as source:
+            at_once = batch_rows(check_pages(path), most_rows)
+            for batch in limited(source.iter_batches(at_once, columns=columns), path):
+                texts = {name: _texts(pa.chunked_array([batch.column(name)])) for name in columns}
+                numbers = range(start, start + batch.num_rows)
+                yield TextTable(path, whole.names, numbers, "row", texts.__getitem__)
+                start += batch.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}.") from None
+    if start != len(whole):
+        raise DataError(f"{path}: it has {start:,} of {counted(len(whole), 'row')}. It is damaged.")
+    if not start:
+        yield whole
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """Text of each value of a column; "" for null, and for values that are no text and no numbers."""
+    try:
+        text = as_text(column) if is_text(column.type) else column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return [""] * len(column)
+    return ["" if value is None else value.strip() for value in text.to_pylist()]
 
 
 def parquet_text(path: Path, name: str) -> list[str]:
