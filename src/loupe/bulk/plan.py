@@ -54,7 +54,7 @@ class Settings(Part):
 
 
 class Asked(Part):
-    """What a prediction is of: the source and the way in which it is read, and the settings."""
+    """Source of a prediction, the way in which it is read, and the settings."""
 
     kind: str
     places: tuple[OsText, ...]

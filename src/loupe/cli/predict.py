@@ -27,7 +27,7 @@ from loupe.errors import ConfigError, counted, enumerated
 from loupe.log import logger, terminal
 
 if TYPE_CHECKING:
-    from loupe.bulk.output import Output
+    from loupe.bulk import output as bulk_output
     from loupe.export.predictor import ExportedModel
     from loupe.runs.run import Run
 
@@ -198,7 +198,7 @@ def predict(
         tables.print_histogram(tally.counts(), file)
 
 
-def _table_output(to: str, submission: str | None, *, skip_damaged: bool) -> "Output | None":
+def _table_output(to: str, submission: str | None, *, skip_damaged: bool) -> "bulk_output.Output | None":
     """Parquet file or folder that `--to` names; None for a CSV file.
 
     Raises:
