@@ -106,6 +106,7 @@ class RunEnvironment(Environment, Record):
     Attributes:
         parent: trained classifier from whose weights the run started, if any.
         data: names the images that the run was trained on; None for arrays, which are not stored.
+        versions: version of each file of data elsewhere, by its name under the address.
         columns, image_folder: with which a list of images was read, where the user gave them.
         follow_links: whether files outside the folder of the data were read; None in runs of before this was recorded,
             which read them.
@@ -119,6 +120,7 @@ class RunEnvironment(Environment, Record):
     REMEDY: ClassVar[str] = "Restore it, or train again."
 
     data: OsText | None = None
+    versions: dict[str, str] = Field({})
     columns: dict[str, OsText] = Field({})
     image_folder: OsText | None = None
     follow_links: bool | None = None
@@ -218,6 +220,16 @@ def check_recipe(run: RunDirectory) -> None:
     recorded, file = environment_of(run).hashes.recipe, run.file("recipe.yaml")
     if recorded is not None and of_text(file.read_bytes()) != recorded:
         raise _changed(file)
+
+
+def check_versions(recorded: RunEnvironment, table: "ImageTable") -> None:
+    """Check that data elsewhere has the files that were recorded when the run was begun; other data is not checked.
+
+    Raises:
+        DataError: files were changed, added or removed.
+    """
+    if table.elsewhere is not None and table.elsewhere.address == recorded.data:
+        table.elsewhere.check(recorded.versions)
 
 
 def _changed(file: Path) -> RunStateError:

@@ -85,7 +85,7 @@ def cache(
         typer.Option(
             metavar="KIND",
             help="Kind to remove: "
-            "pixels, rows, frozen, datasets, shards, content, indices, models, runtimes, settled or all.",
+            "pixels, rows, frozen, datasets, shards, content, indices, mirrors, models, runtimes, settled or all.",
         ),
     ] = None,
     unused_days: Annotated[

@@ -13,6 +13,7 @@ from loupe.data.sources.in_memory import local_path
 from loupe.data.sources.open import DEFAULT, open_table
 from loupe.data.sources.path_patterns import is_pattern, matches
 from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.remote import is_elsewhere
 from loupe.data.table import ImageTable
 from loupe.log import logger
 
@@ -22,7 +23,8 @@ class Dataset:
     """Images, opened once in a command and handed on.
 
     Attributes:
-        source: the name of a data set or an absolute path, from which they can be opened again; None for arrays.
+        source: the name of a data set, an absolute path or an address, from which they can be opened again; None for
+            arrays.
         verify: read every image to hash it, and use no remembered hash.
         options: columns of a list of images, and the folder of its images, with which it is opened again.
     """
@@ -65,17 +67,19 @@ def open_dataset(data: Any, options: ReadOptions = DEFAULT, *, announce: bool = 
         logger.info(note)
     for warning in table.warnings if announce else ():
         logger.warning(warning)
-    return Dataset(_source_of(data), table, verify, options)
+    return Dataset(_source_of(data, table), table, verify, options)
 
 
 def is_gone(source: str) -> bool:
-    """True where the source of a data set is a path at which there is nothing."""
-    if source in datasets.DATASETS or os.path.exists(source):  # noqa: PTH110 - pathlib's raises without permission
+    """True where the source of a data set is a path at which there is nothing; opening an address tells."""
+    if is_elsewhere(source) or source in datasets.DATASETS or os.path.exists(source):  # noqa: PTH110 - pathlib's raises without permission
         return False
     return not (is_pattern(source) and matches(source))
 
 
-def _source_of(data: Any) -> str | None:
+def _source_of(data: Any, table: ImageTable) -> str | None:
+    if table.elsewhere is not None:
+        return table.elsewhere.address
     if isinstance(data, str) and data in datasets.DATASETS:
         return data
     if not isinstance(data, str | os.PathLike):

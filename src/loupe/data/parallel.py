@@ -52,6 +52,8 @@ def in_parallel(
         rows: rows whose images are read; all by default.
     """
     wanted = range(len(table)) if rows is None else rows
+    if table.shards is not None:
+        table.shards.expect(wanted)
 
     def read(part: range) -> list[File]:
         return [_file(table, i) for i in wanted[part.start : part.stop]]
@@ -120,6 +122,8 @@ def _file(table: ImageTable, i: int) -> File:
 
 def _small_files(table: ImageTable, rows: Sequence[int]) -> bool:
     """True if the images of a small sample of the rows are small on average."""
-    step = max(1, len(rows) // _PROBED_IMAGES)
-    sizes = [len(file.data) for i in rows[::step] if isinstance((file := _file(table, i)).data, bytes)]
+    probed = rows[:: max(1, len(rows) // _PROBED_IMAGES)]
+    if table.shards is not None and table.shards.exceed_cache:
+        probed = table.shards.sample(rows, _PROBED_IMAGES).tolist()
+    sizes = [len(file.data) for i in probed if isinstance((file := _file(table, i)).data, bytes)]
     return bool(sizes) and sum(sizes) < SMALL_FILE_BYTES * len(sizes)

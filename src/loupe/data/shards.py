@@ -6,8 +6,9 @@ read, so the order of reading decides how often it is fetched (`augment.shard_or
 
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from loupe.data.file_state import State
 from loupe.errors import DataError
 
+SETTLED_NS = 2_000_000_000  # since the last change of a file: a later one cannot keep its times
+FEW = 4  # shards that are fetched for a sample of images
 MOST_OPEN = 128  # shards that are open at a time, below the usual limit of 256 files (macOS)
 
 
@@ -36,6 +39,10 @@ class ShardFile(Protocol):
     def size(self) -> int:
         """Size in bytes."""
 
+    @property
+    def is_settled(self) -> bool:
+        """True if other content would have another `key`, so that what was read of it may be kept."""
+
     def open(self) -> BinaryIO:
         """Open the file, which is fetched before where it lies elsewhere.
 
@@ -43,6 +50,10 @@ class ShardFile(Protocol):
             LoupeError: it cannot be fetched, or its content is no longer that of `key`.
             OSError: it cannot be read.
         """
+
+
+ReadAhead = Callable[[Sequence[ShardFile]], None]
+"""Function that fetches shards in the background, in the order in which they will be read."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,10 @@ class LocalShard:
     def size(self) -> int:
         return self.state.size
 
+    @property
+    def is_settled(self) -> bool:
+        return time.time_ns() - self.state.last_change_ns > SETTLED_NS
+
     def open(self) -> BinaryIO:
         """Open the file.
 
@@ -90,13 +105,15 @@ class LocalShard:
         return file
 
 
-class _OpenShards:
-    """Shards that are open, at most `MOST_OPEN`, the least recently used one closed first."""
+class OpenShards:
+    """Shards that are open, up to a number and a sum of bytes; the least recently used one is closed first."""
 
-    def __init__(self, files: Sequence[ShardFile]) -> None:
+    def __init__(self, files: Sequence[ShardFile], most_bytes: int | None) -> None:
         self._files = files
-        self._lock = threading.Lock()
+        self._most_bytes = most_bytes
+        self._changed = threading.Condition()
         self._open: OrderedDict[int, tuple[BinaryIO, threading.Lock]] = OrderedDict()
+        self._opening: set[int] = set()
 
     def read(self, shard: int, start: int, size: int) -> bytes:
         """Read a range of bytes; fewer where the file ends before."""
@@ -109,20 +126,40 @@ class _OpenShards:
                 return file.read(size)
 
     def _opened(self, shard: int) -> tuple[BinaryIO, threading.Lock]:
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: shard in self._open or self._may_open(shard))
             if shard in self._open:
                 self._open.move_to_end(shard)
                 return self._open[shard]
-        entry = self._files[shard].open(), threading.Lock()  # without the lock: another shard may be there already
-        with self._lock:
-            if shard in self._open:
-                entry[0].close()
-            found = self._open.setdefault(shard, entry)
-            closing = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - MOST_OPEN)]
-        for file, own in closing:
-            with own:
-                file.close()
-        return found
+            self._opening.add(shard)
+            closing = [*self._excess()]
+        try:
+            for file, own in closing:  # before, because a cache may have no room for one more
+                with own:
+                    file.close()
+            entry = self._files[shard].open(), threading.Lock()
+            with self._changed:
+                self._open[shard] = entry
+            return entry
+        finally:
+            with self._changed:
+                self._opening.discard(shard)
+                self._changed.notify_all()
+
+    def _may_open(self, shard: int) -> bool:
+        """True unless another thread opens this shard, or others that leave no room for it."""
+        size = self._files[shard].size + sum(self._files[other].size for other in self._opening)
+        is_alone = not self._opening
+        return shard not in self._opening and (is_alone or self._most_bytes is None or size <= self._most_bytes)
+
+    def _excess(self) -> Iterator[tuple[BinaryIO, threading.Lock]]:
+        """Shards to be closed for those that are being opened, which are no longer among the open ones."""
+        while self._open:
+            held = [*self._open, *self._opening]
+            is_full = self._most_bytes is not None and sum(self._files[k].size for k in held) > self._most_bytes
+            if len(held) <= MOST_OPEN and not is_full:
+                return
+            yield self._open.popitem(last=False)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +173,8 @@ class Shards:
         size_N: size of each image in bytes.
         digest_N: SHA-256 of the bytes of each image, uint8 [N, 32]; zeros for one that is too large to be read.
         cache_bytes: byte budget of the cache through which shards elsewhere are read; None for shards on this disk.
+        read_ahead: function that fetches shards in the background, in their order; None for shards on this disk.
+        opened: the shards that are open, which tables of the same shards share.
     """
 
     files: tuple[ShardFile, ...]
@@ -144,10 +183,13 @@ class Shards:
     size_N: NDArray[np.int64]
     digest_N: NDArray[np.uint8]
     cache_bytes: int | None = None
-    _open: _OpenShards = field(init=False, repr=False)
+    read_ahead: ReadAhead | None = None
+    opened: OpenShards = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_open", _OpenShards(self.files))
+        # Half of the cache, so that the shards that follow are fetched meanwhile.
+        most_bytes = None if self.cache_bytes is None else self.cache_bytes // 2
+        object.__setattr__(self, "opened", OpenShards(self.files, most_bytes))
 
     def __len__(self) -> int:
         return len(self.shard_N)
@@ -178,10 +220,26 @@ class Shards:
             OSError: it cannot be read.
         """
         shard, start, size = int(self.shard_N[i]), int(self.start_N[i]), int(self.size_N[i])
-        data = self._open.read(shard, start, size)
+        data = self.opened.read(shard, start, size)
         if len(data) < size:
             raise OSError(f"{self.files[shard].name} ends before its last byte")
         return data
+
+    def expect(self, rows: Sequence[int] | NDArray[np.int64]) -> None:
+        """Fetch the shards of images that will be read, in their order, before they are asked for."""
+        if self.read_ahead is None:
+            return
+        shard_S, first_S = np.unique(self.shard_N[np.asarray(rows, np.int64)], return_index=True)
+        self.read_ahead([self.files[shard] for shard in shard_S[np.argsort(first_S)].tolist()])
+
+    def sample(self, rows: Sequence[int] | NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """At most so many of the rows, evenly spaced; of shards that exceed the cache, rows of a few of them."""
+        chosen = np.asarray(rows, np.int64)
+        if self.exceed_cache:
+            present = np.unique(self.shard_N[chosen])
+            few = present[np.linspace(0, len(present) - 1, min(FEW, len(present)), dtype=np.int64)]
+            chosen = chosen[np.isin(self.shard_N[chosen], few)]
+        return np.unique(chosen[np.linspace(0, len(chosen) - 1, min(most, len(chosen)), dtype=np.int64)])
 
     def select(self, indices: NDArray[np.int64]) -> "Shards":
         """Places of the images at `indices`, in that order."""
@@ -192,5 +250,5 @@ class Shards:
             size_N=self.size_N[indices],
             digest_N=self.digest_N[indices],
         )
-        object.__setattr__(chosen, "_open", self._open)  # the same open files
+        object.__setattr__(chosen, "opened", self.opened)  # the same open files
         return chosen

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from loupe.data.class_names import hint, index_of, same_form, same_forms
+from loupe.data.elsewhere import Elsewhere
 from loupe.data.find_file import existing
 from loupe.data.origin import Origin
 from loupe.data.shards import Shards
@@ -47,6 +48,7 @@ class ImageTable:
         layout: use of each folder, file or value; empty where nothing had to be understood.
         outside: target of each path that leads out of the folder of the data, and is not read.
         shards: place of each image in shards, which hold the bytes in place of the table; None for other sources.
+        elsewhere: address and versions of data that lies elsewhere; None for data on this disk.
 
     Raises:
         DataError: labels are out of range, a class name repeats, or a split is unknown.
@@ -62,6 +64,7 @@ class ImageTable:
     layout: tuple[SourceUse, ...] = ()
     outside: Mapping[str, str] = field(default_factory=dict)
     shards: Shards | None = None
+    elsewhere: Elsewhere | None = None
 
     def __post_init__(self) -> None:
         if not self.rows.schema.equals(SCHEMA):

@@ -20,7 +20,7 @@ from loupe.errors import ConfigError, DataError, RunStateError, counted, memory_
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
 from loupe.log import logger, progress_bar, terminal
-from loupe.provenance import check_split, environment_of
+from loupe.provenance import check_split, check_versions, environment_of
 from loupe.ranks import current
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import MEMORY_REMEDY, Predictor
@@ -320,7 +320,9 @@ class Run(Predictor):
         if isinstance(source, str) and is_gone(source):
             raise DataError(f"the images of {self.path} are no longer at {source}. Give their new place with --data.")
         with terminal(quiet=self.quiet):
-            return open_dataset(source, environment.read_options(), announce=False, verify=self.verify)
+            dataset = open_dataset(source, environment.read_options(), announce=False, verify=self.verify)
+            check_versions(environment, dataset.table)
+            return dataset
 
     def _own_rows(self, predictions: Predictions) -> ImageTable:
         """Images of the run that these predictions are of, in their order."""

@@ -132,6 +132,7 @@ def train(
                     str(chosen_device), gpu_name(chosen_device), torch.get_num_threads()
                 ).to_json(),
                 **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
+                **({} if table.elsewhere is None else {"versions": dict(table.elsewhere.versions)}),
                 **dataset.options.to_json(),
                 **({} if parent is None else {"parent": parent}),
                 "classes": table.classes,
@@ -205,6 +206,7 @@ def resume(
             recipe = ResolvedRecipe.of(stored)
             options = environment.read_options(images, follow_links=follow_links)
             dataset = open_dataset(source, options, verify=verify)
+            provenance.check_versions(environment, dataset.table)
             loaded = _load(recipe, dataset, environment.skip_damaged)
             classes = environment.classes or classes_before_numbers(dataset.table)
             loaded = replace(loaded, table=loaded.table.with_classes(classes))

@@ -912,7 +912,7 @@ def test_what_is_not_understood(tmp_path, monkeypatch):
     for data, message in (
         ("digts", "Did you mean digits"),
         ("no/such", "no such file or folder"),
-        ("https://example.org/set", "does not open URLs"),
+        ("ftp://example.org/set", "ftp"),
         ("one.jpg", "a single image has no label"),
         ("set.zip", "unpack this archive"),
         ("set.xyz", "this kind of file is not supported"),

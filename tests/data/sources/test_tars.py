@@ -287,7 +287,7 @@ def test_pixels_are_decoded_from_the_tar_where_they_do_not_fit(tmp_path):
 
 
 def test_an_index_is_kept_and_a_changed_tar_is_read_again(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("loupe.data.sources.tar_index._SETTLED_NS", 0)
+    monkeypatch.setattr("loupe.data.shards.SETTLED_NS", 0)
     file = tar(tmp_path / "a.tar", classed(4))
     open_table(file)
     (entry,) = (cache / "indices").glob("*.parquet")
@@ -321,4 +321,4 @@ def test_no_more_shards_are_open_than_the_limit(tmp_path, monkeypatch):
     table = open_table(tmp_path)
     assert [table.encoded(i) for i in (0, 9, 4, 2, 7, 0)] == [picture(i) for i in (0, 9, 4, 2, 7, 0)]
     assert table.shards is not None
-    assert len(table.shards._open._open) == 2
+    assert len(table.shards.opened._open) == 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loupe.data.pixels.read_ahead import ahead, cut
-from loupe.data.pixels.store import PixelStore, RawStore
+from loupe.data.pixels.store import EncodedStore, PixelStore, RawStore
 
 COPIED_BYTES = 64 * 2**20  # of pixels, in one copy to a GPU
 
@@ -71,6 +71,8 @@ class BatchLoader:
             share: function that returns the rows of a batch that are read; None: all of them.
         """
         rows = cut(order, batch_size)[first:]
+        if isinstance(self.store, EncodedStore) and rows:
+            self.store.expect(np.concatenate([*map(share, rows)] if share else rows))
         ready = (self._batch(share(index_B) if share else index_B) for index_B in rows)
         on_cpu = isinstance(self.store, RawStore) and self.device.type == "cpu"
         immediate = self._resident_NHWC is not None or on_cpu

@@ -14,7 +14,7 @@ from loupe.data.dataset import Dataset
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels import decode
 from loupe.data.pixels.decoding import EncodedImages
-from loupe.data.pixels.store import DamagedImages, PixelStore, RawStore, default_budget, open_store
+from loupe.data.pixels.store import DamagedImages, EncodedStore, PixelStore, RawStore, default_budget, open_store
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, ImageError, LoupeError, counted, enumerated
 from loupe.log import logger
@@ -99,7 +99,10 @@ def typical_px(table: ImageTable) -> int:
         DataError: none of the sampled images can be read.
     """
     sides = []
-    for row in np.unique(np.linspace(0, len(table) - 1, min(SAMPLED_HEADERS, len(table)), dtype=np.int64)):
+    rows = np.unique(np.linspace(0, len(table) - 1, min(SAMPLED_HEADERS, len(table)), dtype=np.int64))
+    if table.shards is not None:
+        rows = table.shards.sample(np.arange(len(table)), SAMPLED_HEADERS)
+    for row in rows:
         try:
             sides.append(min(decode.open_header(table.encoded(int(row)), table.paths[row]).size))
         except ImageError:
@@ -146,6 +149,8 @@ def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool)
     """
     if not isinstance(store, RawStore) and len(rows_N) > SAMPLED_IMAGES:
         rows_N = rows_N[np.linspace(0, len(rows_N) - 1, SAMPLED_IMAGES, dtype=np.int64)]
+    if isinstance(store, EncodedStore):
+        store.expect(rows_N)
     total_C, squares_C, pixels = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
     for start in range(0, len(rows_N), CHUNK_IMAGES):
         x_BHWC = store.read(rows_N[start : start + CHUNK_IMAGES])

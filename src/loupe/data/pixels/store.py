@@ -67,6 +67,11 @@ class EncodedStore:
     def __len__(self) -> int:
         return len(self.images.table)
 
+    def expect(self, rows: Indices) -> None:
+        """Fetch what lies elsewhere of images that will be read, in their order."""
+        if self.images.table.shards is not None:
+            self.images.table.shards.expect(rows)
+
     def read(self, indices: Indices) -> UInt8Array:
         chosen = _checked(indices, len(self))
         pixels = np.empty((len(chosen), *self.images.shape), dtype=np.uint8)

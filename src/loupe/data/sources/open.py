@@ -23,6 +23,7 @@ from loupe.data.sources.parquet import open_parquet
 from loupe.data.sources.parquet_columns import holds_images
 from loupe.data.sources.path_patterns import files_of, is_pattern, name_of, root_of
 from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.remote import is_elsewhere, open_remote
 from loupe.data.sources.rows import LIST_SUFFIXES, PARQUET_SUFFIXES
 from loupe.data.table import ImageTable, os_name, text_name
 from loupe.errors import ConfigError, DataError, enumerated
@@ -33,7 +34,7 @@ DEFAULT = ReadOptions({})
 Data = str | Path | Mapping[Any, Any] | tuple[Any, ...] | ImageTable
 KINDS = (
     "a folder of class folders, a CSV, TSV or JSONL list, a Parquet file or folder of shards, tars in the WebDataset "
-    "layout, a CIFAR python archive, an .npz file, "
+    "layout, a CIFAR python archive, an .npz file, an address such as s3://bucket/folder, "
     "or one of the named sets " + ", ".join(datasets.DATASETS)
 )
 
@@ -106,6 +107,8 @@ def _no_columns(data: object) -> ConfigError:
 
 
 def _open_path(data: str | os.PathLike[str], options: ReadOptions) -> ImageTable:
+    if is_elsewhere(os.fspath(data)):
+        return open_remote(os.fspath(data), options, _open_path)
     # pathlib's functions raise for an unknown user and for a name that is too long.
     path = Path(existing(Path(), os.path.expanduser(local_path(os.fspath(data)))))  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
@@ -185,8 +188,6 @@ def _paths(folder: Path, tree: Tree) -> list[Path]:
 def _missing(text: str) -> str:
     near = get_close_matches(text, datasets.DATASETS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
-    if "://" in text:
-        hint = " Loupe does not open URLs. Download the data and give the file or folder."
     return f"{text_name(text)}: no such file or folder.{hint} Give {KINDS}."
 
 

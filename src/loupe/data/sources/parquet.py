@@ -44,7 +44,13 @@ BATCH_BYTES = 256 * 2**20  # far below 2 GiB, Arrow's limit for a column of stru
 
 
 def open_parquet(
-    files: Sequence[Path], root: Path, name: str, options: ReadOptions, *, labelled: bool = True
+    files: Sequence[Path],
+    root: Path,
+    name: str,
+    options: ReadOptions,
+    *,
+    labelled: bool = True,
+    splits: Sequence[str | None] | None = None,
 ) -> ImageTable:
     """Open one file, or all shards of a data set, under `root`.
 
@@ -54,13 +60,14 @@ def open_parquet(
         name: name of the data set.
         options: columns, and folder of the images that are not in the files.
         labelled: False for images to predict, whose labels are not read.
+        splits: split of each file without a column of splits; None for those in the names of the files.
 
     Raises:
         DataError: the layout is not supported, or a file cannot be read.
         DiskError: the files do not fit in memory, and a mapped copy cannot be written.
     """
     found, columns = resolve_files(files, options, labelled=labelled)
-    columns = _with_splits(files, columns, root)
+    columns = _with_splits(files, columns, root, splits)
     for file, own in zip(files, columns, strict=True):
         if (own.is_text, own.forms) != (columns[0].is_text, columns[0].forms):
             raise DataError(
@@ -85,13 +92,13 @@ def open_parquet(
     rows = pa.concat_tables(_distinct_paths(pieces, names))
     if rows.num_rows == 0:
         raise DataError(f"{root / name}: there are no rows in it.")
-    splits = rows["split"]
+    split_words = rows["split"]
     rows, aside = _set_aside(rows)
     texts = [] if pa.types.is_integer(rows["label"].type) else rows["label"].unique().drop_null().to_pylist()
     rows, classes = _class_indices(rows, columns[0].classes, name)
     notes = [describe(rows, classes), *found.notes]
     notes += [*_notes(rows, files), *form_notes(texts), *aside] if labelled else []
-    uses = tuple(_uses(rows["label"], splits, names, counts, classes)) if labelled else ()
+    uses = tuple(_uses(rows["label"], split_words, names, counts, classes)) if labelled else ()
     folder = options.images or root.resolve()
     outside = _outside(rows, Boundary(folder, follow_links=options.follow_links), root / name)
     return ImageTable(
@@ -120,12 +127,17 @@ def _outside(rows: pa.Table, boundary: Boundary, name: Path) -> dict[str, str]:
     return found
 
 
-def _with_splits(files: Sequence[Path], columns: Sequence[FileColumns], root: Path) -> list[FileColumns]:
-    """Columns of each file with the split in its name, for files without a column of splits."""
-    pairs = zip(files, columns, strict=True)
-    names = [text_name(file.relative_to(root).as_posix()) for file, found in pairs if found.split is None]
-    splits = iter(splits_of_files(names, str(root)) if names else ())
-    return [found if found.split else replace(found, named_split=next(splits)) for found in columns]
+def _with_splits(
+    files: Sequence[Path], columns: Sequence[FileColumns], root: Path, given: Sequence[str | None] | None
+) -> list[FileColumns]:
+    """Columns of each file with the split that is given or in its name, for files without a column of splits."""
+    if given is not None:
+        pairs = zip(columns, given, strict=True)
+        return [found if found.split else replace(found, named_split=split) for found, split in pairs]
+    both = zip(files, columns, strict=True)
+    names = [text_name(file.relative_to(root).as_posix()) for file, found in both if found.split is None]
+    named = iter(splits_of_files(names, str(root)) if names else ())
+    return [found if found.split else replace(found, named_split=next(named)) for found in columns]
 
 
 def _mapped(files: Sequence[Path], columns: Sequence[FileColumns], folder: Path) -> list[pa.Table]:

@@ -50,8 +50,8 @@ def holds_images(file: Path, options: ReadOptions) -> bool:
     schema = _schema(file)
     chosen = options.columns.get("path")
     if chosen in schema.names:
-        return _is_image(schema.field(chosen).type)
-    return any(_is_image(field.type) for field in schema)
+        return is_image(schema.field(chosen).type)
+    return any(is_image(field.type) for field in schema)
 
 
 def resolve_files(
@@ -97,7 +97,7 @@ def _distinct(schema: pa.Schema, file: Path) -> pa.Schema:
 
 
 def _holds_image(schema: pa.Schema, name: str) -> bool:
-    return name in schema.names and _is_image(schema.field(name).type)
+    return name in schema.names and is_image(schema.field(name).type)
 
 
 def _columns(file: Path, schema: pa.Schema, columns: Columns) -> FileColumns:
@@ -129,7 +129,8 @@ def _class_names(names: Any, file: Path) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _is_image(kind: pa.DataType) -> bool:
+def is_image(kind: pa.DataType) -> bool:
+    """True for the type of a column of images: bytes, or a struct of bytes and path."""
     if pa.types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -8,7 +8,6 @@ hashes. Where several processes work on the same images, each reads its share of
 
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from loupe import ranks
 from loupe.cache import cache_folder
 from loupe.data.parallel import in_chunks
 from loupe.data.processes import worker_count
-from loupe.data.shards import LocalShard, ShardFile
+from loupe.data.shards import ReadAhead, ShardFile
 from loupe.data.sources.tar_members import TEXTS, Sample, Skipped, image_of, samples
 from loupe.data.table import MAX_FILE_BYTES, text_name
 from loupe.errors import DataError, LoupeError
@@ -31,7 +30,6 @@ from loupe.files import replacing
 from loupe.log import logger
 
 _FORMAT = 1  # of the index; increase it with every change of what is read
-_SETTLED_NS = 2_000_000_000
 _COLUMNS = pa.schema(
     [
         ("name", pa.string()),
@@ -60,12 +58,13 @@ class TarIndex:
     unread: list[tuple[str, str]]
 
 
-def indices(shards: Sequence[ShardFile], image: str | None) -> list[TarIndex]:
+def indices(shards: Sequence[ShardFile], image: str | None, read_ahead: ReadAhead | None = None) -> list[TarIndex]:
     """Index of each shard, from the cache or by reading the shard.
 
     Args:
         shards: tars in the WebDataset layout.
         image: extension of the images, where a sample has several.
+        read_ahead: function that fetches shards in the background; None for shards on this disk.
 
     Raises:
         DataError: a shard is damaged or truncated, or is not in the layout.
@@ -73,9 +72,14 @@ def indices(shards: Sequence[ShardFile], image: str | None) -> list[TarIndex]:
     """
     folder, here = cache_folder() / "indices", ranks.current()
     keys = [_key(shard, image) for shard in shards]
-    known = [_recalled(folder / f"{key}.parquet") for key in keys]
+    known = [
+        _recalled(folder / f"{key}.parquet") if shard.is_settled else None
+        for shard, key in zip(shards, keys, strict=True)
+    ]
     absent = {k for own in here.gather([k for k, index in enumerate(known) if index is None]) for k in own}
     mine = here.share(sorted(absent))
+    if read_ahead is not None:
+        read_ahead([shards[k] for k in mine if known[k] is None])
 
     def of_range(part: range) -> list[tuple[int, TarIndex | LoupeError]]:
         numbers = [mine[i] for i in part]
@@ -149,7 +153,7 @@ def _indexed(shard: ShardFile, image: str | None, cached: Path) -> TarIndex | Lo
         return error
     except OSError as error:
         return DataError(f"{shard.name}: cannot be read: {error.strerror or error}.")
-    if not isinstance(shard, LocalShard) or time.time_ns() - shard.state.last_change_ns > _SETTLED_NS:
+    if shard.is_settled:
         _remember(index, cached)
     return index
 

@@ -14,7 +14,7 @@ from loupe.data.sources.folders import labelled_by_folders
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.split_column import SplitRule
 from loupe.data.sources.tar_members import TEXTS
-from loupe.data.splits.words import known_words, splits_of_files
+from loupe.data.splits.words import known_words
 from loupe.errors import DataError
 
 Cells = Mapping[str, Sequence[str]]
@@ -40,21 +40,20 @@ class SampleLabels:
 
 
 def labels_of(
-    rows: pa.Table, shard_N: np.ndarray, names: Sequence[str], *, where: str, options: ReadOptions
+    rows: pa.Table, shard_N: np.ndarray, of_shard: Sequence[str | None], *, where: str, options: ReadOptions
 ) -> SampleLabels:
     """Labels of samples.
 
     Args:
         rows: indices of the tars, one after the other.
         shard_N: tar of each sample.
-        names: names of the tars.
+        of_shard: split of each tar.
         where: place of the data set, for messages.
         options: columns that the user chose; `label` is an extension or a field of `.json`.
 
     Raises:
         DataError: there are no labels, or a split is not known.
     """
-    of_shard = splits_of_files(names, where)
     splits = [of_shard[shard] for shard in shard_N.tolist()]
     words = [split or "" for split in splits]
     cells = _cells(rows, where)

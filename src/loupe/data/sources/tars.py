@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from loupe.data.class_names import are_numbers, form_notes, index_of, same_form, sorted_classes
-from loupe.data.shards import LocalShard, ShardFile, Shards
+from loupe.data.shards import LocalShard, ReadAhead, ShardFile, Shards
 from loupe.data.source_use import uses_of_splits
 from loupe.data.sources.archives import FILES as CIFAR_FILES
 from loupe.data.sources.class_files import MOST_BYTES, NameReader, class_names, named
@@ -24,7 +24,7 @@ from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.tar_index import TarIndex, indices
 from loupe.data.sources.tar_labels import labels_of
 from loupe.data.sources.tar_members import kinds_of
-from loupe.data.splits.words import PREDICT
+from loupe.data.splits.words import PREDICT, splits_of_files
 from loupe.data.table import ImageTable, describe, make_rows, text_name
 from loupe.data.unread import grouped
 from loupe.errors import DataError, counted
@@ -71,6 +71,8 @@ def open_tars(
     name: str,
     options: ReadOptions,
     beside: NameReader,
+    splits: Sequence[str | None] | None = None,
+    read_ahead: ReadAhead | None = None,
 ) -> ImageTable:
     """Open tars as one table. Each is read once; afterwards the cache has its index.
 
@@ -81,18 +83,21 @@ def open_tars(
         name: name of the data set.
         options: `path` is the extension of the images, `label` an extension or a field of `.json`.
         beside: function that reads a file beside the tars by its name.
+        splits: split of each tar; None for those in their names.
+        read_ahead: function that fetches shards in the background; None for shards on this disk.
 
     Raises:
         DataError: a tar is damaged, or the samples have no images or no labels.
         LoupeError: a tar cannot be fetched.
     """
     image = options.columns.get("path", "").lstrip(".").lower() or None
-    found = indices(shards, image)
+    found = indices(shards, image, read_ahead)
     rows = pa.concat_tables([index.rows for index in found])
     if not rows.num_rows:
         raise DataError(f"{where}: there are no images in it{f' with the extension .{image}' if image else ''}.")
     shard_N = np.repeat(np.arange(len(shards), dtype=np.int32), [index.rows.num_rows for index in found])
-    of = labels_of(rows, shard_N, names, where=where, options=options)
+    of_tars = splits_of_files(names, where) if splits is None else splits
+    of = labels_of(rows, shard_N, of_tars, where=where, options=options)
     labels = [
         None if label in UNLABELLED or split == PREDICT else label
         for label, split in zip(of.labels, of.splits, strict=True)

@@ -1,0 +1,237 @@
+"""Data elsewhere: tars, Parquet files, folders and lists of a web server and a hub, equal to the same on this disk."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from builders import picture
+from loupe.data.dataset import is_gone, open_dataset
+from loupe.data.hashing import content_hashes
+from loupe.data.pixels.decoding import EncodedImages
+from loupe.data.pixels.store import EncodedStore
+from loupe.data.remote.failures import RemoteError
+from loupe.data.sources.open import open_table
+from loupe.data.sources.read_options import ReadOptions
+from loupe.data.table import ImageTable
+from loupe.errors import ConfigError, DataError
+from remote_stores import COMMIT, ObjectServer, running
+
+CLASSES = ["cat", "dog"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "LOUPE_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", "1GB")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with running({}) as found:
+        monkeypatch.setenv("HF_ENDPOINT", found.url)
+        yield found
+
+
+def tar(first: int, count: int, labels=CLASSES) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for i in range(first, first + count):
+            for name, data in ((f"{i:03}.png", picture(i)), (f"{i:03}.cls", labels[i % 2].encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def parquet(first: int, count: int, *, names=CLASSES) -> bytes:
+    rows = [{"image": {"bytes": picture(i), "path": f"{i}.png"}, "label": i % 2} for i in range(first, first + count)]
+    features = {"label": {"names": names, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    table = pa.Table.from_pylist(
+        rows,
+        schema=pa.schema(
+            [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
+        ),
+    )
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=5)
+    return buffer.getvalue()
+
+
+def put(server: ObjectServer, folder: Path, files: dict[str, bytes], at: str = "/d/") -> None:
+    """Files at the server, and on this disk."""
+    for name, data in files.items():
+        server.files[at + name] = data
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def assert_equal(found: ImageTable, local: ImageTable) -> None:
+    assert found.classes == local.classes
+    assert found.labels.tolist() == local.labels.tolist()
+    assert found.splits == local.splits
+    assert content_hashes(found) == content_hashes(local)
+    assert [found.encoded(i) for i in range(len(found))] == [local.encoded(i) for i in range(len(local))]
+
+
+TARS = {"train-0.tar": tar(0, 6), "train-1.tar": tar(6, 4), "test-0.tar": tar(10, 4)}
+PARQUET = {"train-00000-of-00002.parquet": parquet(0, 12), "train-00001-of-00002.parquet": parquet(12, 5)}
+PARQUET["test-00000-of-00001.parquet"] = parquet(20, 4)
+
+
+@pytest.mark.parametrize("files", [TARS, PARQUET], ids=["tars", "parquet"])
+def test_shards_of_a_web_server_are_those_of_this_disk(server, tmp_path, files):
+    put(server, tmp_path / "d", files)
+    found, local = open_table(f"{server.url}/d/"), open_table(tmp_path / "d")
+    assert_equal(found, local)
+    assert found.name == "d"
+    assert [name.rpartition("/")[2] for name in found.paths] == [name.rpartition("/")[2] for name in local.paths]
+    assert found.shard_N is not None and local.shard_N is not None
+    assert found.shard_N.tolist() == local.shard_N.tolist()
+    assert found.elsewhere is not None
+    assert set(found.elsewhere.versions) == set(files)
+
+
+def test_shards_are_fetched_once_and_their_indices_are_kept(server, tmp_path):
+    put(server, tmp_path / "d", TARS)
+    open_table(f"{server.url}/d/")
+    first = len(server.asked)
+    server.asked.clear()
+    assert open_table(f"{server.url}/d/").encoded(0) == picture(10)
+    assert len(server.asked) <= first - len(TARS)  # the listing alone
+
+
+def test_a_range_of_tars_and_class_names_beside_them(server, tmp_path):
+    numbered = {f"p-{k}.tar": tar(4 * k, 4, ("0", "1")) for k in range(3)}
+    put(server, tmp_path / "d", {**numbered, "classes.txt": b"cat\ndog"})
+    found = open_table(f"{server.url}/d/p-{{0..1}}.tar")
+    assert (found.name, len(found), found.classes) == ("p", 8, ("cat", "dog"))
+    with pytest.raises(RemoteError, match="p-3"):
+        open_table(f"{server.url}/d/p-{{0..4}}.tar")
+
+
+def test_a_set_larger_than_the_cache_is_read_through_it(server, tmp_path, cache, monkeypatch):
+    files = {f"p-{k}.tar": tar(4 * k, 4) for k in range(8)}
+    size = len(files["p-0.tar"])
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", f"{3 * size}B")
+    put(server, tmp_path / "d", files)
+    found, local = open_table(f"{server.url}/d/"), open_table(tmp_path / "d")
+    assert found.shards is not None and found.shards.exceed_cache
+    assert_equal(found, local)
+    store = EncodedStore(EncodedImages(found, 8, "crop", "bilinear"), 2)
+    rows = np.array([31, 0, 17, 5, 30, 12, 3, 22])
+    store.expect(rows)
+    assert store.read(rows)[:, 0, 0, 0].tolist() == rows.tolist()
+    assert sum(path.stat().st_size for path in (cache / "shards").glob("*.tar")) <= 3 * size
+
+
+def test_parquet_larger_than_the_cache_is_read_through_it(server, tmp_path, monkeypatch):
+    files = {f"train-{k}.parquet": parquet(8 * k, 8) for k in range(6)}
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", f"{4 * len(files['train-0.parquet'])}B")
+    put(server, tmp_path / "d", files)
+    found, local = open_table(f"{server.url}/d/"), open_table(tmp_path / "d")
+    assert found.shards is not None and found.shards.exceed_cache
+    assert_equal(found, local)
+
+
+README = b"""---
+configs:
+- config_name: small
+  data_files:
+  - split: train
+    path: a/part-0.parquet
+  - split: validation
+    path: a/part-1.parquet
+- config_name: big
+  data_files: b/*.parquet
+---
+"""
+
+
+def test_a_data_set_on_a_hub_has_the_splits_of_its_configuration_and_its_commit(server, tmp_path):
+    files = {"a/part-0.parquet": parquet(0, 6), "a/part-1.parquet": parquet(6, 4), "b/x.parquet": parquet(0, 3)}
+    put(server, tmp_path / "d", {**files, "README.md": README}, at="/me/pets/")
+    with pytest.raises(DataError, match="small"):
+        open_table("hf://datasets/me/pets")
+    with pytest.raises(DataError, match="no configuration"):
+        open_table("hf://datasets/me/pets#none")
+    dataset = open_dataset("hf://datasets/me/pets#small")
+    assert dataset.table.splits == ["train"] * 6 + ["val"] * 4
+    assert dataset.table.name == "pets"
+    assert dataset.source == f"hf://datasets/me/pets@{COMMIT}#small"
+    assert not is_gone(dataset.source)
+    assert_equal(open_dataset(dataset.source).table, dataset.table)
+    assert len(open_table("hf://datasets/me/pets@v1#big")) == 3
+    assert len(open_table("hf://datasets/me/pets/a/*-0.parquet")) == 6
+
+
+def test_class_folders_and_a_list_elsewhere_are_those_of_this_disk(server, tmp_path):
+    files = {f"{CLASSES[i % 2]}/{i}.png": picture(i) for i in range(6)}
+    put(server, tmp_path / "photos", files, at="/me/photos/")
+    found, local = open_table("hf://datasets/me/photos"), open_table(tmp_path / "photos")
+    assert_equal(found, local)
+    assert (found.name, found.paths) == ("photos", local.paths)
+    rows = "path,label\n" + "".join(f"{i}.png,{CLASSES[i % 2]}\n" for i in range(4))
+    put(server, tmp_path / "list", {**{f"{i}.png": picture(i) for i in range(4)}, "l.csv": rows.encode()}, at="/list/")
+    assert_equal(open_table(f"{server.url}/list/l.csv"), open_table(tmp_path / "list" / "l.csv"))
+
+
+def test_a_folder_larger_than_the_cache_is_refused_with_the_remedy(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", "10B")
+    put(server, tmp_path / "p", {f"{CLASSES[i % 2]}/{i}.png": picture(i) for i in range(4)}, at="/me/photos/")
+    with pytest.raises(ConfigError, match="LOUPE_SHARD_CACHE"):
+        open_table("hf://datasets/me/photos")
+
+
+def test_changed_added_and_removed_files_are_named(server, tmp_path):
+    put(server, tmp_path / "d", TARS)
+    before = open_table(f"{server.url}/d/").elsewhere
+    assert before is not None
+    before.check(before.versions)
+    server.files["/d/train-0.tar"] = tar(50, 2)
+    server.files["/d/train-9.tar"] = server.files.pop("/d/train-1.tar")
+    after = open_table(f"{server.url}/d/").elsewhere
+    assert after is not None
+    with pytest.raises(DataError, match=r"(?s)1 file changed \(train-0\.tar\).*removed \(train-1\.tar\).*added"):
+        after.check(before.versions)
+
+
+def test_an_image_of_a_shard_that_changes_while_it_is_read_is_refused(server, tmp_path, monkeypatch):
+    put(server, tmp_path / "d", {"a.tar": tar(0, 4), "b.tar": tar(4, 4)})
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", f"{len(tar(0, 4))}B")
+    table = open_table(f"{server.url}/d/")
+    for name in ("/d/a.tar", "/d/b.tar"):
+        server.files[name] = tar(90, 4)
+    with pytest.raises(RemoteError):
+        [table.encoded(i) for i in (0, 7, 0, 7)]
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "a/../../x.tar", "a\\..\\x.tar", "/x.tar"])
+def test_names_that_lead_out_of_their_folder_are_refused(monkeypatch, name):
+    from loupe.data.remote.store import RemoteObject
+
+    found = (RemoteObject("s3://bucket/d/ok.tar", 1, "1"), RemoteObject(f"s3://bucket/d/{name}", 1, "1"))
+    monkeypatch.setattr("loupe.data.sources.remote.listed", lambda address: found)
+    with pytest.raises(DataError, match="leads out"):
+        open_table("s3://bucket/d/")
+
+
+def test_what_cannot_be_read_from_elsewhere_says_so(server, tmp_path):
+    put(server, tmp_path / "d", {"a.zip": b"PK", "a.npz": b"PK"})
+    with pytest.raises(DataError, match=r"\.npz"):
+        open_table(f"{server.url}/d/")
+    with pytest.raises(RemoteError):
+        open_table(f"{server.url}/none/")
+    with pytest.raises(ConfigError):
+        open_table("ftp://host/a.tar")
+    with pytest.raises(DataError):
+        open_table(f"{server.url}/d/a.npz", ReadOptions({}))
