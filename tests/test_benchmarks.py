@@ -241,6 +241,15 @@ def test_cifar_ablation(started, toy_data, tmp_path):
 
 
 @pytest.mark.slow
+def test_shard_order(started, toy_data, tmp_path):
+    given = ("--images", 40, "--test-images", 10, "--shards", 4, "--windows", 1, "--seeds", 0, "--epochs", 1)
+    started("shard_order", toy_data, "--work", tmp_path, *given)
+    rows = json.loads((tmp_path / "shard_order.json").read_text())
+    assert [(row["order"], row["window"]) for row in rows] == [("shuffled", 1), ("sorted", 1), ("shuffled", 4)]
+    assert all(0 <= value <= 1 for row in rows for value in row["accuracies"])
+
+
+@pytest.mark.slow
 def test_engines(started, toy_data, capsys):
     started("engines", toy_data, "--images", 8, "--rounds", 1)
     assert "| PyTorch fp32 | " in capsys.readouterr().out

@@ -14,7 +14,7 @@ from loupe.data.shards import LocalShard, Shards
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import ConfigError
 from loupe.recipes import catalog
-from loupe.runs.order import epoch_order, shuffle_window
+from loupe.runs.order import epoch_order, shuffle_window, skew_of, warn_of_skewed_windows
 
 
 def images(tmp_path, *, cache_bytes: int | None, raw: bool = False) -> Images:
@@ -60,3 +60,16 @@ def test_orders_of_one_window_and_of_all_are_equal(tmp_path):
         np.concatenate(epoch_order(table, 100).windows(1, 4, rows_N)),
         np.concatenate(EpochOrder().windows(1, 4, rows_N)),
     )
+
+
+def test_windows_of_sorted_shards_are_told(tmp_path, caplog):
+    table = images(tmp_path, cache_bytes=None).table
+    labels = np.repeat(np.arange(4), 25)
+    for label, said in ((labels, True), (np.arange(100) % 4, False)):
+        rows = make_rows(n=100, path=[str(i) for i in range(100)], label=label)
+        sorted_by = replace(table, rows=rows, classes=("a", "b", "c", "d"))
+        caplog.clear()
+        warn_of_skewed_windows(epoch_order(sorted_by, 20), sorted_by, np.arange(100), 0)
+        assert ("sorted by class" in caplog.text) == said
+    assert skew_of([np.array([0, 0]), np.array([1, 1])], 2) == 0.5
+    assert skew_of([np.array([0, 1]), np.array([1, 0])], 2) == 0.0

@@ -1,6 +1,9 @@
 """Choice of the order of a training: a full shuffle, or one in windows of shards that lie elsewhere."""
 
+from collections.abc import Sequence
 from typing import Literal
+
+import numpy as np
 
 from loupe import ranks
 from loupe.augment.shard_order import EpochOrder
@@ -10,8 +13,10 @@ from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, counted
 from loupe.log import logger, size_text
 
-FEW_SHARDS = 16
-"""Shards in a window below which the price of the window was measured: results/shard_order.md."""
+SKEWED = 0.3
+"""Total variation distance between the classes of a window and those of the training images, from which it is told.
+
+results/shard_order.md has the accuracy that it costs."""
 
 
 def shuffle_window(images: Images, train: int) -> Literal["all"] | int:
@@ -29,17 +34,11 @@ def _window(images: Images, train: int) -> Literal["all"] | int:
     assert shards.cache_bytes is not None
     window = max(1, train * (shards.cache_bytes // 2) // shards.total_bytes)
     held = max(1, len(shards.files) * (shards.cache_bytes // 2) // shards.total_bytes)
-    text = (
+    logger.info(
         f"The shards take {size_text(shards.total_bytes)}, above the cache of {size_text(shards.cache_bytes)}. They "
         f"are fetched in every epoch, and images are shuffled in windows of {window:,} (shuffle_window, about "
         f"{counted(held, 'shard')})."
     )
-    logger.info(text)
-    if held < FEW_SHARDS:
-        logger.warning(
-            f"A window has only about {counted(held, 'shard')}. If shards are sorted by class, accuracy suffers: "
-            "shuffle the images before they are written into shards, write smaller ones, or allow a larger cache."
-        )
     return window
 
 
@@ -57,3 +56,28 @@ def epoch_order(table: ImageTable, window: str | int) -> EpochOrder:
             "shuffle: --set shuffle_window=all"
         )
     return EpochOrder(table.shard_N, window)
+
+
+def warn_of_skewed_windows(order: EpochOrder, table: ImageTable, train_N: np.ndarray, seed: int) -> None:
+    """Warn where windows have other classes than the set, as with shards that are sorted by class.
+
+    Batches then follow one class for long, and the network forgets the others.
+    """
+    if order.window_images is None:
+        return
+    skew = skew_of([table.labels[rows_N] for rows_N in order.windows(seed, 0, train_N)], len(table.classes))
+    if skew > SKEWED:
+        logger.warning(
+            f"The images seem to be sorted by class: in a window of shards, {100 * skew:.0f} % of the images have "
+            "other classes than the training images as a whole. Accuracy will suffer (results/shard_order.md). "
+            "Shuffle the images before they are written into shards, or allow a larger cache with LOUPE_SHARD_CACHE."
+        )
+
+
+def skew_of(windows: Sequence[np.ndarray], classes: int) -> float:
+    """Mean total variation distance, over images, between the labels of their window and all labels: 0 to 1."""
+    counts_WK = np.array([np.bincount(labels, minlength=classes) for labels in windows], float)
+    size_W = counts_WK.sum(axis=1)
+    share_K = counts_WK.sum(axis=0) / size_W.sum()
+    distance_W = np.abs(counts_WK / size_W[:, None] - share_K).sum(axis=1) / 2
+    return float(np.average(distance_W, weights=size_W))

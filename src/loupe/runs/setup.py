@@ -17,7 +17,7 @@ from loupe.models.build import build
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, engine_name
 from loupe.models.whitening import whiten
-from loupe.runs.order import epoch_order, shuffle_window
+from loupe.runs.order import epoch_order, shuffle_window, warn_of_skewed_windows
 from loupe.training.precision import resolve, resolve_frozen
 
 
@@ -62,7 +62,8 @@ def set_up(
         by_channel = recipe.input.normalise == "channels"
         recipe = recipe.normalised(*pixel_statistics(images.store, split.train, by_channel=by_channel))
     recipe = recipe.shuffled_in(shuffle_window(images, len(split.train)))
-    epoch_order(images.table, recipe.shuffle_window)  # an error comes before the run has a directory
+    order = epoch_order(images.table, recipe.shuffle_window)  # its errors come before the run has a directory
+    warn_of_skewed_windows(order, images.table, split.train, recipe.seed)
     network = recipe.model if pretrained else without_weights(recipe.model)
     model = build(network, recipe.preprocessing, images.table.classes, recipe.seed).to(device)
     if pretrained and recipe.model.weights == "none":

@@ -97,7 +97,8 @@ class CloudStore:
                 remote.url, "s3", system, "_call_s3", "head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED",
                 seconds=seconds,
             )  # fmt: skip
-            found = RemoteObject(remote.url, info["ContentLength"], info.get("ETag"), _checksum_of_s3(info))
+            version = _unquoted(info.get("ETag"))  # as in the listing
+            found = RemoteObject(remote.url, info["ContentLength"], version, _checksum_of_s3(info))
         else:
             info = self._call(remote.url, address.scheme, system, "_info", path, refresh=True, seconds=seconds)
             found = _remote(address, address.path, info)
@@ -181,7 +182,11 @@ def _remote(address: Address, name: str, info: Mapping[str, Any]) -> RemoteObjec
         version = info.get("etag")
         digest = settings.get("content_md5")
         checksum = f"md5:{bytes(digest).hex()}" if digest else None
-    return RemoteObject(url, int(info["size"] or 0), f"{version}".strip('"') if version else None, checksum)
+    return RemoteObject(url, int(info["size"] or 0), _unquoted(version), checksum)
+
+
+def _unquoted(version: Any) -> str | None:
+    return f"{version}".strip('"') if version else None
 
 
 def _checksum_of_s3(info: Mapping[str, Any]) -> str | None:
