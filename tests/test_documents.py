@@ -32,7 +32,8 @@ MARKS = {"sh", "python", "console", "text"}
 # The packages without which these commands say what to install.
 EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab"}
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
-SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "transfer.md"}
+SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
+SLOW |= {"transfer.md"}
 IDS = [page.name for page in PAGES]
 
 

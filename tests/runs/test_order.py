@@ -14,7 +14,7 @@ from loupe.data.shards import LocalShard, Shards
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import ConfigError
 from loupe.recipes import catalog
-from loupe.runs.order import epoch_order, shuffle_window, skew_of, warn_of_skewed_windows
+from loupe.runs.order import epoch_order, shuffle_window, skew_of, skew_of_shuffled, warn_of_skewed_windows
 
 
 def images(tmp_path, *, cache_bytes: int | None, raw: bool = False) -> Images:
@@ -73,3 +73,9 @@ def test_windows_of_sorted_shards_are_told(tmp_path, caplog):
         assert ("sorted by class" in caplog.text) == said
     assert skew_of([np.array([0, 0]), np.array([1, 1])], 2) == 0.5
     assert skew_of([np.array([0, 1]), np.array([1, 0])], 2) == 0.0
+
+
+def test_the_skew_of_shuffled_images_is_that_of_their_number():
+    generator = np.random.default_rng(0)
+    windows = np.array_split(generator.choice(10, 54_000), 500)
+    assert skew_of(windows, 10) == pytest.approx(skew_of_shuffled(windows, 10), rel=0.05)

@@ -13,10 +13,11 @@ from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, counted
 from loupe.log import logger, size_text
 
-SKEWED = 0.3
-"""Total variation distance between the classes of a window and those of the training images, from which it is told.
+SKEWED = 0.1
+"""Total variation distance between the classes of a window and those of the training images that is told.
 
-results/shard_order.md has the accuracy that it costs."""
+Beyond that of shuffled images, which has its cause in the size of the window. results/shard_order.md has its cost.
+"""
 
 
 def shuffle_window(images: Images, train: int) -> Literal["all"] | int:
@@ -65,8 +66,9 @@ def warn_of_skewed_windows(order: EpochOrder, table: ImageTable, train_N: np.nda
     """
     if order.window_images is None:
         return
-    skew = skew_of([table.labels[rows_N] for rows_N in order.windows(seed, 0, train_N)], len(table.classes))
-    if skew > SKEWED:
+    windows = [table.labels[rows_N] for rows_N in order.windows(seed, 0, train_N)]
+    skew, shuffled = skew_of(windows, len(table.classes)), skew_of_shuffled(windows, len(table.classes))
+    if skew > shuffled + SKEWED:
         logger.warning(
             f"The images seem to be sorted by class: in a window of shards, {100 * skew:.0f} % of the images have "
             "other classes than the training images as a whole. Accuracy will suffer (results/shard_order.md). "
@@ -76,8 +78,24 @@ def warn_of_skewed_windows(order: EpochOrder, table: ImageTable, train_N: np.nda
 
 def skew_of(windows: Sequence[np.ndarray], classes: int) -> float:
     """Mean total variation distance, over images, between the labels of their window and all labels: 0 to 1."""
-    counts_WK = np.array([np.bincount(labels, minlength=classes) for labels in windows], float)
+    counts_WK = _counts(windows, classes)
     size_W = counts_WK.sum(axis=1)
     share_K = counts_WK.sum(axis=0) / size_W.sum()
     distance_W = np.abs(counts_WK / size_W[:, None] - share_K).sum(axis=1) / 2
     return float(np.average(distance_W, weights=size_W))
+
+
+def skew_of_shuffled(windows: Sequence[np.ndarray], classes: int) -> float:
+    """Expected `skew_of` windows of these sizes if the images were shuffled: the mean deviation of a binomial share.
+
+    The mean absolute deviation of a normal variable is sqrt(2 / pi) of its standard deviation.
+    """
+    counts_WK = _counts(windows, classes)
+    size_W = counts_WK.sum(axis=1)
+    share_K = counts_WK.sum(axis=0) / size_W.sum()
+    deviation_WK = np.sqrt(2 / np.pi * share_K * (1 - share_K) / size_W[:, None])
+    return float(np.average(deviation_WK.sum(axis=1) / 2, weights=size_W))
+
+
+def _counts(windows: Sequence[np.ndarray], classes: int) -> np.ndarray:
+    return np.array([np.bincount(labels, minlength=classes) for labels in windows], float)
