@@ -32,7 +32,7 @@ def test_auto_is_a_full_shuffle_unless_shards_are_fetched_in_every_epoch(tmp_pat
     assert shuffle_window(images(tmp_path, cache_bytes=None), 80) == "all"
     assert shuffle_window(images(tmp_path, cache_bytes=20_000), 80) == "all"
     assert shuffle_window(images(tmp_path, cache_bytes=19_999, raw=True), 80) == "all"
-    assert shuffle_window(images(tmp_path, cache_bytes=10_000), 80) == 20
+    assert shuffle_window(images(tmp_path, cache_bytes=10_000), 80) == 13
     assert shuffle_window(images(tmp_path, cache_bytes=1), 80) == 1
 
 

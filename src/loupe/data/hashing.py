@@ -72,6 +72,8 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None, verify: bool
 
 def _read(table: ImageTable) -> list[str | None]:
     """Digests of images in shards, each read anew; None for one that cannot be read."""
+    if table.shards is not None:
+        table.shards.expect(range(len(table)))
 
     def hash_range(part: range) -> list[str | None]:
         return [_hash_of_image(table, i) for i in part]

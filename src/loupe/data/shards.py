@@ -7,9 +7,10 @@ read, so the order of reading decides how often it is fetched (`augment.shard_or
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -20,6 +21,7 @@ from loupe.data.file_state import State
 from loupe.errors import DataError
 
 SETTLED_NS = 2_000_000_000  # since the last change of a file: a later one cannot keep its times
+MOST_PARTS = 8  # images of a shard that are fetched one by one, before it is fetched as a whole
 FEW = 4  # shards that are fetched for a sample of images
 MOST_OPEN = 128  # shards that are open at a time, below the usual limit of 256 files (macOS)
 
@@ -42,6 +44,13 @@ class ShardFile(Protocol):
     @property
     def is_settled(self) -> bool:
         """True if other content would have another `key`, so that what was read of it may be kept."""
+
+    def read_part(self, start: int, stop: int) -> bytes | None:
+        """Bytes of a range without opening the file; None where that takes as long as to open it.
+
+        Raises:
+            LoupeError: they cannot be read, or the content is no longer that of `key`.
+        """
 
     def open(self) -> BinaryIO:
         """Open the file, which is fetched before where it lies elsewhere.
@@ -91,6 +100,10 @@ class LocalShard:
     def is_settled(self) -> bool:
         return time.time_ns() - self.state.last_change_ns > SETTLED_NS
 
+    def read_part(self, start: int, stop: int) -> bytes | None:
+        """None: the file is here."""
+        return None
+
     def open(self) -> BinaryIO:
         """Open the file.
 
@@ -114,6 +127,18 @@ class OpenShards:
         self._changed = threading.Condition()
         self._open: OrderedDict[int, tuple[BinaryIO, threading.Lock]] = OrderedDict()
         self._opening: set[int] = set()
+        self._parts: Counter[int] = Counter()  # ranges that were read of shards that nobody expects
+        self.expected: set[int] = set()
+
+    def part(self, shard: int, start: int, size: int) -> bytes | None:
+        """Range of a shard that is not open and not expected to be read as a whole; None for any other shard."""
+        with self._changed:
+            if shard in self._open or shard in self._opening or shard in self.expected:
+                return None
+            self._parts[shard] += 1
+            if self._parts[shard] > MOST_PARTS:
+                return None
+        return self._files[shard].read_part(start, start + size)
 
     def read(self, shard: int, start: int, size: int) -> bytes:
         """Read a range of bytes; fewer where the file ends before."""
@@ -220,6 +245,11 @@ class Shards:
             OSError: it cannot be read.
         """
         shard, start, size = int(self.shard_N[i]), int(self.start_N[i]), int(self.size_N[i])
+        part = self.opened.part(shard, start, size) if self.exceed_cache else None
+        if part is not None:
+            if sha256(part).digest() != self.digest_N[i].tobytes():
+                raise DataError(f"{self.files[shard].name}: it has changed while it was read. Start again.")
+            return part
         data = self.opened.read(shard, start, size)
         if len(data) < size:
             raise OSError(f"{self.files[shard].name} ends before its last byte")
@@ -230,6 +260,7 @@ class Shards:
         if self.read_ahead is None:
             return
         shard_S, first_S = np.unique(self.shard_N[np.asarray(rows, np.int64)], return_index=True)
+        self.opened.expected = set(shard_S.tolist())
         self.read_ahead([self.files[shard] for shard in shard_S[np.argsort(first_S)].tolist()])
 
     def sample(self, rows: Sequence[int] | NDArray[np.int64], most: int) -> NDArray[np.int64]:

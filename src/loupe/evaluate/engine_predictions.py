@@ -9,7 +9,7 @@ import numpy as np
 from loupe.data.pixels.prepare import Images
 from loupe.data.pixels.read_ahead import ahead
 from loupe.data.pixels.shared_stream import Round
-from loupe.data.pixels.store import RawStore
+from loupe.data.pixels.store import EncodedStore, RawStore
 from loupe.evaluate.predictions import Predictions
 from loupe.evaluate.shared_batches import SharedBatches
 from loupe.models.pixel_engine import PixelEngine
@@ -43,6 +43,8 @@ def predict_rows(
     batches = SharedBatches(row_N, engine.batch_images, ranks)
 
     def compute() -> np.ndarray:
+        if isinstance(images.store, EncodedStore) and batches.mine:
+            images.store.expect(np.concatenate([*batches.mine]))
         read = (images.store.read(row_B) for row_B in batches.mine)
         made = []
         for number, logits_BK in enumerate(engine.run(read if isinstance(images.store, RawStore) else ahead(read))):

@@ -13,6 +13,7 @@ from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, counted
 from loupe.log import logger, size_text
 
+WINDOW_PART = 3  # of the cache that holds a window
 SKEWED = 0.1
 """Total variation distance between the classes of a window and those of the training images that is told.
 
@@ -21,7 +22,9 @@ Beyond that of shuffled images, which has its cause in the size of the window. r
 
 
 def shuffle_window(images: Images, train: int) -> Literal["all"] | int:
-    """Window that `auto` means: all images, or as many as half of the cache holds while it gets the next window.
+    """Window that `auto` means: all images, or as many as a third of the cache holds.
+
+    The other parts are for the next window, and for windows that are larger than others by a shard.
 
     Decided by rank 0, once for a run, because it depends on the cache and the memory of a machine.
     """
@@ -33,8 +36,8 @@ def _window(images: Images, train: int) -> Literal["all"] | int:
     if shards is None or not shards.exceed_cache or isinstance(images.store, RawStore):
         return "all"
     assert shards.cache_bytes is not None
-    window = max(1, train * (shards.cache_bytes // 2) // shards.total_bytes)
-    held = max(1, len(shards.files) * (shards.cache_bytes // 2) // shards.total_bytes)
+    window = max(1, train * (shards.cache_bytes // WINDOW_PART) // shards.total_bytes)
+    held = max(1, len(shards.files) * (shards.cache_bytes // WINDOW_PART) // shards.total_bytes)
     logger.info(
         f"The shards take {size_text(shards.total_bytes)}, above the cache of {size_text(shards.cache_bytes)}. They "
         f"are fetched in every epoch, and images are shuffled in windows of {window:,} (shuffle_window, about "

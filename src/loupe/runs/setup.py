@@ -9,7 +9,7 @@ from loupe.config.network import without_weights
 from loupe.config.recipe import Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.batches import BatchLoader
-from loupe.data.pixels.prepare import Images, pixel_statistics
+from loupe.data.pixels.prepare import Images, keep_pixels, pixel_statistics
 from loupe.data.splits.split import Split
 from loupe.devices import Compute, threads_reason
 from loupe.log import logger
@@ -64,6 +64,7 @@ def set_up(
     recipe = recipe.shuffled_in(shuffle_window(images, len(split.train)))
     order = epoch_order(images.table, recipe.shuffle_window)  # its errors come before the run has a directory
     warn_of_skewed_windows(order, images.table, split.train, recipe.seed)
+    images = keep_pixels(images, split.val)  # which are read after each epoch
     network = recipe.model if pretrained else without_weights(recipe.model)
     model = build(network, recipe.preprocessing, images.table.classes, recipe.seed).to(device)
     if pretrained and recipe.model.weights == "none":

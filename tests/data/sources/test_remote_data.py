@@ -143,6 +143,31 @@ def test_parquet_larger_than_the_cache_is_read_through_it(server, tmp_path, monk
     assert_equal(found, local)
 
 
+def test_single_images_of_a_set_larger_than_the_cache_are_fetched_alone(server, tmp_path, monkeypatch):
+    files = {f"p-{k}.tar": tar(20 * k, 20) for k in range(4)}
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", f"{2 * len(files['p-0.tar'])}B")
+    put(server, tmp_path / "d", files)
+    table = open_table(f"{server.url}/d/")
+    server.asked.clear()
+    assert [table.encoded(i) for i in (0, 79, 41)] == [picture(i) for i in (0, 79, 41)]
+    assert len(server.asked) == 3 and all(asked for _, _, asked in server.asked)
+    server.files["/d/p-1.tar"] = bytes(len(files["p-1.tar"]))
+    with pytest.raises(DataError):
+        table.encoded(30)
+
+
+def test_images_that_are_kept_are_not_fetched_again(server, tmp_path, monkeypatch):
+    files = {f"p-{k}.tar": tar(4 * k, 4) for k in range(4)}
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", f"{2 * len(files['p-0.tar'])}B")
+    put(server, tmp_path / "d", files)
+    store = EncodedStore(EncodedImages(open_table(f"{server.url}/d/"), 8, "crop", "bilinear"), 2)
+    kept = store.keeping(np.array([3, 9, 14]))
+    server.files.clear()
+    assert kept.read(np.array([14, 3, 9, 3]))[:, 0, 0, 0].tolist() == [14, 3, 9, 3]
+    with pytest.raises(DataError):
+        kept.read(np.array([0, 3]))
+
+
 README = b"""---
 configs:
 - config_name: small

@@ -284,6 +284,7 @@ def test_pixels_are_decoded_from_the_tar_where_they_do_not_fit(tmp_path):
     rows = np.array([5, 0, 3])
     np.testing.assert_array_equal(decoded.read(rows), kept.read(rows))
     assert decoded.read(rows)[:, 0, 0, 0].tolist() == [5, 0, 3]
+    np.testing.assert_array_equal(decoded.keeping(np.array([0, 4])).read(rows), kept.read(rows))
 
 
 def test_an_index_is_kept_and_a_changed_tar_is_read_again(tmp_path, cache, monkeypatch):

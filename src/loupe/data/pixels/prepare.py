@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +72,19 @@ def load_images(
     logger.warning(f"{counted(dropped, 'damaged image')} left out.")
     table, content = table.select(kept), tuple(content[i] for i in kept)
     return Images(table, content, opened(encoded(table, preprocessing), content), damaged=dropped)
+
+
+def keep_pixels(images: Images, rows_N: np.ndarray) -> Images:
+    """Images of which some keep their pixels, where their shards would be fetched whenever they are read.
+
+    The images are the same; nothing is kept where it would take more than a quarter of the free memory.
+    """
+    store, shards = images.store, images.table.shards
+    if shards is None or not shards.exceed_cache or not isinstance(store, EncodedStore) or not len(rows_N):
+        return images
+    if len(rows_N) * store.images.image_bytes > default_budget() // 2:
+        return images
+    return replace(images, store=store.keeping(rows_N))
 
 
 def encoded(table: ImageTable, preprocessing: Preprocessing) -> EncodedImages:

@@ -6,7 +6,7 @@ Decoded pixels are kept in memory for a small data set, else in a memory-mapped 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,7 @@ __all__ = ["DamagedImages", "EncodedStore", "PixelStore", "RawStore", "default_b
 
 Indices = npt.NDArray[np.int64]
 
+KEPT_AT_ONCE = 512  # images
 SMALL_BYTES = 4 * 2**20
 """Data sets below this are decoded every time, in a fraction of a second, and not cached."""
 
@@ -59,10 +60,17 @@ class RawStore:
 
 @dataclass(frozen=True)
 class EncodedStore:
-    """Store of image files, decoded by a thread pool on every read; a damaged image raises its ImageError."""
+    """Store of image files, decoded by a thread pool on every read; a damaged image raises its ImageError.
+
+    Attributes:
+        kept: pixels of some images, which are not decoded again.
+        place_N: place of each image among the kept ones, -1 for others.
+    """
 
     images: EncodedImages
     workers: int
+    kept: UInt8Array | None = None
+    place_N: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.images.table)
@@ -70,17 +78,33 @@ class EncodedStore:
     def expect(self, rows: Indices) -> None:
         """Fetch what lies elsewhere of images that will be read, in their order."""
         if self.images.table.shards is not None:
-            self.images.table.shards.expect(rows)
+            self.images.table.shards.expect(rows if self.place_N is None else rows[self.place_N[rows] < 0])
+
+    def keeping(self, rows: Indices) -> "EncodedStore":
+        """Store that keeps the pixels of these images, decoded now."""
+        place_N = np.full(len(self), -1, np.int64)
+        place_N[rows] = np.arange(len(rows))
+        kept = np.empty((len(rows), *self.images.shape), np.uint8)
+        self.expect(rows)
+        for start in range(0, len(rows), KEPT_AT_ONCE):
+            chosen = rows[start : start + KEPT_AT_ONCE]
+            kept[start : start + len(chosen)] = self.read(chosen)
+        return replace(self, kept=kept, place_N=place_N)
 
     def read(self, indices: Indices) -> UInt8Array:
         chosen = _checked(indices, len(self))
         pixels = np.empty((len(chosen), *self.images.shape), dtype=np.uint8)
+        missing = np.arange(len(chosen))
+        if self.kept is not None and self.place_N is not None:
+            place_B = self.place_N[chosen]
+            pixels[place_B >= 0] = self.kept[place_B[place_B >= 0]]
+            missing = np.flatnonzero(place_B < 0)
 
         def fill(positions: Indices) -> None:
             for position in positions:
                 pixels[position] = self.images.pixels(int(chosen[position]))
 
-        slices = np.array_split(np.arange(len(chosen)), min(2 * self.workers, len(chosen)) or 1)
+        slices = np.array_split(missing, min(2 * self.workers, len(missing)) or 1)
         list(self._pool.map(fill, slices))
         return pixels
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loupe.cache import cache_folder
+from loupe.data.remote.objects import read_range
 from loupe.data.remote.shard_cache import ShardCache, shard_key
 from loupe.data.remote.store import RemoteObject
 from loupe.data.shards import ShardFile
@@ -45,6 +46,14 @@ class RemoteShard:
     @property
     def is_settled(self) -> bool:
         return self.remote.version is not None
+
+    def read_part(self, start: int, stop: int) -> bytes | None:
+        """Bytes of a range, by a request of their own.
+
+        Raises:
+            RemoteError: they cannot be read, or the shard has changed.
+        """
+        return read_range(self.remote, start, stop)
 
     def open(self) -> BinaryIO:
         """Open the shard, which is fetched if the cache does not have it.
@@ -98,6 +107,10 @@ class ParquetImages:
     def is_settled(self) -> bool:
         return self.shard.is_settled
 
+    def read_part(self, start: int, stop: int) -> bytes | None:
+        """None: the images are compressed together."""
+        return None
+
     def open(self) -> BinaryIO:
         """Unpack the images.
 
@@ -106,7 +119,7 @@ class ParquetImages:
             DataError: it is damaged.
             DiskError, OSError: the cache cannot be written.
         """
-        folder = cache_folder() / "shards"
+        folder = cache_folder() / "rows"  # the folder of shards counts every file in it
         folder.mkdir(parents=True, exist_ok=True)
         unpacked = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
         try:
