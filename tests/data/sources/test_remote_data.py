@@ -240,13 +240,13 @@ def test_an_image_of_a_shard_that_changes_while_it_is_read_is_refused(server, tm
         [table.encoded(i) for i in (0, 7, 0, 7)]
 
 
-@pytest.mark.parametrize("name", ["../x.tar", "a/../../x.tar", "a\\..\\x.tar", "/x.tar"])
+@pytest.mark.parametrize("name", ["../x.tar", "a/../../x.tar", "/x.tar", "./x.tar"])
 def test_names_that_lead_out_of_their_folder_are_refused(monkeypatch, name):
     from loupe.data.remote.store import RemoteObject
 
     found = (RemoteObject("s3://bucket/d/ok.tar", 1, "1"), RemoteObject(f"s3://bucket/d/{name}", 1, "1"))
     monkeypatch.setattr("loupe.data.sources.remote.listed", lambda address: found)
-    with pytest.raises(DataError, match="leads out"):
+    with pytest.raises(DataError, match="no path inside"):
         open_table("s3://bucket/d/")
 
 

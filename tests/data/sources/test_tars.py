@@ -261,6 +261,19 @@ def test_a_header_that_claims_gigabytes_is_refused_without_reading_them(tmp_path
         open_table(tmp_path / "a.tar")
 
 
+def test_a_size_that_leads_back_and_headers_without_end_are_refused(tmp_path):
+    info = tarfile.TarInfo("a.png")
+    info.size = -1024
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(DataError, match="damaged"):
+        open_table(tmp_path / "a.tar")
+    long = tarfile.TarInfo("x")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 2
+    (tmp_path / "b.tar").write_bytes((long.tobuf() + b"x" + bytes(511)) * 2000 + bytes(1024))
+    with pytest.raises(DataError, match="damaged"):
+        open_table(tmp_path / "b.tar")
+
+
 def test_samples_without_an_image_are_counted_and_images_that_cannot_be_read_are_reported(tmp_path):
     members = [*classed(2), ("x.cls", "cat"), ("y.dcm", b"DICM"), ("y.cls", "cat")]
     table = open_table(tar(tmp_path / "a.tar", members))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from loupe.data.sources.parquet_columns import is_image
 from loupe.data.sources.remote_shards import column_batches, image_bytes
 from loupe.data.table import MAX_FILE_BYTES
+from loupe.errors import DataError
 from loupe.files import replacing
 
 _PLACE = pa.struct([("size", pa.int64()), ("sha256", pa.binary(32))])
@@ -30,8 +31,16 @@ def write_skeleton(source: Path, target: Path, name: str) -> None:
     """
     try:
         schema = pq.read_schema(source)
-    except (pa.ArrowException, OSError):
-        schema = pa.schema([])  # the error comes with the rows
+        _ = schema.names  # of which those that are not UTF-8 raise here
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: cannot be read as Parquet: {error}. Upload it again.") from None
+    try:
+        _write(source, schema, target, name)
+    except pa.ArrowException as error:
+        raise DataError(f"{name}: a type of its columns cannot be kept: {error}.") from None
+
+
+def _write(source: Path, schema: pa.Schema, target: Path, name: str) -> None:
     images = [field.name for field in schema if is_image(field.type)]
     places_schema = pa.schema([(image, _PLACE) for image in images])
     target.parent.mkdir(parents=True, exist_ok=True)

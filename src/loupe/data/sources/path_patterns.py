@@ -69,9 +69,12 @@ def root_of(files: list[Path]) -> Path:
 
 def name_of(pattern: str) -> str:
     """Name of the data set of a pattern: what leads its file names, as `photos` of `photos-{000..099}.tar`."""
-    last = Path(pattern).name
-    lead = last[: found.start()].strip("-_. ") if (found := _ANY.search(last)) else last
-    return text_name(lead or Path(os.path.abspath(pattern)).parent.name)  # noqa: PTH100
+    return text_name(lead_of(Path(pattern).name) or Path(os.path.abspath(pattern)).parent.name)  # noqa: PTH100
+
+
+def lead_of(last: str) -> str:
+    """Text before the first wildcard or brace of a name, without separators at its ends."""
+    return (last[: found.start()] if (found := _ANY.search(last)) else last).strip("-_. ")
 
 
 def _choices(found: re.Match[str], pattern: str) -> list[str]:

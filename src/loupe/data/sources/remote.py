@@ -4,6 +4,7 @@ An address is a folder, a file, a pattern or a range of an object store, of a we
 files are listed once in a command; their versions are recorded with a run.
 """
 
+import os
 import uuid
 import weakref
 from collections import Counter
@@ -34,7 +35,7 @@ from loupe.data.sources.mirror import mirrored
 from loupe.data.sources.parquet import open_parquet
 from loupe.data.sources.parquet_columns import holds_images, resolve_files
 from loupe.data.sources.parquet_skeleton import places_file, read_places, write_skeleton
-from loupe.data.sources.path_patterns import name_of
+from loupe.data.sources.path_patterns import is_pattern, lead_of
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.remote_shards import ParquetImages, RemoteShard, read_ahead
 from loupe.data.sources.rows import CSV_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES
@@ -75,7 +76,13 @@ class _Listing:
 
     @property
     def name(self) -> str:
-        return name_of(self.address.path.rstrip("/") or self.address.root) or self.address.root
+        """Name of the data set: that of the folder or the file, or what leads the names of a pattern."""
+        path = PurePosixPath(self.address.path.rstrip("/"))
+        if not path.name:
+            return self.address.root.rpartition("/")[2].replace(":", "-")
+        if is_pattern(path.name):
+            return lead_of(path.name) or path.parent.name or self.address.root.rpartition("/")[2].replace(":", "-")
+        return path.stem if path.suffix in {".tar", *PARQUET_SUFFIXES, *LIST_SUFFIXES} else path.name
 
     def of(self, *suffixes: str) -> dict[str, RemoteObject]:
         return {name: remote for name, remote in self.files.items() if _suffix(name) in suffixes}
@@ -138,7 +145,7 @@ def _listed(text: str) -> _Listing:
     for remote in found:
         name = Address.of(remote.url).path.removeprefix(folder)
         if not _is_safe(name):
-            raise DataError(f"{address.shown}: the name {name!r} leads out of its folder. Rename it.")
+            raise DataError(f"{address.shown}: the name {name!r} is no path inside a folder. Rename it.")
         files[name] = remote
     base = address.url[: address.url.index(path)] + folder if path else address.url.rstrip("/") + "/"
     listing = _Listing(address, base, files, {})
@@ -283,9 +290,9 @@ def _suffix(name: str) -> str:
 
 
 def _is_safe(name: str) -> bool:
-    """True for a relative name that cannot lead out of a folder on any system."""
-    parts = name.split("/")
-    return not any(part in {"", ".", ".."} or any(c in part for c in "\\:\0") for part in parts)
+    """True for a relative name that cannot lead out of a folder of this disk."""
+    foreign = "\\:\0" if os.name == "nt" else "\0"
+    return not any(part in {"", ".", ".."} or any(c in part for c in foreign) for part in name.split("/"))
 
 
 def _key(files: Mapping[str, RemoteObject]) -> str:

@@ -66,7 +66,7 @@ def samples(file: BinaryIO, name: str, skipped: Skipped) -> Iterator[Sample]:
         OSError: it cannot be read.
     """
     sample: Sample | None = None
-    for member in _members(file, name):
+    for member in members(file, name):
         found = _NAME.fullmatch(member.name)
         if not member.isreg() or member.issparse():
             if not member.isdir():
@@ -110,8 +110,13 @@ def _add(sample: Sample, extension: str, member: tarfile.TarInfo, file: BinaryIO
             raise DataError(f"{name}: {where} is not UTF-8. Write it as UTF-8.") from None
 
 
-def _members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
-    """Headers of a tar up to its end mark, without which it is truncated."""
+def members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
+    """Headers of a tar up to its end mark, without which it is truncated.
+
+    Raises:
+        DataError: it is compressed, damaged or truncated.
+        OSError: it cannot be read.
+    """
     head = file.read(6)
     file.seek(0)
     if packed := next((kind for mark, kind in _PACKED.items() if head.startswith(mark)), None):
@@ -119,13 +124,18 @@ def _members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
             f"{name}: it is compressed ({packed}), so that no image in it can be read alone. Images are compressed "
             "already: unpack it to a plain .tar, and give that."
         )
-    headers = _Headers(file)
+    headers, place = _Headers(file), -1
     try:
         with _Archive(fileobj=headers, mode="r") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # which would keep all of them
+                if member.size < 0 or member.offset <= place:  # a size that leads back, in a loop without an end
+                    raise tarfile.ReadError(f"a member of {member.size:,} bytes at byte {member.offset:,}")
+                place = member.offset
                 yield member
             end = archive.offset
+    except RecursionError:
+        raise _damaged(name, "more headers of one member than any writer makes") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise _damaged(name, str(error)) from None
     file.seek(end)

@@ -6,7 +6,6 @@ a field, else of the names of the tars.
 """
 
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,11 +18,12 @@ from loupe.data.class_names import are_numbers, form_notes, index_of, same_form,
 from loupe.data.shards import LocalShard, ReadAhead, ShardFile, Shards
 from loupe.data.source_use import uses_of_splits
 from loupe.data.sources.archives import FILES as CIFAR_FILES
+from loupe.data.sources.archives import MOST_OTHER_FILES as MOST_OTHERS
 from loupe.data.sources.class_files import MOST_BYTES, NameReader, class_names, named
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.tar_index import TarIndex, indices
 from loupe.data.sources.tar_labels import labels_of
-from loupe.data.sources.tar_members import kinds_of
+from loupe.data.sources.tar_members import kinds_of, members
 from loupe.data.splits.words import PREDICT, splits_of_files
 from loupe.data.table import ImageTable, describe, make_rows, text_name
 from loupe.data.unread import grouped
@@ -38,9 +38,9 @@ def is_cifar(path: Path) -> bool:
         with path.open("rb") as file:
             if file.read(2) == b"\x1f\x8b":
                 return True
-        with tarfile.open(path, "r:") as archive:
-            return any(member.name.rpartition("/")[2] in CIFAR_FILES for member in islice(archive, 20))
-    except (tarfile.TarError, OSError, EOFError, ValueError):
+            file.seek(0)
+            return any(m.name.rpartition("/")[2] in CIFAR_FILES for m in islice(members(file, str(path)), MOST_OTHERS))
+    except (DataError, OSError):
         return False
 
 
