@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import random
 import re
 import socket
@@ -252,6 +253,23 @@ def running(files: Mapping[str, bytes] | None = None, *, seed: int = 0) -> Itera
             server.closing.set()
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Address of moto's S3 server in a thread, ended with the block."""
+    from moto.moto_api._internal import moto_api_backend
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+        moto_api_backend.reset()
 
 
 class FakeClock:

@@ -24,6 +24,7 @@ import loupe
 import web_pages
 from loupe.export import web_gate
 from loupe.models.timm.networks import create_network
+from loupe.offline import VARIABLES
 from simulated_gpu import simulated_gpu
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -148,6 +149,16 @@ def test_cache_checksums(started, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     started("cache_checksums", "--images", 70, "--side", 8, "--repeats", 1)
     assert "warm: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_remote(started, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    started("remote", "--shards", 3, "--megabytes", 0.05, "--latency-ms", 1, "--repeats", 1, "--json", "remote.json")
+    found = json.loads(Path("remote.json").read_text(encoding="utf-8"))
+    assert found["decoded"]["remote"] > 0 and len(found["read"]["ratios"]) == 1
 
 
 @pytest.mark.slow

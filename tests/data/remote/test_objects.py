@@ -1,9 +1,13 @@
 """Reading of remote files from a web server that misbehaves: the right bytes or one clear error."""
 
+import base64
+import datetime
 import os
 import pickle
 import random
 import socket
+import ssl
+import sys
 from hashlib import md5, sha256
 
 import pytest
@@ -50,8 +54,6 @@ def remote(server, policy):
 
 
 def base64_digest(hasher):
-    import base64
-
     return base64.b64encode(hasher.digest()).decode()
 
 
@@ -208,12 +210,43 @@ def test_hosts_that_are_unknown_or_refuse_connections(policy, clock):
 
 
 def test_encryption_that_is_none_and_a_server_that_stays_silent(server, policy, clock):
-    quick = RetryPolicy(attempts=2, silence_seconds=0.05, clock=clock.time, sleep=clock.sleep)
+    quick = RetryPolicy(attempts=2, silence_seconds=0.15, clock=clock.time, sleep=clock.sleep)
     with pytest.raises(RemoteError):
         listed(Address.of(server.url.replace("http", "https") + "/d/b.tar"), quick)
     [found] = listed(Address.of(f"{server.url}/d/b.tar"), policy)
     server.script.extend(["silent", "stalls", ""])
-    assert read(found, RetryPolicy(silence_seconds=0.05, clock=clock.time, sleep=clock.sleep)) == DATA
+    assert read(found, RetryPolicy(silence_seconds=0.15, clock=clock.time, sleep=clock.sleep)) == DATA
+
+
+def test_a_certificate_that_nobody_signed_is_refused_at_once(policy, clock, tmp_path):
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 7, now, now + datetime.timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "both.pem").write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    with running(FILES) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        with pytest.raises(RemoteError, match="certificate") as error:
+            listed(Address.of(server.url.replace("http", "https") + "/d/b.tar"), policy)
+    assert clock.pauses == [] and error.value.attempts == 0
+
+
+def test_addresses_are_quoted_where_they_are_not(server, policy):
+    server.files["/d/ä b.tar"] = b"quoted"
+    for name in ("ä b.tar", "%C3%A4%20b.tar"):
+        [found] = listed(Address.of(f"{server.url}/d/{name}"), policy)
+        assert read(found, policy) == b"quoted"
+    assert len(listed(Address.of(f"{server.url}/d/ä *.tar"), policy)) == 1
 
 
 def test_a_trickle_ends_when_the_time_is_over(server, remote, policy):
@@ -320,8 +353,6 @@ def test_the_token_of_a_hub_is_sent_and_never_shown(hub, policy, monkeypatch):
 
 
 def test_a_file_system_without_its_package_is_refused_with_the_command_that_installs_it(policy, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ConfigError, match=r"loupe-vision\[cloud\]"):
         listed(Address.of("gs://bucket/x"), policy)

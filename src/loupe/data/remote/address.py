@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from loupe.data.remote.redaction import redacted
 from loupe.errors import ConfigError
@@ -22,6 +22,7 @@ _HUB = re.compile(
     r"datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:convert|pr)/[\w.-]+|[^/]+))?(?:/(?P<path>.*))?"
 )
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_SAFE = "/%:@!$&'()*+,;=~[]{}?-._"  # of paths and queries; the rest is quoted, but for what is quoted already
 MOST_EXPANDED = 1_000_000
 
 
@@ -78,7 +79,7 @@ class Address:
 
     @classmethod
     def _of_hub(cls, text: str, start: int) -> "Address":
-        found = _HUB.fullmatch(text[start:].rstrip("/") if text.count("/") < 6 else text[start:])
+        found = _HUB.fullmatch(text[start:])
         if not found:
             raise _wrong(text, "hf", "expected datasets/OWNER/NAME, then @REVISION and a path where wanted")
         revision = unquote(found["revision"]) if found["revision"] else None
@@ -95,8 +96,9 @@ class Address:
             raise _wrong(text, scheme, str(error)) from None
         if not host:
             raise _wrong(text, scheme, "the host is missing")
-        url = parts._replace(scheme=scheme, fragment="").geturl()
-        return cls(scheme, parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), redacted(url), url)
+        path, query = (quote(part, safe=_SAFE) for part in (parts.path, parts.query))
+        url = parts._replace(scheme=scheme, path=path, query=query, fragment="").geturl()
+        return cls(scheme, parts.netloc.rpartition("@")[2], path.lstrip("/"), redacted(url), url)
 
     @classmethod
     def _of_bucket(cls, text: str, scheme: str, given: str, start: int) -> "Address":

@@ -20,7 +20,7 @@ from loupe.data.remote.web_transport import CREDENTIALS, causes, network_error
 from loupe.errors import ConfigError
 
 RANGE_BYTES = 16 << 20
-LISTING_SECONDS = 600.0  # for a folder of many pages
+LISTING_SECONDS = 300.0  # for a folder of many pages
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 # Names of exceptions of the libraries of the stores, which are not imported here.
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
@@ -164,7 +164,10 @@ def _file_system(scheme: str, root: str, protocol: str, policy: RetryPolicy) -> 
         options["config_kwargs"] = {**conf.get("s3", {}).get("config_kwargs", {}), **limits}
     elif scheme == "gs":
         options["requests_timeout"] = policy.silence_seconds
-    elif "@" in root:  # abfs://container@account.dfs.core.windows.net
+    else:
+        options["connection_timeout"] = round(policy.connect_seconds)
+        options["read_timeout"] = round(policy.silence_seconds)
+    if scheme == "az" and "@" in root:  # abfs://container@account.dfs.core.windows.net
         options["account_name"] = root.partition("@")[2].partition(".")[0]
     return fsspec.filesystem(protocol, **options)
 

@@ -107,6 +107,8 @@ class Web:
                 total = error.headers.get("Content-Range", "").rpartition("/")[2]
                 raise RangeError(int(total) if total.isdecimal() else None, error.headers) from None
             raise status_error(error.code, error.headers, shown) from None
+        except (http.client.InvalidURL, UnicodeError) as error:
+            raise RemoteError(shown, f"no address of a web server: {redacted_text(f'{error}')}", "Check it.") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise network_error(error, shown) from None
         with answer:
@@ -145,9 +147,10 @@ def network_error(error: BaseException, shown: str, host: str | None = None) -> 
     chain = list(causes(error))
     for each in chain:
         if isinstance(each, ssl.SSLCertVerificationError):
+            reason = getattr(each, "verify_message", None) or "it was not verified"
             return RemoteError(
                 shown,
-                f"the TLS certificate of {host} is not valid ({each.verify_message})",
+                f"the TLS certificate of {host} is not valid ({reason})",
                 "Check the address and the clock. SSL_CERT_FILE names the certificates of a private authority.",
             )
         if isinstance(each, socket.gaierror):
