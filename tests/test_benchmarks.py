@@ -399,6 +399,22 @@ def test_every_benchmark_has_a_test_of_its_own():
     assert tested | by_name | {"peers/litserve_server", "peers/bentoml_server"} == set(SCRIPTS)
 
 
+def test_bulk(started, toy_run, toy_data, capsys):
+    photos = toy_data / "cats_vs_dogs" / "test" / "cat"
+    started("bulk", toy_run, photos, "--rounds", "1", "--device", "cpu")
+    found = last_row(capsys.readouterr().out)
+    assert found["images"] == 6 and found["bulk / bound"] == found["bulk"] / min(found["decoding"], found["engine"])
+
+
+@pytest.mark.slow
+def test_the_memory_of_bulk(started, toy_run, toy_data, capsys):
+    photos = toy_data / "cats_vs_dogs" / "test" / "cat"
+    started("bulk", toy_run, photos, "--memory", "3", "9", "--device", "cpu")
+    assert last_row(capsys.readouterr().out)["MiB with 9 images"] > 0
+    started("bulk", toy_run, photos, "--listing", "200")
+    assert last_row(capsys.readouterr().out)["MiB with 200 rows"] > 0
+
+
 @pytest.mark.slow
 def test_prediction_is_measured_beside_decoding_and_the_network(started, toy_run, toy_data, capsys):
     before = ("--before", BENCHMARKS.parent / "src", toy_run)

@@ -33,7 +33,7 @@ MARKS = {"sh", "python", "console", "text"}
 EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab"}
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
 SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
-SLOW |= {"transfer.md"}
+SLOW |= {"predict.md", "transfer.md"}
 IDS = [page.name for page in PAGES]
 
 

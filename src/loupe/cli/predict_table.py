@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from loupe import ranks
 from loupe.bulk.models import bulk_model
 from loupe.bulk.opening import source_of
 from loupe.bulk.output import Output
@@ -11,7 +12,7 @@ from loupe.bulk.predict import BulkResult, predict_bulk
 from loupe.cli import tables
 from loupe.cli.options import print_json
 from loupe.data.sources.read_options import ReadOptions
-from loupe.errors import counted, memory_remedy
+from loupe.errors import ConfigError, counted, memory_remedy
 from loupe.evaluate.unclassified import UNCLASSIFIED
 from loupe.export.predictor import ExportedModel
 from loupe.log import console, terminal
@@ -52,6 +53,10 @@ def predict_table(
         settings: settings of the prediction.
         as_json: print JSON.
     """
+    if not ranks.current().alone:
+        raise ConfigError(
+            f"--to {output.path}: Parquet is written by one process. Leave --processes out, or write CSV."
+        )
     source = source_of(paths, listed, options)
     with terminal(quiet=opened.quiet), memory_remedy(MEMORY_REMEDY):
         result = predict_bulk(output, source, asked_of(source, options, settings), bulk_model(opened))
