@@ -5,10 +5,13 @@ from pathlib import Path
 
 from loupe.bulk.lists import ListSource
 from loupe.bulk.paths import PathSource
+from loupe.bulk.remote import RemoteSource
+from loupe.bulk.shards import TAR, RemotePlace, TarSource, are_tars
 from loupe.bulk.source import Source
 from loupe.data.sources.parquet_columns import holds_images
 from loupe.data.sources.read_options import ReadOptions
-from loupe.data.sources.rows import PARQUET_SUFFIXES
+from loupe.data.sources.remote import is_elsewhere
+from loupe.data.sources.rows import LIST_SUFFIXES, PARQUET_SUFFIXES
 from loupe.errors import ConfigError
 
 
@@ -24,9 +27,35 @@ def source_of(paths: Sequence[str], listed: Path | None, options: ReadOptions) -
         ConfigError: the source is of a kind that is not predicted in bulk.
         DataError: there is no such list.
     """
+    if elsewhere := [path for path in paths if is_elsewhere(path)]:
+        if len(paths) > 1:
+            raise ConfigError(f"{elsewhere[0]}: give an address alone.")
+        return _remote(elsewhere[0], options)
+    if are_tars(paths):
+        return TarSource(paths, None, _extension(options))
     if listed is None:
         return PathSource(paths, follow_links=options.follow_links)
     source = ListSource(listed, options)
     if listed.suffix.lower() in PARQUET_SUFFIXES and holds_images(listed, options):
         raise ConfigError(f"{listed} holds the bytes of images. Write its predictions to a CSV file: --to FILE.csv")
     return source
+
+
+def _remote(text: str, options: ReadOptions) -> Source:
+    """Source at an address: tars where there are any, else image files."""
+    place = RemotePlace(text)
+    name = place.address.path.lower()
+    if name.endswith(TAR):
+        return TarSource((), place, _extension(options))
+    if name.endswith(tuple(LIST_SUFFIXES)):
+        raise ConfigError(
+            f"{place.address.shown}: lists and Parquet files elsewhere are not predicted in bulk. Download the file, "
+            "and give its path."
+        )
+    return RemoteSource(place)
+
+
+def _extension(options: ReadOptions) -> str | None:
+    """Extension of the images in tars that the user chose."""
+    asked = "" if options.lenient else options.columns.get("path", "")
+    return asked.lstrip(".").lower() or None

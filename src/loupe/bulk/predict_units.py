@@ -21,6 +21,8 @@ from loupe.bulk.models import BulkModel
 from loupe.bulk.parts import UnitPredictions, part_table
 from loupe.bulk.plan import Plan, Unit
 from loupe.bulk.reading import READERS, check_there, read
+from loupe.bulk.remote import READERS as REMOTE_READERS
+from loupe.bulk.remote import REMOTE
 from loupe.data.parallel import PROCESSES_PAY_IMAGES, SMALL_FILE_BYTES, in_order
 from loupe.data.processes import Processes, worker_count
 from loupe.models.pixel_engine import Array
@@ -136,7 +138,8 @@ def _decoded(plan: Plan, numbers: Iterable[int], model: BulkModel) -> Generator[
     first = next(waiting, None)
     if first is None:
         return
-    workers, small = worker_count(), _small_files(*first[:2])
+    workers = max(worker_count(), REMOTE_READERS if plan.record.asked.kind == REMOTE else 0)
+    small = plan.record.asked.kind != REMOTE and _small_files(*first[:2])
     many = plan.record.images >= PROCESSES_PAY_IMAGES
     children = workers if small and many and workers > 1 and not hasattr(sys, "frozen") else 0
     with Processes(children) as processes:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from loupe.bulk.plan import PlanRecord, Unit
+from loupe.bulk.remote import REMOTE, open_remote
+from loupe.bulk.shards import SHARDS, open_shards
 from loupe.data.parallel import File
 from loupe.data.table import ImageTable, make_rows
 from loupe.errors import DataError, ImageError
@@ -20,7 +22,7 @@ def _files(record: PlanRecord, unit: Unit) -> Callable[[int], bytes]:
 
 
 FILES = "files"
-READERS: Mapping[str, Reader] = {FILES: _files}
+READERS: Mapping[str, Reader] = {FILES: _files, SHARDS: open_shards, REMOTE: open_remote}
 
 
 def read(unit: Unit, encoded: Callable[[int], bytes], row: int) -> File:

@@ -259,6 +259,6 @@ def _list_in(paths: list[str], *, needed: bool) -> Path | None:
     lists = [path for path in named if is_list(path)]
     if lists and len(paths) > 1:
         raise ConfigError(f"{lists[0]} is a list of images: give it alone.")
-    if needed and not lists:
+    if needed and not lists and not all(path.lower().endswith(".tar") for path in paths):
         raise ConfigError("--columns and --images are for a list of images: a CSV, TSV, JSONL or Parquet file.")
     return lists[0] if lists else None

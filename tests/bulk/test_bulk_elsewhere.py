@@ -1,0 +1,143 @@
+"""Images in tars and elsewhere are predicted as the same files of this disk."""
+
+import io
+import tarfile
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from bulk_predictions import COUNT, UNIT, bulk, names, rows
+from loupe.bulk import shards
+from loupe.bulk.output import Output
+from loupe.data.remote import objects
+from loupe.data.remote.failures import RemoteError
+from loupe.data.remote.retries import RetryPolicy
+from loupe.errors import ConfigError, LoupeError
+from remote_stores import ObjectServer
+
+
+@contextmanager
+def served(files):
+    server = ObjectServer(files)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.closing.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "LOUPE_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Few attempts, without pauses."""
+    policy = RetryPolicy(attempts=2, first_pause_seconds=0.01, longest_pause_seconds=0.01)
+    monkeypatch.setattr(objects.read, "__defaults__", (policy,))
+
+
+@pytest.fixture
+def whole(photos, stored, tmp_path):
+    bulk(stored, photos, tmp_path / "whole.parquet")
+    return rows(tmp_path / "whole.parquet")
+
+
+def tar_of(photos, paths):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for path in paths:
+            archive.add(path, path.relative_to(photos).as_posix())
+    return file.getvalue()
+
+
+@pytest.fixture
+def tars(photos):
+    """Two tars, by name; a unit has images of both."""
+    files = sorted(photos.rglob("*.png"))
+    return {"s-0.tar": tar_of(photos, files[: UNIT + 3]), "s-1.tar": tar_of(photos, files[UNIT + 3 :])}
+
+
+def same_but_names(table, whole):
+    return table.drop_columns("path").equals(whole.drop_columns("path"))
+
+
+@pytest.mark.parametrize("given", ["s-{0..1}.tar", "s-*.tar", "both"])
+def test_images_in_tars_have_the_rows_of_the_files(stored, tmp_path, whole, tars, given):
+    for name, data in tars.items():
+        (tmp_path / name).write_bytes(data)
+    places = [str(tmp_path / name) for name in tars] if given == "both" else [str(tmp_path / given)]
+    bulk(stored, places, tmp_path / "out.parquet")
+    table = rows(tmp_path / "out.parquet")
+    assert same_but_names(table, whole)
+    assert table["path"][0].as_py() == f"{tmp_path.as_posix()}/s-0.tar/a/00.png"
+
+
+def test_a_tar_that_has_changed_ends_the_prediction(stored, tmp_path, whole, tars, monkeypatch):
+    for name, data in tars.items():
+        (tmp_path / name).write_bytes(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bulk(stored, [str(tmp_path / "s-*.tar")], tmp_path / "out.parquet")
+    (tmp_path / "out.parquet.parts" / "part-000001.parquet").unlink()
+    (tmp_path / "s-1.tar").write_bytes(tars["s-1.tar"] + bytes(512))
+    with pytest.raises(LoupeError, match=r"s-1\.tar"):
+        bulk(stored, [str(tmp_path / "s-*.tar")], tmp_path / "out.parquet")
+
+
+def test_images_on_a_server_have_the_rows_of_the_files(photos, stored, tmp_path, whole):
+    files = {f"/photos/{path.parent.name}-{path.name}": path.read_bytes() for path in photos.rglob("*.png")}
+    with served({**files, "/photos/notes.txt": b"notes"}) as server:
+        server.fault_rate = 0.05
+        bulk(stored, [f"{server.url}/photos/*"], tmp_path / "out.parquet")
+    table = rows(tmp_path / "out.parquet")
+    assert same_but_names(table, whole)
+    assert table["path"][0].as_py() == f"{server.url}/photos/a-00.png"
+
+
+def test_tars_on_a_server_have_the_rows_of_the_files(stored, tmp_path, whole, tars):
+    shards.shard_cache.cache_clear()
+    with served({f"/{name}": data for name, data in tars.items()}) as server:
+        bulk(stored, [f"{server.url}/s-{{0..1}}.tar"], tmp_path / "out.parquet")
+    assert same_but_names(rows(tmp_path / "out.parquet"), whole)
+
+
+def test_an_image_that_is_gone_is_damaged_and_a_store_that_fails_ends_the_prediction(
+    photos, stored, tmp_path, hasty, monkeypatch
+):
+    files = {f"/photos/{path.name}": path.read_bytes() for path in photos.rglob("*.png")}
+    listing, left = objects.listed, []
+
+    def listed_then(address):
+        found = listing(address)
+        left.append(server.files.pop("/photos/05.png", None))
+        return found
+
+    monkeypatch.setattr(shards, "listed", listed_then)
+    with served(files) as server:
+        place = [f"{server.url}/photos/*.png"]
+        result = bulk(stored, place, tmp_path / "out.parquet")
+        assert (result.summary.damaged, result.summary.plan.images) == (1, COUNT)
+        server.files = dict(files)
+        monkeypatch.setattr(shards, "listed", lambda address: (listing(address), setattr(server, "fault_rate", 1.0))[0])
+        with pytest.raises(RemoteError):
+            bulk(stored, place, tmp_path / "other.parquet")
+        server.fault_rate = 0.0
+        assert bulk(stored, place, tmp_path / "other.parquet").summary.damaged == 0
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/list.csv", "https://host/a.parquet", "ftp://host/a"])
+def test_what_is_not_read_from_elsewhere_is_refused(stored, tmp_path, address):
+    with pytest.raises(ConfigError, match=r"list\.csv|a\.parquet|ftp"):
+        bulk(stored, [address], tmp_path / "out.parquet")
+    with pytest.raises(ConfigError, match="alone"):
+        bulk(stored, ["photos", "s3://bucket/photos"], tmp_path / "out.parquet")
+    assert names(tmp_path) == []
