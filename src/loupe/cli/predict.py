@@ -16,6 +16,7 @@ from loupe.cli.options import (
     Images,
     Json,
     Output,
+    Processes,
     Quiet,
     SkipDamaged,
     Tta,
@@ -23,6 +24,7 @@ from loupe.cli.options import (
     print_json,
     print_long_json,
 )
+from loupe.cli.processes import start_processes
 from loupe.errors import ConfigError, counted, enumerated
 from loupe.log import logger, terminal
 
@@ -49,10 +51,12 @@ def evaluate(
     verify: Verify = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    processes: Processes = None,
 ) -> None:
     """Evaluate a trained classifier on a split. With --data: on other labelled images."""
     if split not in {"train", "val", "test"}:
         raise ConfigError(f"--split {split}: give val, test or train.")
+    start_processes(processes)
     from loupe.cli import tables
     from loupe.export.folder import is_export
     from loupe.rundir import open_run
@@ -121,12 +125,14 @@ def predict(
     skip_damaged: SkipDamaged = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    processes: Processes = None,
 ) -> None:
     """Classify images and write a CSV, or Parquet. Print the number of images of each class."""
     if threshold is not None and wanted_precision is not None:
         raise ConfigError("--threshold and --wanted-precision exclude each other. Give one of them.")
     if tta is not None and wanted_precision is not None:
         raise ConfigError("--wanted-precision is guaranteed for predictions without --tta. Leave one of them out.")
+    start_processes(processes)
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.data.sources.inference_list import open_inference_list
