@@ -222,6 +222,8 @@ def _table_output(to: str, submission: str | None, *, skip_damaged: bool) -> "bu
             f"--to {to}: damaged images are rows of Parquet files, with the reason. Leave --skip-damaged out, and take "
             "the rows whose reason is null."
         )
+    if not ranks.current().alone:
+        raise ConfigError(f"--to {to}: Parquet is written by one process. Leave out --processes, or write CSV.")
     output.check()
     return output
 

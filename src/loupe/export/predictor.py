@@ -24,6 +24,7 @@ from loupe.export.folder import open_manifest
 from loupe.export.runner_choice import runner_of
 from loupe.export.runners import Runner
 from loupe.log import logger, terminal
+from loupe.ranks import Ranks, current
 
 CHUNK_IMAGES = 4  # of any size, decoded whole
 SMALLEST = np.finfo(np.float32).tiny
@@ -75,20 +76,39 @@ class ExportedModel:
             DataError: no image is left.
         """
         damaged: list[Damage] = []
-        predicted = 0
+        predicted, ranks = 0, current()
         with terminal(quiet=self.quiet):
-            work = partial(decode_whole, levels=self.manifest.preprocessing.range)
-            for chunk in in_parallel(table, work, chunk=CHUNK_IMAGES, description="predicting"):
-                damaged += chunk.damaged
-                if chunk.images and (skip_damaged or not damaged):
-                    predicted += len(chunk.images)
-                    yield self._answers(table, chunk)
+            ranks.same(self.runner.name, "engines of predictions")
+            chunks = self._own_chunks(table, ranks)
+            for _ in range(0, len(table), CHUNK_IMAGES * ranks.count):
+                predict = partial(self._next, table, chunks, skip_damaged or not damaged)
+                for part, found in ranks.gather(ranks.together(predict)):
+                    damaged += found
+                    if part is not None and (skip_damaged or not damaged):
+                        predicted += len(part)
+                        yield part
             if damaged and not skip_damaged:
                 raise damaged_images(table, damaged)
             if not predicted:
                 raise DataError(f"{table.name}: all {counted(len(table), 'image')} are damaged.")
             if damaged:
                 logger.warning(f"{counted(len(damaged), 'damaged image')} left out.")
+
+    def _own_chunks(self, table: ImageTable, ranks: Ranks) -> "Iterator[WholeImages]":
+        """Decoded images of a table in chunks, of which each rank takes every `ranks.count`-th."""
+        starts = ranks.share(range(0, len(table), CHUNK_IMAGES))
+        rows = [row for start in starts for row in range(start, min(start + CHUNK_IMAGES, len(table)))]
+        work = partial(decode_whole, levels=self.manifest.preprocessing.range)
+        return in_parallel(table, work, chunk=CHUNK_IMAGES, description="predicting", rows=rows)
+
+    def _next(
+        self, table: ImageTable, chunks: "Iterator[WholeImages]", asked: bool
+    ) -> tuple[Predictions | None, list[Damage]]:
+        """Predictions of the next chunk, if there is one and they are `asked` for, and its damaged images."""
+        chunk = next(chunks, None)
+        if chunk is None:
+            return None, []
+        return self._answers(table, chunk) if chunk.images and asked else None, chunk.damaged
 
     def log_probabilities(self, images: Sequence[UInt8Array]) -> npt.NDArray[np.float32]:
         """Logarithms of the calibrated probabilities of decoded images of any size, float32 [N, K]."""
