@@ -36,6 +36,16 @@ def test_auto_is_a_full_shuffle_unless_shards_are_fetched_in_every_epoch(tmp_pat
     assert shuffle_window(images(tmp_path, cache_bytes=1), 80) == 1
 
 
+def test_shards_that_are_slow_to_open_are_held_open(tmp_path, monkeypatch):
+    found = images(tmp_path, cache_bytes=20_000)
+    assert found.table.shards is not None
+    slow = replace(found, table=replace(found.table, shards=replace(found.table.shards, slow_to_open=True)))
+    assert shuffle_window(slow, 80) == "all"
+    monkeypatch.setattr("loupe.data.shards.MOST_OPEN", 10)
+    assert shuffle_window(found, 80) == "all"
+    assert shuffle_window(slow, 80) == 13
+
+
 def test_a_window_needs_shards(tmp_path):
     table = images(tmp_path, cache_bytes=None).table
     assert epoch_order(table, "all").window_images is None

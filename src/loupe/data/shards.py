@@ -5,6 +5,7 @@ read, so the order of reading decides how often it is fetched (`augment.shard_or
 """
 
 import os
+import sys
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -20,10 +21,21 @@ from numpy.typing import NDArray
 from loupe.data.file_state import State
 from loupe.errors import DataError
 
+
+def _most_open() -> int:
+    """Number of files that may be open for shards: a third of what the system lets a process open, up to 512."""
+    if sys.platform == "win32":
+        return 128
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 512 if most == resource.RLIM_INFINITY else max(32, min(512, most // 3))
+
+
 SETTLED_NS = 2_000_000_000  # since the last change of a file: a later one cannot keep its times
 MOST_PARTS = 8  # images of a shard that are fetched one by one, before it is fetched as a whole
 FEW = 4  # shards that are fetched for a sample of images
-MOST_OPEN = 128  # shards that are open at a time, below the usual limit of 256 files (macOS)
+MOST_OPEN = _most_open()  # shards that are open at a time
 
 
 class ShardFile(Protocol):
@@ -198,6 +210,8 @@ class Shards:
         size_N: size of each image in bytes.
         digest_N: SHA-256 of the bytes of each image, uint8 [N, 32]; zeros for one that is too large to be read.
         cache_bytes: byte budget of the cache through which shards elsewhere are read; None for shards on this disk.
+        open_bytes: largest size of the shards that are open at once, which stay in the cache; None for any.
+        slow_to_open: opening a shard takes as long as reading all of it, even if the cache has it.
         read_ahead: function that fetches shards in the background, in their order; None for shards on this disk.
         opened: the shards that are open, which tables of the same shards share.
     """
@@ -208,13 +222,13 @@ class Shards:
     size_N: NDArray[np.int64]
     digest_N: NDArray[np.uint8]
     cache_bytes: int | None = None
+    open_bytes: int | None = None
+    slow_to_open: bool = False
     read_ahead: ReadAhead | None = None
     opened: OpenShards = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Half of the cache, so that the shards that follow are fetched meanwhile.
-        most_bytes = None if self.cache_bytes is None else self.cache_bytes // 2
-        object.__setattr__(self, "opened", OpenShards(self.files, most_bytes))
+        object.__setattr__(self, "opened", OpenShards(self.files, self.open_bytes))
 
     def __len__(self) -> int:
         return len(self.shard_N)
@@ -226,8 +240,16 @@ class Shards:
 
     @property
     def exceed_cache(self) -> bool:
-        """True if not all shards fit in the cache at once, so that each is fetched again in every epoch."""
-        return self.cache_bytes is not None and self.total_bytes > self.cache_bytes
+        """True if images read in any order would fetch or unpack shards again and again."""
+        is_small = self.cache_bytes is None or self.total_bytes <= self.cache_bytes
+        return not is_small or (self.slow_to_open and len(self.files) > MOST_OPEN)
+
+    @property
+    def held_part(self) -> float:
+        """Part of the shards that can be held at once: 1 for all of them."""
+        of_bytes = 1.0 if self.cache_bytes is None else self.cache_bytes / max(1, self.total_bytes)
+        of_files = MOST_OPEN / max(1, len(self.files)) if self.slow_to_open else 1.0
+        return min(1.0, of_bytes, of_files)
 
     @property
     def digests(self) -> list[str | None]:

@@ -35,13 +35,12 @@ def _window(images: Images, train: int) -> Literal["all"] | int:
     shards = images.table.shards
     if shards is None or not shards.exceed_cache or isinstance(images.store, RawStore):
         return "all"
-    assert shards.cache_bytes is not None
-    window = max(1, train * (shards.cache_bytes // WINDOW_PART) // shards.total_bytes)
-    held = max(1, len(shards.files) * (shards.cache_bytes // WINDOW_PART) // shards.total_bytes)
+    window = max(1, int(train * shards.held_part / WINDOW_PART))
+    held = max(1, int(len(shards.files) * shards.held_part / WINDOW_PART))
     logger.info(
-        f"The shards take {size_text(shards.total_bytes)}, above the cache of {size_text(shards.cache_bytes)}. They "
-        f"are fetched in every epoch, and images are shuffled in windows of {window:,} (shuffle_window, about "
-        f"{counted(held, 'shard')})."
+        f"The shards ({counted(len(shards.files), 'file')}, {size_text(shards.total_bytes)}) cannot be held at once by "
+        f"the cache ({size_text(shards.cache_bytes or 0)}). They are fetched in every epoch, and images shuffled in "
+        f"windows of {window:,} (shuffle_window, about {counted(held, 'shard')})."
     )
     return window
 

@@ -194,7 +194,8 @@ def _open_tars(listing: _Listing, files: Mapping[str, RemoteObject], options: Re
         cache.close()
         raise
     assert table.shards is not None
-    return replace(table, shards=_cached(table.shards, cache))
+    # Half of the cache is for those that are read ahead.
+    return replace(table, shards=_cached(replace(table.shards, open_bytes=cache.budget_bytes // 2), cache))
 
 
 def _open_parquet(
@@ -224,6 +225,8 @@ def _open_parquet(
             np.concatenate([np.cumsum(size_N) - size_N for size_N, _ in places]),
             np.concatenate([size_N for size_N, _ in places]),
             np.concatenate([digest_N for _, digest_N in places]),
+            open_bytes=cache.budget_bytes,
+            slow_to_open=True,
         )
     except BaseException:
         cache.close()
