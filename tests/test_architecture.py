@@ -19,7 +19,7 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors openmp ranks log files csv_files records offline cache devices config rundir data provenance settled augment
-models recipes evaluate training explain report track runs comparison labels export bulk serve doctor cli
+models recipes evaluate training explain report track runs comparison labels export bulk cluster serve doctor cli
 __main__
 """
 ORDER = ROOMS.split()
@@ -55,6 +55,7 @@ PACKAGES = {
     "labels": "the search for wrong labels.",
     "export": "a run as a model for other programs, with the proof that it predicts the same there.",
     "bulk": "predictions of any number of images in constant memory, in parts that a kill does not lose.",
+    "cluster": "trainings, heads and predictions as tasks of Ray, on the nodes of a cluster.",
     "serve": "the HTTP server of trained models and its page: it reads bundles and exports, never runs.",
     "doctor": "checks of the installation, and short measurements of the machine.",
     "cli": "the command line: one module for each command, and the tables that they print.",
@@ -212,6 +213,15 @@ def test_only_ranks_and_training_know_of_torch_distributed():
         module for module in MODULES if "torch.distributed" in (SOURCE / (module.replace(".", "/") + ".py")).read_text()
     ]
     assert {user for user in users if room(user) != "training"} <= {"ranks"}
+
+
+def test_only_the_cluster_knows_of_ray():
+    users = {
+        module
+        for module in MODULES
+        if re.search(r"\b(import|from) ray\b", (SOURCE / f"{module.replace('.', '/')}.py").read_text())
+    }
+    assert users and {room(user) for user in users} == {"cluster"}
 
 
 if __name__ == "__main__":

@@ -39,6 +39,10 @@ class RunStateError(LoupeError):
     """Run, or other file written by Loupe, that is missing, unfinished, in use, damaged, or of other data."""
 
 
+class RunInUseError(RunStateError):
+    """Run whose folder another process writes into."""
+
+
 class ExportRefusedError(LoupeError):
     """Exported model that does not predict as the run does, or that was changed after its export."""
 

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from loupe import csv_files, ranks
 from loupe.config import overrides
 from loupe.config.recipe import Recipe
-from loupe.errors import ConfigError, DiskError, RunStateError, disk_error, unknown_name
+from loupe.errors import ConfigError, DiskError, RunInUseError, RunStateError, disk_error, unknown_name
 from loupe.files import write_atomic
 from loupe.log import command_line
 
@@ -85,7 +85,7 @@ class RunDirectory:
         """Lock of the run, held while a process writes to it.
 
         Raises:
-            RunStateError: another process holds it.
+            RunInUseError: another process holds it.
             DiskError: the disk is full, or cannot be written.
         """
         lock = FileLock(self.file(".lock"))
@@ -103,7 +103,7 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunStateError(f"{self.path} is in use by another process. Wait for it, or stop it first.") from None
+            raise RunInUseError(f"{self.path} is in use by another process. Wait for it, or stop it first.") from None
 
     def _then(self) -> str:
         """Remedy after a failed write, once the disk can be written."""

@@ -213,14 +213,14 @@ def test_runs_are_compared_as_they_are(compared):
 
 def test_where_a_candidate_fails_the_others_are_judged_and_the_test_stays_locked(compared, digits, monkeypatch):
     folder, _ = compared
-    finished = compare.candidates.sweep.train_or_open
+    finished = sweep.train_or_open
 
     def failing(dataset, recipe, *arguments, **options):
         if recipe.name == "digits-plain":
             raise loupe.LoupeError("the disk is full.")
         return finished(dataset, recipe, *arguments, **options)
 
-    monkeypatch.setattr(compare.candidates.sweep, "train_or_open", failing)
+    monkeypatch.setattr(sweep, "train_or_open", failing)
     arguments = {"recipes": ["digits-plain", "digits"], "settings": QUICK, "output": folder, "quiet": True}
     looks = (folder / "test_looks.jsonl").read_text()
     with pytest.raises(loupe.LoupeError, match=r"1 of 2 candidates failed.*disk is full"):

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from loupe.comparison import reproduce as module
 from loupe.comparison.reproduce import reproduce
+from loupe.comparison.trainings import InTurn
 from loupe.errors import InterruptedRunError, LoupeError
 from loupe.evaluate.metrics import wilson
 from loupe.recipes.published.experiments import EXPERIMENTS
@@ -163,12 +164,16 @@ def test_one_that_fails_does_not_keep_the_others_from_running(folder, tmp_path, 
 
 
 def test_all_of_them_are_planned_and_what_cannot_be_run_says_why(folder, tmp_path, monkeypatch):
-    def unneeded(planned, *args):
-        return module.unmeasured_row(planned, planned.why or "not run by this test")
+    class Nowhere(InTurn):
+        def run(self, groups, options):
+            return ((number, []) for number in range(len(groups)))
+
+    def unneeded(planned, runs):
+        return module.unmeasured_row(planned, "not run by this test")
 
     monkeypatch.setattr(module, "experiment_row", unneeded)
     monkeypatch.setattr(module.page, "write_page", lambda path, results: None)  # after each of nineteen rows
-    rows = reproduce(data=folder, output=tmp_path, quiet=True).rows
+    rows = reproduce(data=folder, output=tmp_path, quiet=True, runner=Nowhere()).rows
     assert [row.name for row in rows] == list(EXPERIMENTS)
     whys = {row.name: row.why for row in rows}
     assert whys["deep-cnn"] == "not run by this test"

@@ -2,9 +2,11 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from loupe.bulk.models import BulkModel
@@ -49,8 +51,18 @@ class Written:
     images: int
 
 
+PartsRunner = Callable[[Output, Plan, Written], float]
+"""Predicts the pending units of a plan, writes their parts, and returns the time in seconds."""
+
+
 def predict_bulk(
-    output: Output, source: Source, asked: Asked, model: BulkModel, *, unit_images: int = UNIT_IMAGES
+    output: Output,
+    source: Source,
+    asked: Asked,
+    model: BulkModel,
+    *,
+    unit_images: int = UNIT_IMAGES,
+    runner: PartsRunner | None = None,
 ) -> BulkResult:
     """Predict all images of a source in constant memory, or go on with a prediction that was stopped.
 
@@ -60,6 +72,7 @@ def predict_bulk(
         asked: source and settings.
         model: model of these settings.
         unit_images: number of images of a unit of a new plan.
+        runner: place where units are predicted. Default: this process, with this model.
 
     Raises:
         ConfigError: there is another file at the output.
@@ -76,7 +89,7 @@ def predict_bulk(
                 logger.info(f"{output.path} is complete already.")
                 return BulkResult(found, 0, 0.0)
             plan = plan_for(output, source, asked, unit_images)
-            return _predict(output, plan, model)
+            return _predict(output, plan, runner or partial(_predict_parts, model))
     except OSError as error:
         told = disk_error(error, output.path, "give the same command again: it goes on from here")
         raise told or DiskError(f"{error.filename or output.path}: {error.strerror or error}. {AGAIN}") from error
@@ -117,13 +130,13 @@ def written(folder: Path, plan: Plan) -> Written:
     return Written(pending, labels, damaged, images)
 
 
-def _predict(output: Output, plan: Plan, model: BulkModel) -> BulkResult:
+def _predict(output: Output, plan: Plan, runner: PartsRunner) -> BulkResult:
     predicted, seconds = 0, 0.0
     for _ in range(ATTEMPTS):
         parts = written(output.parts_folder, plan)
         if parts.pending:
             predicted += plan.record.images - parts.images
-            seconds += _predict_parts(output, plan, parts, model)
+            seconds += runner(output, plan, parts)
             parts = written(output.parts_folder, plan)
         summary = Summary(plan=plan.record, labels=dict(parts.labels), damaged=parts.damaged)
         if not parts.pending and output.finish(summary):
@@ -131,7 +144,7 @@ def _predict(output: Output, plan: Plan, model: BulkModel) -> BulkResult:
     raise DiskError(f"{output.parts_folder}: files read back are not those written. Check the disk, or choose another.")
 
 
-def _predict_parts(output: Output, plan: Plan, parts: Written, model: BulkModel) -> float:
+def _predict_parts(model: BulkModel, output: Output, plan: Plan, parts: Written) -> float:
     """Predict the pending units and write their parts, each while the next is predicted; time in seconds."""
     model.load()
     began, done = time.perf_counter(), 0

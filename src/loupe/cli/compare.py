@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Columns, Device, FollowLinks, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe.cli.clusters import runner_of
+from loupe.cli.options import (
+    Cluster,
+    Columns,
+    Device,
+    FollowLinks,
+    Images,
+    Json,
+    Output,
+    Quiet,
+    SkipDamaged,
+    Verify,
+    print_json,
+)
 from loupe.errors import ConfigError
 
 
@@ -40,6 +53,7 @@ def compare(
     ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
+    cluster: Cluster = None,
     skip_damaged: SkipDamaged = False,
     verify: Verify = False,
     quiet: Quiet = False,
@@ -51,8 +65,8 @@ def compare(
     from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults
 
     if len(what) > 1 or os.path.isfile(Path(what[0]) / "recipe.yaml"):  # noqa: PTH113 - pathlib's raises without permission
-        training = (columns, images, follow_links, recipes, model, weights, settings, folds, plan, skip_damaged, verify)
-        if any(training) or seeds > 1:
+        reading, options = (columns, images, follow_links, verify, skip_damaged), (recipes, model, weights, settings)
+        if any((*reading, *options, folds, plan, cluster)) or seeds > 1:
             raise ConfigError(
                 "finished runs are compared without training. Leave out the training options, or give DATA."
             )
@@ -60,26 +74,28 @@ def compare(
             what, output=output, name=name, open_test=open_test, device=device
         )
     else:
-        results = compare.compare(
-            what[0],
-            columns=columns,
-            images=images,
-            follow_links=follow_links,
-            recipes=[word for word in (recipes or "").split(",") if word],
-            model=model,
-            weights=weights,
-            seeds=seeds,
-            folds=folds,
-            settings=settings or [],
-            open_test=open_test,
-            device=device,
-            output=output,
-            name=name,
-            skip_damaged=skip_damaged,
-            plan_only=plan,
-            verify=verify,
-            quiet=quiet or as_json,
-        )
+        with runner_of(cluster, quiet=quiet or as_json) as runner:
+            results = compare.compare(
+                what[0],
+                columns=columns,
+                images=images,
+                follow_links=follow_links,
+                recipes=[word for word in (recipes or "").split(",") if word],
+                model=model,
+                weights=weights,
+                seeds=seeds,
+                folds=folds,
+                settings=settings or [],
+                open_test=open_test,
+                device=device,
+                output=output,
+                name=name,
+                skip_damaged=skip_damaged,
+                plan_only=plan,
+                verify=verify,
+                quiet=quiet or as_json,
+                runner=runner,
+            )
     if as_json:
         print_json(results.to_json())
     elif isinstance(results, ComparisonResults):

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loupe.cli.clusters import solver_of
 from loupe.cli.options import (
+    Cluster,
     Columns,
     Data,
     Device,
@@ -48,6 +50,7 @@ def labels(
         Path | None, typer.Option(metavar="FOLDER", help="New folder to write. Default: DATA-labels.")
     ] = None,
     device: Device = "auto",
+    cluster: Cluster = None,
     skip_damaged: SkipDamaged = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -59,16 +62,18 @@ def labels(
     if to is not None:
         export.check_new(to)  # before the work, not after
     splits = split or ("train", "val")
-    report = check_labels(
-        data,
-        LabelOptions(model, weights, input_size(size), splits, number_of_folds=folds, seed=seed),
-        columns=columns,
-        images=images,
-        follow_links=follow_links,
-        device=device,
-        skip_damaged=skip_damaged,
-        quiet=quiet or as_json,
-    )
+    with solver_of(cluster, quiet=quiet or as_json) as solver:
+        report = check_labels(
+            data,
+            LabelOptions(model, weights, input_size(size), splits, number_of_folds=folds, seed=seed),
+            columns=columns,
+            images=images,
+            follow_links=follow_links,
+            device=device,
+            skip_damaged=skip_damaged,
+            quiet=quiet or as_json,
+            solver=solver,
+        )
     results = export.write(report, to or export.free_name(report.table.name))
     if as_json:
         print_json(results.to_json())

@@ -44,6 +44,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result, war
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Output = Annotated[Path, typer.Option(help="Folder of the runs.")]
 SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out damaged images, and count them.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|local|ADDRESS",
+        help="Run on a Ray cluster: the one that is found, one that is started on this machine, or HOST:PORT. Default: "
+        "in this process.",
+    ),
+]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read and hash every image again, without hashes remembered from earlier runs.")
 ]

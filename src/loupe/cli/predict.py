@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loupe import ranks
+from loupe.cli.clusters import parts_runner_of
 from loupe.cli.options import (
+    Cluster,
     Columns,
     Device,
     FollowLinks,
@@ -122,6 +124,7 @@ def predict(
     tta: Tta = None,
     device: Device = "auto",
     output: Output = Path("runs"),
+    cluster: Cluster = None,
     skip_damaged: SkipDamaged = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -145,6 +148,8 @@ def predict(
 
     source = _list_in(paths, needed=bool(columns or images))
     table_output = None if to is None else _table_output(to, submission, skip_damaged=skip_damaged)
+    if cluster is not None and table_output is None:
+        raise ConfigError("--cluster writes Parquet: give --to OUT.parquet, or a folder (--to OUT/).")
     file = Path(to or ("predictions.csv" if submission is None else "submission.csv"))
     if table_output is None and submission is None:
         check_path(file)
@@ -173,7 +178,8 @@ def predict(
         from loupe.cli.predict_table import predict_table, settings_of
 
         settings = settings_of(opened, threshold=threshold or 0.0, top=top, tta=tta)
-        predict_table(opened, table_output, paths, source, options, settings, as_json=as_json)
+        with parts_runner_of(cluster, opened, device=device, tta=tta) as runner:
+            predict_table(opened, table_output, paths, source, options, settings, as_json=as_json, runner=runner)
         return
     listed = None if source is None else open_inference_list(source, options)
     with terminal(quiet=opened.quiet):

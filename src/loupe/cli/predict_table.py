@@ -8,7 +8,7 @@ from loupe.bulk.models import bulk_model
 from loupe.bulk.opening import source_of
 from loupe.bulk.output import Output
 from loupe.bulk.plan import Settings, asked_of
-from loupe.bulk.predict import BulkResult, predict_bulk
+from loupe.bulk.predict import BulkResult, PartsRunner, predict_bulk
 from loupe.cli import tables
 from loupe.cli.options import print_json
 from loupe.data.sources.read_options import ReadOptions
@@ -41,6 +41,7 @@ def predict_table(
     settings: Settings,
     *,
     as_json: bool,
+    runner: PartsRunner | None = None,
 ) -> None:
     """Predict all images of a source and print the number of images of each class.
 
@@ -52,6 +53,7 @@ def predict_table(
         options: options to read a list.
         settings: settings of the prediction.
         as_json: print JSON.
+        runner: place where units are predicted. Default: this process.
     """
     if not ranks.current().alone:
         raise ConfigError(
@@ -59,7 +61,7 @@ def predict_table(
         )
     source = source_of(paths, listed, options)
     with terminal(quiet=opened.quiet), memory_remedy(MEMORY_REMEDY):
-        result = predict_bulk(output, source, asked_of(source, options, settings), bulk_model(opened))
+        result = predict_bulk(output, source, asked_of(source, options, settings), bulk_model(opened), runner=runner)
     if as_json:
         print_json(_to_json(result, output, settings))
     else:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from loupe.cli.options import Device, Json, Output, Quiet, print_json
+from loupe.cli.clusters import runner_of
+from loupe.cli.options import Cluster, Device, Json, Output, Quiet, print_json
 
 
 def reproduce(
@@ -23,6 +24,7 @@ def reproduce(
     ] = None,
     device: Device = "auto",
     output: Output = Path("runs"),
+    cluster: Cluster = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -30,16 +32,18 @@ def reproduce(
     from loupe.cli import tables
     from loupe.comparison import reproduce as experiments
 
-    results = experiments.reproduce(
-        names or (),
-        data=data,
-        budget=budget,
-        seeds=seeds,
-        changes=settings or [],
-        device=device,
-        output=output,
-        quiet=quiet or as_json,
-    )
+    with runner_of(cluster, quiet=quiet or as_json) as runner:
+        results = experiments.reproduce(
+            names or (),
+            data=data,
+            budget=budget,
+            seeds=seeds,
+            changes=settings or [],
+            device=device,
+            output=output,
+            quiet=quiet or as_json,
+            runner=runner,
+        )
     if as_json:
         print_json(results.to_json())
     else:

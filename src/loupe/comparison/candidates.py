@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.comparison import sweep
 from loupe.comparison.request import ComparisonRequest
+from loupe.comparison.trainings import Training
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset
-from loupe.data.splits import split as splits
 from loupe.data.splits.folds import fold
 from loupe.errors import RunStateError
 from loupe.evaluate import metrics
@@ -26,9 +25,7 @@ from loupe.evaluate.selection import Candidate
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.log import duration, size_text
 from loupe.recipes.training_summary import training_summary
-from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
-from loupe.runs.train import Splitter
 
 FOLD = re.compile(r"-fold\d+of\d+$")
 
@@ -85,34 +82,31 @@ class Entry:
         return f"about {duration(self.cost.seconds)}{kept}"
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training of a candidate: recipe with its seed, name of the run, and function that splits the images."""
-
-    recipe: ResolvedRecipe
-    name: str
-    split: Splitter
-
-
 def trainings(entry: Entry, dataset: Dataset, request: ComparisonRequest) -> list[Training]:
-    """Trainings of a candidate: one for each seed, all on the same split, or one for each fold."""
+    """Trainings of a candidate without test images: one for each seed, all on the same split, or one for each fold."""
     stem, recipe, folds = f"{dataset.name}-{entry.name}", entry.recipe, request.folds
+    seconds = entry.cost.seconds if entry.cost else math.nan
     if folds:
         return [
-            Training(recipe, f"{stem}-fold{number}of{folds}", partial(fold, number=number, folds=folds))
+            Training(
+                dataset,
+                recipe,
+                f"{stem}-fold{number}of{folds}",
+                partial(fold, number=number, folds=folds),
+                open_test=False,
+                seconds=seconds,
+            )
             for number in range(1, folds + 1)
         ]
     return [
-        Training(recipe.model_copy(update={"seed": seed}), f"{stem}-seed{seed}", splits.assign)
+        Training(
+            dataset,
+            recipe.model_copy(update={"seed": seed}),
+            f"{stem}-seed{seed}",
+            open_test=False,
+            seconds=seconds,
+        )
         for seed in range(recipe.seed, recipe.seed + request.seeds)
-    ]
-
-
-def train(entry: Entry, dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> list[Run]:
-    """Train what is missing of a candidate, without evaluating test images, and return all of its runs."""
-    return [
-        sweep.train_or_open(dataset, one.recipe, one.name, options, split=one.split, open_test=False)
-        for one in trainings(entry, dataset, request)
     ]
 
 

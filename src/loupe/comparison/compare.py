@@ -15,11 +15,12 @@ from loupe import __version__, provenance, rundir
 from loupe.comparison import candidates, files, plan
 from loupe.comparison.candidates import Entry
 from loupe.comparison.request import ComparisonRequest
+from loupe.comparison.trainings import InTurn, TrainingRunner
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits.folds import LEAST_FOLDS, most_folds
 from loupe.devices import choose_device, gpu_name
-from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, counted
+from loupe.errors import ConfigError, LoupeError, RunStateError, counted
 from loupe.evaluate.chance import LabelCounts
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
 from loupe.evaluate.selection import Judgement, can_tell, judge
@@ -49,6 +50,7 @@ def compare(
     plan_only: bool = False,
     verify: bool = False,
     quiet: bool = False,
+    runner: TrainingRunner | None = None,
 ) -> ComparisonResults | ComparisonPlan:
     """Train recipes on the same split, compare them, and write NAME.json, .md, .csv and .html into `output`.
 
@@ -68,6 +70,7 @@ def compare(
         plan_only: only estimate the costs, from a few timed batches.
         verify: hash every image anew, without remembered hashes.
         quiet: print nothing.
+        runner: place of the trainings. Default: this process, one after the other.
 
     Returns:
         results, as in the JSON file; with `plan_only`, each candidate with its expected cost.
@@ -82,7 +85,7 @@ def compare(
     words = tuple(replace(read, images=Path("IMAGES") if read.images else None).words)
     start = parents.named(weights, Path(output))
     request = ComparisonRequest(tuple(recipes), model, start, seeds, folds, tuple(settings), open_test, words)
-    options = RunOptions(Path(output), device, skip_damaged, quiet)
+    options, runner = RunOptions(Path(output), device, skip_damaged, quiet), runner or InTurn()
     with terminal(quiet=quiet):
         files.check_name(name)
         request.check()
@@ -103,19 +106,20 @@ def compare(
         free_name, before = files.name_of(comparison, name, options.output)
         comparison = comparison.model_copy(update={"name": free_name})
         plan.estimate_costs(entries, dataset, request, options)
+        groups = [candidates.trainings(entry, dataset, request) for entry in entries]
+        for number, (entry, group) in enumerate(zip(entries, groups, strict=True), 1):
+            group[0] = replace(group[0], heading=f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
+        runner.announce([training for group in groups for training in group], options)
         if plan_only:
             rows = tuple(candidates.row(entry, [], options.output) for entry in entries)
             return ComparisonPlan(**dict(comparison), rows=rows)
-        for number, entry in enumerate(entries, 1):
-            logger.info(f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
-            try:
-                entry.runs = candidates.train(entry, dataset, request, options)
-            except InterruptedRunError as stopped:
-                message = "stopped and saved. To resume, give the same command again."
-                raise InterruptedRunError(message, stopped.signal_number) from None
-            except LoupeError as error:
-                entry.why = str(error)
-                logger.warning(f"{entry.name}: {error}")
+        for number, result in runner.run(groups, options):
+            entry = entries[number]
+            if isinstance(result, LoupeError):
+                entry.why = str(result)
+                logger.warning(f"{entry.name}: {result}")
+            else:
+                entry.runs = result
         failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
         # While a candidate is missing, another may still be chosen, so the test images stay unused.
         opening = "none" if folds or failed else "all" if open_test else "chosen"

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from loupe.comparison import sweep
-from loupe.comparison.candidates import Entry, Training, trainings
+from loupe.comparison.candidates import Entry, trainings
 from loupe.comparison.cost import Planner, total
 from loupe.comparison.request import ComparisonRequest
+from loupe.comparison.trainings import Training
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe, SplitSpec
@@ -112,7 +112,7 @@ def estimate_costs(entries: list[Entry], dataset: Dataset, request: ComparisonRe
     keep_freed_memory()  # as in every training, because it affects time and memory
     planner = Planner(dataset.table, split, choose_device(options.device))
     for entry in entries:
-        done = _finished_runs(dataset, trainings(entry, dataset, request), options)
+        done = _finished_runs(trainings(entry, dataset, request), options)
         entry.missing = request.trainings_each - len(done)
         if not entry.missing:
             seconds = Entry(entry.name, entry.recipe, runs=done).seconds
@@ -134,10 +134,10 @@ def estimate_costs(entries: list[Entry], dataset: Dataset, request: ComparisonRe
         logger.info(f"  {entry.name:<24}{entry.expected}")
 
 
-def _finished_runs(dataset: Dataset, trainings: Sequence[Training], options: RunOptions) -> list[Run]:
+def _finished_runs(trainings: Sequence[Training], options: RunOptions) -> list[Run]:
     """Runs of the finished trainings; empty if a run is of other images, which is reported when it is trained."""
     try:
-        runs = [sweep.finished_run(dataset, one.recipe, one.name, options) for one in trainings]
+        runs = [one.finished(options) for one in trainings]
     except LoupeError:
         return []
     return [run for run in runs if run is not None]

@@ -1,20 +1,20 @@
 """Reproduction of the published experiments: train each, and tabulate published beside measured figures."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from loupe import __version__, provenance, rundir
-from loupe.comparison import sweep
+from loupe.comparison.trainings import InTurn, Training, TrainingRunner
 from loupe.config import overrides as settings
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.devices import choose_device, gpu_name
-from loupe.errors import ConfigError, InterruptedRunError, LoupeError, RunStateError, counted, sentences, unknown_name
+from loupe.errors import ConfigError, LoupeError, RunStateError, counted, sentences, unknown_name
 from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import accuracy_over_seeds, over_seeds
 from loupe.files import write_atomic
@@ -53,6 +53,7 @@ def reproduce(
     device: str = "auto",
     output: str | Path = "runs",
     quiet: bool = False,
+    runner: TrainingRunner | None = None,
 ) -> ExperimentResults:
     """Run the published experiments and write experiments-BUDGET.json, .md, .csv and .html into `output`.
 
@@ -67,6 +68,7 @@ def reproduce(
         changes: settings as KEY=VALUE, for every recipe; they are stated with the results.
         device, output: as for `loupe.train`.
         quiet: print nothing.
+        runner: place of the trainings. Default: this process, one after the other.
 
     Returns:
         results, as in the JSON file: a row for each experiment.
@@ -93,19 +95,14 @@ def reproduce(
     )
     with terminal(quiet=quiet):
         _announce(plan, budget, seeds)
-        options, datasets = RunOptions(output, device, quiet=quiet), dict[str, Dataset]()
-        failed: list[str] = []
-        for planned in plan:
-            try:
-                row = experiment_row(planned, seeds, options, datasets)
-            except InterruptedRunError as stopped:
-                message = "stopped and saved. To resume, give the same command again."
-                raise InterruptedRunError(message, stopped.signal_number) from None
-            except LoupeError as error:
-                failed.append(f"{planned.published.name}: {error}")
-                row = unmeasured_row(planned, f"failed: {error}")
-            rows = tuple(_with_looks(one, output) for one in (*results.rows, row))
-            results = results.model_copy(update={"rows": rows})
+        options, rows, failed = RunOptions(output, device, quiet=quiet), dict[int, ExperimentRow](), list[str]()
+        for number, row in _rows(plan, seeds, options, runner or InTurn()):
+            if isinstance(row, LoupeError):
+                failed.append(f"{plan[number].published.name}: {row}")
+                row = unmeasured_row(plan[number], f"failed: {row}")
+            rows[number] = row
+            done = tuple(_with_looks(rows[place], output) for place in sorted(rows))
+            results = results.model_copy(update={"rows": done})
             _write(results, output)
     if failed:
         raise RunStateError(
@@ -183,19 +180,40 @@ def _weights_remedy(published: Published) -> str | None:
     return missing_weights(model.backbone)
 
 
-def experiment_row(planned: Planned, seeds: int, options: RunOptions, datasets: dict[str, Dataset]) -> ExperimentRow:
-    """Train an experiment unless it is finished, and give its row; opened data are kept in `datasets`."""
-    if planned.recipe is None:
-        return unmeasured_row(planned, planned.why)
-    assert planned.data is not None
+def _rows(
+    plan: Sequence[Planned], seeds: int, options: RunOptions, runner: TrainingRunner
+) -> Iterator[tuple[int, ExperimentRow | LoupeError]]:
+    """Number of each experiment with its row, or with the error with which it failed; unmeasured ones first."""
+    groups, datasets = dict[int, list[Training]](), dict[str, Dataset]()
+    for number, planned in enumerate(plan):
+        if planned.recipe is None:
+            yield number, unmeasured_row(planned, planned.why)
+            continue
+        try:
+            groups[number] = _trainings(planned, seeds, options, datasets)
+        except LoupeError as error:
+            yield number, error
+    runner.announce([training for group in groups.values() for training in group], options)
+    numbers = list(groups)
+    for place, result in runner.run(list(groups.values()), options):
+        number = numbers[place]
+        yield number, result if isinstance(result, LoupeError) else experiment_row(plan[number], result)
+
+
+def _trainings(planned: Planned, seeds: int, options: RunOptions, datasets: dict[str, Dataset]) -> list[Training]:
+    """Trainings of an experiment, one for each seed; opened data are kept in `datasets`."""
+    assert planned.recipe is not None and planned.data is not None
     if planned.data not in datasets:
         datasets[planned.data] = open_dataset(planned.data)
-    runs = []
+    found = []
     for seed in range(seeds):
-        name = f"{planned.recipe.name}-seed{seed}"
-        logger.info(f"\n{name}, in {options.output}")
-        recipe = planned.recipe.model_copy(update={"seed": seed})
-        runs.append(sweep.train_or_open(datasets[planned.data], recipe, name, options))
+        name, recipe = f"{planned.recipe.name}-seed{seed}", planned.recipe.model_copy(update={"seed": seed})
+        found.append(Training(datasets[planned.data], recipe, name, heading=f"\n{name}, in {options.output}"))
+    return found
+
+
+def experiment_row(planned: Planned, runs: Sequence[Run]) -> ExperimentRow:
+    """Row of an experiment, from its runs."""
     measured = _measured(planned, runs)
     published = planned.published.accuracy
     verdict = None if published is None else "reached" if measured.accuracy.value >= published else "missed"

@@ -114,7 +114,8 @@ def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:
         changes["stages"] = tuple(
             mine.model_copy(update={"views": "auto"}) if theirs.views == "auto" else mine for mine, theirs in pairs
         )
-    changes |= {field: "auto" for field in ("precision", "frozen_precision") if getattr(wanted, field) == "auto"}
+    left_open = ("precision", "frozen_precision", "shuffle_window")
+    changes |= {field: "auto" for field in left_open if getattr(wanted, field) == "auto"}
     return stored.model_copy(update=changes)
 
 

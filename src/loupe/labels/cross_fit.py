@@ -6,8 +6,9 @@ evaluated on that one. A head without the folds A and B serves for A and for B, 
 for each strength. No label influences the prediction of its own image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from loupe.config.optimizer import Logistic
 from loupe.log import progress_bar
-from loupe.training.axes import axes
+from loupe.training.axes import Axes, axes
 from loupe.training.logistic import Regression, Solution
 
 Ints = npt.NDArray[np.int64]
@@ -64,12 +65,57 @@ def fold_counts(label_N: Ints, fold_N: Ints) -> Ints:
     return np.asarray(found_KF.sum(axis=1))
 
 
+@dataclass(frozen=True)
+class HeadTask:
+    """One head to solve.
+
+    Attributes:
+        penalty: strength of its L2 penalty.
+        learned_N: mask of the images that it is fitted to; asked_N: of those that it predicts.
+        path: solutions for stronger penalties, from which the search starts.
+    """
+
+    penalty: float
+    learned_N: Bools
+    asked_N: Bools
+    path: tuple[Solution, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """Images that all heads are fitted to: features, labels from 0 to `classes` - 1, and axes of the features."""
+
+    feature_NC: Features
+    label_N: Ints
+    classes: int
+    principal: Axes
+
+    def solve(self, task: HeadTask) -> tuple[Floats, Solution]:
+        """Probabilities of the images that are asked for, and the head."""
+        feature_NC, label_N = torch.from_numpy(self.feature_NC), torch.from_numpy(self.label_N)
+        regression = Regression(
+            feature_NC[task.learned_N], label_N[task.learned_N], self.classes, principal=self.principal
+        )
+        head = regression.solve(task.penalty, task.path)
+        logits_NK = feature_NC[task.asked_N] @ head.weight_KC.float().T + head.bias_K.float()
+        return logits_NK.double().softmax(dim=1).numpy(), head
+
+
+Solver = Callable[[Sequence[HeadTask]], Iterable[tuple[Floats, Solution]]]
+
+
+def in_turn(data: HeadData) -> Solver:
+    """Solver of heads in this process, one after the other."""
+    return partial(map, data.solve)
+
+
 def cross_fit(
     features_NC: Features,
     label_N: Ints,
     fold_N: Ints,
     *,
     suspects: Callable[[Ints, Floats], Bools],
+    solver: Callable[[HeadData], Solver] = in_turn,
 ) -> CrossFit:
     """Predict every image by heads that were not trained on its fold.
 
@@ -77,53 +123,49 @@ def cross_fit(
         label_N: from 0 to K - 1; each class has images in at least three folds.
         fold_N: the fold of each image, from 0.
         suspects: function from labels [N] and out-of-fold probabilities [N, K] to the mask of labels that look wrong.
+        solver: function from the images to the solver of independent heads, which keeps their order.
     """
     folds = int(fold_N.max()) + 1
-    pairs = list(combinations(range(folds), 2))
-    feature_NC, place_N, classes = torch.from_numpy(features_NC), torch.from_numpy(label_N), int(label_N.max()) + 1
-    principal = axes(feature_NC)  # independent of labels, and no solution depends on them
+    pairs, classes = list(combinations(range(folds), 2)), int(label_N.max()) + 1
+    principal = axes(torch.from_numpy(features_NC))  # independent of labels, and no solution depends on them
+    solve_all = solver(HeadData(features_NC, label_N, classes, principal))
     with progress_bar() as progress:
         bar = progress.add_task("heads", total=len(STRENGTHS) * len(pairs) + 2 * folds, note="")
 
-        def solve(
-            penalty: float, learned_N: Bools, asked_N: Bools, path: Sequence[Solution] = ()
-        ) -> tuple[Floats, Solution]:
-            progress.update(bar, advance=1)
-            regression = Regression(feature_NC[learned_N], place_N[learned_N], classes, principal=principal)
-            head = regression.solve(penalty, path)
-            logits_NK = feature_NC[asked_N] @ head.weight_KC.float().T + head.bias_K.float()
-            return logits_NK.double().softmax(dim=1).numpy(), head
+        def solve(tasks: Sequence[HeadTask]) -> Iterator[tuple[Floats, Solution]]:
+            for solved in solve_all(tasks):
+                progress.update(bar, advance=1)
+                yield solved
 
         inner_F = _settle(label_N, fold_N, pairs, solve)
-        shape = (len(label_N), classes)
-        probability_NK, without_NK, left_out = np.zeros(shape), np.zeros(shape), []
-        for fold, inner in enumerate(inner_F):
-            mine_N = fold_N == fold
-            learned_N = ~mine_N
-            probability_NK[mine_N], _ = solve(inner.strength, learned_N, mine_N)
+        mine_FN = [fold_N == fold for fold in range(folds)]
+        all_others = [HeadTask(inner.strength, ~mine_N, mine_N) for inner, mine_N in zip(inner_F, mine_FN, strict=True)]
+        cleaned, left_out = [], []
+        for inner, mine_N in zip(inner_F, mine_FN, strict=True):
+            learned_N, wrong_N = ~mine_N, np.zeros(len(label_N), np.bool_)
             assert inner.probability_NK is not None
-            wrong_N = np.zeros(len(label_N), np.bool_)
             wrong_N[learned_N] = suspects(label_N[learned_N], inner.probability_NK[learned_N])
             left_out.append(int(wrong_N.sum()))
-            without_NK[mine_N], _ = solve(inner.strength, learned_N & ~wrong_N, mine_N)
+            cleaned.append(HeadTask(inner.strength, learned_N & ~wrong_N, mine_N))
+        probability_NK, without_NK = np.zeros((len(label_N), classes)), np.zeros((len(label_N), classes))
+        for number, (said_NK, _) in enumerate(solve([*all_others, *cleaned])):
+            (probability_NK if number < folds else without_NK)[mine_FN[number % folds]] = said_NK
     return CrossFit(probability_NK, without_NK, tuple(inner.strength for inner in inner_F), tuple(left_out))
 
 
-def _settle(
-    label_N: Ints, fold_N: Ints, pairs: list[tuple[int, int]], solve: Callable[..., tuple[Floats, Solution]]
-) -> list[_Inner]:
+def _settle(label_N: Ints, fold_N: Ints, pairs: list[tuple[int, int]], solve: Solver) -> list[_Inner]:
     """L2 strength of each fold with the lowest log loss on the other folds, and their predictions at that strength."""
     inner_F = [_Inner() for _ in range(int(fold_N.max()) + 1)]
-    heads: dict[tuple[int, int], list[Solution]] = {pair: [] for pair in pairs}  # of the last two strengths
+    heads: dict[tuple[int, int], tuple[Solution, ...]] = dict.fromkeys(pairs, ())  # of the last two strengths
     for penalty in STRENGTHS:
         said: list[Floats] = [np.zeros((len(label_N), int(label_N.max()) + 1)) for _ in inner_F]
-        for pair in pairs:
-            if all(inner_F[fold].waited >= PATIENCE for fold in pair):
-                continue
-            asked_N = np.isin(fold_N, pair)
+        left = [pair for pair in pairs if any(inner_F[fold].waited < PATIENCE for fold in pair)]
+        asked = [np.isin(fold_N, pair) for pair in left]
+        tasks = [HeadTask(penalty, ~asked_N, asked_N, heads[pair]) for pair, asked_N in zip(left, asked, strict=True)]
+        for pair, asked_N, (said_MK, head) in zip(left, asked, solve(tasks), strict=True):
             both_NK = np.zeros_like(said[0])
-            both_NK[asked_N], head = solve(penalty, ~asked_N, asked_N, heads[pair])
-            heads[pair] = [*heads[pair][-1:], head]
+            both_NK[asked_N] = said_MK
+            heads[pair] = (*heads[pair][-1:], head)
             for fold, other in (pair, pair[::-1]):
                 said[fold][fold_N == other] = both_NK[fold_N == other]
         for fold, inner in enumerate(inner_F):

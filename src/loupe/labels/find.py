@@ -1,7 +1,7 @@
 """Search for labels that look wrong: from images to suspects, and the effect of leaving them out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from loupe.errors import ConfigError, DataError, counted, enumerated, memory_rem
 from loupe.evaluate.label_results import LabelEffect, LabelFinding, LabelResults
 from loupe.labels import confident
 from loupe.labels.confident import Bools, Floats, Ints
-from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, cross_fit, fold_counts
+from loupe.labels.cross_fit import LEAST_FOLDS, CrossFit, HeadData, Solver, cross_fit, fold_counts, in_turn
 from loupe.log import logger, terminal
 from loupe.recipes.resolve import resolve
 from loupe.training.features import features
@@ -149,12 +149,14 @@ def check_labels(
     device: str = "auto",
     skip_damaged: bool = False,
     quiet: bool = False,
+    solver: Callable[[HeadData], Solver] = in_turn,
 ) -> LabelReport:
     """Compare labels with the out-of-fold predictions of heads on a frozen pretrained network.
 
     Args:
         data, columns, images, follow_links, device, skip_damaged: as for `loupe.train`.
         options: settings of the search; None: their defaults.
+        solver: place of the heads, as for `loupe.labels.cross_fit.cross_fit`. Default: this process.
 
     Raises:
         LoupeError: something that the caller can correct; the message says what and how.
@@ -190,7 +192,7 @@ def check_labels(
             f"comparing {counted(len(rows_N), 'label')} with out-of-fold predictions of linear heads on {network.name} "
             f"at {preprocessing.size} px, {counted(number_of_folds, 'fold')}"
         )
-        fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects)
+        fit = cross_fit(features_NC[rows_N], given_N, fold_N, suspects=confident.suspects, solver=solver)
         return LabelReport(
             table=loaded.table,
             splits=_split_names(split, len(loaded.table)),
