@@ -114,9 +114,10 @@ def _start(ray: ModuleType, address: str, folder: Path | None) -> None:
     try:
         ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:  # as its own errors are
-        reason = " ".join(str(error).split())[:300]
+        is_missing = address == "auto" and isinstance(error, ConnectionError)
+        reason = "" if is_missing else f" ({' '.join(str(error).split())[:300]})"
         raise ConfigError(
-            f"--cluster {address}: no Ray cluster can be used here ({reason}). Start one with `ray start --head`, name "
+            f"--cluster {address}: no Ray cluster can be used here{reason}. Start one with `ray start --head`, name "
             "its address, or give --cluster local."
         ) from None
 
@@ -149,8 +150,9 @@ def _folder(address: str) -> Iterator[Path | None]:
         yield None
         return
     parent = tempfile.gettempdir()
-    parent = parent if len(os.fsencode(parent)) + len(PREFIX) + 16 <= LONGEST_FOLDER else "/tmp"
-    _remove_left(Path(parent))
+    if os.name != "nt":
+        parent = parent if len(os.fsencode(parent)) + len(PREFIX) + 16 <= LONGEST_FOLDER else "/tmp"
+        _remove_left(Path(parent))
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
     try:
         yield folder
