@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -131,7 +131,11 @@ class LocalShard:
 
 
 class OpenShards:
-    """Shards that are open, up to a number and a sum of bytes; the least recently used one is closed first."""
+    """Shards that are open, up to a number and a sum of bytes; the least recently used one is closed first.
+
+    A shard is closed at once when all of its images that were expected have been read, so that several processes that
+    share a cache hold no more than what they are reading.
+    """
 
     def __init__(self, files: Sequence[ShardFile], most_bytes: int | None) -> None:
         self._files = files
@@ -140,12 +144,17 @@ class OpenShards:
         self._open: OrderedDict[int, tuple[BinaryIO, threading.Lock]] = OrderedDict()
         self._opening: set[int] = set()
         self._parts: Counter[int] = Counter()  # ranges that were read of shards that nobody expects
-        self.expected: set[int] = set()
+        self._expected: Counter[int] = Counter()  # images that are still to be read of each shard
+
+    def expect(self, images: Mapping[int, int]) -> None:
+        """Add to the numbers of images that will be read of each shard."""
+        with self._changed:
+            self._expected.update(images)
 
     def part(self, shard: int, start: int, size: int) -> bytes | None:
         """Range of a shard that is not open and not expected to be read as a whole; None for any other shard."""
         with self._changed:
-            if shard in self._open or shard in self._opening or shard in self.expected:
+            if shard in self._open or shard in self._opening or self._expected[shard] > 0:
                 return None
             self._parts[shard] += 1
             if self._parts[shard] > MOST_PARTS:
@@ -160,7 +169,20 @@ class OpenShards:
                 if file.closed:  # by another thread that needed its place
                     continue
                 file.seek(start)
-                return file.read(size)
+                data = file.read(size)
+            self._count(shard)
+            return data
+
+    def _count(self, shard: int) -> None:
+        """Count an image that was read, and close its shard if it was the last one."""
+        with self._changed:
+            if self._expected[shard] <= 0:
+                return
+            self._expected[shard] -= 1
+            entry = None if self._expected[shard] else self._open.pop(shard, None)
+        if entry:
+            with entry[1]:
+                entry[0].close()
 
     def _opened(self, shard: int) -> tuple[BinaryIO, threading.Lock]:
         with self._changed:
@@ -281,8 +303,9 @@ class Shards:
         """Fetch the shards of images that will be read, in their order, before they are asked for."""
         if self.read_ahead is None:
             return
-        shard_S, first_S = np.unique(self.shard_N[np.asarray(rows, np.int64)], return_index=True)
-        self.opened.expected = set(shard_S.tolist())
+        shards = self.shard_N[np.asarray(rows, np.int64)]
+        shard_S, first_S, images_S = np.unique(shards, return_index=True, return_counts=True)
+        self.opened.expect(dict(zip(shard_S.tolist(), images_S.tolist(), strict=True)))
         self.read_ahead([self.files[shard] for shard in shard_S[np.argsort(first_S)].tolist()])
 
     def sample(self, rows: Sequence[int] | NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -246,7 +246,7 @@ def test_urls_name_files_of_this_machine(tmp_path):
     assert local_path("a/file:1.png") == "a/file:1.png"
     with pytest.raises(DataError, match="host 'elsewhere'"):
         table_of("file://elsewhere/a.png")
-    with pytest.raises(DataError, match="does not open URLs"):
+    with pytest.raises(DataError, match="--to OUT"):
         table_of("https://example.org/a.png")
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)

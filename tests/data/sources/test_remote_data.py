@@ -132,6 +132,7 @@ def test_a_set_larger_than_the_cache_is_read_through_it(server, tmp_path, cache,
     store.expect(rows)
     assert store.read(rows)[:, 0, 0, 0].tolist() == rows.tolist()
     assert sum(path.stat().st_size for path in (cache / "shards").glob("*.tar")) <= 3 * size
+    assert not found.shards.opened._open  # each was closed with the last of its images
 
 
 def test_parquet_larger_than_the_cache_is_read_through_it(server, tmp_path, monkeypatch):

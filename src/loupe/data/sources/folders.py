@@ -371,7 +371,8 @@ def _expand(path: str | Path, tree: Tree, follow_links: bool) -> Iterator[str]:
         except RecursionError:
             raise DataError(f"{text_name(text)}: the folders are nested too deeply for **. Give the folder.") from None
         if not matches:
-            hint = " Loupe does not open URLs other than file: ones." if "://" in text else ""
+            elsewhere = " Images elsewhere are classified with: loupe predict RUN ADDRESS --to OUT.parquet"
+            hint = elsewhere if "://" in text else ""
             raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.{hint}")
         names = [name for match in matches for name in _matched(match, tree, follow_links)]
         found = enumerated([text_name(match) for match in matches], most=5)
