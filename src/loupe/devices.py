@@ -278,6 +278,11 @@ class StopSignal:
         self.is_heeded |= self._received
         return self._received
 
+    @property
+    def is_asked(self) -> bool:
+        """True if this process was asked to stop, whether or not the work has seen it."""
+        return self._received
+
     def request(self, number: int = signal.SIGINT) -> None:
         """Ask the work to stop."""
         self._received, self.number = True, number

@@ -82,7 +82,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock of the run, held while a process writes to it.
+        """Lock of the run, held while a process writes to it; among ranks, which all call this, rank 0 holds it.
 
         Raises:
             RunInUseError: another process holds it.
@@ -90,7 +90,7 @@ class RunDirectory:
         """
         lock = FileLock(self.file(".lock"))
         try:
-            self._acquire(lock)
+            ranks.current().from_main(lambda: self._acquire(lock))
             yield
         except OSError as error:
             if told := disk_error(error, self.path, self._then()):

@@ -5,7 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from loupe.cli.options import Columns, Data, FollowLinks, Images, Json, Output, Quiet, SkipDamaged, Verify, print_json
+from loupe import ranks
+from loupe.cli.options import (
+    Columns,
+    Data,
+    FollowLinks,
+    Images,
+    Json,
+    Output,
+    Processes,
+    Quiet,
+    SkipDamaged,
+    Verify,
+    print_json,
+)
+from loupe.cli.processes import start_processes
 from loupe.errors import ConfigError
 from loupe.log import terminal
 
@@ -56,18 +70,23 @@ def train(
     verify: Verify = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    processes: Processes = None,
 ) -> None:
     """Train a classifier on labelled images. Evaluate it and write a report."""
     if data is None and resume is None and against is None:
         raise ConfigError("DATA is missing. Give the images to train on, or --resume RUN to continue a run.")
+    start_processes(processes)
     from loupe.runs import parents, repeat
     from loupe.runs import train as runner
 
-    earlier = None if against is None else repeat.earlier_run(against, output)
+    joined = ranks.current()
+    if against is not None and joined.local_count < joined.count:
+        raise ConfigError("--against compares runs on one machine. Leave it out, or start all processes on one.")
+    earlier = None if against is None else joined.from_main(lambda: repeat.earlier_run(against, output))
     with repeat.resume_with_comparison(earlier):
         if resume is not None:
             if epochs is not None:
-                parents.refuse_if_finished(resume, output, epochs)
+                joined.from_main(lambda: parents.refuse_if_finished(resume, output, epochs))
             _refuse_with_resume(
                 *(columns, recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name),
                 skip_damaged or None,
@@ -120,7 +139,10 @@ def train(
                 track=track,
                 quiet=quiet or as_json,
             )
-    report = None if earlier is None else repeat.compare(repeat.open_test_as(done, earlier).directory, earlier)
+    report = None
+    if earlier is not None:
+        run = repeat.open_test_as(done, earlier).directory
+        report = joined.from_main(lambda: repeat.compare(run, earlier))
     if as_json:
         print_json(done.results.to_json() | ({} if report is None else {"against": report.to_json()}))
     else:

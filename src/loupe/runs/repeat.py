@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loupe import rundir
+from loupe import ranks, rundir
 from loupe.data.dataset import is_gone
 from loupe.data.sources.read_options import ColumnNames
 from loupe.data.sources.rows import is_list
@@ -73,7 +73,7 @@ def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
     if options.device is None:
         changes["device"] = _device(environment.device or "auto", earlier)
     same = replace(options, **changes)
-    threads = environment.threads
+    threads = environment.threads if (environment.processes or 1) == ranks.processes() else None
     if threads and choose_device(same.device or "auto").type == "cpu":
         _use_threads(threads)
     return same
@@ -93,6 +93,7 @@ def _data(own: str | None, earlier: RunDirectory) -> str:
 
 
 def _device(device: str, earlier: RunDirectory) -> str:
+    device = device if ranks.processes() == 1 else device.partition(":")[0]
     try:
         choose_device(device)
     except LoupeError:

@@ -1,4 +1,4 @@
-"""Training of one run in one process: from the last checkpoint on, then evaluation, results and report."""
+"""Training of one run in each of its processes: from the last checkpoint on, then evaluation, results and report."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from loupe.errors import InterruptedRunError, StoppedError, memory_remedy
 from loupe.evaluate import inference
 from loupe.log import logger
 from loupe.models.classifier import Classifier
-from loupe.ranks import current
+from loupe.ranks import LostRankError, current
 from loupe.rundir import RunDirectory
 from loupe.runs.finalize import RunFinalizer
 from loupe.runs.order import epoch_order
@@ -43,6 +43,7 @@ class Session:
             InterruptedRunError: stopped on request; the run is saved.
             NotEnoughMemoryError: too little memory; checkpoints stay.
             DivergedError: the loss is no longer finite; checkpoints stay.
+            LostRankError: another rank has ended; checkpoints stay.
         """
         remedy = (
             f"{less_memory(self.setup.recipe)}. If other programs use the memory, end them and resume with: "
@@ -51,6 +52,8 @@ class Session:
         with memory_remedy(remedy):
             try:
                 self._run()
+            except LostRankError as error:
+                raise LostRankError(f"{error} Resume with: {self.directory.resume_command}") from error
             finally:
                 give_back_memory()
 
@@ -97,7 +100,10 @@ class Session:
         finalizer.write(setup.model, preparation, state, load_seconds)
 
     def _interrupted(self, stop: StopSignal) -> InterruptedRunError:
-        return InterruptedRunError(f"stopped and saved. Resume with: {self.directory.resume_command}", stop.number)
+        """Error of all ranks, once each has stopped and rank 0 has saved."""
+        numbers = current().gather(stop.number if stop.is_asked else None)
+        number = next((number for number in numbers if number is not None), stop.number)
+        return InterruptedRunError(f"stopped and saved. Resume with: {self.directory.resume_command}", number)
 
     def _validate(self, network: Classifier, stage_data: StageData) -> dict[str, Any]:
         rows_N = self.setup.split.val

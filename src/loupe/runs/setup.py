@@ -17,6 +17,7 @@ from loupe.models.build import build
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, engine_name
 from loupe.models.whitening import whiten
+from loupe.ranks import current
 from loupe.runs.order import epoch_order, shuffle_window, warn_of_skewed_windows
 from loupe.training.precision import resolve, resolve_frozen
 
@@ -52,15 +53,20 @@ def set_up(
 ) -> TrainingSetup:
     """Measure what the recipe leaves open (pixel statistics, precision) and build the network.
 
+    Of several ranks, rank 0 measures, and all build the same network.
+
     Args:
         pretrained: load pretrained weights, and compute those of a whitening layer; False if a checkpoint has them.
 
     Raises:
         ConfigError: the images do not suit the network, or its pretrained weights are unavailable.
     """
+    joined = current()
     if recipe.input.wants_statistics:
         by_channel = recipe.input.normalise == "channels"
-        recipe = recipe.normalised(*pixel_statistics(images.store, split.train, by_channel=by_channel))
+        recipe = recipe.normalised(
+            *joined.from_main(lambda: pixel_statistics(images.store, split.train, by_channel=by_channel))
+        )
     recipe = recipe.shuffled_in(shuffle_window(images, len(split.train)))
     order = epoch_order(images.table, recipe.shuffle_window)  # its errors come before the run has a directory
     warn_of_skewed_windows(order, images.table, split.train, recipe.seed)
@@ -71,28 +77,32 @@ def set_up(
         whiten(model, images.store, split.train)
     loader = BatchLoader(images.store, images.table.labels, device)
     class_weights_K, engines, stage = _class_weights(recipe, images, split, device), Engines(), recipe.stages[-1]
-    precision, reason = resolve(
-        recipe.precision,
-        model,
-        network=recipe.model.name,
-        stage=stage,
-        loader=loader,
-        train_N=split.train,
-        class_weights_K=class_weights_K,
+    precision, reason = joined.from_main(
+        lambda: resolve(
+            recipe.precision,
+            model,
+            network=recipe.model.name,
+            stage=stage,
+            loader=loader,
+            train_N=split.train,
+            class_weights_K=class_weights_K,
+        )
     )
     if recipe.precision == "auto":
         logger.info(reason)
     choices = {"precision": reason, "threads": threads_reason()}
     frozen_precision = precision
     if any(model.blocks_before(stage.part) for stage in recipe.stages):
-        frozen_precision, reason = resolve_frozen(
-            recipe.frozen_precision,
-            asked=recipe.precision,
-            run=precision,
-            model=model,
-            loader=loader,
-            rows_N=split.train,
-            engines=engines,
+        frozen_precision, reason = joined.from_main(
+            lambda: resolve_frozen(
+                recipe.frozen_precision,
+                asked=recipe.precision,
+                run=precision,
+                model=model,
+                loader=loader,
+                rows_N=split.train,
+                engines=engines,
+            )
         )
         if reason:
             logger.info(reason)

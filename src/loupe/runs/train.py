@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from loupe import provenance, rundir
+from loupe import provenance, ranks, rundir
 from loupe.cache import cache_folder
 from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
@@ -22,16 +22,18 @@ from loupe.data.splits import split_file
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
-from loupe.errors import DataError, InterruptedRunError, memory_remedy
+from loupe.errors import DataError, InterruptedRunError, RunElsewhereError, counted, memory_remedy
 from loupe.evaluate.results import results_file
-from loupe.log import command_line, logger, run_log, terminal
+from loupe.log import RunLog, command_line, logger, run_log, terminal
 from loupe.models.pretrained import check_weights, weights_file
 from loupe.provenance import RunEnvironment
+from loupe.ranks import Ranks
 from loupe.recipes.resolve import resolve
 from loupe.recipes.validate import check_buildable
 from loupe.report import run_page
 from loupe.rundir import RunDirectory
 from loupe.runs import parents
+from loupe.runs.agreement import check_agreement
 from loupe.runs.check_split import check_split
 from loupe.runs.run import Run
 from loupe.runs.session import Session
@@ -100,15 +102,19 @@ def train(
         NotEnoughMemoryError: too little memory.
         DivergedError: the loss is no longer finite.
         InterruptedRunError: stopped by Ctrl-C or SIGTERM, saved, ready for `resume`.
+        RanksDifferError: the processes of this command have other images, recipes or versions.
+        LostRankError: another process of this command has ended; what was saved can be resumed.
+        RunElsewhereError: the run is finished, on the machine of rank 0, whose disk this one does not share.
     """
-    began, chosen_device = time.perf_counter(), choose_device(device)
-    with terminal(quiet=quiet), run_log() as log:
-        rundir.check_name(Path(output), name)
-        check_tracker(track)
+    began = time.perf_counter()
+    with ranks.joined() as joined, terminal(quiet=quiet), run_log() as log:
+        chosen_device = choose_device(device)
+        joined.from_main(lambda: rundir.check_name(Path(output), name))
+        joined.from_main(lambda: check_tracker(track))
         dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links), verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
-        start = parents.named(weights, Path(output))
+        start = joined.from_main(lambda: parents.named(weights, Path(output)))
         chosen = resolve(recipe, dataset, model=model, weights=start, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
         check_weights(chosen.model)
@@ -117,41 +123,40 @@ def train(
                 f"the frozen blocks of {chosen.model.name} have random weights. Trained: {chosen.stages[0].part}."
             )
         loaded = _load(chosen, dataset, skip_damaged)
-        divided = split(loaded.table, loaded.content, chosen.split, chosen.split_seed)
-        check_split(chosen, divided, lambda spec: split(loaded.table, loaded.content, spec, chosen.split_seed))
+        check_agreement(joined, chosen, loaded)
+        divided = joined.from_main(lambda: _divided(chosen, loaded, split))
         for note in divided.notes:
             logger.info(note)
         if chosen.input.range == "used":
             chosen = chosen.scaled(used_levels(loaded.table, divided.train))
             loaded = replace(_load(chosen, Dataset(dataset.source, loaded.table), False), damaged=loaded.damaged)
-        parent = parents.record(chosen, table.classes, divided, loaded.content)
+        parent = joined.from_main(lambda: parents.record(chosen, table.classes, divided, loaded.content))
         setup = _set_up(chosen, loaded, divided, chosen_device)
-        environment = RunEnvironment.model_validate(
-            {
-                **provenance.environment(
-                    str(chosen_device), gpu_name(chosen_device), torch.get_num_threads()
-                ).to_json(),
-                **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
-                **({} if table.elsewhere is None else {"versions": dict(table.elsewhere.versions)}),
-                **dataset.options.to_json(),
-                **({} if parent is None else {"parent": parent}),
-                "classes": table.classes,
-                "choices": setup.choices,
-                "hashes": provenance.hashes(
-                    loaded.table, loaded.content, divided, weights_file(chosen.model), setup.recipe
-                ),
-            }
-        )
+        used = chosen_device.type if joined.count > 1 else str(chosen_device)  # each rank has a GPU of its own
+
+        def environment() -> RunEnvironment:
+            return RunEnvironment.model_validate(
+                {
+                    **provenance.environment(used, gpu_name(chosen_device), torch.get_num_threads()).to_json(),
+                    **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
+                    "processes": joined.count,
+                    **({} if table.elsewhere is None else {"versions": dict(table.elsewhere.versions)}),
+                    **dataset.options.to_json(),
+                    **({} if parent is None else {"parent": parent}),
+                    "classes": table.classes,
+                    "choices": setup.choices,
+                    "hashes": provenance.hashes(
+                        loaded.table, loaded.content, divided, weights_file(chosen.model), setup.recipe
+                    ),
+                }
+            )
+
         default = chosen.name if table.name == chosen.name else f"{table.name}-{chosen.name}"
-        directory = rundir.create_run(Path(output), name, default)
+        directory = joined.from_main(lambda: rundir.create_run(Path(output), name, default))
         with directory.locked():
-            split_file.write(directory.file("split.csv"), loaded.table, loaded.content, divided)
-            environment.write(provenance.environment_file(directory))
-            directory.write_recipe(setup.recipe)  # last: a folder with this file is a run
-            log.write_to(directory.file("train.log"))
-            with tracked(directory, track) as send:
-                Session(directory, setup, began, open_test, send).run()
-    return Run(directory, device=str(chosen_device), quiet=quiet)
+            joined.from_main(lambda: _write_start(directory, setup, environment()))
+            _train(directory, setup, began, open_test, track, log)
+        return _open(directory, chosen_device, quiet)
 
 
 def resume(
@@ -187,22 +192,17 @@ def resume(
         InterruptedRunError: stopped again, and saved.
     """
     began = time.perf_counter()
-    with terminal(quiet=quiet), run_log() as log:
-        directory = rundir.open_run(run, Path(output))
+    with ranks.joined() as joined, terminal(quiet=quiet), run_log() as log:
+        directory = joined.from_main(lambda: rundir.open_run(run, Path(output)))
         with directory.locked():
-            if results_file(directory).is_file():
-                _finish(directory)
-                return Run(directory, device=device or "auto", quiet=quiet)
-            track = recorded_tracker(directory) if track is None else track
-            check_tracker(track)
-            provenance.check_recipe(directory)
-            provenance.check_split(directory)
-            environment = provenance.environment_of(directory)
+            if joined.from_main(lambda: results_file(directory).is_file()):
+                joined.from_main(lambda: _finish(directory))
+                return _open(directory, choose_device(device or "auto"), quiet)
+            track = joined.from_main(lambda: _checked_tracker(directory, track))
+            environment, stored = joined.from_main(lambda: _recorded(directory))
             source = _source(directory, environment, data)
-            chosen_device = choose_device(device or environment.device or "auto")
-            if environment.threads:
-                use_threads(environment.threads)
-            stored = directory.read_recipe()
+            chosen_device = choose_device(device or _device(environment, joined))
+            _use_recorded_threads(environment, joined)
             recipe = ResolvedRecipe.of(stored)
             options = environment.read_options(images, follow_links=follow_links)
             dataset = open_dataset(source, options, verify=verify)
@@ -210,18 +210,59 @@ def resume(
             loaded = _load(recipe, dataset, environment.skip_damaged)
             classes = environment.classes or classes_before_numbers(dataset.table)
             loaded = replace(loaded, table=loaded.table.with_classes(classes))
-            split = split_file.read(directory.file("split.csv"), loaded.table, loaded.content)
+            check_agreement(joined, recipe, loaded)
+            split = joined.from_main(lambda: split_file.read(directory.file("split.csv"), loaded.table, loaded.content))
             logger.info(f"resuming {directory.path}")
-            log.write_to(directory.file("train.log"))
-            pretrained = not Checkpoints(directory.checkpoints).begun
+            pretrained = joined.from_main(lambda: not Checkpoints(directory.checkpoints).begun)
             setup = _set_up(recipe, loaded, split, chosen_device, pretrained=pretrained)
             # An earlier version wrote the recipe before measuring all of it, and no hash of it.
             if environment.hashes.recipe is None and differences(setup.recipe, stored):
-                directory.write_recipe(setup.recipe)
-            open_test = open_test and environment.open_test
-            with tracked(directory, track) as send:
-                Session(directory, setup, began, open_test, send).run()
-    return Run(directory, device=str(chosen_device), quiet=quiet)
+                joined.from_main(lambda: directory.write_recipe(setup.recipe))
+            _train(directory, setup, began, open_test and environment.open_test, track, log)
+        return _open(directory, chosen_device, quiet)
+
+
+def _divided(recipe: ResolvedRecipe, images: Images, split: Splitter) -> Split:
+    """Split of the images, which is of use for this recipe.
+
+    Raises:
+        DataError: it is not.
+    """
+    divided = split(images.table, images.content, recipe.split, recipe.split_seed)
+    check_split(recipe, divided, lambda spec: split(images.table, images.content, spec, recipe.split_seed))
+    return divided
+
+
+def _write_start(directory: RunDirectory, setup: TrainingSetup, environment: RunEnvironment) -> None:
+    """Write what a run has from its start on."""
+    images = setup.images
+    split_file.write(directory.file("split.csv"), images.table, images.content, setup.split)
+    environment.write(provenance.environment_file(directory))
+    directory.write_recipe(setup.recipe)  # last: a folder with this file is a run
+
+
+def _train(
+    directory: RunDirectory, setup: TrainingSetup, began: float, open_test: bool, track: str | None, log: RunLog
+) -> None:
+    """Train a run that is locked to its end; rank 0 logs and tracks it."""
+    if not ranks.is_main():
+        Session(directory, setup, began, open_test).run()
+        return
+    ranks.tell_launcher(directory.resume_command)
+    log.write_to(directory.file("train.log"))
+    with tracked(directory, track) as send:
+        Session(directory, setup, began, open_test, send).run()
+
+
+def _open(directory: RunDirectory, device: torch.device, quiet: bool) -> Run:
+    """Finished run.
+
+    Raises:
+        RunElsewhereError: its folder is on the machine of rank 0, and this is another.
+    """
+    if not ranks.is_main() and not results_file(directory).is_file():
+        raise RunElsewhereError(f"{directory.path} is on the machine of process 1, and cannot be read on this one.")
+    return Run(directory, device=str(device) if ranks.processes() == 1 else device.type, quiet=quiet)
 
 
 def _finish(directory: RunDirectory) -> None:
@@ -234,6 +275,46 @@ def _finish(directory: RunDirectory) -> None:
         return
     run_page.write_page(directory.path)
     logger.info(f"{directory.path} is finished. Its report was missing and was written now.")
+
+
+def _checked_tracker(directory: RunDirectory, track: str | None) -> str | None:
+    """Tracker of a run that is resumed: `track`, or that which it was begun with.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    track = recorded_tracker(directory) if track is None else track
+    check_tracker(track)
+    return track
+
+
+def _recorded(directory: RunDirectory) -> tuple[RunEnvironment, Recipe]:
+    """Recorded environment and recipe of a run, whose recipe and split are as they were written.
+
+    Raises:
+        RunStateError: they are not.
+    """
+    provenance.check_recipe(directory)
+    provenance.check_split(directory)
+    return provenance.environment_of(directory), directory.read_recipe()
+
+
+def _device(environment: RunEnvironment, joined: Ranks) -> str:
+    """Recorded device, or its kind where each of several ranks has one."""
+    recorded = environment.device or "auto"
+    return recorded if joined.alone else recorded.partition(":")[0]
+
+
+def _use_recorded_threads(environment: RunEnvironment, joined: Ranks) -> None:
+    """Use as many threads as the run began with, for the same bits, unless it began in another number of processes."""
+    begun = environment.processes or 1
+    if begun != joined.count:
+        logger.info(
+            f"{counted(joined.count, 'process', 'processes')}, where the run began with {begun}: the order of the "
+            "images is the same; the last digits may differ."
+        )
+    elif environment.threads:
+        use_threads(environment.threads)
 
 
 def _source(directory: RunDirectory, environment: RunEnvironment, data: Any) -> Any:
