@@ -18,6 +18,7 @@ from loupe.errors import DataError
 from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 from loupe.runs.train import resume
+from rank_processes import started
 from remote_stores import ObjectServer, running
 
 pytestmark = [pytest.mark.usefixtures("bare"), pytest.mark.slow]
@@ -130,3 +131,23 @@ def test_data_that_has_changed_is_refused_on_resume_and_for_evaluation(server, s
         loupe.load(tmp_path / "done").evaluate("val")
     server.files["/d/part-03.tar"] = shards["part-03.tar"]
     resume("killed", output=tmp_path, quiet=True)
+
+
+def test_two_processes_read_and_train_on_what_one_does(server, tmp_path, monkeypatch):
+    largest = max(len(data) for data in server.files.values())
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", f"{4 * largest}B")
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
+    settings = [f"{key}={value}" for key, value in {**SETTINGS, "shuffle_window": 100}.items()]
+    words = ["-m", "loupe", "train", f"{server.url}/d/", "--recipe", "digits", "--precision", "fp32", "--quiet"]
+    words += [word for text in settings for word in ("--set", text)]
+    for count in (1, 2):
+        processes = started(count, [*words, "--output", str(tmp_path), "--name", f"of-{count}"])
+        ended = [process.communicate(timeout=240) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, ended
+    one, two = (tmp_path / f"of-{count}" for count in (1, 2))
+    assert (one / "split.csv").read_text() == (two / "split.csv").read_text()
+    histories = [(folder / "metrics.csv").read_text().splitlines() for folder in (one, two)]
+    assert len(histories[0]) == len(histories[1]) == 3
+    results = [loupe.load(folder).results.test for folder in (one, two)]
+    assert results[0] is not None and results[1] is not None
+    assert abs(results[0].accuracy.value - results[1].accuracy.value) < 0.15

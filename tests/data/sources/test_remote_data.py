@@ -15,9 +15,11 @@ from loupe.data.dataset import is_gone, open_dataset
 from loupe.data.hashing import content_hashes
 from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import EncodedStore
+from loupe.data.remote.address import Address
 from loupe.data.remote.failures import RemoteError
 from loupe.data.sources.open import open_table
 from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.remote import _root_of
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError
 from remote_stores import COMMIT, ObjectServer, running
@@ -239,6 +241,19 @@ def test_an_image_of_a_shard_that_changes_while_it_is_read_is_refused(server, tm
         server.files[name] = tar(90, 4)
     with pytest.raises(RemoteError):
         [table.encoded(i) for i in (0, 7, 0, 7)]
+
+
+@pytest.mark.parametrize(
+    ("address", "root"),
+    [
+        ("s3://d/d/x-*.tar", "s3://d/"),
+        ("https://me:secret@d:8/d/x.csv?d", "https://me:secret@d:8/"),
+        ("hf://datasets/d/d@d/d", "hf://datasets/d/d@d/"),
+        ("gs://bucket", "gs://bucket/"),
+    ],
+)
+def test_the_root_of_an_address_is_what_its_path_is_relative_to(address, root):
+    assert _root_of(Address.of(address)) == root
 
 
 @pytest.mark.parametrize("name", ["../x.tar", "a/../../x.tar", "/x.tar", "./x.tar"])

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -147,9 +148,16 @@ def _listed(text: str) -> _Listing:
         if not _is_safe(name):
             raise DataError(f"{address.shown}: the name {name!r} is no path inside a folder. Rename it.")
         files[name] = remote
-    base = address.url[: address.url.index(path)] + folder if path else address.url.rstrip("/") + "/"
-    listing = _Listing(address, base, files, {})
+    listing = _Listing(address, _root_of(address) + folder, files, {})
     return _configured(listing, wanted or None) if address.scheme == "hf" and not path else listing
+
+
+def _root_of(address: Address) -> str:
+    """Address of the bucket, host or data set, with a slash at its end."""
+    if address.scheme in {"http", "https"}:
+        parts = urlsplit(address.url)
+        return f"{parts.scheme}://{parts.netloc}/"
+    return address.url[: len(address.url) - len(address.path)].rstrip("/") + "/"
 
 
 def _configured(listing: _Listing, wanted: str | None) -> _Listing:
