@@ -87,12 +87,12 @@ def test_several_ranks_and_a_cluster_exclude_each_other(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    with pytest.raises(ConfigError, match="exclude each other"), runner_of("local", quiet=True):
+    with pytest.raises(ConfigError, match="exclude each other"), runner_of("local", device="cpu", quiet=True):
         pass
 
 
 def test_no_address_is_no_cluster():
-    with runner_of(None, quiet=True) as runner:
+    with runner_of(None, device="cpu", quiet=True) as runner:
         assert runner is None
 
 

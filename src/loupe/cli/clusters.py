@@ -36,11 +36,11 @@ def cluster_of(address: str | None, *, quiet: bool) -> Iterator["Cluster | None"
 
 
 @contextmanager
-def runner_of(address: str | None, *, quiet: bool) -> Iterator["TrainingRunner | None"]:
+def runner_of(address: str | None, *, device: str, quiet: bool) -> Iterator["TrainingRunner | None"]:
     """Runner of trainings on the cluster at the address for the block; None without an address.
 
     Raises:
-        ConfigError: as for `cluster_of`.
+        ConfigError: as for `cluster_of`; or no node has the resources of a training on this device.
     """
     with cluster_of(address, quiet=quiet) as cluster:
         if cluster is None:
@@ -48,7 +48,7 @@ def runner_of(address: str | None, *, quiet: bool) -> Iterator["TrainingRunner |
             return
         from loupe.cluster.trainings import ClusterTrainings
 
-        yield ClusterTrainings(cluster)
+        yield ClusterTrainings(cluster, device)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def compare(
             what, output=output, name=name, open_test=open_test, device=device
         )
     else:
-        with runner_of(cluster, quiet=quiet or as_json) as runner:
+        with runner_of(cluster, device=device, quiet=quiet or as_json) as runner:
             results = compare.compare(
                 what[0],
                 columns=columns,

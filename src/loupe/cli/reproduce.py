@@ -32,7 +32,7 @@ def reproduce(
     from loupe.cli import tables
     from loupe.comparison import reproduce as experiments
 
-    with runner_of(cluster, quiet=quiet or as_json) as runner:
+    with runner_of(cluster, device=device, quiet=quiet or as_json) as runner:
         results = experiments.reproduce(
             names or (),
             data=data,

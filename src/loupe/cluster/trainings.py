@@ -59,19 +59,23 @@ class Resources:
 
 
 class ClusterTrainings:
-    """Runner of trainings on a cluster; a `loupe.comparison.trainings.TrainingRunner`."""
+    """Runner of trainings on a cluster; a `loupe.comparison.trainings.TrainingRunner`.
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    Raises:
+        ConfigError: no node has the resources of a training on this device.
+    """
+
+    def __init__(self, cluster: Cluster, device: str) -> None:
+        self.cluster, self.each = cluster, Resources.of(device, cluster)
+        cluster.check_slots(self.each.cpus, self.each.gpus)
 
     def announce(self, trainings: Sequence[Training], options: RunOptions) -> None:
         """Check the folders on each node, and log the nodes, the trainings at a time and the expected time.
 
         Raises:
-            ConfigError: a node does not see the images or the output, or none has the resources of a training.
+            ConfigError: a node does not see the images or the output.
         """
-        each = Resources.of(options.device, self.cluster)
-        self.cluster.check_slots(each.cpus, each.gpus)
+        each = self.each
         self.cluster.check_folders(options.output.absolute(), _needed(trainings))
         missing = [training for training in trainings if not _is_finished(training, options)]
         slots = self.cluster.slots(each.cpus, each.gpus)
@@ -92,7 +96,7 @@ class ClusterTrainings:
         """
         results: list[list[Run | LoupeError | None]] = [[None] * len(group) for group in groups]
         told: set[int] = set()
-        for number, place, result in _Tasks(groups, options, Resources.of(options.device, self.cluster)).results():
+        for number, place, result in _Tasks(groups, options, self.each).results():
             results[number][place] = result
             if number not in told and None not in results[number]:
                 told.add(number)
