@@ -137,14 +137,14 @@ def test_two_processes_read_and_train_on_what_one_does(server, tmp_path, monkeyp
     largest = max(len(data) for data in server.files.values())
     monkeypatch.setenv("LOUPE_SHARD_CACHE", f"{4 * largest}B")
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
-    settings = [f"{key}={value}" for key, value in {**SETTINGS, "shuffle_window": 100}.items()]
+    settings = {**SETTINGS, "shuffle_window": 100}
+    one = begin(f"{server.url}/d/", tmp_path, "of-1", settings).path
     words = ["-m", "loupe", "train", f"{server.url}/d/", "--recipe", "digits", "--precision", "fp32", "--quiet"]
-    words += [word for text in settings for word in ("--set", text)]
-    for count in (1, 2):
-        processes = started(count, [*words, "--output", str(tmp_path), "--name", f"of-{count}"])
-        ended = [process.communicate(timeout=240) for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, ended
-    one, two = (tmp_path / f"of-{count}" for count in (1, 2))
+    words += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    processes = started(2, [*words, "--output", str(tmp_path), "--name", "of-2"])
+    ended = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    two = tmp_path / "of-2"
     assert (one / "split.csv").read_text() == (two / "split.csv").read_text()
     histories = [(folder / "metrics.csv").read_text().splitlines() for folder in (one, two)]
     assert len(histories[0]) == len(histories[1]) == 3
