@@ -188,6 +188,18 @@ def killed(joined, folder, case, at, rank):
     return None
 
 
+def stopped_and_whole(joined, folder, case, at):
+    """Train, stop in step `at` and go on; train without a stop; return True if both have the same bits."""
+    step = TrainStep.step
+    stopped(joined, f"{folder}/cut", case, at, 0)
+    TrainStep.step = step
+    pair = [trainer(joined, f"{folder}/{name}", case) for name in ("cut", "whole")]
+    for found in pair:
+        found.fit()
+    cut, whole = (found.model.state_dict() for found in pair)
+    return all(torch.equal(cut[name], value) for name, value in whole.items())
+
+
 def resumed(joined, folder, case, name):
     """Train the rest of a case from its checkpoint on, as `fit` does."""
     steps = []

@@ -266,6 +266,12 @@ def test_a_stop_on_any_rank_stops_all_at_the_same_step_and_another_number_of_ran
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", ["norm"])
+def test_as_many_ranks_go_on_bit_for_bit(tmp_path, case):
+    assert rank_processes.results(3, "rank_trainings:stopped_and_whole", str(tmp_path), case, 4) == [True] * 3
+
+
+@pytest.mark.slow
 def test_a_rank_that_ends_ends_the_others_and_one_process_goes_on(tmp_path, whole):
     found = rank_processes.results(2, "rank_trainings:killed", str(tmp_path), "adam", 3, 1)
     assert found == ["LostRankError", "ended"]

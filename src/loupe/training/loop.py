@@ -1,6 +1,5 @@
 """The training loop: forward, backward, step, log, evaluate, save, in that order."""
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loupe.augment.pipeline import Augmenter
 from loupe.augment.shard_order import EpochOrder
 from loupe.config.resolved import ResolvedStage
-from loupe.data.pixels.batches import Batch, BatchLoader
-from loupe.data.pixels.read_ahead import cut, steps_in
+from loupe.data.pixels.batches import BatchLoader
+from loupe.data.pixels.read_ahead import steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
 from loupe.log import logger, progress_bar, rounded
@@ -25,6 +23,7 @@ from loupe.training import schedules
 from loupe.training.activation_loader import ActivationLoader
 from loupe.training.agreement import Agreement
 from loupe.training.checkpoint import Checkpoints, Snapshot
+from loupe.training.epoch_batches import epoch_batches
 from loupe.training.rank_checkpoints import RankCheckpoints
 from loupe.training.solver import Solver, check_memory
 from loupe.training.stage_data import StageData
@@ -180,27 +179,17 @@ class Trainer:
 
     def train_epoch(self, train_step: TrainStep, loader: BatchLoader | ActivationLoader) -> bool:
         """Train the rest of the current epoch; return False if asked to stop before its end."""
-        state, stage, augmenter, train_N = self.state, train_step.stage, train_step.augmenter, self.train_N
+        state, stage, train_N = self.state, train_step.stage, self.train_N
         epoch = len(state.history)
         steps_per_epoch = steps_in(len(train_N), stage.batch_size)
         monitored = state.monitored(self.monitor, state.stage)
-        windows = self.order.windows(augmenter.seed, epoch, train_N)
-        order_N = np.concatenate(windows)
-        images_S = [len(index_B) for index_B in cut(order_N, stage.batch_size)][state.step :]
-        batches = loader.at(epoch).batches(order_N, stage.batch_size, first=state.step, share=train_step.share)
-        partners: Iterator[Batch | None] = itertools.repeat(None)
-        if stage.augment.mixes:
-            assert isinstance(augmenter, Augmenter), "images are mixed as images"
-            drawn_from = [train_N] if len(windows) == 1 else map(np.sort, windows)  # partners lie in the same shards
-            drawn = map(augmenter.partners, windows, itertools.repeat(epoch), drawn_from)
-            partner_N = np.concatenate([*drawn])
-            partners = loader.batches(partner_N, stage.batch_size, first=state.step, share=train_step.share)
+        batches = epoch_batches(train_step, loader, self.order, train_N, epoch=epoch, first=state.step)
         before = state.sums if self.ranks.is_main else [0.0, 0.0]
         sums = torch.tensor(before, dtype=_widest(loader.device), device=loader.device)
         timer = EpochTimer(state.seconds)
         with progress_bar() as progress:
             bar = progress.add_task(progress_title(state, stage), total=steps_per_epoch, completed=state.step, note="")
-            for batch, partner, images in zip(batches, partners, images_S, strict=False):
+            for batch, partner, images in batches:
                 if self._agreement.is_stopping:
                     state.sums, state.seconds = self._agreement.totals(sums.tolist()), timer.total()
                     self._check_finite(state.sums[0])

@@ -51,6 +51,7 @@ class RankNetwork:
         self._sync = stage.batch_norm_sync
         self._compute = compute
         self._ranks = ranks
+        self._is_laid_out = False
         with exchanging():
             self._group = _own_group() if self.has_statistics and self._sync is not False else None
             self._parallel = _parallel(model)
@@ -69,13 +70,39 @@ class RankNetwork:
         small = images // self._ranks.count < LEAST_IMAGES
         return self.has_statistics and (small if self._sync == "auto" else self._sync)
 
-    def forward(self, x_BCHW: Tensor, images: int) -> Tensor:
+    def forward(self, x_BCHW: Tensor, images: int, seed: int) -> Tensor:
         """Logits [B, K] of this rank's share of a batch of that many images.
+
+        Args:
+            seed: seed of the random numbers of this step.
 
         Raises:
             ConfigError: a layer draws random numbers that cannot be those of the whole batch.
             LostRankError: another rank has ended.
         """
+        if not self._is_laid_out:
+            self._lay_out(x_BCHW, images)
+        torch.manual_seed(seed)
+        return self._share(x_BCHW, images)
+
+    def _lay_out(self, x_BCHW: Tensor, images: int) -> None:
+        """Take passes without effect, after which the reductions of gradients have their final layout.
+
+        DistributedDataParallel finds the unused weights in the first pass and the order of the gradients in the second,
+        and sums over ranks in that order from the third on. Without this, a resumed training would have other last bits
+        than one that was not interrupted.
+        """
+        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        for _ in range(2):
+            self.backward(self._share(x_BCHW, images).float().sum())
+            self.model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+        self._is_laid_out = True
+
+    def _share(self, x_BCHW: Tensor, images: int) -> Tensor:
+        """Logits of the share, with the random numbers and the batch normalisation of the whole batch."""
         with self._compute.autocast(), exchanging():
             if not self.is_shared(images):
                 return self._logits(x_BCHW)

@@ -151,7 +151,7 @@ class TrainStep:
 
     def _logits(self, x_BCHW: Tensor, seed: int, images: int) -> Tensor:
         if self.over_ranks:
-            return self.over_ranks.forward(x_BCHW, images)
+            return self.over_ranks.forward(x_BCHW, images, seed)
         if self.sliced:
             return self.sliced.forward(x_BCHW, seed)
         with self.compute.autocast():
