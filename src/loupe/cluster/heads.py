@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from loupe.cluster.nodes import Cluster
-from loupe.cluster.worker import CommandPlace
-from loupe.errors import RunStateError, counted
+from loupe.cluster.worker import CommandPlace, lost_error
+from loupe.errors import counted
 from loupe.labels.cross_fit import HeadData, HeadTask, Solver
 from loupe.log import logger
 from loupe.training.axes import Floats
@@ -47,10 +47,8 @@ class ClusterHeads:
             except ray.exceptions.RayTaskError:
                 raise  # a defect of Loupe, with its traceback
             except ray.exceptions.RayError as error:
-                raise RunStateError(
-                    f"a head was lost {RETRIES + 1} times with its worker ({type(error).__name__}). It may need more "
-                    "memory than the nodes have. Give the same command again, or leave out --cluster."
-                ) from None
+                remedy = "Give the same command again, or leave out --cluster."
+                raise lost_error("a head", error, RETRIES + 1, remedy) from None
 
         return solve
 

@@ -27,7 +27,7 @@ from loupe.bulk.plan import IMAGES, PLAN, Plan
 from loupe.bulk.predict import Written
 from loupe.bulk.predict_units import predict_units
 from loupe.cluster.nodes import Cluster
-from loupe.cluster.worker import CommandPlace, sendable
+from loupe.cluster.worker import CommandPlace, lost_error, sendable
 from loupe.errors import DiskError, LoupeError, RunStateError, counted, disk_error
 from loupe.export.predictor import ExportedModel
 from loupe.log import logger, progress_bar, terminal
@@ -258,10 +258,7 @@ class _Pool:
         first = task[0] if task else None
         self._lost[first] += 1
         if self._lost[first] > RETRIES:
-            raise RunStateError(
-                f"the worker of a unit was lost {RETRIES + 1} times ({type(error).__name__}). It may need more memory "
-                f"than the nodes have. {AGAIN}"
-            ) from None
+            raise lost_error("a unit", error, RETRIES + 1, AGAIN) from None
         if actor in self._actors:
             self._actors.remove(actor)
             logger.info("a worker was lost: its units are predicted by another")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from loupe.cluster.nodes import Cluster, alive
-from loupe.cluster.worker import CommandPlace, sendable
+from loupe.cluster.worker import CommandPlace, lost_error, sendable
 from loupe.comparison.trainings import Training, interrupted
 from loupe.data.dataset import Dataset
 from loupe.devices import StopSignal
@@ -186,10 +186,8 @@ class _Tasks:
         except ray.exceptions.RayTaskError:
             raise  # a defect of Loupe, with its traceback
         except ray.exceptions.RayError as error:
-            return RunStateError(
-                f"{training.name}: its worker was lost {RETRIES + 1} times ({type(error).__name__}). It may need more "
-                "memory than the nodes have. To resume, give the same command again."
-            )
+            remedy = "To resume, give the same command again."
+            return lost_error(training.name, error, RETRIES + 1, remedy)
         for warning in report.warnings:
             logger.warning(f"{training.name}: {warning}")
         if isinstance(report.error, InterruptedRunError) and self.attempts[key] <= RETRIES:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, RunStateError
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,20 @@ def sendable(error: LoupeError) -> LoupeError:
     except Exception:
         return LoupeError(str(error))
     return error
+
+
+def lost_error(what: str, error: Exception, times: int, remedy: str) -> RunStateError:
+    """Error of work whose worker was lost too often, or whose Ray has ended.
+
+    Args:
+        what: the work.
+        error: of Ray.
+        times: number of times that it was lost.
+        remedy: next step of the user.
+    """
+    kind = type(error).__name__
+    if kind == "LocalRayletDiedError":
+        return RunStateError(f"{what}: Ray on this machine has ended, by `ray stop` or for lack of memory. {remedy}")
+    return RunStateError(
+        f"{what}: its worker was lost {times} times ({kind}). It may need more memory than the nodes have. {remedy}"
+    )
