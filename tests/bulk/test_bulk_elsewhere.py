@@ -5,6 +5,8 @@ import tarfile
 import threading
 from contextlib import contextmanager
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bulk_predictions import COUNT, UNIT, bulk, names, rows
@@ -78,6 +80,31 @@ def test_images_in_tars_have_the_rows_of_the_files(stored, tmp_path, whole, tars
     table = rows(tmp_path / "out.parquet")
     assert same_but_names(table, whole)
     assert table["path"][0].as_py() == f"{tmp_path.as_posix()}/s-0.tar/a/00.png"
+
+
+@pytest.mark.parametrize("group_rows", [3, 1000])
+@pytest.mark.parametrize("kind", ["struct", "bytes"])
+def test_images_in_the_rows_of_a_parquet_file_have_the_rows_of_the_files(
+    photos, stored, tmp_path, whole, kind, group_rows
+):
+    files = sorted(photos.rglob("*.png"))
+    data = [file.read_bytes() for file in files]
+    images = [{"bytes": each, "path": file.name} for each, file in zip(data, files, strict=True)]
+    images[4] = {"bytes": None, "path": None}
+    column = images if kind == "struct" else [image["bytes"] for image in images]
+    file = tmp_path / "images.parquet"
+    pq.write_table(pa.table({"image": column, "image_id": list(range(COUNT))}), file, row_group_size=group_rows)
+    result = bulk(stored, file, tmp_path / "out.parquet")
+    table, expected = rows(tmp_path / "out.parquet").to_pylist(), whole.to_pylist()
+    assert [row["image_id"] for row in table] == [str(k) for k in range(COUNT)]
+    assert [row["content"] for row in table if row["reason"] is None] == [
+        row["content"] for k, row in enumerate(expected) if k != 4
+    ]
+    assert [row["label"] for k, row in enumerate(table) if k != 4] == [
+        row["label"] for k, row in enumerate(expected) if k != 4
+    ]
+    assert result.summary.damaged == 1 and table[4]["reason"] is not None
+    assert table[5]["path"] == (files[5].name if kind == "struct" else "images.parquet#5")
 
 
 def test_a_tar_that_has_changed_ends_the_prediction(stored, tmp_path, whole, tars, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -354,6 +355,34 @@ def test_predict_refuses_before_the_work_what_would_fail_after_it(terminal, trai
     ):
         code, out, err = terminal("predict", trained, photos, *asked)
         assert code == 1 and not out and f"error: {asked[-2]} {asked[-1]}" in err
+
+
+def test_predict_writes_parquet_with_the_rows_of_the_csv(terminal, trained, photos, tmp_path):
+    asked = ("--top", "2", "--threshold", "0.6", "--device", "cpu")
+    assert terminal("predict", trained, photos, "--to", tmp_path / "out.csv", *asked)[0] == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        expected = list(csv.DictReader(file))
+    for to in ("out.parquet", "parts/"):
+        target = f"{tmp_path}/{to}"
+        code, out, _ = terminal("predict", trained, photos, "--to", target, *asked, "--json")
+        found = json.loads(out)
+        assert (code, found["images"], found["damaged"], found["threshold"]) == (0, 40, 0, 0.6)
+        rows = pq.read_table(target).to_pylist()
+        texts = ("path", "label", "label_2")
+        assert [[row[name] for name in texts] for row in rows] == [[row[name] for name in texts] for row in expected]
+        numbers = [name for name in expected[0] if name.startswith("probability")]
+        for name in numbers:
+            given = [float(row[name]) for row in expected]
+            np.testing.assert_allclose([row[name] for row in rows], given, atol=1e-6)
+        assert found["counts"] == {name: sum(row["label"] == name for row in expected) for name in found["counts"]}
+    code, out, err = terminal("predict", trained, photos, "--to", tmp_path / "out.parquet", *asked)
+    assert code == 0 and "complete already" in err and "40 images, 0 damaged" in out
+
+
+@pytest.mark.parametrize("option", [("--submission", "id,label"), ("--skip-damaged",), ("--top", "9")])
+def test_predict_refuses_options_that_parquet_does_not_have(terminal, trained, photos, tmp_path, option):
+    code, out, err = terminal("predict", trained, photos, "--to", tmp_path / "out.parquet", *option)
+    assert code == 1 and not out and option[0] in err and not list(tmp_path.glob("out*"))
 
 
 def test_memory_and_disk_that_run_out_are_one_clear_error(terminal, trained, photos, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loupe.bulk.lists import ListSource
+from loupe.bulk.parquet_rows import ParquetSource
 from loupe.bulk.paths import PathSource
 from loupe.bulk.remote import RemoteSource
 from loupe.bulk.shards import TAR, RemotePlace, TarSource, are_tars
@@ -37,7 +38,7 @@ def source_of(paths: Sequence[str], listed: Path | None, options: ReadOptions) -
         return PathSource(paths, follow_links=options.follow_links)
     source = ListSource(listed, options)
     if listed.suffix.lower() in PARQUET_SUFFIXES and holds_images(listed, options):
-        raise ConfigError(f"{listed} holds the bytes of images. Write its predictions to a CSV file: --to FILE.csv")
+        return ParquetSource(listed, options)
     return source
 
 

@@ -74,7 +74,8 @@ class Output:
             RunStateError: another process writes this output.
             OSError: the folder cannot be written.
         """
-        if self.is_folder:
+        is_new = self.is_folder and not self.path.is_dir()
+        if is_new:
             self.path.mkdir(exist_ok=True)
         self.plan_folder.mkdir(exist_ok=True)
         lock = FileLock(self.plan_folder / LOCK)
@@ -89,18 +90,18 @@ class Output:
         finally:
             if os.name == "nt":  # where the file of a lock that is held cannot be removed
                 lock.release()
-            self._tidy()
+            self._tidy(is_new=is_new)
             lock.release()
 
-    def _tidy(self) -> None:
-        """Remove the folder of the plan where there is no plan in it."""
+    def _tidy(self, *, is_new: bool) -> None:
+        """Remove the folder of the plan where there is no plan in it, and a new folder in which nothing was written."""
         if (self.plan_folder / PLAN).is_file():
             return
         with suppress(OSError):  # it has other files
             (self.plan_folder / LOCK).unlink(missing_ok=True)
             self.plan_folder.rmdir()
-            if self.is_folder:
-                self.path.rmdir()  # of a plan that was not made
+            if is_new:
+                self.path.rmdir()
 
     def check(self) -> None:
         """Check that the output can be written, and is no file or folder of another kind.

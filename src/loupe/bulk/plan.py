@@ -24,6 +24,7 @@ from loupe.config.base import Positive
 from loupe.data.sources.read_options import ReadOptions
 from loupe.errors import DataError, RunStateError
 from loupe.files import replacing
+from loupe.log import progress_bar
 from loupe.records import CheckedRecord, Fraction, OsText, Part, RecordError, Whole
 
 PLAN, IMAGES = "plan.json", "plan.arrow"
@@ -212,7 +213,12 @@ def make_plan(folder: Path, source: Source, asked: Asked, *, unit_images: int = 
         OSError: the files cannot be written.
     """
     digests, images = hashlib.sha256(), 0
-    with replacing(folder / IMAGES) as file, pa.ipc.new_file(file, SCHEMA, options=COMPRESSION) as writer:
+    with (
+        progress_bar() as progress,
+        replacing(folder / IMAGES) as file,
+        pa.ipc.new_file(file, SCHEMA, options=COMPRESSION) as writer,
+    ):
+        bar = progress.add_task("listing images", total=None, note="")
         for unit in _cut(source.rows(folder), unit_images):
             writer.write_batch(
                 pa.record_batch(
@@ -221,6 +227,7 @@ def make_plan(folder: Path, source: Source, asked: Asked, *, unit_images: int = 
             )
             digests.update(unit.digest.encode())
             images += len(unit)
+            progress.advance(bar, len(unit))
     if not images:
         raise DataError(f"{' '.join(source.places)}: there are no images in it.")
     record = PlanRecord(

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from loupe.bulk.parquet_rows import ROWS, open_rows
 from loupe.bulk.plan import PlanRecord, Unit
 from loupe.bulk.remote import REMOTE, open_remote
 from loupe.bulk.shards import SHARDS, open_shards
@@ -22,7 +23,7 @@ def _files(record: PlanRecord, unit: Unit) -> Callable[[int], bytes]:
 
 
 FILES = "files"
-READERS: Mapping[str, Reader] = {FILES: _files, SHARDS: open_shards, REMOTE: open_remote}
+READERS: Mapping[str, Reader] = {FILES: _files, SHARDS: open_shards, REMOTE: open_remote, ROWS: open_rows}
 
 
 def read(unit: Unit, encoded: Callable[[int], bytes], row: int) -> File:
