@@ -148,7 +148,8 @@ class _Rows:
 
 def _groups(metadata: pq.FileMetaData, first: int, stop: int) -> tuple[list[int], int]:
     """Row groups that hold some rows, and the first row of the first of them."""
-    groups, begin, start = [], 0, 0
+    groups: list[int] = []
+    begin = start = 0
     for number in range(metadata.num_row_groups):
         rows = metadata.row_group(number).num_rows
         if start < stop and start + rows > first:
