@@ -105,6 +105,9 @@ def test_a_folder_of_parts_is_complete_once_its_summary_is_there(photos, stored,
     assert rows(tmp_path / "out").equals(rows(tmp_path / "out.parquet"))
     assert json.loads((tmp_path / "out" / "_predictions.json").read_text())["labels"] == result.summary.labels
     assert bulk(stored, photos, tmp_path / "out", folder=True).predicted == 0
+    (tmp_path / "out" / part_name(1)).unlink()
+    with pytest.raises(RunStateError, match=part_name(1)):
+        bulk(stored, photos, tmp_path / "out", folder=True)
 
 
 def test_the_metadata_of_the_file_say_what_it_is_of(photos, stored, tmp_path):

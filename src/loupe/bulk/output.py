@@ -136,7 +136,11 @@ class Output:
 
     def _finished_folder(self) -> Summary | None:
         if (self.path / SUMMARY).is_file():
-            return Summary.read(self.path / SUMMARY)
+            summary = Summary.read(self.path / SUMMARY)
+            parts = map(part_name, range(summary.plan.units))
+            if missing := next((name for name in parts if not (self.path / name).is_file()), None):
+                raise RunStateError(f"{self.path} was complete and lacks {missing}. {Summary.REMEDY}")
+            return summary
         if not self.path.is_dir() or (self.plan_folder / PLAN).is_file():
             return None
         if others := sorted(entry for entry in os.listdir(self.path) if entry != IN_FOLDER):  # noqa: PTH208

@@ -151,11 +151,21 @@ class Plan:
     def __reduce__(self) -> tuple[type["Plan"], tuple[Path, PlanRecord]]:
         return type(self), (self.folder, self.record)
 
+    def close(self) -> None:
+        """Close the file of the images, which Windows would not remove; it is opened again when it is needed."""
+        if "_file" in self.__dict__:
+            self.__dict__.pop("_batches", None)
+            self.__dict__.pop("_file").close()
+
+    @cached_property
+    def _file(self) -> Any:
+        return pa.memory_map(str(self.folder / IMAGES))
+
     @cached_property
     def _batches(self) -> Any:
         file = self.folder / IMAGES
         try:
-            batches = pa.ipc.open_file(pa.memory_map(str(file)))
+            batches = pa.ipc.open_file(self._file)
             found = batches.num_record_batches
         except (OSError, pa.ArrowException) as error:
             raise RecordError(file, f"cannot be read ({error})", PlanRecord.REMEDY) from None

@@ -105,7 +105,8 @@ def plan_for(output: Output, source: Source, asked: Asked, unit_images: int = UN
     output.remove_leftovers()
     if (output.plan_folder / PLAN).is_file():
         plan = open_plan(output.plan_folder)
-        remedy = f"Give the same ones, choose another --to, or remove {output.plan_folder} to begin again."
+        begun = output.path if output.is_folder else output.plan_folder
+        remedy = f"Give the same ones, choose another --to, or remove {begun} to begin again."
         check_same(asked, plan.record.asked, output.path, remedy)
         logger.info(f"{output.path}: begun already. Its images are those listed at {plan.record.listed}.")
         return plan
@@ -139,6 +140,7 @@ def _predict(output: Output, plan: Plan, runner: PartsRunner) -> BulkResult:
             seconds += runner(output, plan, parts)
             parts = written(output.parts_folder, plan)
         summary = Summary(plan=plan.record, labels=dict(parts.labels), damaged=parts.damaged)
+        plan.close()
         if not parts.pending and output.finish(summary):
             return BulkResult(summary, predicted, seconds)
     raise DiskError(f"{output.parts_folder}: files read back are not those written. Check the disk, or choose another.")
