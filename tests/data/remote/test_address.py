@@ -1,6 +1,8 @@
 """Addresses of remote files: what they mean, what is refused, and that no credentials are shown."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loupe.data.remote.address import Address, is_remote
 from loupe.data.remote.failures import RemoteError
@@ -103,6 +105,29 @@ def test_no_credentials_are_shown():
         assert "5ecretsign" not in text and "5ECRET" not in text and "pa55word" not in text
     assert address.shown == "https://host/a.tar?X-Amz-Signature=…&download=1&sig=…&…"
     assert "5ecretsign" in address.url  # requests need it
+
+
+WORDS = st.text("abcdefgXYZ0123456789-_.~%+=", min_size=6, max_size=20)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    secret=WORDS.map("5ecret".__add__),
+    name=WORDS,
+    scheme=st.sampled_from(["http", "https", "s3", "gs", "az", "abfs", "hf"]),
+)
+def test_secrets_in_any_place_are_hidden(secret, name, scheme):
+    texts = [f"{scheme}://user:{secret}@host/a.tar"]
+    if scheme.startswith("http"):
+        texts += [f"{scheme}://host/a.tar?{name}={secret}", f"{scheme}://host/a?version={secret * 12}#{secret}"]
+    for text in texts:
+        assert "5ecret" not in redacted(text) and "5ecret" not in redacted_text(f"error: '{text}', again")
+        try:
+            address = Address.of(text)
+        except ConfigError as error:
+            assert "5ecret" not in str(error)
+        else:
+            assert "5ecret" not in repr(address) + str(RemoteError(address.url, "failed"))
 
 
 def test_names_of_objects_are_shown_as_they_are():

@@ -65,7 +65,8 @@ def _caused(error):
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 DATA = random.Random(1).randbytes(17 << 20)
-OBJECTS = {"d/a.tar": DATA, "d/e.tar": b"", "d/deep/x y#1?.tar": b"odd", "d/b.txt": b"b"}
+OBJECTS = {"d/a.tar": DATA, "d/e.tar": b"", "d/deep/x y#1?.tar": b"odd", "d/b.txt": b"b", "d2/c.tar": b"c"}
+INSIDE = {key: data for key, data in OBJECTS.items() if key.startswith("d/")}
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +104,12 @@ def test_objects_of_s3_are_listed_and_read(s3, policy, tmp_path):
     def keys(text):
         return [remote.url.removeprefix("s3://bucket/") for remote in listed(Address.of(text), policy)]
 
-    assert keys("s3://bucket") == keys("s3://bucket/d/") == sorted(OBJECTS)
+    assert keys("s3://bucket") == sorted(OBJECTS)
+    assert keys("s3://bucket/d/") == keys("s3://bucket/d") == sorted(INSIDE)
     assert keys("s3://bucket/d/*.tar") == ["d/a.tar", "d/e.tar"]
-    assert keys("s3://bucket/**/*.tar") == ["d/a.tar", "d/deep/x y#1?.tar", "d/e.tar"]
+    assert keys("s3://bucket/**/*.tar") == ["d/a.tar", "d/deep/x y#1?.tar", "d/e.tar", "d2/c.tar"]
     remotes = listed(Address.of("s3://bucket/d"), policy)
-    assert {remote.url.removeprefix("s3://bucket/"): read(remote, policy) for remote in remotes} == OBJECTS
+    assert {remote.url.removeprefix("s3://bucket/"): read(remote, policy) for remote in remotes} == INSIDE
     [large] = listed(Address.of("s3://bucket/d/a.tar"), policy)
     assert large.version and large.resumable and large.size == len(DATA)
     assert read_range(large, len(DATA) - 5, len(DATA), policy) == DATA[-5:]
@@ -119,14 +121,16 @@ def test_objects_of_s3_are_listed_and_read(s3, policy, tmp_path):
 
 
 @pytest.mark.slow
-def test_thousands_of_objects_are_listed_over_several_pages(s3, policy):
-    for number in range(1010):
+def test_many_objects_are_listed_over_several_pages(s3, policy, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "40")
+    for number in range(110):
         s3.put_object(Bucket="bucket", Key=f"many/{number:04}", Body=b"")
+    assert s3.list_objects_v2(Bucket="bucket", Prefix="many/")["KeyCount"] == 40
     found = listed(Address.of("s3://bucket/many/"), policy)
-    assert [remote.url for remote in found] == [f"s3://bucket/many/{number:04}" for number in range(1010)]
-    assert len(listed(Address.of("s3://bucket/many/{0500..1009}"), policy)) == 510
+    assert [remote.url for remote in found] == [f"s3://bucket/many/{number:04}" for number in range(110)]
+    assert len(listed(Address.of("s3://bucket/many/{0050..0109}"), policy)) == 60
     with pytest.raises(MissingError):
-        listed(Address.of("s3://bucket/many/{1000..1010}"), policy)
+        listed(Address.of("s3://bucket/many/{0100..0110}"), policy)
 
 
 @pytest.mark.slow

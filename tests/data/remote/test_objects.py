@@ -11,6 +11,8 @@ import sys
 from hashlib import md5, sha256
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from loupe.data.remote.address import Address
 from loupe.data.remote.failures import ChangedError, MissingError, RemoteError
@@ -179,6 +181,41 @@ def test_attempts_that_bring_bytes_do_not_count_as_failed_until_the_time_is_over
     )
     with pytest.raises(RemoteError, match="within"):
         read(remote, hurried)
+
+
+WORDS = ("", "500", "429", "reset", "truncate", "longer", "shorter", "compressed", "same tag", "other tag")
+
+
+@pytest.mark.slow
+@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    script=st.lists(st.sampled_from(WORDS), max_size=12),
+    tags=st.sampled_from(["strong", "weak", ""]),
+    ranges=st.booleans(),
+    start=st.integers(0, 700),
+    length=st.integers(0, 700),
+)
+def test_whatever_a_store_does_a_read_gives_the_right_bytes_or_an_error(server, script, tags, ranges, start, length):
+    data = DATA[:1400]
+    server.files["/d/short.tar"] = data
+    server.tags, server.ranges = tags, ranges
+    server.checksums = lambda sent: {"Content-MD5": base64_digest(md5(sent))}
+    clock = FakeClock()
+    policy = RetryPolicy(attempts=4, silence_seconds=5, clock=clock.time, sleep=clock.sleep)
+    server.script.clear()
+    [remote] = listed(Address.of(f"{server.url}/d/short.tar"), policy)
+    unseen = "same tag" in script or (not tags and "other tag" in script)  # where only a checksum notices it
+    for whole in (True, False):
+        server.script.clear()
+        server.script.extend(script)
+        expected = data if whole else data[start : start + length]
+        try:
+            found = read(remote, policy) if whole else read_range(remote, start, start + length, policy)
+        except RemoteError:
+            assert any(script)
+        else:
+            assert found == expected or (unseen and not whole)
+    server.script.clear()
 
 
 def test_one_request_in_twenty_fails_and_every_file_is_right(server, policy):

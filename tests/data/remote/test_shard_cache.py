@@ -296,6 +296,30 @@ def test_a_full_disk_evicts_shards_and_then_gives_one_error(remotes, policy, tmp
         assert present(tmp_path) == set()
 
 
+def test_a_disk_that_is_full_for_the_record_of_a_shard_gives_one_error(remotes, policy, tmp_path, monkeypatch):
+    def publish(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with ShardCache(tmp_path, 100 * SIZE, policy=policy) as cache:
+        monkeypatch.setattr(ShardFolder, "publish", publish)
+        with pytest.raises(DiskError), cache.local(remotes[0]):
+            pass
+        cache.read_ahead(remotes[1:2])
+        eventually(lambda: shard_key(remotes[1]) in cache._failed)
+        with pytest.raises(DiskError), cache.local(remotes[1]):
+            pass
+        monkeypatch.undo()
+        assert cache._folder.used_bytes() == 0
+
+
+def test_errors_of_the_user_of_a_shard_are_handed_on(remotes, policy, tmp_path):
+    with ShardCache(tmp_path, SIZE, policy=policy) as cache:
+        with pytest.raises(FileNotFoundError), cache.local(remotes[0]):
+            raise FileNotFoundError("of the user")
+        with cache.local(remotes[1]) as path:  # the pin is gone
+            assert path.read_bytes() == content(remotes[1])
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DiskError):

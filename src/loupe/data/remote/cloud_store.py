@@ -54,7 +54,8 @@ class CloudStore:
                 except MissingError:
                     pass  # a folder has no file of its own
             found = self._call(address.url, address.scheme, system, "_find", path, detail=True, seconds=seconds)
-            entries = list(found.values())
+            inside = f"{path.rstrip('/')}/"  # and not those of another folder whose name begins alike
+            entries = [info for info in found.values() if info["name"].startswith(inside)]
         else:
             folder = root + fixed_folder(address.path)
             if is_flat(address.path):
@@ -160,7 +161,9 @@ def _file_system(scheme: str, root: str, protocol: str, policy: RetryPolicy) -> 
 
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
-        limits = {"connect_timeout": policy.connect_seconds, "read_timeout": policy.silence_seconds}
+        # Requests are repeated above botocore too.
+        limits: dict[str, Any] = {"retries": {"total_max_attempts": 2, "mode": "standard"}}
+        limits |= {"connect_timeout": policy.connect_seconds, "read_timeout": policy.silence_seconds}
         options["config_kwargs"] = {**conf.get("s3", {}).get("config_kwargs", {}), **limits}
     elif scheme == "gs":
         options["requests_timeout"] = policy.silence_seconds

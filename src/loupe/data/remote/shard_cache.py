@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -125,7 +125,8 @@ class ShardCache:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(CLOSE_SECONDS)  # one that waits for a silent server ends later, and keeps nothing
-        self._folder.close()
+        with suppress(OSError):  # of a folder that somebody else has changed: the lock ends with the process
+            self._folder.close()
 
     def read_ahead(self, remotes: Iterable[RemoteObject]) -> None:
         """Fetch shards in the background, in the order of their use, as far as the budget allows.
@@ -190,9 +191,11 @@ class ShardCache:
                     raise self._no_space(remote)
                 with self._changed:
                     self._changed.wait(POLL_SECONDS)
-        except BaseException:
+        except BaseException as error:
             with self._changed:
                 self._release(key)
+            if isinstance(error, OSError):
+                raise _disk_error(error, self._folder.folder) from None
             raise
 
     def _release(self, key: str) -> None:
