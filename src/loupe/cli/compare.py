@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from loupe import ranks
 from loupe.cli.clusters import runner_of
 from loupe.cli.options import (
     Cluster,
@@ -15,11 +16,13 @@ from loupe.cli.options import (
     Images,
     Json,
     Output,
+    Processes,
     Quiet,
     SkipDamaged,
     Verify,
     print_json,
 )
+from loupe.cli.processes import start_processes
 from loupe.errors import ConfigError
 
 
@@ -58,8 +61,12 @@ def compare(
     verify: Verify = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    processes: Processes = None,
 ) -> None:
     """Compare recipes on the same images. Train in order of cost, select on validation images."""
+    if cluster and not (processes in (None, 1) and ranks.in_environment().alone):
+        raise ConfigError("--cluster trains each candidate in one process: leave out --processes, or --cluster.")
+    start_processes(processes)
     from loupe.cli import tables
     from loupe.comparison import compare
     from loupe.evaluate.comparison_results import ComparisonPlan, ComparisonResults

@@ -60,7 +60,7 @@ for command in COMMANDS:
     app.command()(command)
 
 # Commands that run in several processes. Others refuse.
-OVER_RANKS = {command.__name__ for command in (train.train, predict.evaluate, predict.predict)}
+OVER_RANKS = {command.__name__ for command in (train.train, predict.evaluate, predict.predict, compare.compare)}
 
 INTERRUPTED = 130
 WRONG_USAGE = 2

@@ -1,7 +1,8 @@
 """Comparison of recipes on the same images: estimate costs, train in order of cost, select on validation images.
 
 Candidates are trained without their test images and selected on validation images. Then the chosen one is evaluated on
-the test images, or all with `open_test`. Every test-set evaluation is recorded in the runs folder.
+the test images, or all with `open_test`. Every test-set evaluation is recorded in the runs folder. Over several ranks,
+each candidate is trained by all of them in turn; rank 0 plans, selects and writes.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from loupe import __version__, provenance, rundir
+from loupe import __version__, provenance, ranks, rundir
 from loupe.comparison import candidates, files, plan
 from loupe.comparison.candidates import Entry
 from loupe.comparison.request import ComparisonRequest
@@ -25,6 +26,7 @@ from loupe.evaluate.chance import LabelCounts
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
 from loupe.evaluate.selection import Judgement, can_tell, judge
 from loupe.log import command_line, logger, terminal
+from loupe.ranks import Ranks
 from loupe.runs import finalize, parents
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
@@ -86,11 +88,11 @@ def compare(
     start = parents.named(weights, Path(output))
     request = ComparisonRequest(tuple(recipes), model, start, seeds, folds, tuple(settings), open_test, words)
     options, runner = RunOptions(Path(output), device, skip_damaged, quiet), runner or InTurn()
-    with terminal(quiet=quiet):
+    with ranks.joined() as joined, terminal(quiet=quiet):
         files.check_name(name)
         request.check()
         dataset = open_dataset(data, read, verify=verify)
-        entries = plan.resolve_candidates(dataset, request)
+        resolved = joined.from_main(lambda: plan.resolve_candidates(dataset, request))
         comparison = Comparison(
             version=__version__,
             name=name or f"comparison-{dataset.name}",
@@ -99,13 +101,15 @@ def compare(
             folds=folds,
             settings=request.settings,
             command=request.command(
-                [entry.recipe_argument or entry.name for entry in entries], skip_damaged=skip_damaged
+                [entry.recipe_argument or entry.name for entry in resolved], skip_damaged=skip_damaged
             ),
             environment=_environment(device),
         )
-        free_name, before = files.name_of(comparison, name, options.output)
-        comparison = comparison.model_copy(update={"name": free_name})
-        plan.estimate_costs(entries, dataset, request, options)
+        comparison, before = joined.from_main(lambda: files.named(comparison, name, options.output))
+        dataset.compute_hashes()
+        entries = joined.from_main(
+            lambda: plan.estimate_costs(resolved, dataset, request, options, processes=joined.count)
+        )
         groups = [candidates.trainings(entry, dataset, request) for entry in entries]
         for number, (entry, group) in enumerate(zip(entries, groups, strict=True), 1):
             group[0] = replace(group[0], heading=f"\n{number} of {len(entries)}: {entry.name}, {entry.expected}")
@@ -123,8 +127,7 @@ def compare(
         failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
         # While a candidate is missing, another may still be chosen, so the test images stay unused.
         opening = "none" if folds or failed else "all" if open_test else "chosen"
-        results = _results(comparison, before, entries, opening, dataset, options.output)
-        files.write(results, options.output)
+        results = _results(comparison, before, entries, opening, dataset, options.output, joined)
         if failed:
             raise RunStateError(
                 f"{len(failed)} of {counted(len(entries), 'candidate')} failed; the others are finished. {failed[0]}"
@@ -155,30 +158,27 @@ def compare_runs(
     output = Path(output)
     if len({str(run) for run in runs}) < len(runs):
         raise ConfigError("--runs names a run twice. Name each run once.")
-    opened = [Run(rundir.open_run(run, output), device=device, quiet=quiet) for run in runs]
-    entries = candidates.group_by_recipe(opened)
-    if len(entries) < 2:
-        raise ConfigError(
-            f"--runs names runs of one recipe, {entries[0].recipe.name}. Name runs of two recipes, or give DATA and "
-            "--recipes to train others."
+    with ranks.joined() as joined:
+        opened = [Run(rundir.open_run(run, output), device=device, quiet=quiet) for run in runs]
+        entries = candidates.group_by_recipe(opened)
+        if len(entries) < 2:
+            raise ConfigError(
+                f"--runs names runs of one recipe, {entries[0].recipe.name}. Name runs of two recipes, or give DATA "
+                "and --recipes to train others."
+            )
+        names = sorted(run.directory.name for run in opened)
+        comparison = Comparison(
+            version=__version__,
+            name=name or "comparison",
+            dataset=opened[0].results.dataset,
+            seeds=max(len(entry.runs) for entry in entries),
+            folds=0,
+            settings=(),
+            command=command_line(["loupe", "compare", *names, *(["--open-test"] if open_test else [])]),
+            environment=_environment(device),
         )
-    comparison = Comparison(
-        version=__version__,
-        name=name or "comparison",
-        dataset=opened[0].results.dataset,
-        seeds=max(len(entry.runs) for entry in entries),
-        folds=0,
-        settings=(),
-        command=command_line(
-            ["loupe", "compare", *sorted(run.directory.name for run in opened), *(["--open-test"] if open_test else [])]
-        ),
-        environment=_environment(device),
-    )
-    free_name, before = files.name_of(comparison, name, output)
-    comparison = comparison.model_copy(update={"name": free_name})
-    results = _results(comparison, before, entries, "all" if open_test else "none", None, output)
-    files.write(results, output)
-    return results
+        comparison, before = joined.from_main(lambda: files.named(comparison, name, output))
+        return _results(comparison, before, entries, "all" if open_test else "none", None, output, joined)
 
 
 def _results(
@@ -188,8 +188,11 @@ def _results(
     opening: str,
     dataset: Dataset | None,
     output: Path,
+    joined: Ranks,
 ) -> ComparisonResults:
-    """Select on validation images, evaluate the test images of the selected, and gather a row for each candidate.
+    """Select on validation images, evaluate the test images of the selected, and write a row for each candidate.
+
+    Of several ranks, rank 0 selects, measures and writes.
 
     Args:
         comparison: identity of the comparison.
@@ -198,16 +201,45 @@ def _results(
         opening: candidates to evaluate on test images: `none`, `chosen` or `all`.
         dataset: data of the runs; None to open it from where the runs have it.
         output: folder of the results file.
+        joined: ranks that evaluate the test images.
     """
     done = sorted((entry for entry in entries if entry.runs), key=lambda entry: entry.order)
     failed = [entry for entry in entries if not entry.runs]
     if not done:
         raise RunStateError(f"all candidates failed. {entries[0].name}: {entries[0].why}")
-    judgement = judge([candidates.candidate(entry, "val") for entry in done])
-    open_before = tuple(entry.name for entry in done if any(_evaluated_test(run) for run in entry.runs))
+    judgement = joined.from_main(lambda: judge([candidates.candidate(entry, "val") for entry in done]))
+    open_before = joined.from_main(
+        lambda: tuple(entry.name for entry in done if any(_evaluated_test(run) for run in entry.runs))
+    )
     for entry in done:
         if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
             entry.runs = [finalize.open_test(run, dataset) if run.results.images.test else run for run in entry.runs]
+
+    def written() -> ComparisonResults:
+        results = _measured(comparison, before, done, failed, judgement, open_before, dataset, output)
+        files.write(results, output)
+        return results
+
+    return joined.from_main(written)
+
+
+def _measured(
+    comparison: Comparison,
+    before: ComparisonResults | None,
+    done: Sequence[Entry],
+    failed: Sequence[Entry],
+    judgement: Judgement,
+    open_before: tuple[str, ...],
+    dataset: Dataset | None,
+    output: Path,
+) -> ComparisonResults:
+    """Results with a row for each candidate; other arguments as for `_results`.
+
+    Args:
+        done, failed: candidates with runs, and without.
+        judgement: selection on validation images.
+        open_before: candidates whose test images had been evaluated before.
+    """
     seen = [entry for entry in done if all(run.results.test for run in entry.runs)]
     rows_before = {row.name: row for row in before.rows} if before else {}
     rows = tuple(candidates.row(entry, seen, output, rows_before.get(entry.name)) for entry in [*done, *failed])
@@ -224,11 +256,8 @@ def _results(
             judgement=judge([candidates.candidate(entry, "test") for entry in seen]) if len(seen) > 1 else None,
         ),
     )
-    if (
-        before
-        and before.version == comparison.version
-        and all(_same_runs(row, rows_before.get(row.name)) for row in rows)
-    ):
+    same = before and before.version == comparison.version
+    if before and same and all(_same_runs(row, rows_before.get(row.name)) for row in rows):
         return results.model_copy(update={"environment": before.environment})
     return results
 

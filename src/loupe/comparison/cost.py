@@ -41,12 +41,15 @@ class Planner:
     """Estimates the cost of runs on the same images, in the order of the runs.
 
     Attributes:
+        processes: number of processes that share the images of each step, as fast as this one together. The time in
+            which they exchange gradients is left out.
         kept: keys of the cache entries that earlier runs leave for later ones.
     """
 
     table: ImageTable
     split: Split
     device: torch.device
+    processes: int = 1
     kept: set[tuple[object, ...]] = field(default_factory=set)
 
     def cost(self, recipe: ResolvedRecipe) -> Cost:
@@ -58,7 +61,7 @@ class Planner:
         """
         began = time.perf_counter()
         images = self._sample(recipe)
-        decoding = (time.perf_counter() - began) / len(images.table) * self._images
+        decoding = (time.perf_counter() - began) / len(images.table) * self._images / self.processes
         seconds = decoding if self._is_new(_pixels(recipe.preprocessing)) else 0.0
         model = build(recipe.model, recipe.preprocessing, self.table.classes, recipe.seed).to(self.device)
         loader, engines = BatchLoader(images.store, images.table.labels, self.device), Engines()
@@ -133,7 +136,7 @@ class Planner:
         )
         each = frozen.estimate(_every(loader), lambda batch: augmenter.train(batch.x_BCHW, batch.index_B, 0))
         new = self._new_views(recipe, stage, model.frozen)
-        return each.seconds * new, each.size_bytes(new)
+        return each.seconds * new / self.processes, each.size_bytes(new)
 
     def _new_views(self, recipe: ResolvedRecipe, stage: ResolvedStage, frozen: int) -> int:
         """Number of images and views of a stage whose activations after `frozen` blocks no earlier run has left."""
@@ -164,9 +167,10 @@ class Planner:
         wanted = precisions(self.device) if either else ("fp32",)
         times = {precision: steps.seconds(precision) for precision in wanted}
         fastest = min(times, key=lambda precision: times[precision])
-        step = times[fastest] * stage.batch_size / steps.images
+        step = times[fastest] * stage.batch_size / steps.images / self.processes
         train, evaluated = len(self.split.train), len(self.split.val)
-        if steps.images < (whole := min(stage.batch_size, train)):  # to measure the memory of a whole batch
+        whole = -(-min(stage.batch_size, train) // self.processes)
+        if steps.images < whole:  # to measure the memory of a whole batch, or of a rank's share of it
             timed(train_N=np.resize(_every(loader), whole), images=whole).first_step(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
         return stage.epochs * epoch

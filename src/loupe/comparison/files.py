@@ -47,6 +47,12 @@ def name_of(comparison: Comparison, name: str | None, output: Path) -> tuple[str
     raise AssertionError("numbers do not end")
 
 
+def named(comparison: Comparison, name: str | None, output: Path) -> tuple[Comparison, ComparisonResults | None]:
+    """Comparison under the name of its files, and its earlier results (`name_of`)."""
+    free, before = name_of(comparison, name, output)
+    return comparison.model_copy(update={"name": free}), before
+
+
 def _read(path: Path) -> ComparisonResults | None:
     """Results in a comparison's JSON file; None if it is missing or unreadable."""
     with suppress(RecordError):

@@ -94,8 +94,16 @@ def _check_weights(recipe: ResolvedRecipe) -> None:
         check_weights(recipe.model)
 
 
-def estimate_costs(entries: list[Entry], dataset: Dataset, request: ComparisonRequest, options: RunOptions) -> None:
+def estimate_costs(
+    entries: list[Entry], dataset: Dataset, request: ComparisonRequest, options: RunOptions, processes: int = 1
+) -> list[Entry]:
     """Estimate the cost of each candidate from finished runs or a few timed batches, and sort them by it.
+
+    Args:
+        processes: number of processes that share each training.
+
+    Returns:
+        The candidates, in order of cost.
 
     Raises:
         ConfigError: the split has no validation images.
@@ -110,7 +118,7 @@ def estimate_costs(entries: list[Entry], dataset: Dataset, request: ComparisonRe
             "candidates are compared on validation images, and there are none. Give --set split.validation=0.1"
         )
     keep_freed_memory()  # as in every training, because it affects time and memory
-    planner = Planner(dataset.table, split, choose_device(options.device))
+    planner = Planner(dataset.table, split, choose_device(options.device), processes)
     for entry in entries:
         done = _finished_runs(trainings(entry, dataset, request), options)
         entry.missing = request.trainings_each - len(done)
@@ -132,6 +140,7 @@ def estimate_costs(entries: list[Entry], dataset: Dataset, request: ComparisonRe
     logger.info(f"\nCandidates in order of cost ({_total_text(entries, request.trainings_each)}):")
     for entry in entries:
         logger.info(f"  {entry.name:<24}{entry.expected}")
+    return entries
 
 
 def _finished_runs(trainings: Sequence[Training], options: RunOptions) -> list[Run]:

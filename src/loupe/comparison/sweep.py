@@ -18,6 +18,7 @@ from loupe.errors import RunStateError, counted, enumerated
 from loupe.evaluate.metrics import headlines
 from loupe.evaluate.results import results_file, results_of
 from loupe.log import terminal
+from loupe.ranks import current
 from loupe.recipes.resolve import resolve
 from loupe.rundir import RunDirectory
 from loupe.runs import train as runner
@@ -32,11 +33,22 @@ def finished_run(dataset: Dataset, recipe: Recipe, name: str, options: RunOption
         RunStateError: a run of that name has another recipe, other data or other images.
     """
     directory = RunDirectory(options.output / name)
+    return _open(directory, options) if _is_finished(directory, recipe, dataset) else None
+
+
+def _is_finished(directory: RunDirectory, recipe: Recipe, dataset: Dataset) -> bool:
+    """True for a finished run of that recipe.
+
+    Raises:
+        RunStateError: it has another recipe, other data or other images.
+    """
     if not directory.file("recipe.yaml").is_file():
-        return None
+        return False
     _check_same(directory, recipe, dataset)
-    if not results_file(directory).is_file():
-        return None
+    return results_file(directory).is_file()
+
+
+def _open(directory: RunDirectory, options: RunOptions) -> Run:
     return Run(directory, device=options.device, quiet=options.quiet)
 
 
@@ -51,6 +63,8 @@ def train_or_open(
 ) -> Run:
     """Open the run of that name if it is finished; else train it, or resume it where it was interrupted.
 
+    Of several ranks, rank 0 looks which of these it is.
+
     Args:
         split, open_test: as for `loupe.train`, for a new run.
 
@@ -58,11 +72,15 @@ def train_or_open(
         RunStateError: a run of that name has another recipe, other data or other images. It is left as it is.
         InterruptedRunError: stopped and saved; the same call resumes.
     """
-    if run := finished_run(dataset, recipe, name, options):
-        return run
     device, quiet = options.device, options.quiet
     directory = RunDirectory(options.output / name)
-    if directory.file("recipe.yaml").is_file():
+    dataset.compute_hashes()
+    finished, begun = current().from_main(
+        lambda: (_is_finished(directory, recipe, dataset), directory.file("recipe.yaml").is_file())
+    )
+    if finished:
+        return _open(directory, options)
+    if begun:
         return runner.resume(directory.path, dataset, device=device, open_test=open_test, quiet=quiet)
     return runner.train(
         dataset,

@@ -9,11 +9,14 @@ from loupe.comparison import sweep
 from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset
 from loupe.data.splits import split as splits
-from loupe.errors import InterruptedRunError, LoupeError
+from loupe.errors import DiskError, InterruptedRunError, LoupeError, NotEnoughMemoryError
 from loupe.log import logger
+from loupe.ranks import LostRankError, current
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.runs.train import Splitter
+
+OF_ONE_RANK = (LostRankError, NotEnoughMemoryError, DiskError)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,11 @@ class InTurn:
     def run(
         self, groups: Sequence[Sequence[Training]], options: RunOptions
     ) -> Iterator[tuple[int, list[Run] | LoupeError]]:
-        """Each group after the one before; a training that fails ends its group."""
+        """Each group after the one before; a training that fails ends its group.
+
+        Of several ranks, one alone may lack memory or a disk. Such an error ends all, as there is no next training that
+        all of them begin.
+        """
         for number, group in enumerate(groups):
             runs: list[Run] = []
             try:
@@ -97,6 +104,8 @@ class InTurn:
             except InterruptedRunError as stopped:
                 raise interrupted(stopped.signal_number) from None
             except LoupeError as error:
+                if not current().alone and isinstance(error, OF_ONE_RANK):
+                    raise
                 yield number, error
             else:
                 yield number, runs

@@ -39,6 +39,10 @@ class Dataset:
         """SHA-256 of each image's bytes, in the order of the table; computed when first asked for."""
         return content_hashes(self.table, verify=self.verify)
 
+    def compute_hashes(self) -> None:
+        """Hash the images on all ranks together, before rank 0 alone asks for the hashes."""
+        len(self.hashes)
+
     @property
     def name(self) -> str:
         return self.table.name
