@@ -64,7 +64,8 @@ def test_a_comparison_has_the_figures_of_one_process_and_a_failure_fails_alike(r
         assert code == 0, errors
         assert len((folder / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     alone, together = (without_times(found[processes]) for processes in (1, 2))
-    assert together == {place: pytest.approx(value, rel=1e-3) for place, value in alone.items()}
+    close = {place: pytest.approx(value, rel=1e-3) for place, value in alone.items() if isinstance(value, float)}
+    assert together == alone | close
 
     before = {file: file.read_bytes() for file in folder.glob("slow-fast.*")}
     assert len(before) == 4
