@@ -311,6 +311,56 @@ def test_growth(started, tmp_path):
 
 
 @pytest.mark.slow
+def test_scale_and_scaling(started, toy_run, toy_data, tmp_path, capsys):
+    measured, simulated = tmp_path / "scale.json", tmp_path / "scaling.json"
+    small = [
+        "--processes",
+        2,
+        "--ranks",
+        2,
+        3,
+        "--rounds",
+        1,
+        "--each",
+        10,
+        "--repeats",
+        2,
+        "--listed",
+        20_000,
+        "--json",
+        measured,
+    ]
+    options = ["--recipe", "digits-plain", "--epochs", 1, "--precision", "fp32"]
+    photos = toy_data / "cats_vs_dogs" / "val"
+    started("scale", toy_data / "cifar10", toy_run, photos, *small, "--json", measured, "--options", *options)
+    found = json.loads(measured.read_text())
+    assert [row["ranks"] for row in found["exchanges"]] == [2, 3]
+    assert all(row["seconds"] > 0 for row in found["medians"].values())
+    assert "training, 2 processes" in found["medians"]
+    started("scaling", "--measured", measured, "--gpus", 1, 8, 512, "--json", simulated)
+    for row in json.loads(simulated.read_text())["256 images a GPU"]:
+        assert 0 < row["efficiency"] <= 1.001 and sum(row["shares"].values()) == pytest.approx(1)
+
+
+def test_a_simulated_cluster_agrees_with_arithmetic(started, capsys, tmp_path):
+    measured = {"exchange_base_seconds": 0.0, "exchange_each_seconds": 0.0, "cores": 2, "decoded_per_second": 400}
+    measured |= {"predicted_per_second": 100, "listed_per_second": 10_000}
+    (tmp_path / "scale.json").write_text(json.dumps({"for_simulation": measured}))
+    started("scaling", "--measured", tmp_path / "scale.json", "--gpus", 1, "--machines", 1, 64)
+    found = json.loads(capsys.readouterr().out)
+    [alone] = found["batch of 1,024"]
+    steps = 90 * -(-1_281_167 // 1_024)
+    assert alone["hours"] == pytest.approx((steps * 1_024 / 3_660 + 90 * 50_000 / 3 / 3_660) / 3600, rel=0.01)
+    one, many = found["CPU, a file for each image"]
+    assert one["narrowest"] == "latency of requests" and one["images_per_second"] == 16 / 0.1
+    in_shards, _ = found["CPU, shards of 100 MB"]
+    assert in_shards["narrowest"] == "network of the model"
+    assert in_shards["hours"] == pytest.approx(1e9 / (100 / 2 * 16) / 3600, rel=0.01)
+    assert many["narrowest"] == "requests of the store"  # 64 machines ask 10,240 times a second
+    assert many["images_per_second"] == 5_500 and many["listing_hours"] == pytest.approx(1e9 / 10_000 / 3600)
+
+
+@pytest.mark.slow
 def test_heads(started, toy_data, capsys):
     started("heads", toy_data, "--images", 5, "--held-out", 30, "--rounds", 1)
     assert capsys.readouterr().out.count("50 images") == 3
