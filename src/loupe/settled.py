@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from filelock import FileLock
 
+from loupe import ranks
 from loupe.cache import cache_folder
 from loupe.devices import gpu_name, processor_flags
 from loupe.log import logger
@@ -61,11 +62,19 @@ def settled(
 ) -> tuple[str, str]:
     """Choice for this kind of work on this machine, and the reason: that of the cache, or measured now and kept.
 
+    Of several ranks, the first one chooses for all.
+
     Args:
         work: names and settings of the work; equal ones share the choice.
         measure: function that returns the choice and the reason.
         folder: folder of the cache; None for that of the user.
     """
+    return ranks.current().from_main(lambda: _settled(work, measure, device, folder))
+
+
+def _settled(
+    work: Mapping[str, str], measure: Callable[[], tuple[str, str]], device: torch.device, folder: Path | None
+) -> tuple[str, str]:
     place = machine(device)
     path = (folder or cache_folder()) / KIND / f"{_digest({'machine': place, 'work': dict(work)})[:32]}.json"
     with ExitStack() as held:

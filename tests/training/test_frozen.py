@@ -26,13 +26,14 @@ from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe, Stage
 from loupe.config.resolved import ResolvedStage
 from loupe.data import array_file
 from loupe.data.array_file import ArrayRecord
+from loupe.data.pixels.read_ahead import cut
 from loupe.errors import InterruptedRunError, LoupeError, StoppedError
 from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
 from loupe.models.timm import backbones
 from loupe.recipes import catalog
 from loupe.runs import finalize
-from loupe.training import activation_loader, activations, frozen
+from loupe.training import activation_file, activation_loader, activations, frozen
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import FrozenPass
 
@@ -376,14 +377,14 @@ def test_a_run_goes_on_though_its_weights_file_is_gone(tmp_path, monkeypatch):
 def test_a_pass_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, computed):
     compute = FrozenPass._rows
 
-    def stopped_after(self, rows_N, view, dtype, first):
-        for number, part in enumerate(compute(self, rows_N, view, dtype, first)):
-            if number == 4 and first == 0:
+    def stopped_after(self, rows_N, view, dtype, number_M):
+        for number, part in enumerate(compute(self, rows_N, view, dtype, number_M)):
+            if number == 4 and number_M[0] == 0:
                 raise StoppedError("stopped")
             yield part
 
     monkeypatch.setattr(FrozenPass, "_rows", stopped_after)
-    monkeypatch.setattr(activations, "SYNC_EVERY_BYTES", 1)
+    monkeypatch.setattr(activation_file, "SYNC_EVERY_BYTES", 1)
     stage = {"epochs": 2, "part": "head", "batch_size": 32}
     with pytest.raises(InterruptedRunError, match="--resume"):
         trained(tmp_path, "cut", stage)
@@ -401,21 +402,21 @@ def test_rows_that_are_not_safe_are_made_again(tmp_path):
     rows = np.arange(40, dtype=np.float32).reshape(10, 4)
     asked: list[int] = []
 
-    def killed(first):
-        asked.append(first)
-        yield rows[first : first + 3]
+    def killed(numbers):
+        asked.append(numbers[0])
+        yield rows[numbers[:3]]
         raise RuntimeError("killed")
 
-    def whole(first):
-        asked.append(first)
-        yield rows[first:]
+    def whole(numbers):
+        asked.append(numbers[0])
+        yield from (rows[part] for part in cut(numbers, 3))
 
     def make(parts, every):
-        activations.SYNC_EVERY_BYTES, old = every, activations.SYNC_EVERY_BYTES
+        activation_file.SYNC_EVERY_BYTES, old = every, activation_file.SYNC_EVERY_BYTES
         try:
-            return activations.load_or_compute(tmp_path, "key", rows.shape, np.float32, parts, lambda: None)
+            return activations.load_or_compute(tmp_path, "key", rows.shape, np.float32, parts, lambda: None, batch=3)
         finally:
-            activations.SYNC_EVERY_BYTES = old
+            activation_file.SYNC_EVERY_BYTES = old
 
     with pytest.raises(RuntimeError):
         make(killed, 1)
@@ -605,22 +606,24 @@ def test_damaged_activations_are_computed_again_to_the_same_bits(tmp_path, compu
 def test_activations_begun_and_damaged_are_computed_from_the_first_on(tmp_path):
     rows = np.arange(40, dtype=np.float32).reshape(10, 4)
 
-    def stopped(first):
+    def stopped(numbers):
         yield rows[:3]
         raise RuntimeError
 
-    def whole(first):
-        asked.append(first)
-        yield rows[first:]
+    def whole(numbers):
+        asked.append(numbers[0])
+        yield from (rows[part] for part in cut(numbers, 3))
+
+    def made(key, parts):
+        return activations.load_or_compute(tmp_path, key, rows.shape, np.float32, parts, lambda: None, batch=3)
 
     for change, begins in ((b"", 3), (b"x", 0)):
         asked: list[int] = []
         key = f"key{begins}"
         with pytest.raises(RuntimeError):
-            activations.load_or_compute(tmp_path, key, rows.shape, np.float32, stopped, lambda: None)
+            made(key, stopped)
         file = tmp_path / f".{key}" / "activations.npy"
         data = file.read_bytes()
         file.write_bytes(data[: len(data) - len(change)] + change)
-        kept = activations.load_or_compute(tmp_path, key, rows.shape, np.float32, whole, lambda: None)
-        np.testing.assert_array_equal(kept, rows)
+        np.testing.assert_array_equal(made(key, whole), rows)
         assert asked == [begins]

@@ -6,13 +6,15 @@
 A damaged array raises ValueError, whatever the damage.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from loupe import ranks
 from loupe.data import checksums
 from loupe.data.checksums import BLOCK_BYTES, Bytes, Checksum
 from loupe.records import CheckedRecord, RecordError, Seconds, Whole
@@ -63,6 +65,28 @@ def verified(file: Path) -> tuple[Array, ArrayRecord]:
         raise ValueError(f"it holds {array.dtype} {list(array.shape)}, not {record.dtype} {list(record.shape)}")
     check(bytes_of(array), record)
     return array, record
+
+
+def for_machine(load: Callable[[], Array | None], file: Path) -> Array | None:
+    """Array of a file for all ranks of this machine: one of them loads and verifies it, the others only map it.
+
+    Args:
+        load: function that returns the verified array, or None; the errors of `Ranks.from_main` reach every rank.
+
+    Returns:
+        The array; None on all ranks where one of them has none.
+    """
+    machine, found = ranks.on_machine(), list[Array]()
+
+    def is_loaded() -> bool:
+        loaded = load()
+        found.extend(() if loaded is None else (loaded,))
+        return loaded is not None
+
+    if machine.from_main(is_loaded) and not machine.is_main:
+        with suppress(OSError, ValueError):  # another process may have removed it
+            found.append(mapped(file))
+    return None if machine.any(not found) else found[0]
 
 
 def check(data: Bytes, record: ArrayRecord) -> None:

@@ -4,6 +4,10 @@ Digests of files are remembered by path, size, times of modification and of chan
 file with checksums for each data folder. The file is replaced atomically: concurrent processes can at worst lose each
 other's additions, and no lock can be left behind or fail on a network drive (as with SQLite). A file that was modified
 or changed less than two seconds before hashing is not remembered, because another change might keep its times.
+
+The ranks of one machine share out its files, and digests by path; those of another machine may read another copy, which
+they hash themselves, so that a difference is seen. Bytes in memory are hashed by each rank: no other is known to hold
+the same.
 """
 
 import os
@@ -22,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from loupe import ranks
 from loupe.cache import cache_folder
 from loupe.data.file_state import State
 from loupe.data.parallel import in_chunks
@@ -72,14 +77,22 @@ def content_hashes(table: ImageTable, *, cache: Path | None = None, verify: bool
 
 def _read(table: ImageTable) -> list[str | None]:
     """Digests of images in shards, each read anew; None for one that cannot be read."""
+    machine = ranks.on_machine()
+    rows = machine.share(range(len(table)))
     if table.shards is not None:
-        table.shards.expect(range(len(table)))
+        table.shards.expect(rows)
 
     def hash_range(part: range) -> list[str | None]:
-        return [_hash_of_image(table, i) for i in part]
+        return [_hash_of_image(table, i) for i in rows[part.start : part.stop]]
 
-    parts = in_chunks(hash_range, len(table), chunk=_CHUNK_FILES, workers=worker_count(), description="reading images")
-    return [*chain.from_iterable(parts)]
+    parts = in_chunks(hash_range, len(rows), chunk=_CHUNK_FILES, workers=worker_count(), description="reading images")
+    own = machine.together(lambda: [*chain.from_iterable(parts)])
+    machine.same(_of_paths(table), "images")
+    return ranks.in_order(machine.gather(own))
+
+
+def _of_paths(table: ImageTable) -> str:
+    return sha256("\0".join(table.paths).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _hash_of_image(table: ImageTable, i: int) -> str | None:
@@ -136,17 +149,28 @@ def _of_files(
     """Digest of each file by its name; `rows` is a row of each name."""
     known = recalled_hashes(memory) if memory and not verify else {}
     news: dict[str, _Known] = {}
-    names = [*files]
+    paths = {
+        name: None if file is None else os.path.abspath(file)  # noqa: PTH100 - resolve() would ask for every folder
+        for name, file in files.items()
+    }
 
-    def hash_range(part: range) -> list[str | None]:
-        return [_hash(table, rows[name], files[name], known, news) for name in names[part.start : part.stop]]
+    def hashed(names: Sequence[str]) -> dict[str | None, str | None]:
+        def hash_range(part: range) -> list[str | None]:
+            return [_hash(table, rows[name], paths[name], known, news) for name in names[part.start : part.stop]]
 
-    workers = max(4, worker_count())
-    parts = in_chunks(hash_range, len(names), chunk=_CHUNK_FILES, workers=workers, description="reading images")
-    found = dict(zip(names, chain.from_iterable(parts), strict=True))
-    if memory and news:
-        _remember(memory, {**known, **news})
-    return found
+        workers = max(4, worker_count())
+        parts = in_chunks(hash_range, len(names), chunk=_CHUNK_FILES, workers=workers, description="reading images")
+        return dict(zip((paths[name] for name in names), chain.from_iterable(parts), strict=True))
+
+    machine = ranks.on_machine()
+    shares = machine.gather((hashed(machine.share([*files])), news))
+    found = {path: digest for share, _ in shares for path, digest in share.items()}
+    if missing := [name for name, path in paths.items() if path not in found]:  # only this rank has found these files
+        found |= hashed(missing)
+    added = {path: entry for _, new in shares for path, entry in new.items()}
+    if machine.is_main and memory and added:
+        _remember(memory, {**known, **added})
+    return {name: found[path] for name, path in paths.items()}
 
 
 def _file(table: ImageTable, i: int) -> Path | None:
@@ -158,21 +182,21 @@ def _file(table: ImageTable, i: int) -> Path | None:
 
 
 def _hash(
-    table: ImageTable, i: int, file: Path | None, known: Mapping[str, _Known], news: dict[str, _Known]
+    table: ImageTable, i: int, path: str | None, known: Mapping[str, _Known], news: dict[str, _Known]
 ) -> str | None:
-    """Digest of an image in a file; None if it cannot be read."""
-    if file is None:
+    """Digest of an image in the file of that absolute path; None if it cannot be read."""
+    if path is None:
         return None
     try:
-        key, state = os.path.abspath(file), State.of(file.stat())  # noqa: PTH100 - resolve() would ask for every folder
-        old = known.get(key)
+        state = State.of(os.stat(path))  # noqa: PTH116
+        old = known.get(path)
         if old and old.state == state:
             return old.digest.hex()
         digest = sha256(table.encoded(i)).digest()
     except (OSError, ValueError):  # an ImageError is a ValueError; so is a null character in a path
         return None
     if time.time_ns() - state.last_change_ns > _SETTLED_NS:
-        news[key] = _Known(state, digest)
+        news[path] = _Known(state, digest)
     return digest.hex()
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
+from loupe import ranks
 from loupe.log import logger
 
 P = TypeVar("P")
@@ -33,10 +34,9 @@ _BOOT = (
 
 
 def worker_count() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Number of cores that this process may use: its share of them where the machine has several ranks."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // ranks.on_machine().count)
 
 
 class Processes:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from loupe.augment.pipeline import Augmenter
+from loupe.data.array_file import Array
 from loupe.data.pixels.batches import Batch
 from loupe.data.pixels.read_ahead import cut
-from loupe.training.activations import Array
 
 
 @dataclass(frozen=True)

@@ -5,37 +5,31 @@
     <cache>/frozen/.<key>/                      the same while it is written; array.json has the number of synced rows
 
 After a kill, the next process continues from the last array.json. A folder gets its final name only when it is
-complete. Checksums are verified whenever an array is opened; a damaged array is computed again. Of two processes that
-need the same key, one waits for the other.
+complete. Checksums are verified whenever an array is opened; a damaged array is computed again. Of two commands that
+need the same key, one waits for the other. The ranks of a machine compute a key together, and one of them holds the
+lock.
 """
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from loupe import ranks
 from loupe.data import array_file
-from loupe.data.array_file import ArrayRecord, NoChecksumsError
-from loupe.data.checksums import BlockChecksums
+from loupe.data.array_file import Array, NoChecksumsError
 from loupe.files import sync_folder
 from loupe.log import logger
-
-# Data or time between two syncs; a process that continues after a kill repeats at most that much.
-SYNC_EVERY_BYTES = 64 * 2**20
-SYNC_EVERY_SECONDS = 30.0
-LEAST_TIMED_SHARE = 0.1  # of the rows; the time of fewer is not extrapolated to all
+from loupe.training import activation_file
+from loupe.training.activation_file import Rows
 
 # Half precision is tried first; activations beyond its range are stored in float32.
 DTYPES: tuple[type[np.floating[Any]], ...] = (np.float16, np.float32)
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def load_or_compute(
@@ -43,32 +37,40 @@ def load_or_compute(
     key: str,
     shape: tuple[int, ...],
     dtype: type[np.floating[Any]],
-    rows: Callable[[int], Iterator[Array]],
+    rows: Rows,
     on_wait: Callable[[], None],
+    *,
+    batch: int,
+    round_batches: int = 1,
 ) -> Array:
     """Load the rows of a key, memory-mapped and read-only; compute them first if they are not cached.
 
     Args:
         shape: shape of all rows together, [N, ...].
-        rows: function that computes the rows from a given row on, as arrays in order.
+        rows: function that computes the rows of some numbers, in batches.
         on_wait: called every second while another process computes the same key.
+        batch: number of rows in a batch.
+        round_batches: most batches that a rank computes before it writes them.
 
     Raises:
         OSError: the rows cannot be written; a partial file is removed.
         ArithmeticError: raised by `rows` for numbers beyond the range of `dtype`; a partial file is removed.
+        RanksDifferError: the ranks of this machine need different keys.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    machine = ranks.on_machine()
+    machine.same((key, shape), "networks, images or settings")
+    machine.from_main(lambda: folder.mkdir(parents=True, exist_ok=True))
     with _locked(folder / f".{key}.lock", on_wait):
         cached = load(folder / key)
         if cached is not None and cached.shape == shape and cached.dtype == dtype:
             return cached
-        shutil.rmtree(folder / key, ignore_errors=True)  # damaged
         try:
-            _write(folder / f".{key}", shape, dtype, rows)
-            (folder / f".{key}").rename(folder / key)
-            sync_folder(folder)
+            machine.from_main(lambda: shutil.rmtree(folder / key, ignore_errors=True))  # damaged
+            activation_file.write(folder / f".{key}", shape, dtype, rows, batch=batch, round_batches=round_batches)
+            machine.from_main(lambda: _publish(folder, key))
         except (OSError, ArithmeticError):
-            shutil.rmtree(folder / f".{key}", ignore_errors=True)
+            if machine.is_main:
+                shutil.rmtree(folder / f".{key}", ignore_errors=True)
             raise
         written = load(folder / key)
     if written is None:
@@ -76,17 +78,24 @@ def load_or_compute(
     return written
 
 
+def _publish(folder: Path, key: str) -> None:
+    (folder / f".{key}").rename(folder / key)
+    sync_folder(folder)
+
+
 @contextmanager
 def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold the lock. Its empty file stays: removing it would take it from a process that waits for it."""
     lock = FileLock(path)
-    while True:
-        try:
+
+    def is_acquired() -> bool:
+        with suppress(Timeout):
             lock.acquire(timeout=1)
-            break
-        except Timeout:
-            on_wait()
+        return lock.is_locked
+
     try:
+        while not ranks.on_machine().from_main(is_acquired):
+            on_wait()
         yield
     finally:
         lock.release()
@@ -101,7 +110,7 @@ def seconds_of(path: Path) -> float | None:
 def partial_bytes(folder: Path, key: str) -> int:
     """Bytes of a key that an interrupted process has left."""
     try:
-        return (folder / f".{key}" / "activations.npy").stat().st_size
+        return (folder / f".{key}" / activation_file.NAME).stat().st_size
     except OSError:
         return 0
 
@@ -111,8 +120,12 @@ def load(path: Path) -> Array | None:
 
     Damaged ones are removed.
     """
+    return array_file.for_machine(lambda: _verified(path), path / activation_file.NAME)
+
+
+def _verified(path: Path) -> Array | None:
     try:
-        rows, _ = array_file.verified(path / "activations.npy")
+        rows, _ = array_file.verified(path / activation_file.NAME)
         if rows.ndim < 2 or rows.dtype not in DTYPES:
             raise ValueError(f"it holds {rows.dtype} {list(rows.shape)}")
     except NoChecksumsError:
@@ -129,79 +142,3 @@ def load(path: Path) -> Array | None:
         return rows
     shutil.rmtree(path, ignore_errors=True)
     return None
-
-
-def _write(
-    folder: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]], rows: Callable[[int], Iterator[Array]]
-) -> None:
-    """Write the missing rows; sync and record their number every SYNC_EVERY_BYTES or SYNC_EVERY_SECONDS."""
-    folder.mkdir(exist_ok=True)
-    file = folder / "activations.npy"
-    done, start, sums = _synced_rows(folder, shape, dtype)
-    if not done:
-        with file.open("wb") as out:
-            array_file.write_header(out, shape, dtype)
-            start = out.tell()
-    with file.open("r+b") as out:
-        out.seek(start)
-        out.truncate()
-        began, before = time.perf_counter(), done
-        unsynced_bytes, synced = 0, time.monotonic()
-        record = ArrayRecord(shape=shape, dtype=np.dtype(dtype).str, rows=done, checksums=sums.all())
-        try:
-            for batch in rows(done):
-                data = array_file.bytes_of(np.ascontiguousarray(batch, dtype=dtype))
-                out.write(data.data)
-                sums.add(data)
-                done += len(batch)
-                unsynced_bytes += len(data)
-                if unsynced_bytes >= SYNC_EVERY_BYTES or time.monotonic() - synced >= SYNC_EVERY_SECONDS:
-                    _sync(folder, out, record, done, sums)
-                    unsynced_bytes, synced = 0, time.monotonic()
-        finally:  # also on a request to stop
-            _sync(folder, out, record, done, sums)
-    if done != shape[0]:
-        raise OSError(f"{done} rows were computed in place of {shape[0]}")
-    computed = shape[0] - before
-    if computed >= LEAST_TIMED_SHARE * shape[0]:  # rows of a killed process count as those of this one
-        seconds = (time.perf_counter() - began) * shape[0] / computed
-        whole = {"rows": done, "checksums": sums.all(), "seconds": round(seconds, 3)}
-        record.model_copy(update=whole).write(folder / array_file.RECORD)
-
-
-def _sync(folder: Path, out: BinaryIO, record: ArrayRecord, rows: int, sums: BlockChecksums) -> None:
-    """Sync the rows, then record their number."""
-    out.flush()
-    os.fsync(out.fileno())
-    record.model_copy(update={"rows": rows, "checksums": sums.all()}).write(folder / array_file.RECORD)
-
-
-def _synced_rows(
-    folder: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]]
-) -> tuple[int, int, BlockChecksums]:
-    """Number of rows that an interrupted process has synced, the byte at which they end, and their checksums.
-
-    0 rows if they are damaged, or have another shape or type.
-    """
-    none = 0, 0, BlockChecksums()
-    record, file = array_file.record_of(folder), folder / "activations.npy"
-    if (
-        record is None
-        or (record.shape, record.dtype) != (shape, np.dtype(dtype).str)
-        or not 0 < record.rows <= shape[0]
-    ):
-        return none
-    size = record.rows * int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
-    sums = BlockChecksums()
-    try:
-        with file.open("rb") as partial:
-            array_file.write_header(header := BytesIO(), shape, dtype)
-            if partial.read(len(header.getvalue())) != header.getvalue():
-                raise ValueError("its header is another")
-        data = np.memmap(file, np.uint8, "r", start := len(header.getvalue()), size)
-        array_file.check(data, record)
-    except (OSError, ValueError) as error:
-        logger.warning(f"the unfinished activations in {folder} are damaged ({error}): they are computed again.")
-        return none
-    sums.add(data)
-    return record.rows, start + size, sums

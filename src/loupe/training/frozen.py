@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -19,22 +19,24 @@ import numpy as np
 import PIL
 from torch import Tensor, nn
 
-from loupe import __version__
+from loupe import __version__, ranks
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.config.network import Network
+from loupe.data.array_file import Array
 from loupe.data.pixels import decode
 from loupe.data.pixels.batches import Batch, BatchLoader, room_bytes
 from loupe.devices import Compute, StopSignal
 from loupe.errors import StoppedError, counted
 from loupe.log import duration, logger, progress_bar, size_text
 from loupe.models.classifier import Classifier
-from loupe.models.engine import Engine, Engines, digest_of, engine_name
+from loupe.models.engine import Engine, Engines, TorchEngine, digest_of, engine_name
 from loupe.training import activations
 from loupe.training.activation_loader import ActivationLoader, on_device
-from loupe.training.activations import DTYPES, Array
+from loupe.training.activations import DTYPES
 
 SPARE_DISK_BYTES = 2**30
 PASS_BATCH = 32
+ROUND_SECONDS = 1.0  # that each of several ranks computes before it writes; the others learn of its end then
 FORMAT = 1  # of the cached activations; a change of their values takes the next number
 View = Callable[[Batch], Tensor]
 
@@ -106,6 +108,9 @@ class FrozenPass:
         """
         if not len(rows_N):  # no validation or test images, and no need for training images
             return self._loader([np.empty(0, np.float32)], rows_N, 0)
+        return _if_all_have(self._evaluation(rows_N))
+
+    def _evaluation(self, rows_N: np.ndarray) -> ActivationLoader | None:
         all_N = np.arange(len(self.loader.labels_N))
         view = self._cached({"kind": "evaluation", "rows": _rows_digest(all_N)}, len(all_N))
         if view is not None:
@@ -115,6 +120,9 @@ class FrozenPass:
 
     def augmented(self, augmenter: Augmenter, epochs: Sequence[int], rows_N: np.ndarray) -> ActivationLoader | None:
         """Loader of the augmented views of these rows in `epochs`; None if they do not fit on the disk."""
+        return _if_all_have(self._augmented(augmenter, epochs, rows_N))
+
+    def _augmented(self, augmenter: Augmenter, epochs: Sequence[int], rows_N: np.ndarray) -> ActivationLoader | None:
         views = []
         for number, epoch in enumerate(epochs):
             kind = {
@@ -154,17 +162,20 @@ class FrozenPass:
         if reason and reason not in self.logged:
             self.logged.add(reason)
             logger.info(f"frozen blocks run in {engine.name}: {reason}.")
-        estimate = self.pass_estimate = self.pass_estimate or self.estimate(rows_N[:PASS_BATCH], view)
-        seconds = estimate.seconds * len(rows_N)
+        machine, estimate = ranks.on_machine(), self._agreed_estimate(rows_N, view)
+        seconds = estimate.seconds * len(rows_N) / machine.count
+        round_batches = max(1, int(ROUND_SECONDS / max(estimate.seconds * PASS_BATCH, 1e-6)))
         for dtype in estimate.dtypes:
             key, shape = self._key(kind, dtype), (len(rows_N), *estimate.shape)
             size = estimate.size_bytes(len(rows_N), dtype)
             try:
-                if not self._fits_disk(size * copies - activations.partial_bytes(self.folder, key)):
+                if not machine.from_main(partial(self._fits_disk, size * copies, key)):
                     return None
                 self._announce(kind["kind"] == "evaluation", len(rows_N), size, seconds, copies)
                 rows = partial(self._rows, rows_N, view, dtype)
-                computed = activations.load_or_compute(self.folder, key, shape, dtype, rows, self._on_wait)
+                computed = activations.load_or_compute(
+                    self.folder, key, shape, dtype, rows, self._on_wait, batch=PASS_BATCH, round_batches=round_batches
+                )
                 self._add_seconds(self.folder / key)
                 return computed
             except HalfPrecisionError:
@@ -176,6 +187,14 @@ class FrozenPass:
                 )
                 return None
         raise AssertionError("float32 holds all outputs of a network")
+
+    def _agreed_estimate(self, rows_N: np.ndarray, view: View) -> PassEstimate:
+        """Estimate of the first rank of the machine, measured once, while the others compute too."""
+        machine = ranks.on_machine()
+        if self.pass_estimate is None:
+            own = machine.together(lambda: self.estimate(rows_N[:PASS_BATCH], view))
+            self.pass_estimate = machine.gather(own)[0]
+        return self.pass_estimate
 
     def estimate(self, rows_N: np.ndarray, view: View) -> PassEstimate:
         """Time the pass over these images; with more than one batch, after a first batch that fills caches."""
@@ -202,7 +221,7 @@ class FrozenPass:
 
     def _on_wait(self) -> None:
         """Log once that another process computes the same activations; it is called every second until then."""
-        if self.stop.received:
+        if ranks.on_machine().any(self.stop.received):
             raise StoppedError("stopped; nothing is lost.")
         if "waiting" not in self.logged:
             self.logged.add("waiting")
@@ -228,9 +247,10 @@ class FrozenPass:
     def _content(self) -> str:
         return hashlib.sha256("".join(self.content).encode()).hexdigest()
 
-    def _fits_disk(self, size: int) -> bool:
+    def _fits_disk(self, size: int, key: str) -> bool:
         """Check the free space of the cache's disk; log that it is too small."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        size -= activations.partial_bytes(self.folder, key)
         free = shutil.disk_usage(self.folder).free - SPARE_DISK_BYTES
         if size <= free:
             return True
@@ -254,17 +274,21 @@ class FrozenPass:
             f"for {of_images}{views}: {size_text(size * copies)} in {self.folder}, about {duration(seconds * copies)}."
         )
 
-    def _rows(self, rows_N: np.ndarray, view: View, dtype: type[np.floating[Any]], first: int) -> Iterator[Array]:
-        """Activations from row number `first` on, in batches of type `dtype`."""
+    def _rows(
+        self, rows_N: np.ndarray, view: View, dtype: type[np.floating[Any]], number_M: np.ndarray
+    ) -> Generator[Array, None, None]:
+        """Activations of the rows of these numbers, in batches of type `dtype`."""
+        ranks_here = ranks.on_machine().count  # they compute as fast as this one
         with progress_bar() as progress, np.errstate(over="ignore"):
-            bar = progress.add_task("frozen blocks", total=len(rows_N), completed=first, note="")
-            for outputs in self._computed(rows_N[first:], view):
+            done = len(rows_N) - ranks_here * len(number_M)
+            bar = progress.add_task("frozen blocks", total=len(rows_N), completed=max(0, done), note="")
+            for outputs in self._computed(rows_N[number_M], view):
                 if self.stop.received:
                     raise StoppedError("stopped; finished outputs of the frozen blocks are kept.")
                 rounded = outputs.astype(dtype, copy=False)
                 if dtype is np.float16 and not np.isfinite(rounded).all():
                     raise HalfPrecisionError
-                progress.update(bar, advance=len(rounded))
+                progress.update(bar, advance=ranks_here * len(rounded))
                 yield rounded
 
     def _computed(self, rows_N: np.ndarray, view: View) -> Iterator[Array]:
@@ -273,9 +297,20 @@ class FrozenPass:
 
     @cached_property
     def engine(self) -> tuple[Engine, str]:
-        """Engine that runs the frozen blocks, and the reason if it is not the fastest one."""
-        prepared = self.model.preprocessing
-        return self.engines.of(self.blocks, self.compute, prepared.size, prepared.channels)
+        """Engine that runs the frozen blocks, and the reason if it is not the fastest one.
+
+        It is the same in all processes of the machine: PyTorch, where another one cannot be built in each.
+        """
+        prepared, machine = self.model.preprocessing, ranks.on_machine()
+        found = self.engines.of(self.blocks, self.compute, prepared.size, prepared.channels)
+        if len(set(machine.gather(found[0].name))) > 1:
+            return TorchEngine(self.blocks, self.compute), "a faster engine cannot be built in every process"
+        return found
+
+
+def _if_all_have(loader: ActivationLoader | None) -> ActivationLoader | None:
+    """The loader, if every rank has one: they take the same branch, also on a machine with a smaller disk."""
+    return None if ranks.current().any(loader is None) else loader
 
 
 def _rows_digest(rows_N: np.ndarray) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loupe import ranks
 from loupe.augment.pipeline import Augmenter, evaluation_view
 from loupe.config.recipe import AugmentSpec, Precision, Stage
 from loupe.data.pixels.batches import Batch, BatchLoader
@@ -97,7 +98,7 @@ def resolve_frozen(
 
     On a GPU, `auto` is the precision of the run. On a CPU it is bf16 if the engine is faster in it on this processor
     and the features of some images agree with those in fp32, else fp32. It depends neither on the stage nor on timings,
-    so that other recipes can use the same cached features.
+    so that other recipes can use the same cached features. Of several ranks, the first one compares for all.
 
     Args:
         asked: the run's precision in the recipe; unless it is `auto`, it applies here too.
@@ -108,6 +109,11 @@ def resolve_frozen(
         return wanted, ""
     if asked != "auto" or loader.device.type != "cpu":
         return run, ""
+    return ranks.current().from_main(lambda: _compared(model, loader, rows_N, engines))
+
+
+def _compared(model: Classifier, loader: BatchLoader, rows_N: np.ndarray, engines: Engines) -> tuple[Resolved, str]:
+    """Precision of the frozen blocks on a CPU, and the reason."""
     if not engine_gains_from_bf16(loader.device):
         return "fp32", ""
     if not has_bf16_matrix_units(loader.device):

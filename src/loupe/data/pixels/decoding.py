@@ -92,9 +92,11 @@ class EncodedImages:
         data = self.table.encoded(i)
         return load(data, path, **self._settings)
 
-    def decode_all(self) -> Generator["DecodedChunk", None, None]:
-        """Decode all images in order and in parallel, in chunks."""
-        return in_parallel(self.table, self.task(decode_files), chunk=self.chunk_images, description="decoding images")
+    def decode_all(self, rows: Sequence[int] | None = None) -> Generator["DecodedChunk", None, None]:
+        """Decode all images, or those of some rows, in order and in parallel, in chunks."""
+        return in_parallel(
+            self.table, self.task(decode_files), chunk=self.chunk_images, description="decoding images", rows=rows
+        )
 
     @property
     def chunk_images(self) -> int:

@@ -6,7 +6,7 @@
     <cache>/pixels/<key>/whole           empty file: all images were decoded without damage
 
 A build writes to a temporary folder, syncs it and renames it. So an interrupted build is never taken for a complete
-one, and of two concurrent builds the first to finish is used by both.
+one, and of two concurrent builds the first to finish is used by both. The ranks of a machine build together.
 """
 
 import os
@@ -14,15 +14,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from loupe import ranks
 from loupe.data import array_file
-from loupe.data.array_file import ArrayRecord, NoChecksumsError
-from loupe.data.checksums import BlockChecksums
+from loupe.data.array_file import NoChecksumsError
+from loupe.data.pixels import pixel_file
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.decoding import Damage, EncodedImages, damaged_images
 from loupe.data.table import ImageTable
@@ -57,21 +58,22 @@ def build(images: EncodedImages, content: Sequence[str], folder: Path) -> UInt8A
         DamagedImages: images are damaged.
         OSError: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder)
-    if shutil.disk_usage(folder).free < images.total_bytes + SPARE_DISK_BYTES:
-        raise OSError(f"the disk has less than {size_text(images.total_bytes + SPARE_DISK_BYTES)} free")
-    with _temporary(folder) as building:
-        damaged = _write_pixels(building / "pixels.npy", images)
+    machine = ranks.on_machine()
+    building = machine.from_main(lambda: _begin(images, folder))
+    try:
+        damaged = pixel_file.write(building / "pixels.npy", images)
         bad = {damage.index for damage in damaged}
         rest = [digest for i, digest in enumerate(content) if i not in bad]
         # The key of the intact images, so that --skip-damaged decodes nothing twice.
         target = folder / images.key(rest)
         if rest:
-            _publish(building, target)
+            machine.from_main(lambda: _publish(building, target))
+    finally:
+        if machine.is_main:
+            shutil.rmtree(building, ignore_errors=True)
     if damaged:
         if all(damage.permanent for damage in damaged):
-            _write_damaged(damaged, folder, folder / images.key(content))
+            machine.from_main(lambda: _write_damaged(damaged, folder, folder / images.key(content)))
         raise damaged_images(images.table, damaged)
     pixels = reopen(target, images)
     if pixels is None:
@@ -79,33 +81,17 @@ def build(images: EncodedImages, content: Sequence[str], folder: Path) -> UInt8A
     return pixels
 
 
-def _write_pixels(file: Path, images: EncodedImages) -> list[Damage]:
-    """Write the pixels of all intact images in order, synced to the disk, and return the damaged ones."""
-    damaged: list[Damage] = []
-    sums = BlockChecksums()
-    with file.open("wb") as out:
-        array_file.write_header(out, _shape(images), np.uint8)
-        start = out.tell()
-        with closing(images.decode_all()) as chunks:
-            for chunk in chunks:
-                # Not written through a memory map, where a full disk ends the process by a signal.
-                out.write(chunk.pixels.data)
-                sums.add(array_file.bytes_of(chunk.pixels))
-                damaged += chunk.damaged
-        shape = _shape(images, len(damaged))
-        if damaged:
-            out.seek(0)
-            array_file.write_header(out, shape, np.uint8)
-            assert out.tell() == start, "NumPy pads headers so that they can grow in place"
-        out.flush()
-        os.fsync(out.fileno())
-    record = ArrayRecord(shape=shape, dtype="|u1", rows=shape[0], checksums=sums.all())
-    record.write(file.with_name(array_file.RECORD))
-    return damaged
+def _begin(images: EncodedImages, folder: Path) -> Path:
+    """Temporary folder to build in.
 
-
-def _shape(images: EncodedImages, damaged: int = 0) -> tuple[int, int, int, int]:
-    return len(images.table) - damaged, *images.shape
+    Raises:
+        OSError: it cannot be made, or the disk is too small.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    if shutil.disk_usage(folder).free < images.total_bytes + SPARE_DISK_BYTES:
+        raise OSError(f"the disk has less than {size_text(images.total_bytes + SPARE_DISK_BYTES)} free")
+    return Path(tempfile.mkdtemp(dir=folder, prefix=".building-"))
 
 
 def verify(images: EncodedImages, content: Sequence[str], folder: Path | None) -> None:
@@ -116,25 +102,33 @@ def verify(images: EncodedImages, content: Sequence[str], folder: Path | None) -
     Raises:
         DamagedImages: images are damaged.
     """
-    if folder is not None:
-        entry = folder / images.key(content)
-        _raise_known_damage(entry / "damaged.json", images.table)
-        if any((entry / name).exists() for name in ("whole", "pixels.npy")):
-            _touch(entry)
-            return
-    damaged: list[Damage] = []
-    with closing(images.decode_all()) as chunks:
-        for chunk in chunks:
-            damaged += chunk.damaged
+    machine = ranks.on_machine()
+    if folder is not None and machine.from_main(lambda: _is_known_whole(folder / images.key(content), images.table)):
+        return
+    damaged = pixel_file.damaged_of(images)
     if folder is not None and all(damage.permanent for damage in damaged):
-        with suppress(OSError):  # a cache that cannot be written is no error
-            folder.mkdir(parents=True, exist_ok=True)
-        if damaged:
-            _write_damaged(damaged, folder, folder / images.key(content))
-        bad = {damage.index for damage in damaged}
-        _write_whole(folder, folder / images.key([digest for i, digest in enumerate(content) if i not in bad]))
+        machine.from_main(lambda: _write_outcome(damaged, images, content, folder))
     if damaged:
         raise damaged_images(images.table, damaged)
+
+
+def _is_known_whole(entry: Path, table: ImageTable) -> bool:
+    """True if all images were decoded before without damage; known damage is raised."""
+    _raise_known_damage(entry / "damaged.json", table)
+    if not any((entry / name).exists() for name in ("whole", "pixels.npy")):
+        return False
+    _touch(entry)
+    return True
+
+
+def _write_outcome(damaged: list[Damage], images: EncodedImages, content: Sequence[str], folder: Path) -> None:
+    """Record which images are damaged, and that the others are not."""
+    with suppress(OSError):  # a cache that cannot be written is no error
+        folder.mkdir(parents=True, exist_ok=True)
+    if damaged:
+        _write_damaged(damaged, folder, folder / images.key(content))
+    bad = {damage.index for damage in damaged}
+    _write_whole(folder, folder / images.key([digest for i, digest in enumerate(content) if i not in bad]))
 
 
 def _write_whole(folder: Path, target: Path) -> None:
@@ -149,12 +143,16 @@ def reopen(entry: Path, images: EncodedImages) -> UInt8Array | None:
     Raises:
         DamagedImages: damage was recorded.
     """
+    return array_file.for_machine(lambda: _verified(entry, images), entry / "pixels.npy")
+
+
+def _verified(entry: Path, images: EncodedImages) -> UInt8Array | None:
     _raise_known_damage(entry / "damaged.json", images.table)
-    file = entry / "pixels.npy"
+    file, shape = entry / "pixels.npy", pixel_file.shape_of(images)
     try:
         pixels, _ = array_file.verified(file)
-        if pixels.shape != _shape(images) or pixels.dtype != np.uint8:
-            raise ValueError(f"it holds {pixels.dtype} {list(pixels.shape)} instead of uint8 {list(_shape(images))}")
+        if pixels.shape != shape or pixels.dtype != np.uint8:
+            raise ValueError(f"it holds {pixels.dtype} {list(pixels.shape)} instead of uint8 {list(shape)}")
     except FileNotFoundError:
         return None
     except NoChecksumsError:

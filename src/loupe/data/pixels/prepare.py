@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from loupe import ranks
 from loupe.config.base import Levels
 from loupe.config.recipe import RGB, Preprocessing
 from loupe.data.dataset import Dataset
@@ -59,7 +61,8 @@ def load_images(
     """
     table, content = dataset.table, dataset.hashes
 
-    opened = partial(open_store, budget_bytes=default_budget(), cache=cache)
+    budget = min(ranks.current().gather(default_budget()))
+    opened = partial(open_store, budget_bytes=budget, cache=cache)
     try:
         return Images(table, content, opened(encoded(table, preprocessing), content), damaged=0)
     except DamagedImages as damage:
@@ -134,8 +137,11 @@ def used_levels(table: ImageTable, rows_N: np.ndarray) -> Levels:
     Raises:
         DataError: images have different bits, or all of their pixels have one value.
     """
-    parts = in_parallel(table.select(rows_N), _stored_levels, chunk=CHUNK_IMAGES, description="reading pixel values")
-    found = [image for part in parts for image in part]
+    everyone = ranks.current()
+    chosen = table.select(everyone.share(rows_N))
+    parts = in_parallel(chosen, _stored_levels, chunk=CHUNK_IMAGES, description="reading pixel values")
+    own = everyone.together(lambda: [*chain.from_iterable(parts)])
+    found = [*chain.from_iterable(everyone.gather(own))]
     bits = Counter(bits for _, bits in found)
     if len(bits) > 1:
         kinds = enumerated([f"{count:,} of {number} bits" for number, count in sorted(bits.items())])
@@ -157,11 +163,25 @@ def _stored_levels(files: Sequence[File]) -> list[tuple[Levels, int]]:
 def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool) -> tuple[RGB, RGB]:
     """Mean and standard deviation of the pixels scaled to [0, 1], for each channel or over all channels.
 
-    The sums are integers, so the result does not depend on the order of the images. If pixels are decoded on demand,
-    at most 20,000 evenly spread images are used.
+    The sums are integers, so the result does not depend on the order of the images, which the ranks share out. If
+    pixels are decoded on demand, at most 20,000 evenly spread images are used.
     """
-    if not isinstance(store, RawStore) and len(rows_N) > SAMPLED_IMAGES:
+    everyone = ranks.current()
+    if everyone.any(not isinstance(store, RawStore)) and len(rows_N) > SAMPLED_IMAGES:
         rows_N = rows_N[np.linspace(0, len(rows_N) - 1, SAMPLED_IMAGES, dtype=np.int64)]
+    own = everyone.together(lambda: _sums(store, everyone.share(rows_N)))
+    sums = np.sum(everyone.gather(own), axis=0)
+    total_C, squares_C, pixels = sums[:3], sums[3:6], int(sums[6])
+    if not by_channel:
+        total_C, squares_C, pixels = np.full(3, total_C.sum()), np.full(3, squares_C.sum()), 3 * pixels
+    mean_C = total_C / pixels
+    std_C = np.sqrt(np.maximum(squares_C / pixels - mean_C**2, 0.0))
+    std_C[std_C < 0.5] = 255.0  # against division by zero for a constant channel
+    return _rgb(mean_C / 255), _rgb(std_C / 255)
+
+
+def _sums(store: PixelStore, rows_N: np.ndarray) -> np.ndarray:
+    """Sums of the pixels of each channel, of their squares, and the number of pixels, int64 [3 + 3 + 1]."""
     if isinstance(store, EncodedStore):
         store.expect(rows_N)
     total_C, squares_C, pixels = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
@@ -173,12 +193,7 @@ def pixel_statistics(store: PixelStore, rows_N: np.ndarray, *, by_channel: bool)
             total_C[channel] += counts @ np.arange(256)
             squares_C[channel] += counts @ np.arange(256) ** 2
         pixels += len(x_PC)
-    if not by_channel:
-        total_C, squares_C, pixels = np.full(3, total_C.sum()), np.full(3, squares_C.sum()), 3 * pixels
-    mean_C = total_C / pixels
-    std_C = np.sqrt(np.maximum(squares_C / pixels - mean_C**2, 0.0))
-    std_C[std_C < 0.5] = 255.0  # against division by zero for a constant channel
-    return _rgb(mean_C / 255), _rgb(std_C / 255)
+    return np.array([*total_C, *squares_C, pixels], np.int64)
 
 
 def _rgb(values_C: np.ndarray) -> RGB:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from loupe import ranks
 from loupe.config.size import Size
 from loupe.data.memory import default_budget
 from loupe.data.pixels import pixel_cache
@@ -129,33 +130,45 @@ def open_store(
             RawStore, else an EncodedStore, after every image was decoded once to find damage.
         cache: cache folder; None for no cache.
 
+    The ranks of a machine decode a share of the images each. Damage that one of them finds is raised by all ranks.
+
     Raises:
         DamagedImages: images are damaged.
     """
     count = len(images.table)
     if len(content) != count:
         raise ValueError(f"{len(content)} digests for {count} images")
+    return ranks.current().together(lambda: _opened(images, content, budget_bytes, cache))
+
+
+def _opened(images: EncodedImages, content: Sequence[str], budget_bytes: int, cache: Path | None) -> PixelStore:
     if images.total_bytes > budget_bytes:
-        size = Size.of(images.load_px)
+        size, count = Size.of(images.load_px), len(images.table)
         logger.info(
             f"The pixels of {counted(count, 'image')} take {size_text(images.total_bytes)} at {size} px, "
             f"above the budget of {size_text(budget_bytes)}. The images are decoded in every epoch."
         )
         pixel_cache.verify(images, content, cache / "pixels" if cache else None)
         return EncodedStore(images, worker_count())
-    if images.total_bytes < SMALL_BYTES or cache is None:
+    if images.total_bytes < SMALL_BYTES:
         return _in_memory(images)
-    folder = cache / "pixels"
-    kept = pixel_cache.reopen(folder / images.key(content), images)
-    if kept is not None:
-        return RawStore(kept)
-    try:
-        return RawStore(pixel_cache.build(images, content, folder))
-    except OSError as error:
-        logger.info(
-            f"Pixels cannot be cached under {folder} ({error.strerror or error}). They stay in memory for this run."
-        )
-    return _in_memory(images)
+    fits = images.total_bytes * ranks.on_machine().count <= budget_bytes  # each rank has its own copy
+    if cache is not None:
+        folder = cache / "pixels"
+        kept = pixel_cache.reopen(folder / images.key(content), images)
+        if kept is not None:
+            return RawStore(kept)
+        try:
+            return RawStore(pixel_cache.build(images, content, folder))
+        except OSError as error:
+            logger.info(
+                f"Pixels cannot be cached under {folder} ({error.strerror or error}). "
+                + ("They stay in memory for this run." if fits else "The images are decoded in every epoch.")
+            )
+    if fits:
+        return _in_memory(images)
+    pixel_cache.verify(images, content, None)
+    return EncodedStore(images, worker_count())
 
 
 def _in_memory(images: EncodedImages) -> RawStore:
