@@ -27,7 +27,15 @@ from loupe.cli.processes import LOST, follow_launcher
 from loupe.cli.rank_output import RankOutput
 from loupe.cli.signals import RANKS_SECONDS, SIGNALLED, CommandSignals
 from loupe.doctor import installation
-from loupe.errors import ConfigError, InterruptedRunError, LoupeError, disk_error, enumerated, memory_error
+from loupe.errors import (
+    ConfigError,
+    InterruptedRunError,
+    LoupeError,
+    RunElsewhereError,
+    disk_error,
+    enumerated,
+    memory_error,
+)
 from loupe.log import printable, terminal
 from loupe.ranks import LAUNCHER, LostRankError
 
@@ -147,6 +155,8 @@ def _explain(error: Exception, output: RankOutput) -> int:
         if isinstance(error, InterruptedRunError):
             print(printable(str(error)), file=sys.stderr)
             return SIGNALLED + error.signal_number
+        if isinstance(error, RunElsewhereError):
+            return 0  # rank 0 prints the results
         output.error(error, str(error))
         return LOST if isinstance(error, LostRankError) and LAUNCHER in os.environ else 1
     if hasattr(error, "format_message"):  # wrong usage, in the parser's own words

@@ -1,14 +1,16 @@
 """Output of the ranks of a command: rank 0 prints, and another only an error of its own, with its number."""
 
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 
 from loupe import ranks
+from loupe.cli.signals import SIGNALS
 from loupe.log import printable
 from loupe.ranks import LostRankError, Ranks
 
@@ -44,7 +46,11 @@ class RankOutput:
         text = f"error: {printable(text)}"
         if self.joined.alone:
             print(text, file=sys.stderr)
-        elif self._speaks_of_lost() if isinstance(error, LostRankError) else self._has_of_its_own(text):
+            return
+        for number in SIGNALS:  # torchrun sends one to those that are left: this one ends within seconds
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, signal.SIG_IGN)
+        if self._speaks_of_lost() if isinstance(error, LostRankError) else self._has_of_its_own(text):
             self._write(text)
             self._stay()
 
@@ -98,12 +104,14 @@ def _leave_words(text: str) -> None:
 def _last_words(of: Sequence[int], seconds: float) -> dict[int, str]:
     """Errors that these ranks have left, or leave within some seconds; those of the others are missing."""
     found, store, until = dict[int, str](), ranks.store(), time.monotonic() + seconds
-    if store is None:
-        return found
-    for rank in of:
-        with suppress(RuntimeError):
-            store.wait([f"words {rank}"], timedelta(seconds=max(until - time.monotonic(), 0.001)))
-            found[rank] = store.get(f"words {rank}").decode()
+    with suppress(RuntimeError):  # the store has ended with rank 0
+        while store is not None:
+            for rank in set(of) - {*found}:
+                if store.check([f"words {rank}"]):
+                    found[rank] = store.get(f"words {rank}").decode()
+            if len(found) == len(of) or time.monotonic() > until:
+                break
+            time.sleep(0.02)
     return found
 
 
