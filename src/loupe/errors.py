@@ -16,7 +16,13 @@ DISK_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class LoupeError(ValueError):
-    """Base of all errors that a user can correct: the value given, the values allowed, and the remedy."""
+    """Base of all errors that a user can correct: the value given, the values allowed, and the remedy.
+
+    Attributes:
+        everywhere: True if every rank of the command raises it, so that one prints it.
+    """
+
+    everywhere = False
 
 
 class DataError(LoupeError):

@@ -41,6 +41,8 @@ class LostRankError(LoupeError):
 class RanksDifferError(LoupeError):
     """Value that should be the same on every rank, and is not."""
 
+    everywhere = True
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -110,7 +112,7 @@ class Ranks:
             dist.broadcast_object_list(sent, group=self.group, group_src=0)
         kind, value = sent[0]
         if kind == "error":
-            raise value
+            raise _of_all(value)
         result: T = value
         return result
 
@@ -130,7 +132,7 @@ class Ranks:
         except SENT as error:
             failed = _picklable(error)
         if self.any(failed is not None):
-            raise next(error for error in self.gather(failed) if error is not None)
+            raise _of_all(next(error for error in self.gather(failed) if error is not None))
         return results[0]
 
     def same(self, value: T, name: str) -> T:
@@ -430,6 +432,13 @@ def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
 
 def _in_short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _of_all(error: Exception) -> Exception:
+    """The error, marked as one that every rank raises."""
+    if isinstance(error, LoupeError):
+        error.everywhere = True
+    return error
 
 
 def _picklable(error: Exception) -> Exception:

@@ -11,10 +11,11 @@ from contextlib import suppress
 
 from loupe import ranks
 from loupe.cli.signals import SIGNALS
+from loupe.errors import LoupeError
 from loupe.log import printable
 from loupe.ranks import LostRankError, Ranks
 
-SAME_SECONDS = 3.0  # in which every rank comes to an error that all have
+SAME_SECONDS = 5.0  # in which every rank comes to an error that all have
 LOST_SECONDS = 2.0  # in which a rank that ends says why
 
 
@@ -46,6 +47,9 @@ class RankOutput:
         text = f"error: {printable(text)}"
         if self.joined.alone:
             print(text, file=sys.stderr)
+            return
+        if isinstance(error, LoupeError) and error.everywhere and not self.joined.is_main:
+            _leave_words(text)
             return
         for number in SIGNALS:  # torchrun sends one to those that are left: this one ends within seconds
             if threading.current_thread() is threading.main_thread():
