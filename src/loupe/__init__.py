@@ -23,6 +23,7 @@ from loupe.errors import (
     InterruptedRunError,
     LoupeError,
     NotEnoughMemoryError,
+    RunElsewhereError,
     RunStateError,
 )
 from loupe.openmp import set_waiting
@@ -49,6 +50,7 @@ __all__ = [
     "LoupeError",
     "NotEnoughMemoryError",
     "Run",
+    "RunElsewhereError",
     "RunStateError",
     "__version__",
     "compare",

@@ -22,7 +22,7 @@ import typer
 
 from loupe import ranks
 from loupe.cli.signals import SIGNALLED, SIGNALS
-from loupe.errors import ConfigError, LoupeError, counted
+from loupe.errors import ConfigError, counted
 from loupe.log import logger, printable
 from loupe.openmp import cores
 
@@ -114,7 +114,7 @@ class CommandProcesses:
         except BaseException as error:
             self.__exit__()
             if isinstance(error, OSError):
-                raise LoupeError(
+                raise ConfigError(
                     f"process {len(self._processes) + 1} of {self._number} cannot be started: "
                     f"{error.strerror or error}. Give fewer --processes."
                 ) from None
