@@ -18,8 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-import typer
-
 from loupe import ranks
 from loupe.cli.signals import SIGNALLED, SIGNALS
 from loupe.errors import ConfigError, counted
@@ -38,7 +36,7 @@ def start_processes(number: int | None) -> None:
 
     Raises:
         ConfigError: torchrun has started another number of processes on this machine.
-        typer.Exit: the processes have ended.
+        SystemExit: the processes have ended.
     """
     started = ranks.in_environment()
     if not started.alone:
@@ -53,7 +51,7 @@ def start_processes(number: int | None) -> None:
         logger.warning(f"{number} processes take turns on {counted(cores(), 'core')}.")
     with CommandProcesses(number) as processes:
         code = processes.wait()
-    raise typer.Exit(code)
+    sys.exit(code)  # click takes an exit with 130 for an interruption, which is told already
 
 
 def free_port() -> int:
