@@ -24,6 +24,7 @@ from loupe.errors import (
     LoupeError,
     NotEnoughMemoryError,
     RunElsewhereError,
+    RunInUseError,
     RunStateError,
 )
 from loupe.openmp import set_waiting
@@ -51,6 +52,7 @@ __all__ = [
     "NotEnoughMemoryError",
     "Run",
     "RunElsewhereError",
+    "RunInUseError",
     "RunStateError",
     "__version__",
     "compare",
