@@ -128,11 +128,20 @@ def compare(
         # While a candidate is missing, another may still be chosen, so the test images stay unused.
         opening = "none" if folds or failed else "all" if open_test else "chosen"
         results = _results(comparison, before, entries, opening, dataset, options.output, joined)
-        if failed:
-            raise RunStateError(
-                f"{len(failed)} of {counted(len(entries), 'candidate')} failed; the others are finished. {failed[0]}"
-            )
+        joined.from_main(lambda: _check_failed(failed, len(entries)))
         return results
+
+
+def _check_failed(failed: Sequence[str], candidates: int) -> None:
+    """Check that no candidate has failed.
+
+    Raises:
+        RunStateError: one has; `failed` names each with the reason.
+    """
+    if failed:
+        raise RunStateError(
+            f"{len(failed)} of {counted(candidates, 'candidate')} failed; the others are finished. {failed[0]}"
+        )
 
 
 def compare_runs(
