@@ -1,7 +1,7 @@
 """Decoding of chunks of images for prediction in bulk, in a thread or another process: hashes and damage are kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Generic, TypeVar, Unpack
 
@@ -21,11 +21,13 @@ class Decoded(Generic[Images]):
         images: intact images.
         content: SHA-256 of the bytes of each file by its row; None for a file that could not be read.
         damaged: images that could not be read or decoded.
+        unread: rows of files that were listed and cannot be read; True for those that are no longer there.
     """
 
     images: Images
     content: Mapping[int, str | None]
     damaged: Sequence[Damage]
+    unread: Mapping[int, bool] = field(default_factory=dict)
 
 
 def decode_images(files: list[File], **settings: Unpack[DecoderSettings]) -> Decoded[DecodedImages]:

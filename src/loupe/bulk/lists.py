@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loupe.bulk.reading import FILES
-from loupe.bulk.source import Listed
+from loupe.bulk.reading import FILES, is_of_the_file, temporary
+from loupe.bulk.source import NOT_THERE, Listed
 from loupe.data.sources.boundary import list_error
 from loupe.data.sources.columns import Columns, resolve
 from loupe.data.sources.image_files import NAME_IT, AmbiguousName, is_whole_disk, posix, where_to_look
@@ -108,11 +108,13 @@ class ListSource:
             raise DataError(f"{self._path}: {where}: {error}. Give the names with their folders.") from None
         except DataError:
             raise
-        except (OSError, ValueError):  # no file can have the name
-            found = None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and not is_of_the_file(error):
+                raise temporary(f"{self._path}: {where}: {name}", error) from None
+            found = None  # no file can have the name
         path = relative(self._finder, self._finder.folder, found or posix(name, self._finder.folder))
         if found is None:
-            return Listed(path, identifier)
+            return Listed(path, identifier, problem=NOT_THERE)
         if (target := self._finder.outside(found)) is not None:
             if len(self._outside) < MOST_OUTSIDE:
                 self._outside.append(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loupe.bulk.reading import FILES
 from loupe.bulk.sorting import sorted_names
-from loupe.bulk.source import Listed
+from loupe.bulk.source import NOT_THERE, Listed
 from loupe.bulk.walk import Skipped, Walk
 from loupe.data.find_file import existing
 from loupe.data.formats import image_suffixes
@@ -87,7 +87,8 @@ class PathSource:
         if os.path.isdir(match):  # noqa: PTH112
             yield from self._below(match, spill)
         elif suffix in image_suffixes():
-            yield Listed(_posix(match))
+            there = os.path.exists(match)  # noqa: PTH110 - False for a broken link
+            yield Listed(_posix(match), problem=None if there else NOT_THERE)
         else:
             self._skipped.add(suffix, match, match)
 

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
@@ -20,10 +20,11 @@ from loupe.bulk.decoding import Decoded
 from loupe.bulk.models import BulkModel
 from loupe.bulk.parts import UnitPredictions, part_table
 from loupe.bulk.plan import Plan, Unit
-from loupe.bulk.reading import READERS, check_there, read
+from loupe.bulk.reading import READERS, read, temporary, unread
 from loupe.bulk.remote import READERS as REMOTE_READERS
 from loupe.bulk.remote import REMOTE
-from loupe.data.parallel import PROCESSES_PAY_IMAGES, SMALL_FILE_BYTES, in_order
+from loupe.bulk.vanished import check_there
+from loupe.data.parallel import PROCESSES_PAY_IMAGES, SMALL_FILE_BYTES, File, in_order
 from loupe.data.processes import Processes, worker_count
 from loupe.models.pixel_engine import Array
 
@@ -51,7 +52,8 @@ def predict_units(
         on_batch: called with the number of images that were predicted or found damaged, after every batch.
 
     Raises:
-        DataError: none of the images of a unit can be read because the source is gone.
+        DataError: images cannot be read because their folder or disk is gone.
+        DiskError, NotEnoughMemoryError: an image cannot be read or decoded now, and is perhaps not damaged.
         DivergedError: the output of the network is not finite.
         RecordError: the plan is damaged.
     """
@@ -91,11 +93,13 @@ class _Answers:
     logits_BK: list[Array] = field(default_factory=list)
     content: dict[int, str | None] = field(default_factory=dict)
     reason: dict[int, str] = field(default_factory=dict)
+    unread: dict[int, bool] = field(default_factory=dict)
 
     def noting(self, chunks: Iterable[Decoded[Any]], on_batch: Callable[[int], None]) -> Iterator[Decoded[Any]]:
         """The same chunks; their hashes and damage are noted."""
         for chunk in chunks:
             self.content |= chunk.content
+            self.unread |= chunk.unread
             self.reason |= {damage.index: damage.error.reason for damage in chunk.damaged}
             if chunk.damaged:
                 on_batch(len(chunk.damaged))
@@ -106,8 +110,7 @@ class _Answers:
         self.logits_BK.append(logits_BK)
 
     def table(self, plan: Plan, classes: int) -> pa.Table:
-        if not any(self.content.values()):
-            check_there(plan.record)
+        check_there(plan, self.unit, self.unread)
         made = UnitPredictions(
             unit=self.unit,
             row_N=np.concatenate(self.row_B) if self.row_B else np.empty(0, np.int64),
@@ -132,7 +135,12 @@ def _decoded(plan: Plan, numbers: Iterable[int], model: BulkModel) -> Generator[
     def work(task: tuple[Unit, Callable[[int], bytes], range]) -> tuple[Unit, Decoded[Any]]:
         unit, encoded, rows = task
         files = [read(unit, encoded, row) for row in rows]
-        return unit, processes.run(decode, files)
+        decoded = processes.run(decode, files)
+        if _starved(files, decoded):
+            decoded = processes.run(decode, files)
+        if starved := _starved(files, decoded):
+            raise temporary(starved, MemoryError())
+        return unit, replace(decoded, unread=unread(files))
 
     waiting = tasks()
     first = next(waiting, None)
@@ -144,6 +152,12 @@ def _decoded(plan: Plan, numbers: Iterable[int], model: BulkModel) -> Generator[
     children = workers if small and many and workers > 1 and not hasattr(sys, "frozen") else 0
     with Processes(children) as processes:
         yield from in_order(work, chain([first], waiting), 1 if small and not children else workers)
+
+
+def _starved(files: list[File], decoded: Decoded[Any]) -> str | None:
+    """Path of an image that was not decoded although its bytes may be intact: for a lack of memory."""
+    passing = {damage.index for damage in decoded.damaged if not damage.permanent}
+    return next((file.path for file in files if file.index in passing and isinstance(file.data, bytes)), None)
 
 
 def _small_files(unit: Unit, encoded: Callable[[int], bytes]) -> bool:

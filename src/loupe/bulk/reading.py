@@ -1,17 +1,18 @@
 """Readers of the bytes of planned images, one for each kind of source."""
 
-import glob
-import os
-from collections.abc import Callable, Mapping
+import errno
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from loupe.bulk.output import AGAIN
 from loupe.bulk.parquet_rows import ROWS, open_rows
 from loupe.bulk.plan import PlanRecord, Unit
 from loupe.bulk.remote import REMOTE, open_remote
 from loupe.bulk.shards import SHARDS, open_shards
 from loupe.data.parallel import File
 from loupe.data.table import ImageTable, make_rows
-from loupe.errors import DataError, ImageError
+from loupe.errors import DiskError, ImageError, LoupeError, NotEnoughMemoryError
 
 Reader = Callable[[PlanRecord, Unit], Callable[[int], bytes]]
 """Opens a unit: a function from the number of a row to the bytes of its image, for threads, that raises ImageError."""
@@ -26,25 +27,58 @@ FILES = "files"
 READERS: Mapping[str, Reader] = {FILES: _files, SHARDS: open_shards, REMOTE: open_remote, ROWS: open_rows}
 
 
+OF_THE_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+    | {errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.EILSEQ, errno.ENXIO}
+)
+"""Errors of one file or of its name. Others are of a disk, a network or the process, and may pass."""
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
+ATTEMPTS, PAUSE_SECONDS = 2, 0.2
+
+
 def read(unit: Unit, encoded: Callable[[int], bytes], row: int) -> File:
-    """Image file of a row; its error where the row has a problem or the file cannot be read."""
+    """Image file of a row; its error where the row has a problem or the file is missing or must not be read.
+
+    Raises:
+        DiskError: it cannot be read for another reason, also at the second attempt.
+        NotEnoughMemoryError: there is no memory for it.
+        LoupeError: its shard or store cannot be read.
+    """
     listed = unit.rows[row]
     if listed.problem is not None:
         return File(row, listed.path, ImageError(listed.path, listed.problem))
-    try:
-        return File(row, listed.path, encoded(row))
-    except ImageError as error:
-        return File(row, listed.path, error)
+    failure: Exception
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE_SECONDS)
+        try:
+            return File(row, listed.path, encoded(row))
+        except ImageError as error:
+            if not isinstance(error.__cause__, OSError) or is_of_the_file(error.__cause__):
+                return File(row, listed.path, error)
+            failure = error.__cause__
+        except (OSError, MemoryError) as error:
+            failure = error
+    raise temporary(listed.path, failure)
 
 
-def check_there(record: PlanRecord) -> None:
-    """Check that the folders and lists of a source exist, where none of the images of a unit could be read.
+def unread(files: Sequence[File]) -> dict[int, bool]:
+    """Rows of the files that the system did not find or open; True for those that are not there."""
+    causes = {file.index: file.data.__cause__ for file in files if isinstance(file.data, ImageError)}
+    return {row: cause.errno in GONE for row, cause in causes.items() if isinstance(cause, OSError)}
 
-    Raises:
-        DataError: one is gone, as a disk that is no longer mounted: its images are not damaged.
-    """
-    if record.asked.kind != FILES:
-        return
-    for place in (*record.asked.places, record.root):
-        if not os.path.lexists(place) and not glob.has_magic(place):
-            raise DataError(f"{place} is gone. Bring it back, then give the same command again: it goes on from here.")
+
+def is_of_the_file(error: OSError) -> bool:
+    """True for an error of one file: its row says so. Others end the prediction, since they may pass."""
+    return error.errno in OF_THE_FILE
+
+
+def temporary(path: str, error: Exception) -> LoupeError:
+    """Error that ends a prediction at a file that may be intact."""
+    if isinstance(error, MemoryError):
+        return NotEnoughMemoryError(f"{path}: not enough memory to read or decode it. Free some. {AGAIN}")
+    assert isinstance(error, OSError)
+    return DiskError(
+        f"{error.filename or path}: cannot be read: {error.strerror or error}. Check its disk. An image that is beyond "
+        f"repair may be removed: its row then says so. {AGAIN}"
+    )

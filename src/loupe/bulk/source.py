@@ -1,8 +1,13 @@
 """Sources of images to predict in bulk: each lists its images once, in a fixed order, one by one."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+NOT_THERE = f"cannot be read: {os.strerror(errno.ENOENT)}"
+"""Problem of an image that was not there when it was listed."""
 
 
 class Listed(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loupe.bulk.sorting import sorted_names
-from loupe.bulk.source import Listed
+from loupe.bulk.source import NOT_THERE, Listed
 from loupe.data.formats import image_suffixes
 from loupe.data.sources.boundary import Boundary, links_error
 from loupe.data.sources.folders import NOT_DATA, Tree, is_folder, suffix_of, system_devices
@@ -20,6 +20,7 @@ from loupe.errors import DataError
 
 SEPARATOR = "\0"  # between a name and the target of a link, in what is sorted; below any letter of a name
 MOST_TARGETS = 10_000  # of links, of which all are outside
+BROKEN = "broken"  # in the place of a target, which is an absolute path
 
 
 class Skipped:
@@ -103,6 +104,8 @@ class Walk:
                 yield self._listed(prefix + name, target)
 
     def _listed(self, name: str, target: str) -> Listed:
+        if target == BROKEN:
+            return Listed(name, problem=NOT_THERE)
         if not target:
             self._inside = True
             self._outside.clear()
@@ -159,7 +162,9 @@ class Walk:
         suffix, is_link = suffix_of(entry.name), entry.is_symlink()
         # A broken link with an image's name is kept, so that it is reported as a damaged image.
         if suffix in image_suffixes() and (is_link or entry.is_file()):
-            yield f"{name}{SEPARATOR}{(is_link and self._boundary.outside(entry.path)) or ''}"
+            target = (is_link and self._boundary.outside(entry.path)) or ""
+            is_broken = is_link and not target and not os.path.exists(entry.path)  # noqa: PTH110
+            yield f"{name}{SEPARATOR}{BROKEN if is_broken else target}"
         elif is_link and self._boundary.outside(entry.path):
             self._skipped.tree.others[suffix] += 1
         else:

@@ -170,7 +170,7 @@ class ImageTable:
         """Bytes of image file `i`, from the table, its shard or the disk.
 
         Raises:
-            ImageError: the file cannot be read, or is larger than `MAX_FILE_BYTES`.
+            ImageError: the file cannot be read (from the OSError of the system), or is larger than `MAX_FILE_BYTES`.
             LoupeError: its shard cannot be fetched, or has changed.
         """
         if self.shards is not None:
@@ -182,6 +182,7 @@ class ImageTable:
             return bytes(data.as_py())
         file = self.file(i)
         assert file is not None
+        cause: Exception | None = None
         try:
             status = file.stat()
             if status.st_size > MAX_FILE_BYTES:
@@ -193,8 +194,8 @@ class ImageTable:
         except ImageError:
             raise
         except (OSError, ValueError) as error:  # the latter for a null character in the name
-            reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(self.paths[i], f"cannot be read: {reason}")
+            reason, cause = getattr(error, "strerror", None) or str(error), error
+        raise ImageError(self.paths[i], f"cannot be read: {reason}") from cause
 
     def _from_shard(self, shards: Shards, i: int) -> bytes:
         if not 0 <= i < len(self):

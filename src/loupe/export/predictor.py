@@ -14,7 +14,7 @@ from loupe.config.base import Levels
 from loupe.data.dataset import open_dataset
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import UInt8Array, decode
-from loupe.data.pixels.decoding import Damage, damaged_images
+from loupe.data.pixels.decoding import Damage, damaged_images, is_permanent
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, ImageError, counted
@@ -192,7 +192,8 @@ def decode_whole(files: Sequence[File], levels: Levels | None) -> WholeImages:
                 raise file.data
             image_HWC = np.asarray(decode(file.data, file.path, levels=levels))
         except ImageError as error:
-            chunk.damaged.append(Damage(file.index, error, permanent=False))
+            permanent = isinstance(file.data, bytes) and is_permanent(error)
+            chunk.damaged.append(Damage(file.index, error, permanent))
             continue
         chunk.rows.append(file.index)
         chunk.images.append(image_HWC)

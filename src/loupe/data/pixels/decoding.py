@@ -150,10 +150,13 @@ def decode_files(files: Sequence[File], **settings: Unpack[DecoderSettings]) -> 
             pixels[done] = load(file.data, file.path, **settings)
             done += 1
         except ImageError as error:
-            # Many decoders report a lack of memory as damage.
-            permanent = not isinstance(error.__cause__, MemoryError) and can_allocate(MAX_BYTES)
-            damaged.append(Damage(file.index, error, permanent))
+            damaged.append(Damage(file.index, error, is_permanent(error)))
     return DecodedChunk(pixels[:done], damaged)
+
+
+def is_permanent(error: ImageError) -> bool:
+    """True if the error of a decoder is of the bytes; many decoders report a lack of memory as damage."""
+    return not isinstance(error.__cause__, MemoryError) and can_allocate(MAX_BYTES)
 
 
 def damaged_images(table: ImageTable, damaged: Sequence[Damage]) -> DamagedImages:
