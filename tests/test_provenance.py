@@ -11,6 +11,7 @@ from loupe.config.network import BackboneSpec
 from loupe.data.splits import split_file
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable, make_rows
+from loupe.errors import DataError
 from loupe.models.timm import weights
 from loupe.provenance import Hashes, RunEnvironment, environment, environment_file
 from loupe.rundir import RunDirectory
@@ -73,6 +74,33 @@ def test_a_run_is_made_of_its_images_without_the_damaged_ones(tmp_path):
         assert provenance.made_of(run, images, given, damaged) == same
     RunEnvironment().write(environment_file(run))
     assert provenance.made_of(run, table([1, 1, 1, 1]), CONTENT, 0), "an older run, which does not say"
+
+
+def test_a_command_is_recorded_without_the_credentials_of_addresses(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/bin/loupe", "train", "http://user:PW@host/p.tar?sig=X", "--name", "a"])
+    recorded = environment("cpu", None, 1).command
+    assert recorded == ("loupe", "train", "http://host/p.tar?sig=…", "--name", "a")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "lacks"),
+    [
+        ({}, False),
+        ({"data": "pets"}, False),
+        ({"data": "https://host/p.tar"}, False),
+        ({"data": "https://host/p.tar", "credentials": True}, True),
+        ({"data": "https://host/p.tar?sig=…"}, True),  # of a run before it was recorded
+    ],
+)
+def test_an_address_that_was_given_with_credentials_is_asked_for_again(tmp_path, recorded, lacks):
+    found = RunEnvironment(**recorded)
+    assert found.lacks_credentials == lacks
+    assert found.data_word == ("DATA" if lacks or not recorded else recorded["data"])
+    if lacks:
+        with pytest.raises(DataError, match=r"https://host/p\.tar"):
+            provenance.check_credentials(found, RunDirectory(tmp_path), "Give it.")
+    else:
+        provenance.check_credentials(found, RunDirectory(tmp_path), "Give it.")
 
 
 def test_the_sources_are_hashed_by_name_and_content(tmp_path):

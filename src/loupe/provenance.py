@@ -18,8 +18,9 @@ from pydantic import Field
 
 from loupe import __version__
 from loupe.config.recipe import Recipe
+from loupe.data.remote.redaction import redacted_word
 from loupe.data.sources.read_options import ReadOptions
-from loupe.errors import RunStateError
+from loupe.errors import DataError, RunStateError
 from loupe.records import OsText, Part, Record, Whole
 from loupe.rundir import RunDirectory, now
 
@@ -106,6 +107,7 @@ class RunEnvironment(Environment, Record):
     Attributes:
         parent: trained classifier from whose weights the run started, if any.
         data: names the images that the run was trained on; None for arrays, which are not stored.
+        credentials: whether the address of the data held credentials, which are not recorded.
         versions: version of each file of data elsewhere, by its name under the address.
         columns, image_folder: with which a list of images was read, where the user gave them.
         follow_links: whether files outside the folder of the data were read; None in runs of before this was recorded,
@@ -120,6 +122,7 @@ class RunEnvironment(Environment, Record):
     REMEDY: ClassVar[str] = "Restore it, or train again."
 
     data: OsText | None = None
+    credentials: bool = False
     versions: dict[str, str] = Field({})
     columns: dict[str, OsText] = Field({})
     image_folder: OsText | None = None
@@ -146,6 +149,16 @@ class RunEnvironment(Environment, Record):
     def read_words(self) -> list[str]:
         """Options of the command line with which the run read its own data, as far as they were recorded."""
         return ReadOptions.of(self.columns, self.image_folder, self.follow_links is True).words
+
+    @property
+    def data_word(self) -> str:
+        """Images of the run in a command; DATA where they were arrays, or where their address lacks its credentials."""
+        return "DATA" if self.data is None or self.lacks_credentials else self.data
+
+    @property
+    def lacks_credentials(self) -> bool:
+        """True if the address of the data is recorded without the credentials that it was given with."""
+        return self.credentials or (self.data is not None and "://" in self.data and "=…" in self.data)
 
     def read_options_of_others(self, images: str | Path | None = None, *, follow_links: bool = False) -> ReadOptions:
         """Options for other data, which may lack columns of the run's own, and is not trusted because those were."""
@@ -222,6 +235,19 @@ def check_recipe(run: RunDirectory) -> None:
         raise _changed(file)
 
 
+def check_credentials(recorded: RunEnvironment, run: RunDirectory, remedy: str) -> None:
+    """Check that the images of a run can be opened from what is recorded: credentials in an address are not.
+
+    Raises:
+        DataError: they cannot.
+    """
+    if recorded.lacks_credentials:
+        raise DataError(
+            f"the images of {run.path} are at {recorded.data}, which was given with credentials (a password, or a "
+            f"signed address), and those are never stored. {remedy}"
+        )
+
+
 def check_versions(recorded: RunEnvironment, table: "ImageTable") -> None:
     """Check that data elsewhere has the files that were recorded when the run was begun; other data is not checked.
 
@@ -295,7 +321,7 @@ def environment(device: str, gpu: str | None, threads: int) -> Environment:
         "threads": threads,
         "device": device,
         "gpu": gpu,
-        "command": [*_program(Path(sys.argv[0]).name), *sys.argv[1:]],
+        "command": [*_program(Path(sys.argv[0]).name), *map(redacted_word, sys.argv[1:])],
         "date": now(),
     }
     return Environment.model_validate(values)

@@ -16,6 +16,7 @@ from loupe.data.sources import datasets
 from loupe.data.table import ImageTable
 from loupe.errors import DataError
 from loupe.provenance import environment_of
+from loupe.report.run_page import write_page
 from loupe.rundir import RunDirectory
 from loupe.runs.train import resume
 from rank_processes import started
@@ -131,6 +132,24 @@ def test_data_that_has_changed_is_refused_on_resume_and_for_evaluation(server, s
         loupe.load(tmp_path / "done").evaluate("val")
     server.files["/d/part-03.tar"] = shards["part-03.tar"]
     resume("killed", output=tmp_path, quiet=True)
+
+
+def test_credentials_of_an_address_are_in_no_file_of_a_run_and_are_asked_for_on_resume(server, tmp_path, monkeypatch):
+    secret = f"{server.url}/d/".replace("//", "//user:PASSWORD1@") + "?sig=SIGNATURE1"
+    monkeypatch.setattr("sys.argv", ["loupe", "train", secret, "--name", "signed"])
+    runs = tmp_path / "runs"
+    done = begin(secret, runs, "signed")
+    with killed_in_step(6):
+        begin(secret, runs, "killed")
+    write_page(done.path)
+    files = [file for folder in (runs, tmp_path / "cache") for file in folder.rglob("*") if file.is_file()]
+    assert {"environment.json", "report.html"} <= {file.name for file in files}
+    held = [file for file in files for text in (b"PASSWORD1", b"SIGNATURE1") if text in file.read_bytes()]
+    assert held == []
+    for again in (lambda: resume("killed", output=runs, quiet=True), lambda: loupe.load(done.path).evaluate("val")):
+        with pytest.raises(DataError, match="credentials"):
+            again()
+    assert_equal(resume("killed", secret, output=runs, quiet=True).path, done.path)
 
 
 def test_two_processes_read_and_train_on_what_one_does(server, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from loupe.bulk.paths import PathSource
 from loupe.bulk.remote import RemoteSource
 from loupe.bulk.shards import TAR, RemotePlace, TarSource, are_tars
 from loupe.bulk.source import Source
+from loupe.data.remote.redaction import redacted_word
 from loupe.data.sources.parquet_columns import holds_images
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.remote import is_elsewhere
@@ -30,7 +31,7 @@ def source_of(paths: Sequence[str], listed: Path | None, options: ReadOptions) -
     """
     if elsewhere := [path for path in paths if is_elsewhere(path)]:
         if len(paths) > 1:
-            raise ConfigError(f"{elsewhere[0]}: give an address alone.")
+            raise ConfigError(f"{redacted_word(elsewhere[0])}: give an address alone.")
         return _remote(elsewhere[0], options)
     if are_tars(paths):
         return TarSource(paths, None, _extension(options))

@@ -60,6 +60,7 @@ def evaluate(
         raise ConfigError(f"--split {split}: give val, test or train.")
     start_processes(processes)
     from loupe.cli import tables
+    from loupe.data.remote.redaction import redacted_word
     from loupe.export.folder import is_export
     from loupe.rundir import open_run
     from loupe.runs.run import Run
@@ -77,10 +78,11 @@ def evaluate(
     evaluation = opened.evaluate(
         split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
     )
+    shown = None if data is None else redacted_word(data)
     if as_json:
-        print_json({"run": str(opened.path), "data": data, "split": split, **evaluation.to_json()})
+        print_json({"run": str(opened.path), "data": shown, "split": split, **evaluation.to_json()})
     else:
-        tables.print_evaluation(evaluation, split if data is None else f"{data} ({split})")
+        tables.print_evaluation(evaluation, split if shown is None else f"{shown} ({split})")
 
 
 def predict(
@@ -267,12 +269,13 @@ def _note_views(run: "Run") -> None:
 
 def _list_in(paths: list[str], *, needed: bool) -> Path | None:
     """The list of images among the paths, which is the only one of them; None without one."""
+    from loupe.data.remote.redaction import redacted_word
     from loupe.data.sources.rows import is_list  # imported lazily: PyArrow
 
     named = [Path(os.path.expanduser(path)) for path in paths]  # noqa: PTH111 - pathlib's raises for an unknown user
     lists = [path for path in named if is_list(path)]
     if lists and len(paths) > 1:
-        raise ConfigError(f"{lists[0]} is a list of images: give it alone.")
+        raise ConfigError(f"{redacted_word(str(lists[0]))} is a list of images: give it alone.")
     if needed and not lists and not all(path.lower().endswith(".tar") for path in paths):
         raise ConfigError("--columns and --images are for a list of images: a CSV, TSV, JSONL or Parquet file.")
     return lists[0] if lists else None

@@ -13,10 +13,12 @@ class Elsewhere:
     Attributes:
         address: address without credentials; of a data set on a hub, with its commit.
         versions: version of each file by its name under the address, where the store gives one.
+        credentials: whether the address was given with credentials, which `address` lacks.
     """
 
     address: str
     versions: Mapping[str, str]
+    credentials: bool = False
 
     def check(self, recorded: Mapping[str, str]) -> None:
         """Check that the files are those of a record.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from loupe.data.remote.redaction import redacted_word
 from loupe.errors import counted
 from loupe.evaluate.experiment_results import ExperimentFigures, ExperimentResults, ExperimentRow
 from loupe.evaluate.spread import Spread
@@ -94,7 +95,9 @@ def _gather(results: ExperimentResults) -> dict[str, Any]:
 
 def _said(name: str, value: Any) -> Any:
     """Value of an environment; its command as it was typed."""
-    return command_line([str(word) for word in value]) if name == "command" and isinstance(value, list) else value
+    if name != "command" or not isinstance(value, list):
+        return value
+    return command_line([redacted_word(str(word)) for word in value])
 
 
 def _looks(rows: Sequence[ExperimentRow]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from loupe.report import texts
 HIDDEN = {
     "schema",
     "command",
+    "credentials",
     "skip_damaged",
     "open_test",
     "parent.name",
@@ -128,7 +129,7 @@ def _is_hash(key: str) -> bool:
 
 def repeat_command(run: Path, environment: RunEnvironment) -> str:
     """Command that trains the run again from its own recipe, and reports all figures that differ."""
-    data = printable(environment.data or "DATA")
+    data = printable(environment.data_word)
     skip = ["--skip-damaged"] if environment.skip_damaged else []
     read = [printable(word) for word in environment.read_words]
     return command_line(

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import escape
 
+from loupe.data.remote.redaction import redacted_word
 from loupe.errors import RunStateError
 from loupe.evaluate.history import StageResult, kept_row, read_history
 from loupe.evaluate.results import RunResults, results_file, results_of, stages_of
@@ -54,7 +55,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
     results = results_of(run)
     history, stages = read_history(run), stages_of(run, results)
     environment = environment_of(run)
-    command = [printable(word) for word in environment.command]
+    command = [printable(redacted_word(word)) for word in environment.command]
     shown: dict[str, Any] = {
         "name": run.path.resolve().name,
         "results": results,

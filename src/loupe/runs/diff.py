@@ -46,6 +46,7 @@ NOT_CIRCUMSTANCES = frozenset(
     {
         "schema",
         "command",
+        "credentials",
         "date",
         "data",
         "open_test",

@@ -213,7 +213,7 @@ class RunFinalizer:
     def _next_command(self, diagnosis: Diagnosis, preprocessing: Preprocessing) -> str | None:
         """Command that the diagnosis recommends: this run's recipe with changes, or another recipe."""
         environment = environment_of(self.directory)
-        data = [environment.data or "DATA", *environment.read_words]
+        data = [environment.data_word, *environment.read_words]
         changes = [part for setting in diagnosis.settings for part in ("--set", setting)]
         if changes:
             return command_line(

@@ -134,7 +134,7 @@ def continuation(run: RunDirectory, epochs: int | None = None) -> str:
         epochs: epochs of the new run; None for those of the recipe.
     """
     environment, recipe = environment_of(run), run.read_recipe()
-    words = ["loupe", "train", environment.data or "DATA", *environment.read_words]
+    words = ["loupe", "train", environment.data_word, *environment.read_words]
     words += ["--skip-damaged"] if environment.skip_damaged else []
     if all(stage.is_solved for stage in recipe.stages):  # at its optimum: what remains to be trained is the trunk
         words += ["--recipe", "finetune", *_of_split(recipe)]

@@ -14,7 +14,7 @@ from loupe.devices import choose_device, use_threads
 from loupe.errors import DataError, InterruptedRunError, LoupeError, counted
 from loupe.log import command_line, logger
 from loupe.openmp import cores
-from loupe.provenance import environment_of
+from loupe.provenance import check_credentials, environment_of
 from loupe.rundir import RunDirectory
 from loupe.runs import diff
 from loupe.runs.diff_results import RunDifferences
@@ -61,6 +61,7 @@ def complete(options: RepeatOptions, earlier: RunDirectory) -> RepeatOptions:
         "settings": (f"input.pixel_definition={_pixel_definition(earlier)}", *options.settings),
     }
     if options.data is None:
+        check_credentials(environment, earlier, "Give the address with them as DATA.")
         changes["data"] = _data(environment.data, earlier)
         read = environment.read_options(options.images, follow_links=options.follow_links)
         changes |= {"images": read.images, "follow_links": read.follow_links}

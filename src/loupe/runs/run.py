@@ -20,7 +20,7 @@ from loupe.errors import ConfigError, DataError, RunStateError, counted, memory_
 from loupe.evaluate.predictions import Predictions, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
 from loupe.log import logger, progress_bar, terminal
-from loupe.provenance import check_split, check_versions, environment_of
+from loupe.provenance import check_credentials, check_split, check_versions, environment_of
 from loupe.ranks import current
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import MEMORY_REMEDY, Predictor
@@ -314,7 +314,9 @@ class Run(Predictor):
         if isinstance(data, Dataset):
             return data
         environment = environment_of(self.directory)
-        source = data if environment.data is None else environment.data
+        if data is None or not environment.lacks_credentials:
+            check_credentials(environment, self.directory, "Give the address with them as the data.")
+        source = data if environment.data is None or environment.lacks_credentials else environment.data
         if source is None:
             raise DataError("this run was trained on arrays, which are not stored. Give the images.")
         if isinstance(source, str) and is_gone(source):

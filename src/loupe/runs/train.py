@@ -14,6 +14,7 @@ from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, is_gone, open_dataset
+from loupe.data.elsewhere import Elsewhere
 from loupe.data.pixels.prepare import Images, load_images, used_levels
 from loupe.data.sources.folders import classes_before_numbers
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
@@ -140,7 +141,7 @@ def train(
                     **provenance.environment(used, gpu_name(chosen_device), torch.get_num_threads()).to_json(),
                     **{"data": dataset.source, "skip_damaged": skip_damaged, "open_test": open_test},
                     "processes": joined.count,
-                    **({} if table.elsewhere is None else {"versions": dict(table.elsewhere.versions)}),
+                    **({} if table.elsewhere is None else _recorded_elsewhere(table.elsewhere)),
                     **dataset.options.to_json(),
                     **({} if parent is None else {"parent": parent}),
                     "classes": table.classes,
@@ -317,20 +318,25 @@ def _use_recorded_threads(environment: RunEnvironment, joined: Ranks) -> None:
         use_threads(environment.threads)
 
 
+def _recorded_elsewhere(data: Elsewhere) -> dict[str, Any]:
+    return {"versions": dict(data.versions), **({"credentials": True} if data.credentials else {})}
+
+
 def _source(directory: RunDirectory, environment: RunEnvironment, data: Any) -> Any:
     """Images of a run to be resumed: `data`, or those that it was begun with.
 
     Raises:
-        DataError: they were arrays, or have moved.
+        DataError: they were arrays, have moved, or have an address with credentials.
     """
     if data is not None:
         return data
     if environment.data is None:
         raise DataError(f"{directory.path} was trained on arrays, which are not stored. Give the data again.")
+    again = f"loupe train DATA --resume {command_line([str(directory.path)])}"
+    provenance.check_credentials(environment, directory, f"Give the address with them: {again}")
     if is_gone(environment.data):
         raise DataError(
-            f"the images of {directory.path} are no longer at {environment.data}. Give their new place: "
-            f"loupe train DATA --resume {command_line([str(directory.path)])}"
+            f"the images of {directory.path} are no longer at {environment.data}. Give their new place: {again}"
         )
     return environment.data
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from loupe.data.remote.address import Address, is_remote
 from loupe.data.remote.failures import RemoteError
 from loupe.data.remote.patterns import fixed_folder, is_flat, matches
-from loupe.data.remote.redaction import redacted, redacted_text
+from loupe.data.remote.redaction import redacted, redacted_text, redacted_word
 from loupe.errors import ConfigError
 
 
@@ -169,3 +169,24 @@ def test_the_folder_of_a_pattern_holds_all_matches():
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("http://user:PW@host/p.tar?sig=X", "http://host/p.tar?sig=…"),
+        ("--data=https://user:P(W@host/a.tar?X-Amz-Signature=S'X#X", "--data=https://host/a.tar?X-Amz-Signature=…"),
+        ("http:/user:PW@host/p.tar", "http://host/p.tar"),
+        ("HTTP://user:PW@host/p.tar", "http://host/p.tar"),
+        ("http://host/a,http://user:PW@host/b", "http://host/a,http://host/b"),
+        ("http://user:PW@[host/p", "http://[host/p"),
+        ("s3://AKEY:SECRETPW@bucket/a.tar", "s3://bucket/a.tar"),
+        *(
+            (word, word)
+            for word in ("pets", "C:/a@b", "a:b@c", "hf://datasets/a/b@main#c", "https://host/a?version=1", "")
+        ),
+    ],
+)
+def test_words_of_a_command_are_recorded_without_credentials(word, shown):
+    assert redacted_word(word) == shown
+    assert redacted_word(shown) == shown

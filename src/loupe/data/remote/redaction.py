@@ -1,6 +1,7 @@
 """Redaction of credentials: addresses without passwords and signatures, for messages, records and file names."""
 
 import re
+from itertools import pairwise
 from urllib.parse import urlsplit, urlunsplit
 
 # Parameters of a query that say which content is meant. The values of all others may be keys or signatures.
@@ -11,6 +12,7 @@ _SIGNING = re.compile(
     r"|sig|sv|se|st|sp|sr|ss|srt|spr|sip|sk[a-z]{1,3}"
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|https?:/(?=[^/])", re.IGNORECASE)  # pathlib joins two slashes to one
 _SECRETS = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"
     r"|(\b(?:x-amz-(?:signature|credential|security-token)|signature|sig|token|access_?token|api_?key|password|secret"
@@ -24,7 +26,7 @@ def redacted(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:  # brackets that are no IPv6 address
-        return url.partition("?")[0].partition("#")[0]
+        return re.sub(r"(?<=:/)(/?)[^/]*@", r"\1", url.partition("?")[0].partition("#")[0], count=1)
     netloc, query = parts.netloc, ""
     if parts.scheme in {"http", "https"} or ":" in netloc.rpartition("@")[0]:
         netloc = netloc.rpartition("@")[2]
@@ -50,6 +52,15 @@ def _parameter(pair: str) -> str:
     if not equals:
         return name if len(name) <= 16 else "…"
     return pair if name.lower() in _OPEN_PARAMETERS and len(value) <= 64 else f"{name}=…"
+
+
+def redacted_word(word: str) -> str:
+    """Word of a command, its addresses redacted: one that is an address, or that holds some after other text."""
+    starts = [match.start() for match in _ADDRESS.finditer(word)]
+    parts = [word[start:stop] for start, stop in pairwise([*starts, len(word)])]
+    full = [_ADDRESS.sub(lambda match: f"{match[0].rstrip('/')}//", part, count=1) for part in parts]
+    shown = [part if redacted(url) == url else redacted(url) for part, url in zip(parts, full, strict=True)]
+    return word[: starts[0]] + "".join(shown) if starts else word
 
 
 def redacted_text(text: str) -> str:

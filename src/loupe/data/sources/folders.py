@@ -11,6 +11,7 @@ from pathlib import Path
 from loupe.data.class_names import are_numbers, form_notes, index_of, same_form, sorted_classes
 from loupe.data.find_file import existing
 from loupe.data.formats import image_suffixes
+from loupe.data.remote.redaction import redacted_word
 from loupe.data.sources.boundary import Boundary, links_error
 from loupe.data.sources.folder_layout import Assignment, Layout, classes_in_order, lone_split, read_layout
 from loupe.data.sources.in_memory import local_path
@@ -373,7 +374,7 @@ def _expand(path: str | Path, tree: Tree, follow_links: bool) -> Iterator[str]:
         if not matches:
             elsewhere = " Images elsewhere are classified with: loupe predict RUN ADDRESS --to OUT.parquet"
             hint = elsewhere if "://" in text else ""
-            raise DataError(f"{text_name(text)}: no such file or folder, and no match as a glob.{hint}")
+            raise DataError(f"{text_name(redacted_word(text))}: no such file or folder, and no match as a glob.{hint}")
         names = [name for match in matches for name in _matched(match, tree, follow_links)]
         found = enumerated([text_name(match) for match in matches], most=5)
         yield from _nonempty(names, sentences(f"{text_name(text)}: it matches {found}, but no image", *_unread(tree)))

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loupe.data.remote.redaction import redacted_word
 from loupe.data.sources.boundary import list_error
 from loupe.data.sources.image_files import NAME_IT, AmbiguousName, is_whole_disk, posix, where_to_look
 from loupe.data.sources.image_list import cells_of, finder_of, origin_of, relative, resolve_all
@@ -45,7 +46,8 @@ def open_inference_list(path: Path, options: ReadOptions) -> InferenceList:
     options.check()
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for some names
         there = os.path.lexists(path)
-        raise DataError(f"{path}: {'not a regular file' if there else 'no such file'}. Give a list of images.")
+        what = "not a regular file" if there else "no such file"
+        raise DataError(f"{redacted_word(str(path))}: {what}. Give a list of images.")
     if path.suffix.lower() in PARQUET_SUFFIXES and holds_images(path, options):
         return _of_images(path, options)
     rows = read_rows(path, options)

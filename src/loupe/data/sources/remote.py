@@ -25,7 +25,7 @@ from loupe.data.remote.address import Address, is_remote
 from loupe.data.remote.failures import RemoteError
 from loupe.data.remote.objects import commit_of, listed, read
 from loupe.data.remote.patterns import fixed_folder
-from loupe.data.remote.redaction import identity
+from loupe.data.remote.redaction import identity, redacted
 from loupe.data.remote.shard_cache import ShardCache, default_budget_bytes
 from loupe.data.remote.store import RemoteObject
 from loupe.data.shards import Shards
@@ -125,7 +125,8 @@ def open_remote(text: str, options: ReadOptions, open_local: LocalOpener) -> Ima
             "other data, and give the file or folder."
         )
     versions = {name: str(remote.version) for name, remote in listing.files.items() if remote.version}
-    return replace(table, name=listing.name, elsewhere=Elsewhere(listing.shown, versions))
+    credentials = redacted(listing.address.url) != listing.address.url
+    return replace(table, name=listing.name, elsewhere=Elsewhere(listing.shown, versions, credentials))
 
 
 def _listed(text: str) -> _Listing:
