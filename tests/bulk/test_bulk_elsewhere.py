@@ -3,19 +3,22 @@
 import io
 import tarfile
 import threading
+from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from bulk_predictions import COUNT, UNIT, bulk, names, rows
-from loupe.bulk import shards
+from loupe.bulk import predict, predict_units, reading, shards
 from loupe.bulk.output import Output
 from loupe.data.remote import objects
 from loupe.data.remote.failures import RemoteError
 from loupe.data.remote.retries import RetryPolicy
-from loupe.errors import ConfigError, LoupeError
+from loupe.data.remote.shard_cache import ShardCache
+from loupe.errors import ConfigError, DiskError, LoupeError
 from remote_stores import ObjectServer
 
 
@@ -135,6 +138,37 @@ def test_tars_on_a_server_have_the_rows_of_the_files(stored, tmp_path, whole, ta
     with served({f"/{name}": data for name, data in tars.items()}) as server:
         bulk(stored, [f"{server.url}/s-{{0..1}}.tar"], tmp_path / "out.parquet")
     assert same_but_names(rows(tmp_path / "out.parquet"), whole)
+
+
+@pytest.mark.parametrize("held", [1.2, 2.5])
+@pytest.mark.parametrize("small", [False, True])
+def test_tars_of_a_unit_may_exceed_the_cache(photos, stored, tmp_path, whole, monkeypatch, held, small):
+    files = sorted(photos.rglob("*.png"))
+    data = {f"/s-{k}.tar": tar_of(photos, files[4 * k : 4 * k + 4]) for k in range(6)}
+    monkeypatch.setenv("LOUPE_SHARD_CACHE", str(int(held * len(data["/s-0.tar"]))))
+    monkeypatch.setattr(shards, "ShardCache", partial(ShardCache, wait_seconds=2))
+    monkeypatch.setattr(predict_units, "worker_count", lambda: 4)
+    monkeypatch.setattr(predict_units, "SMALL_FILE_BYTES", 2**20 if small else 0)
+    monkeypatch.setattr("loupe.bulk.models.chunk_images", lambda _: 2)
+    shards.shard_cache.cache_clear()
+    with served(data) as server:
+        bulk(stored, [f"{server.url}/s-{{0..5}}.tar"], tmp_path / "out.parquet", unit=12)
+        fetched = Counter(path for method, path, _ in server.asked if method == "GET" and path in data)
+    assert same_but_names(rows(tmp_path / "out.parquet"), whole)
+    # The size, the index and the images; more where a tar that was read ahead had to make way.
+    assert fetched.total() <= 2 * 3 * len(data)
+
+
+def test_a_tar_that_is_gone_ends_the_prediction(stored, tmp_path, whole, tars, monkeypatch):
+    for name, data in tars.items():
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(reading, "PAUSE_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "written", lambda *_: (tmp_path / "s-1.tar").rename(tmp_path / "kept") and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bulk(stored, [str(tmp_path / "s-*.tar")], tmp_path / "out.parquet")
+    with pytest.raises(DiskError, match=r"s-1\.tar"):
+        bulk(stored, [str(tmp_path / "s-*.tar")], tmp_path / "out.parquet")
 
 
 def test_an_image_that_is_gone_is_damaged_and_a_store_that_fails_ends_the_prediction(

@@ -23,6 +23,7 @@ from loupe.bulk.plan import Plan, Unit
 from loupe.bulk.reading import READERS, read, temporary, unread
 from loupe.bulk.remote import READERS as REMOTE_READERS
 from loupe.bulk.remote import REMOTE
+from loupe.bulk.shards import SHARDS, image_sizes, readers_of
 from loupe.bulk.vanished import check_there
 from loupe.data.parallel import PROCESSES_PAY_IMAGES, SMALL_FILE_BYTES, File, in_order
 from loupe.data.processes import Processes, worker_count
@@ -147,7 +148,9 @@ def _decoded(plan: Plan, numbers: Iterable[int], model: BulkModel) -> Generator[
     if first is None:
         return
     workers = max(worker_count(), REMOTE_READERS if plan.record.asked.kind == REMOTE else 0)
-    small = plan.record.asked.kind != REMOTE and _small_files(*first[:2])
+    if plan.record.asked.kind == SHARDS:
+        workers = readers_of(first[0], model.chunk_images, workers)
+    small = plan.record.asked.kind != REMOTE and _small_files(plan.record.asked.kind, *first[:2])
     many = plan.record.images >= PROCESSES_PAY_IMAGES
     children = workers if small and many and workers > 1 and not hasattr(sys, "frozen") else 0
     with Processes(children) as processes:
@@ -160,8 +163,11 @@ def _starved(files: list[File], decoded: Decoded[Any]) -> str | None:
     return next((file.path for file in files if file.index in passing and isinstance(file.data, bytes)), None)
 
 
-def _small_files(unit: Unit, encoded: Callable[[int], bytes]) -> bool:
-    """True if the images of a small sample of a unit are small on average."""
-    files = [read(unit, encoded, row) for row in range(0, len(unit), max(1, len(unit) // PROBED_IMAGES))]
-    sizes = [len(file.data) for file in files if isinstance(file.data, bytes)]
+def _small_files(kind: str, unit: Unit, encoded: Callable[[int], bytes]) -> bool:
+    """True if the images of a unit are small on average; a small sample of them, unless their sizes are known."""
+    if kind == SHARDS:
+        sizes = image_sizes(unit)
+    else:
+        files = [read(unit, encoded, row) for row in range(0, len(unit), max(1, len(unit) // PROBED_IMAGES))]
+        sizes = [len(file.data) for file in files if isinstance(file.data, bytes)]
     return bool(sizes) and sum(sizes) < SMALL_FILE_BYTES * len(sizes)

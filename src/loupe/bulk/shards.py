@@ -3,12 +3,13 @@
 import atexit
 import json
 import os
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
+from weakref import WeakValueDictionary
 
 from loupe.bulk.plan import PlanRecord, Unit
 from loupe.bulk.source import Listed
@@ -18,12 +19,12 @@ from loupe.data.remote.address import Address
 from loupe.data.remote.objects import listed
 from loupe.data.remote.shard_cache import ShardCache
 from loupe.data.remote.store import RemoteObject
-from loupe.data.shards import LocalShard, ShardFile, Shards
+from loupe.data.shards import LocalShard, OpenShards, ShardFile
 from loupe.data.sources.path_patterns import files_of, is_pattern
 from loupe.data.sources.remote_shards import RemoteShard, read_ahead
 from loupe.data.sources.tar_index import indices
-from loupe.data.table import ImageTable, make_rows, os_name, text_name
-from loupe.errors import ConfigError, counted
+from loupe.data.table import MAX_FILE_BYTES, os_name, text_name
+from loupe.errors import ConfigError, DataError, ImageError, counted
 
 SHARDS = "shards"
 TAR = ".tar"
@@ -117,26 +118,107 @@ def are_tars(places: Sequence[str]) -> bool:
 
 
 def open_shards(record: PlanRecord, unit: Unit) -> Callable[[int], bytes]:
-    """Reader of the images of a unit that lie in shards."""
-    files: dict[str, tuple[int, ShardFile]] = {}
-    numbers, starts, sizes = [], [], []
-    for row in unit.rows:
-        *place, start, size = json.loads(row.place or "[]")
+    """Reader of the images of a unit that lie in shards; those elsewhere are fetched from now on, in their order."""
+    places = _places(unit)
+    pool = _pool(is_remote=_is_remote(places[0][0]))
+    numbers = [pool.number(place[0]) for place in places]
+    pool.expect(numbers)
+
+    def encoded(row: int) -> bytes:
+        start, size = places[row][1:]
+        if size > MAX_FILE_BYTES:
+            raise ImageError(unit.rows[row].path, f"{size:,} bytes exceed the limit of {MAX_FILE_BYTES:,}")
+        return pool.read(numbers[row], start, size)
+
+    return encoded
+
+
+def image_sizes(unit: Unit) -> list[int]:
+    """Size of each image in bytes."""
+    return [size for _, _, size in _places(unit)]
+
+
+def readers_of(unit: Unit, chunk_images: int, most: int) -> int:
+    """Number of chunks that may be read at a time, so that the shards of all of them stay open."""
+    places = _places(unit)
+    if not _is_remote(places[0][0]):
+        return most
+    most_bytes = _pool(is_remote=True).most_bytes or 0
+    sizes = {url: size for (url, size, *_), _, _ in places}
+    chunks = [{place[0][0] for place in places[k : k + chunk_images]} for k in range(0, len(places), chunk_images)]
+    for readers in range(most, 1, -1):
+        at_once = (set[str]().union(*chunks[k : k + readers]) for k in range(len(chunks)))
+        if all(sum(map(sizes.__getitem__, shards)) <= most_bytes for shards in at_once):
+            return readers
+    return 1
+
+
+class _Pool:
+    """Shards that the units of a prediction have open, together within the budget of the cache of shards.
+
+    Each shard that lies elsewhere is fetched once, unless units far apart have images of it.
+    """
+
+    def __init__(self, most_bytes: int | None) -> None:
+        self.most_bytes = most_bytes
+        self._files: list[ShardFile] = []
+        self._numbers: dict[str, int] = {}
+        self._opened = OpenShards(self._files, most_bytes)
+        self._upcoming: dict[int, None] = {}  # expected and not yet opened, in their order
+        self._lock = threading.Lock()
+
+    def number(self, place: list[Any]) -> int:
+        """Number of the shard at a place."""
         key = json.dumps(place)
-        if key not in files:
-            files[key] = len(files), _shard_at(place)
-        numbers.append(files[key][0])
-        starts.append(start)
-        sizes.append(size)
-    shards = Shards(
-        tuple(shard for _, shard in files.values()),
-        np.array(numbers, np.int32),
-        np.array(starts, np.int64),
-        np.array(sizes, np.int64),
-        np.zeros((len(unit), 32), np.uint8),
-    )
-    rows = make_rows(n=len(unit), path=[row.path for row in unit.rows], label=None)
-    return ImageTable(rows, classes=(), name="shards", shards=shards).encoded
+        with self._lock:
+            if key not in self._numbers:
+                self._files.append(_shard_at(place))
+                self._numbers[key] = len(self._files) - 1
+            return self._numbers[key]
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """Fetch the shards of images that will be read, after those that were expected before."""
+        self._opened.expect(Counter(numbers))
+        with self._lock:
+            self._upcoming |= dict.fromkeys(numbers)
+            read_ahead([self._files[number] for number in self._upcoming])
+
+    def read(self, number: int, start: int, size: int) -> bytes:
+        """Range of a shard.
+
+        Raises:
+            LoupeError: it cannot be fetched, or has changed.
+            OSError: it cannot be read.
+        """
+        data = self._opened.read(number, start, size)
+        with self._lock:
+            self._upcoming.pop(number, None)
+        if len(data) < size:
+            raise DataError(f"{self._files[number].name}: it has changed while it was read. Start again.")
+        return data
+
+
+_pools: WeakValueDictionary[tuple[Path, bool], _Pool] = WeakValueDictionary()
+_pools_lock = threading.Lock()
+
+
+def _pool(*, is_remote: bool) -> _Pool:
+    """Open shards of this process, for as long as a unit uses them."""
+    key = cache_folder(), is_remote
+    with _pools_lock:
+        pool = _pools.get(key)
+        if pool is None:  # half of the cache is for shards that are read ahead
+            pool = _pools[key] = _Pool(shard_cache(key[0]).budget_bytes // 2 if is_remote else None)
+        return pool
+
+
+def _places(unit: Unit) -> list[tuple[list[Any], int, int]]:
+    """Shard, first byte and size of each image."""
+    return [(shard, start, size) for *shard, start, size in (json.loads(row.place or "[]") for row in unit.rows)]
+
+
+def _is_remote(place: list[Any]) -> bool:
+    return not isinstance(place[1], list)
 
 
 def _place_of(shard: ShardFile) -> list[Any]:
@@ -148,7 +230,7 @@ def _place_of(shard: ShardFile) -> list[Any]:
 
 
 def _shard_at(place: list[Any]) -> ShardFile:
-    if isinstance(place[1], list):
+    if not _is_remote(place):
         return LocalShard(Path(os_name(place[0])), State(*place[1]))
     return RemoteShard(object_at(place), shard_cache(cache_folder()))
 
