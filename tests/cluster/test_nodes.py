@@ -1,6 +1,8 @@
 """Clusters without Ray: the plan, the checks of nodes, and what is refused before work begins."""
 
 import math
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loupe.cli.clusters import runner_of
-from loupe.cluster import nodes
+from loupe.cluster import connection, nodes
 from loupe.cluster.connection import connected
 from loupe.cluster.nodes import Cluster, Node
 from loupe.errors import ConfigError
@@ -97,10 +99,33 @@ def test_no_address_is_no_cluster():
 
 
 def test_the_folder_of_a_command_that_was_killed_is_removed_by_the_next(tmp_path):
-    from loupe.cluster import connection
+    left = tmp_path / f"{connection.PREFIX}x"
+    (left / "session").mkdir(parents=True)
+    (left / connection.LOCK).touch()
+    mine, lock = connection._new_folder(tmp_path)
+    try:
+        connection._remove_left(tmp_path)
+        assert not left.exists() and mine.exists()
+    finally:
+        lock.release()
+    connection._remove_left(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
-    left, mine = tmp_path / f"{connection.PREFIX}4194305-x", tmp_path / f"{connection.PREFIX}{1}-y"
-    for folder in (left, mine):
-        (folder / "session").mkdir(parents=True)
-    connection._remove_left(Path(tmp_path))
-    assert not left.exists() and mine.exists()
+
+@pytest.mark.slow
+def test_a_folder_that_another_command_holds_in_another_process_stays(tmp_path):
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom loupe.cluster import connection\n"
+        "folder, lock = connection._new_folder(Path(sys.argv[1]))\nprint(folder, flush=True)\nsys.stdin.read()\n"
+        "os._exit(9)"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as other:
+        folder = Path(other.stdout.readline().strip())
+        connection._remove_left(tmp_path)
+        assert (folder / connection.LOCK).exists()
+        other.stdin.close()
+        other.wait(60)
+        connection._remove_left(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -90,9 +90,14 @@ def _names(file: Path, image: str) -> Iterator[str | None]:
                 yield text_name(row["path"]) if row and isinstance(row["path"], str) and row["path"] else None
 
 
+def file_of_rows(record: PlanRecord, row: Listed) -> Path:
+    """The file with the bytes of an image."""
+    return Path(os_name(record.asked.places[0]))
+
+
 def open_rows(record: PlanRecord, unit: Unit) -> Callable[[int], bytes]:
     """Reader of the images of a unit that are rows of a Parquet file."""
-    file = Path(os_name(record.asked.places[0]))
+    file = file_of_rows(record, unit.rows[0])
     first, image, state = json.loads(unit.rows[0].place or "[]")
     return _Rows(LocalShard(file, State(*state)), image, first, unit).encoded
 

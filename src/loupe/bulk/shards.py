@@ -221,6 +221,13 @@ def _is_remote(place: list[Any]) -> bool:
     return not isinstance(place[1], list)
 
 
+def tar_here(record: PlanRecord, row: Listed) -> Path | None:
+    """Tar of an image; None where it lies elsewhere."""
+    *place, _, _ = json.loads(row.place or "[]")
+    shard = _shard_at(place)
+    return shard.path if isinstance(shard, LocalShard) else None
+
+
 def _place_of(shard: ShardFile) -> list[Any]:
     """Place of a shard as JSON can hold it."""
     if isinstance(shard, LocalShard):

@@ -1,7 +1,7 @@
 """Connection to Ray for one command: started on this machine, found, or at an address; quiet, bounded, ended with it.
 
-A Ray that is started here answers only to a random token, keeps its files in a folder of its own, and ends with the
-command.
+A Ray that is started here listens on loopback, answers only to a random token, keeps its files in a folder of its own,
+and ends with the command.
 """
 
 import logging
@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from filelock import BaseFileLock, FileLock
+
 from loupe.cluster.nodes import Cluster
 from loupe.devices import StopSignal
 from loupe.errors import ConfigError
@@ -29,6 +31,8 @@ STORE_BYTES = 256 * 2**20  # of the object store of a Ray that is started here; 
 LONGEST_FOLDER = 40  # bytes of a path in which Ray's sockets, with names of up to 65 bytes, may lie
 REACH_SECONDS = 5.0
 PREFIX = "loupe-ray-"
+LOCK = ".lock"
+ATTEMPTS = 10  # to make a folder that no other command removes before its lock is held
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TOKEN = secrets.token_hex(32)
 QUIET = {
@@ -126,11 +130,15 @@ def _start(ray: ModuleType, address: str, folder: Path | None) -> None:
 def _environment(*, local: bool) -> Iterator[None]:
     """Variables of a quiet Ray; of one that is started here also a token, which Ray would else store for the user.
 
-    Ray reads the token when it is imported: where it was imported before, its own settings stay.
+    Ray listens on all interfaces, also where its address is given as loopback, unless clusters are off: the variable
+    for that names the systems where they are off by default. Ray reads it and the token when it is imported: where it
+    was imported before, its own settings stay.
     """
     values = dict(QUIET)
-    if local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    if local and "ray" not in sys.modules:
+        values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if "RAY_AUTH_MODE" not in os.environ:
+            values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -149,34 +157,45 @@ def _folder(address: str) -> Iterator[Path | None]:
     if address != "local":
         yield None
         return
-    parent = tempfile.gettempdir()
+    parent = Path(tempfile.gettempdir())
     if os.name != "nt":
-        parent = parent if len(os.fsencode(parent)) + len(PREFIX) + 16 <= LONGEST_FOLDER else "/tmp"
-        _remove_left(Path(parent))
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+        parent = parent if len(os.fsencode(parent)) + len(PREFIX) + 9 <= LONGEST_FOLDER else Path("/tmp")
+        _remove_left(parent)
+    folder, lock = _new_folder(parent)
     try:
         yield folder
     finally:
+        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _new_folder(parent: Path) -> tuple[Path, BaseFileLock]:
+    """New folder, and its lock, which is held: the sign that its command runs, in whatever container.
+
+    Raises:
+        ConfigError: none can be made.
+    """
+    reason: object = "its lock is not kept"
+    for _ in range(ATTEMPTS):
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            lock = FileLock(folder / LOCK, thread_local=False)
+            lock.acquire(timeout=0)
+            if (folder / LOCK).exists():
+                return folder, lock
+            lock.release()
+        except (OSError, NotImplementedError) as error:  # as another command removes it, or there are no locks
+            reason = error
+    raise ConfigError(f"--cluster local: no folder can be made in {parent} ({reason}). Set TMPDIR to another.")
+
+
 def _remove_left(parent: Path) -> None:
-    """Remove the folders of commands that were killed."""
-    for folder in parent.glob(f"{PREFIX}*-*"):
-        number = folder.name.removeprefix(PREFIX).partition("-")[0]
-        with suppress(OSError):
-            if number.isdecimal() and folder.stat().st_uid == os.getuid() and not _runs(int(number)):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    """Remove the folders of commands that were killed: the system has freed their locks."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError, NotImplementedError):
+            if folder.lstat().st_uid == os.getuid():
+                with FileLock(folder / LOCK, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import os
 import platform
 import secrets
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +18,13 @@ import torch
 
 from loupe import __version__, provenance
 from loupe.errors import ConfigError, DiskError, counted, enumerated
+from loupe.log import logger
 
 T = TypeVar("T")
 
 ANSWER_SECONDS = 180.0  # for a node to start a worker and to load PyTorch
 PROBE = ".loupe-cluster-"
+WAITING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,14 @@ class Versions:
     def differences(self, other: "Versions") -> list[str]:
         """Names of the versions that differ, each with the other value and the own one."""
         found: list[str] = []
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+        for name in (one.name for one in fields(self)):
+            mine, theirs = getattr(self, name), getattr(other, name)
             if mine == theirs:
                 continue
-            if field.name == "sources":
+            if name == "sources":
                 found += [] if found else ["other source files of Loupe"]
             else:
-                found.append(f"{field.name} {theirs} in place of {mine}")
+                found.append(f"{name} {theirs} in place of {mine}")
         return found
 
 
@@ -184,6 +187,51 @@ class Cluster:
                     f"node {node.name} of --cluster {self.address} {what}. Put it on storage that all nodes have at "
                     "the same path, or leave the node out."
                 )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Cores and GPUs of each task; as many threads as cores, so that its figures are those of this process."""
+
+    cpus: int
+    gpus: int
+
+    @classmethod
+    def of(cls, device: str, cluster: Cluster) -> "Resources":
+        """Resources for a device, where `auto` is a GPU if a node has one."""
+        gpu = device.startswith("cuda") or (device == "auto" and cluster.has_gpus)
+        return cls(torch.get_num_threads(), int(gpu))
+
+    def __str__(self) -> str:
+        return counted(self.cpus, "CPU") + (f" and {counted(self.gpus, 'GPU')}" if self.gpus else "")
+
+
+@dataclass
+class Waiting:
+    """Wait for tasks with these resources, which warns where no node is left that can run one."""
+
+    each: Resources
+    _since: float = field(default_factory=time.monotonic)
+
+    def ended(self) -> None:
+        """Note that a task has ended."""
+        self._since = time.monotonic()
+
+    def check(self, left: int, what: str) -> None:
+        """Warn if no node can run a task, where none has ended for a while.
+
+        Args:
+            left: number of things that are to be done.
+            what: one of them, as a word.
+        """
+        if time.monotonic() - self._since <= WAITING_SECONDS:
+            return
+        self._since = time.monotonic()
+        if not any(node.slots(self.each.cpus, self.each.gpus) for node in alive()):
+            logger.warning(
+                f"no node with {self.each} is left: {counted(left, what)} to go. Start a node with `ray start`, or "
+                "stop with Ctrl-C: the same command goes on from here."
+            )
 
 
 def alive() -> tuple[Node, ...]:

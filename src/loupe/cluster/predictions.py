@@ -18,15 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from loupe.bulk.models import BulkModel, bulk_model
 from loupe.bulk.output import AGAIN, Output
 from loupe.bulk.parts import whole_part, write_part
 from loupe.bulk.plan import IMAGES, PLAN, Plan
 from loupe.bulk.predict import Written
 from loupe.bulk.predict_units import predict_units
-from loupe.cluster.nodes import Cluster
+from loupe.bulk.reading import read_here
+from loupe.cluster.nodes import Cluster, Resources, Waiting
 from loupe.cluster.worker import CommandPlace, lost_error, sendable
 from loupe.errors import DiskError, LoupeError, RunStateError, counted, disk_error
 from loupe.export.predictor import ExportedModel
@@ -82,39 +81,34 @@ class ClusterPredictions:
             RunStateError: workers were lost too often.
             LoupeError: as for `loupe.bulk.predict_units.predict_units`.
         """
-        threads, gpus = torch.get_num_threads(), int(self._on_gpu())
-        self.cluster.check_slots(threads, gpus)
-        actors = min(self.cluster.slots(threads, gpus), len(parts.pending))
+        each = Resources.of("cpu" if self.model.is_export else self.model.device, self.cluster)
+        self.cluster.check_slots(each.cpus, each.gpus)
+        actors = min(self.cluster.slots(each.cpus, each.gpus), len(parts.pending))
         plan, folder = Plan(plan.folder.absolute(), plan.record), output.parts_folder.absolute()
-        self.cluster.check_folders(folder, [plan.folder / PLAN, plan.folder / IMAGES, self.model.folder])
+        images = read_here(plan, parts.pending)
+        self.cluster.check_folders(folder, [plan.folder / PLAN, plan.folder / IMAGES, self.model.folder, *images])
         logger.info(
             f"Ray: {counted(len(self.cluster.nodes), 'node')}, {self.cluster}. {counted(actors, 'worker')}, each with "
-            f"the model, on {counted(threads, 'CPU')}{' and 1 GPU' if gpus else ''}; "
-            f"{counted(len(parts.pending), 'unit')} of up to {plan.record.unit_images:,} images."
+            f"the model, on {each}; {counted(len(parts.pending), 'unit')} of up to {plan.record.unit_images:,} images."
         )
         if parts.images:
             logger.info(f"{counted(parts.images, 'image')} of {plan.record.images:,} are written already.")
-        place = CommandPlace.here(threads)
-        device = "cuda" if gpus else "cpu" if self.model.device == "auto" else self.model.device
+        place = CommandPlace.here(each.cpus)
+        device = "cuda" if each.gpus else "cpu" if self.model.device == "auto" else self.model.device
         model = ModelPlace(self.model.folder, self.model.is_export, device, self.model.tta)
         began, done = time.perf_counter(), 0
         with progress_bar() as progress:
             bar = progress.add_task("predicting", total=plan.record.images, completed=parts.images, note="")
-            pool = _Pool(UnitWriter(place, model, plan, folder, parts.pending), actors, gpus)
+            pool = _Pool(UnitWriter(place, model, plan, folder, parts.pending), actors, each)
             try:
-                for images in pool.results():
-                    done += images
+                for predicted in pool.results():
+                    done += predicted
                     note = f"{done / (time.perf_counter() - began):,.0f} images/s"
-                    progress.update(bar, advance=images, note=note)
+                    progress.update(bar, advance=predicted, note=note)
             except KeyboardInterrupt:
                 logger.warning(f"stopped. What is written stays in {output.parts_folder}. {AGAIN}")
                 raise
         return time.perf_counter() - began
-
-    def _on_gpu(self) -> bool:
-        if self.model.is_export:
-            return False
-        return self.model.device.startswith("cuda") or (self.model.device == "auto" and self.cluster.has_gpus)
 
 
 @dataclass
@@ -192,14 +186,16 @@ class _Pool:
     A lost actor is replaced, as soon as a node has room for another, and its tasks go to those that are there.
     """
 
-    def __init__(self, writer: UnitWriter, actors: int, gpus: int) -> None:
+    def __init__(self, writer: UnitWriter, actors: int, each: Resources) -> None:
         import ray
 
         self._sent = ray.put(writer)
-        self._actor: Any = ray.remote(UnitActor).options(num_cpus=writer.place.threads, num_gpus=gpus, max_restarts=0)
+        self._actor: Any = ray.remote(UnitActor).options(num_cpus=each.cpus, num_gpus=each.gpus, max_restarts=0)
+        self._each = each
         self._waiting = deque(_tasks(len(writer.pending), actors))
-        self._lost: Counter[int | None] = Counter()  # by the first unit of a task; None before any
+        self._lost: Counter[int | None] = Counter()  # by the first unit of a task; None for starts, one after the other
         self._actors: list[Any] = []
+        self._ready: list[Any] = []
         self._starting: dict[Any, Any] = {}
         self._working: dict[Any, tuple[Any, list[int]]] = {}
         for _ in range(actors):
@@ -219,10 +215,12 @@ class _Pool:
         """
         import ray
 
+        waiting = Waiting(self._each)
         try:
             while self._working or self._waiting:
                 ended, _ = ray.wait([*self._starting, *self._working], timeout=POLL_SECONDS)
                 for answer in ended:
+                    waiting.ended()
                     actor, task = self._working.pop(answer, (self._starting.pop(answer, None), []))
                     try:
                         answered = ray.get(answer)
@@ -236,16 +234,23 @@ class _Pool:
                         if failed is not None:
                             raise failed
                         yield images
-                    self._give(actor, AHEAD - sum(one is actor for one, _ in self._working.values()))
+                    else:
+                        self._ready.append(actor)
+                        del self._lost[None]
+                self._give()
+                units = sum(map(len, [*self._waiting, *(task for _, task in self._working.values())]))
+                waiting.check(units, "unit")
         finally:
             for actor in self._actors:
                 ray.kill(actor)
 
-    def _give(self, actor: Any, tasks: int) -> None:
-        """Send an actor its next tasks."""
-        for _ in range(min(tasks, len(self._waiting))):
-            task = self._waiting.popleft()
-            self._working[actor.write.remote(task)] = (actor, task)
+    def _give(self) -> None:
+        """Send each actor its next tasks; one that had none left takes those of an actor that was lost."""
+        for actor in self._ready:
+            mine = sum(one is actor for one, _ in self._working.values())
+            for _ in range(min(AHEAD - mine, len(self._waiting))):
+                task = self._waiting.popleft()
+                self._working[actor.write.remote(task)] = (actor, task)
 
     def _replace(self, actor: Any, task: list[int], error: Exception) -> None:
         """Take back a task of an actor that was lost, and start another in its place, once.
@@ -261,6 +266,7 @@ class _Pool:
             raise lost_error("a unit", error, RETRIES + 1, AGAIN) from None
         if actor in self._actors:
             self._actors.remove(actor)
+            self._ready = [one for one in self._ready if one is not actor]
             logger.info("a worker was lost: its units are predicted by another")
             self._start()
 

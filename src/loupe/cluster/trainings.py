@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from loupe.cluster.nodes import Cluster, alive
+from loupe.cluster.nodes import Cluster, Resources, Waiting
 from loupe.cluster.worker import CommandPlace, lost_error, sendable
 from loupe.comparison.trainings import Training, interrupted
 from loupe.data.dataset import Dataset
@@ -28,7 +26,6 @@ RETRIES = 3  # of a training whose worker or node is lost
 POLL_SECONDS = 0.5
 IN_USE_SECONDS = 120.0  # after which storage has freed the lock of a machine that is lost
 SAVE_SECONDS = 600.0
-WAITING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -39,23 +36,6 @@ class TrainingReport:
     seconds: float
     warnings: tuple[str, ...]
     error: LoupeError | None
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Cores and GPUs of each training; as many threads as cores, so that its figures are those of this process."""
-
-    cpus: int
-    gpus: int
-
-    @classmethod
-    def of(cls, device: str, cluster: Cluster) -> "Resources":
-        """Resources for a device, where `auto` is a GPU if a node has one."""
-        gpu = device.startswith("cuda") or (device == "auto" and cluster.has_gpus)
-        return cls(torch.get_num_threads(), int(gpu))
-
-    def __str__(self) -> str:
-        return counted(self.cpus, "CPU") + (f" and {counted(self.gpus, 'GPU')}" if self.gpus else "")
 
 
 class ClusterTrainings:
@@ -141,20 +121,19 @@ class _Tasks:
                         yield *key, finished
                     else:
                         self._submit(key)
-                waited = time.monotonic()
+                waiting = Waiting(self.each)
                 while self.pending:
                     ended, _ = ray.wait(list(self.pending), timeout=POLL_SECONDS)
                     if stop.received:
                         self._save()
                         raise interrupted(stop.number)
                     for answer in ended:
-                        waited, key = time.monotonic(), self.pending.pop(answer)
+                        waiting.ended()
+                        key = self.pending.pop(answer)
                         result = self._result(key, answer)
                         if result is not None:
                             yield *key, result
-                    if time.monotonic() - waited > WAITING_SECONDS:
-                        waited = time.monotonic()
-                        self._check_nodes()
+                    waiting.check(len(self.pending), "training")
             finally:
                 self._cancel()
 
@@ -202,14 +181,6 @@ class _Tasks:
             f"{training.name} was trained on node {report.node}, but {self.options.output} does not have it here. Put "
             "it on storage that all nodes share."
         )
-
-    def _check_nodes(self) -> None:
-        """Warn if no node that is left can run a training."""
-        if not any(node.slots(self.each.cpus, self.each.gpus) for node in alive()):
-            logger.warning(
-                f"no node with {self.each} is left: {counted(len(self.pending), 'training')} wait for one. Start a "
-                "node with `ray start`, or stop with Ctrl-C: the same command resumes."
-            )
 
     def _save(self) -> None:
         """Ask all tasks to save their runs, and wait for them."""
