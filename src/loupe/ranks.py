@@ -201,8 +201,9 @@ def processes() -> int:
 
 
 def options() -> list[str]:
-    """Options of the command line for as many processes as this command has."""
-    return [] if _joined.alone else ["--processes", str(_joined.count)]
+    """Options of the command line for as many processes as this command has, where all are on this machine."""
+    on_one_machine = _joined.local_count == _joined.count
+    return ["--processes", str(_joined.count)] if on_one_machine and not _joined.alone else []
 
 
 def in_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -270,18 +271,17 @@ def joined() -> Iterator[Ranks]:
 def _meet(ranks: Ranks) -> "Store":
     """The store of all ranks, once each has come."""
     global _store
-    from torch.distributed.rendezvous import rendezvous
-
     if _store is not None:
         return _store
     place = ":".join(os.environ[name] for name in PLACE)
-    met: Store
     try:
-        met, _, _ = next(rendezvous("env://", timeout=JOIN))
+        met = _meeting(ranks)
     except (RuntimeError, ValueError) as error:
         reason = _in_short(error)
         if ranks.is_main:
-            raise ConfigError(f"the processes cannot meet at {place} ({reason}). Choose another port.") from None
+            raise ConfigError(
+                f"the processes cannot meet at {place} ({reason}). Give torchrun another port: --master-port."
+            ) from None
         raise LostRankError(f"the first process cannot be reached at {place} ({reason}).") from None
     try:
         met.set(f"came {ranks.rank}", "")
@@ -292,6 +292,22 @@ def _meet(ranks: Ranks) -> "Store":
             f"({_in_short(error)})."
         ) from None
     _store = met
+    return met
+
+
+def _meeting(ranks: Ranks) -> "Store":
+    """Store at which the ranks meet: a file in the folder of `--processes`, else the port that torchrun names.
+
+    The store of a port listens on every interface of the machine and asks nobody who they are.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    place = "env://"
+    if LAUNCHER in os.environ:
+        file = Path(os.environ[LAUNCHER]).with_name("store")
+        place = f"{file.as_uri()}?rank={ranks.rank}&world_size={ranks.count}"
+    met: Store
+    met, _, _ = next(rendezvous(place, timeout=JOIN))
     return met
 
 

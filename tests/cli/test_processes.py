@@ -99,6 +99,24 @@ def started(folder: Path, *words: str, **variables: str) -> Iterator[Started]:
         command.end()
 
 
+def listening(command: Started) -> set[str]:
+    """Addresses on which the processes of a command accept connections."""
+    sockets = set[str]()
+    for number in command.processes(command.mark):
+        for descriptor in Path(f"/proc/{number}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(str(descriptor.readlink()))
+    found = set[str]()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                packed = b"".join(words[k : k + 4][::-1] for k in range(0, len(words), 4))
+                found.add(socket.inet_ntop(family, packed))
+    return found
+
+
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -169,6 +187,7 @@ def test_two_processes_write_what_one_writes_and_speak_once(tmp_path):
 def test_a_killed_process_ends_all_with_one_sentence(tmp_path):
     with started(tmp_path / "a", *TRAIN, "digits", *LONG, "--processes", "2") as command:
         command.until("epoch   1/500")
+        assert listening(command) <= {"127.0.0.1", "::1"}
         killed = command.send(1, signal.SIGKILL)
         assert command.code() == 1
         assert time.monotonic() - killed < 10

@@ -119,15 +119,15 @@ def test_standardised_weights_are_normalised_by_each_rank_alone():
 @pytest.mark.parametrize(
     ("sync", "norm", "images", "shared", "synchronised"),
     [
-        ("auto", "each", 64, True, False),
-        ("auto", "each", 60, True, True),
-        ("auto", "each", 4, True, True),
-        ("auto", "each", 3, False, True),
+        (16, "each", 64, True, False),
+        (16, "each", 60, True, True),
+        (16, "each", 4, True, True),
+        (16, "each", 3, False, True),
         (True, "each", 400, True, True),
         (False, "each", 60, True, False),
         (False, "each", 7, False, False),
-        ("auto", "none", 60, True, False),
-        ("auto", "none", 4, True, False),
+        (16, "none", 60, True, False),
+        (16, "none", 4, True, False),
     ],
 )
 def test_batches_are_shared_and_normalised_by_their_number_of_images(sync, norm, images, shared, synchronised):
@@ -149,10 +149,11 @@ def test_only_layers_that_train_by_the_batch_have_statistics(frozen):
     assert _has_statistics(model) == (frozen == "neither")
 
 
-@pytest.mark.parametrize("value", ["sometimes", 3, None])
+@pytest.mark.parametrize("value", ["sometimes", -3, 2.5, None])
 def test_a_bad_value_of_the_setting_is_refused(value):
     recipe = catalog.recipe("digits")
-    assert override(recipe, {"stages.0.batch_norm_sync": True}).stages[0].batch_norm_sync is True
+    for allowed in (True, False, 3):
+        assert override(recipe, {"stages.0.batch_norm_sync": allowed}).stages[0].batch_norm_sync is allowed
     with pytest.raises(ConfigError, match="batch_norm_sync"):
         override(recipe, {"stages.0.batch_norm_sync": value})
 

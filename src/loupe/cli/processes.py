@@ -4,7 +4,9 @@ Each process gets the environment of torchrun. Signals go to all of them. Where 
 end with it.
 """
 
+import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,6 +82,8 @@ def follow_launcher() -> None:
         with suppress(OSError):
             while os.read(0, 1024):
                 pass
+        if ranks.is_main():  # nobody else is left to do it
+            atexit.register(shutil.rmtree, Path(os.environ[ranks.LAUNCHER]).parent, ignore_errors=True)
         signal.raise_signal(signal.SIGTERM) if os.name == "nt" else os.kill(os.getpid(), signal.SIGTERM)
 
     if ranks.LAUNCHER in os.environ:

@@ -9,14 +9,14 @@ from loupe.comparison import sweep
 from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset
 from loupe.data.splits import split as splits
-from loupe.errors import DiskError, InterruptedRunError, LoupeError, NotEnoughMemoryError
+from loupe.errors import ConfigError, DivergedError, InterruptedRunError, LoupeError
 from loupe.log import logger
-from loupe.ranks import LostRankError, current
+from loupe.ranks import current
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.runs.train import Splitter
 
-OF_ONE_RANK = (LostRankError, NotEnoughMemoryError, DiskError)
+OF_EVERY_RANK = (ConfigError, DivergedError)  # they follow from the recipe and from sums over all ranks
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class InTurn:
     ) -> Iterator[tuple[int, list[Run] | LoupeError]]:
         """Each group after the one before; a training that fails ends its group.
 
-        Of several ranks, one alone may lack memory or a disk. Such an error ends all, as there is no next training that
-        all of them begin.
+        Of several ranks, one alone may fail, while the others wait for it. Only after an error that every rank raises
+        does the next training begin; any other one ends this rank, and with it the command.
         """
         for number, group in enumerate(groups):
             runs: list[Run] = []
@@ -104,7 +104,7 @@ class InTurn:
             except InterruptedRunError as stopped:
                 raise interrupted(stopped.signal_number) from None
             except LoupeError as error:
-                if not current().alone and isinstance(error, OF_ONE_RANK):
+                if not (current().alone or error.everywhere or isinstance(error, OF_EVERY_RANK)):
                     raise
                 yield number, error
             else:

@@ -180,8 +180,8 @@ class Stage(RecipeValue):
     `batch_statistics`: false also fixes the batch-norm statistics of trainable blocks; their scales and offsets learn.
     Pretrained weights then begin with the outputs that they have in evaluation, whatever the batch.
     `batch_norm_sync`: true normalises by the batch of all ranks together, false by the share of a rank, of which those
-    of rank 0 become the running statistics; `auto` does the first where a share has fewer than 16 images. One process
-    has the whole batch, whatever is set.
+    of rank 0 become the running statistics; a number does the first where a share has fewer images than that. One
+    process has the whole batch, whatever is set.
     `layer_decay`: ratio of a block's rate to that of the next block; the head has the whole rate (Bao et al. 2022).
     `l2`: factor of the sum of squared kernels in the loss, as Keras's `regularizers.l2`; `l2_on: convolutions` limits
     it to kernels of convolutions. `weight_decay`: decay decoupled from the gradient (AdamW). Both spare biases and
@@ -203,7 +203,7 @@ class Stage(RecipeValue):
     optimizer: Optimizer = Adam()
     lr: Positive = 1e-3
     batch_statistics: bool = True
-    batch_norm_sync: Literal["auto", True, False] = "auto"
+    batch_norm_sync: bool | Count = 16
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     schedule: Schedule = Constant()
     l2: NonNegative = 0.0

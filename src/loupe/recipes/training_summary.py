@@ -41,7 +41,7 @@ def _stage(stage: Stage) -> Iterator[str]:
             yield f"{name.removesuffix('_epochs').replace('_', ' ')} {value:g}"
     if not stage.batch_statistics:
         yield "frozen batch-norm statistics"
-    if stage.batch_norm_sync != "auto":
+    if isinstance(stage.batch_norm_sync, bool):
         yield "batch normalisation by the " + ("batch of all processes" if stage.batch_norm_sync else "share of each")
     changed = [_change(name, value) for name, value in _augmentation(stage.augment)]
     yield ", ".join(changed) if changed else "no augmentation"

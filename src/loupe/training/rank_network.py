@@ -24,7 +24,6 @@ from loupe.ranks import Ranks, lost_ranks
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-LEAST_IMAGES = 16  # in a share, for batch normalisation by its own statistics
 BROKEN = ("gloo", "nccl", "connection closed", "connection reset")  # words of errors of an exchange
 
 
@@ -67,8 +66,8 @@ class RankNetwork:
 
     def is_synchronised(self, images: int) -> bool:
         """True for a shared batch whose normalisation is over all of its images."""
-        small = images // self._ranks.count < LEAST_IMAGES
-        return self.has_statistics and (small if self._sync == "auto" else self._sync)
+        sync = self._sync if isinstance(self._sync, bool) else images // self._ranks.count < self._sync
+        return self.has_statistics and sync
 
     def forward(self, x_BCHW: Tensor, images: int, seed: int) -> Tensor:
         """Logits [B, K] of this rank's share of a batch of that many images.

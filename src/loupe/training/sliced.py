@@ -66,7 +66,9 @@ class SlicedNetwork:
         gradients = torch.split(logits_BK.grad, [len(part_BK) for part_BK in self._logits])
 
         def part(index: int) -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(self._logits[index], weights, gradients[index], allow_unused=True)
+            # A sum, because PyTorch imports sympy for a gradient that is given, which takes a second.
+            total = (self._logits[index] * gradients[index]).sum()
+            return torch.autograd.grad(total, weights, allow_unused=True)
 
         first, *others = self._each(part)
         self._logits = []
