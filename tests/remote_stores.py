@@ -33,6 +33,7 @@ class ObjectServer(ThreadingHTTPServer):
         checksums: headers for the content of a file, for example `Content-MD5`.
         token: token without which requests are refused with 401.
         redirects: addresses by path.
+        refusals: statuses by path, in place of the answer.
         asked: method, path and range of each request.
     """
 
@@ -50,6 +51,7 @@ class ObjectServer(ThreadingHTTPServer):
         self.checksums: Callable[[bytes], Mapping[str, str]] = lambda data: {}
         self.token = ""
         self.redirects: dict[str, str] = {}
+        self.refusals: dict[str, int] = {}
         self.asked: list[tuple[str, str, str]] = []
         self.authorizations: list[tuple[str, str]] = []
         self.closing = threading.Event()
@@ -102,6 +104,8 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(int(word))
         elif server.token and server.token not in self.headers.get("Authorization", ""):
             self._refuse(401)
+        elif path in server.refusals:
+            self._refuse(server.refusals[path])
         elif path in server.redirects:
             self._refuse(302, {"Location": server.redirects[path]})
         elif path.startswith("/api/datasets/"):
@@ -109,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             data = server.files.get(unquote(self._resolved(path)))
             if data is None and path.endswith("/"):
-                self._index(path)
+                self._index(unquote(path))
             elif data is None:
                 self._refuse(404)
             else:

@@ -15,8 +15,10 @@ from loupe.data.dataset import is_gone, open_dataset
 from loupe.data.hashing import content_hashes
 from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import EncodedStore
+from loupe.data.remote import objects
 from loupe.data.remote.address import Address
-from loupe.data.remote.failures import RemoteError
+from loupe.data.remote.failures import RefusedError, RemoteError
+from loupe.data.remote.store import RemoteObject
 from loupe.data.sources.open import open_table
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.remote import _root_of
@@ -119,6 +121,64 @@ def test_a_range_of_tars_and_class_names_beside_them(server, tmp_path):
     assert (found.name, len(found), found.classes) == ("p", 8, ("cat", "dog"))
     with pytest.raises(RemoteError, match="p-3"):
         open_table(f"{server.url}/d/p-{{0..4}}.tar")
+
+
+@pytest.mark.parametrize(
+    ("signed", "of_file", "of_folder", "raises"),
+    [
+        (False, 404, None, False),
+        (False, 403, None, True),  # the listing has it
+        (False, 403, 403, False),  # a store without listing says so of files that do not exist
+        (False, 403, 404, False),
+        (True, 403, 403, False),
+    ],
+)
+def test_class_names_that_may_not_be_read_are_an_error_where_the_store_lists_them(
+    server, tmp_path, signed, of_file, of_folder, raises
+):
+    put(server, tmp_path / "d", {"p.tar": tar(0, 4, ("0", "1")), "classes.txt": b"cat\ndog"})
+    server.refusals = {"/d/classes.txt": of_file} | ({"/d/": of_folder} if of_folder else {})
+    address = f"{server.url}/d/p.tar{'?sig=X' if signed else ''}"
+    if raises:
+        with pytest.raises(RefusedError, match="classes"):
+            open_table(address)
+    else:
+        assert open_table(address).classes == ("0", "1")
+        assert not signed or all(path.endswith("?sig=X") for _, path, _ in server.asked)
+
+
+def test_a_store_that_fails_beside_tars_does_not_change_the_names_of_classes(server, tmp_path, monkeypatch):
+    put(server, tmp_path / "d", {"p.tar": tar(0, 4, ("0", "1")), "classes.txt": b"cat\ndog"})
+    monkeypatch.setattr(objects.POLICY.__class__, "pause_seconds", lambda *_: 0.0)
+    server.refusals = {"/d/classes.txt": 500}
+    with pytest.raises(RemoteError, match="500"):
+        open_table(f"{server.url}/d/p.tar")
+    server.refusals = {}
+    assert open_table(f"{server.url}/d/p.tar").classes == ("cat", "dog")
+
+
+def test_names_of_a_web_server_with_spaces_and_letters_of_any_script_are_those_of_this_disk(server, tmp_path):
+    names = ["a b cat.jpg", "é#1.jpg", "猫 100%.jpg", "q?x.jpg"]
+    rows = "path,label\n" + "".join(f"{name},{CLASSES[i % 2]}\n" for i, name in enumerate(names))
+    put(server, tmp_path / "my data", {name: picture(i) for i, name in enumerate(names)}, at="/my data/")
+    put(server, tmp_path / "my data", {"l.csv": rows.encode()}, at="/my data/")
+    local = open_table(tmp_path / "my data" / "l.csv")
+    for address in (f"{server.url}/my data/l.csv", f"{server.url}/my%20data/l.csv"):
+        found = open_table(address)
+        assert_equal(found, local)
+        assert (found.paths, found.name) == (local.paths, local.name)
+    put(server, tmp_path / "my tars", {"train é 1.tar": tar(0, 4)}, at="/my tars/")
+    found, local = open_table(f"{server.url}/my tars/"), open_table(tmp_path / "my tars")
+    assert_equal(found, local)
+    assert (found.paths, found.name) == (local.paths, "my tars")
+
+
+@pytest.mark.parametrize("name", ["%2e%2e/x.tar", "..%2Fx.tar", "a%2F..%2F..%2Fx.tar", "%00.tar"])
+def test_quoted_names_that_lead_out_of_their_folder_are_refused(monkeypatch, name):
+    found = (RemoteObject("http://host/d/ok.tar", 1, "1"), RemoteObject(f"http://host/d/{name}", 1, "1"))
+    monkeypatch.setattr("loupe.data.sources.remote.listed", lambda address: found)
+    with pytest.raises(DataError, match="no path inside"):
+        open_table("http://host/d/")
 
 
 def test_a_set_larger_than_the_cache_is_read_through_it(server, tmp_path, cache, monkeypatch):
@@ -258,8 +318,6 @@ def test_the_root_of_an_address_is_what_its_path_is_relative_to(address, root):
 
 @pytest.mark.parametrize("name", ["../x.tar", "a/../../x.tar", "/x.tar", "./x.tar"])
 def test_names_that_lead_out_of_their_folder_are_refused(monkeypatch, name):
-    from loupe.data.remote.store import RemoteObject
-
     found = (RemoteObject("s3://bucket/d/ok.tar", 1, "1"), RemoteObject(f"s3://bucket/d/{name}", 1, "1"))
     monkeypatch.setattr("loupe.data.sources.remote.listed", lambda address: found)
     with pytest.raises(DataError, match="no path inside"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from loupe.data.remote import checksums
 from loupe.data.remote.address import Address
-from loupe.data.remote.failures import AttemptError, MissingError, RemoteError
+from loupe.data.remote.failures import AttemptError, MissingError, RefusedError, RemoteError
 from loupe.data.remote.patterns import fixed_folder, is_flat, matches
 from loupe.data.remote.redaction import redacted_text
 from loupe.data.remote.retries import RetryPolicy, with_retries
@@ -212,7 +212,7 @@ def _failure(error: Exception, url: str, scheme: str) -> Exception:
     if names & _NO_CREDENTIALS or any("connection_string or account_name" in f"{each}" for each in chain):
         return RemoteError(url, "no credentials were found", remedy)
     if names & _FORBIDDEN or status in {401, 403} or any(isinstance(each, PermissionError) for each in chain):
-        return RemoteError(url, "access was refused", f"Check that you may read it. {remedy}")
+        return RefusedError(url, "access was refused", f"Check that you may read it. {remedy}")
     if status == 404 or any(isinstance(each, FileNotFoundError) for each in chain):
         return MissingError(url, "not found", "Check the address.")
     if any(isinstance(each, ImportError) for each in chain):

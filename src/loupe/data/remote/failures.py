@@ -36,6 +36,10 @@ class MissingError(RemoteError):
     """Remote file or folder that does not exist."""
 
 
+class RefusedError(RemoteError):
+    """Remote file or folder that may not be read; some stores say so of files that do not exist."""
+
+
 class AttemptError(Exception):
     """Failure of one attempt that another attempt may mend; the message is the reason.
 

@@ -15,7 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
-from loupe.data.remote.failures import AttemptError, MissingError, RangeError, RemoteError
+from loupe.data.remote.failures import AttemptError, MissingError, RangeError, RefusedError, RemoteError
 from loupe.data.remote.redaction import redacted_text
 from loupe.data.remote.retries import RetryPolicy
 
@@ -135,7 +135,9 @@ def status_error(status: int, headers: Message, shown: str) -> Exception:
     if status in _RETRIED or status >= 500:
         return AttemptError(f"the server answered {status}", _seconds(headers.get("Retry-After")))
     if status in {401, 403}:
-        return RemoteError(shown, f"access was refused (status {status})", f"Check that you may read it. {CREDENTIALS}")
+        return RefusedError(
+            shown, f"access was refused (status {status})", f"Check that you may read it. {CREDENTIALS}"
+        )
     if status in {404, 410}:
         return MissingError(shown, f"not found (status {status})", "Check the address.")
     return RemoteError(shown, f"the server answered {status}", "Check the address.")

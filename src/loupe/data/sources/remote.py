@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from loupe.cache import cache_folder
 from loupe.data.elsewhere import Elsewhere
 from loupe.data.formats import image_suffixes
 from loupe.data.remote.address import Address, is_remote
-from loupe.data.remote.failures import RemoteError
+from loupe.data.remote.failures import MissingError, RefusedError, RemoteError
 from loupe.data.remote.objects import commit_of, listed, read
 from loupe.data.remote.patterns import fixed_folder
 from loupe.data.remote.redaction import identity, redacted
@@ -42,7 +42,7 @@ from loupe.data.sources.remote_shards import ParquetImages, RemoteShard, read_ah
 from loupe.data.sources.rows import CSV_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, enumerated
-from loupe.log import progress_bar
+from loupe.log import logger, progress_bar
 
 __all__ = ["is_elsewhere", "open_remote"]
 
@@ -78,7 +78,7 @@ class _Listing:
     @property
     def name(self) -> str:
         """Name of the data set: that of the folder or the file, or what leads the names of a pattern."""
-        path = PurePosixPath(self.address.path.rstrip("/"))
+        path = PurePosixPath(_plain(self.address.scheme, self.address.path.rstrip("/")))
         if not path.name:
             return self.address.root.rpartition("/")[2].replace(":", "-")
         if is_pattern(path.name):
@@ -145,7 +145,7 @@ def _listed(text: str) -> _Listing:
     folder = folder.lstrip("/")
     files = {}
     for remote in found:
-        name = Address.of(remote.url).path.removeprefix(folder)
+        name = _relative(remote, folder)
         if not _is_safe(name):
             raise DataError(f"{address.shown}: the name {name!r} is no path inside a folder. Rename it.")
         files[name] = remote
@@ -181,10 +181,7 @@ def _open_tars(listing: _Listing, files: Mapping[str, RemoteObject], options: Re
     def beside(name: str) -> bytes | None:
         remote = listing.files.get(name)
         if remote is None and (listing.address.is_pattern or len(listing.files) == len(files)):
-            try:
-                remote = listed(Address.of(f"{listing.base}{name}"))[0]
-            except RemoteError:
-                return None
+            remote = _beside(listing, name)
         return None if remote is None or remote.size > MOST_BYTES else read(remote)
 
     try:
@@ -205,6 +202,36 @@ def _open_tars(listing: _Listing, files: Mapping[str, RemoteObject], options: Re
     assert table.shards is not None
     # Half of the cache is for those that are read ahead.
     return replace(table, shards=_cached(replace(table.shards, open_bytes=cache.budget_bytes // 2), cache))
+
+
+def _beside(listing: _Listing, name: str) -> RemoteObject | None:
+    """File beside those of an address; None where there is none.
+
+    Raises:
+        RemoteError: the store failed, or has a file of this name that may not be read.
+    """
+    query = urlsplit(listing.address.url).query if listing.address.scheme in {"http", "https"} else ""
+    signed = f"?{query}" if query else ""
+    try:
+        return listed(Address.of(f"{listing.base}{name}{signed}"))[0]
+    except MissingError:
+        return None
+    except RefusedError as refused:
+        if _is_listed(listing, name, signed, refused):
+            raise
+    logger.info(f"{listing.shown}: access to {name} beside it was refused, as of files that do not exist.")
+    return None
+
+
+def _is_listed(listing: _Listing, name: str, signed: str, refused: RefusedError) -> bool:
+    """True if a file is in the listing of its folder; stores that may not be listed refuse files that do not exist."""
+    try:
+        found = listed(Address.of(f"{listing.base}{name[:-1]}*{signed}"))
+    except MissingError:
+        return False
+    except RefusedError as error:  # of the file itself, or of the listing
+        return error.url == refused.url
+    return any(Address.of(remote.url).path.endswith(f"/{name}") for remote in found)
 
 
 def _open_parquet(
@@ -267,7 +294,7 @@ def _open_list(listing: _Listing, name: str, options: ReadOptions, open_local: L
     files = {name: listing.files[name]}
     if options.images is None:
         folder = Address.of(listing.base)
-        beside = {Address.of(remote.url).path.removeprefix(folder.path): remote for remote in listed(folder)}
+        beside = {_relative(remote, folder.path): remote for remote in listed(folder)}
         files |= {other: remote for other, remote in _images_of(beside).items() if _suffix(other) in image_suffixes()}
     copies = mirrored(files, _budget_bytes(), listing.shown)
     with _named(copies, listing.base.rstrip("/")):
@@ -295,6 +322,20 @@ def _parquet_shards(listing: _Listing) -> dict[str, RemoteObject]:
 def _single(listing: _Listing) -> str | None:
     """Name of the only file; None for several."""
     return next(iter(listing.files)) if len(listing.files) == 1 else None
+
+
+def _relative(remote: RemoteObject, folder: str) -> str:
+    """Name of a file relative to a folder, as it is on a disk: those of web servers are quoted in their addresses."""
+    address = Address.of(remote.url)
+    return _plain(address.scheme, address.path.removeprefix(folder))
+
+
+def _plain(scheme: str, path: str) -> str:
+    """Path without quoting, unless what it quotes is no UTF-8."""
+    try:
+        return unquote(path, errors="strict") if scheme in {"http", "https"} else path
+    except UnicodeDecodeError:
+        return path
 
 
 def _suffix(name: str) -> str:
