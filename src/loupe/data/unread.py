@@ -11,6 +11,8 @@ from loupe.errors import counted, enumerated
 
 MISNAMED = "misnamed"
 """In place of a format: images of a readable format, in files without an image's suffix."""
+IRREGULAR = "irregular"
+"""In place of a format: pipes, sockets and devices with the names of images."""
 LOST_FRACTION = 0.1
 """Fraction of a class's images above which unreadable ones make the data unfit."""
 COMPANIONS = frozenset(
@@ -31,14 +33,16 @@ class UnreadFiles:
 
 
 def unread_format(suffix: str, file: Path) -> str | None:
-    """Format of a file that is left out although it is an image: known and unreadable, or `misnamed`; else None.
+    """Format of a file that is left out although it is an image, or None.
+
+    It is a known format that is unreadable, `misnamed`, or `irregular`.
 
     Args:
-        suffix: of the file, lower case; not one of `image_suffixes()`.
+        suffix: of the file, lower case; one of `image_suffixes()` only where the file is not a regular one.
         file: read only where the suffix says nothing.
     """
     if known := format_of_suffix(suffix):
-        return known
+        return known if _is_regular(file) else IRREGULAR
     if suffix in COMPANIONS:
         return None
     try:
@@ -52,6 +56,14 @@ def unread_format(suffix: str, file: Path) -> str | None:
     if found is None or found == "TGA":  # Targa has no signature: too weak where the suffix says nothing
         return None
     return MISNAMED if FORMATS[found].is_readable else found
+
+
+def _is_regular(file: Path) -> bool:
+    """True for a regular file, and for one that cannot be looked at."""
+    try:
+        return S_ISREG(file.stat().st_mode)
+    except OSError:
+        return True
 
 
 def grouped(files: Iterable[tuple[str | None, str, str]]) -> tuple[UnreadFiles, ...]:
@@ -88,6 +100,11 @@ def sentence_on(name: str, files: int, where: str, example: str) -> str:
         return (
             f"{counted(files, 'image')} {verb} left out{where}: no image suffix, as {example}. Rename "
             f"{'it' if files == 1 else 'them'} to end in {suffixes}."
+        )
+    if name == IRREGULAR:
+        return (
+            f"{counted(files, 'file')} with an image's name {verb} left out{where}: not a regular file, as {example}. "
+            "Pipes and devices are never read."
         )
     return f"{counted(files, f'{name} image')} cannot be read and {verb} left out{where}. {FORMATS[name].remedy}"
 

@@ -8,7 +8,7 @@ import pytest
 
 from loupe.data.remote import cloud_store
 from loupe.data.remote.address import Address
-from loupe.data.remote.failures import AttemptError, ChangedError, MissingError, RemoteError
+from loupe.data.remote.failures import AttemptError, ChangedError, MissingError, RefusedError, RemoteError
 from loupe.data.remote.objects import listed, read, read_range
 from loupe.data.remote.retries import RetryPolicy
 from loupe.data.remote.shard_cache import ShardCache
@@ -25,15 +25,15 @@ def named(name, **attributes):
     ("error", "expected"),
     [
         (FileNotFoundError(2, "x"), MissingError),
-        (PermissionError("x"), RemoteError),
+        (PermissionError("x"), RefusedError),
         (named("NoCredentialsError"), RemoteError),
-        (named("ClientAuthenticationError"), RemoteError),
-        (named("HttpError", code=403), RemoteError),
+        (named("ClientAuthenticationError"), RefusedError),
+        (named("HttpError", code=403), RefusedError),
         (named("HttpError", code="404"), MissingError),
         (named("HttpError", code=400), RemoteError),
         (named("HttpError", code=503), AttemptError),
         (named("HttpResponseError", status_code=429), AttemptError),
-        (named("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": 403}}), RemoteError),
+        (named("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": 403}}), RefusedError),
         (named("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": 500}}), AttemptError),
         (named("ParamValidationError"), RemoteError),
         (named("FlexibleChecksumError"), AttemptError),

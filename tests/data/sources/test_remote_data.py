@@ -123,6 +123,18 @@ def test_a_range_of_tars_and_class_names_beside_them(server, tmp_path):
         open_table(f"{server.url}/d/p-{{0..4}}.tar")
 
 
+@pytest.mark.parametrize("tags", ["strong", ""])
+def test_indices_of_files_without_versions_are_not_kept(server, tmp_path, cache, tags):
+    put(server, tmp_path / "d", PARQUET)
+    put(server, tmp_path / "t", TARS, at="/t/")
+    server.tags = tags
+    for _ in range(2):
+        assert_equal(open_table(f"{server.url}/d/"), open_table(tmp_path / "d"))
+        open_table(f"{server.url}/t/")
+    indices = cache / "indices"
+    assert len([*indices.iterdir()] if indices.exists() else []) == (1 + len(TARS) if tags else 0)
+
+
 @pytest.mark.parametrize(
     ("signed", "of_file", "of_folder", "raises"),
     [

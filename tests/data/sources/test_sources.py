@@ -20,6 +20,7 @@ from loupe.data.sources.inference_inputs import table_of
 from loupe.data.sources.open import from_arrays, from_paths, open_table
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.table import SCHEMA, ImageTable, make_rows, os_name, text_name
+from loupe.data.unread import IRREGULAR
 from loupe.errors import DataError, ImageError, LoupeError
 
 PNG = b"\x89PNG"  # sources look at names and bytes, never at pixels
@@ -202,6 +203,8 @@ def test_devices_and_pipes_are_never_read(tmp_path):
     (data / "dog" / "zero.jpg").symlink_to("/dev/zero")
     table = open_(data)
     assert table.paths == ("cat/1.jpg", "cat/link.jpg", "dog/1.jpg", "dog/zero.jpg")
+    assert [(group.format, group.paths) for group in table.unread] == [(IRREGULAR, ("cat/pipe.jpg",))]
+    assert any("not a regular file, as cat/pipe.jpg" in warning for warning in table.warnings)
     for row in (1, 3):
         with pytest.raises(ImageError, match="not a regular file"):
             table.encoded(row)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from shutil import rmtree
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -184,7 +185,7 @@ def _open_tars(listing: _Listing, files: Mapping[str, RemoteObject], options: Re
             remote = _beside(listing, name)
         return None if remote is None or remote.size > MOST_BYTES else read(remote)
 
-    try:
+    with _closed_on_error(cache):
         shards = [RemoteShard(remote, cache) for remote in files.values()]
         table = tars.open_tars(
             shards,
@@ -196,9 +197,6 @@ def _open_tars(listing: _Listing, files: Mapping[str, RemoteObject], options: Re
             splits=listing.split_list(files),
             read_ahead=read_ahead,
         )
-    except BaseException:
-        cache.close()
-        raise
     assert table.shards is not None
     # Half of the cache is for those that are read ahead.
     return replace(table, shards=_cached(replace(table.shards, open_bytes=cache.budget_bytes // 2), cache))
@@ -238,9 +236,8 @@ def _open_parquet(
     listing: _Listing, files: Mapping[str, RemoteObject], options: ReadOptions, open_local: LocalOpener
 ) -> ImageTable:
     cache = ShardCache(budget=_budget_bytes() // 2)  # the unpacked images of open files take as much again
-    try:
+    with _closed_on_error(cache), _skeleton_folder(files) as folder:
         shards = [RemoteShard(remote, cache) for remote in files.values()]
-        folder = cache_folder() / "indices" / _key(files)
         skeletons = [folder / name for name in files]
         here = ranks.on_machine()
         mine = here.share([*zip(shards, skeletons, strict=True)])
@@ -264,10 +261,32 @@ def _open_parquet(
             open_bytes=cache.budget_bytes,
             slow_to_open=True,
         )
+    return replace(table, root=None, outside={}, shards=_cached(found, cache))
+
+
+@contextmanager
+def _closed_on_error(cache: ShardCache) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         cache.close()
         raise
-    return replace(table, root=None, outside={}, shards=_cached(found, cache))
+
+
+@contextmanager
+def _skeleton_folder(files: Mapping[str, RemoteObject]) -> Iterator[Path]:
+    """Folder of skeletons in the cache; that of files without versions, of no use later, is removed after the block."""
+    folder = cache_folder() / "indices" / _key(files)
+    if all(remote.version is not None for remote in files.values()):
+        yield folder
+        return
+    here = ranks.on_machine()
+    try:
+        yield folder
+        here.wait()
+    finally:
+        if here.is_main:
+            rmtree(folder, ignore_errors=True)
 
 
 def _write_skeletons(absent: list[tuple[RemoteShard, Path]]) -> None:
