@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from loupe.models import openvino_import
+
 SIGNAL_AFTER_TWO_ENGINES = """
 import gc, signal
 from pathlib import Path
@@ -37,3 +39,11 @@ def test_a_signal_is_handled_after_several_engines_have_ended(tmp_path):
         timeout=100,
     )
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.parametrize(("threads", "is_bound"), [(1, False), (3, False), (4, True), (8, True)])
+def test_fewer_threads_than_cores_are_bound_to_none(monkeypatch, threads, is_bound):
+    monkeypatch.setattr(openvino_import, "cores", lambda: 4)
+    options = openvino_import.on_threads(threads)
+    assert options["INFERENCE_NUM_THREADS"] == threads
+    assert options.get("ENABLE_CPU_PINNING", True) is is_bound

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from loupe.data.pixels.decode import UInt8Array
 from loupe.data.pixels.limits import MAX_PIXELS
 from loupe.errors import ConfigError, DataError
-from loupe.models.openvino_import import core
+from loupe.models.openvino_import import core, on_threads
 from loupe.models.openvino_network import threads
 
 Floats = npt.NDArray[np.float32]
@@ -87,7 +87,7 @@ class OpenVino:
     """
 
     def __init__(self, model: Path, precision: str = "f32", callers: int = 1) -> None:
-        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads()}
+        options = {"INFERENCE_PRECISION_HINT": precision, **on_threads(threads())}
         if callers > 1:
             options["PERFORMANCE_HINT"] = "THROUGHPUT"
         self._compiled: Any = core().compile_model(core().read_model(str(model)), "CPU", options)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from loupe.config.size import Size
 from loupe.devices import Compute, has_bf16_matrix_units, openvino_gains_from_bf16
-from loupe.models.openvino_import import core, openvino
+from loupe.models.openvino_import import core, on_threads, openvino
 from loupe.models.openvino_network import IN_FLIGHT, in_flight
 from loupe.models.pixel_engine import Array
 
@@ -139,7 +139,7 @@ class OpenVinoEngine:
         options = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            **on_threads(torch.get_num_threads()),
         }
         self._compiled = core().compile_model(prepared.build(), "CPU", options)
         self.name = f"openvino-{precision}"

@@ -8,6 +8,8 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
+from loupe.openmp import cores
+
 TELEMETRY = "openvino_telemetry"
 
 
@@ -45,6 +47,15 @@ def core() -> Any:
     """
     openvino()
     return _core()
+
+
+def on_threads(threads: int) -> dict[str, Any]:
+    """Options that compile a network for so many threads.
+
+    Where they are fewer than the cores, they are not bound to any: those of two processes with one thread each would be
+    bound to the same core.
+    """
+    return {"INFERENCE_NUM_THREADS": threads, **({} if threads >= cores() else {"ENABLE_CPU_PINNING": False})}
 
 
 @cache

@@ -16,7 +16,7 @@ from loupe.data.pixels.decode import UInt8Array
 from loupe.data.processes import worker_count
 from loupe.errors import RunStateError
 from loupe.models.bundle_config import STORED_NETWORK, BundleConfig, StoredEngine, content_digest
-from loupe.models.openvino_import import core
+from loupe.models.openvino_import import core, on_threads
 from loupe.models.pixel_engine import Array
 
 IN_FLIGHT = 2
@@ -36,7 +36,7 @@ class OpenVinoNetwork:
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_NUM_THREADS": threads(),
+            **on_threads(threads()),
         }
         self._compiled = core().compile_model(network, "CPU", options)
         ends = (self._compiled.input(0), self._compiled.output(0))
