@@ -18,7 +18,7 @@ from loupe.data.remote import objects
 from loupe.data.remote.failures import RemoteError
 from loupe.data.remote.retries import RetryPolicy
 from loupe.data.remote.shard_cache import ShardCache
-from loupe.errors import ConfigError, DiskError, LoupeError
+from loupe.errors import ConfigError, DataError, DiskError, LoupeError
 from remote_stores import ObjectServer
 
 
@@ -193,6 +193,19 @@ def test_an_image_that_is_gone_is_damaged_and_a_store_that_fails_ends_the_predic
             bulk(stored, place, tmp_path / "other.parquet")
         server.fault_rate = 0.0
         assert bulk(stored, place, tmp_path / "other.parquet").summary.damaged == 0
+
+
+def test_tars_beside_other_images_are_refused_and_a_folder_of_them_is_explained(photos, stored, tmp_path, tars):
+    (tmp_path / "tars").mkdir()
+    tar = tmp_path / "tars" / "s-0.tar"
+    tar.write_bytes(tars["s-0.tar"])
+    for places in ([str(photos), str(tar)], [str(tar), str(photos / "a" / "00.png")]):
+        with pytest.raises(ConfigError, match=r"s-0\.tar"):
+            bulk(stored, places, tmp_path / "out.parquet")
+    with pytest.raises(DataError, match=r"tars/\*\.tar"):
+        bulk(stored, tmp_path / "tars", tmp_path / "out.parquet")
+    bulk(stored, [str(tmp_path / "tars" / "*.tar")], tmp_path / "out.parquet")
+    assert names(tmp_path) == ["out.parquet", "photos", "tars"]
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/list.csv", "https://host/a.parquet", "ftp://host/a"])

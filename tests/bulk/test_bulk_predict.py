@@ -185,12 +185,14 @@ def test_a_damaged_part_is_computed_again(photos, stored, tmp_path, monkeypatch,
     assert rows(tmp_path / "out.parquet").equals(rows(tmp_path / "whole.parquet"))
 
 
-def test_a_result_that_is_there_is_not_computed_again_nor_overwritten(photos, stored, tmp_path, decodes):
+def test_a_result_that_is_there_is_not_computed_again_nor_overwritten(photos, stored, tmp_path, decodes, caplog):
+    caplog.set_level("INFO", "loupe")
     bulk(stored, photos, tmp_path / "out.parquet")
     before = (tmp_path / "out.parquet").read_bytes()
     decodes.clear()
     again = bulk(stored, photos, tmp_path / "out.parquet")
     assert (again.predicted, again.summary.plan.images, len(decodes)) == (0, COUNT, 0)
+    assert f"{COUNT} images, as listed at {again.summary.plan.listed}" in caplog.text
     for change in ({"top": 2}, {"threshold": 0.5}, {"tta": "flip"}, {"model": "other"}):
         with pytest.raises(RunStateError, match=next(iter(change))):
             bulk(stored, photos, tmp_path / "out.parquet", **change)

@@ -379,6 +379,11 @@ def test_predict_writes_parquet_with_the_rows_of_the_csv(terminal, trained, phot
     assert code == 0 and "complete already" in err and "40 images, 0 damaged" in out
 
 
+def test_predict_writes_no_csv_of_tars(terminal, trained, tmp_path):
+    code, out, err = terminal("predict", trained, tmp_path / "a.tar", "--to", tmp_path / "out.csv")
+    assert code == 1 and not out and "a.tar" in err and "--to OUT.parquet" in err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("option", [("--submission", "id,label"), ("--skip-damaged",), ("--top", "9")])
 def test_predict_refuses_options_that_parquet_does_not_have(terminal, trained, photos, tmp_path, option):
     code, out, err = terminal("predict", trained, photos, "--to", tmp_path / "out.parquet", *option)

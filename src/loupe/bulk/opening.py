@@ -7,7 +7,7 @@ from loupe.bulk.lists import ListSource
 from loupe.bulk.parquet_rows import ParquetSource
 from loupe.bulk.paths import PathSource
 from loupe.bulk.remote import RemoteSource
-from loupe.bulk.shards import TAR, RemotePlace, TarSource, are_tars
+from loupe.bulk.shards import TAR, RemotePlace, TarSource, tars_in
 from loupe.bulk.source import Source
 from loupe.data.remote.redaction import redacted_word
 from loupe.data.sources.parquet_columns import holds_images
@@ -26,14 +26,17 @@ def source_of(paths: Sequence[str], listed: Path | None, options: ReadOptions) -
         options: columns of a list, folder of its images, and links.
 
     Raises:
-        ConfigError: the source is of a kind that is not predicted in bulk.
+        ConfigError: the source is of a kind that is not predicted in bulk, or of several kinds.
         DataError: there is no such list.
     """
     if elsewhere := [path for path in paths if is_elsewhere(path)]:
         if len(paths) > 1:
             raise ConfigError(f"{redacted_word(elsewhere[0])}: give an address alone.")
         return _remote(elsewhere[0], options)
-    if are_tars(paths):
+    if tars := tars_in(paths):
+        if len(tars) < len(paths):
+            other = next(path for path in paths if path not in tars)
+            raise ConfigError(f"{tars[0]} is a tar, and {other} is none: predict them one after the other.")
         return TarSource(paths, None, _extension(options))
     if listed is None:
         return PathSource(paths, follow_links=options.follow_links)

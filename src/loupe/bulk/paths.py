@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from loupe.bulk.reading import FILES
+from loupe.bulk.shards import TAR
 from loupe.bulk.sorting import sorted_names
 from loupe.bulk.source import NOT_THERE, Listed
 from loupe.bulk.walk import Skipped, Walk
@@ -57,7 +58,16 @@ class PathSource:
                 self._images += 1
                 yield listed
             if self._images == before:
-                raise DataError(sentences(f"{text_name(path)}: there are no images in it", *self.warnings()))
+                raise DataError(
+                    sentences(f"{text_name(path)}: there are no images in it", *self.warnings(), self._tars(path))
+                )
+
+    def _tars(self, path: str) -> str:
+        """Advice on tars that were skipped."""
+        if not (tars := self._skipped.tree.others[TAR]):
+            return ""
+        named = f"{Path(path).as_posix()}/*{TAR}" if os.path.isdir(path) else f"a/*{TAR}"  # noqa: PTH112
+        return f"Skipped {counted(tars, 'tar')}: predict images in tars by a pattern, such as {named!r}"
 
     def notes(self) -> list[str]:
         """As for any source."""

@@ -86,13 +86,21 @@ def predict_bulk(
             if (found := output.finished()) is not None:
                 check_same(asked, found.plan.asked, output.path, "Choose another --to, or remove it.")
                 output.remove_plan(found.plan)
-                logger.info(f"{output.path} is complete already.")
+                logger.info(_told(output, found))
                 return BulkResult(found, 0, 0.0)
             plan = plan_for(output, source, asked, unit_images)
             return _predict(output, plan, runner or partial(_predict_parts, model))
     except OSError as error:
         told = disk_error(error, output.path, "give the same command again: it goes on from here")
         raise told or DiskError(f"{error.filename or output.path}: {error.strerror or error}. {AGAIN}") from error
+
+
+def _told(output: Output, found: Summary) -> str:
+    """Sentences on a result that was complete before: of which images it is."""
+    return (
+        f"{output.path} is complete already: {counted(found.plan.images, 'image')}, as listed at {found.plan.listed}. "
+        "The source was not listed again. To predict it as it is now, choose another --to."
+    )
 
 
 def plan_for(output: Output, source: Source, asked: Asked, unit_images: int = UNIT_IMAGES) -> Plan:

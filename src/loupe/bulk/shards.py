@@ -112,9 +112,9 @@ class RemotePlace:
         return listed(self.address)
 
 
-def are_tars(places: Sequence[str]) -> bool:
-    """True for paths and patterns that name tars alone."""
-    return bool(places) and all(name.lower().endswith(TAR) and not os.path.isdir(name) for name in places)  # noqa: PTH112
+def tars_in(places: Sequence[str]) -> list[str]:
+    """Paths and patterns that name tars."""
+    return [name for name in places if name.lower().endswith(TAR) and not os.path.isdir(name)]  # noqa: PTH112
 
 
 def open_shards(record: PlanRecord, unit: Unit) -> Callable[[int], bytes]:

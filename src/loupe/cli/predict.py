@@ -138,6 +138,7 @@ def predict(
     if tta is not None and wanted_precision is not None:
         raise ConfigError("--wanted-precision is guaranteed for predictions without --tta. Leave one of them out.")
     start_processes(processes)
+    from loupe.bulk.shards import tars_in
     from loupe.cli import tables
     from loupe.data.sources.folders import from_paths
     from loupe.data.sources.inference_list import open_inference_list
@@ -150,6 +151,11 @@ def predict(
 
     source = _list_in(paths, needed=bool(columns or images))
     table_output = None if to is None else _table_output(to, submission, skip_damaged=skip_damaged)
+    if table_output is None and (tars := tars_in(paths)):
+        raise ConfigError(
+            f"{tars[0]}: predictions of images in tars are written as Parquet. Give --to OUT.parquet, or a folder "
+            "(--to OUT/)."
+        )
     if cluster is not None and table_output is None:
         raise ConfigError("--cluster writes Parquet: give --to OUT.parquet, or a folder (--to OUT/).")
     file = Path(to or ("predictions.csv" if submission is None else "submission.csv"))
