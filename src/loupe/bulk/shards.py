@@ -58,7 +58,7 @@ class TarSource:
         if self._remote:
             read_ahead([shard for _, shard in shards])
         for name, shard in shards:
-            index = indices([shard], self._image)[0]
+            index = indices([shard], self._image, texts=False)[0]
             self._tars += 1
             self._without += index.without_image + len(index.unread)
             place = _place_of(shard)

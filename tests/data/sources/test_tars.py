@@ -13,9 +13,12 @@ from builders import picture
 from loupe.data.dataset import is_gone, open_dataset
 from loupe.data.hashing import content_hashes
 from loupe.data.pixels.store import EncodedImages, open_store
+from loupe.data.shards import LocalShard
 from loupe.data.sources.open import open_table
 from loupe.data.sources.path_patterns import expanded, name_of
 from loupe.data.sources.read_options import ReadOptions
+from loupe.data.sources.tar_index import indices
+from loupe.data.sources.tar_members import TEXTS
 from loupe.errors import DataError, ImageError
 
 
@@ -122,6 +125,29 @@ def test_labels_of_json_with_splits_and_groups(tmp_path):
     assert labels(table) == ["cat", "dog", "cat", "dog"]
     assert table.splits == ["train", "train", "val", "val"]
     assert table.groups == ["a", "b", "a", "a"]
+
+
+def test_of_long_texts_what_can_be_a_label_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("loupe.data.sources.tar_index._BATCH_ROWS", 2)
+    long = {"caption": "x" * 900_000, "boxes": [[1.5] * 4] * 2000, "n": 1.50, "split": "train"}
+    members = [
+        member
+        for i in range(5)
+        for member in [
+            (f"{i}.png", picture(i)),
+            (f"{i}.json", {**long, "label": ("cat", "dog")[i % 2]}),
+            (f"{i}.txt", "x" * 100_000),
+        ]
+    ]
+    file = tar(tmp_path / "a.tar", members)
+    table = open_table(file)
+    assert (labels(table), table.splits) == (["cat", "dog", "cat", "dog", "cat"], ["train"] * 5)
+    assert labels(open_table(file, ReadOptions.of("label=n"))) == ["1.5"] * 5
+    (full,) = indices([LocalShard.of(file)], None)
+    (bare,) = indices([LocalShard.of(file)], None, texts=False)
+    assert full.rows.nbytes < 5 * 1000
+    assert full.rows.drop_columns(TEXTS).equals(bare.rows.drop_columns(TEXTS))
+    assert not any(any(bare.rows[name].to_pylist()) for name in TEXTS)
 
 
 def test_a_field_or_an_extension_can_be_chosen(tmp_path):

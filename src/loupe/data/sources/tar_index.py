@@ -8,6 +8,7 @@ hashes. Where several processes work on the same images, each reads its share of
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ from loupe.errors import DataError, LoupeError
 from loupe.files import replacing
 from loupe.log import logger
 
-_FORMAT = 1  # of the index; increase it with every change of what is read
+_FORMAT = 2  # of the index; increase it with every change of what is read
+_BATCH_ROWS = 4096
 _COLUMNS = pa.schema(
     [
         ("name", pa.string()),
@@ -39,6 +41,9 @@ _COLUMNS = pa.schema(
         *((name, pa.string()) for name in TEXTS),
     ]
 )
+
+
+_Row = tuple[str, int, int, bytes, dict[str, str]]  # of the columns; the texts by their extensions
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,23 @@ class TarIndex:
     unread: list[tuple[str, str]]
 
 
-def indices(shards: Sequence[ShardFile], image: str | None, read_ahead: ReadAhead | None = None) -> list[TarIndex]:
+def indices(
+    shards: Sequence[ShardFile], image: str | None, read_ahead: ReadAhead | None = None, *, texts: bool = True
+) -> list[TarIndex]:
     """Index of each shard, from the cache or by reading the shard.
 
     Args:
         shards: tars in the WebDataset layout.
         image: extension of the images, where a sample has several.
         read_ahead: function that fetches shards in the background; None for shards on this disk.
+        texts: read the texts of the samples, which labels need.
 
     Raises:
         DataError: a shard is damaged or truncated, or is not in the layout.
         LoupeError: a shard cannot be fetched.
     """
     folder, here = cache_folder() / "indices", ranks.current()
-    keys = [_key(shard, image) for shard in shards]
+    keys = [_key(shard, image, texts) for shard in shards]
     known = [
         _recalled(folder / f"{key}.parquet") if shard.is_settled else None
         for shard, key in zip(shards, keys, strict=True)
@@ -83,7 +91,7 @@ def indices(shards: Sequence[ShardFile], image: str | None, read_ahead: ReadAhea
 
     def of_range(part: range) -> list[tuple[int, TarIndex | LoupeError]]:
         numbers = [mine[i] for i in part]
-        return [(k, known[k] or _indexed(shards[k], image, folder / f"{keys[k]}.parquet")) for k in numbers]
+        return [(k, known[k] or _indexed(shards[k], image, texts, folder / f"{keys[k]}.parquet")) for k in numbers]
 
     chunks = in_chunks(of_range, len(mine), chunk=1, workers=worker_count(), description="reading shards")
     for share in here.gather([entry for chunk in chunks for entry in chunk] if mine else []):
@@ -94,17 +102,20 @@ def indices(shards: Sequence[ShardFile], image: str | None, read_ahead: ReadAhea
     return [index for index in known if index is not None]
 
 
-def read_index(file: BinaryIO, name: str, image: str | None) -> TarIndex:
-    """Index of an open tar.
+def read_index(file: BinaryIO, name: str, image: str | None, texts: bool = True) -> TarIndex:
+    """Index of an open tar; without texts, if they are not wanted.
 
     Raises:
         DataError: it is compressed, damaged or truncated, or a sample has several images.
         OSError: it cannot be read.
     """
     skipped, without = Skipped(), 0
-    rows: list[tuple[str, int, int, bytes, dict[str, str]]] = []
+    rows: list[_Row] = []
     unread: list[tuple[str, str]] = []
-    for sample in _joined(samples(file, name, skipped)):
+    batches: list[pa.RecordBatch] = []
+    waiting = deque(_joined(samples(file, name, skipped, texts=texts)))
+    while waiting:
+        sample = waiting.popleft()  # which frees its texts, once they are in a batch
         extension = image_of(sample, image, name)
         if extension is None:
             unread += [(text_name(f"{sample.key}.{ext}"), kind) for ext, kind in sample.unread.items()]
@@ -112,9 +123,17 @@ def read_index(file: BinaryIO, name: str, image: str | None) -> TarIndex:
             continue
         start, size = sample.images[extension]
         rows.append((text_name(f"{sample.key}.{extension}"), start, size, _digest(file, start, size), sample.texts))
+        if len(rows) == _BATCH_ROWS:
+            batches.append(_batch(rows))
+            rows = []
+    table = pa.Table.from_batches([*batches, _batch(rows)], schema=_COLUMNS)
+    return TarIndex(table, dict(skipped.kinds), without, unread)
+
+
+def _batch(rows: list[_Row]) -> pa.RecordBatch:
     columns = [pa.array([row[k] for row in rows], _COLUMNS.field(k).type) for k in range(4)]
     columns += [pa.array([row[4].get(text) for row in rows], pa.string()) for text in TEXTS]
-    return TarIndex(pa.Table.from_arrays(columns, schema=_COLUMNS), dict(skipped.kinds), without, unread)
+    return pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
 
 
 def _joined(found: Iterable[Sample]) -> list[Sample]:
@@ -144,11 +163,11 @@ def _digest(file: BinaryIO, start: int, size: int) -> bytes:
     return sha256(file.read(size)).digest()
 
 
-def _indexed(shard: ShardFile, image: str | None, cached: Path) -> TarIndex | LoupeError:
+def _indexed(shard: ShardFile, image: str | None, texts: bool, cached: Path) -> TarIndex | LoupeError:
     """Index of a shard, kept in the cache; or the error that reading it raised."""
     try:
         with shard.open() as file:
-            index = read_index(file, shard.name, image)
+            index = read_index(file, shard.name, image, texts)
     except LoupeError as error:
         return error
     except OSError as error:
@@ -158,8 +177,8 @@ def _indexed(shard: ShardFile, image: str | None, cached: Path) -> TarIndex | Lo
     return index
 
 
-def _key(shard: ShardFile, image: str | None) -> str:
-    return sha256(json.dumps([_FORMAT, *shard.key, image]).encode()).hexdigest()[:40]
+def _key(shard: ShardFile, image: str | None, texts: bool) -> str:
+    return sha256(json.dumps([_FORMAT, *shard.key, image, texts]).encode()).hexdigest()[:40]
 
 
 def _recalled(cached: Path) -> TarIndex | None:

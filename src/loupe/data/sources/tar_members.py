@@ -4,6 +4,7 @@ The key of a member is its path up to the first dot of its last component; what 
 one sample stand next to each other. Links, devices and folders are no members. https://github.com/webdataset/webdataset
 """
 
+import json
 import re
 import tarfile
 from collections import Counter
@@ -18,6 +19,8 @@ from loupe.errors import DataError, enumerated
 TEXTS = ("cls", "label", "class", "json", "txt")
 """Extensions of members that are read: the label of a sample, or an object with its fields."""
 MAX_TEXT_BYTES = 2**20
+MAX_LABEL_BYTES = 2**12
+"""Longest member that can be a label. Of a longer object, the fields that can be are kept."""
 _MAX_HEADER_BYTES = 2**20  # of a long name or a pax header, which tarfile reads as a whole
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__")
@@ -53,13 +56,14 @@ class Skipped:
     kinds: Counter[str] = field(default_factory=Counter)
 
 
-def samples(file: BinaryIO, name: str, skipped: Skipped) -> Iterator[Sample]:
+def samples(file: BinaryIO, name: str, skipped: Skipped, *, texts: bool = True) -> Iterator[Sample]:
     """Samples of a tar in the order of their members. The file stays open, and may be read between two samples.
 
     Args:
         file: the tar, at its beginning.
         name: its name, for messages.
         skipped: gets the numbers of members that are left out.
+        texts: read the short texts; else all are empty.
 
     Raises:
         DataError: it is compressed, damaged or truncated, or a sample has two members of one extension.
@@ -85,29 +89,44 @@ def samples(file: BinaryIO, name: str, skipped: Skipped) -> Iterator[Sample]:
                 f"{name}: the sample {text_name(key)} has two members .{text_name(extension)}. A key names one sample: "
                 "rename one of them and write the tar again."
             )
-        _add(sample, extension, member, file, name)
+        _add(sample, extension, member, file if texts else None, name)
     if sample is not None:
         yield sample
 
 
-def _add(sample: Sample, extension: str, member: tarfile.TarInfo, file: BinaryIO, name: str) -> None:
+def _add(sample: Sample, extension: str, member: tarfile.TarInfo, file: BinaryIO | None, name: str) -> None:
     suffix = f".{extension.rpartition('.')[2]}"
     if suffix in image_suffixes():
         sample.images[extension] = (member.offset_data, member.size)
     elif known := format_of_suffix(suffix):
         sample.unread[extension] = known
-    elif extension in TEXTS and member.size <= MAX_TEXT_BYTES:
+    elif extension in TEXTS and member.size <= (MAX_TEXT_BYTES if extension == "json" else MAX_LABEL_BYTES):
+        if file is None:
+            sample.texts[extension] = ""
+            return
         back = file.tell()
         file.seek(member.offset_data)
         data = file.read(member.size)
         file.seek(back)
         try:
-            sample.texts[extension] = data.decode("utf-8-sig")
+            text = data.decode("utf-8-sig")
+            sample.texts[extension] = text if len(data) <= MAX_LABEL_BYTES else _short_fields(text)
         except UnicodeDecodeError as error:
             if extension == "txt":  # any text, which is rarely a label
                 return
             where = f"{text_name(member.name)} ({error.reason} at byte {error.start})"
             raise DataError(f"{name}: {where} is not UTF-8. Write it as UTF-8.") from None
+
+
+def _short_fields(text: str) -> str:
+    """JSON with those of its fields that can be labels: texts of limited length, numbers (as texts), and booleans."""
+    try:
+        value = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+    except (ValueError, RecursionError):
+        return text  # reported where labels are read
+    pairs = value.items() if isinstance(value, dict) else [("json", value)]
+    kept = {k: v for k, v in pairs if isinstance(v, bool) or (isinstance(v, str) and len(v) <= MAX_LABEL_BYTES)}
+    return json.dumps(kept)
 
 
 def members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
