@@ -1,11 +1,13 @@
-"""Trainings in one process, with which those on a cluster are compared."""
+"""Trainings in one process, with which those on a cluster are compared; and the head of a cluster for all tests."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray_nodes import RayNodes, ray_nodes
 
 EPOCHS = 8
 WORDS = ["compare", "digits", "--recipes", "digits-plain,digits", "--set", f"stages.0.epochs={EPOCHS}"]
@@ -35,3 +37,11 @@ def plain(folder, environment) -> Path:
     words = [sys.executable, "-m", "loupe", *WORDS, "--output", "plain"]
     subprocess.run(words, env=environment, cwd=folder, check=True, capture_output=True)
     return folder / "plain"
+
+
+@pytest.fixture(scope="session")
+def nodes(folder) -> Iterator[RayNodes]:
+    """Cluster of one node with one CPU; a test adds another, and kills it."""
+    with ray_nodes(folder / "cache") as started:
+        started.start("first", cpus=1)
+        yield started

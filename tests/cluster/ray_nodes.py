@@ -55,6 +55,21 @@ def living(processes: set[int]) -> set[int]:
     return found
 
 
+def listening(process: int) -> set[str]:
+    """Addresses on which a process and its descendants listen for TCP, in the form of /proc/net/tcp and tcp6."""
+    mine, found = set(), set()
+    for each in descendants(process):
+        for opened in Path(f"/proc/{each}/fd").glob("*"):
+            with suppress(OSError):
+                mine.add(str(opened.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in mine:
+                found.add(words[1].partition(":")[0])
+    return found
+
+
 def kill(processes: set[int]) -> None:
     """SIGKILL for all of them at once, as where a machine loses its power."""
     for process in processes:

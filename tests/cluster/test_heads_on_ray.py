@@ -1,14 +1,26 @@
-"""Heads of the search for wrong labels on a real Ray: the predictions of one process, to the last bit."""
+"""Heads of the search for wrong labels on a local Ray, which is on loopback and ends when its command is killed."""
 
-import subprocess
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+from loupe.cluster import connection
 
+pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are counted in /proc"),
+]
+
+from ray_nodes import command, listening, living, until  # noqa: E402
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}  # IPv4, mapped, IPv6
 SCRIPT = """
+import sys
+import time
 import numpy as np
 import torch
 from loupe.cluster.connection import connected
@@ -27,18 +39,36 @@ if __name__ == "__main__":
     alone = cross_fit(features_NC, label_N, fold_N, suspects=suspects)
     with connected("local") as cluster:
         spread = cross_fit(features_NC, label_N, fold_N, suspects=suspects, solver=ClusterHeads(cluster))
-    assert np.array_equal(alone.probability_NK, spread.probability_NK)
-    assert np.array_equal(alone.without_NK, spread.without_NK)
-    assert (alone.strength_F, alone.left_out_F) == (spread.strength_F, spread.left_out_F)
-    print("equal")
+        assert np.array_equal(alone.probability_NK, spread.probability_NK)
+        assert np.array_equal(alone.without_NK, spread.without_NK)
+        assert (alone.strength_F, alone.left_out_F) == (spread.strength_F, spread.left_out_F)
+        print("equal", flush=True)
+        time.sleep(300)
 """
 
 
-def test_heads_on_a_cluster_are_those_of_one_process(environment, tmp_path):
+@pytest.fixture
+def place():
+    """Folder with a path that is short enough for sockets."""
+    made = Path(tempfile.mkdtemp(prefix="lr", dir="/tmp"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def test_heads_are_those_of_one_process_and_a_local_ray_is_on_loopback_and_ends_when_its_command_is_killed(
+    environment, tmp_path, place
+):
     script = tmp_path / "heads.py"
     script.write_text(SCRIPT)
-    ran = subprocess.run(
-        [sys.executable, str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
-    assert ran.stdout.split() == ["equal"], ran.stderr
-    assert ran.stderr == ""
+    with command([], {**environment, "TMPDIR": str(place)}, tmp_path, (sys.executable, str(script))) as killed:
+        killed.until(lambda: killed.log.read_text(), "the heads")
+        assert killed.log.read_text().split() == ["equal"]
+        connection._remove_left(place)
+        assert len(list(place.glob(f"{connection.PREFIX}*/session_*"))) >= 1
+        found = listening(killed.process.pid)
+        assert found and found <= LOOPBACK
+        killed.process.kill()
+        killed.end()
+        until(lambda: len(living(killed.seen)) <= 2, "the end of all but Ray's agents, which wait a minute")
+    connection._remove_left(place)
+    assert list(place.glob(f"{connection.PREFIX}*")) == []
