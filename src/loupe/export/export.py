@@ -11,6 +11,7 @@ import torch
 
 from loupe import __version__
 from loupe.data.dataset import open_dataset
+from loupe.data.remote.redaction import redacted_word
 from loupe.data.sources.folders import from_paths
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.table import match_classes
@@ -160,17 +161,16 @@ def samples_of(run: Run, images: str | Path | None, *, labelled: bool = False) -
     Raises:
         DataError: there are none, they need labels and have none, or those of the run are missing or have changed.
     """
+    shown = redacted_word(str(images))
     if images is not None and labelled:
         table = open_dataset(images, ReadOptions.of(None, None, False), announce=False).table
         label_N = match_classes(table, run.classes)
         if not len(table) or (label_N < 0).any():
-            raise DataError(
-                f"{images}: accuracy is compared on images with labels. Give folders of classes, or a list."
-            )
-        return Samples(table.with_classes(run.classes), range(len(table)), run.preprocessing, str(images))
+            raise DataError(f"{shown}: accuracy is compared on images with labels. Give folders of classes, or a list.")
+        return Samples(table.with_classes(run.classes), range(len(table)), run.preprocessing, shown)
     if images is not None:
         table = from_paths([str(images)])
-        return Samples(table, range(len(table)), run.preprocessing, str(images))
+        return Samples(table, range(len(table)), run.preprocessing, shown)
     own, split = run.own_images()
     rows_N = split.rows("val")
     if not len(rows_N):

@@ -15,6 +15,7 @@ from loupe.data.dataset import open_dataset
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels.decode import UInt8Array, decode
 from loupe.data.pixels.decoding import Damage, damaged_images, is_permanent
+from loupe.data.remote.redaction import redacted_word
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, ImageError, counted
@@ -152,7 +153,7 @@ class ExportedModel:
         if any(table.splits):
             table = table.select(np.flatnonzero(np.array(table.splits) == split))
         if not len(table):
-            raise DataError(f"there are no {split} images in {data}. Choose another --split.")
+            raise DataError(f"there are no {split} images in {redacted_word(str(data))}. Choose another --split.")
         labelled_N = match_classes(table, self.classes)
         predictions = collect(self.stream(table, skip_damaged=skip_damaged), len(table), self.classes)
         row_of = {path: row for row, path in enumerate(table.paths)}

@@ -3,7 +3,9 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from builders import picture
+from loupe.bulk.opening import source_of
 from loupe.data.dataset import is_gone, open_dataset
 from loupe.data.hashing import content_hashes
 from loupe.data.pixels.decoding import EncodedImages
@@ -19,11 +22,13 @@ from loupe.data.remote import objects
 from loupe.data.remote.address import Address
 from loupe.data.remote.failures import RefusedError, RemoteError
 from loupe.data.remote.store import RemoteObject
+from loupe.data.sources.inference_inputs import table_of
 from loupe.data.sources.open import open_table
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.sources.remote import _root_of
 from loupe.data.table import ImageTable
-from loupe.errors import ConfigError, DataError
+from loupe.errors import ConfigError, DataError, LoupeError
+from loupe.export.export import samples_of
 from remote_stores import COMMIT, ObjectServer, running
 
 CLASSES = ["cat", "dog"]
@@ -121,6 +126,26 @@ def test_a_range_of_tars_and_class_names_beside_them(server, tmp_path):
     assert (found.name, len(found), found.classes) == ("p", 8, ("cat", "dog"))
     with pytest.raises(RemoteError, match="p-3"):
         open_table(f"{server.url}/d/p-{{0..4}}.tar")
+
+
+def test_credentials_of_an_address_are_in_no_message_and_in_no_name_of_images(server, tmp_path):
+    put(server, tmp_path / "d", {"p.tar": tar(0, 4)})
+    secret = f"{server.url}/d/p.tar?sig=SIGNATURE1".replace("//", "//user:PASSWORD1@")
+    dataset = open_dataset(secret)
+    run = SimpleNamespace(classes=("cat", "dog"), preprocessing=None)
+    told = [dataset.source, dataset.name, *dataset.table.paths, samples_of(run, secret, labelled=True).source]
+    failing: list[Callable[[], object]] = [
+        lambda: open_table(secret.replace("p.tar", "none.tar")),
+        lambda: table_of(secret),
+        lambda: table_of(secret.replace("p.tar?", "p.csv#")),
+        lambda: table_of(secret.partition("?")[0].replace("p.tar", "p.csv")),
+        lambda: source_of([secret, "other"], None, ReadOptions.of(None, None, False)),
+    ]
+    for fail in failing:
+        with pytest.raises(LoupeError) as error:
+            fail()
+        told.append(str(error.value))
+    assert [text for text in told if "PASSWORD1" in text or "SIGNATURE1" in text] == []
 
 
 @pytest.mark.parametrize("tags", ["strong", ""])
