@@ -125,8 +125,8 @@ class TimedLoader:
     def at(self, epoch: int) -> "TimedLoader":
         return TimedLoader(self.loader.at(epoch), self.watch, self.stop)
 
-    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        for batch in self.loader.batches(order, batch_size, first=first):
+    def batches(self, order: np.ndarray, batch_size: int, **options: Any) -> Iterator[Batch]:
+        for batch in self.loader.batches(order, batch_size, **options):
             if self.watch.is_over(len(batch)):
                 self.stop.request()
             yield batch

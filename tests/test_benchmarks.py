@@ -342,6 +342,12 @@ def test_scale_and_scaling(started, toy_run, toy_data, tmp_path, capsys):
         assert 0 < row["efficiency"] <= 1.001 and sum(row["shares"].values()) == pytest.approx(1)
 
 
+def test_exchanges_of_one_rank(started, capsys):
+    started("peers/rank_exchanges", "--repeats", 2, "--floats", 10)
+    found = last_row(capsys.readouterr().out)
+    assert found["ranks"] == 1 and found["tensor_bytes"] == 40 and found["tensor_seconds"] >= 0
+
+
 def test_a_simulated_cluster_agrees_with_arithmetic(started, capsys, tmp_path):
     measured = {"exchange_base_seconds": 0.0, "exchange_each_seconds": 0.0, "cores": 2, "decoded_per_second": 400}
     measured |= {"predicted_per_second": 100, "listed_per_second": 10_000}

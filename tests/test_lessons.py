@@ -38,9 +38,9 @@ def test_no_image_is_validated_on_that_was_trained_on_in_any_stage_or_after_resu
         trained.update(np.asarray(batch.index_B).tolist())
         return train_step(self, batch, partner, **where)
 
-    def seen(model, feed, rows_N, *rest):
+    def seen(model, feed, rows_N, *rest, **options):
         validated.update(rows_N.tolist())
-        return logits(model, feed, rows_N, *rest)
+        return logits(model, feed, rows_N, *rest, **options)
 
     trained_twice: list[bool] = []
     monkeypatch.setattr(TrainStep, "step", step)

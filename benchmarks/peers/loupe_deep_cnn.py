@@ -9,6 +9,7 @@ the next.
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import measure
 import numpy as np
@@ -37,8 +38,8 @@ class TimedFeed(BatchLoader):
 
     clock: measure.Clock | None = None
 
-    def batches(self, order: np.ndarray, batch_size: int, *, first: int = 0) -> Iterator[Batch]:
-        for batch in super().batches(order, batch_size, first=first):
+    def batches(self, order: np.ndarray, batch_size: int, **options: Any) -> Iterator[Batch]:
+        for batch in super().batches(order, batch_size, **options):
             if self.clock is not None:
                 self.clock.mark()
             yield batch
