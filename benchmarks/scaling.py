@@ -202,7 +202,7 @@ class Prediction:
     in_flight: int = 16
     request_price: float = 0.4e-6
     listed_per_second: float = 10_000.0
-    unit: int = 4_096
+    unit: int = 2_048
     failure_hours: float = 100.0  # spot machines
     images_per_request: float = 1.0
 
