@@ -32,9 +32,25 @@ view.addEventListener("loadeddata", () => {
   byId("take").disabled = false;
   byId("take").focus();
 });
+async function frame(attempts = 10) { // a video that has begun may have no picture yet
+  try {
+    return await createImageBitmap(view);
+  } catch (error) {
+    if (attempts === 1) throw error;
+    await new Promise(done => setTimeout(done, 100));
+    return frame(attempts - 1);
+  }
+}
+
 byId("take").addEventListener("click", async () => {
-  const bitmap = await createImageBitmap(view);
-  camera.close();
+  let bitmap;
+  try {
+    bitmap = await frame();
+  } catch (error) {
+    return say(`No picture could be taken: ${reason(error)} Try again.`, "problem");
+  } finally {
+    camera.close();
+  }
   add([{ name: `Camera, ${new Date().toLocaleTimeString()}`, bitmap }]);
 });
 byId("close-camera").addEventListener("click", () => camera.close());
