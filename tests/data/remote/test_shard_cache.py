@@ -208,13 +208,11 @@ def test_a_failure_leaves_nothing(server, remotes, policy, tmp_path):
             assert path.read_bytes() == content(remotes[0])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_shards_are_read_ahead_in_order_and_within_the_budget(server, remotes, policy, tmp_path, threads):
-    keys = [shard_key(remote) for remote in remotes]
-    with ShardCache(tmp_path, 4 * SIZE, policy=policy, threads=threads) as cache:
+def test_shards_are_read_ahead_in_order_and_within_the_budget(server, remotes, policy, tmp_path):
+    with ShardCache(tmp_path, 4 * SIZE, policy=policy, threads=1) as cache:  # of several, one may be late
         cache.read_ahead(remotes)
         eventually(lambda: len(present(tmp_path)) == 4)
-        assert present(tmp_path) <= {*keys[: 3 + threads]}  # a thread may be late with one, and the others go on
+        assert present(tmp_path) == {shard_key(remote) for remote in remotes[:4]}
         for remote in remotes:
             with cache.local(remote) as path:
                 assert path.read_bytes() == content(remote)
