@@ -32,7 +32,7 @@ layouts: $(VENV)/.ready  # the tables of layouts in docs/data.md, from the tests
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[cloud,cluster,cpu,explain,export,labels,serve,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[cloud,cluster,cpu,explain,export,labels,serve,tune,dev]"
 	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.ready').touch()"
 
 # The wheel and the source distribution. `twine check` reads them as PyPI would.
