@@ -22,6 +22,7 @@ from loupe.models.parent import Parent
 from loupe.models.pretrained import native_preprocessing
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
+from loupe.recipes.published import other_images
 from loupe.recipes.published.experiments import experiment
 from loupe.recipes.transfer import BACKBONE
 
@@ -59,7 +60,9 @@ def resolve(
         ConfigError: an unknown name or key, or a flag that does not apply to the recipe.
     """
     trained = None if weights is None else parent.find(weights)
-    recipe = _choose(wanted, dataset, model, weights, trained)
+    named = _choose(wanted, dataset, model, weights, trained)
+    is_named = not isinstance(wanted, Recipe) and str(wanted) in catalog.RECIPES  # a file or a value has its own split
+    recipe = other_images.for_images(named, dataset) if is_named else named
     if trained is not None:
         recipe = _started(recipe, trained, model)
     elif model is not None or weights is not None:
@@ -68,6 +71,8 @@ def resolve(
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # an unknown name is refused before the training
+    if is_named and (said := other_images.reason(named, recipe)):
+        logger.info(said)
     return ResolvedRecipe.of(recipe, _input(recipe, dataset.table))
 
 
