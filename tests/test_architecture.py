@@ -19,7 +19,7 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors openmp ranks log files csv_files records offline cache devices config rundir data provenance settled augment
-models recipes evaluate training explain report track runs comparison labels export bulk cluster serve doctor cli
+models recipes evaluate training explain report track runs comparison search labels export bulk cluster serve doctor cli
 __main__
 """
 ORDER = ROOMS.split()
@@ -52,6 +52,7 @@ PACKAGES = {
     "track": "trackers of experiments, which get what a run holds where they are asked for.",
     "runs": "one run from data to results: train, resume, repeat, evaluate, predict.",
     "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",
+    "search": "the best classifier in a given time: selection of blends, candidates, the planner.",
     "labels": "the search for wrong labels.",
     "export": "a run as a model for other programs, with the proof that it predicts the same there.",
     "bulk": "predictions of any number of images in constant memory, in parts that a kill does not lose.",
