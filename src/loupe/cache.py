@@ -19,6 +19,7 @@ KINDS = {
     "pixels": "decoded images",
     "rows": "memory-mapped copies of Parquet files",
     "frozen": "activations of frozen blocks",
+    "features": "features of single images",
     "datasets": "downloaded data sets",
     "shards": "parts of remote data sets",
     "content": "content hashes of images",

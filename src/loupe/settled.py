@@ -58,7 +58,11 @@ class SettledChoice(Record):
 
 
 def settled(
-    work: Mapping[str, str], measure: Callable[[], tuple[str, str]], device: torch.device, folder: Path | None = None
+    work: Mapping[str, str],
+    measure: Callable[[], tuple[str, str]],
+    device: torch.device,
+    folder: Path | None = None,
+    place: dict[str, str] | None = None,
 ) -> tuple[str, str]:
     """Choice for this kind of work on this machine, and the reason: that of the cache, or measured now and kept.
 
@@ -68,14 +72,15 @@ def settled(
         work: names and settings of the work; equal ones share the choice.
         measure: function that returns the choice and the reason.
         folder: folder of the cache; None for that of the user.
+        place: facts of the machine on which the choice depends; None for all of `machine`.
     """
-    return ranks.current().from_main(lambda: _settled(work, measure, device, folder))
+    place = machine(device) if place is None else place
+    return ranks.current().from_main(lambda: _settled(work, measure, folder, place))
 
 
 def _settled(
-    work: Mapping[str, str], measure: Callable[[], tuple[str, str]], device: torch.device, folder: Path | None
+    work: Mapping[str, str], measure: Callable[[], tuple[str, str]], folder: Path | None, place: dict[str, str]
 ) -> tuple[str, str]:
-    place = machine(device)
     path = (folder or cache_folder()) / KIND / f"{_digest({'machine': place, 'work': dict(work)})[:32]}.json"
     with ExitStack() as held:
         with suppress(OSError):  # a cache that is read-only may hold the choice all the same

@@ -84,8 +84,8 @@ def cache(
         str | None,
         typer.Option(
             metavar="KIND",
-            help="Kind to remove: "
-            "pixels, rows, frozen, datasets, shards, content, indices, mirrors, models, runtimes, settled or all.",
+            help="Kind to remove: pixels, rows, frozen, features, datasets, shards, content, indices, mirrors, models, "
+            "runtimes, settled or all.",
         ),
     ] = None,
     unused_days: Annotated[

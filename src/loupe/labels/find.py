@@ -186,7 +186,7 @@ def check_labels(
             preprocessing,
             loaded,
             device=computing,
-            folder=cache_folder() / "frozen",
+            folder=cache_folder() / "features",
         )
         logger.info(
             f"comparing {counted(len(rows_N), 'label')} with out-of-fold predictions of linear heads on {network.name} "

@@ -17,6 +17,7 @@ from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels import decode
 from loupe.data.pixels.decoding import EncodedImages
 from loupe.data.pixels.store import DamagedImages, EncodedStore, PixelStore, RawStore, default_budget, open_store
+from loupe.data.processes import worker_count
 from loupe.data.table import ImageTable
 from loupe.errors import DataError, ImageError, LoupeError, counted, enumerated
 from loupe.log import logger
@@ -75,6 +76,14 @@ def load_images(
     logger.warning(f"{counted(dropped, 'damaged image')} left out.")
     table, content = table.select(kept), tuple(content[i] for i in kept)
     return Images(table, content, opened(encoded(table, preprocessing), content), damaged=dropped)
+
+
+def undecoded_images(dataset: Dataset, preprocessing: Preprocessing) -> Images:
+    """Images that are decoded whenever they are read, so that those that are never read cost nothing.
+
+    Damage is found by the reading: it raises the ImageError of the image.
+    """
+    return Images(dataset.table, dataset.hashes, EncodedStore(encoded(dataset.table, preprocessing), worker_count()), 0)
 
 
 def keep_pixels(images: Images, rows_N: np.ndarray) -> Images:
