@@ -39,7 +39,7 @@ def test_a_choice_is_measured_once_and_kept_for_each_kind_of_work(cache):
     chosen, reason = settled.settled(WORK, measure, CPU)
     assert chosen == "bf16" and reason.startswith("measured, settled for this machine on ")
     assert settled.settled({**WORK, "network": "another"}, measure, CPU)[0] == "fp32"
-    assert [choice.chosen for choice in choices(CPU)] == ["bf16", "fp32"]
+    assert sorted(choice.chosen for choice in choices(CPU)) == ["bf16", "fp32"], "of one second, in any order"
 
 
 @pytest.mark.parametrize("fact", ["processor", "flags", "cores", "threads", "device", "torch"])
