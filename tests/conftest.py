@@ -13,6 +13,7 @@ pytest_plugins = ["dying_tests"]
 
 # Weights are never fetched in a test.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("LOUPE_WEIGHTS", None)  # of a person, which would decide what the recipes are
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads of two processes that wait for each other are many times slower than one each.

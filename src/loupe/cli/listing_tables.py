@@ -14,6 +14,7 @@ from loupe.config.size import Size
 from loupe.errors import LoupeError, counted
 from loupe.evaluate.results import RunResults, results_of, stages_of
 from loupe.log import console, size_text
+from loupe.models.at_hand import WeightsAtHand
 from loupe.models.catalog import NETWORKS
 from loupe.models.names import ModelName
 from loupe.report import texts
@@ -82,7 +83,8 @@ def _planned(recipe: Recipe) -> str:
     return " + ".join(text for text, number in ((f"{strengths} L2", strengths), (str(epochs), epochs)) if number)
 
 
-def print_models(models: Sequence[ModelName], text: str | None) -> None:
+def print_models(models: Sequence[ModelName], text: str | None, at_hand: Sequence[WeightsAtHand] = ()) -> None:
+    """Print the models, and below them the pretrained ones whose weights are on this machine."""
     out = console()
     table = Table("model", "", box=None)
     shown = models if text else [model for model in models if model.name in NETWORKS]
@@ -92,6 +94,15 @@ def print_models(models: Sequence[ModelName], text: str | None) -> None:
     out.print(table)
     if len(shown) < len(models):
         out.print(f"And {len(models) - len(shown):,} of timm. To list them: loupe models PART-OF-NAME", soft_wrap=True)
+    if at_hand:
+        title = "Pretrained weights on this machine"
+        weights = Table("model", "parameters", "--weights", "file", box=None, title=title)
+        weights.title_justify = "left"
+        weights.columns[3].overflow = "fold"
+        for one in at_hand:
+            given = one.weights if one.weights == "timm" else "file"
+            weights.add_row(plain(one.backbone), f"{one.parameters:,}", given, plain(str(one.file)))
+        out.print(weights)
 
 
 def print_model(model: Mapping[str, Any]) -> None:

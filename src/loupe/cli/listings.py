@@ -62,13 +62,16 @@ def models(
     """List models of Loupe and timm, or show one. Shows layers, blocks and parameters."""
     from loupe.cli import listing_tables
     from loupe.models import names
+    from loupe.models.at_hand import weights_at_hand
 
     if name is None or not names.exists(name):
         matching = names.matching(name or "")
+        at_hand = {one.backbone: one for one in weights_at_hand() if (name or "") in one.backbone}
         if as_json:
-            print_json([model.to_json() for model in matching])
+            short = {backbone.partition(".")[0] for backbone in at_hand}
+            print_json([{**model.to_json(), "at_hand": model.name in short} for model in matching])
         else:
-            listing_tables.print_models(matching, name)
+            listing_tables.print_models(matching, name, tuple(at_hand.values()))
         return
     from loupe.models import overview  # imported lazily: PyTorch
 

@@ -61,6 +61,7 @@ def checks(runs: Path, *, network: bool = False) -> dict[str, Check]:
         "waiting": waiting,
         "devices": devices,
         "choices": choices,
+        "weights": weights,
         "memory": memory,
         "cache": lambda: folder("cache", cache_folder(), "Set LOUPE_CACHE to another folder"),
         "runs": lambda: folder("runs", runs, "Choose another folder with --output"),
@@ -197,6 +198,25 @@ def choices() -> Iterator[Finding]:
     if not found:
         at = f"{device.type}, {counted(torch.get_num_threads(), 'thread')}"
         yield Finding("settled", f"no precision has been measured yet ({at}): the first training of a network does")
+
+
+def weights() -> Iterator[Finding]:
+    """Pretrained weights on this machine, and files in the folders of LOUPE_WEIGHTS that cannot be used."""
+    from loupe.models.at_hand import survey
+
+    found = survey()
+    for one in found.found:
+        data = {"backbone": one.backbone, "weights": one.weights, "parameters": one.parameters}
+        size = f"{one.parameters / 1e6:.1f} million parameters"
+        yield Finding("weights", f"{one.backbone}, {size}: {one.file}", data=data)
+    if not found.found:
+        yield Finding(
+            "weights",
+            "no pretrained weights on this machine: they are downloaded when they are first used",
+            remedy="For files that are elsewhere on this machine: set LOUPE_WEIGHTS to their folder.",
+        )
+    for problem in found.problems:
+        yield Finding("weights", problem, "warning", "Restore or remove it.")
 
 
 def container_cpus() -> float | None:

@@ -16,7 +16,7 @@ from loupe.data.pixels.prepare import typical_px
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, enumerated, sentences
 from loupe.log import logger
-from loupe.models import parent
+from loupe.models import at_hand, parent
 from loupe.models.catalog import network, weights_name
 from loupe.models.parent import Parent
 from loupe.models.pretrained import native_preprocessing
@@ -69,6 +69,7 @@ def resolve(
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = overrides.override(recipe, extra)  # the optimizer of a stage decides which flags apply
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
+    recipe = recipe.model_copy(update={"model": at_hand.settle(recipe.model)})
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # an unknown name is refused before the training
     if is_named and (said := other_images.reason(named, recipe)):

@@ -18,7 +18,9 @@ from loupe.config.network import BackboneSpec
 from loupe.errors import ConfigError, memory_error, sentences
 from loupe.log import command_line
 from loupe.models import hub
+from loupe.models.timm import local
 from loupe.models.timm.networks import KERAS_WIDTHS, check_name, create_network
+from loupe.models.weight_folders import VARIABLE, file_in
 from loupe.models.weight_values import defect
 
 # Files that timm prefers, if the repository has them.
@@ -36,7 +38,8 @@ def fetch(name: str) -> None:
         DiskError: the file cannot be written.
     """
     check_name(name)
-    _fetch(BackboneSpec(backbone=name, weights="timm"))
+    if local.entry_of(name) is None:
+        _fetch(BackboneSpec(backbone=name, weights="timm"))
 
 
 def load(spec: BackboneSpec, **options: Any) -> nn.Module:
@@ -49,12 +52,20 @@ def load(spec: BackboneSpec, **options: Any) -> nn.Module:
 
 
 def _is_of_hub(spec: BackboneSpec) -> bool:
-    return spec.weights == "timm" or spec.weights.startswith("hf-hub:")
+    """True for weights of a hub, unless a file in a folder of LOUPE_WEIGHTS stands in for timm's."""
+    return spec.weights.startswith("hf-hub:") or (spec.weights == "timm" and local.file_of_timm(spec) is None)
 
 
 def _named_file(spec: BackboneSpec) -> Path:
+    if file := local.file_of_timm(spec):
+        return file
     path = Path(spec.weights.removeprefix("local-dir:"))
-    return path / "model.safetensors" if path.is_dir() else path
+    return file_in(path) if path.is_dir() else path
+
+
+def _shown(spec: BackboneSpec, path: Path) -> str:
+    """File of weights in a message, after the option or the variable that names it."""
+    return f"{VARIABLE}: {path}" if spec.weights == "timm" else f"--weights {path}"
 
 
 def weights_file(spec: BackboneSpec) -> Path | None:
@@ -64,6 +75,11 @@ def weights_file(spec: BackboneSpec) -> Path | None:
     if not _is_of_hub(spec):
         path = _named_file(spec)
         return path if path.is_file() else None
+    return downloaded(spec)
+
+
+def downloaded(spec: BackboneSpec) -> Path | None:
+    """File with weights of a hub in the caches of this machine; None if it is not there."""
     for file in _files_of_hub(spec):
         try:
             if cached := file.cached():
@@ -76,7 +92,8 @@ def weights_file(spec: BackboneSpec) -> Path | None:
 
 def repository(spec: BackboneSpec) -> str | None:
     """Repository of the hub that the weights are from, without its revision; None if it is none or not known."""
-    return next((file.repository for file in _files_of_hub(spec)), None) if _is_of_hub(spec) else None
+    is_named = spec.weights == "timm" or spec.weights.startswith("hf-hub:")
+    return next((file.repository for file in _files_of_hub(spec)), None) if is_named else None
 
 
 def licence(spec: BackboneSpec) -> str | None:
@@ -227,14 +244,15 @@ def _fitting(spec: BackboneSpec, path: Path, network: nn.Module) -> dict[str, to
     """Weights in timm's names, without those of the original classifier; all others must fit."""
     if not path.is_file():
         raise ConfigError(f"--weights {path}: no such file, nor a run of that name. List runs with: loupe runs")
-    state = _read(path)
+    shown = _shown(spec, path)
+    state = _read(path, shown)
     wanted = network.state_dict()
     wrong = _unfit(state, wanted)
     if wrong and (converted := _converted(spec, state, network)) and not _unfit(converted, wanted):
         state, wrong = converted, []
     if wrong:
         raise ConfigError(
-            f"--weights {path}: not the weights of {spec.backbone}; {len(wrong)} of {len(wanted)} tensors are missing "
+            f"{shown}: not the weights of {spec.backbone}; {len(wrong)} of {len(wanted)} tensors are missing "
             f"or have another shape, the first is {wrong[0]}. Give a file of that network."
         )
     fitting = {name: state[name] for name in wanted}
@@ -262,13 +280,11 @@ def _converted(
         return None
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def _read(path: Path, shown: str) -> dict[str, torch.Tensor]:
     try:
         return timm.models.load_state_dict(str(path))
     except Exception as error:  # a damaged file raises whatever its format's reader raises
-        raise ConfigError(
-            f"--weights {path}: cannot be read as weights: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise ConfigError(f"{shown}: cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
 
 
 def _without_classifier(spec: BackboneSpec, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
