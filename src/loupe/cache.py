@@ -27,6 +27,7 @@ KINDS = {
     "mirrors": "copies of folders of images elsewhere",
     "runtimes": "downloaded runtimes of exported pages",
     "models": "names of timm's networks, and converted trunks",
+    "near": "near duplicates of sets of images",
     "settled": "choices measured for this machine",
 }
 DAY_SECONDS = 24 * 3600

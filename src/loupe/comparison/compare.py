@@ -299,7 +299,8 @@ def _next(judgement: Judgement, done: Sequence[Entry], dataset: Dataset | None) 
     if judgement.best == judgement.chosen and can_tell(results.images.val, len(done)) and decides:
         return None
     split_file = done[0].runs[0].directory.file("split.csv")
-    folds = most_folds(split_file, dataset.table, dataset.hashes) if dataset else most_folds(split_file)
+    group = done[0].recipe.split.group
+    folds = most_folds(split_file, dataset.table, dataset.hashes, group=group) if dataset else most_folds(split_file)
     if folds < LEAST_FOLDS:
         return "For more evidence, add images: a class has too few for cross-validation."
     return f"For more evidence, validate on every image outside the test split: loupe compare DATA --folds {folds}"

@@ -115,13 +115,16 @@ class SplitSpec(RecipeValue):
 
     `choose`: selection of validation images from the training images. `stratified` draws them by class and seed;
     `first` and `last` take them in the order of the data, as Keras's `validation_split` does. `seed`: null for the
-    recipe's seed; with a value, trainings with other seeds have the same splits.
+    recipe's seed; with a value, trainings with other seeds have the same splits. `group`: images that stay on one side
+    of every drawn split and fold. `given` are those of one group of the data, `near` also near duplicates (`loupe check
+    --near`), `none` neither. Images of identical content always do.
     """
 
     validation: NonNegative = 0.1
     test: NonNegative = 0.1
     choose: Literal["stratified", "first", "last"] = "stratified"
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    group: Literal["near", "none", "given"] = "given"
 
 
 class AugmentSpec(RecipeValue):

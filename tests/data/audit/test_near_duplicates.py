@@ -17,7 +17,7 @@ from loupe.cli.check_table import print_check
 from loupe.data.audit import neighbours
 from loupe.data.audit.check import check
 from loupe.data.audit.near_duplicates import DISTANCE, LAYOUT, _cautions, find_near, write_csv
-from loupe.data.audit.neighbours import Candidates, alike
+from loupe.data.audit.neighbours import alike
 from loupe.data.audit.similarity import FREQUENCIES, SHIFT_PX, SIDE_PX, layouts, likeness
 from loupe.data.hashing import content_hashes
 from loupe.data.sources.open import open_table
@@ -325,9 +325,7 @@ def test_images_alike_by_nature_are_told_as_such(tmp_path):
 
 @pytest.mark.parametrize(("pairs", "images", "alike"), [(0, 4, False), (1, 3, False), (4, 4, False), (5, 4, True)])
 def test_few_pairs_among_few_images_are_not_called_a_nature(pairs, images, alike):
-    rows_P = np.zeros(pairs, np.int32)
-    candidates = Candidates(rows_P, rows_P, np.zeros(pairs, np.float32), np.zeros(pairs, np.bool_), LAYOUT)
-    assert bool(_cautions(candidates, pairs, images)) == alike
+    assert bool(_cautions(pairs, LAYOUT, pairs, images)) == alike
 
 
 def test_rows_can_be_given_back(folder, tmp_path):

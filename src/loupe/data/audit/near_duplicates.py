@@ -167,18 +167,47 @@ def find_near(table: ImageTable, content: Sequence[str], *, cache: Path | None) 
         content: digest of each image.
         cache: cache folder for the reduced images; None for no cache.
     """
+    found = near_ends(table, content, cache=cache)
+    pairs = _pairs(table, found.ends_P2, found.distance_P, found.mirrored_P)
+    cautions = _cautions(found.compared, found.least, len(pairs), found.images) if found.images else ()
+    return NearReport(found.images, tuple(pairs[:MOST_PAIRS]), cautions)
+
+
+@dataclass(frozen=True)
+class NearEnds:
+    """Near duplicates as rows of a table.
+
+    Attributes:
+        images: number of images that were compared; damaged ones are left out.
+        ends_P2: rows of both images of each pair.
+        distance_P, mirrored_P: as in `NearPair`.
+        compared: number of pairs that were compared in detail.
+        least: similarity of layout above which all pairs were compared.
+    """
+
+    images: int
+    ends_P2: NDArray[np.int64]
+    distance_P: NDArray[np.float32]
+    mirrored_P: NDArray[np.bool_]
+    compared: int
+    least: float
+
+
+def near_ends(table: ImageTable, content: Sequence[str], *, cache: Path | None) -> NearEnds:
+    """Rows of all near duplicates, as for `find_near`, by falling similarity of layout."""
     with terminal(quiet=True):
         store, kept = _open(table, content, cache)
     if not len(kept):
-        return NearReport(0, ())
+        none = np.empty(0, np.float32)
+        return NearEnds(0, np.empty((0, 2), np.int64), none, none.astype(bool), 0, LAYOUT)
     _, identity_N = np.unique(np.array(content)[kept], return_inverse=True)
     most = max(MOST_CANDIDATES, MOST_CANDIDATES_EACH * len(kept))
     candidates = alike(_layouts(store), identity_N, least=LAYOUT, most=most)
     distance_P = 1 - _judged(store, candidates)
     near = np.flatnonzero(distance_P <= DISTANCE)
     ends_P2 = kept[np.stack([candidates.first, candidates.second], axis=1)[near]]
-    pairs = _pairs(table, ends_P2, distance_P[near], candidates.mirrored[near])
-    return NearReport(len(kept), tuple(pairs[:MOST_PAIRS]), _cautions(candidates, len(pairs), len(kept)))
+    mirrored_P = candidates.mirrored[near]
+    return NearEnds(len(kept), ends_P2, distance_P[near], mirrored_P, len(candidates), candidates.least)
 
 
 def _open(table: ImageTable, content: Sequence[str], cache: Path | None) -> tuple[PixelStore, NDArray[np.int64]]:
@@ -260,16 +289,16 @@ def _groups(ends_P2: NDArray[np.int64], images: int) -> NDArray[np.int64]:
     return groups_N
 
 
-def _cautions(candidates: Candidates, pairs: int, images: int) -> tuple[str, ...]:
+def _cautions(compared: int, least: float, pairs: int, images: int) -> tuple[str, ...]:
     cautions = []
     if pairs and gammainc(pairs, ALIKE_BY_NATURE * images) <= ALPHA:
         cautions.append(
             "The number of pairs is typical of images that are similar by nature (digits, icons, X-rays). Most of them "
             "may be no copies; trust only the smallest distances."
         )
-    if candidates.least > LAYOUT:
+    if least > LAYOUT:
         cautions.append(
-            f"Only the {len(candidates):,} pairs with the most similar layout were compared in detail. There may be "
+            f"Only the {compared:,} pairs with the most similar layout were compared in detail. There may be "
             "more near duplicates."
         )
     if pairs > MOST_PAIRS:

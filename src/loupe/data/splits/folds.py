@@ -14,16 +14,20 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.keyed_order import turns
+from loupe.data.splits.grouping import grouping
 from loupe.data.splits.split import Split, assign
 from loupe.data.splits.split_file import known, stored
-from loupe.data.splits.stratify import Indices, units
+from loupe.data.splits.stratify import Indices
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError, enumerated
 
 LEAST_FOLDS, USUAL_FOLDS = 2, 5
+GIVEN = SplitSpec().group
 
 
-def most_folds(split_file: Path, table: ImageTable | None = None, content: Sequence[str] = ()) -> int:
+def most_folds(
+    split_file: Path, table: ImageTable | None = None, content: Sequence[str] = (), *, group: str = GIVEN
+) -> int:
     """Number of folds to advise for the images of a split file: 5, or fewer where a class has fewer images.
 
     Copies count once, and images of test splits or without a label not at all.
@@ -32,6 +36,7 @@ def most_folds(split_file: Path, table: ImageTable | None = None, content: Seque
         split_file: split of a run.
         table: its images, of which groups count once; without them groups are unknown.
         content: their hashes.
+        group: images that stay in one fold, as in `SplitSpec`.
 
     Raises:
         RunStateError: the file cannot be read.
@@ -39,7 +44,8 @@ def most_folds(split_file: Path, table: ImageTable | None = None, content: Seque
     if table is not None:
         split_N = known(split_file, table, content)
         rows_N = np.flatnonzero(np.isin(split_N, ("train", "val")) & (table.labels >= 0))
-        return min([USUAL_FOLDS, *_units_of_classes(table, content, rows_N).values()])
+        unit_N = grouping(table, content, group).unit_N[rows_N]
+        return min([USUAL_FOLDS, *_units_of_classes(table.labels[rows_N], unit_N).values()])
     kept = {
         (label, digest) for label, split, digest in stored(split_file).values() if label and split in ("train", "val")
     }
@@ -59,20 +65,31 @@ def fold(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int, 
         raise ConfigError(f"cross-validation needs at least {LEAST_FOLDS} folds; got {folds}.")
     split = assign(table, content, spec, seed)
     pool = np.sort(np.concatenate([split.train, split.val]))
-    number_N = numbers(table, content, pool, folds=folds, seed=seed)
+    number_N = numbers(table, content, pool, folds=folds, seed=seed, group=spec.group)
     train, val = pool[number_N != number - 1], pool[number_N == number - 1]
     note = f"Fold {number} of {folds}: train {len(train):,}, val {len(val):,}. Test images are left out."
-    return Split(train, val, np.array([], dtype=np.int64), (note,))
+    of_units = grouping(table, content, spec.group).notes
+    return Split(train, val, np.array([], dtype=np.int64), (*of_units, note))
 
 
-def numbers(table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds: int, seed: int) -> Indices:
+def numbers(
+    table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds: int, seed: int, group: str = GIVEN
+) -> Indices:
     """Fold of each row, from 0.
+
+    Args:
+        table: images.
+        content: digest of each image.
+        rows_N: rows to be divided.
+        folds: number of folds.
+        seed: seed of the draw.
+        group: images that stay in one fold, as in `SplitSpec`.
 
     Raises:
         DataError: a class has fewer images than folds, with copies and groups counted once.
     """
-    labels, unit = table.labels[rows_N], units(content, table.groups)[rows_N]
-    count = _units_of_classes(table, content, rows_N)
+    labels, unit = table.labels[rows_N], grouping(table, content, group).unit_N[rows_N]
+    count = _units_of_classes(labels, unit)
     if scarce := [table.classes[label] for label, number in count.items() if number < folds]:
         most = min(count.values())
         remedy = f"Use at most {most} folds, or add images." if most >= LEAST_FOLDS else "Add images of these classes."
@@ -91,8 +108,8 @@ def numbers(table: ImageTable, content: Sequence[str], rows_N: Indices, *, folds
     return turns(f"folds {seed}", [str(number) for number in range(folds)])[number_N]
 
 
-def _units_of_classes(table: ImageTable, content: Sequence[str], rows_N: Indices) -> dict[int, int]:
-    """Number of units of each class that these rows have: images, with copies and groups counted once."""
-    pairs = np.unique(np.stack([table.labels[rows_N], units(content, table.groups)[rows_N]]), axis=1)
+def _units_of_classes(label_N: Indices, unit_N: Indices) -> dict[int, int]:
+    """Number of units of each class: images, with copies and groups counted once."""
+    pairs = np.unique(np.stack([label_N, unit_N]), axis=1)
     labels, counts = np.unique(pairs[0], return_counts=True)
     return dict(zip(labels.tolist(), counts.tolist(), strict=True))

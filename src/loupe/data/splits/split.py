@@ -7,8 +7,9 @@ split), with a seed and stratified by class:
 * test present: validation is drawn from train;
 * validation present, but no test: no test split is drawn, because it would reduce the training set that was provided.
 
-Images of identical content, and images of one group, stay in one split. If such an image is in a validation or test
-split of the data, its training copies stay in train: `loupe check` reports the leakage, and drawn splits add none.
+Images of identical content, and images of one group or of like looks (`split.group`), stay in one split. If such an
+image is in a validation or test split of the data, its training copies stay in train: `loupe check` reports the
+leakage, and drawn splits add none.
 Unlabelled images are in no split. Each class keeps at least one training image, before test and then validation.
 
 Images are drawn in the order of a keyed hash of their content. The order depends neither on the order of the rows nor
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.class_names import same_form
-from loupe.data.splits.stratify import UnitSampler, units
+from loupe.data.splits.grouping import grouping
+from loupe.data.splits.stratify import UnitSampler
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError, counted, enumerated
 
@@ -78,7 +80,8 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
     pool = np.flatnonzero(split_N == "train")
     _check_pool(table, pool)
     has_val, has_test = bool(np.any(split_N == "val")), bool(np.any(split_N == "test"))
-    unit = units(content, table.groups)
+    grouped = grouping(table, content, spec.group)
+    unit = grouped.unit_N
     sampler = UnitSampler(
         content=content,
         labels=table.labels,
@@ -102,11 +105,11 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
         _check_in_order(table, sampler, spec.choose, n_val)
     for name, size, drawn in (("test", n_test, test), ("validation", n_val, val)):
         if size and not len(drawn):
-            raise _nothing_to_draw(table, name, pool, unit, sampler)
+            raise _nothing_to_draw(table, name, pool[~sampler.is_free[unit[pool]]].tolist(), len(pool), spec.group)
     split_N[test], split_N[val] = "test", "val"
     is_drawn = {"test": n_test > 0, "val": n_val > 0}
     split = from_names(split_N)
-    return replace(split, notes=tuple(_notes(table, split, is_drawn, seed)))
+    return replace(split, notes=(*grouped.notes, *_notes(table, split, is_drawn, spec.group, seed)))
 
 
 def _check_pool(table: ImageTable, pool: Indices) -> None:
@@ -140,18 +143,24 @@ def _check_in_order(table: ImageTable, sampler: UnitSampler, choose: str, n: int
         )
 
 
-def _nothing_to_draw(table: ImageTable, name: str, pool: Indices, unit: Indices, sampler: UnitSampler) -> DataError:
-    """Error where no image can be drawn for a split, with the groups that a given split keeps from it."""
-    tied = pool[~sampler.is_free[unit[pool]]].tolist()
-    groups = list(dict.fromkeys(group for row in tied if (group := table.groups[row]) is not None))
+def _nothing_to_draw(table: ImageTable, name: str, tied: Sequence[int], images: int, group: str) -> DataError:
+    """Error where no image can be drawn for a split of `images`, with what keeps the `tied` rows from it."""
+    given = [] if group == "none" else [table.groups[row] for row in tied]
+    groups = list(dict.fromkeys(one for one in given if one is not None))
     settings = f"provide a {name} split, or set split.{name}=0"
+    if tied and not groups and group == "near":
+        return DataError(
+            f"{table.name}: no image can be drawn for {name}: {len(tied):,} of {counted(images, 'training image')} "
+            f"look like images of a given split, and stay in train. {settings[0].upper()}{settings[1:]}, or set "
+            "split.group=given."
+        )
     if not groups:
         return DataError(
             f"{table.name}: no image can be drawn for {name}: a class would have no training image. Add images, "
             f"{settings}."
         )
     return DataError(
-        f"{table.name}: no image can be drawn for {name}: {len(tied):,} of {counted(len(pool), 'training image')} "
+        f"{table.name}: no image can be drawn for {name}: {len(tied):,} of {counted(images, 'training image')} "
         f"belong to groups that are also in a given split ({enumerated(groups, most=5)}), and a group stays in one "
         f"split. Give each group one split, {settings}, or leave the groups out with --columns group="
     )
@@ -167,13 +176,16 @@ def _divided_groups(table: ImageTable, split: Split) -> list[str]:
     return [group for group, names in of_group.items() if len(names) > 1]
 
 
-def _notes(table: ImageTable, split: Split, is_drawn: Mapping[str, bool], seed: int) -> Iterator[str]:
+def _notes(table: ImageTable, split: Split, is_drawn: Mapping[str, bool], group: str, seed: int) -> Iterator[str]:
     """Sizes of the splits, and classes that a split lacks, as sentences."""
     origin = {name: f" (drawn from train, seed {seed})" if is_drawn.get(name) else "" for name in SPLITS}
     yield "Split: " + ", ".join(f"{name} {len(split.rows(name)):,}{origin[name]}" for name in SPLITS) + "."
     if len(split.val) and not len(split.test) and not is_drawn["val"]:
         yield "The data has a validation split and no test split. None is drawn, so no test result is reported."
-    if divided := _divided_groups(table, split):
+    divided = _divided_groups(table, split)
+    if divided and group == "none" and any(is_drawn.values()):
+        yield f"{counted(len(divided), 'group')} of the data divided between splits, as split.group=none asks for."
+    elif divided:
         yield (
             f"{counted(len(divided), 'group')} {'is' if len(divided) == 1 else 'are'} in more than one of the given "
             f"splits ({enumerated(divided, most=5)}): figures may be too high. Give each group one split."
