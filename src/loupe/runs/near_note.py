@@ -60,8 +60,8 @@ def near_note(images: Images, split: Split, spec: SplitSpec) -> str | None:
     which = "a training image" if len(train) == len(split.train) else f"one of {len(train):,} training images"
     return (
         f"{found:,} of {len(drawn):,} images{some} drawn for validation and test look like {which}. If they are "
-        "copies, or views of one object, accuracies are too high. To see them: loupe check DATA --near --report check.html. "
-        "To keep them on one side: --set split.group=near"
+        "copies, or views of one object, accuracies are too high. To see them: loupe check DATA --near --report "
+        "check.html. To keep them on one side: --set split.group=near"
     )
 
 
