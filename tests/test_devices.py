@@ -19,7 +19,7 @@ from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
-from loupe.devices import Compute
+from loupe.devices import Compute, StopSignal, stopping_when
 from loupe.errors import LoupeError
 from loupe.models import torch_network
 from loupe.models.build import build
@@ -182,3 +182,21 @@ def test_only_devices_chooses_a_precision():
     texts = {path.name: path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
     users = {name for name, text in texts.items() if "torch.autocast" in text or "tf32" in text}
     assert users == {"devices.py"}
+
+
+def test_a_condition_stops_work_as_a_signal_does_and_only_inside_of_its_context():
+    over = list[bool]()
+    stop = StopSignal()
+    with stopping_when(lambda: bool(over)):
+        assert not stop.received
+        over.append(True)
+        assert stop.is_asked and not stop.is_heeded
+        assert stop.received and stop.is_heeded and not stop.is_sent
+    assert not stop.is_asked
+
+
+def test_a_signal_inside_of_work_that_saves_itself_is_heeded_at_once():
+    outer, inner = StopSignal(), StopSignal()
+    outer.is_heeded = True
+    with outer, inner:
+        assert inner.is_heeded

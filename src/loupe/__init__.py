@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from loupe.data.pixels.decoding import DamagedImages
     from loupe.export.export import export_model
     from loupe.runs.run import Run
-    from loupe.runs.train import load, resume, train
+    from loupe.runs.train import load, resume
+    from loupe.search.train import train
 
 __all__ = [
     "ConfigError",
@@ -72,7 +73,7 @@ MODULES = {
     "export_model": "loupe.export.export",
     "load": "loupe.runs.train",
     "resume": "loupe.runs.train",
-    "train": "loupe.runs.train",
+    "train": "loupe.search.train",
 }
 
 set_waiting()  # before anything imports PyTorch

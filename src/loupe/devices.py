@@ -7,8 +7,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -253,10 +253,24 @@ def give_back_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+_conditions: list[Callable[[], bool]] = []
+
+
+@contextmanager
+def stopping_when(condition: Callable[[], bool]) -> Iterator[None]:
+    """Context in which every `StopSignal` also stops its work once a condition holds, such as the end of its time."""
+    _conditions.append(condition)
+    try:
+        yield
+    finally:
+        _conditions.remove(condition)
+
+
 class StopSignal:
     """Context in which Ctrl-C and SIGTERM set `received` instead of ending the process; a second signal ends it.
 
-    Where the process is one of several ranks, a second one within `SAME_SIGNAL_SECONDS` is taken for the first.
+    Where the process is one of several ranks, a second one within `SAME_SIGNAL_SECONDS` is taken for the first. Inside
+    of `stopping_when`, its condition counts as a signal.
 
     Attributes:
         number: of the signal that was received first.
@@ -275,12 +289,18 @@ class StopSignal:
     @property
     def received(self) -> bool:
         """True if the work is to stop; whoever reads it stops."""
-        self.is_heeded |= self._received
-        return self._received
+        asked = self.is_asked
+        self.is_heeded |= asked
+        return asked
 
     @property
     def is_asked(self) -> bool:
         """True if this process was asked to stop, whether or not the work has seen it."""
+        return self._received or any(condition() for condition in _conditions)
+
+    @property
+    def is_sent(self) -> bool:
+        """True if a signal came, whatever conditions say."""
         return self._received
 
     def request(self, number: int = signal.SIGINT) -> None:
@@ -294,6 +314,9 @@ class StopSignal:
                 number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
             ]  # as by nohup
             self._before = {number: signal.signal(number, self._handle) for number in heeded}
+            outer = [getattr(handler, "__self__", None) for handler in self._before.values()]
+            # Work around this one that saves itself does so, too, where a signal finds this one.
+            self.is_heeded |= any(isinstance(one, StopSignal) and one.is_heeded for one in outer)
         return self
 
     def __exit__(

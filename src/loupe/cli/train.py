@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from loupe import ranks
+from loupe.cli import search
 from loupe.cli.options import (
     Columns,
     Data,
@@ -20,6 +21,7 @@ from loupe.cli.options import (
     print_json,
 )
 from loupe.cli.processes import start_processes
+from loupe.cli.search import PredictWithin, Size, TimeLimit
 from loupe.errors import ConfigError
 from loupe.log import terminal
 
@@ -66,6 +68,9 @@ def train(
             help="Tracker for settings, metrics and results: mlflow, tensorboard, trackio or wandb. Default: none.",
         ),
     ] = None,
+    time_limit: TimeLimit = None,
+    predict_within: PredictWithin = None,
+    size: Size = None,
     skip_damaged: SkipDamaged = False,
     verify: Verify = False,
     quiet: Quiet = False,
@@ -73,6 +78,38 @@ def train(
     processes: Processes = None,
 ) -> None:
     """Train a classifier on labelled images. Evaluate it and write a report."""
+    if time_limit is not None:
+        search.train_within(
+            data,
+            time_limit,
+            predict_within=predict_within,
+            size=size,
+            read=(columns, images, follow_links),
+            model=model,
+            weights=weights,
+            seed=seed,
+            settings=settings,
+            device=device,
+            output=output,
+            name=name,
+            skip_damaged=skip_damaged,
+            verify=verify,
+            quiet=quiet,
+            as_json=as_json,
+            refused={
+                "--resume": resume,
+                "--against": against,
+                "--recipe": recipe,
+                "--epochs": epochs,
+                "--batch-size": batch_size,
+                "--lr": lr,
+                "--precision": precision,
+                "--track": track,
+                "--processes": processes,
+            },
+        )
+        return
+    search.refuse_without_limit(predict_within, size)
     if data is None and resume is None and against is None:
         raise ConfigError("DATA is missing. Give the images to train on, or --resume RUN to continue a run.")
     start_processes(processes)

@@ -1,9 +1,9 @@
 """Results of `loupe train --time-limit`: the content of search.json, typed. Reports read nothing else of a search."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.paired import Difference
@@ -11,6 +11,7 @@ from loupe.records import Part, Quantity, Seconds, TextRecord, Whole
 
 FILE = "search.json"
 
+Flop = Annotated[float, Field(ge=0, lt=1e30)]
 Kind = Literal["features", "last-block", "finetune", "from-scratch", "blend", "soup", "distilled"]
 Status = Literal["planned", "skipped", "finished", "stopped", "failed"]
 
@@ -81,7 +82,7 @@ class SearchedCandidate(Part):
     kind: Kind
     title: str
     settings: dict[str, JsonValue]
-    flop: Quantity
+    flop: Flop
     status: Status
     reason: str | None = None
     round: Whole = 0

@@ -4,7 +4,8 @@ It is complete without its scripts, which open the pictures of a confusion cell,
 images, and copy commands.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,23 @@ FIRST_MISSED = 24  # misclassified images; the others are in a closed section
 STYLES = ("pictures.css",)
 SCRIPTS = ("matrix.js", "missed.js", "copy.js")
 
+_left_out: list[bool] = []
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Context in which no page is written: of many runs, few are looked at. `loupe report RUN` writes it."""
+    _left_out.append(True)
+    try:
+        yield
+    finally:
+        _left_out.pop()
+
 
 def write_page(run_dir: Path) -> Path:
     """Write `report.html` into a run directory, from the files that the run has so far, and return its path.
+
+    Inside of `left_out` nothing is written.
 
     Raises:
         LoupeError: the folder is not a run, or one of its files is damaged or of another version.
@@ -39,6 +54,8 @@ def write_page(run_dir: Path) -> Path:
     if not run.file("recipe.yaml").is_file():
         raise RunStateError(f"{run_dir} is not a run: it has no recipe.yaml. Runs are made by: loupe train DATA")
     path = run.file("report.html")
+    if _left_out:
+        return path
     write_atomic(path, render("report.html", _gather(run), styles=STYLES, scripts=SCRIPTS))
     return path
 

@@ -1,0 +1,106 @@
+"""Evidence about candidates: their figures on images that they did not learn from, and which of two is the better one.
+
+Few validation images rank candidates mostly by luck. So a difference in accuracy decides only where it exceeds its own
+standard error; else the log loss decides, which tells more from as many images. All of this is a choice, and no test:
+the best of many is partly the luckiest, and its validation accuracy too high (`evaluate/selection.py`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from loupe.evaluate.estimate import Estimate, wilson
+from loupe.evaluate.paired import Difference, difference_of_hits
+from loupe.evaluate.search_results import Judged
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.int64]
+
+WIDEST = 20.0  # range of temperatures, from 1 / WIDEST to WIDEST
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Logits of a candidate for some images that it did not learn from.
+
+    Attributes:
+        of_folds: True if several networks predicted them, each those of its own fold.
+    """
+
+    name: str
+    logits_NK: Floats
+    label_N: Ints
+    of_folds: bool
+
+    @property
+    def hits(self) -> npt.NDArray[np.bool_]:
+        """True where the class is right, [N]."""
+        return np.asarray(self.logits_NK.argmax(axis=1) == self.label_N)
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.hits.mean())
+
+    @property
+    def log_loss(self) -> float:
+        """Log loss at the temperature that is best on these images."""
+        from scipy.optimize import minimize_scalar
+
+        def loss(log_scale: float) -> float:
+            return _log_loss(np.exp(log_scale) * self.logits_NK.astype(np.float64), self.label_N)
+
+        edge = math.log(WIDEST)
+        return float(minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-4}).fun)
+
+    @property
+    def judged(self) -> Judged:
+        """Figures, as search.json holds them."""
+        right, images = int(self.hits.sum()), len(self.label_N)
+        low, high = wilson(right, images)
+        return Judged(
+            evidence="out-of-fold" if self.of_folds else "validation",
+            images=images,
+            accuracy=Estimate(value=right / images, low=low, high=high),
+            log_loss=self.log_loss,
+        )
+
+
+def _log_loss(logits_NK: Floats, label_N: Ints) -> float:
+    shifted_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
+    true_N = shifted_NK[np.arange(len(label_N)), label_N]
+    return float((np.log(np.exp(shifted_NK).sum(axis=1)) - true_N).mean())
+
+
+def compare(best: Evidence, other: Evidence) -> tuple[bool, Difference]:
+    """True if `other` is the better one, and the difference of the accuracies with its interval.
+
+    Raises:
+        ValueError: they are of different images.
+    """
+    if not np.array_equal(best.label_N, other.label_N):
+        raise ValueError(f"{best.name} and {other.name} were judged on different images")
+    both = {best.name: best.hits[None], other.name: other.hits[None]}
+    difference = difference_of_hits(best.name, other.name, both)
+    # Standard deviation of the difference of two counts under equal accuracy: the root of the images that differ.
+    error = math.sqrt(difference.only_first + difference.only_second) / len(best.label_N)
+    if abs(difference.value) > error:
+        return difference.value > 0, difference
+    return other.log_loss < best.log_loss, difference
+
+
+def ranked(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Candidates from the best on; each has beaten the one that was best before it, in the given order, or is behind.
+
+    The comparison of two is not transitive, so that only the first place follows from it; the others are sorted by
+    their log loss.
+    """
+    if not evidence:
+        return []
+    best = evidence[0]
+    for one in evidence[1:]:
+        if compare(best, one)[0]:
+            best = one
+    return [best, *sorted((one for one in evidence if one is not best), key=lambda one: one.log_loss)]

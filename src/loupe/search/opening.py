@@ -1,0 +1,201 @@
+"""Start of a search: options, images, split, backbones at hand, and the folder that it writes to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loupe import rundir
+from loupe.cache import cache_folder
+from loupe.config import overrides
+from loupe.config.network import BackboneSpec
+from loupe.config.recipe import Preprocessing, Recipe
+from loupe.data.dataset import Dataset, open_dataset
+from loupe.data.pixels.prepare import Images, load_images, typical_px
+from loupe.data.sources.read_options import ReadOptions
+from loupe.data.splits import split as splits
+from loupe.data.splits.split import Split
+from loupe.devices import choose_device, keep_freed_memory
+from loupe.errors import ConfigError, DataError, RunStateError, counted
+from loupe.evaluate.search_results import FILE, Restrictions, SearchResults
+from loupe.log import logger, terminal
+from loupe.models.at_hand import WeightsAtHand, weights_at_hand
+from loupe.models.build import skeleton
+from loupe.models.catalog import network
+from loupe.models.engine_choice import flop
+from loupe.models.pretrained import check_weights, native_preprocessing, weights_file
+from loupe.recipes import catalog
+from loupe.recipes.resolve import resolve
+from loupe.search import space
+from loupe.search.space import Candidate
+
+KEPT = ("split.", "class_weights")  # recipe keys that a search takes over into every candidate
+LEAST_VALIDATION_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of a search.
+
+    Attributes:
+        limit_seconds: time limit, from `began` on.
+        began: start of the command, on the clock `time.perf_counter`.
+        model, weights: pretrained backbone that alone may be used; `none` as weights: from scratch alone.
+        settings: recipe keys of every candidate, of those in KEPT.
+        command: command that began the search.
+    """
+
+    data: Any
+    read: ReadOptions
+    limit_seconds: float
+    began: float
+    restrictions: Restrictions
+    model: str | None = None
+    weights: str | None = None
+    seed: int = 0
+    settings: Mapping[str, Any] | Sequence[str] = ()
+    device: str = "auto"
+    output: Path = Path("runs")
+    name: str | None = None
+    skip_damaged: bool = False
+    verify: bool = False
+    quiet: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Images of a search, and what can be tried on them.
+
+    Attributes:
+        base: recipe whose seed, split and class weights all candidates share.
+        typical_px: median of the shorter sides of the images.
+        at_hand: pretrained backbones that may be used.
+        heads: heads on frozen features, from cheap to expensive; empty without backbones.
+    """
+
+    dataset: Dataset
+    images: Images
+    split: Split
+    base: Recipe
+    device: torch.device
+    typical_px: int
+    at_hand: tuple[WeightsAtHand, ...]
+    heads: tuple[Candidate, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Number of images in each split."""
+        return {name: len(self.split.rows(name)) for name in splits.SPLITS}
+
+
+def opened(options: SearchOptions) -> Opened:
+    """Open the images, split them, and look for backbones.
+
+    Raises:
+        LoupeError: images, split, options or weights that cannot be used.
+    """
+    device = choose_device(options.device)
+    keep_freed_memory()
+    base = _base(options)
+    dataset = open_dataset(options.data, options.read, verify=options.verify)
+    found = _backbones(options)
+    typical = typical_px(dataset.table)
+    labelled = int((dataset.table.labels >= 0).sum())
+    heads = space.heads(found, {one: flop_of(one.spec) for one in found}, typical, labelled, base)
+    first = heads[0].recipe if heads else space.from_scratch(typical, base)
+    with terminal(quiet=True):
+        resolved = resolve(first, dataset, model=None, flags={}, extra=())
+    images = load_images(dataset, resolved.preprocessing, cache=cache_folder(), skip_damaged=options.skip_damaged)
+    split = splits.assign(images.table, images.content, base.split, base.split_seed)
+    for note in split.notes:
+        logger.info(note)
+    if len(split.val) < LEAST_VALIDATION_IMAGES:
+        raise DataError(
+            f"{dataset.name}: {counted(len(split.val), 'validation image')}. A search chooses by them and needs at "
+            f"least {LEAST_VALIDATION_IMAGES}. Add images, or train one recipe: leave out --time-limit."
+        )
+    return Opened(dataset, images, split, base, device, typical, found, heads)
+
+
+def _base(options: SearchOptions) -> Recipe:
+    """Recipe that holds what all candidates share: seed, split and class weights.
+
+    Raises:
+        ConfigError: a setting that a search chooses itself.
+    """
+    keys = (
+        [text.partition("=")[0] for text in options.settings]
+        if not isinstance(options.settings, Mapping)
+        else [*options.settings]
+    )
+    own = [key for key in keys if not key.startswith(KEPT)]
+    if own:
+        raise ConfigError(
+            f"--set {own[0]}: a search within a time limit chooses it. It takes split.* and class_weights; for other "
+            "settings train one recipe: leave out --time-limit."
+        )
+    recipe = catalog.recipe("features").model_copy(update={"seed": options.seed})
+    return overrides.override(recipe, options.settings)
+
+
+def _backbones(options: SearchOptions) -> tuple[WeightsAtHand, ...]:
+    """Backbones that the search may use: all at hand, or the one that was named.
+
+    Raises:
+        ConfigError: the one that was named is unknown, or its weights are not at hand.
+    """
+    if options.weights == "none":
+        return ()
+    found = weights_at_hand()
+    if options.model is None and options.weights is None:
+        return found
+    if options.model is None:
+        raise ConfigError(f"--weights {options.weights}: of which network? Give --model too.")
+    spec = network(options.model, options.weights)
+    if not isinstance(spec, BackboneSpec):
+        raise ConfigError(
+            f"--model {options.model}: a search takes a pretrained network of timm, or with --weights none networks of "
+            "Loupe alone. For this network train one recipe: leave out --time-limit."
+        )
+    check_weights(spec)
+    file = weights_file(spec)
+    mine = [one for one in found if one.backbone == spec.backbone and options.weights is None]
+    if mine:
+        return tuple(mine[:1])
+    parameters = sum(p.numel() for p in skeleton(spec, _own_pixels(spec), ("0", "1")).parameters())
+    return (WeightsAtHand(spec.backbone, spec.weights, parameters, file or Path(spec.weights)),)
+
+
+def flop_of(spec: BackboneSpec) -> float:
+    """Floating point operations of a backbone for one image of its own size."""
+    return float(flop(skeleton(spec, _own_pixels(spec), ("0", "1"))))
+
+
+def _own_pixels(spec: BackboneSpec) -> Preprocessing:
+    return native_preprocessing(spec) or Preprocessing(size_px=224, load_px=224)
+
+
+def search_folder(options: SearchOptions, dataset: str) -> tuple[Path, SearchResults | None]:
+    """Folder of the run that a search leaves, and what an earlier, unfinished search has left there.
+
+    Raises:
+        RunStateError: a finished run or search has the name that was given.
+    """
+    name = options.name or f"{dataset}-search"
+    for number in range(1, 10_000):
+        folder = options.output / (name if number == 1 else f"{name}-{number}")
+        before = SearchResults.read_if_there(folder / FILE)
+        if before is not None and before.state == "running" and before.dataset == dataset:
+            return folder, before
+        if before is None and not folder.exists():
+            return folder, None
+        if options.name:
+            rundir.check_name(options.output, options.name)
+            if before is None:
+                return folder, None
+            raise RunStateError(
+                f"{folder} holds a finished search, and a run is never overwritten. Choose another --name."
+            )
+    raise RunStateError(f"{options.output}: too many runs named {name}. Choose a --name.")

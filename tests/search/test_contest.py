@@ -1,0 +1,78 @@
+"""Order of the trainings: short schedules of all families first, then longer ones of the best, as far as they fit."""
+
+import numpy as np
+
+from loupe.recipes import catalog
+from loupe.search.evidence import Evidence
+from loupe.search.space import EPOCHS, Family, with_epochs
+from loupe.search.trainings import Contest, Rates
+
+
+def family(name: str) -> Family:
+    return Family(name=name, kind="from-scratch", title=name, recipe=catalog.recipe("digits"), flop=1.0)
+
+
+def evidence(name: str, right: int) -> Evidence:
+    label_N = np.zeros(100, np.int64)
+    hit_N = np.arange(100) < right
+    return Evidence(name, np.stack([hit_N * 2.0, 1 - hit_N * 2.0], axis=1), label_N, of_folds=False)
+
+
+def contest(*rates: Rates) -> Contest:
+    made = Contest([family(name) for name in "abc"[: len(rates)]])
+    for one, rate in zip(made.families, rates, strict=True):
+        made.add(one, rate)
+    return made
+
+
+def played(made: Contest, seconds: float, right: dict[str, int]) -> list[tuple[str, int]]:
+    """All trainings until nothing fits, each of which takes as long as expected."""
+    order = []
+    while (chosen := made.next(seconds)) is not None:
+        one, epochs = chosen
+        seconds -= made.rates[one.name].seconds(epochs)
+        assert seconds >= 0
+        order.append((one.name, epochs))
+        made.tried(one, epochs, evidence(f"{one.name}-{epochs}", right[one.name] + min(epochs, 5)))
+    return order
+
+
+def test_each_family_gets_a_share_and_the_best_one_the_rest():
+    made = contest(Rates(1, 1, "fp32"), Rates(1, 2, "fp32"))
+    order = played(made, 100, {"a": 50, "b": 80})
+    # Of 4 shares of 100 s, a whole schedule of 24 epochs at most is 18; then of 3 shares of 81 s one of 13 is 12.
+    assert order[:2] == [("a", 18), ("b", 12)]
+    assert order[2][0] == "b" and order[2][1] >= 18
+    assert {epochs for _, epochs in order} <= set(EPOCHS)
+
+
+def test_the_same_rates_and_accuracies_give_the_same_order():
+    rates = (Rates(2, 1, "fp32"), Rates(3, 2, "fp32"), Rates(5, 4, "fp32"))
+    right = {"a": 60, "b": 70, "c": 65}
+    assert played(contest(*rates), 200, right) == played(contest(*rates), 200, right)
+
+
+def test_a_longer_limit_only_adds_or_lengthens_trainings():
+    short = played(contest(Rates(1, 1, "fp32")), 10, {"a": 50})
+    long = played(contest(Rates(1, 1, "fp32")), 40, {"a": 50})
+    assert max(epochs for _, epochs in long) > max(epochs for _, epochs in short)
+
+
+def test_nothing_begins_that_does_not_fit():
+    assert played(contest(Rates(30, 10, "fp32")), 20, {"a": 50}) == []
+
+
+def test_what_more_time_would_reach_is_the_next_schedule():
+    made = contest(Rates(1, 1, "fp32"))
+    assert made.longer(made.families[0]).epochs == 1
+    made.tried(made.families[0], 8, None)
+    assert made.longer(made.families[0]).epochs == 12
+    made.tried(made.families[0], 60, None)
+    assert made.longer(made.families[0]) is None
+
+
+def test_epochs_are_shared_among_the_stages_and_solved_heads_keep_their_strengths():
+    assert [stage.epochs for stage in with_epochs(catalog.recipe("fast"), 5).stages] == [2, 3]
+    assert [stage.epochs for stage in with_epochs(catalog.recipe("fast"), 1).stages] == [1]
+    solved, tuned = with_epochs(catalog.recipe("finetune"), 3).stages
+    assert solved.epochs == catalog.recipe("finetune").stages[0].epochs and tuned.epochs == 3
