@@ -16,6 +16,7 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset, is_gone, open_dataset
 from loupe.data.elsewhere import Elsewhere
 from loupe.data.pixels.prepare import Images, load_images, used_levels
+from loupe.data.sources.datasets import DATASETS
 from loupe.data.sources.folders import classes_before_numbers
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
@@ -36,6 +37,7 @@ from loupe.rundir import RunDirectory
 from loupe.runs import parents
 from loupe.runs.agreement import check_agreement
 from loupe.runs.check_split import check_split
+from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
 from loupe.runs.session import Session
 from loupe.runs.setup import TrainingSetup, less_memory, set_up
@@ -127,6 +129,9 @@ def train(
         check_agreement(joined, chosen, loaded)
         divided = joined.from_main(lambda: _divided(chosen, loaded, split))
         for note in divided.notes:
+            logger.info(note)
+        looks = split is splits.assign and open_test and joined.is_main and dataset.source not in DATASETS
+        if looks and (note := near_note(loaded, divided, chosen.split)):
             logger.info(note)
         if chosen.input.range == "used":
             chosen = chosen.scaled(used_levels(loaded.table, divided.train))
