@@ -203,21 +203,35 @@ def matched_hits(candidates: Sequence[Candidate]) -> dict[str, Hits]:
     Raises:
         DataError: the candidates do not have predictions for the same labelled images.
     """
-    _check(candidates)
-    reference = candidates[0].predictions[0]
-    columns = {key: column for column, key in enumerate(_keys(reference))}
+    columns = matched_columns(candidates)
     hits = {}
     for candidate in candidates:
         rows = []
-        for predictions in candidate.predictions:
-            keys = _keys(predictions)
-            if columns.keys() != set(keys) or _forms(predictions) != _forms(reference):
-                raise _mismatch(candidates[0].name, reference, candidate.name, predictions)
-            row = np.empty(len(keys), np.bool_)
-            row[[columns[key] for key in keys]] = predictions.predicted == predictions.label
+        for predictions, column_N in zip(candidate.predictions, columns[candidate.name], strict=True):
+            row = np.empty(len(column_N), np.bool_)
+            row[column_N] = predictions.predicted == predictions.label
             rows.append(row)
         hits[candidate.name] = np.stack(rows)
     return hits
+
+
+def matched_columns(candidates: Sequence[Candidate]) -> dict[str, list[Ints]]:
+    """Place of each image in the order of the first candidate's first seed, [N] for each seed of each candidate.
+
+    Raises:
+        DataError: the candidates do not have predictions for the same labelled images.
+    """
+    _check(candidates)
+    reference = candidates[0].predictions[0]
+    place = {key: column for column, key in enumerate(_keys(reference))}
+    columns: dict[str, list[Ints]] = {}
+    for candidate in candidates:
+        for predictions in candidate.predictions:
+            keys = _keys(predictions)
+            if place.keys() != set(keys) or _forms(predictions) != _forms(reference):
+                raise _mismatch(candidates[0].name, reference, candidate.name, predictions)
+            columns.setdefault(candidate.name, []).append(np.array([place[key] for key in keys], np.int64))
+    return columns
 
 
 def _keys(predictions: Predictions) -> list[Key]:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, count
 
+import numpy as np
+
 from loupe import log
 from loupe.errors import counted
 from loupe.evaluate.chance import LabelCounts, association
@@ -31,11 +33,14 @@ from loupe.evaluate.paired import (
     mcnemar,
     paired_difference,
 )
+from loupe.evaluate.paired_f1 import MacroF1Difference, macro_f1_difference, matched_predictions
 
 __all__ = ["SIGNIFICANCE", "Candidate", "Difference", "Judgement", "holm", "judge", "mcnemar", "paired_difference"]
 
 SIGNIFICANCE = 0.05
 _SAME_TIME = 1.05  # times within this factor are reported as the same
+UNBALANCED = 3.0
+"""Ratio of the largest to the smallest class of the judged images, above which macro-F1 is judged too."""
 _FINE_IMAGES = 10_000  # from here on one image is at most 0.01 points, and a second decimal is meaningful
 
 Pairs = dict[tuple[str, str], Difference]
@@ -50,7 +55,9 @@ class Judgement:
         chosen: name of the cheapest candidate that no other is significantly better than.
         differences: every other candidate compared with `chosen`, in order of cost.
         verdicts: one sentence for each name.
-        conclusion: one to three sentences.
+        conclusion: one to three sentences, and one for each other candidate where the classes are unbalanced.
+        macro_f1: the same comparisons by macro-F1, where the largest class has more than `UNBALANCED` times the images
+            of the smallest; else empty.
     """
 
     best: str
@@ -58,6 +65,7 @@ class Judgement:
     differences: tuple[Difference, ...]
     verdicts: Mapping[str, str]
     conclusion: str
+    macro_f1: tuple[MacroF1Difference, ...] = ()
 
 
 def judge(candidates: Sequence[Candidate], *, resamples: int = 2000, seed: int = 0) -> Judgement:
@@ -83,13 +91,48 @@ def judge(candidates: Sequence[Candidate], *, resamples: int = 2000, seed: int =
     chosen = next(one for one in by_cost if not _better_than(one, pairs))
     verdicts = {one.name: _verdict(one, chosen, pairs, hits) for one in by_cost if one is not chosen}
     why = _why(chosen, by_cost, pairs, hits)
+    by_f1 = _by_macro_f1(candidates, chosen, [*verdicts], resamples, seed)
     return Judgement(
         best=best.name,
         chosen=chosen.name,
         differences=tuple(pairs[chosen.name, name] for name in verdicts),
         verdicts={one.name: verdicts.get(one.name, f"{one.name}: {why}; take it") for one in candidates},
-        conclusion=" ".join([_conclusion(chosen, best, why, pairs, hits), *_chance(candidates, hits)]),
+        conclusion=" ".join(
+            [_conclusion(chosen, best, why, pairs, hits), *_of_macro_f1(by_f1), *_chance(candidates, hits)]
+        ),
+        macro_f1=by_f1,
     )
+
+
+def _by_macro_f1(
+    candidates: Sequence[Candidate], chosen: Candidate, others: Sequence[str], resamples: int, seed: int
+) -> tuple[MacroF1Difference, ...]:
+    """Every other candidate compared with the chosen one by macro-F1, corrected over all pairs; empty if balanced."""
+    label_N, predicted = matched_predictions(candidates)
+    counts = np.bincount(label_N)
+    if not others or counts.max() <= UNBALANCED * counts[counts > 0].min():
+        return ()
+    names = [chosen.name, *others]
+    pairs = [
+        macro_f1_difference(first, second, label_N, predicted, resamples=resamples, seed=seed)
+        for first, second in combinations(names, 2)
+    ]
+    corrected = holm([one.p for one in pairs])
+    return tuple(
+        replace(one, p_corrected=p) for one, p in zip(pairs, corrected, strict=True) if one.first == chosen.name
+    )
+
+
+def _of_macro_f1(differences: Sequence[MacroF1Difference]) -> list[str]:
+    """Sentences on the differences in macro-F1, the largest gain first."""
+    if not differences:
+        return []
+    said = []
+    for one in sorted(differences, key=lambda one: -one.value):
+        value, low, high = (_points(x, one.images) for x in (one.value, one.low, one.high))
+        outcome = "significant" if one.p_corrected < SIGNIFICANCE else "not significant"
+        said.append(f"{one.second} {value} points (interval {low} to {high}, p = {one.p_corrected:.3f}, {outcome})")
+    return [f"The classes are unbalanced. Macro-F1 against {differences[0].first}: {'; '.join(said)}."]
 
 
 def fewest_images(comparisons: int) -> int:
