@@ -19,8 +19,8 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors openmp ranks log files csv_files records offline cache devices config rundir data provenance settled augment
-models recipes evaluate training explain report track runs comparison search labels export bulk cluster serve doctor cli
-__main__
+models recipes evaluate training explain report track runs comparison search tuning labels export bulk cluster serve
+doctor cli __main__
 """
 ORDER = ROOMS.split()
 
@@ -53,6 +53,7 @@ PACKAGES = {
     "runs": "one run from data to results: train, resume, repeat, evaluate, predict.",
     "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",
     "search": "the best classifier in a given time: selection of blends, candidates, the planner.",
+    "tuning": "the search for better settings of a recipe, and its confirmation on other seeds.",
     "labels": "the search for wrong labels.",
     "export": "a run as a model for other programs, with the proof that it predicts the same there.",
     "bulk": "predictions of any number of images in constant memory, in parts that a kill does not lose.",

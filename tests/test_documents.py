@@ -30,10 +30,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = {"sh", "python", "console", "text"}
 # The packages without which these commands say what to install.
-EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab"}
+EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab", "tune": "optuna"}
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
 SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
-SLOW |= {"predict.md", "transfer.md"}
+SLOW |= {"predict.md", "transfer.md", "tune.md"}
 IDS = [page.name for page in PAGES]
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume
     from loupe.search.train import train
+    from loupe.tuning.tune import tune
 
 __all__ = [
     "ConfigError",
@@ -62,6 +63,7 @@ __all__ = [
     "load",
     "resume",
     "train",
+    "tune",
 ]
 
 # Imported when they are first used.
@@ -74,6 +76,7 @@ MODULES = {
     "load": "loupe.runs.train",
     "resume": "loupe.runs.train",
     "train": "loupe.search.train",
+    "tune": "loupe.tuning.tune",
 }
 
 set_waiting()  # before anything imports PyTorch

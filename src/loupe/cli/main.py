@@ -22,6 +22,7 @@ from loupe.cli import (
     reproduce,
     serve,
     train,
+    tune,
 )
 from loupe.cli.processes import LOST, follow_launcher
 from loupe.cli.rank_output import RankOutput
@@ -51,6 +52,7 @@ COMMANDS = (
     predict.evaluate,
     predict.predict,
     compare.compare,
+    tune.tune,
     check.check,
     labels.labels,
     explain.explain,
