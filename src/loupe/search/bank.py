@@ -21,6 +21,7 @@ from loupe.evaluate.paired import Ints
 from loupe.log import terminal
 from loupe.recipes.resolve import resolve
 from loupe.search.evidence import Evidence
+from loupe.search.mirror import MirrorProbe, mirror_probe
 from loupe.search.space import Candidate
 from loupe.training.features import FeatureExtractor
 from loupe.training.heads import out_of_fold
@@ -72,24 +73,41 @@ class Bank:
         Raises:
             StoppedError: stopped by a signal or at the end of the time; finished features are kept.
         """
-        images, extractor = self._images(candidate), self._extractor(candidate)
-        parts, computed, seconds = list[Floats](), 0, 0.0
+        images = self._images(candidate)
+        features_NC, label_N = self._features(candidate, images, "plain"), images.table.labels[self.rows_N]
+        found = out_of_fold(features_NC, label_N, self.fold_N, len(images.table.classes))
+        self.features[candidate.name] = features_NC
+        self.evidence[candidate.name] = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True)
+        return self.evidence[candidate.name]
+
+    def mirrored(self, candidate: Candidate) -> MirrorProbe:
+        """Accuracy of nearest neighbours on mirror images of the subset, beside that on the images.
+
+        Raises:
+            StoppedError: stopped by a signal or at the end of the time.
+        """
+        images = self._images(candidate)
+        plain_NC = self.features.get(candidate.name)
+        if plain_NC is None:
+            plain_NC = self._features(candidate, images, "plain")
+        mirrored_NC = self._features(candidate, images, "mirrored")
+        return mirror_probe(plain_NC, mirrored_NC, images.table.labels[self.rows_N], self.fold_N)
+
+    def _features(self, candidate: Candidate, images: Images, view: str) -> Floats:
+        """Features of the subset in a view, [M, C]."""
+        extractor, parts, computed, seconds = self._extractor(candidate), list[Floats](), 0, 0.0
         with terminal(quiet=True):
             for first in range(0, len(self.rows_N), CHUNK_IMAGES):
                 if self.is_over():
                     raise StoppedError("stopped; finished features are kept.")
                 began = time.perf_counter()
-                parts.append(extractor.features(images, self.rows_N[first : first + CHUNK_IMAGES]))
+                parts.append(extractor.features(images, self.rows_N[first : first + CHUNK_IMAGES], view))
                 if first:
                     computed, seconds = computed + len(parts[-1]), seconds + time.perf_counter() - began
         key = (candidate.network, candidate.size_px)
         if computed:  # features that were kept take no time, so that an estimate is only ever raised
             self.pass_seconds[key] = max(self.pass_seconds.get(key, 0.0), seconds / computed)
-        features_NC, label_N = np.concatenate(parts), images.table.labels[self.rows_N]
-        found = out_of_fold(features_NC, label_N, self.fold_N, len(images.table.classes))
-        self.features[candidate.name] = features_NC
-        self.evidence[candidate.name] = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True)
-        return self.evidence[candidate.name]
+        return np.concatenate(parts)
 
     def _extractor(self, candidate: Candidate) -> FeatureExtractor:
         if candidate.name not in self._extractors:

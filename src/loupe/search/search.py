@@ -96,6 +96,7 @@ class Search:
     ) -> None:
         self.options, self.found, self.clock, self.stop, self.directory = options, found, clock, stop, directory
         self.best: Best | None = None
+        self.flips: bool | None = None  # mirror training images; None until it is probed
         self.reserve = Reserve(len(found.split.test))
         self.overhead_seconds, self.solve_seconds = FIRST_OVERHEAD_SECONDS, SOLVE_SECONDS
         self.judge_seconds = JUDGE_SECONDS
@@ -259,8 +260,24 @@ class Search:
         images = len(self.found.images.table)
         flop = head.flop / images if head else 0.0
         found = self.found
-        flips = found.typical_px > space.SMALL_PX
-        return families(head, flop, found.typical_px, len(found.split.train), found.base, flips=flips)
+        if self.flips is None:
+            self.flips = self._flips_help()
+        return families(head, flop, found.typical_px, len(found.split.train), found.base, flips=self.flips)
+
+    def _flips_help(self) -> bool:
+        """True to train on mirror images: as a probe on the features of the cheapest head says, if there is one."""
+        photographs = self.found.typical_px > space.SMALL_PX
+        default = "taken for photographs" if photographs else "left out for small images, which may be signs"
+        if not self.found.heads or self.is_over():
+            logger.info(f"mirrored training images: {default}; there are no features to tell.")
+            return photographs
+        probe = self.bank.mirrored(self.found.heads[0])
+        told = f"nearest neighbours recognise mirror images by {words.points(probe.difference)} beside the images"
+        if probe.helps is None:
+            logger.info(f"mirrored training images: {default}; {told}, which cannot tell.")
+            return photographs
+        logger.info(f"mirrored training images: {'taken' if probe.helps else 'left out'}; {told}.")
+        return probe.helps
 
     def _best_of_heads(self) -> Candidate | None:
         """Head whose backbone is trained further: the delivered one, or the first of the plan."""
