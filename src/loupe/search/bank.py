@@ -12,7 +12,7 @@ from loupe.cache import cache_folder
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset
-from loupe.data.pixels.prepare import Images, load_images
+from loupe.data.pixels.prepare import Images
 from loupe.data.splits import folds
 from loupe.data.splits.split import Split
 from loupe.data.splits.stratify import UnitSampler, units
@@ -22,6 +22,7 @@ from loupe.log import terminal
 from loupe.recipes.resolve import resolve
 from loupe.search.evidence import Evidence
 from loupe.search.mirror import MirrorProbe, mirror_probe
+from loupe.search.opening import opened_images
 from loupe.search.space import Candidate
 from loupe.training.features import FeatureExtractor
 from loupe.training.heads import out_of_fold
@@ -125,11 +126,8 @@ class Bank:
             return resolve(candidate.recipe, self.dataset, model=None, flags={}, extra=()).preprocessing
 
     def _images(self, candidate: Candidate) -> Images:
-        """All images, decoded for a candidate."""
-        with terminal(quiet=True):
-            return load_images(
-                self.dataset, self._preprocessing(candidate), cache=cache_folder(), skip_damaged=self.skip_damaged
-            )
+        """All images, prepared for a candidate."""
+        return opened_images(self.dataset, self._preprocessing(candidate), skip_damaged=self.skip_damaged)
 
 
 def subset(images: Images, split: Split, seed: int, most: int = SUBSET_IMAGES) -> tuple[Ints, Ints]:

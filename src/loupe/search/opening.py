@@ -13,7 +13,7 @@ from loupe.config import overrides
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Recipe
 from loupe.data.dataset import Dataset, open_dataset
-from loupe.data.pixels.prepare import Images, load_images, typical_px
+from loupe.data.pixels.prepare import Images, load_images, typical_px, undecoded_images
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
@@ -107,7 +107,7 @@ def opened(options: SearchOptions) -> Opened:
     first = heads[0].recipe if heads else space.from_scratch(typical, base)
     with terminal(quiet=True):
         resolved = resolve(first, dataset, model=None, flags={}, extra=())
-    images = load_images(dataset, resolved.preprocessing, cache=cache_folder(), skip_damaged=options.skip_damaged)
+    images = opened_images(dataset, resolved.preprocessing, skip_damaged=options.skip_damaged)
     split = splits.assign(images.table, images.content, base.split, base.split_seed)
     for note in split.notes:
         logger.info(note)
@@ -117,6 +117,17 @@ def opened(options: SearchOptions) -> Opened:
             f"least {LEAST_VALIDATION_IMAGES}. Add images, or train one recipe: leave out --time-limit."
         )
     return Opened(dataset, images, split, base, device, typical, found, heads)
+
+
+def opened_images(dataset: Dataset, preprocessing: Preprocessing, *, skip_damaged: bool) -> Images:
+    """Images that are decoded when they are read: of many, a search looks at few before it trains on all.
+
+    To leave damaged images out, all are decoded at once.
+    """
+    with terminal(quiet=True):
+        if skip_damaged:
+            return load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=True)
+        return undecoded_images(dataset, preprocessing)
 
 
 def _base(options: SearchOptions) -> Recipe:
