@@ -117,11 +117,13 @@ class SplitSpec(RecipeValue):
     `first` and `last` take them in the order of the data, as Keras's `validation_split` does. `seed`: null for the
     recipe's seed; with a value, trainings with other seeds have the same splits. `group`: images that stay on one side
     of every drawn split and fold. `given` are those of one group of the data, `near` also near duplicates (`loupe check
-    --near`), `none` neither. Images of identical content always do.
+    --near`), `none` neither. Images of identical content always do. `train`: size of the part of the training images to
+    learn from, drawn by class and seed; null for all.
     """
 
     validation: NonNegative = 0.1
     test: NonNegative = 0.1
+    train: NonNegative | None = None
     choose: Literal["stratified", "first", "last"] = "stratified"
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     group: Literal["near", "none", "given"] = "given"

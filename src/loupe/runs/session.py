@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from loupe.cache import cache_folder
 from loupe.devices import StopSignal, give_back_memory
 from loupe.errors import InterruptedRunError, StoppedError, memory_remedy
@@ -68,6 +70,7 @@ class Session:
                 content=setup.images.content,
                 train_N=split.train,
                 test_N=split.test,
+                unused_N=self._unused(),
                 seed=recipe.seed,
                 folder=cache_folder() / "frozen",
                 compute=setup.compute,
@@ -98,6 +101,13 @@ class Session:
             raise self._interrupted(stop)
         finalizer = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test, current())
         finalizer.write(setup.model, preparation, state, load_seconds)
+
+    def _unused(self) -> np.ndarray:
+        """Rows that `split.train` leaves out."""
+        split, images = self.setup.split, len(self.setup.images.table)
+        if self.setup.recipe.split.train is None:
+            return np.empty(0, np.int64)
+        return np.setdiff1d(np.arange(images), np.concatenate([split.train, split.val, split.test]))
 
     def _interrupted(self, stop: StopSignal) -> InterruptedRunError:
         """Error of all ranks, once each has stopped and rank 0 has saved."""

@@ -5,9 +5,11 @@ The clock decides only how far the search gets.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,6 +32,7 @@ from loupe.search.space import Candidate, families
 from loupe.search.trainings import Contest, Trainings, predict_seconds, validation
 
 SUBSET_SHARE = 0.35  # of the time that is left, for the first round
+FIRST_SHARE = 0.4  # of the time that is left, for the first candidate where a part of the training images takes less
 CAUTION = 1.2  # factor on every estimate, so that what begins also ends
 FIRST_OVERHEAD_SECONDS = 8.0  # of a run beside its passes, before one was measured
 SOLVE_SECONDS = 2e-7  # of a head in all L2 strengths, for each image, feature and class, before one was measured
@@ -148,12 +151,14 @@ class Search:
             ConfigError: none does; the message has the shortest limit.
         """
         least = float("inf")
+        options = space.parts(len(self.found.split.train))
         if self.found.heads:
             head = self.found.heads[0]
             each = self.bank.estimate(head)
-            least = self._head_seconds(head, each)
-            if least <= self.seconds_left(each):
-                self._train(head, least)
+            least = self._head_seconds(head, each, options[-1])
+            part = self._fitting(lambda part: self._head_seconds(head, each, part), each)
+            if part is not False:
+                self._train(self._of_part(head, part), self._head_seconds(head, each, part))
         if self.best is None and not self.stop.is_sent:
             least = min(least, self._first_from_scratch())
         if self.best is None and not self.stop.is_sent:
@@ -165,14 +170,37 @@ class Search:
             )
 
     def _first_from_scratch(self) -> float:
-        """Deliver one epoch from scratch if it fits; return the seconds that it takes."""
+        """Deliver one epoch from scratch if it fits; return the least seconds that one takes."""
         family = next(one for one in self._families(None) if one.kind == "from-scratch")
         rates = self.trainings.rates(family, self.overhead_seconds)
-        candidate = family.of(1, rates.precision)
-        self.record.plan(candidate)
-        if rates.seconds(1) <= self.seconds_left():
-            self._train(candidate, rates.seconds(1))
-        return rates.seconds(1)
+        train = len(self.found.split.train)
+
+        def seconds(part: int | None) -> float:
+            return rates.fixed_seconds + rates.epoch_seconds * (1.0 if part is None else part / train)
+
+        part = self._fitting(seconds, 0.0)
+        if part is not False:
+            self._train(self._of_part(family.of(1, rates.precision), part), seconds(part))
+        return seconds(space.parts(train)[-1])
+
+    def _fitting(self, seconds: Callable[[int | None], float], each: float) -> int | Literal[False] | None:
+        """Largest part of the training images for the first candidate, which is to be there soon; False if none fits.
+
+        Args:
+            seconds: expected time for a part of the training images; None for all.
+            each: time of a prediction of one image.
+        """
+        for share in (FIRST_SHARE, 1.0):
+            for part in space.parts(len(self.found.split.train)):
+                if seconds(part) <= share * self.seconds_left(each):
+                    return part
+        return False
+
+    def _of_part(self, candidate: Candidate, part: int | None) -> Candidate:
+        """Candidate on a part of the training images, added to the plan."""
+        chosen = candidate.learning_from(part)
+        self.record.plan(chosen)
+        return chosen
 
     def _subset_round(self) -> None:
         """Judge heads out of fold on a subset of the images, from cheap to expensive."""
@@ -202,11 +230,12 @@ class Search:
         rates = [seconds / of_flop[known] for known, seconds in self.bank.pass_seconds.items() if known in of_flop]
         return max(rates, default=0.0) * head.flop
 
-    def _head_seconds(self, head: Candidate, each: float) -> float:
-        """Expected seconds of a head on all images."""
-        images, classes = len(self.found.images.table), len(self.found.images.table.classes)
-        solving = self.solve_seconds * len(self.found.split.train) * FEATURES * classes
-        return each * images + solving + self.overhead_seconds
+    def _head_seconds(self, head: Candidate, each: float, part: int | None = None) -> float:
+        """Expected seconds of a head that learns from all training images, or from a part of them."""
+        counts, classes = self.found.counts(), len(self.found.images.table.classes)
+        train = counts["train"] if part is None else part
+        solving = self.solve_seconds * train * FEATURES * classes
+        return each * (train + counts["val"] + counts["test"]) + solving + self.overhead_seconds
 
     def _best_head(self) -> None:
         """Train the best head of the subset on all images, or the next best one if the time is short."""
@@ -215,13 +244,23 @@ class Search:
             if self.best is not None and self.best.candidate.name == evidence.name:
                 return
             head = heads[evidence.name]
-            each = self._scaled_pass(head)
-            expected = self._head_seconds(head, each)
-            if self._forbidden(head) or expected > self.seconds_left(each):
-                self.record.note(head.name, expected_seconds=expected)
+            each, left = self._scaled_pass(head), self.seconds_left(self._scaled_pass(head))
+            fitting = [part for part in space.parts(len(self.found.split.train)) if self._improves(head, part)]
+            part = next((part for part in fitting if self._head_seconds(head, each, part) <= left), False)
+            if self._forbidden(head) or part is False:
+                self.record.note(head.name, expected_seconds=self._head_seconds(head, each))
                 continue
-            if self._train(head, expected, by_subset=True):
+            expected = self._head_seconds(head, each, part)
+            if self._train(self._of_part(head, part), expected, by_subset=True):
                 return
+
+    def _improves(self, head: Candidate, part: int | None) -> bool:
+        """True unless the best candidate is a head that learned from more images than this part."""
+        best = None if self.best is None else self.best.candidate
+        if best is None or best.kind != "features" or part is None:
+            return True
+        most = best.training_images or len(self.found.split.train)
+        return part >= most and (best.network, best.size_px, most) != (head.network, head.size_px, part)
 
     def _whole_trainings(self) -> None:
         """Train families of whole schedules: a short one of each, then longer ones of the best."""
@@ -310,15 +349,16 @@ class Search:
         self._measure(run, seconds)
         evidence = validation(run, candidate.name)
         better, difference = (True, None) if self.best is None else compare(self.best.evidence, evidence)
+        tells_more = by_subset and len(self.bank.rows_N) > len(evidence.label_N)
         each, bytes_ = self._costs(run)
         problem = self._too_costly(each, bytes_)
         values |= {
             "status": "finished",
             "round": 2,
-            "training_images": len(self.found.split.train),
+            "training_images": candidate.training_images or len(self.found.split.train),
             "judged": evidence.judged,
             "against_best": difference,
-            "is_better": (better or by_subset) and problem is None,
+            "is_better": (by_subset if tells_more else better) and problem is None,
             "predict_seconds": each,
             "weights_bytes": bytes_,
             "run": run.path.relative_to(self.directory.path).as_posix(),

@@ -17,6 +17,7 @@ STEP_PX = 32  # by which backbones reduce their input
 SMALL_SIZES_PX = (64, 96)  # at which small images are enlarged, besides the backbone's own size
 SHARE_OF_SIZE = 0.57  # of the backbone's own side, for the smaller of two sizes: a third of the arithmetic
 EPOCHS = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60)  # of a whole annealed schedule
+PARTS = (20_000, 10_000, 5_000, 2_000, 1_000)  # training images, where the time is short for all of them
 LAYER_DECAY = 0.8
 BACKWARD = 3  # arithmetic of a training step, in forward passes
 TINY_PX = 16  # below it, images are too small for `fast`
@@ -33,6 +34,7 @@ class Candidate:
         backbone: pretrained weights; None for a network that starts at random.
         size_px: side of its input; 0 for that of the recipe.
         epochs: epochs in steps; 0 for a solved head.
+        training_images: size of the part of the training images to learn from; None for all.
     """
 
     name: str
@@ -43,6 +45,20 @@ class Candidate:
     backbone: WeightsAtHand | None = None
     size_px: int = 0
     epochs: int = 0
+    training_images: int | None = None
+
+    def learning_from(self, images: int | None) -> "Candidate":
+        """The same on a part of the training images; None for all."""
+        if images is None:
+            return self
+        split = self.recipe.split.model_copy(update={"train": images})
+        return replace(
+            self,
+            name=f"{self.name}-{images}images",
+            title=f"{self.title}, {images:,} training images",
+            recipe=self.recipe.model_copy(update={"split": split}),
+            training_images=images,
+        )
 
     @property
     def network(self) -> str:
@@ -61,6 +77,7 @@ class Candidate:
             "weights": network.weights,
             "size_px": self.size_px or None,
             "epochs": self.epochs or None,
+            "training_images": self.training_images,
             "part": stage.part,
             "layer_decay": stage.layer_decay,
             "precision": self.recipe.precision,
@@ -107,6 +124,11 @@ def heads(
                 )
             )
     return _distinct(sorted(found, key=lambda one: (one.flop, one.name)))
+
+
+def parts(train_images: int) -> tuple[int | None, ...]:
+    """Numbers of training images to learn from, from all on; each is clearly below the one before."""
+    return (None, *(images for images in PARTS if 1.5 * images < train_images))
 
 
 def _short(backbone: WeightsAtHand) -> str:

@@ -1,7 +1,7 @@
 """Inputs of a stage: images, or cached outputs of the frozen blocks."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ class StageDataBuilder:
         content: hashes of the images, in the order of the table.
         train_N: rows to train on.
         test_N: rows that are evaluated after the last stage only.
+        unused_N: rows of no split, whose activations are not computed.
         folder: cache of activations.
         compute: device and precision of training.
         frozen_compute: device and precision of the frozen blocks.
@@ -65,6 +66,7 @@ class StageDataBuilder:
     frozen_compute: Compute
     stop: StopSignal
     engines: Engines
+    unused_N: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     seconds: float = 0.0
     alone_seconds: float | None = 0.0
     _cached: tuple[str, StageData] | None = None
@@ -109,6 +111,8 @@ class StageDataBuilder:
     ) -> StageData | None:
         """Inputs from cached outputs; None if none can be cached. Uncached ones are computed in every epoch."""
         rows_N, views, number = np.arange(len(self.loader.labels_N)), views_of(stage), self.model.frozen
+        if len(self.unused_N):
+            rows_N = np.setdiff1d(rows_N, self.unused_N)
         if stage.augment != AugmentSpec():  # training images are then not used in the evaluation view
             rows_N = np.setdiff1d(rows_N, self.train_N)
         if not last:

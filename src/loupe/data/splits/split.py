@@ -107,9 +107,28 @@ def assign(table: ImageTable, content: Sequence[str], spec: SplitSpec, seed: int
         if size and not len(drawn):
             raise _nothing_to_draw(table, name, pool[~sampler.is_free[unit[pool]]].tolist(), len(pool), spec.group)
     split_N[test], split_N[val] = "test", "val"
+    if spec.train is not None:
+        _leave_out(table, split_N, sampler, spec.train, seed)
     is_drawn = {"test": n_test > 0, "val": n_val > 0}
     split = from_names(split_N)
     return replace(split, notes=(*grouped.notes, *_notes(table, split, is_drawn, spec.group, seed)))
+
+
+def _leave_out(table: ImageTable, split_N: NDArray[np.object_], sampler: UnitSampler, size: float, seed: int) -> None:
+    """Leave training images out of all splits, but for a stratified sample of that size.
+
+    Raises:
+        DataError: no image would be left.
+    """
+    train = np.flatnonzero(split_N == "train")
+    most = _size(size, len(train), "train")
+    if most >= len(train):
+        return
+    kept = sampler.stratified(most, key=f"train {seed}") if most else train[:0]
+    if len(np.unique(table.labels[kept])) < 2:
+        raise DataError(f"{table.name}: split.train={size:g} leaves fewer than two classes to learn. Raise it.")
+    split_N[train] = "unused"
+    split_N[kept] = "train"
 
 
 def _check_pool(table: ImageTable, pool: Indices) -> None:
@@ -190,8 +209,10 @@ def _notes(table: ImageTable, split: Split, is_drawn: Mapping[str, bool], group:
             f"{counted(len(divided), 'group')} {'is' if len(divided) == 1 else 'are'} in more than one of the given "
             f"splits ({enumerated(divided, most=5)}): figures may be too high. Give each group one split."
         )
-    if unlabelled := len(table) - sum(len(split.rows(name)) for name in SPLITS):
+    if unlabelled := int((table.labels < 0).sum()):
         yield f"{counted(unlabelled, 'image')} without a label left out."
+    if unused := len(table) - unlabelled - sum(len(split.rows(name)) for name in SPLITS):
+        yield f"{counted(unused, 'training image')} not used, as split.train asks for."
     for name in SPLITS:
         present = set(table.labels[split.rows(name)].tolist())
         absent = [label for i, label in enumerate(table.classes) if i not in present]
