@@ -62,7 +62,7 @@ def test_a_search_leaves_a_finished_run_and_says_what_it_tried(tmp_path):
     assert chosen.judged.accuracy.value == run.results.validation.accuracy.value
     assert run.results.name == "best" and run.results.test is not None and run.results.test_looks == 1
     assert max(one.judged.accuracy.value for one in found.tried) <= chosen.judged.accuracy.value + 0.02
-    assert loupe.load(run.path).predict_proba(loupe_digits()).shape == (5, 10)
+    assert loupe.load(run.path).predict_proba(some_digits(5)[0]).shape == (5, 10)
     candidates = [loupe.load(tmp_path / "best" / one.run) for one in found.tried]
     assert all(one.results.test is None for one in candidates)  # nothing was chosen by test images
     assert (run.path / "report.html").is_file() and not (run.path / STAGED).exists()
@@ -71,10 +71,12 @@ def test_a_search_leaves_a_finished_run_and_says_what_it_tried(tmp_path):
     assert environment_of(RunDirectory(run.path)).open_test is False
 
 
-def loupe_digits():
+def some_digits(images: int):
+    """Pixels and labels of some digits."""
     from sklearn.datasets import load_digits
 
-    return (load_digits().images[:5] * 15.9).astype("uint8")
+    digits = load_digits()
+    return (digits.images[:images] * 15.9).astype("uint8"), digits.target[:images]
 
 
 COMMAND = (
@@ -137,3 +139,22 @@ def test_a_delivery_that_was_prepared_is_finished_and_another_removed(tmp_path):
     recover(tmp_path)
     assert not staged.exists() and (tmp_path / "results.json").read_text() == "new"
     assert (tmp_path / "model" / "weights.safetensors").read_text() == "new"
+
+
+@pytest.mark.slow
+def test_heads_over_backbones_at_hand_come_first(tmp_path, monkeypatch):
+    import safetensors.torch
+    import timm
+
+    monkeypatch.setenv("LOUPE_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "weights").mkdir()
+    for name in ("test_resnet", "test_efficientnet"):
+        state = timm.create_model(name).state_dict()
+        safetensors.torch.save_file(state, tmp_path / "weights" / f"{name}.safetensors")
+    run = loupe.train(some_digits(400), time_limit=2 * LIMIT_SECONDS, output=tmp_path, name="best", quiet=True)
+    found = SearchResults.read(tmp_path / "best" / FILE)
+    assert {one.backbone for one in found.at_hand} == {"test_resnet", "test_efficientnet"}
+    heads = [one for one in found.candidates if one.kind == "features"]
+    assert [one.name for one in heads if one.judged][:1] == [found.order[0]]  # the cheapest is delivered first
+    assert all(one.subset.images == 360 for one in heads if one.subset)
+    assert run.results.test.images == 40
