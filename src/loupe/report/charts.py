@@ -1,6 +1,7 @@
 """Figures of a comparison: learning curves of several candidates, and accuracy against cost."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -59,8 +60,16 @@ def learning_curves(lines: Sequence[Line], unit: str, *, label: str, width_px: i
 
 
 @dataclass(frozen=True)
+class CostAxis:
+    """Horizontal axis of a cost, on a logarithmic scale: its name, and the text of a value."""
+
+    name: str
+    text: Callable[[float], str]
+
+
+@dataclass(frozen=True)
 class Point:
-    """One candidate: training time in seconds, accuracy with its interval, and True if it was chosen."""
+    """One candidate: cost (training time in seconds, or another), accuracy with its interval, and True if chosen."""
 
     name: str
     seconds: float
@@ -79,8 +88,14 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int, height_px: int = 320) -> str:
-    """SVG with a dot and a whisker for each candidate over its time (log scale), and the Pareto front as a line."""
+def accuracy_against_cost(
+    points: Sequence[Point], *, label: str, width_px: int, height_px: int = 320, axis: CostAxis | None = None
+) -> str:
+    """SVG with a dot and a whisker for each candidate over its time (log scale), and the Pareto front as a line.
+
+    Args:
+        axis: cost, if it is another than the time of one training.
+    """
     with figures.canvas(width_px, height_px) as figure:
         axes = figure.add_subplot()
         axes.set_xscale("log")
@@ -104,11 +119,16 @@ def accuracy_against_cost(points: Sequence[Point], *, label: str, width_px: int,
         margin = max(0.01, 0.16 * (max(ends) - min(ends)))
         axes.set_ylim(min(ends) - margin, max(ends) + margin)
         axes.xaxis.set_minor_locator(NullLocator())
-        ticks = _ticks(low / room, high * room, most=max(3, width_px // 110))
-        axes.set_xticks(ticks, [duration(tick).replace(".0 s", " s").replace(" min 0 s", " min") for tick in ticks])
+        most = max(3, width_px // 110)
+        if axis is None:
+            ticks = _ticks(low / room, high * room, most=most)
+            axes.set_xticks(ticks, [duration(tick).replace(".0 s", " s").replace(" min 0 s", " min") for tick in ticks])
+        else:
+            ticks = round_numbers(low / room, high * room, most=most)
+            axes.set_xticks(ticks, [axis.text(tick) for tick in ticks])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if value <= 1 else ""))
-        axes.set_xlabel("time of one training")
+        axes.set_xlabel(axis.name if axis else "time of one training")
         figure.draw_without_rendering()  # positions of names depend on the layout
         taken = [box for point in points for box in _drawn(axes, point)]
         for point in sorted(points, key=lambda point: not point.chosen):
@@ -157,6 +177,17 @@ def _name(axes: Axes, point: Point, taken: Sequence[Bbox]) -> Bbox:
         if i != best:
             name.remove()
     return places[best][2]
+
+
+def round_numbers(low: float, high: float, *, most: int) -> list[float]:
+    """Round numbers within a range on a logarithmic scale: at least two where the range has two of one digit."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside: list[float] = []
+    for steps in ((1, 2, 5), range(1, 10)):
+        inside = [tick for power in powers for step in steps if low <= (tick := step * 10.0**power) <= high]
+        if len(inside) > 1:
+            break
+    return inside[:: -(-len(inside) // most)] if inside else [low]
 
 
 def _ticks(low: float, high: float, *, most: int) -> list[float]:
