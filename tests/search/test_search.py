@@ -15,7 +15,7 @@ from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 from loupe.search.deliver import READY, STAGED, recover
 
-LIMIT_SECONDS = 45
+LIMIT_SECONDS = 60
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ LIMIT_SECONDS = 45
         ({"time_limit": 60, "settings": ["stages.0.lr=1"]}, "stages.0.lr"),
         ({"time_limit": 60, "weights": "weights.safetensors"}, "--model"),
         ({"time_limit": 60, "model": "digits-cnn"}, "digits-cnn"),
+        ({"time_limit": 60, "weights": "none", "size_bytes": 1000}, "267.7"),
         ({"predict_within_seconds": 0.1}, "time_limit"),
         ({"size_bytes": 10}, "time_limit"),
     ],

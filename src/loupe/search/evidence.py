@@ -8,6 +8,7 @@ the best of many is partly the luckiest, and its validation accuracy too high (`
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from loupe.evaluate.estimate import Estimate, wilson
 from loupe.evaluate.paired import Difference, difference_of_hits
 from loupe.evaluate.search_results import Judged
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 WIDEST = 20.0  # range of temperatures, from 1 / WIDEST to WIDEST

@@ -20,7 +20,7 @@ from loupe.data.splits.split import Split
 from loupe.devices import choose_device, keep_freed_memory
 from loupe.errors import ConfigError, DataError, RunStateError, counted
 from loupe.evaluate.search_results import FILE, Restrictions, SearchResults
-from loupe.log import logger, terminal
+from loupe.log import logger, size_text, terminal
 from loupe.models.at_hand import WeightsAtHand, weights_at_hand
 from loupe.models.build import skeleton
 from loupe.models.catalog import network
@@ -33,6 +33,7 @@ from loupe.search.space import Candidate
 
 KEPT = ("split.", "class_weights")  # recipe keys that a search takes over into every candidate
 LEAST_VALIDATION_IMAGES = 10
+BYTES_OF_PARAMETER = 4
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def opened(options: SearchOptions) -> Opened:
     first = heads[0].recipe if heads else space.from_scratch(typical, base)
     with terminal(quiet=True):
         resolved = resolve(first, dataset, model=None, flags={}, extra=())
+    _check_size(options, found, dataset, base, typical)
     images = opened_images(dataset, resolved.preprocessing, skip_damaged=options.skip_damaged)
     split = splits.assign(images.table, images.content, base.split, base.split_seed)
     for note in split.notes:
@@ -117,6 +119,29 @@ def opened(options: SearchOptions) -> Opened:
             f"least {LEAST_VALIDATION_IMAGES}. Add images, or train one recipe: leave out --time-limit."
         )
     return Opened(dataset, images, split, base, device, typical, found, heads)
+
+
+def _check_size(
+    options: SearchOptions, found: Sequence[WeightsAtHand], dataset: Dataset, base: Recipe, typical: int
+) -> None:
+    """Refuse a size of the weights that no candidate can have.
+
+    Raises:
+        ConfigError: it is too small; the message has the smallest that is possible.
+    """
+    most = options.restrictions.size_bytes
+    if most is None:
+        return
+    with terminal(quiet=True):
+        recipe = resolve(space.from_scratch(typical, base), dataset, model=None, flags={}, extra=())
+    scratch = skeleton(recipe.model, recipe.preprocessing, dataset.table.classes)
+    numbers = [sum(value.numel() for value in scratch.parameters()), *(one.parameters for one in found)]
+    smallest = BYTES_OF_PARAMETER * min(numbers)
+    if most < smallest:
+        raise ConfigError(
+            f"--size {size_text(most)}: the smallest network to try has weights of about {size_text(smallest)}. Raise "
+            "--size, or give a smaller --model."
+        )
 
 
 def opened_images(dataset: Dataset, preprocessing: Preprocessing, *, skip_damaged: bool) -> Images:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -216,7 +216,11 @@ class Search:
             spent = self.clock.spent - began
             self.judge_seconds = max(JUDGE_SECONDS, spent - self._scaled_pass(head) * images)
             row = self.record.rows[head.name]
-            values = {"subset": evidence.judged, "round": max(1, row.round), "seconds": (row.seconds or 0.0) + spent}
+            values: dict[str, Any] = {
+                "subset": evidence.judged,
+                "round": max(1, row.round),
+                "seconds": (row.seconds or 0.0) + spent,
+            }
             if row.status != "finished":
                 values |= {"status": "finished", "began_seconds": began, "training_images": images}
             self._say(self.record.change(head.name, **values), on_subset=True)
@@ -341,7 +345,10 @@ class Search:
             return None
         row = self.record.rows[candidate.name]
         seconds = self.clock.spent - began
-        values = {"began_seconds": began if row.began_seconds is None else row.began_seconds, "seconds": seconds}
+        values: dict[str, Any] = {
+            "began_seconds": began if row.began_seconds is None else row.began_seconds,
+            "seconds": seconds,
+        }
         if run is None:
             reason = "stopped by a signal" if self.stop.is_sent else "stopped: the time is over"
             self._say(self.record.change(candidate.name, status="stopped", reason=reason, **values))
