@@ -10,7 +10,7 @@ from loupe.log import duration
 from loupe.report import figures
 
 ROW_PX = 34
-NAMED_PX = 46  # a row whose name stands above its bar
+NAMED_PX = 62  # a row whose name and text stand above its bar
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,34 @@ def timeline(bars: Sequence[Bar], limit_seconds: float, *, label: str, width_px:
 
 
 def _bar(axes: Axes, row: int, bar: Bar, end: float, plot_px: int, *, names_above: bool) -> None:
-    """One bar, with its text at the side that has room."""
-    middle = row + (0.16 if names_above else 0)
+    """One bar, with its text at the side that has room, or above it with the name."""
+    middle = row + (0.24 if names_above else 0)
     fill = figures.FIRST if bar.is_chosen else figures.MUTED
     width = max(bar.seconds, end * 2 / plot_px)  # two pixels at least
     axes.barh(
         middle,
         width,
         left=bar.began_seconds,
-        height=0.36 if names_above else 0.5,
+        height=0.28 if names_above else 0.5,
         color=fill if bar.is_finished else figures.SURFACE,
         edgecolor=fill,
         linewidth=1.2,
     )
-    stop, gap = bar.began_seconds + width, 6 * end / plot_px
-    is_right = (end * 1.02 - stop) * plot_px / end > 7.5 * len(bar.text)
-    axes.text(
-        stop + gap if is_right else bar.began_seconds - gap,
-        middle,
-        bar.text,
-        va="center",
-        ha="left" if is_right else "right",
-        color=figures.INK,
-        fontweight="bold" if bar.is_chosen else "normal",
-    )
+    weight = "bold" if bar.is_chosen else "normal"
     if names_above:
-        axes.text(0, middle - 0.24, figures.plain(bar.name), va="bottom", ha="left", color=figures.MUTED)
+        _text(axes, 0, middle - 0.4, figures.plain(bar.name), color=figures.MUTED)
+        _text(axes, 0, middle - 0.18, bar.text, fontweight=weight)
+        return
+    stop, gap = bar.began_seconds + width, 6 * end / plot_px
+    room_px = (end * 1.02 - stop) * plot_px / end
+    is_right = room_px > 7.5 * len(bar.text) or room_px > bar.began_seconds * plot_px / end
+    at, side = (stop + gap, "left") if is_right else (bar.began_seconds - gap, "right")
+    _text(axes, at, middle, bar.text, ha=side, va="center", fontweight=weight)
+
+
+def _text(axes: Axes, x: float, y: float, text: str, **style: str) -> None:
+    """Text that does not move the axes, whose place it depends on."""
+    axes.text(x, y, text, **{"va": "bottom", "ha": "left", "color": figures.INK, **style}).set_in_layout(False)
 
 
 def _time(seconds: float) -> str:

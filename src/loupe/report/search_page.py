@@ -121,9 +121,9 @@ def _bar(one: SearchedCandidate, delivered: str | None) -> search_charts.Bar:
     text = STATES.get(one.status, "")
     if judged:
         figures = f"{_accuracy(judged)} ({_interval(judged)})" if _interval(judged) else _accuracy(judged)
-        text = figures if one.judged else f"{figures} on a part of the images"
+        text = figures if one.judged else f"{figures} on a subset"
     return search_charts.Bar(
-        texts.short(one.name, 34),
+        texts.short(one.name, 42),
         one.began_seconds or 0.0,
         one.seconds or 0.0,
         text or "finished",
@@ -179,7 +179,7 @@ def _row(one: SearchedCandidate, delivered: str | None) -> Row:
     if one.reason:
         state = f"{state}: {one.reason}"
     elif judged is not None and one.judged is None:
-        state = f"{state}, judged on a part of the images"
+        state = f"{state}, judged on a subset of the images"
     return Row(
         name=one.name,
         title=one.title,
