@@ -36,6 +36,7 @@ def curve(
         {
             "epoch": epoch,
             "stage": stage,
+            "l2_strength": 10 ** (4 - epoch / 2),  # read where a head is solved
             "train_loss": train_loss(epoch),
             "train_accuracy": train_accuracy,
             "val_loss": val_loss(epoch) + noise * rng.standard_normal(),
@@ -222,8 +223,26 @@ def test_a_solved_head_is_followed_by_more_of_the_network_unless_little_is_left(
     rows = curve(falling, turning_at(6), 0.99, accuracy, epochs=11)
     found = solved(rows, 500, blocks)
     assert (found.recipe, found.settings, found.epoch) == (next_recipe, (), 6)
-    at_the_end = solved(curve(falling, falling, epochs=11), 9, 8)
-    assert at_the_end.settings == ("stages.0.optimizer.weakest=0.001",)
+
+
+@pytest.mark.parametrize(
+    ("stage", "advised"),
+    [
+        ({"epochs": 11}, ("stages.0.optimizer.weakest=0.001",)),
+        ({"epochs": "auto"}, ()),
+        (
+            {"epochs": "auto", "optimizer": {"name": "logistic", "weakest": 10**-1.5}},
+            ("stages.0.optimizer.weakest=0.000316228",),
+        ),
+    ],
+)
+def test_a_wider_range_of_strengths_is_advised_only_where_the_recipe_ends_it(stage, advised):
+    settings = {f"stages.0.{key}": value for key, value in stage.items()}
+    chosen = overrides.override(recipe("features"), settings)
+    training, validation = counts(4500, 0.1), LabelCounts(9, 1)
+    rows = curve(falling, falling, 0.99, 0.9, epochs=11)
+    found = diagnose(rows, chosen, training=training, validation=validation, blocks=8)
+    assert found.settings == advised
 
 
 def solved(rows, images, blocks, **more):
@@ -345,6 +364,7 @@ def runs(draw):
         {
             "epoch": epoch,
             "stage": len(chosen.stages),
+            "l2_strength": 10 ** (4 - epoch / 2),
             "train_loss": max(0.0, start * 0.9**epoch),
             "train_accuracy": round(trained * training) / training,
             "val_loss": max(0.0, start + slope * epoch + noise * random.standard_normal()),

@@ -28,10 +28,15 @@ def refused(spec: SplitSpec) -> Split:
 @pytest.mark.parametrize(
     ("name", "settings", "redraw", "remedy"),
     [
-        ("features", ["split.validation=0"], some, "Give --set split.validation=0.1"),
-        ("features", ["split.validation=0"], refused, "--set stages.0.epochs=1"),
-        ("features", ["split.validation=0"], lambda spec: NONE, "--set stages.0.epochs=1"),
-        ("features", [], some, "--set stages.0.epochs=1"),  # a split of the caller's own, without any
+        ("features", ["stages.0.epochs=11", "split.validation=0"], some, "Give --set split.validation=0.1"),
+        ("features", ["stages.0.epochs=11", "split.validation=0"], refused, "--set stages.0.epochs=1"),
+        ("features", ["stages.0.epochs=11", "split.validation=0"], lambda spec: NONE, "--set stages.0.epochs=1"),
+        (
+            "features",
+            ["stages.0.epochs=11"],
+            some,
+            "--set stages.0.epochs=1",
+        ),  # a split of the caller's own, without any
         ("digits", ["stages.0.patience_epochs=3"], refused, "--set stages.0.patience_epochs=null"),
         ("digits", ["stages.0.schedule=plateau"], refused, "--set stages.0.schedule=constant"),
     ],

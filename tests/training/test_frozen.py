@@ -28,6 +28,7 @@ from loupe.data import array_file
 from loupe.data.array_file import ArrayRecord
 from loupe.data.pixels.read_ahead import cut
 from loupe.errors import InterruptedRunError, LoupeError, StoppedError
+from loupe.evaluate.history import read_history
 from loupe.models.cnn import cnn
 from loupe.models.layers import Flatten
 from loupe.models.timm import backbones
@@ -36,6 +37,7 @@ from loupe.runs import finalize
 from loupe.training import activation_file, activation_loader, activations, frozen
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import FrozenPass
+from loupe.training.strengths import next_strength
 
 pytestmark = pytest.mark.usefixtures("bare")
 ALL = {"epochs": 2, "batch_size": 32, "lr": 3e-3}
@@ -185,23 +187,24 @@ def test_a_stage_after_logistic_regression_begins_with_the_penalty_that_validati
 
 
 @pytest.mark.slow
-def test_logistic_regression_can_be_stopped_and_ends_with_the_same_bits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("epochs", [4, "auto"])
+def test_logistic_regression_can_be_stopped_and_ends_with_the_same_bits(tmp_path, monkeypatch, epochs):
     from loupe.training import solver
 
-    stage = {"epochs": 4, "part": "head", "optimizer": "logistic"}
+    stage = {"epochs": epochs, "part": "head", "optimizer": "logistic"}
     whole = trained(tmp_path, "whole", stage)
     solve = solver.Solver.solve
 
-    def stopping(self, number):
-        if number == 2:
+    def stopping(self, strength_S):
+        if len(strength_S) == 3:
             monkeypatch.setattr(solver.Solver, "solve", solve)
             raise KeyboardInterrupt
-        return solve(self, number)
+        return solve(self, strength_S)
 
-    def told_at_the_last(self, number):
-        if number == 3:
+    def told_at_the_last(self, strength_S):
+        if len(strength_S) == 4:
             signal.raise_signal(signal.SIGINT)
-        return solve(self, number)
+        return solve(self, strength_S)
 
     monkeypatch.setattr(solver.Solver, "solve", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -299,6 +302,29 @@ def test_a_run_stopped_in_the_frozen_pass_after_logistic_regression_goes_on_bit_
         patched.setattr(FrozenPass, "augmented", stopped)
         trained(tmp_path, "cut", SOLVED, tuned)
     assert_same_bits(loupe.runs.train.resume(tmp_path / "cut", digits(), quiet=True), whole)
+
+
+def test_strengths_go_on_until_the_loss_has_risen_and_the_lowest_loss_selects_whatever_is_monitored(tmp_path):
+    open_ended = {"epochs": "auto", "part": "head", "optimizer": "logistic"}
+    still = {"epochs": 1, "part": "head", "lr": 1e-9, "batch_size": 32}
+    run = trained(tmp_path, "run", open_ended, still, monitor="val_accuracy", keep="last")
+    rows = [row for row in read_history(run.directory) if row["stage"] == 2]
+    losses = {row["l2_strength"]: row["val_loss"] for row in rows}
+    lowest = min(losses, key=losses.get)
+    assert run.results.stages[1].l2_strength == lowest and run.results.stages[1].strengths == len(losses)
+    tried = list(losses.items())
+    assert next_strength(tried) is None
+    assert all(next_strength(tried[:number]) == tried[number][0] for number in range(len(tried)))
+    assert read_history(run.directory)[-1]["val_loss"] == pytest.approx(losses[lowest], rel=1e-4)
+
+
+def test_without_validation_images_out_of_fold_predictions_select_the_strength(tmp_path):
+    open_ended = {"epochs": "auto", "part": "head", "optimizer": "logistic"}
+    run = trained(tmp_path, "none", open_ended, **{"split.validation": 0})
+    [row] = [row for row in read_history(run.directory) if row["stage"] == 2]
+    assert 1e-9 < row["l2_strength"] < 1e4 and row["val_loss"] is None
+    assert run.results.best_epoch == row["epoch"]
+    assert "out-of-fold predictions of the" in (run.path / "train.log").read_text()
 
 
 def test_penalties_without_validation_images_cannot_be_chosen_among(tmp_path):

@@ -7,7 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from loupe.training.heads import RATIO, out_of_fold, strengths
+from loupe.config.optimizer import Logistic
+from loupe.training.heads import out_of_fold
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,12 @@ def test_a_class_that_a_fold_has_alone_is_never_predicted_there(digits):
     assert not (found.logits_NK[fold_N == 0].argmax(axis=1) == 9).any()
 
 
-def test_strengths_fall_by_one_ratio():
-    first, second = list(strengths())[:2]
-    assert second / first == pytest.approx(RATIO)
+def test_stronger_ones_follow_where_the_first_is_the_best_and_have_the_same_optimum_as_from_there(digits):
+    x, _ = digits
+    label_N = np.random.default_rng(0).integers(0, 2, len(x))  # unrelated to the features
+    fold_N = np.arange(len(x)) % 4
+    found = out_of_fold(x * 100, label_N, fold_N, 2)
+    tried = dict(found.losses)
+    assert found.strength > 1e4 and found.strength == min(tried, key=tried.get)
+    alone = out_of_fold(x * 100, label_N, fold_N, 2, spec=Logistic(strongest=found.strength, weakest=found.strength))
+    assert alone.losses == ((found.strength, pytest.approx(tried[found.strength], rel=1e-4)),)

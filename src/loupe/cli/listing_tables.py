@@ -78,9 +78,11 @@ def print_recipes(groups: Mapping[str, Sequence[Recipe]]) -> None:
 
 def _planned(recipe: Recipe) -> str:
     """Length of a recipe, for a column of epochs."""
-    strengths = sum(stage.epochs for stage in recipe.stages if stage.is_solved)
+    solved = [stage for stage in recipe.stages if stage.is_solved]
+    strengths = sum(stage.planned_epochs for stage in solved)
     epochs = recipe.epochs - strengths
-    return " + ".join(text for text, number in ((f"{strengths} L2", strengths), (str(epochs), epochs)) if number)
+    many = "L2" if any(stage.is_open for stage in solved) else f"{strengths} L2"
+    return " + ".join(text for text, number in ((many, strengths), (str(epochs), epochs)) if number)
 
 
 def print_models(models: Sequence[ModelName], text: str | None, at_hand: Sequence[WeightsAtHand] = ()) -> None:

@@ -173,7 +173,7 @@ class Planner:
         if steps.images < whole:  # to measure the memory of a whole batch, or of a rank's share of it
             timed(train_N=np.resize(_every(loader), whole), images=whole).first_step(fastest)
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * evaluated / stage.batch_size)
-        return stage.epochs * epoch
+        return stage.planned_epochs * epoch
 
 
 def _pixels(preprocessing: Preprocessing) -> tuple[object, ...]:

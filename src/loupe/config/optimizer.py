@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from loupe.config.base import Count, Fraction, NonNegative, Positive, RecipeValue
 
+STRONGEST, WEAKEST = 1e4, 1e-1  # L2 strengths between which a named number of them lies, unless the ends are named
+
 
 class Sgd(RecipeValue):
     """Stochastic gradient descent with momentum."""
@@ -43,14 +45,15 @@ class Muon(RecipeValue):
 class Logistic(RecipeValue):
     """Logistic regression of a linear head, solved to convergence instead of trained in gradient steps.
 
-    There are no epochs: `epochs` is the number of L2 strengths, from `strongest` to `weakest` in equal ratios. The
-    validation images select one. The objective is strength · ‖W‖² / 2 + Σ cross-entropy, without a penalty on the
-    biases: that of scikit-learn with C = 1 / strength.
+    There are no epochs: `epochs` is the number of L2 strengths, from `strongest` to `weakest` in equal ratios (null:
+    1e4 and 0.1). The validation images select one. With `epochs: auto`, the series begins at 1e4 and goes on by itself
+    until the validation loss has risen; `strongest` and `weakest` are then ends that it does not pass. The objective
+    is strength · ‖W‖² / 2 + Σ cross-entropy, without a penalty on the biases: scikit-learn's with C = 1 / strength.
     """
 
     name: Literal["logistic"] = "logistic"
-    strongest: Positive = 1e4
-    weakest: Positive = 1e-1
+    strongest: Positive | None = None
+    weakest: Positive | None = None
 
 
 class RmsProp(RecipeValue):

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from loupe.config.base import Channels, Count, Fraction, Levels, NonNegative, Positive, RecipeValue
 from loupe.config.loss import CrossEntropy, Loss
 from loupe.config.network import Network
-from loupe.config.optimizer import Adam, Constant, Logistic, Optimizer, Schedule
+from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Constant, Logistic, Optimizer, Schedule
 from loupe.config.size import Size, SizePx, check_load_size
 from loupe.errors import enumerated
 
@@ -25,6 +25,7 @@ PixelDefinition = Literal[1, 2]
 PIXEL_DEFINITION: PixelDefinition = 2
 """Definition of pixels in new runs: how a file becomes pixels of `load_px`. See `loupe.data.pixels.decode`."""
 AUTOMATIC_VIEWS = 4  # augmented views of each image, where blocks are frozen
+AUTOMATIC_EPOCHS = 11  # of a stage trained in steps; and a usual number of L2 strengths, for estimates
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -194,14 +195,15 @@ class Stage(RecipeValue):
     `{name: focal, gamma: 2}`; both take class weights and mixed images. The validation loss is always cross-entropy.
     `ema_decay`: above 0, an exponential moving average of the weights is evaluated and kept. `patience_epochs`: epochs
     without an improvement of the monitored value after which the stage ends. With optimizer `logistic`, `epochs` and
-    `patience_epochs` are numbers of L2 strengths.
+    `patience_epochs` are numbers of L2 strengths. `epochs: auto`: L2 strengths go on until the validation loss has
+    risen, and the one with the lowest loss is selected; 11 epochs with any other optimizer.
 
     The outputs of frozen blocks are computed once for each image and view, and cached. `views`: number of augmented
     views of each image, used in turn from epoch to epoch. `auto` is 4, or the number of epochs if that is less.
     `fresh` computes a new view in every epoch and caches none.
     """
 
-    epochs: Count
+    epochs: Literal["auto"] | Count
     part: Annotated[str, Field(pattern=r"^(head|last-block|last-[1-9][0-9]*|all)$")] = "all"
     batch_size: Count = 128
     loss: Loss = CrossEntropy()
@@ -236,23 +238,46 @@ class Stage(RecipeValue):
             rates = ("lr", "layer_decay", "schedule")
             if any(getattr(self, name) != Stage.model_fields[name].default for name in rates):
                 raise ValueError(f"optimizer logistic has no learning rate: leave out {enumerated(rates)}")
+            self._check_series(self.optimizer)
         if self.label_smoothing and not isinstance(self.loss, CrossEntropy):
             raise ValueError(f"label_smoothing needs loss cross-entropy; set it to 0 with loss {self.loss.name}")
         return self
+
+    def _check_series(self, optimizer: Logistic) -> None:
+        if self.epochs != "auto":
+            return
+        if self.patience_epochs:
+            raise ValueError("L2 strengths with epochs auto end by themselves: set patience_epochs to null")
+        if optimizer.strongest and optimizer.weakest and optimizer.strongest < optimizer.weakest:
+            raise ValueError(
+                f"with epochs auto, strongest must be at least weakest; got {optimizer.strongest:g} and "
+                f"{optimizer.weakest:g}"
+            )
 
     @property
     def is_solved(self) -> bool:
         """True for a head that is solved (optimizer `logistic`), with one L2 strength after the other and no epochs."""
         return isinstance(self.optimizer, Logistic)
 
+    @property
+    def is_open(self) -> bool:
+        """True for a solved head whose series of L2 strengths goes on by itself until the validation loss has risen."""
+        return self.is_solved and self.epochs == "auto"
+
+    @property
+    def planned_epochs(self) -> int:
+        """Number of epochs, or of L2 strengths; where their series goes on by itself, a usual number."""
+        return AUTOMATIC_EPOCHS if self.epochs == "auto" else self.epochs
+
     def l2_strength(self, number: int) -> float:
-        """L2 strength `number`, from 0, of a solved head.
+        """L2 strength `number`, from 0, of a solved head with a named number of them.
 
         Strengths are evenly spaced on a logarithmic scale; a single one is the geometric mean of the range.
         """
-        assert isinstance(self.optimizer, Logistic)
+        assert isinstance(self.optimizer, Logistic) and self.epochs != "auto"
+        strongest, weakest = self.optimizer.strongest or STRONGEST, self.optimizer.weakest or WEAKEST
         share = number / (self.epochs - 1) if self.epochs > 1 else 0.5
-        return float(self.optimizer.strongest * (self.optimizer.weakest / self.optimizer.strongest) ** share)
+        return float(strongest * (weakest / strongest) ** share)
 
     @model_validator(mode="before")
     @classmethod
@@ -295,7 +320,8 @@ class Recipe(RecipeValue):
 
     @property
     def epochs(self) -> int:
-        return sum(stage.epochs for stage in self.stages)
+        """Number of epochs, and of L2 strengths; a usual number of those whose series goes on by itself."""
+        return sum(stage.planned_epochs for stage in self.stages)
 
     @property
     def split_seed(self) -> int:

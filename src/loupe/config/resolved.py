@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from loupe.config.base import Count, Levels
+from loupe.config.optimizer import STRONGEST, WEAKEST, Logistic, Optimizer
 from loupe.config.recipe import (
     AUTOMATIC_VIEWS,
     RGB,
@@ -70,14 +71,15 @@ class ResolvedInput(InputSpec):
 
 
 class ResolvedStage(Stage):
-    """A stage whose number of views is settled."""
+    """A stage whose numbers of views and epochs are settled; `auto` remains for L2 strengths that go on."""
 
     views: Literal["fresh"] | Count
 
     @classmethod
     def of(cls, stage: Stage) -> Self:
-        """The stage, with `auto` views as what it means there."""
-        return cls(**{**dict(stage), "views": _views(stage)})
+        """The stage, with `auto` as what it means there."""
+        epochs = stage.epochs if stage.is_solved else stage.planned_epochs
+        return cls(**{**dict(stage), "epochs": epochs, "optimizer": _optimizer(stage), "views": _views(stage)})
 
 
 def _views(stage: Stage) -> int | Literal["fresh"]:
@@ -85,7 +87,15 @@ def _views(stage: Stage) -> int | Literal["fresh"]:
         return stage.views
     if stage.augment == AugmentSpec():
         return 1
-    return "fresh" if stage.part == "all" else min(AUTOMATIC_VIEWS, stage.epochs)
+    return "fresh" if stage.part == "all" else min(AUTOMATIC_VIEWS, stage.planned_epochs)
+
+
+def _optimizer(stage: Stage) -> Optimizer:
+    """The optimizer, with the ends of a named number of L2 strengths."""
+    if not isinstance(stage.optimizer, Logistic) or stage.is_open:
+        return stage.optimizer
+    ends = {"strongest": stage.optimizer.strongest or STRONGEST, "weakest": stage.optimizer.weakest or WEAKEST}
+    return stage.optimizer.model_copy(update=ends)
 
 
 class ResolvedRecipe(Recipe):

@@ -1,14 +1,17 @@
 """Recommended changes of a recipe, as `--set` takes them: never one that is set already, nor one that cannot help."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loupe.config import optimizer
 from loupe.config.network import BackboneSpec, CnnSpec
 from loupe.config.optimizer import Cosine, Logistic, OneCycle, Sgd
 from loupe.config.recipe import AugmentSpec, Recipe, Stage
 
 LOWEST_LR, HIGHEST_LR = 1e-7, 10.0
 MOST_WEIGHT_DECAY = 0.3
-WEAKEST, STRONGEST = 1e-6, 1e8
+WEAKEST, STRONGEST = 1e-9, 1e8  # L2 strengths beyond which no range is advised
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,16 @@ class Advice:
         filters = [2 * number for number in model.blocks[last].filters]
         return (f"model.blocks.{last}.filters={filters}", *self.more_epochs())
 
-    def wider_strengths(self, strength: int, strengths: int) -> tuple[str, ...]:
-        """Settings: a wider range of L2 strengths, where the selected one, from 0, is at an end of the range."""
-        optimizer = self.stage.optimizer
-        assert isinstance(optimizer, Logistic)
-        if strengths > 1 and strength == strengths - 1 and optimizer.weakest / 100 >= WEAKEST:
-            return (f"{self.key}.optimizer.weakest={optimizer.weakest / 100:g}",)
-        if strengths > 1 and strength == 0 and optimizer.strongest * 100 <= STRONGEST:
-            return (f"{self.key}.optimizer.strongest={optimizer.strongest * 100:g}",)
+    def wider_strengths(self, selected: int, strength_S: Sequence[float]) -> tuple[str, ...]:
+        """Settings: a wider range of L2 strengths, where the selected one, from 0, is at a named end."""
+        spec, strength = self.stage.optimizer, strength_S[selected]
+        assert isinstance(spec, Logistic)
+        usual = (None, None) if self.stage.is_open else (optimizer.STRONGEST, optimizer.WEAKEST)
+        strongest, weakest = (given or end for given, end in zip((spec.strongest, spec.weakest), usual, strict=True))
+        if len(strength_S) > 1 and weakest and math.isclose(strength, weakest) and weakest / 100 >= WEAKEST:
+            return (f"{self.key}.optimizer.weakest={weakest / 100:g}",)
+        if len(strength_S) > 1 and strongest and math.isclose(strength, strongest) and strongest * 100 <= STRONGEST:
+            return (f"{self.key}.optimizer.strongest={strongest * 100:g}",)
         return ()
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from statistics import fmean
 from typing import Any
 
-from loupe.config.recipe import Recipe
+from loupe.config.recipe import Recipe, Stage
 from loupe.errors import LoupeError, RunStateError
 from loupe.records import Part, Quantity, Seconds, Whole
 from loupe.rundir import RunDirectory
@@ -52,6 +52,29 @@ def best_row(rows: Sequence[Mapping[str, Any]], monitor: str) -> int:
     return max(measured, key=lambda number: (sign * rows[number][monitor], -rows[number]["val_loss"], -number))
 
 
+def selected_strength(rows: Sequence[Mapping[str, Any]], stage: Stage, monitor: str) -> int:
+    """Selected row of a solved head, from 0.
+
+    By the lowest validation loss where the series of strengths goes on by itself: accuracy is too coarse to end it by.
+    A named number of strengths is chosen among as epochs are, by `monitor`.
+    """
+    return best_row(rows, "val_loss" if stage.is_open else monitor)
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]], stages: Sequence[Stage], monitor: str) -> int:
+    """Row with the best monitored metric over all stages, from 0, as `best_row`.
+
+    Of a solved head whose series of strengths goes on by itself, only the selected row counts.
+    """
+    rivals: list[int] = []
+    for number, stage in enumerate(stages):
+        of_stage = [place for place, row in enumerate(history) if row["stage"] == number + 1]
+        if stage.is_open and of_stage:
+            of_stage = [of_stage[selected_strength([history[place] for place in of_stage], stage, monitor)]]
+        rivals += of_stage
+    return rivals[best_row([history[place] for place in rivals], monitor)]
+
+
 def stage_results(history: Sequence[Mapping[str, Any]], recipe: Recipe) -> tuple[StageResult, ...]:
     """Stages of a recipe, as far as the history goes."""
     results = []
@@ -61,7 +84,8 @@ def stage_results(history: Sequence[Mapping[str, Any]], recipe: Recipe) -> tuple
             break
         seconds = round(sum(row["seconds"] for row in rows), 3)
         if stage.is_solved:
-            selected = stage.l2_strength(best_row(rows, recipe.monitor))
+            row = selected_strength(rows, stage, recipe.monitor)
+            selected = rows[row]["l2_strength"] if stage.is_open else stage.l2_strength(row)
             results.append(StageResult(part=stage.part, strengths=len(rows), l2_strength=selected, seconds=seconds))
         else:
             results.append(StageResult(part=stage.part, epochs=len(rows), seconds=seconds))
@@ -98,7 +122,7 @@ def _finite(text: str | None) -> float | None:
 def _add_strengths(rows: Sequence[Row], recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages):
         solved = [row for row in rows if row.get("stage") == number + 1] if stage.is_solved else []
-        for index, row in enumerate(solved[: stage.epochs]):
+        for index, row in enumerate([] if stage.is_open else solved[: stage.planned_epochs]):
             row["l2_strength"] = stage.l2_strength(index)
 
 

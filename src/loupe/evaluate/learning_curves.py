@@ -92,7 +92,7 @@ def diagnose(
         return diagnose_strengths(rows, kept, advice, training, validation)
     if len(rows) < FEWEST_EPOCHS:
         text = f"The curves cover {counted(len(rows), 'epoch')}; a diagnosis needs at least {FEWEST_EPOCHS}."
-        ended = len(rows) < advice.stage.epochs  # by patience
+        ended = len(rows) < advice.stage.planned_epochs  # by patience
         return Diagnosis("unjudged", None, text, () if ended else advice.more_epochs(factor=4))
     in_steps = [row for row in history if not recipe.stages[int(row["stage"]) - 1].is_solved]
     numbers = {int(row["epoch"]): number for number, row in enumerate(in_steps, 1)}

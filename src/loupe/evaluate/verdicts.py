@@ -128,14 +128,17 @@ def diagnose_strengths(
             f"most common class, which gives {validation.share:.3f}, cannot be told. {by_folds(training)}"
         )
         return Diagnosis("undecided", epoch, text, recipe=more if validation.decides else None)
+    stage = advice.stage
+    strength_S = [row["l2_strength"] if stage.is_open else stage.l2_strength(i) for i, row in enumerate(rows)]
+    place = 1 + sum(strength > strength_S[index] for strength in strength_S)
     text = (
-        f"L2 strength {index + 1} of {len(rows)} was selected ({both})"
+        f"L2 strength {place} of {len(rows)} was selected ({both})"
         if len(rows) > 1
         else f"The head was solved with one L2 strength ({both})"
     )
-    wider = advice.wider_strengths(index, len(rows))
-    if wider:
-        return Diagnosis("level", epoch, f"{text}. It is at the end of the range; a wider range may be better.", wider)
+    if wider := advice.wider_strengths(index, strength_S):
+        said = "It is at the end of the range that the recipe names; a wider range may be better."
+        return Diagnosis("level", epoch, f"{text}. {said}", wider)
     if kept["val_accuracy"] >= NEARLY_ALL:
         return Diagnosis("level", epoch, f"{text}. There is little left to gain on these images.")
     return Diagnosis("level", epoch, f"{text}. A higher accuracy may need more trainable blocks.", recipe=more)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loupe.config.optimizer import Logistic
+from loupe.config.optimizer import STRONGEST, WEAKEST
 from loupe.log import progress_bar
 from loupe.training.axes import Axes, axes
 from loupe.training.logistic import Regression, Solution
@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
 
 # From strong to weak, each a tenth of the one before.
-STRENGTHS: tuple[float, ...] = tuple(np.geomspace(Logistic().strongest, Logistic().weakest, 6).tolist())
+STRENGTHS: tuple[float, ...] = tuple(np.geomspace(STRONGEST, WEAKEST, 6).tolist())
 PATIENCE = 2  # strengths without a lower loss, after which weaker ones, which take longest, are not tried
 LEAST_FOLDS = 3  # two are left out at a time
 

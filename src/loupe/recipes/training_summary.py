@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from loupe.config.loss import Focal
 from loupe.config.network import CnnSpec
-from loupe.config.optimizer import Adam, Logistic, Muon, RmsProp, Sgd
+from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.config.recipe import AugmentSpec, Recipe, Stage
 from loupe.errors import counted
 
@@ -29,9 +29,9 @@ def _kept(recipe: Recipe) -> str:
 def _stage(stage: Stage) -> Iterator[str]:
     part = "" if stage.part == "all" else f" for the {stage.part}"
     if stage.is_solved:
-        yield f"{counted(stage.epochs, 'L2 strength')} of {_optimizer(stage)}{part}"
+        yield _strengths(stage, part)
     else:
-        yield f"{counted(stage.epochs, 'epoch')} of {_optimizer(stage)} at {stage.lr:g}{part}"
+        yield f"{counted(stage.planned_epochs, 'epoch')} of {_optimizer(stage)} at {stage.lr:g}{part}"
         yield stage.schedule.name
         yield f"batch {stage.batch_size}"
     if isinstance(stage.loss, Focal):
@@ -47,12 +47,22 @@ def _stage(stage: Stage) -> Iterator[str]:
     yield ", ".join(changed) if changed else "no augmentation"
 
 
+def _strengths(stage: Stage, part: str) -> str:
+    """L2 strengths of a solved head: their number and ends, or that they go on."""
+    optimizer = stage.optimizer
+    assert isinstance(optimizer, Logistic)
+    if stage.is_open:
+        start = f" from {optimizer.strongest:g}" if optimizer.strongest else ""
+        end = f", down to {optimizer.weakest:g} at most" if optimizer.weakest else ""
+        return f"L2 strengths of logistic regression{part}{start} until the validation loss has risen{end}"
+    ends = f"({optimizer.strongest or STRONGEST:g} to {optimizer.weakest or WEAKEST:g})"
+    return f"{counted(stage.planned_epochs, 'L2 strength')} of logistic regression {ends}{part}"
+
+
 def _optimizer(stage: Stage) -> str:
     optimizer = stage.optimizer
     if isinstance(optimizer, Adam):
         return "AdamW" if stage.weight_decay else "Adam"
-    if isinstance(optimizer, Logistic):
-        return f"logistic regression ({optimizer.strongest:g} to {optimizer.weakest:g})"
     if isinstance(optimizer, Muon):
         return "Muon"
     if isinstance(optimizer, RmsProp):

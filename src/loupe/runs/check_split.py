@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 
 from loupe.config.optimizer import Plateau
 from loupe.config.recipe import Recipe, SplitSpec, Stage
-from loupe.data.splits.split import Split
-from loupe.errors import ConfigError, LoupeError, enumerated
+from loupe.data.pixels.prepare import Images
+from loupe.data.splits.folds import LEAST_FOLDS, USUAL_FOLDS, numbers
+from loupe.data.splits.split import Indices, Split
+from loupe.errors import ConfigError, DataError, LoupeError, enumerated
 from loupe.log import logger
 
 VALIDATION = SplitSpec().validation
@@ -26,7 +28,8 @@ def check_split(recipe: Recipe, split: Split, redraw: Callable[[SplitSpec], Spli
         return
     needs = {need: change for number, stage in enumerate(recipe.stages) for need, change in _needs(number, stage)}
     if not needs:
-        kept = "its only L2 strength" if recipe.stages[-1].is_solved else "the last epoch"
+        only = "the L2 strength of out-of-fold predictions" if recipe.stages[-1].is_open else "its only L2 strength"
+        kept = only if recipe.stages[-1].is_solved else "the last epoch"
         logger.info(f"there are no validation images: the weights of {kept} are kept.")
         return
     drawn = recipe.split.model_copy(update={"validation": VALIDATION})
@@ -39,6 +42,32 @@ def check_split(recipe: Recipe, split: Split, redraw: Callable[[SplitSpec], Spli
     raise ConfigError(f"there are no validation images, and these need them: {said}. {remedy}")
 
 
+def strength_folds(recipe: Recipe, images: Images, split: Split) -> Indices | None:
+    """Fold of each training image, whose out-of-fold predictions select an L2 strength where validation images do not.
+
+    There are 5 folds, or fewer where a class has fewer images, with copies and groups counted once.
+
+    Returns:
+        Numbers from 0; None with validation images, and where no series of strengths goes on by itself.
+
+    Raises:
+        ConfigError: a class has one training image.
+    """
+    number = next((number for number, stage in enumerate(recipe.stages) if stage.is_open), None)
+    if len(split.val) or number is None:
+        return None
+    for folds in range(USUAL_FOLDS, LEAST_FOLDS - 1, -1):
+        try:
+            table, content, spec = images.table, images.content, recipe.split
+            return numbers(table, content, split.train, folds=folds, seed=recipe.split_seed, group=spec.group)
+        except DataError as error:
+            reason = error
+    raise ConfigError(
+        f"there are no validation images, and out-of-fold predictions cannot select an L2 strength: {reason} To solve "
+        f"for one strength only: --set stages.{number}.epochs=1"
+    )
+
+
 def _needs(number: int, stage: Stage) -> Iterator[tuple[str, str]]:
     """Parts of a stage that need validation images, each with the setting that does without."""
     of_stage = f" of stage {number + 1}" if number else ""
@@ -46,7 +75,7 @@ def _needs(number: int, stage: Stage) -> Iterator[tuple[str, str]]:
         yield f"early stopping{of_stage}", f"stages.{number}.patience_epochs=null"
     if isinstance(stage.schedule, Plateau):
         yield f"the plateau schedule{of_stage}", f"stages.{number}.schedule=constant"
-    if stage.is_solved and stage.epochs > 1:
+    if stage.is_solved and stage.epochs != "auto" and stage.epochs > 1:
         yield f"the choice of an L2 strength{of_stage}", f"stages.{number}.epochs=1"
 
 

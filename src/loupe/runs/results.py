@@ -9,7 +9,7 @@ from loupe.config.recipe import Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits.split import Split
 from loupe.evaluate.confidence_results import Calibration, Selective
-from loupe.evaluate.history import stage_results
+from loupe.evaluate.history import selected_strength, stage_results
 from loupe.evaluate.results import (
     DiagnosisResult,
     Evaluation,
@@ -129,7 +129,7 @@ def kept_epoch(recipe: Recipe, state: TrainState) -> int:
     if not recipe.stages[number].is_solved:
         return len(state.history)
     before = len([row for row in state.history if row["stage"] != number + 1])
-    return before + state.best(recipe.monitor, number) + 1
+    return before + selected_strength(state.rows(number), recipe.stages[number], recipe.monitor) + 1
 
 
 def _in_steps(history: Sequence[Row], recipe: Recipe) -> list[Row]:

@@ -15,6 +15,7 @@ from loupe.log import logger
 from loupe.models.classifier import Classifier
 from loupe.ranks import LostRankError, current
 from loupe.rundir import RunDirectory
+from loupe.runs.check_split import strength_folds
 from loupe.runs.finalize import RunFinalizer
 from loupe.runs.order import epoch_order
 from loupe.runs.setup import TrainingSetup, less_memory
@@ -93,6 +94,7 @@ class Session:
                     keep_best=recipe.keep == "best",
                     stop=stop,
                     order=epoch_order(setup.images.table, recipe.shuffle_window),
+                    fold_N=strength_folds(recipe, setup.images, split),
                     ranks=current(),
                 ).fit()
             except StoppedError:

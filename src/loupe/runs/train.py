@@ -36,7 +36,7 @@ from loupe.report import run_page
 from loupe.rundir import RunDirectory
 from loupe.runs import parents
 from loupe.runs.agreement import check_agreement
-from loupe.runs.check_split import check_split
+from loupe.runs.check_split import check_split, strength_folds
 from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
 from loupe.runs.session import Session
@@ -236,6 +236,7 @@ def _divided(recipe: ResolvedRecipe, images: Images, split: Splitter) -> Split:
     """
     divided = split(images.table, images.content, recipe.split, recipe.split_seed)
     check_split(recipe, divided, lambda spec: split(images.table, images.content, spec, recipe.split_seed))
+    strength_folds(recipe, images, divided)
     return divided
 
 

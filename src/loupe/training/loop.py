@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from loupe.augment.shard_order import EpochOrder
+from loupe.config.optimizer import Logistic
 from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.read_ahead import steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
+from loupe.evaluate.history import best_epoch, selected_strength
 from loupe.log import logger, progress_bar, rounded
 from loupe.models.classifier import Classifier
 from loupe.ranks import Ranks
@@ -27,6 +29,7 @@ from loupe.training.epoch_batches import epoch_batches
 from loupe.training.rank_checkpoints import RankCheckpoints
 from loupe.training.solver import Solver, check_memory
 from loupe.training.stage_data import StageData
+from loupe.training.strengths import next_strength
 from loupe.training.train_state import EpochTimer, Row, TrainState, epoch_line, progress_note, progress_title
 from loupe.training.train_step import TrainStep
 
@@ -56,6 +59,8 @@ class Trainer:
         monitor: metric that chooses the best epoch.
         stop: on this signal, training saves and returns, with `state.stage` below the number of stages.
         order: order of the training images in each epoch.
+        fold_N: fold of each training image, from 0: without validation images, out-of-fold predictions select an L2
+            strength where their series goes on by itself. None with validation images.
         ranks: ranks that train together.
         state: state of the training between two steps.
     """
@@ -73,9 +78,11 @@ class Trainer:
     keep_best: bool
     stop: StopSignal
     order: EpochOrder = field(default_factory=EpochOrder)
+    fold_N: np.ndarray | None = None
     ranks: Ranks = field(default_factory=Ranks)
     state: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in resumes
+    _only_strength: float | None = field(default=None, init=False)  # of this stage, by out-of-fold predictions
 
     def __post_init__(self) -> None:
         self._kept = RankCheckpoints(self.checkpoints, self.ranks)
@@ -139,6 +146,9 @@ class Trainer:
                 train_step.restore(snapshot)
         del snapshot  # as large as the weights, the optimizer and the averaged weights together
         solver = Solver(train_step, stage_data, self.train_N, first_epoch, self._agreement) if solved else None
+        self._only_strength = None
+        if solver and stage.is_open and self.fold_N is not None:
+            self._only_strength = self._by_folds(solver, self.fold_N)
         whole = self._train_epochs(train_step, stage_data, solver)
         if whole and solver:
             whole = self._settle(train_step, solver, first_epoch)
@@ -153,23 +163,22 @@ class Trainer:
     def _train_epochs(self, train_step: TrainStep, stage_data: StageData, solver: Solver | None) -> bool:
         """Train the remaining epochs of the stage, until patience ends them; return False if asked to stop before."""
         state, stage = self.state, self.stage
-        while state.epoch < stage.epochs and not self._patience_is_over():
+        while self._goes_on():
             if not (self.solve_stage(solver) if solver else self.train_epoch(train_step, stage_data.loader)):
                 return False
             began = time.perf_counter()
             scores = self._scores(train_step, stage_data)
             self._close_epoch(scores, time.perf_counter() - began)
-            if state.best(self.monitor) == len(state.history) - 1:
-                state.best_epoch = len(state.history)
-                if self.keep_best and not solver:
-                    self._kept.save_best(state.best_epoch, train_step.result.state_dict())
+            state.best_epoch = best_epoch(state.history, self.stages, self.monitor) + 1
+            if state.best_epoch == len(state.history) and self.keep_best and not solver:
+                self._kept.save_best(state.best_epoch, train_step.result.state_dict())
             if not solver:
                 self._save(train_step)
             if self.ranks.is_main:
                 self.on_epoch(state.history)
             logger.info(epoch_line(state, self.stages))
         state.stopped = None
-        if state.epoch < stage.epochs:
+        if stage.epochs != "auto" and state.epoch < stage.epochs:
             assert stage.patience_epochs is not None
             most = stage.patience_epochs
             waited = counted(most, "L2 strength") if solver else counted(most, "epoch")
@@ -218,9 +227,46 @@ class Trainer:
         if self._agreement.ask():
             return False
         state, images, timer = self.state, len(self.train_N), EpochTimer(0.0)
-        loss, accuracy = solver.solve(state.epoch)
+        loss, accuracy = solver.solve([*self._tried(), self._strength()])
         state.sums, state.seconds = [loss * images, accuracy * images], timer.total()
         return True
+
+    def _goes_on(self) -> bool:
+        """True unless the last epoch or L2 strength of the stage is over, or patience is."""
+        stage, state = self.stage, self.state
+        if stage.epochs != "auto":
+            return state.epoch < stage.epochs and not self._patience_is_over()
+        return state.epoch == 0 if self._only_strength else self._next_strength() is not None
+
+    def _next_strength(self) -> float | None:
+        """Next L2 strength of a series that goes on by itself; None at its end."""
+        assert isinstance(self.stage.optimizer, Logistic)
+        tried = [(row["l2_strength"], row["val_loss"]) for row in self.state.rows(self.state.stage)]
+        return next_strength(tried, self.stage.optimizer)
+
+    def _strength(self) -> float:
+        """L2 strength of the row that comes next."""
+        if self.stage.epochs != "auto":
+            return self.stage.l2_strength(self.state.epoch)
+        strength = self._only_strength or self._next_strength()
+        assert strength is not None
+        return strength
+
+    def _tried(self) -> list[float]:
+        """L2 strengths of the stage so far."""
+        if self.stage.epochs != "auto":
+            return [self.stage.l2_strength(number) for number in range(self.state.epoch)]
+        return [row["l2_strength"] for row in self.state.rows(self.state.stage)]
+
+    def _by_folds(self, solver: Solver, fold_N: np.ndarray) -> float:
+        """L2 strength with the lowest log loss of out-of-fold predictions."""
+        strength = solver.out_of_fold(fold_N)
+        folds, images = int(fold_N.max()) + 1, counted(len(fold_N), "training image")
+        logger.info(
+            f"L2 strength {rounded(strength)}: lowest log loss of out-of-fold predictions of the {images}, in {folds} "
+            "folds. There are no validation images."
+        )
+        return strength
 
     def _settle(self, train_step: TrainStep, solver: Solver, first_epoch: int) -> bool:
         """Set the head to that of the best L2 strength, and save it as the best weights; return False if asked to stop.
@@ -230,7 +276,8 @@ class Trainer:
         if self._agreement.ask():
             return False
         state = self.state
-        solver.solve(state.best(self.monitor, state.stage))
+        selected = selected_strength(state.rows(state.stage), self.stage, self.monitor)
+        solver.solve(self._tried()[: selected + 1])
         if self.keep_best and state.best_epoch > first_epoch:
             self._kept.save_best(state.best_epoch, train_step.result.state_dict())
         return True
@@ -255,7 +302,7 @@ class Trainer:
             "epoch": len(state.history) + 1,
             "stage": state.stage + 1,
             "lr": lr,
-            "l2_strength": stage.l2_strength(state.epoch) if stage.is_solved else None,
+            "l2_strength": self._strength() if stage.is_solved else None,
             "train_loss": state.sums[0] / images,
             "train_accuracy": state.sums[1] / images,
             **scores,
@@ -275,7 +322,7 @@ class Trainer:
         state, stage = self.state, self.stage
         if stage.is_solved:
             raise DivergedError(
-                f"the {what} is not finite at L2 strength {rounded(stage.l2_strength(state.epoch))}. The weights of "
+                f"the {what} is not finite at L2 strength {rounded(self._strength())}. The weights of "
                 "the frozen blocks are damaged, or the precision is too low for them: try --precision fp32."
             )
         rate = stage.lr

@@ -16,7 +16,7 @@ def rate(stage: Stage, step: int, steps_per_epoch: int, monitored: Sequence[floa
         monitored: monitored metric after each finished epoch of the stage; higher is better. Only `plateau` uses it.
     """
     schedule = stage.schedule
-    total = stage.epochs * steps_per_epoch
+    total = stage.planned_epochs * steps_per_epoch
     if isinstance(schedule, OneCycle):
         return stage.lr * _one_cycle(schedule, step, total)
     warmup = round(schedule.warmup_epochs * steps_per_epoch)

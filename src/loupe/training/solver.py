@@ -1,9 +1,12 @@
 """Solver of linear heads on frozen features: logistic regression to convergence, for a series of L2 strengths."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loupe.config.optimizer import Logistic
 from loupe.config.resolved import ResolvedStage
 from loupe.data.memory import free_bytes
 from loupe.data.pixels.batches import room_bytes
@@ -13,8 +16,10 @@ from loupe.log import logger, progress_bar, rounded, size_text
 from loupe.models.classifier import Classifier
 from loupe.ranks import merge_rows
 from loupe.training.agreement import Agreement
+from loupe.training.heads import OutOfFold, out_of_fold
 from loupe.training.logistic import MOST_STEPS, Regression, Solution, expected_seconds
 from loupe.training.stage_data import StageData, views_of
+from loupe.training.strengths import nearest_last
 from loupe.training.train_step import TrainStep
 
 UNSEEN = 10.0  # bias of a class without training images, below the smallest bias of the others
@@ -44,7 +49,7 @@ def solving_seconds(model: Classifier, stage: ResolvedStage, images: int) -> flo
     """Estimated time of solving the stage on that many training images, from timed passes over random features."""
     layer, rows = logits_layer(model), views_of(stage) * images
     device = _solver_device(layer.weight.device, 4 * rows * layer.in_features)
-    return expected_seconds(rows, layer.in_features, layer.out_features, stage.epochs, device)
+    return expected_seconds(rows, layer.in_features, layer.out_features, stage.planned_epochs, device)
 
 
 def _solver_device(device: torch.device, feature_bytes: int) -> torch.device:
@@ -156,13 +161,38 @@ class Solver:
         weight_N = None if weights_K is None else weights_K.cpu()[torch.from_numpy(self.classes)].to(device)[labels]
         return Regression(features, labels, len(self.classes), weight_N=weight_N)
 
-    def solve(self, number: int) -> tuple[float, float]:
-        """Set the weights of the head to those of L2 strength `number`, from 0; return loss and accuracy.
+    def out_of_fold(self, fold_N: np.ndarray) -> float:
+        """L2 strength with the lowest log loss of out-of-fold predictions of the training images.
+
+        Args:
+            fold_N: fold of each training image, from 0.
 
         Raises:
             LostRankError: another rank has ended.
         """
-        weight_KC, bias_K, loss, accuracy = self.ranks.from_main(lambda: self._solution(number))
+        return self.ranks.from_main(lambda: self._out_of_fold(fold_N).strength)
+
+    def _out_of_fold(self, fold_N: np.ndarray) -> OutOfFold:
+        spec, weights_K = self.train_step.stage.optimizer, self.train_step.class_weights_K
+        assert self.regression and isinstance(spec, Logistic)
+        return out_of_fold(
+            self.regression.features_NC.cpu().numpy(),
+            self.regression.label_N.cpu().numpy(),
+            np.resize(fold_N, len(self.regression.label_N)),  # all views of an image are in its fold
+            len(self.classes),
+            weight_K=None if weights_K is None else weights_K.cpu().numpy()[self.classes],
+            spec=spec,
+        )
+
+    def solve(self, strength_S: Sequence[float]) -> tuple[float, float]:
+        """Set the weights of the head to those of the last of these L2 strengths; return loss and accuracy.
+
+        Those before it are solved first, in their order, unless they have been.
+
+        Raises:
+            LostRankError: another rank has ended.
+        """
+        weight_KC, bias_K, loss, accuracy = self.ranks.from_main(lambda: self._solution(strength_S))
         with torch.no_grad():
             self.logits.weight.zero_()
             self.logits.bias.fill_(float(bias_K.min()) - UNSEEN)
@@ -171,19 +201,20 @@ class Solver:
             self.logits.bias[rows] = bias_K.to(self.logits.bias)
         return loss, accuracy
 
-    def _solution(self, number: int) -> tuple[Tensor, Tensor, float, float]:
-        """Weights and biases of L2 strength `number`, from 0, with loss and accuracy; solved on rank 0."""
-        stage = self.train_step.stage
+    def _solution(self, strength_S: Sequence[float]) -> tuple[Tensor, Tensor, float, float]:
+        """Weights and biases of the last of these strengths, with loss and accuracy; solved on rank 0."""
+        stage, done = self.train_step.stage, len(self.solutions)
         assert self.regression
         with progress_bar() as progress:
-            bar = progress.add_task("L2 strengths", total=stage.epochs, completed=len(self.solutions), note="")
-            while len(self.solutions) <= number:
-                strength = stage.l2_strength(len(self.solutions))
-                self.solutions.append(self.regression.solve(strength, self.solutions))
+            total = len(strength_S) if stage.is_open else stage.planned_epochs
+            bar = progress.add_task("L2 strengths", total=total, completed=done, note="")
+            for strength in strength_S[done:]:
+                near = nearest_last([solution.penalty for solution in self.solutions], strength)
+                self.solutions.append(self.regression.solve(strength, [self.solutions[number] for number in near]))
                 progress.update(bar, completed=len(self.solutions))
                 if not self.solutions[-1].converged:
                     logger.info(
                         f"L2 strength {rounded(strength)}: not converged within {MOST_STEPS:,} steps in float32."
                     )
-        solution = self.solutions[number]
+        solution = self.solutions[len(strength_S) - 1]
         return solution.weight_KC.cpu(), solution.bias_K.cpu(), solution.loss, solution.accuracy

@@ -157,4 +157,6 @@ def _why_not_cached(stage: ResolvedStage) -> str | None:
 
 def views_of(stage: ResolvedStage) -> int:
     """Number of views of each training image in a stage."""
-    return stage.epochs if stage.views == "fresh" else min(stage.views, stage.epochs)
+    if stage.views == "fresh":
+        return stage.planned_epochs
+    return stage.views if stage.epochs == "auto" else min(stage.views, stage.epochs)

@@ -39,13 +39,14 @@ class TrainState:
     def monitored(self, monitor: str, stage: int | None = None) -> list[float]:
         """Monitored metric after each epoch (of one stage); its sign is changed if lower is better."""
         sign = -1.0 if monitor in LOWER_IS_BETTER else 1.0
-        return [sign * row[monitor] for row in self._rows(stage) if row[monitor] is not None]
+        return [sign * row[monitor] for row in self.rows(stage) if row[monitor] is not None]
 
     def best(self, monitor: str, stage: int | None = None) -> int:
-        """Best epoch or L2 strength so far (of one stage), from 0, as `best_row`."""
-        return best_row(self._rows(stage), monitor)
+        """Best row so far (of one stage), from 0, as `best_row`."""
+        return best_row(self.rows(stage), monitor)
 
-    def _rows(self, stage: int | None) -> list[Row]:
+    def rows(self, stage: int | None = None) -> list[Row]:
+        """Rows of the history (of one stage)."""
         return [row for row in self.history if stage is None or row["stage"] == stage + 1]
 
 
@@ -84,7 +85,7 @@ def progress_note(
     parts = [f"loss {state.sums[0] / images:.3f}"]
     if state.history and state.history[-1][monitor] is not None:
         parts.append(f"{monitor} {state.history[-1][monitor]:.4f}")
-    epochs_left = stage.epochs - state.epoch - images / train_images
+    epochs_left = stage.planned_epochs - state.epoch - images / train_images
     parts.append(f"{duration(epochs_left * timer.total() * train_images / images)} left")
     return ", ".join(parts)
 
@@ -93,7 +94,8 @@ def epoch_line(state: TrainState, stages: Sequence[Stage]) -> str:
     """Results of the last epoch, or of the last L2 strength of a solved head, in one line."""
     row, stage = state.history[-1], stages[state.stage]
     if stage.is_solved:
-        where = f"L2 strength {rounded(stage.l2_strength(state.epoch - 1)):>6}   {state.epoch:>3}/{stage.epochs}"
+        strength = row["l2_strength"] if stage.is_open else stage.l2_strength(state.epoch - 1)
+        where = f"L2 strength {rounded(strength):>6}   {state.epoch:>3}" + ("" if stage.is_open else f"/{stage.epochs}")
     else:
         where = f"epoch {state.epoch:>3}/{stage.epochs}"
     if len(stages) > 1:
@@ -104,5 +106,11 @@ def epoch_line(state: TrainState, stages: Sequence[Stage]) -> str:
     parts.append(f"{row['seconds']:.1f} s")
     if not stage.is_solved:
         parts.append(f"{row['images_per_second']:,.0f} images/s")
-    is_best = row["val_loss"] is not None and state.best_epoch == len(state.history)
-    return "   ".join(parts) + ("   best" if is_best else "")
+    return "   ".join(parts) + ("   best" if row["val_loss"] is not None and _is_best(state, stage) else "")
+
+
+def _is_best(state: TrainState, stage: Stage) -> bool:
+    """True if the last row is the best so far: of its stage, where the loss selects among L2 strengths."""
+    if not stage.is_open:
+        return state.best_epoch == len(state.history)
+    return state.best("val_loss", state.stage) == len(state.rows(state.stage)) - 1
