@@ -30,7 +30,8 @@ from loupe.training.features import features
 from loupe.training.logistic import MOST_STEPS, Regression, Solution
 from setting import commit, machine
 
-PENALTIES = [SOLVED.l2_strength(number) for number in range(SOLVED.epochs)]
+ELEVEN = SOLVED.model_copy(update={"epochs": 11})
+PENALTIES = [ELEVEN.l2_strength(number) for number in range(ELEVEN.planned_epochs)]
 Heads = list[tuple[np.ndarray, np.ndarray]]
 
 
