@@ -305,7 +305,7 @@ def test_a_run_stopped_in_the_frozen_pass_after_logistic_regression_goes_on_bit_
 
 
 def test_strengths_go_on_until_the_loss_has_risen_and_the_lowest_loss_selects_whatever_is_monitored(tmp_path):
-    open_ended = {"epochs": "auto", "part": "head", "optimizer": "logistic"}
+    open_ended = {"epochs": "auto", "part": "head", "optimizer": {"name": "logistic", "weakest": 0.01}}
     still = {"epochs": 1, "part": "head", "lr": 1e-9, "batch_size": 32}
     run = trained(tmp_path, "run", open_ended, still, monitor="val_accuracy", keep="last")
     rows = [row for row in read_history(run.directory) if row["stage"] == 2]
@@ -313,16 +313,16 @@ def test_strengths_go_on_until_the_loss_has_risen_and_the_lowest_loss_selects_wh
     lowest = min(losses, key=losses.get)
     assert run.results.stages[1].l2_strength == lowest and run.results.stages[1].strengths == len(losses)
     tried = list(losses.items())
-    assert next_strength(tried) is None
-    assert all(next_strength(tried[:number]) == tried[number][0] for number in range(len(tried)))
+    assert next_strength(tried, Logistic(weakest=0.01)) is None
+    assert all(next_strength(tried[:n], Logistic(weakest=0.01)) == tried[n][0] for n in range(len(tried)))
     assert read_history(run.directory)[-1]["val_loss"] == pytest.approx(losses[lowest], rel=1e-4)
 
 
 def test_without_validation_images_out_of_fold_predictions_select_the_strength(tmp_path):
-    open_ended = {"epochs": "auto", "part": "head", "optimizer": "logistic"}
+    open_ended = {"epochs": "auto", "part": "head", "optimizer": {"name": "logistic", "weakest": 1.0}}
     run = trained(tmp_path, "none", open_ended, **{"split.validation": 0})
     [row] = [row for row in read_history(run.directory) if row["stage"] == 2]
-    assert 1e-9 < row["l2_strength"] < 1e4 and row["val_loss"] is None
+    assert 1.0 <= row["l2_strength"] < 1e4 and row["val_loss"] is None
     assert run.results.best_epoch == row["epoch"]
     assert "out-of-fold predictions of the" in (run.path / "train.log").read_text()
 
