@@ -51,4 +51,4 @@ def _moved(strength: float, steps: int) -> float:
     """Strength that many steps further, without the rounding errors of products on powers of ten."""
     moved = math.log10(strength) * STEPS_PER_DECADE + steps
     rounded = round(moved)
-    return 10.0 ** ((rounded if abs(moved - rounded) < SAME else moved) / STEPS_PER_DECADE)
+    return float(10.0 ** ((rounded if abs(moved - rounded) < SAME else moved) / STEPS_PER_DECADE))
