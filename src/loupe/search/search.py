@@ -159,9 +159,10 @@ class Search:
             part = self._fitting(lambda part: self._head_seconds(head, each, part), each)
             if part is not False:
                 self._train(self._of_part(head, part), self._head_seconds(head, each, part))
-        if self.best is None and not self.stop.is_sent:
+        if self.best is None and not self.is_over():
             least = min(least, self._first_from_scratch())
         if self.best is None and not self.stop.is_sent:
+            least = least if np.isfinite(least) else self.clock.limit_seconds  # the time was over before an estimate
             limit = self.clock.spent + CAUTION * least + self.reserved + 0.02 * self.clock.limit_seconds
             raise ConfigError(
                 f"a limit of {duration(self.clock.limit_seconds)} is too short for these "
@@ -190,7 +191,7 @@ class Search:
             seconds: expected time for a part of the training images; None for all.
             each: time of a prediction of one image.
         """
-        for share in (FIRST_SHARE, 1.0):
+        for share in (FIRST_SHARE, 1.0, CAUTION):  # the last one without caution: a late result is stopped in time
             for part in space.parts(len(self.found.split.train)):
                 if seconds(part) <= share * self.seconds_left(each):
                     return part
