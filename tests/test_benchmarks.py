@@ -3,6 +3,7 @@
 Their figures mean nothing at this size: what is tested is that each runs to its end and reports what it measured.
 """
 
+import csv
 import importlib.util
 import io
 import json
@@ -340,6 +341,15 @@ def test_scale_and_scaling(started, toy_run, toy_data, tmp_path, capsys):
     started("scaling", "--measured", measured, "--gpus", 1, 8, 512, "--json", simulated)
     for row in json.loads(simulated.read_text())["256 images a GPU"]:
         assert 0 < row["efficiency"] <= 1.001 and sum(row["shares"].values()) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_kept_epoch(started, toy_data, tmp_path):
+    small = ["--sets", "digits", "--variants", "one-cycle, 3 epochs", "--seeds", 1, "--images", 40]
+    started("kept_epoch", toy_data, "--work", tmp_path, "--write", tmp_path, *small)
+    rows = list(csv.DictReader((tmp_path / "kept_epoch.csv").read_text().splitlines()))
+    assert [row["val"] for row in rows] == ["5", "20", "60"]
+    assert all(float(row["last epoch"]) == 3 and 0 <= float(row["best accuracy accuracy"]) <= 1 for row in rows)
 
 
 def test_exchanges_of_one_rank(started, capsys):
