@@ -93,7 +93,7 @@ def test_a_signal_ends_a_search_with_its_best_run(tmp_path):
     folder = tmp_path / "runs" / "best"
     _wait_for(lambda: (folder / "results.json").is_file(), process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(400) == 128 + signal.SIGTERM
     run = loupe.load(folder)
     assert run.results.test is not None
     assert SearchResults.read(folder / FILE).state == "stopped"
@@ -118,7 +118,7 @@ def test_a_killed_search_leaves_a_run_and_goes_on_from_its_candidates(tmp_path):
     assert loupe.load(folder).results.test is not None
 
 
-def _wait_for(condition, process, seconds: float = 60) -> None:
+def _wait_for(condition, process, seconds: float = 400) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < until
