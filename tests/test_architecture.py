@@ -19,8 +19,8 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors openmp ranks log files csv_files records offline cache devices config rundir data provenance settled augment
-models recipes evaluate training explain report track runs comparison search tuning labels export bulk cluster serve
-doctor cli __main__
+models recipes evaluate training explain report track runs comparison search tuning labels export bulk cluster
+estimator serve doctor cli __main__
 """
 ORDER = ROOMS.split()
 
@@ -58,6 +58,7 @@ PACKAGES = {
     "export": "a run as a model for other programs, with the proof that it predicts the same there.",
     "bulk": "predictions of any number of images in constant memory, in parts that a kill does not lose.",
     "cluster": "trainings, heads and predictions as tasks of Ray, on the nodes of a cluster.",
+    "estimator": "the estimator of scikit-learn, with features that all folds and settings share.",
     "serve": "the HTTP server of trained models and its page: it reads bundles and exports, never runs.",
     "doctor": "checks of the installation, and short measurements of the machine.",
     "cli": "the command line: one module for each command, and the tables that they print.",

@@ -33,7 +33,7 @@ MARKS = {"sh", "python", "console", "text"}
 EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab", "tune": "optuna"}
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
 SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
-SLOW |= {"predict.md", "time_limit.md", "transfer.md", "tune.md"}
+SLOW |= {"predict.md", "scikit-learn.md", "time_limit.md", "transfer.md", "tune.md"}
 IDS = [page.name for page in PAGES]
 
 

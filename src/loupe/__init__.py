@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from loupe.comparison.compare import compare
     from loupe.comparison.sweep import cross_validate
     from loupe.data.pixels.decoding import DamagedImages
+    from loupe.estimator.classifier import LoupeClassifier
     from loupe.export.export import export_model
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume
@@ -50,6 +51,7 @@ __all__ = [
     "ExportRefusedError",
     "ImageError",
     "InterruptedRunError",
+    "LoupeClassifier",
     "LoupeError",
     "NotEnoughMemoryError",
     "Run",
@@ -69,6 +71,7 @@ __all__ = [
 # Imported when they are first used.
 MODULES = {
     "DamagedImages": "loupe.data.pixels.decoding",
+    "LoupeClassifier": "loupe.estimator.classifier",
     "Run": "loupe.runs.run",
     "compare": "loupe.comparison.compare",
     "cross_validate": "loupe.comparison.sweep",

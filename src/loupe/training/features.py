@@ -30,6 +30,7 @@ from loupe.devices import Compute, Resolved
 from loupe.errors import DivergedError, counted, unknown_name
 from loupe.log import logger, progress_bar
 from loupe.models.build import build
+from loupe.models.classifier import Classifier
 from loupe.models.engine import Engine, Engines, digest_of, engine_gains_from_bf16, engine_name
 from loupe.settled import machine, settled
 from loupe.training.feature_store import FeatureStore
@@ -40,6 +41,8 @@ from loupe.training.solver import logits_layer
 FORMAT = 1  # of the stored features; a change of their values takes the next number
 BATCH_IMAGES = 16  # of every batch: a smaller one is filled up
 TIMED_BATCHES = 2  # after one that fills caches
+
+CLASSES = ("0", "1")  # of a head that is not used
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -96,15 +99,23 @@ class FeatureExtractor:
     Args:
         network: a backbone without hidden layers in its head.
         folder: folder of the stored features.
+        model: network with its weights; None: it is built.
 
     Raises:
         ConfigError: the weights cannot be downloaded or read.
     """
 
-    def __init__(self, network: BackboneSpec, preprocessing: Preprocessing, device: torch.device, folder: Path) -> None:
+    def __init__(
+        self,
+        network: BackboneSpec,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        folder: Path,
+        model: Classifier | None = None,
+    ) -> None:
         assert not network.hidden
         self.network, self.preprocessing, self.device, self.folder = network, preprocessing, device, folder
-        self.model = build(network, preprocessing, ("0", "1"), seed=0).to(device)
+        self.model = (model or build(network, preprocessing, CLASSES, seed=0)).to(device)
         self.model.learn("head")
         self.model.eval()
         self.pool = self.model.head[:-1]

@@ -46,6 +46,7 @@ def out_of_fold(
     *,
     weight_K: Floats | None = None,
     spec: Logistic = UNLIMITED,
+    weight_N: npt.NDArray[np.float64] | None = None,
 ) -> OutOfFold:
     """Predict every image by a head that was solved on the other folds.
 
@@ -55,17 +56,23 @@ def out_of_fold(
         fold_N: fold of each image, from 0. The images of all folds but one have two classes or more.
         weight_K: weight of the images of each class; None: 1.
         spec: ends of the series of strengths, see `next_strength`.
+        weight_N: weight of each image, also in the log loss; None: 1.
     """
     x_NC, y_N = torch.from_numpy(features_NC), torch.from_numpy(label_N)
+    share_N = torch.ones(len(y_N), dtype=torch.float64) if weight_N is None else torch.from_numpy(weight_N)
+    each_N = share_N if weight_K is None else share_N * torch.from_numpy(np.asarray(weight_K, np.float64))[y_N]
     principal = axes(x_NC)  # independent of labels, and no solution depends on them
     folds = np.unique(fold_N)
-    heads = [_FoldHead.of(x_NC[fold_N != fold], y_N[fold_N != fold], weight_K, principal) for fold in folds]
+    heads = [
+        _FoldHead.of(x_NC[fold_N != fold], y_N[fold_N != fold], each_N[fold_N != fold], principal) for fold in folds
+    ]
     best, least, losses = np.zeros((len(label_N), classes), np.float32), np.inf, list[tuple[float, float]]()
     while (strength := next_strength(losses, spec)) is not None:
         logits_NK = np.empty((len(label_N), classes), np.float32)
         for fold, head in zip(folds, heads, strict=True):
             logits_NK[fold_N == fold] = head.logits(strength, x_NC[fold_N == fold], classes).numpy()
-        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N).item()
+        loss_N = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N, reduction="none")
+        loss = float(loss_N @ share_N / share_N.sum())
         losses.append((strength, loss))
         if loss < least:
             best, least = logits_NK, loss
@@ -81,9 +88,8 @@ class _FoldHead:
     path: list[Solution]
 
     @classmethod
-    def of(cls, x_MC: Tensor, y_M: Tensor, weight_K: Floats | None, principal: Axes) -> "_FoldHead":
+    def of(cls, x_MC: Tensor, y_M: Tensor, weight_M: Tensor, principal: Axes) -> "_FoldHead":
         class_L, label_M = torch.unique(y_M, return_inverse=True)
-        weight_M = None if weight_K is None else torch.from_numpy(np.asarray(weight_K, np.float32))[y_M]
         return cls(Regression(x_MC, label_M, len(class_L), weight_N=weight_M, principal=principal), class_L, [])
 
     def logits(self, strength: float, x_MC: Tensor, classes: int) -> Tensor:
