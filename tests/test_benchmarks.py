@@ -538,3 +538,16 @@ def test_serving(started, toy_run, toy_data, tmp_path, capsys):
     assert set(found["overload"]["statuses"]) <= {"200", "429", "503", "504"}
     assert set(found["soak"]["statuses"]) <= {"200", "422"} and found["soak"]["parts"][0]["processes"] >= 1
     assert tables.read_text().count("\n## ") == len(sections)
+
+
+@pytest.mark.slow
+def test_unbalanced(started, toy_data, tmp_path):
+    classes = toy_data / "unbalanced"
+    for label in range(3):
+        (classes / str(label)).mkdir(parents=True)
+        for number in range(12):
+            image = encoded(np.random.default_rng(100 * label + number), 3 * label, PHOTOGRAPH, "JPEG")
+            (classes / str(label) / f"{number}.jpg").write_bytes(image)
+    started("unbalanced", toy_data, "--sets", "unbalanced", "--seeds", 1, "--write", tmp_path)
+    rows = json.loads((tmp_path / "unbalanced.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["plain", "weights", "adjusted"]

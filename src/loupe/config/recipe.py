@@ -295,12 +295,15 @@ class Recipe(RecipeValue):
 
     `monitor`: validation metric for the best epoch, for patience and for plateaus. `val_objective` is the validation
     loss plus the L2 term, Keras's `val_loss`. `keep`: weights at the end of the run, those of the `best` epoch (in a
-    tie, the one with the lowest validation loss) or of the `last`. `experiment`: published experiment whose figures
-    are shown beside the result. `shuffle_window`: number of training images, in whole shards, within which the images
-    of an epoch are shuffled, once the shards are (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`,
-    except for shards elsewhere that exceed the cache, if pixels are not kept either. `precision`: precision of
-    training. `frozen_precision`: precision of frozen blocks. `auto` there means `precision` if that is named; else the
-    fastest that keeps the features (on a GPU, the precision of training).
+    tie, the one with the lowest validation loss) or of the `last`. `experiment`: published experiment whose figures are
+    shown beside the result. `logit_adjustment`: factor tau of the logarithm of each class's share of the training
+    images (Menon et al. 2021): a head that is trained in steps has it added to its logits in the loss, a solved one has
+    it subtracted from its biases afterwards. Either makes rare classes likelier. `shuffle_window`: number of training
+    images, in whole shards, within which the images of an epoch are shuffled, once the shards are
+    (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`, except for shards elsewhere that exceed the
+    cache, if pixels are not kept either. `precision`: precision of training. `frozen_precision`: precision of frozen
+    blocks. `auto` there means `precision` if that is named; else the fastest that keeps the features (on a GPU, the
+    precision of training).
     """
 
     name: str
@@ -311,6 +314,7 @@ class Recipe(RecipeValue):
     model: Network
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     class_weights: Literal["none", "balanced"] = "none"
+    logit_adjustment: NonNegative = 0.0
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
     keep: Literal["best", "last"] = "best"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -96,6 +96,7 @@ class Session:
                     order=epoch_order(setup.images.table, recipe.shuffle_window),
                     fold_N=strength_folds(recipe, setup.images, split),
                     ranks=current(),
+                    log_prior_K=setup.log_prior_K,
                 ).fit()
             except StoppedError:
                 raise self._interrupted(stop) from None

@@ -34,6 +34,7 @@ class TrainingSetup:
         compute: device and precision of the training.
         frozen_compute: device and precision of the frozen blocks.
         choices: precision, engine of frozen blocks, and threads, each with the reason for it.
+        log_prior_K: logit adjustment of each class; None for none.
     """
 
     recipe: ResolvedRecipe
@@ -46,6 +47,7 @@ class TrainingSetup:
     frozen_compute: Compute
     engines: Engines
     choices: dict[str, str]
+    log_prior_K: torch.Tensor | None = None
 
 
 def set_up(
@@ -120,6 +122,7 @@ def set_up(
         frozen_compute=Compute(device, frozen_precision),
         engines=engines,
         choices=choices,
+        log_prior_K=_log_prior(recipe, images, split, device),
     )
 
 
@@ -128,6 +131,18 @@ def less_memory(recipe: Recipe) -> str:
     sizes = [stage.batch_size for stage in recipe.stages if not stage.is_solved]
     less = f"--batch-size {max(sizes) // 2}" if sizes and max(sizes) > 1 else "a smaller input.size_px"
     return f"Train again with {less}, or with another --device"
+
+
+def _log_prior(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:
+    """Logarithm of the share of each class in the training images, times the recipe's `logit_adjustment`.
+
+    A class without training images has that of a class with one.
+    """
+    if not recipe.logit_adjustment:
+        return None
+    counts_K = np.bincount(images.table.labels[split.train], minlength=len(images.table.classes))
+    log_K = recipe.logit_adjustment * np.log(np.maximum(counts_K, 1) / counts_K.sum())
+    return torch.tensor(log_K, dtype=torch.float32, device=device)
 
 
 def _class_weights(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:

@@ -36,6 +36,7 @@ from loupe.report import run_page
 from loupe.rundir import RunDirectory
 from loupe.runs import parents
 from loupe.runs.agreement import check_agreement
+from loupe.runs.balance_note import balance_note
 from loupe.runs.check_split import check_split, strength_folds
 from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
@@ -132,6 +133,8 @@ def train(
             logger.info(note)
         looks = split is splits.assign and open_test and joined.is_main and dataset.source not in DATASETS
         if looks and (note := near_note(loaded, divided, chosen.split)):
+            logger.info(note)
+        if looks and (note := balance_note(loaded.table, divided, chosen)):
             logger.info(note)
         if chosen.input.range == "used":
             chosen = chosen.scaled(used_levels(loaded.table, divided.train))

@@ -62,6 +62,7 @@ class Trainer:
         fold_N: fold of each training image, from 0: without validation images, out-of-fold predictions select an L2
             strength where their series goes on by itself. None with validation images.
         ranks: ranks that train together.
+        log_prior_K: logit adjustment of each class; None: none.
         state: state of the training between two steps.
     """
 
@@ -80,6 +81,7 @@ class Trainer:
     order: EpochOrder = field(default_factory=EpochOrder)
     fold_N: np.ndarray | None = None
     ranks: Ranks = field(default_factory=Ranks)
+    log_prior_K: Tensor | None = None
     state: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in resumes
     _only_strength: float | None = field(default=None, init=False)  # of this stage, by out-of-fold predictions
@@ -139,7 +141,14 @@ class Trainer:
             self.ranks.together(lambda: check_memory(self.model, stage, state.stage, len(self.train_N)))
         stage_data = self.prepare(stage, first_epoch, state.stage == len(self.stages) - 1)
         train_step = TrainStep(
-            self.model, stage, stage_data.augmenter, self.compute, self.class_weights_K, stage_data.first, self.ranks
+            self.model,
+            stage,
+            stage_data.augmenter,
+            self.compute,
+            self.class_weights_K,
+            stage_data.first,
+            self.ranks,
+            self.log_prior_K,
         )
         if snapshot:
             with self._fitting():

@@ -58,9 +58,16 @@ def focal(logits_BK: Tensor, target: Tensor, *, class_weights_K: Tensor | None =
     return (target * loss_BK).sum(dim=1)
 
 
-def build(stage: Stage, class_weights_K: Tensor | None) -> LossFunction:
-    """The stage's loss, as a function of logits and target."""
-    return LOSSES[stage.loss.name](stage, class_weights_K)
+def build(stage: Stage, class_weights_K: Tensor | None, log_prior_K: Tensor | None = None) -> LossFunction:
+    """The stage's loss, as a function of logits and target.
+
+    Args:
+        class_weights_K: weight of each class; None: equal weights.
+        log_prior_K: added to the logits, so that the network learns them without it; None: nothing. Source: Menon et
+            al. 2021, "Long-tail learning via logit adjustment", equation 10.
+    """
+    loss = LOSSES[stage.loss.name](stage, class_weights_K)
+    return loss if log_prior_K is None else lambda logits_BK, target: loss(logits_BK + log_prior_K, target)
 
 
 def _cross_entropy(stage: Stage, class_weights_K: Tensor | None) -> LossFunction:

@@ -199,6 +199,8 @@ class Solver:
             rows = torch.from_numpy(self.classes)
             self.logits.weight[rows] = weight_KC.to(self.logits.weight)
             self.logits.bias[rows] = bias_K.to(self.logits.bias)
+            if self.train_step.log_prior_K is not None:
+                self.logits.bias.sub_(self.train_step.log_prior_K.to(self.logits.bias))
         return loss, accuracy
 
     def _solution(self, strength_S: Sequence[float]) -> tuple[Tensor, Tensor, float, float]:

@@ -40,6 +40,7 @@ class TrainStep:
         class_weights_K: Tensor | None,
         first: int = 0,
         ranks: Ranks | None = None,
+        log_prior_K: Tensor | None = None,
     ) -> None:
         """Freeze the blocks of the model that the stage does not train, and build its loss and optimizer.
 
@@ -53,7 +54,8 @@ class TrainStep:
         self.compute = compute
         self.class_weights_K = class_weights_K
         self.first = first
-        self.loss = losses.build(stage, class_weights_K)
+        self.log_prior_K = log_prior_K
+        self.loss = losses.build(stage, class_weights_K, log_prior_K)
         self.optimizer = optimizers.build(stage, model)
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
         self.penalised = optimizers.penalised(model, stage)
