@@ -31,7 +31,16 @@ from simulated_gpu import simulated_gpu
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Imported by the others, run by nobody.
 SERVING = {"load", "servers", "serving_bench", "serving_loads", "peers/exported_onnx"}
-SHARED = SERVING | {"gpu_jobs", "gpu_plain", "growth_steps", "setting", "simulated", "subsets", "peers/measure"}
+SHARED = SERVING | {
+    "best_in_time_page",
+    "gpu_jobs",
+    "gpu_plain",
+    "growth_steps",
+    "setting",
+    "simulated",
+    "subsets",
+    "peers/measure",
+}
 SCRIPTS = sorted(
     name
     for path in BENCHMARKS.rglob("*.py")
@@ -456,6 +465,38 @@ def test_transfer_peers(started, toy_data, capsys, script):
     options = ["--job", "last-block", "--epochs", 1, "--threads", 1, *weights]
     started(f"peers/{script}_transfer", toy_data / "cats_vs_dogs", *options, *(["--workers", 0] * (script == "timm")))
     assert last_row(capsys.readouterr().out)["train_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_timm_finetune(started, toy_data, tmp_path):
+    weights = ["--weights", toy_data / "weights" / WEIGHTS, "--network", "tf_efficientnet_lite0"]
+    place = ["--work", tmp_path, "--workers", 0]
+    started("peers/timm_finetune", toy_data / "cats_vs_dogs", *weights, *place, "--seconds", 1)  # at least one step
+    started("peers/timm_finetune", toy_data / "cats_vs_dogs", *weights, *place, "--predict")
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "path,predicted" and len(rows) == 13
+    assert {row.split(",")[1] for row in rows[1:]} <= {"cat", "dog"}
+
+
+def test_autogluon_multimodal(started, toy_data, tmp_path):
+    pytest.importorskip("autogluon.multimodal", reason="it has an environment of its own")
+    weights = ["--weights", toy_data / "weights" / WEIGHTS, "--network", "tf_efficientnet_lite0"]
+    started("peers/autogluon_multimodal", toy_data / "cats_vs_dogs", *weights, "--work", tmp_path, "--seconds", 60)
+    started("peers/autogluon_multimodal", toy_data / "cats_vs_dogs", *weights, "--work", tmp_path, "--predict")
+    assert (tmp_path / "predictions.csv").read_text().startswith("path,predicted")
+
+
+@pytest.mark.slow
+def test_best_in_time(started, toy_data, tmp_path, capsys):
+    contest = ["--sets", "cats and dogs", "digits", "--contenders", "loupe", "features", "timm", "--most-images", 12]
+    options = ["--minutes", 0.5, "--seeds", 0, "--backbone", "tf_efficientnet_lite0", "--write", tmp_path / "results"]
+    started("best_in_time", toy_data, "--work", tmp_path / "work", *contest, *options)
+    found = last_row(capsys.readouterr().out)
+    assert len(found["cells"]) == 6 and not [cell["failure"] for cell in found["cells"] if cell["failure"]]
+    assert {cell["images"] for cell in found["cells"] if cell["set"] == "digits"} == {360}
+    assert {row["other"] for row in found["differences"]} == {"features", "timm"}
+    assert "| digits | 0.5 min | Loupe, --time-limit |" in (tmp_path / "results" / "best_in_time.md").read_text()
+    assert (tmp_path / "results" / "best_in_time.png").is_file()
 
 
 def test_every_benchmark_has_a_test_of_its_own():
