@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -80,7 +81,7 @@ def _bar(axes: Axes, row: int, bar: Bar, end: float, plot_px: int, *, names_abov
     _text(axes, at, middle, bar.text, ha=side, va="center", fontweight=weight)
 
 
-def _text(axes: Axes, x: float, y: float, text: str, **style: str) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text that does not move the axes, whose place it depends on."""
     axes.text(x, y, text, **{"va": "bottom", "ha": "left", "color": figures.INK, **style}).set_in_layout(False)
 

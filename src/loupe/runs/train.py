@@ -132,10 +132,9 @@ def train(
         for note in divided.notes:
             logger.info(note)
         looks = split is splits.assign and open_test and joined.is_main and dataset.source not in DATASETS
-        if looks and (note := near_note(loaded, divided, chosen.split)):
-            logger.info(note)
-        if looks and (note := balance_note(loaded.table, divided, chosen)):
-            logger.info(note)
+        told = (near_note(loaded, divided, chosen.split), balance_note(loaded.table, divided, chosen)) if looks else ()
+        for advice in filter(None, told):
+            logger.info(advice)
         if chosen.input.range == "used":
             chosen = chosen.scaled(used_levels(loaded.table, divided.train))
             loaded = replace(_load(chosen, Dataset(dataset.source, loaded.table), False), damaged=loaded.damaged)

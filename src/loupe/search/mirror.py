@@ -62,7 +62,7 @@ def nearest(query_NC: Floats, known_NC: Floats, label_N: Ints, fold_N: Ints) -> 
     votes_NL = np.zeros((len(label_N), int(label_N.max()) + 1))
     weight_NK = np.take_along_axis(cosine_NN, near_NK, axis=1)
     np.add.at(votes_NL, (np.arange(len(label_N))[:, None], label_N[near_NK]), 1.0 + weight_NK)
-    return votes_NL.argmax(axis=1).astype(np.int64)
+    return np.asarray(votes_NL.argmax(axis=1), np.int64)
 
 
 def _unit(features_NC: Floats) -> Floats:

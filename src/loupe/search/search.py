@@ -19,6 +19,7 @@ from loupe.devices import StopSignal, gpu_name
 from loupe.errors import ConfigError, LoupeError, RunInUseError, StoppedError
 from loupe.evaluate.search_results import BackboneAtHand, SearchedCandidate, SearchResults
 from loupe.log import duration, logger, size_text, terminal
+from loupe.recipes.choice import SMALL_PX
 from loupe.rundir import RunDirectory
 from loupe.runs.finalize import open_test
 from loupe.runs.run import Run
@@ -310,7 +311,7 @@ class Search:
 
     def _flips_help(self) -> bool:
         """True to train on mirror images: as a probe on the features of the cheapest head says, if there is one."""
-        photographs = self.found.typical_px > space.SMALL_PX
+        photographs = self.found.typical_px > SMALL_PX
         default = "taken for photographs" if photographs else "left out for small images, which may be signs"
         if not self.found.heads or self.is_over():
             logger.info(f"mirrored training images: {default}; there are no features to tell.")

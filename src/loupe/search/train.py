@@ -94,7 +94,13 @@ def train(
             quiet=quiet,
         )
     began = time.perf_counter()
-    own = {"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision}
+    own: dict[str, Any] = {
+        "recipe": recipe,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "precision": precision,
+    }
     own |= {"split": None if split is splits.assign else split, "open_test": None if open_test else False}
     refuse_with_limit([name for name, value in {**own, "track": track}.items() if value is not None])
     return searched(

@@ -26,7 +26,7 @@ def count_rungs(recipe: ResolvedRecipe) -> int:
 
 def epochs_in_steps(recipe: ResolvedRecipe) -> int:
     """Epochs of all stages that train in steps."""
-    return sum(stage.epochs for stage in recipe.stages if not stage.is_solved)
+    return sum(stage.planned_epochs for stage in recipe.stages if not stage.is_solved)
 
 
 def share(rung: int, rungs: int) -> float:
@@ -46,8 +46,8 @@ def shortened(recipe: ResolvedRecipe, part: float) -> ResolvedRecipe:
 
 
 def _shortened(stage: ResolvedStage, part: float) -> ResolvedStage:
-    epochs = max(1, round(stage.epochs * part))
-    part = epochs / stage.epochs
+    epochs = max(1, round(stage.planned_epochs * part))
+    part = epochs / stage.planned_epochs
     changes: dict[str, Any] = {"epochs": epochs}
     schedule = stage.schedule
     if isinstance(schedule, Constant | Step | Cosine | Plateau):

@@ -34,6 +34,7 @@ from loupe.training.frozen import trunk_key
 from loupe.training.loop import Trainer
 from loupe.training.stage_data import StageData, StageDataBuilder
 from loupe.training.train_state import TrainState
+from loupe.tuning.rungs import epochs_in_steps
 
 MEASURED = ("val_loss", "val_objective", "val_accuracy", "val_macro_f1")
 
@@ -127,7 +128,7 @@ class SearchTrainings:
         except DivergedError as error:
             used = self._precision or {"precision": recipe.precision, "frozen_precision": recipe.frozen_precision}
             return Trained(
-                epochs=_epochs(recipe),
+                epochs=epochs_in_steps(recipe),
                 row={},
                 losses=(),
                 accuracies=(),
@@ -218,10 +219,6 @@ class SearchTrainings:
         divided = redraw(recipe.split)
         check_split(recipe, divided, redraw)
         return divided
-
-
-def _epochs(recipe: ResolvedRecipe) -> int:
-    return sum(stage.epochs for stage in recipe.stages if not stage.is_solved)
 
 
 def _key(recipe: ResolvedRecipe) -> str:
