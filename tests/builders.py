@@ -312,6 +312,7 @@ def comparison_content() -> dict:
             "differences": [difference],
             "verdicts": {"small": "small: the cheapest; take it", "large": "large: +1.0 points: a tie; take small"},
             "conclusion": "Take small.",
+            "macro_f1": [],
         },
         "next": None,
         "test": {"opened": ["small"], "opened_before": [], "looks": 2, "judgement": None},

@@ -58,7 +58,7 @@ def shown(page: Path) -> list[list[str]]:
 def debug_size(recipe: Recipe) -> Recipe:
     """The recipe with few epochs and small images; a backbone takes its weights from the file, not from a hub."""
     stages = tuple(
-        stage.model_copy(update={"epochs": min(stage.epochs, 2), "batch_size": 16}) for stage in recipe.stages
+        stage.model_copy(update={"epochs": min(stage.planned_epochs, 2), "batch_size": 16}) for stage in recipe.stages
     )
     if recipe.name.startswith("digits"):
         return recipe.model_copy(update={"stages": stages})

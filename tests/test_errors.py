@@ -115,7 +115,9 @@ def test_the_base_class_stands_only_for_a_missing_package_or_an_error_that_canno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "LoupeError"
     ]
     sent = ["cluster/worker.py", "ranks.py"]
-    assert sorted(bare) == sorted(["explain/cam.py", "labels/confident.py", "serve/evidence.py", *sent])
+    assert sorted(bare) == sorted(
+        ["explain/cam.py", "labels/confident.py", "serve/evidence.py", "tuning/study.py", *sent]
+    )
 
 
 @pytest.mark.parametrize(

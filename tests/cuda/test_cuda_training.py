@@ -220,7 +220,9 @@ def test_heads_are_solved_as_on_the_cpu(simulated, monkeypatch, room, weighted):
         agreement = Agreement(Ranks(), StopSignal())
         solving = solver.Solver(train_step, StageData(given, given, augmenter), train_N, 0, agreement)
         assert solving.regression.features_NC.device.type == ("cuda" if room and device == GPU else "cpu")
-        heads.append([solving.solve(number) for number in (1, 0)] + [model.head[-1].weight.detach().cpu()])
+        heads.append(
+            [solving.solve(strengths) for strengths in ([1e4, 1.0], [1e4])] + [model.head[-1].weight.detach().cpu()]
+        )
         assert model.head[-1].weight.device.type == device.type
     assert heads[0][:2] == heads[1][:2]
     assert torch.equal(heads[0][2], heads[1][2])

@@ -18,6 +18,7 @@ from PIL import Image
 
 from builders import make_run
 from loupe.cli.report import report
+from loupe.config import overrides
 from loupe.errors import LoupeError
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import Predictions
@@ -321,7 +322,7 @@ def test_an_unfinished_solved_head_shows_its_strengths(tmp_path):
 def test_a_solved_head_of_an_earlier_version_has_strengths_too(tmp_path):
     lines = [",".join(cell for i, cell in enumerate(line.split(",")) if i != 3) for line in SOLVED_METRICS.splitlines()]
     run = solved_run(tmp_path / "run", metrics="\n".join(lines) + "\n", stages=[])
-    (run / "recipe.yaml").write_text(catalog.recipe("features").to_yaml())
+    (run / "recipe.yaml").write_text(overrides.override(catalog.recipe("features"), ["stages.0.epochs=11"]).to_yaml())
     words = show(run).words
     assert "L2 strengths3 kept: 3,160" in words and "selected: L2 strength 3,160" in words
     assert "Epochs" not in words

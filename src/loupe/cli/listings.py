@@ -88,7 +88,7 @@ def cache(
         typer.Option(
             metavar="KIND",
             help="Kind to remove: pixels, rows, frozen, features, datasets, shards, content, indices, mirrors, models, "
-            "runtimes, settled or all.",
+            "near, runtimes, settled or all.",
         ),
     ] = None,
     unused_days: Annotated[

@@ -64,7 +64,7 @@ def tune(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Search for better settings of a recipe, on validation images, and confirm them on other seeds."""
+    """Search for better settings of a recipe. Confirm them on seeds that the search has not used."""
     from loupe.cli.tune_table import print_tuned
     from loupe.tuning import tune
 
