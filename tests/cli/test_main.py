@@ -608,4 +608,4 @@ def test_a_solved_head_is_said_in_strengths(terminal, photos, tmp_path):
     table = terminal("runs", "--output", str(tmp_path))[1]
     assert f" {stage['strengths']} L2 " in table and "L2: strengths" in table
     recipes = terminal("recipes")[1]
-    assert " 11 L2 + 8 " in recipes and " 11 L2 " in recipes
+    assert " L2 + 8 " in recipes and " L2  " in recipes

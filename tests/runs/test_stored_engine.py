@@ -52,7 +52,7 @@ def trained(photos, tmp_path_factory):
         patch.setattr("loupe.report.run_page.write_page", lambda run: None)
         output = tmp_path_factory.mktemp("runs")
         return loupe.train(
-            photos, recipe="features", settings=SETTINGS, output=output, name="run", device="cpu", quiet=True
+            photos, recipe="features", epochs=11, settings=SETTINGS, output=output, name="run", device="cpu", quiet=True
         ).path
 
 
