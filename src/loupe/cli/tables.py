@@ -26,15 +26,18 @@ def print_results(results: RunResults, path: Path) -> None:
     """Print the summary at the end of a training."""
     out = console()
     stages = stages_of(RunDirectory(path), results)
-    if results.splits:
-        blocks = results.splits.values()
-        table = Table("", *results.splits, box=None)
+    if results.judged:
+        blocks = results.judged.values()
+        table = Table("", *results.judged, box=None)
         for metric in metrics.METRICS:
             table.add_row(plain(metric.title), *(estimate(block.metric(metric.key)) for block in blocks))
         table.add_row("images", *(f"{block.images:,}" for block in blocks))
         out.print(table)
     else:
         _print_training_figures(results, path)
+    for words in (texts.folded(results), texts.refitted(results)):
+        if words:
+            out.print(plain(words), soft_wrap=True)
     if results.calibration:
         out.print(plain(_calibration(results.calibration)), soft_wrap=True)
     out.print(
@@ -96,11 +99,12 @@ def _calibration(calibration: Calibration) -> str:
     text = f"Calibrated by temperature {fitted.value:.3f} ({texts.temperature_span(fitted.low, fitted.high)})"
     if fitted.low <= 1 <= fitted.high:
         text += ", which cannot be told from 1 (no change)"
+    on = texts.fitted_on(calibration)
     if not calibration.test:
-        return f"{text}, fitted on validation images."
+        return f"{text}, fitted on {on}."
     loss, error = calibration.test.log_loss, calibration.test.ece
     return (
-        f"{text}, fitted on validation images. On test images the log loss goes from {loss.before:.4f} to "
+        f"{text}, fitted on {on}. On test images the log loss goes from {loss.before:.4f} to "
         f"{loss.after:.4f}, the calibration error from {error.before:.4f} to {error.after:.4f}. The table shows "
         "uncalibrated values."
     )

@@ -295,8 +295,10 @@ class Recipe(RecipeValue):
 
     `monitor`: validation metric for the best epoch, for patience and for plateaus. `val_objective` is the validation
     loss plus the L2 term, Keras's `val_loss`. `keep`: weights at the end of the run, those of the `best` epoch (in a
-    tie, the one with the lowest validation loss) or of the `last`. `experiment`: published experiment whose figures are
-    shown beside the result. `logit_adjustment`: factor tau of the logarithm of each class's share of the training
+    tie, the one with the lowest validation loss) or of the `last`. `refit`: at the end, the solved head is solved again
+    on training and validation images together, at the L2 strength that was selected. `experiment`: published
+    experiment whose figures are shown beside the result.
+    `logit_adjustment`: factor tau of the logarithm of each class's share of the training
     images (Menon et al. 2021): a head that is trained in steps has it added to its logits in the loss, a solved one has
     it subtracted from its biases afterwards. Either makes rare classes likelier. `shuffle_window`: number of training
     images, in whole shards, within which the images of an epoch are shuffled, once the shards are
@@ -317,6 +319,7 @@ class Recipe(RecipeValue):
     logit_adjustment: NonNegative = 0.0
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
     keep: Literal["best", "last"] = "best"
+    refit: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     shuffle_window: Literal["auto", "all"] | Count = "auto"
     precision: Precision = "auto"

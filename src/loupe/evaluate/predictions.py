@@ -22,6 +22,7 @@ from loupe import csv_files
 from loupe.data.splits.split import digest
 from loupe.errors import DataError, DivergedError, RunStateError, counted, enumerated
 
+FOLD = "fold"  # name of out-of-fold predictions in the column `split`, of images that are train or val otherwise
 UNKNOWN = -1  # label of an unlabelled image
 COLUMNS = ("split", "path", "content", "label", "predicted", "probability")
 LOGIT = "logit:"  # prefix of the column of a class

@@ -14,7 +14,7 @@ from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult, read_stages
 from loupe.provenance import ParentRun
 from loupe.recipes.published.publication import Published
-from loupe.records import Part, Record, Seconds, Whole
+from loupe.records import Part, Quantity, Record, Seconds, Whole
 from loupe.rundir import RunDirectory
 
 FILE = "results.json"
@@ -75,8 +75,8 @@ class Evaluation(Part):
     Attributes:
         confusion_matrix: counts, a row for each true class, a column for each predicted one.
         per_group: None in files of before there were groups.
-        calibrated, test_looks, tta: of a later evaluation alone, not of results.json. `tta` is the name of its
-            test-time augmentation.
+        calibrated, test_looks, tta, refit_images: of a later evaluation alone, not of results.json. `tta` is the name
+            of its test-time augmentation; `refit_images` are those that the network learned from in its refit.
     """
 
     __pydantic_extra__: dict[str, Estimate | Any] = Field(init=False)
@@ -95,6 +95,7 @@ class Evaluation(Part):
     calibrated: Calibrated | None = None
     test_looks: Whole | None = None
     tta: str | None = None
+    refit_images: Whole | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,6 +116,42 @@ class Evaluation(Part):
     def mistakes(self) -> int:
         hits = sum(row[index] for index, row in enumerate(self.confusion_matrix))
         return sum(map(sum, self.confusion_matrix)) - hits
+
+
+class FoldEvaluation(Evaluation):
+    """Metrics of out-of-fold predictions: each image was predicted by a solved head that did not learn from its fold.
+
+    Attributes:
+        folds: number of folds.
+        stage: stage, from 1, whose head was judged; of several, later ones change the network.
+        l2_strength: of the head of each fold.
+        chosen_on: what chose that strength: `validation` images, or the `folds` themselves.
+        learned: images that each head learned from, on average.
+    """
+
+    folds: Whole
+    stage: Whole
+    l2_strength: Quantity
+    chosen_on: Literal["validation", "folds"]
+    learned: Whole
+
+
+class RefitResult(Part):
+    """Second training, on training and validation images together, from which the network of the run is.
+
+    Attributes:
+        images: that it learned from.
+        epochs: over all of its stages; None where it took none.
+        l2_strength: of its solved head; None without one.
+        chosen_on: what chose these: `validation` images, or the `folds`.
+        seconds: time that it took.
+    """
+
+    images: Whole
+    epochs: Whole | None = None
+    l2_strength: Quantity | None = None
+    chosen_on: Literal["validation", "folds"]
+    seconds: Seconds
 
 
 class ImageCounts(Part):
@@ -153,6 +190,7 @@ class SecondsSpent(Part):
     Attributes:
         frozen: computing the frozen blocks' activations, or finding them.
         epoch_mean: an epoch, with its validation; None where no stage was trained in steps.
+        folds: predicting by folds; refit: training again on training and validation images.
         frozen_alone: computing them where nothing is found in the cache; None where that is not known.
     """
 
@@ -161,6 +199,8 @@ class SecondsSpent(Part):
     frozen_alone: Seconds | None = None
     train: Seconds
     epoch_mean: Seconds | None
+    folds: Seconds = 0.0
+    refit: Seconds = 0.0
     evaluate: Seconds
     total: Seconds
 
@@ -199,6 +239,10 @@ class RunResults(Record):
     Attributes:
         split_hash: identifies the test images; None without any.
         validation, test: None for a split that is empty or locked.
+        folds: out-of-fold predictions of the solved head of the first stage; None where there are many images, and in
+            files of before there were.
+        refit: second training, on training and validation images; None without one. `validation` is of the network
+            before it, `test` of the one after it.
         calibration, selective: None in files of before there were.
         test_looks: evaluations of these test images in this runs folder.
         epochs: rows of metrics.csv: epochs, and the L2 strengths of a solved head.
@@ -226,6 +270,8 @@ class RunResults(Record):
     images: ImageCounts
     validation: Evaluation | None
     test: Evaluation | None
+    folds: FoldEvaluation | None = None
+    refit: RefitResult | None = None
     calibration: Calibration | None = None
     selective: Selective | None = None
     test_looks: Whole
@@ -248,7 +294,7 @@ class RunResults(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for block in (self.validation, self.test):
+        for block in (self.validation, self.test, self.folds):
             if block and len(block.per_class) != len(self.classes):
                 raise ValueError(f"per_class must have {len(self.classes)} rows, as there are classes")
         return self
@@ -258,6 +304,17 @@ class RunResults(Record):
         """The splits that were evaluated, by name: `validation`, `test`."""
         both = {"validation": self.validation, "test": self.test}
         return {name: block for name, block in both.items() if block}
+
+    @property
+    def judged(self) -> dict[str, Evaluation]:
+        """The splits that were evaluated, and the folds, by the title of their column: `validation`, `test`, `5 folds`.
+
+        Folds of the first of several stages are named so: `5 folds, stage 1`.
+        """
+        if self.folds is None:
+            return self.splits
+        stage = "" if len(self.stages) == 1 else f", stage {self.folds.stage}"
+        return {**self.splits, f"{self.folds.folds} folds{stage}": self.folds}
 
 
 def results_file(run: RunDirectory) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 from loupe import log
 from loupe.errors import counted, enumerated
-from loupe.evaluate.confidence_results import WIDEST
+from loupe.evaluate.confidence_results import WIDEST, Calibration
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
 from loupe.evaluate.results import RunResults
@@ -59,6 +59,11 @@ def temperature_span(low: float, high: float) -> str:
         f"above {WIDEST:,.0f}" if high > WIDEST else f"{high:.3f}",
     )
     return " to ".join(ends)
+
+
+def fitted_on(calibration: Calibration) -> str:
+    """Images on which the temperature was fitted."""
+    return "out-of-fold predictions" if calibration.fitted_on == "folds" else "validation images"
 
 
 def duration(seconds: float | None) -> str:
@@ -173,6 +178,42 @@ def started(results: RunResults) -> str:
     if parent.seen_validation is None or parent.seen_test is None:
         return f"{origin}. Not all its training images are known: some may be among those evaluated here."
     return f"{origin}."
+
+
+def folded(results: RunResults) -> str:
+    """Meaning of the figures of the folds, in sentences; empty without any."""
+    block = results.folds
+    if block is None:
+        return ""
+    learned = results.images.train if results.refit is None else results.refit.images
+    more = learned / block.learned - 1 if block.learned else 0.0
+    head = "The head of this run" if len(results.stages) == 1 else "The head of stage 1"
+    left_out = results.images.train + results.images.val - block.images
+    without = f" {counted(left_out, 'image')} of classes with one image are in no fold." if left_out else ""
+    on = " They are of that head, before the later stages." if len(results.stages) > 1 else ""
+    return (
+        f"{block.folds} folds: each of {counted(block.images, 'image')} was predicted by a head that learned without "
+        f"its fold, from {block.learned:,} images. {head} learned from {learned:,} ({percent(more, 0)} more).{on}"
+        f"{without}"
+    )
+
+
+def refitted(results: RunResults) -> str:
+    """Images that the network of a run learned from in its refit, and the origin of its figures; empty without one."""
+    found = results.refit
+    if found is None:
+        return ""
+    of_folds = found.chosen_on == "folds"
+    values = [] if found.epochs is None else [counted(found.epochs, "epoch")]
+    values += [] if found.l2_strength is None else [f"L2 strength {log.rounded(found.l2_strength)}"]
+    chosen = "the folds" if of_folds else "validation images"
+    before = "Validation figures were measured before the refit"
+    also = ", and those of the folds are of heads at the same strength" if of_folds else ""
+    test = "; the test figures are of the refitted network" if results.test else ""
+    return (
+        f"Refitted on all {found.images:,} training and validation images ({enumerated(values)}, as chosen on "
+        f"{chosen}). {before}{also}{test}."
+    )
 
 
 def unevaluated(results: RunResults) -> str:

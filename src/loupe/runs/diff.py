@@ -7,9 +7,9 @@ threads, recipe, hashes) are listed separately, because they can be why a figure
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from loupe.data.class_names import same_form
 from loupe.data.splits import split_file
 from loupe.errors import RunStateError
-from loupe.evaluate.predictions import Predictions, read_splits
+from loupe.evaluate.predictions import FOLD, Predictions, read_splits
 from loupe.evaluate.results import RunResults, results_of
 from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
@@ -30,6 +30,8 @@ from loupe.runs.diff_results import (
     TensorDifference,
     ValueDifference,
 )
+
+T = TypeVar("T")
 
 # Keys of results.json below which nothing is a figure: of the run, and wherever they stand.
 NOT_FIGURES_OF_RUN = frozenset(
@@ -97,11 +99,22 @@ def finished(run: RunDirectory) -> RunResults:
 
 def _results(first: RunDirectory, second: RunDirectory, compared: dict[str, int]) -> tuple[ValueDifference, ...]:
     """Figures of results.json, each under its key."""
+    left_out = set() if _both_have_folds(first, second) else {"folds"}
     one, other = (
-        {key: value for key, value in _leaves(finished(run).to_json()) if _is_figure(key)} for run in (first, second)
+        {key: value for key, value in _leaves(_without(finished(run).to_json(), left_out)) if _is_figure(key)}
+        for run in (first, second)
     )
     compared["figures"] = len(one.keys() | other.keys())
     return _unequal(one, other)
+
+
+def _both_have_folds(first: RunDirectory, second: RunDirectory) -> bool:
+    """True if both runs were judged by folds; those of earlier versions were not, and are compared without."""
+    return all(finished(run).folds is not None for run in (first, second))
+
+
+def _without(values: Mapping[str, T], names: Set[str]) -> dict[str, T]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _curves(
@@ -175,7 +188,8 @@ def _predictions(
     missing = _only_one(first, second, "predictions.csv")
     if missing or not first.file("predictions.csv").is_file():
         return missing
-    one, other = (read_splits(run.file("predictions.csv")) for run in (first, second))
+    left_out = set() if _both_have_folds(first, second) else {FOLD}
+    one, other = (_without(read_splits(run.file("predictions.csv")), left_out) for run in (first, second))
     compared["predictions"] = sum(len(one[name]) for name in one.keys() & other.keys())
     rows: list[PredictionDifference | ValueDifference] = []
     for name in {**one, **other}:

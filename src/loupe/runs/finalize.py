@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,15 @@ from loupe.evaluate.chance import LabelCounts, association
 from loupe.evaluate.engine_predictions import predict_rows
 from loupe.evaluate.groups import by_group
 from loupe.evaluate.learning_curves import diagnose
-from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
-from loupe.evaluate.results import DiagnosisResult, Evaluation, RunResults, results_file, results_of
+from loupe.evaluate.predictions import FOLD, Predictions, read_splits, split_hash, write_splits
+from loupe.evaluate.results import (
+    DiagnosisResult,
+    Evaluation,
+    FoldEvaluation,
+    RunResults,
+    results_file,
+    results_of,
+)
 from loupe.evaluate.verdicts import Diagnosis
 from loupe.log import command_line, logger
 from loupe.models import bundle
@@ -39,6 +46,8 @@ from loupe.report import gallery, run_page
 from loupe.report.gallery_selection import exhibits
 from loupe.rundir import RunDirectory, record_look
 from loupe.runs import results
+from loupe.runs.folds import HeadFolds
+from loupe.runs.refit import Refitted
 from loupe.runs.results import Evaluated, Trained
 from loupe.runs.run import Run
 from loupe.training.stage_data import StageDataBuilder
@@ -61,60 +70,66 @@ class RunFinalizer:
     open_test: bool
     ranks: Ranks
 
-    def write(self, model: Classifier, preparation: StageDataBuilder, state: TrainState, load_seconds: float) -> None:
+    def write(self, trained: Trained, folds: HeadFolds | None, refitted: Refitted | None) -> None:
         """Write everything but recipe, split and environment, which are there already.
 
         Args:
-            model: network with its final weights; its temperature is set here, on rank 0.
-            preparation: data of the last stage, whose activations are used again where possible.
-            state: state of the training at its end.
-            load_seconds: time before the training.
+            trained: the training at its end. The temperature of the network is set here, on rank 0.
+            folds: out-of-fold predictions of its solved head.
+            refitted: network that was trained again, and takes the place of the first one.
         """
         began = time.perf_counter()
-        self.ranks.from_main(lambda: self.directory.write_metrics(state.history))
-        predictions, converted = self._predictions(model, preparation)
-        self.ranks.from_main(
-            lambda: self._write(model, preparation, state, load_seconds, began, predictions, converted)
-        )
+        self.ranks.from_main(lambda: self.directory.write_metrics(trained.state.history))
+        final = trained if refitted is None else refitted
+        predictions, converted = self._predictions(final.model, final.preparation)
+        if refitted is not None:  # it has learned from these images
+            predictions["val"] = refitted.before
+        if folds is not None:
+            predictions[FOLD] = folds.predictions(self.images, final.model.classes)
+        self.ranks.from_main(lambda: self._write(trained, began, predictions, converted, folds, refitted))
 
     def _write(
         self,
-        model: Classifier,
-        preparation: StageDataBuilder,
-        state: TrainState,
-        load_seconds: float,
+        trained: Trained,
         began: float,
         predictions: Mapping[str, Predictions],
         converted: ConvertedNetwork | None,
+        folds: HeadFolds | None,
+        refitted: Refitted | None,
     ) -> None:
         """Write the model, the evaluation, the results and the report; arguments as for `write`.
 
         Args:
             began: start of the evaluation on the clock.
-            predictions: predictions of each split.
+            predictions: predictions of each split, and of the folds.
             converted: network for the engine of predictions.
         """
         temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
+        model = trained.model if refitted is None else refitted.model
         model.temperature = temperature.value
         test_hash = self._test_hash()
         looks = self._record_look(test_hash, evaluated="test" in predictions)
-        bundle.save(self.directory.model, model, self.recipe.model, preparation.compute.precision, converted)
+        bundle.save(self.directory.model, model, self.recipe.model, trained.preparation.compute.precision, converted)
         evaluations = write_evaluation(
             self.directory, self.recipe, model.preprocessing, self.images, self.split, predictions, temperature
         )
-        diagnosis = self._diagnose(state, evaluations["validation"], len(model.trunk))
+        diagnosis = self._diagnose(trained.state, evaluations["validation"], len(model.trunk))
+        spent = time.perf_counter() - began
         content = results.assemble(
             name=self.directory.name,
             recipe=self.recipe,
             images=self.images,
             split=self.split,
-            trained=Trained(model, preparation, state, load_seconds, time.perf_counter() - began),
+            trained=replace(trained, model=model, evaluate_seconds=spent),
             evaluated=Evaluated(
                 split_hash=test_hash,
                 evaluations=evaluations,
                 calibration=calibration.report(temperature, predictions),
-                selective=selective.report(temperature.value, predictions),
+                selective=selective.report(temperature.value, _of_splits(predictions)),
                 test_looks=looks,
+                folds=None if folds is None else self._of_folds(folds, predictions[FOLD]),
+                folds_seconds=0.0 if folds is None else folds.seconds,
+                refit=None if refitted is None else refitted.result,
             ),
             diagnosis=DiagnosisResult(
                 verdict=diagnosis.verdict,
@@ -127,6 +142,17 @@ class RunFinalizer:
         )
         content.write(results_file(self.directory))
         run_page.write_page(self.directory.path)
+
+    def _of_folds(self, folds: HeadFolds, predictions: Predictions) -> FoldEvaluation:
+        """Metrics of out-of-fold predictions."""
+        return FoldEvaluation(
+            **dict(_measured(predictions, self.images, folds.rows_M)),
+            folds=folds.folds,
+            stage=1,
+            l2_strength=folds.strength,
+            chosen_on="folds" if folds.is_best else "validation",
+            learned=folds.learned,
+        )
 
     def _predictions(
         self, model: Classifier, preparation: StageDataBuilder
@@ -270,6 +296,11 @@ def write_evaluation(
     }
 
 
+def _of_splits(predictions: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """Predictions of splits, without those of the folds."""
+    return {name: one for name, one in predictions.items() if name in SPLITS.values()}
+
+
 def _measured(predictions: Predictions, images: Images, rows_N: np.ndarray) -> Evaluation:
     groups = by_group(predictions, [images.table.groups[row] for row in rows_N])
     return metrics.evaluate(predictions).model_copy(update={"per_group": groups})
@@ -322,7 +353,7 @@ def _write_test(run: Run, images: Images, split: Split, test: Predictions) -> Ru
         update={
             "test": evaluations["test"],
             "calibration": calibration.report(temperature, predictions),
-            "selective": selective.report(temperature.value, predictions),
+            "selective": selective.report(temperature.value, _of_splits(predictions)),
             "test_looks": looks,
         }
     )

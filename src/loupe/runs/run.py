@@ -150,11 +150,28 @@ class Run(Predictor):
 
         calibrated = self._calibrated(predictions)
         block = metrics.evaluate(predictions).model_copy(update={"calibrated": calibrated, "tta": self.tta})
+        if learned := self._refit_images(predictions):
+            block = block.model_copy(update={"refit_images": learned})
         identity = self._identity(predictions, split)
         if split == "test" or count_looks(self.path.parent, identity):  # a test set may come as data of its own
             looks = record_look(self.path.parent, identity, self.directory.name)
             block = block.model_copy(update={"test_looks": looks})
         return block
+
+    def _refit_images(self, predictions: Predictions) -> int:
+        """Number of images that the refit learned from, besides the training images; they are warned of."""
+        if self.results.refit is None:
+            return 0
+        own = split_file.stored(self.directory.file("split.csv")).values()
+        validation = {digest for _, name, digest in own if name == "val"}
+        learned = sum(digest in validation for digest in predictions.content)
+        if learned:
+            with terminal(quiet=self.quiet):
+                logger.warning(
+                    f"the network has learned from {learned:,} of {counted(len(predictions), 'image')} (validation "
+                    "images, in its refit): figures on these are too high. Those of results.json were measured before."
+                )
+        return learned
 
     def predictions_of(
         self,

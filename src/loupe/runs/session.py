@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from loupe.cache import cache_folder
+from loupe.config.resolved import ResolvedStage
 from loupe.devices import StopSignal, give_back_memory
 from loupe.errors import InterruptedRunError, StoppedError, memory_remedy
 from loupe.evaluate import inference
@@ -15,14 +16,19 @@ from loupe.log import logger
 from loupe.models.classifier import Classifier
 from loupe.ranks import LostRankError, current
 from loupe.rundir import RunDirectory
+from loupe.runs import refit
 from loupe.runs.check_split import strength_folds
 from loupe.runs.finalize import RunFinalizer
+from loupe.runs.folds import FoldJudge, HeadFolds
 from loupe.runs.order import epoch_order
+from loupe.runs.refit import Refitted
+from loupe.runs.results import Trained
 from loupe.runs.setup import TrainingSetup, less_memory
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import trunk_key
 from loupe.training.loop import Trainer
 from loupe.training.stage_data import StageData, StageDataBuilder
+from loupe.training.train_state import TrainState
 
 
 @dataclass
@@ -64,53 +70,90 @@ class Session:
         setup, recipe, split = self.setup, self.setup.recipe, self.setup.split
         load_seconds = time.perf_counter() - self.began
         with StopSignal() as stop:
-            preparation = StageDataBuilder(
-                model=setup.model,
-                network=trunk_key(recipe.model),
-                loader=setup.loader,
-                content=setup.images.content,
-                train_N=split.train,
-                test_N=split.test,
-                unused_N=self._unused(),
-                seed=recipe.seed,
-                folder=cache_folder() / "frozen",
-                compute=setup.compute,
-                frozen_compute=setup.frozen_compute,
-                stop=stop,
-                engines=setup.engines,
-            )
+            preparation = _preparation(setup, stop)
+            judge = FoldJudge(self.directory, setup, preparation, stop)
             try:
-                state = Trainer(
-                    setup.model,
-                    stages=recipe.stages,
-                    prepare=preparation.of,
-                    train_N=split.train,
+                state = self._trainer(
+                    setup,
+                    preparation,
+                    stop,
                     validate=self._validate,
                     checkpoints=Checkpoints(self.directory.checkpoints),
                     on_epoch=self._log,
-                    compute=setup.compute,
-                    class_weights_K=setup.class_weights_K,
-                    monitor=recipe.monitor,
                     keep_best=recipe.keep == "best",
-                    stop=stop,
-                    order=epoch_order(setup.images.table, recipe.shuffle_window),
-                    fold_N=strength_folds(recipe, setup.images, split),
-                    ranks=current(),
-                    log_prior_K=setup.log_prior_K,
+                    on_solved=judge.after_solving,
                 ).fit()
+                if state.stage < len(recipe.stages):
+                    raise self._interrupted(stop)
+                folds = judge.found() if recipe.stages[0].is_solved else None
+                refitted = self._refit(preparation, state, folds, stop) if recipe.refit else None
             except StoppedError:
                 raise self._interrupted(stop) from None
-        if state.stage < len(recipe.stages):
-            raise self._interrupted(stop)
         finalizer = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test, current())
-        finalizer.write(setup.model, preparation, state, load_seconds)
+        finalizer.write(Trained(setup.model, preparation, state, load_seconds), folds, refitted)
 
-    def _unused(self) -> np.ndarray:
-        """Rows that `split.train` leaves out."""
-        split, images = self.setup.split, len(self.setup.images.table)
-        if self.setup.recipe.split.train is None:
-            return np.empty(0, np.int64)
-        return np.setdiff1d(np.arange(images), np.concatenate([split.train, split.val, split.test]))
+    def _trainer(
+        self,
+        setup: TrainingSetup,
+        preparation: StageDataBuilder,
+        stop: StopSignal,
+        *,
+        validate: Callable[[Classifier, StageData], dict[str, Any]],
+        checkpoints: Checkpoints,
+        on_epoch: Callable[[Sequence[Mapping[str, Any]]], None],
+        keep_best: bool,
+        on_solved: Callable[[ResolvedStage, TrainState], None] = lambda stage, state: None,
+        stages: Sequence[ResolvedStage] = (),
+    ) -> Trainer:
+        recipe = setup.recipe
+        return Trainer(
+            setup.model,
+            stages=stages or recipe.stages,
+            prepare=preparation.of,
+            train_N=setup.split.train,
+            validate=validate,
+            checkpoints=checkpoints,
+            on_epoch=on_epoch,
+            on_solved=on_solved,
+            compute=setup.compute,
+            class_weights_K=setup.class_weights_K,
+            monitor=recipe.monitor,
+            keep_best=keep_best,
+            stop=stop,
+            order=epoch_order(setup.images.table, recipe.shuffle_window),
+            ranks=current(),
+            fold_N=strength_folds(recipe, setup.images, setup.split) if not stages else None,
+            log_prior_K=setup.log_prior_K,
+        )
+
+    def _refit(
+        self, preparation: StageDataBuilder, state: TrainState, folds: HeadFolds | None, stop: StopSignal
+    ) -> Refitted:
+        """Train again on training and validation images, from the last checkpoint of the refit on."""
+        began, setup, split = time.perf_counter(), self.setup, self.setup.split
+        source, first = preparation.evaluation()
+        before = inference.predictions(
+            setup.model, source, setup.images, split.val, setup.compute, first, ranks=current()
+        )
+        checkpoints = Checkpoints(self.directory.checkpoints / "refit")
+        planned = refit.plan(setup.recipe, state, folds, len(split.train) + len(split.val))
+        refit.announce(planned)
+        again = refit.set_up_again(setup, checkpoints)
+        preparation = _preparation(again, stop)
+        done = self._trainer(
+            again,
+            preparation,
+            stop,
+            validate=lambda network, stage_data: inference.scores(np.empty((0, 0)), np.empty(0)),
+            checkpoints=checkpoints,
+            on_epoch=lambda history: None,
+            keep_best=False,
+            stages=planned.stages,
+        ).fit()
+        if done.stage < len(planned.stages):
+            raise self._interrupted(stop)
+        seconds = round(time.perf_counter() - began, 3)
+        return Refitted(again.model, preparation, before, planned.result.model_copy(update={"seconds": seconds}))
 
     def _interrupted(self, stop: StopSignal) -> InterruptedRunError:
         """Error of all ranks, once each has stopped and rank 0 has saved."""
@@ -132,3 +175,30 @@ class Session:
             logger.warning(f"metrics.csv cannot be written now: {error.strerror or error}. Is it open elsewhere?")
         if self.track:
             self.track(history)
+
+
+def _preparation(setup: TrainingSetup, stop: StopSignal) -> StageDataBuilder:
+    """Builder of the inputs of each stage of a training."""
+    return StageDataBuilder(
+        model=setup.model,
+        network=trunk_key(setup.recipe.model),
+        loader=setup.loader,
+        content=setup.images.content,
+        train_N=setup.split.train,
+        test_N=setup.split.test,
+        unused_N=_unused(setup),
+        seed=setup.recipe.seed,
+        folder=cache_folder() / "frozen",
+        compute=setup.compute,
+        frozen_compute=setup.frozen_compute,
+        stop=stop,
+        engines=setup.engines,
+    )
+
+
+def _unused(setup: TrainingSetup) -> np.ndarray:
+    """Rows that `split.train` leaves out."""
+    split, images = setup.split, len(setup.images.table)
+    if setup.recipe.split.train is None:
+        return np.empty(0, np.int64)
+    return np.setdiff1d(np.arange(images), np.concatenate([split.train, split.val, split.test]))

@@ -39,6 +39,7 @@ from loupe.runs.agreement import check_agreement
 from loupe.runs.balance_note import balance_note
 from loupe.runs.check_split import check_split, strength_folds
 from loupe.runs.near_note import near_note
+from loupe.runs.refit import check_refit
 from loupe.runs.run import Run
 from loupe.runs.session import Session
 from loupe.runs.setup import TrainingSetup, less_memory, set_up
@@ -64,6 +65,7 @@ def train(
     lr: float | None = None,
     seed: int | None = None,
     precision: str | None = None,
+    refit: bool | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     device: str = "auto",
     output: str | Path = "runs",
@@ -88,6 +90,8 @@ def train(
             of Loupe or timm; `weights` is `timm` (download), `none`, a file, a run (its folder or its name in
             `output`), `hf-hub:NAME` or `local-dir:DIR`. With optimizer `logistic`, `epochs` is the number of L2
             strengths; `batch_size` and `lr` then do not apply.
+        refit: train again on training and validation images together, once epochs, L2 strength and temperature are
+            chosen; the network of the run is that one. Default: as the recipe says.
         settings: other recipe keys: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
         output: folder of the runs.
@@ -117,7 +121,14 @@ def train(
         joined.from_main(lambda: check_tracker(track))
         dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links), verify=verify)
         table = dataset.table
-        flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
+        flags = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "seed": seed,
+            "precision": precision,
+            "refit": refit,
+        }
         start = joined.from_main(lambda: parents.named(weights, Path(output)))
         chosen = resolve(recipe, dataset, model=model, weights=start, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
@@ -237,6 +248,7 @@ def _divided(recipe: ResolvedRecipe, images: Images, split: Splitter) -> Split:
         DataError: it is not.
     """
     divided = split(images.table, images.content, recipe.split, recipe.split_seed)
+    check_refit(recipe, divided)
     check_split(recipe, divided, lambda spec: split(images.table, images.content, spec, recipe.split_seed))
     strength_folds(recipe, images, divided)
     return divided

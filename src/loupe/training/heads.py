@@ -5,6 +5,7 @@ loss of these predictions together: one number chosen on the images that it is j
 far less than the width of its interval.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +29,8 @@ class OutOfFold:
     """Predictions of each image by a head that did not learn from its fold.
 
     Attributes:
-        logits_NK: at the best strength.
-        strength: L2 strength with the lowest log loss over all images.
+        logits_NK: at `strength`; zeros for images in no fold.
+        strength: L2 strength with the lowest log loss over all images in folds, or the one that was asked for.
         losses: strengths and their log losses, in the order in which they were tried.
     """
 
@@ -47,35 +48,55 @@ def out_of_fold(
     weight_K: Floats | None = None,
     spec: Logistic = UNLIMITED,
     weight_N: npt.NDArray[np.float64] | None = None,
+    views_VNC: Floats | None = None,
+    strength: float | None = None,
+    before_each: Callable[[], None] = lambda: None,
 ) -> OutOfFold:
     """Predict every image by a head that was solved on the other folds.
 
     Args:
         features_NC: outputs of the frozen blocks after pooling.
         label_N: from 0 to `classes` - 1.
-        fold_N: fold of each image, from 0. The images of all folds but one have two classes or more.
+        fold_N: fold of each image, from 0; below 0 for images that every head learns from and none predicts. The
+            images of all folds but one have two classes or more.
         weight_K: weight of the images of each class; None: 1.
         spec: ends of the series of strengths, see `next_strength`.
         weight_N: weight of each image, also in the log loss; None: 1.
+        views_VNC: features of V views of each image, from which heads learn; None: `features_NC`, which they predict.
+        strength: L2 strength of all heads; None: the one with the lowest log loss.
+        before_each: function called before each head is solved, which may raise.
     """
-    x_NC, y_N = torch.from_numpy(features_NC), torch.from_numpy(label_N)
+    x_NC, y_N, judged_N = torch.from_numpy(features_NC), torch.from_numpy(label_N), fold_N >= 0
+    views = (features_NC,) if views_VNC is None else tuple(views_VNC)
+    learned_MC, copies = torch.from_numpy(np.concatenate(views)), len(views)
     share_N = torch.ones(len(y_N), dtype=torch.float64) if weight_N is None else torch.from_numpy(weight_N)
     each_N = share_N if weight_K is None else share_N * torch.from_numpy(np.asarray(weight_K, np.float64))[y_N]
-    principal = axes(x_NC)  # independent of labels, and no solution depends on them
-    folds = np.unique(fold_N)
+    principal = axes(learned_MC)  # independent of labels, and no solution depends on them
+    folds = np.unique(fold_N[judged_N])
     heads = [
-        _FoldHead.of(x_NC[fold_N != fold], y_N[fold_N != fold], each_N[fold_N != fold], principal) for fold in folds
+        _FoldHead.of(
+            learned_MC[np.tile(others_N, copies)],
+            y_N[others_N].repeat(copies),
+            each_N[others_N].repeat(copies),
+            principal,
+        )
+        for others_N in (fold_N != fold for fold in folds)
     ]
     best, least, losses = np.zeros((len(label_N), classes), np.float32), np.inf, list[tuple[float, float]]()
-    while (strength := next_strength(losses, spec)) is not None:
-        logits_NK = np.empty((len(label_N), classes), np.float32)
+    judged_share_N = share_N[judged_N]
+    tried = next_strength(losses, spec) if strength is None else strength
+    while tried is not None:
+        logits_NK = np.zeros((len(label_N), classes), np.float32)
         for fold, head in zip(folds, heads, strict=True):
-            logits_NK[fold_N == fold] = head.logits(strength, x_NC[fold_N == fold], classes).numpy()
-        loss_N = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N, reduction="none")
-        loss = float(loss_N @ share_N / share_N.sum())
-        losses.append((strength, loss))
+            before_each()
+            logits_NK[fold_N == fold] = head.logits(tried, x_NC[fold_N == fold], classes).numpy()
+        logits = torch.from_numpy(logits_NK[judged_N]).double()
+        loss_N = torch.nn.functional.cross_entropy(logits, y_N[judged_N], reduction="none")
+        loss = float(loss_N @ judged_share_N / judged_share_N.sum())
+        losses.append((tried, loss))
         if loss < least:
             best, least = logits_NK, loss
+        tried = next_strength(losses, spec) if strength is None else None
     return OutOfFold(best, min(losses, key=lambda one: one[1])[0], tuple(losses))
 
 

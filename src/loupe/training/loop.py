@@ -55,6 +55,8 @@ class Trainer:
         train_N: rows of the table to train on.
         validate: function that returns the validation metrics of a network by name; None for one that is undefined.
         on_epoch: function called with the history after each epoch, once its checkpoint is written.
+        on_solved: function called with a stage whose head was solved, and the state, once its checkpoint is written and
+            the model has the head; also when a stage is resumed at its end.
         class_weights_K: weight of each class in the loss; None: equal weights.
         monitor: metric that chooses the best epoch.
         stop: on this signal, training saves and returns, with `state.stage` below the number of stages.
@@ -78,6 +80,7 @@ class Trainer:
     monitor: str
     keep_best: bool
     stop: StopSignal
+    on_solved: Callable[[ResolvedStage, TrainState], None] = lambda stage, state: None
     order: EpochOrder = field(default_factory=EpochOrder)
     fold_N: np.ndarray | None = None
     ranks: Ranks = field(default_factory=Ranks)
@@ -166,6 +169,8 @@ class Trainer:
         if not whole:
             return False
         self.model.load_state_dict(train_step.result.state_dict())
+        if solver:
+            self.on_solved(stage, state)
         state.stage, state.epoch = state.stage + 1, 0
         return True
 

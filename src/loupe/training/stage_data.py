@@ -137,6 +137,28 @@ class StageDataBuilder:
         self._cached = (frozen.digest, stage_data)
         return stage_data
 
+    def kept(self, stage: ResolvedStage, first_epoch: int, rows_N: np.ndarray) -> "KeptOutputs | None":
+        """Outputs of the frozen blocks for these rows, all training images among them; None if they are not kept.
+
+        Arguments as for `of`. What is not in the cache is computed now.
+
+        Raises:
+            StoppedError: asked to stop during the pass through the frozen blocks.
+        """
+        frozen, own_N = self._frozen_pass(), np.intersect1d(rows_N, self.train_N)
+        evaluation = None if _why_not_cached(stage) else frozen.evaluation(rows_N)
+        if evaluation is None or stage.augment == AugmentSpec():
+            return None if evaluation is None else KeptOutputs(evaluation, ((evaluation, rows_N),), 1, first_epoch)
+        augmenter = Augmenter(stage.augment, self.model.preprocessing, self.seed)
+        views, parts = views_of(stage), []
+        for part_N in (own_N, np.setdiff1d(rows_N, own_N)):
+            if len(part_N):
+                loader = frozen.augmented(augmenter, range(first_epoch, first_epoch + views), part_N)
+                if loader is None:
+                    return None
+                parts.append((loader, part_N))
+        return KeptOutputs(evaluation, tuple(parts), views, first_epoch)
+
     def evaluation(self) -> tuple[BatchLoader | ActivationLoader, int]:
         """Inputs to evaluate the model on, and the block that receives them.
 
@@ -146,6 +168,23 @@ class StageDataBuilder:
         if self._cached and self._cached[0] == digest_of(self.model.trunk[: self.model.frozen]):
             return self._cached[1].validation, self._cached[1].validation_first
         return self.loader, 0
+
+
+@dataclass(frozen=True)
+class KeptOutputs:
+    """Kept outputs of the frozen blocks for some rows.
+
+    Attributes:
+        evaluation: loader of the evaluation view.
+        parts: loaders of the training views, each with the rows that it has.
+        views: number of training views.
+        first_epoch: epoch of the first view.
+    """
+
+    evaluation: ActivationLoader
+    parts: tuple[tuple[ActivationLoader, np.ndarray], ...]
+    views: int
+    first_epoch: int
 
 
 def _why_not_cached(stage: ResolvedStage) -> str | None:
@@ -159,4 +198,5 @@ def views_of(stage: ResolvedStage) -> int:
     """Number of views of each training image in a stage."""
     if stage.views == "fresh":
         return stage.planned_epochs
-    return stage.views if stage.epochs == "auto" else min(stage.views, stage.epochs)
+    # A head is solved on all views at once.
+    return stage.views if stage.is_solved else min(stage.views, stage.planned_epochs)

@@ -22,6 +22,7 @@ from loupe.data.table import ImageTable
 from loupe.errors import ConfigError, DataError, enumerated
 
 LEAST_FOLDS, USUAL_FOLDS = 2, 5
+IN_NO_FOLD = -1
 GIVEN = SplitSpec().group
 
 
@@ -106,6 +107,31 @@ def numbers(
     if np.all(count_FK == count_FK[0]):
         return number_N
     return turns(f"folds {seed}", [str(number) for number in range(folds)])[number_N]
+
+
+def as_many_as_fit(
+    table: ImageTable, content: Sequence[str], rows_N: Indices, *, seed: int, group: str = GIVEN
+) -> Indices:
+    """Fold of each row, from 0, in 5 folds, or fewer where a class has fewer images; IN_NO_FOLD for those of others.
+
+    Copies and groups count once. A class with one image is in no fold, nor is what belongs to its group: without that
+    image, no head knows the class. All rows are in no fold if fewer than two classes are in folds.
+
+    Args:
+        table, content, rows_N, seed, group: as for `numbers`.
+    """
+    number_N, judged_N = np.full(len(rows_N), IN_NO_FOLD, np.int64), np.full(len(rows_N), True)
+    label_N, unit_N = table.labels[rows_N], grouping(table, content, group).unit_N[rows_N]
+    while True:
+        count = _units_of_classes(label_N[judged_N], unit_N[judged_N])
+        single = [label for label, number in count.items() if number < LEAST_FOLDS]
+        if not single:
+            break
+        judged_N &= ~np.isin(unit_N, unit_N[judged_N & np.isin(label_N, single)])
+    if len(count) > 1:
+        folds = min(USUAL_FOLDS, *count.values())
+        number_N[judged_N] = numbers(table, content, rows_N[judged_N], folds=folds, seed=seed, group=group)
+    return number_N
 
 
 def _units_of_classes(label_N: Indices, unit_N: Indices) -> dict[int, int]:
