@@ -10,6 +10,7 @@ import typer
 
 from loupe import __version__, ranks
 from loupe.cli import (
+    blend,
     check,
     compare,
     doctor,
@@ -51,6 +52,7 @@ COMMANDS = (
     predict.evaluate,
     predict.predict,
     compare.compare,
+    blend.blend,
     check.check,
     labels.labels,
     explain.explain,

@@ -74,6 +74,8 @@ def _print_training_figures(results: RunResults, path: Path) -> None:
 
 def _training(results: RunResults, stages: Sequence[StageResult]) -> str:
     """Length of the stages, the weights that were kept, and the speed."""
+    if results.made_of:
+        return f"made of {counted(len(results.made_of), 'run')}, nothing trained;"
     row, speed = results.best_epoch or results.epochs, f"{results.images_per_second or 0:,.0f} images/s in"
     if not any(stage.strengths for stage in stages):
         mean = results.seconds.epoch_mean or 0

@@ -1,9 +1,9 @@
 """A recipe for images at hand: what a recipe leaves to the images or to the backbone is settled in it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from loupe.config.base import Count, Levels
 from loupe.config.recipe import (
@@ -97,7 +97,7 @@ class ResolvedRecipe(Recipe):
     """
 
     input: ResolvedInput
-    stages: Annotated[tuple[ResolvedStage, ...], Field(min_length=1)]
+    stages: tuple[ResolvedStage, ...]
 
     @classmethod
     def of(cls, recipe: Recipe, settled: Mapping[str, Any] | None = None) -> Self:

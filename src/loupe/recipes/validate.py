@@ -1,7 +1,7 @@
 """Check of a resolved recipe before any image is decoded: network and augmentation suit the size of the images."""
 
 from loupe.augment.pipeline import Augmenter
-from loupe.config.network import BackboneSpec
+from loupe.config.network import BackboneSpec, BlendSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.errors import ConfigError, counted
 from loupe.models.build import skeleton
@@ -13,6 +13,11 @@ def check_buildable(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> None:
     Raises:
         ConfigError: they do not; the message names the setting to change.
     """
+    if recipe.is_blended:
+        raise ConfigError(
+            f"recipe {recipe.name} is a blend of trained runs, and there is nothing to train. Make another with "
+            "`loupe blend RUN RUN`, or train one network on its probabilities: --teacher RUN"
+        )
     model = skeleton(recipe.model, recipe.preprocessing, classes)
     for stage in recipe.stages:
         model.blocks_before(stage.part)
@@ -30,7 +35,7 @@ def check_buildable(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> None:
 def _check_reduced(recipe: ResolvedRecipe, resolution: float, classes: tuple[str, ...]) -> None:
     """Check that the network takes training images that are smaller than its input."""
     remedy = f"augment.resolution {resolution:g}"
-    if isinstance(recipe.model, BackboneSpec) or recipe.model.pooling == "flatten":
+    if isinstance(recipe.model, BackboneSpec | BlendSpec) or recipe.model.pooling == "flatten":
         raise ConfigError(
             f"{remedy}: {recipe.model.name} takes images of one size only. Set augment.resolution to 1, or use a small "
             "network whose pooling is average or max."

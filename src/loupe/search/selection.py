@@ -4,8 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax
 
-from loupe.errors import ConfigError
+from loupe.errors import ConfigError, RunStateError
+from loupe.evaluate.predictions import Predictions, read_splits
+from loupe.runs.blend import check_together
+from loupe.runs.run import Run
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -48,6 +52,47 @@ def greedy_selection(log_probabilities: Sequence[Floats], label_N: Ints, rounds:
         if number == 1 or losses_M[chosen] < least - LEAST_GAIN:
             best, least = counts_M, float(losses_M[chosen])
     return tuple(float(count) / float(best.sum()) for count in best)
+
+
+def selected_shares(runs: Sequence[Run], rounds: int = ROUNDS) -> tuple[float, ...]:
+    """Shares of trained runs by greedy selection on their stored predictions of the same validation images.
+
+    Raises:
+        RunStateError: a run has no predictions of validation images.
+        ConfigError: their validation images differ, or the best blend is one run alone.
+    """
+    check_together(runs)
+    stored = [_validation(run) for run in runs]
+    first = stored[0]
+    place = {key: row for row, key in enumerate(zip(first.content, first.path, strict=True))}
+    order = []
+    for run, one in zip(runs, stored, strict=True):
+        rows = [place.get(key) for key in zip(one.content, one.path, strict=True)]
+        if sorted(row for row in rows if row is not None) != list(range(len(first))):
+            raise ConfigError(
+                f"{run.directory.name} and {runs[0].directory.name} have other validation images. Give runs with the "
+                "same split, or --shares."
+            )
+        order.append(np.argsort(np.asarray(rows, np.int64)))
+    log_p = [
+        log_softmax(one.logits_NK[rows_N] / one.temperature, axis=1) for one, rows_N in zip(stored, order, strict=True)
+    ]
+    shares = greedy_selection(log_p, first.label, rounds)
+    if sum(share > 0 for share in shares) < 2:
+        alone = runs[shares.index(max(shares))].directory.name
+        raise ConfigError(
+            f"no blend of these runs has a lower validation log loss than {alone} alone. Use it, or give --shares."
+        )
+    return shares
+
+
+def _validation(run: Run) -> Predictions:
+    """Calibrated predictions of the validation images."""
+    file = run.directory.file("predictions.csv")
+    stored = (read_splits(file) if file.is_file() else {}).get("val")
+    if stored is None:
+        raise RunStateError(f"{run.path} has no predictions of validation images to select by. Give --shares.")
+    return stored.calibrated(run.temperature)
 
 
 def _check(log_probabilities: Sequence[Floats], label_N: Ints, rounds: int) -> None:
