@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from loupe.config.base import Channels, Count, Fraction, Levels, NonNegative, Positive, RecipeValue
 from loupe.config.loss import CrossEntropy, Loss
 from loupe.config.network import Network
-from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Constant, Logistic, Optimizer, Schedule
+from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Constant, Cosine, Logistic, OneCycle, Optimizer, Schedule
 from loupe.config.size import Size, SizePx, check_load_size
 from loupe.errors import enumerated
 
@@ -265,6 +265,12 @@ class Stage(RecipeValue):
         return self.is_solved and self.epochs == "auto"
 
     @property
+    def is_annealed(self) -> bool:
+        """True for training in steps to the end of a schedule that lowers the rate to a tenth or less."""
+        anneals = isinstance(self.schedule, OneCycle | Cosine) and self.schedule.final_fraction <= 0.1
+        return anneals and not self.is_solved and self.patience_epochs is None
+
+    @property
     def planned_epochs(self) -> int:
         """Number of epochs, or of L2 strengths; where their series goes on by itself, a usual number."""
         return AUTOMATIC_EPOCHS if self.epochs == "auto" else self.epochs
@@ -295,11 +301,12 @@ class Recipe(RecipeValue):
 
     `monitor`: validation metric for the best epoch, for patience and for plateaus. `val_objective` is the validation
     loss plus the L2 term, Keras's `val_loss`. `keep`: weights at the end of the run, those of the `best` epoch (in a
-    tie, the one with the lowest validation loss) or of the `last`. `experiment`: published experiment whose figures are
-    shown beside the result. `logit_adjustment`: factor tau of the logarithm of each class's share of the training
-    images (Menon et al. 2021): a head that is trained in steps has it added to its logits in the loss, a solved one has
-    it subtracted from its biases afterwards. Either makes rare classes likelier. `shuffle_window`: number of training
-    images, in whole shards, within which the images of an epoch are shuffled, once the shards are
+    tie, the one with the lowest validation loss) or of the `last`. `auto` is `last` where the final stage has a
+    one-cycle or cosine schedule and no patience, else `best`; a run records which. `experiment`: published experiment
+    whose figures are shown beside the result. `logit_adjustment`: factor tau of the logarithm of each class's share of
+    the training images (Menon et al. 2021): a head that is trained in steps has it added to its logits in the loss, a
+    solved one has it subtracted from its biases afterwards. Either makes rare classes likelier. `shuffle_window`:
+    number of training images, in whole shards, within which the images of an epoch are shuffled, once the shards are
     (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`, except for shards elsewhere that exceed the
     cache, if pixels are not kept either. `precision`: precision of training. `frozen_precision`: precision of frozen
     blocks. `auto` there means `precision` if that is named; else the fastest that keeps the features (on a GPU, the
@@ -316,7 +323,7 @@ class Recipe(RecipeValue):
     class_weights: Literal["none", "balanced"] = "none"
     logit_adjustment: NonNegative = 0.0
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["auto", "best", "last"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     shuffle_window: Literal["auto", "all"] | Count = "auto"
     precision: Precision = "auto"
@@ -326,6 +333,16 @@ class Recipe(RecipeValue):
     def epochs(self) -> int:
         """Number of epochs, and of L2 strengths; a usual number of those whose series goes on by itself."""
         return sum(stage.planned_epochs for stage in self.stages)
+
+    @property
+    def automatic_keep(self) -> Literal["best", "last"]:
+        """Weights that `keep: auto` means: after annealing the last ones, as measured in results/kept_epoch.md."""
+        return "last" if self.stages[-1].is_annealed else "best"
+
+    @property
+    def kept(self) -> Literal["best", "last"]:
+        """Weights at the end of the run, with `auto` as what it means."""
+        return self.automatic_keep if self.keep == "auto" else self.keep
 
     @property
     def split_seed(self) -> int:

@@ -108,6 +108,7 @@ class ResolvedRecipe(Recipe):
 
     input: ResolvedInput
     stages: Annotated[tuple[ResolvedStage, ...], Field(min_length=1)]
+    keep: Literal["best", "last"]
 
     @classmethod
     def of(cls, recipe: Recipe, settled: Mapping[str, Any] | None = None) -> Self:
@@ -122,7 +123,7 @@ class ResolvedRecipe(Recipe):
             problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors())
             raise ConfigError(f"recipe {recipe.name}: {problems}.") from None
         stages = tuple(ResolvedStage.of(stage) for stage in recipe.stages)
-        return cls(**{**dict(recipe), "input": pixels, "stages": stages})
+        return cls(**{**dict(recipe), "input": pixels, "stages": stages, "keep": recipe.kept})
 
     @property
     def preprocessing(self) -> Preprocessing:

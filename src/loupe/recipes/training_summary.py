@@ -21,9 +21,9 @@ def training_summary(recipe: Recipe) -> str:
 def _kept(recipe: Recipe) -> str:
     """Weights at the end: a solved head is always that of its best strength."""
     solved = [stage.is_solved for stage in recipe.stages]
-    if all(solved) or (solved[-1] and recipe.keep == "last"):
+    if all(solved) or (solved[-1] and recipe.kept == "last"):
         return "best L2 strength"
-    return f"{recipe.keep} epoch" + (" or L2 strength" if any(solved) and recipe.keep == "best" else "")
+    return f"{recipe.kept} epoch" + (" or L2 strength" if any(solved) and recipe.kept == "best" else "")
 
 
 def _stage(stage: Stage) -> Iterator[str]:

@@ -91,7 +91,7 @@ class Session:
                     compute=setup.compute,
                     class_weights_K=setup.class_weights_K,
                     monitor=recipe.monitor,
-                    keep_best=recipe.keep == "best",
+                    keep_best=recipe.kept == "best",
                     stop=stop,
                     order=epoch_order(setup.images.table, recipe.shuffle_window),
                     fold_N=strength_folds(recipe, setup.images, split),
