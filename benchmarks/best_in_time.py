@@ -225,7 +225,7 @@ def predict_loupe(given: argparse.Namespace, folder: Path, work: Path) -> str | 
     shutil.rmtree(work / "cache", ignore_errors=True)
     if failure is None:
         with table.open(newline="", encoding="utf-8") as rows:
-            said = {"/".join(Path(row["path"]).parts[-2:]): row["predicted"] for row in csv.DictReader(rows)}
+            said = {"/".join(Path(row["path"]).parts[-2:]): row["label"] for row in csv.DictReader(rows)}
         _write(work, said)
     return failure
 

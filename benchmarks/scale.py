@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 
 from bulk import listing
 from loupe.data.sources.folders import from_paths
@@ -142,12 +143,13 @@ def rounds(given: argparse.Namespace, data: Path, work: Path) -> dict[str, dict[
 def for_simulation(found: Sequence[Mapping[str, float]], run: Path, photos: Path, listed: int) -> dict[str, float]:
     """Measurements that benchmarks/scaling.py takes; times of exchanges as a line over the number of ranks."""
     counts = [row["ranks"] for row in found]
-    each, base = np.polyfit(counts, [row["value_seconds"] for row in found], 1)
+    line = np.stack([np.ones(len(counts)), counts], axis=1)
+    (base, each), _ = nnls(line, np.array([row["value_seconds"] for row in found]))  # no time is below 0
     table, predictor = from_paths([str(photos)]), Predictor(run / "model", device="cpu")
     decoding, network = alone(predictor, table)
     few, many = (value for name, value in listing(run, photos, listed).items() if name.startswith("seconds"))
     return {
-        "exchange_base_seconds": max(0.0, float(base)),
+        "exchange_base_seconds": float(base),
         "exchange_each_seconds": float(each),
         "cores": cores(),
         "decoded_per_second": 1 / decoding,

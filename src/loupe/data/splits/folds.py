@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.keyed_order import turns
@@ -88,6 +87,8 @@ def numbers(
     Raises:
         DataError: a class has fewer images than folds, with copies and groups counted once.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # takes 0.7 s to import; most trainings have no folds
+
     labels, unit = table.labels[rows_N], grouping(table, content, group).unit_N[rows_N]
     count = _units_of_classes(labels, unit)
     if scarce := [table.classes[label] for label, number in count.items() if number < folds]:
