@@ -27,6 +27,10 @@ class Axes:
     variance_R: Tensor
     mean_C: Tensor
 
+    def along(self, features_NC: Tensor) -> Tensor:
+        """Centred features along the axes, float32 [N, R]."""
+        return (features_NC - self.mean_C.float()) @ self.axis_RC.T.float()
+
 
 def axes(features_NC: Tensor) -> Axes:
     """Principal axes of float32 features [N, C]; of many images, those of an evenly spread part that spans them."""
@@ -70,23 +74,33 @@ class Coordinates:
     def point(self, weight_KC: Tensor, bias_K: Tensor) -> Floats:
         """Coordinates of a head."""
         weight_KR = (weight_KC @ self.axes.axis_RC.T) / self.scale_R
-        centred_K = bias_K + weight_KC @ self.axes.mean_C
-        point: Floats = torch.cat([weight_KR.flatten(), centred_K / self.scale]).cpu().numpy()
-        return point
+        return _numbers(weight_KR, (bias_K + weight_KC @ self.axes.mean_C) / self.scale)
 
     def head(self, point: Floats) -> tuple[Tensor, Tensor]:
         """Weights [K, C] and biases [K] of a point."""
+        weight_KR, centred_K = self.along(point)
+        weight_KC = weight_KR @ self.axes.axis_RC
+        return weight_KC, centred_K - weight_KC @ self.axes.mean_C
+
+    def along(self, point: Floats) -> tuple[Tensor, Tensor]:
+        """Weights [K, R] along the axes and biases [K] of a point, those of features from `Axes.along`."""
         values, columns = torch.from_numpy(point).to(self.scale_R.device), len(self.scale_R)
         classes = len(values) // (columns + 1)
-        weight_KC = (values[:-classes].view(classes, columns) * self.scale_R) @ self.axes.axis_RC
-        return weight_KC, values[-classes:] * self.scale - weight_KC @ self.axes.mean_C
+        return values[:-classes].view(classes, columns) * self.scale_R, values[-classes:] * self.scale
 
     def gradient(self, by_weight_KC: Tensor, by_bias_K: Tensor) -> Floats:
         """Gradient in these coordinates, from the gradient by weights and by biases."""
         centred_KC = by_weight_KC - by_bias_K[:, None] * self.axes.mean_C  # `head` has the weights change the biases
-        by_weight_KR = (centred_KC @ self.axes.axis_RC.T) * self.scale_R
-        gradient: Floats = torch.cat([by_weight_KR.flatten(), by_bias_K * self.scale]).cpu().numpy()
-        return gradient
+        return self.gradient_along(centred_KC @ self.axes.axis_RC.T, by_bias_K)
+
+    def gradient_along(self, by_weight_KR: Tensor, by_bias_K: Tensor) -> Floats:
+        """Gradient in these coordinates, from that by the weights and biases of `along`."""
+        return _numbers(by_weight_KR * self.scale_R, by_bias_K * self.scale)
+
+
+def _numbers(weight_KR: Tensor, bias_K: Tensor) -> Floats:
+    values: Floats = torch.cat([weight_KR.flatten(), bias_K]).cpu().numpy()
+    return values
 
 
 def chunks(rows: int) -> list[slice]:
