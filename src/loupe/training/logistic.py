@@ -223,10 +223,9 @@ class Regression:
     def _objective(self, ridge: float, coordinates: Coordinates, point: Floats) -> tuple[float, Floats, float]:
         """Objective, divided by the sum of the weights, its gradient, and the uncertainty of the head at a point."""
         if self.along_NR is None:
-            features_NC, (weight_KC, bias_K), gradient = self.features_NC, coordinates.head(point), coordinates.gradient
+            features_NC, (weight_KC, bias_K) = self.features_NC, coordinates.head(point)
         else:  # the axes are orthogonal, so that the penalty is the same
             features_NC, (weight_KC, bias_K) = self.along_NR, coordinates.along(point)
-            gradient = coordinates.gradient_along
         loss = 0.5 * ridge * weight_KC.square().sum()
         by_weight_KC, by_bias_K = ridge * weight_KC, torch.zeros_like(bias_K)
         uncertainty = torch.zeros_like(loss)
@@ -241,6 +240,7 @@ class Regression:
             by_weight_KC += (error.T @ x).double()
             by_bias_K += error.sum(dim=0, dtype=torch.float64)
         mean = uncertainty.item() / (len(self.label_N) * self.classes)
+        gradient = coordinates.gradient if self.along_NR is None else coordinates.gradient_along
         return loss.item(), gradient(by_weight_KC, by_bias_K), mean
 
     def _solution(self, penalty: float, passes: int, weight_KC: Tensor, bias_K: Tensor, *, converged: bool) -> Solution:
