@@ -79,7 +79,7 @@ class Augmenter:
         spec, size = self.spec, self.preprocessing.size
         _check(x_BCHW, index_B, self.preprocessing)
         draws = self._draw(index_B, epoch, self._train_draws)
-        if spec.horizontal_flip == "alternate":
+        if spec.flips == "alternate":
             draws[Draw.HORIZONTAL_FLIP] = self._alternating(index_B, epoch)
         source_BCHW = x_BCHW if spec.random_resized_crop else pixels.centre_crop(x_BCHW, size)
         if self._warps:
@@ -164,7 +164,7 @@ class Augmenter:
     @cached_property
     def _warps(self) -> bool:
         spec = self.spec
-        moves = bool(spec.horizontal_flip) or spec.vertical_flip or spec.crop_padding_px > 0
+        moves = bool(spec.flips) or spec.vertical_flip or spec.crop_padding_px > 0
         return self._is_affine or moves or spec.random_resized_crop is not None
 
     @cached_property
@@ -180,7 +180,7 @@ class Augmenter:
             Draw.ROTATION: spec.rotation_degrees > 0,
             Draw.ROW_SHIFT: spec.height_shift > 0,
             Draw.COLUMN_SHIFT: spec.width_shift > 0,
-            Draw.HORIZONTAL_FLIP: spec.horizontal_flip is True,
+            Draw.HORIZONTAL_FLIP: spec.flips is True,
             Draw.VERTICAL_FLIP: spec.vertical_flip,
             Draw.SHEAR: spec.shear_degrees > 0,
             Draw.BRIGHTNESS: spec.brightness != (1.0, 1.0),
@@ -227,7 +227,7 @@ class Augmenter:
             )
         if self._is_affine:
             maps.append(self._affine_map(draws))
-        if spec.horizontal_flip or spec.vertical_flip:
+        if spec.flips or spec.vertical_flip:
             maps.append(self._flip_map(draws))
         if spec.crop_padding_px:
             maps.append(

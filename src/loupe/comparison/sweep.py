@@ -9,7 +9,7 @@ from typing import Any
 
 from loupe import provenance
 from loupe.config import overrides as keys
-from loupe.config.recipe import PIXEL_DEFINITION, Recipe
+from loupe.config.recipe import PIXEL_DEFINITION, Recipe, Stage
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits import split as splits
@@ -129,11 +129,17 @@ def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:
     changes: dict[str, Any] = {"input": stored.input.model_copy(update=unsettled), "description": wanted.description}
     if len(stored.stages) == len(wanted.stages):
         pairs = zip(stored.stages, wanted.stages, strict=True)
-        changes["stages"] = tuple(
-            mine.model_copy(update={"views": "auto"}) if theirs.views == "auto" else mine for mine, theirs in pairs
-        )
+        changes["stages"] = tuple(_unsettled_stage(mine, theirs) for mine, theirs in pairs)
     left_open = ("precision", "frozen_precision", "shuffle_window")
     changes |= {field: "auto" for field in left_open if getattr(wanted, field) == "auto"}
+    return stored.model_copy(update=changes)
+
+
+def _unsettled_stage(stored: Stage, wanted: Stage) -> Stage:
+    changes: dict[str, Any] = {"views": "auto"} if wanted.views == "auto" else {}
+    if wanted.augment.is_open:
+        flips = {"horizontal_flip": wanted.augment.horizontal_flip}
+        changes["augment"] = stored.augment.model_copy(update=flips)
     return stored.model_copy(update=changes)
 
 

@@ -135,6 +135,15 @@ def override(recipe: Recipe, settings: Iterable[str] | Mapping[str, Any]) -> Rec
     return recipe
 
 
+def keys_and_values(settings: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a mapping of keys to values.
+
+    Raises:
+        ConfigError: a text is not of the form KEY=VALUE.
+    """
+    return dict(settings.items() if isinstance(settings, Mapping) else map(_parse_setting, settings))
+
+
 def differences(one: Recipe, other: Recipe) -> list[str]:
     """Keys in which two recipes differ, in the form of `--set`."""
     return list(_different_paths(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))

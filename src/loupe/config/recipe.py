@@ -137,11 +137,13 @@ class AugmentSpec(RecipeValue):
     from [-r, r], shifts from that fraction of the width or height in both directions, `shear_degrees` s from [-s, s].
     `zoom` is the range of the two axes' factors (above 1 the content becomes smaller). `fill` is SciPy's fill mode
     beyond the edge. `horizontal_flip: alternate` flips each image in every second epoch, from a random one of the first
-    two on (Jordan 2024, arXiv:2404.00498). `crop_padding_px` pads by `fill` and takes a random crop of the original
-    size. `random_resized_crop` is the range of the crop's area as a fraction of the image; its sides are stretched by
-    up to 4/3 against each other. `resolution` below 1 reduces training images to that fraction of the input's sides, by
-    area averaging. `cutout_px` is the side of one blank square. `brightness` is a range of factors. `mixup_alpha` and
-    `cutmix_alpha` are the parameters of the Beta distributions; with both, each image gets one of the two.
+    two on (Jordan 2024, arXiv:2404.00498). `auto` and `auto-alternate` flip unless the training images show that their
+    orientation tells classes apart, as that of letters does (`recipes/orientation.py`). `crop_padding_px` pads by
+    `fill` and takes a random crop of the original size. `random_resized_crop` is the range of the crop's area as a
+    fraction of the image; its sides are stretched by up to 4/3 against each other. `resolution` below 1 reduces
+    training images to that fraction of the input's sides, by area averaging. `cutout_px` is the side of one blank
+    square. `brightness` is a range of factors. `mixup_alpha` and `cutmix_alpha` are the parameters of the Beta
+    distributions; with both, each image gets one of the two.
     """
 
     rotation_degrees: NonNegative = 0.0
@@ -149,7 +151,7 @@ class AugmentSpec(RecipeValue):
     height_shift: Fraction = 0.0
     shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 0.0
     zoom: tuple[Positive, Positive] = (1.0, 1.0)
-    horizontal_flip: bool | Literal["alternate"] = False
+    horizontal_flip: bool | Literal["alternate", "auto", "auto-alternate"] = False
     vertical_flip: bool = False
     fill: Literal["nearest", "constant", "reflect", "wrap"] = "nearest"
     fill_value: Annotated[float, Field(ge=0, le=255)] = 0.0
@@ -171,6 +173,22 @@ class AugmentSpec(RecipeValue):
             high = self.random_resized_crop[1]
             raise ValueError(f"random_resized_crop must be a range of area fractions, at most 1; got {high:g}")
         return self
+
+    @property
+    def flips(self) -> bool | Literal["alternate"]:
+        """Horizontal flips, where `auto` takes them."""
+        if self.horizontal_flip == "auto":
+            return True
+        return "alternate" if self.horizontal_flip == "auto-alternate" else self.horizontal_flip
+
+    @property
+    def is_open(self) -> bool:
+        """True if the training images decide whether there are horizontal flips."""
+        return self.horizontal_flip in ("auto", "auto-alternate")
+
+    def mirrored(self, taken: bool) -> Self:
+        """The same with the flips of `auto`, or without them; unchanged where they are not left open."""
+        return self.model_copy(update={"horizontal_flip": taken and self.flips}) if self.is_open else self
 
     @property
     def mixes(self) -> bool:

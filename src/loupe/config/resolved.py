@@ -102,8 +102,8 @@ class ResolvedRecipe(Recipe):
     """A recipe for images at hand, which `loupe.recipes.resolve` makes.
 
     What only training pixels and the machine decide is `measured` before a run begins: the range of pixel values that
-    is `used`, the statistics of the pixels, a window of shuffling and a precision that are `auto`. The run records the
-    recipe with these, once.
+    is `used`, the statistics of the pixels, horizontal flips, a window of shuffling and a precision that are `auto`.
+    The run records the recipe with these, once.
     """
 
     input: ResolvedInput
@@ -131,6 +131,16 @@ class ResolvedRecipe(Recipe):
     def normalised(self, mean: RGB, std: RGB) -> Self:
         """The recipe with the statistics of the training pixels."""
         return self.model_copy(update={"input": self.input.model_copy(update={"mean": mean, "std": std})})
+
+    @property
+    def leaves_flips_open(self) -> bool:
+        """True if the training images decide about horizontal flips."""
+        return any(stage.augment.is_open for stage in self.stages)
+
+    def mirrored(self, taken: bool) -> Self:
+        """The recipe with the horizontal flips that it leaves open, or without them."""
+        stages = (stage.model_copy(update={"augment": stage.augment.mirrored(taken)}) for stage in self.stages)
+        return self.model_copy(update={"stages": tuple(stages)})
 
     def scaled(self, levels: Levels) -> Self:
         """The recipe with the range of pixel values that the training images use."""

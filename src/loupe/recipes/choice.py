@@ -16,6 +16,11 @@ SMALL_PX = 64
 # scratch is better (results/transfer.md). Numbers in between are not measured.
 FEW_PER_CLASS = 2000
 
+# From this number on, small images whose orientation tells classes apart are trained from scratch: features of
+# photographs do not fit letters. 50 letters per class: 84.5 to 85.5 % from scratch, 74 to 79 % by features; 10 per
+# class: 44 to 59 % and 60 to 69 % (results/mirrored.md). Numbers in between are not measured.
+FEW_SIGNS_PER_CLASS = 50
+
 
 def choose(
     *,
@@ -24,6 +29,7 @@ def choose(
     weights: str | None,
     images_per_class: float,
     typical_px: Callable[[], int],
+    are_signs: Callable[[], bool],
 ) -> tuple[Recipe, str]:
     """Choose a recipe.
 
@@ -32,6 +38,7 @@ def choose(
         model, weights: as given by the user; None if not given.
         images_per_class: mean number of labelled images of a class.
         typical_px: function that measures the median of the images' shorter sides; called only if needed.
+        are_signs: function that tells if the orientation of the images tells classes apart; called only if needed.
 
     Returns:
         recipe, and the reason for it as one or more sentences.
@@ -46,12 +53,17 @@ def choose(
     scratch = "small-images" if small else "photographs"
     if model is not None or weights == "none" or (small and images_per_class >= FEW_PER_CLASS):
         return catalog.recipe(scratch), f"Recipe {scratch}, from scratch: {size}"
+    few = f", with about {counted(round(images_per_class), 'image')} per class" if small else ""
+    if small and images_per_class >= FEW_SIGNS_PER_CLASS and are_signs():
+        return catalog.recipe(scratch), (
+            f"Recipe {scratch}, from scratch: {size}{few}, and their orientation tells classes "
+            "apart. Features of photographs recognise such signs less well"
+        )
     problem = weights_problem(BACKBONE)
     if problem:
         return catalog.recipe(scratch), sentences(
             f"Recipe {scratch}, from scratch: {size}", problem[0].upper() + problem[1:]
         )
-    few = f", with about {counted(round(images_per_class), 'image')} per class" if small else ""
     return catalog.recipe("features"), f"Recipe features, with pretrained {BACKBONE}: {size}{few}"
 
 

@@ -1,11 +1,13 @@
 """Resolution of a recipe: from names, flags, settings and the images to the complete recipe of a run."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loupe import ranks
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec, CnnSpec, Network
 from loupe.config.recipe import PIXEL_DEFINITION, InputSpec, Preprocessing, Recipe
@@ -13,8 +15,9 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.config.size import Size
 from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import typical_px
+from loupe.data.splits import split as splits
 from loupe.data.table import ImageTable
-from loupe.errors import ConfigError, enumerated, sentences
+from loupe.errors import ConfigError, DataError, enumerated, sentences
 from loupe.log import logger
 from loupe.models import at_hand, parent
 from loupe.models.catalog import network, weights_name
@@ -22,6 +25,7 @@ from loupe.models.parent import Parent
 from loupe.models.pretrained import native_preprocessing
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
+from loupe.recipes.orientation import orientation
 from loupe.recipes.published import other_images
 from loupe.recipes.published.experiments import experiment
 from loupe.recipes.transfer import BACKBONE
@@ -60,7 +64,7 @@ def resolve(
         ConfigError: an unknown name or key, or a flag that does not apply to the recipe.
     """
     trained = None if weights is None else parent.find(weights)
-    named = _choose(wanted, dataset, model, weights, trained)
+    named = _choose(wanted, dataset, model, weights, trained, flags, extra)
     is_named = not isinstance(wanted, Recipe) and str(wanted) in catalog.RECIPES  # a file or a value has its own split
     recipe = other_images.for_images(named, dataset) if is_named else named
     if trained is not None:
@@ -83,6 +87,8 @@ def _choose(
     model: str | None,
     weights: str | None,
     trained: Parent | None,
+    flags: Mapping[str, Any],
+    extra: Settings,
 ) -> Recipe:
     if isinstance(wanted, Recipe):
         return wanted
@@ -98,12 +104,30 @@ def _choose(
             weights=weights,
             images_per_class=np.count_nonzero(table.labels >= 0) / max(1, len(table.classes)),
             typical_px=lambda: typical_px(table),
+            are_signs=lambda: _are_signs(dataset, flags, extra),
         )
         logger.info(f"{sentences(reason)} To list others: loupe recipes")
         return recipe
     if Path(wanted).suffix in {".yaml", ".yml"}:
         return overrides.load(Path(wanted))
     return catalog.recipe(str(wanted))
+
+
+def _are_signs(dataset: Dataset, flags: Mapping[str, Any], extra: Settings) -> bool:
+    """True if the orientation of training images tells classes apart."""
+    own = {key: value for key, value in overrides.keys_and_values(extra).items() if key.startswith(("split", "seed"))}
+    seed = {} if flags.get("seed") is None else {"seed": flags["seed"]}
+    recipe = overrides.override(overrides.override(catalog.recipe("features"), seed), own)
+    dataset.compute_hashes()
+
+    def told() -> bool:
+        with suppress(DataError):  # of a split that is not possible, which the training reports
+            train_N = splits.assign(dataset.table, dataset.hashes, recipe.split, recipe.split_seed).train
+            probe = orientation(dataset.table, dataset.hashes, train_N)
+            return probe is not None and probe.tells_classes is True
+        return False
+
+    return ranks.current().from_main(told)
 
 
 def _of_small_network(trained: Parent, model: str | None) -> Recipe:

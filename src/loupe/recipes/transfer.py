@@ -9,7 +9,7 @@ BACKBONE = "tf_efficientnet_lite0"
 
 # L2 strengths until the validation loss has risen: it falls and then rises as the penalty gets weaker.
 SOLVED = Stage(epochs="auto", part="head", optimizer=Logistic())
-MILD = AugmentSpec(random_resized_crop=(0.6, 1.0), horizontal_flip=True)
+MILD = AugmentSpec(random_resized_crop=(0.6, 1.0), horizontal_flip="auto")
 
 
 def features() -> Recipe:

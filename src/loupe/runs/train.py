@@ -38,6 +38,7 @@ from loupe.runs import parents
 from loupe.runs.agreement import check_agreement
 from loupe.runs.balance_note import balance_note
 from loupe.runs.check_split import check_split, strength_folds
+from loupe.runs.mirrored import mirrored
 from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
 from loupe.runs.session import Session
@@ -138,6 +139,7 @@ def train(
         if chosen.input.range == "used":
             chosen = chosen.scaled(used_levels(loaded.table, divided.train))
             loaded = replace(_load(chosen, Dataset(dataset.source, loaded.table), False), damaged=loaded.damaged)
+        chosen, mirroring = _mirrored(chosen, loaded, divided, joined)
         parent = joined.from_main(lambda: parents.record(chosen, table.classes, divided, loaded.content))
         setup = _set_up(chosen, loaded, divided, chosen_device)
         used = chosen_device.type if joined.count > 1 else str(chosen_device)  # each rank has a GPU of its own
@@ -152,7 +154,7 @@ def train(
                     **dataset.options.to_json(),
                     **({} if parent is None else {"parent": parent}),
                     "classes": table.classes,
-                    "choices": setup.choices,
+                    "choices": setup.choices | mirroring,
                     "hashes": provenance.hashes(
                         loaded.table, loaded.content, divided, weights_file(chosen.model), setup.recipe
                     ),
@@ -240,6 +242,17 @@ def _divided(recipe: ResolvedRecipe, images: Images, split: Splitter) -> Split:
     check_split(recipe, divided, lambda spec: split(images.table, images.content, spec, recipe.split_seed))
     strength_folds(recipe, images, divided)
     return divided
+
+
+def _mirrored(
+    recipe: ResolvedRecipe, images: Images, split: Split, joined: Ranks
+) -> tuple[ResolvedRecipe, dict[str, str]]:
+    """Recipe with its horizontal flips decided by the training images, and the reason if it left them open."""
+    if not recipe.leaves_flips_open:
+        return recipe, {}
+    decided, reason = joined.from_main(lambda: mirrored(recipe, images, split.train))
+    logger.info(reason)
+    return decided, {"mirrored": reason}
 
 
 def _write_start(directory: RunDirectory, setup: TrainingSetup, environment: RunEnvironment) -> None:

@@ -21,7 +21,6 @@ from loupe.evaluate.paired import Ints
 from loupe.log import terminal
 from loupe.recipes.resolve import resolve
 from loupe.search.evidence import Evidence
-from loupe.search.mirror import MirrorProbe, mirror_probe
 from loupe.search.opening import opened_images
 from loupe.search.space import Candidate
 from loupe.training.features import FeatureExtractor
@@ -42,7 +41,6 @@ class Bank:
         rows_N: rows of the subset in the table, ascending.
         fold_N: fold of each of them.
         is_over: condition that stops a pass.
-        features: features of the subset, by the name of the candidate.
         evidence: out-of-fold predictions of the heads, by the name of the candidate.
         pass_seconds: time of a backbone for one image, measured, by its name and the side of its input.
     """
@@ -53,7 +51,6 @@ class Bank:
     rows_N: Ints
     fold_N: Ints
     is_over: Callable[[], bool]
-    features: dict[str, Floats] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     pass_seconds: dict[tuple[str, int], float] = field(default_factory=dict)
     _extractors: dict[str, FeatureExtractor] = field(default_factory=dict)
@@ -75,34 +72,20 @@ class Bank:
             StoppedError: stopped by a signal or at the end of the time; finished features are kept.
         """
         images = self._images(candidate)
-        features_NC, label_N = self._features(candidate, images, "plain"), images.table.labels[self.rows_N]
+        features_NC, label_N = self._features(candidate, images), images.table.labels[self.rows_N]
         found = out_of_fold(features_NC, label_N, self.fold_N, len(images.table.classes))
-        self.features[candidate.name] = features_NC
         self.evidence[candidate.name] = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True)
         return self.evidence[candidate.name]
 
-    def mirrored(self, candidate: Candidate) -> MirrorProbe:
-        """Accuracy of nearest neighbours on mirror images of the subset, beside that on the images.
-
-        Raises:
-            StoppedError: stopped by a signal or at the end of the time.
-        """
-        images = self._images(candidate)
-        plain_NC = self.features.get(candidate.name)
-        if plain_NC is None:
-            plain_NC = self._features(candidate, images, "plain")
-        mirrored_NC = self._features(candidate, images, "mirrored")
-        return mirror_probe(plain_NC, mirrored_NC, images.table.labels[self.rows_N], self.fold_N)
-
-    def _features(self, candidate: Candidate, images: Images, view: str) -> Floats:
-        """Features of the subset in a view, [M, C]."""
+    def _features(self, candidate: Candidate, images: Images) -> Floats:
+        """Features of the subset, [M, C]."""
         extractor, parts, computed, seconds = self._extractor(candidate), list[Floats](), 0, 0.0
         with terminal(quiet=True):
             for first in range(0, len(self.rows_N), CHUNK_IMAGES):
                 if self.is_over():
                     raise StoppedError("stopped; finished features are kept.")
                 began = time.perf_counter()
-                parts.append(extractor.features(images, self.rows_N[first : first + CHUNK_IMAGES], view))
+                parts.append(extractor.features(images, self.rows_N[first : first + CHUNK_IMAGES]))
                 if first:
                     computed, seconds = computed + len(parts[-1]), seconds + time.perf_counter() - began
         key = (candidate.network, candidate.size_px)

@@ -19,9 +19,9 @@ from loupe.devices import StopSignal, gpu_name
 from loupe.errors import ConfigError, LoupeError, RunInUseError, StoppedError
 from loupe.evaluate.search_results import BackboneAtHand, SearchedCandidate, SearchResults
 from loupe.log import duration, logger, size_text, terminal
-from loupe.recipes.choice import SMALL_PX
 from loupe.rundir import RunDirectory
 from loupe.runs.finalize import open_test
+from loupe.runs.mirrored import flips
 from loupe.runs.run import Run
 from loupe.search import deliver, space, words
 from loupe.search.bank import Bank, subset
@@ -101,6 +101,8 @@ class Search:
         self.options, self.found, self.clock, self.stop, self.directory = options, found, clock, stop, directory
         self.best: Best | None = None
         self.flips: bool | None = None  # mirror training images; None until it is probed
+        self.head = found.heads[0] if found.heads else None  # whose backbone is trained further
+        self.contest = Contest(())
         self.reserve = Reserve(len(found.split.test))
         self.overhead_seconds, self.solve_seconds = FIRST_OVERHEAD_SECONDS, SOLVE_SECONDS
         self.judge_seconds = JUDGE_SECONDS
@@ -120,9 +122,10 @@ class Search:
         self.record.start_seconds = self.clock.spent
         with suppress(StoppedError):
             self._first()
-            self._subset_round()
-            self._best_head()
-            self._whole_trainings()
+            for share in (SUBSET_SHARE, 1.0):  # what the first round leaves goes to further heads, and their trainings
+                if self._subset_round(share):
+                    self._best_head()
+                    self._whole_trainings()
         return self._finish()
 
     # The clock
@@ -204,28 +207,41 @@ class Search:
         self.record.plan(chosen)
         return chosen
 
-    def _subset_round(self) -> None:
-        """Judge heads out of fold on a subset of the images, from cheap to expensive."""
-        until = self.clock.spent + SUBSET_SHARE * max(0.0, self.seconds_left())
+    def _subset_round(self, share: float) -> bool:
+        """Judge heads out of fold on a subset of the images, from cheap to expensive; True where more is known then.
+
+        Args:
+            share: share of the time that is left. With all of it, only heads are judged that could be trained as well.
+        """
+        until, images = self.clock.spent + share * max(0.0, self.seconds_left()), len(self.bank.rows_N)
+        known = len(self.bank.evidence)
         for head in self.found.heads:
-            images = len(self.bank.rows_N)
-            expected = self._scaled_pass(head) * images + self.judge_seconds
-            if self.is_over() or (self.bank.evidence and self.clock.spent + expected > until):
+            if head.name in self.bank.evidence:
+                continue
+            each = self._scaled_pass(head)
+            expected = each * images + self.judge_seconds
+            after = self._head_seconds(head, each) if share == 1.0 else 0.0
+            if self.is_over() or (self.bank.evidence and self.clock.spent + expected + after > until):
                 self.record.note(head.name, expected_seconds=expected)
                 continue
-            began = self.clock.spent
-            evidence = self.bank.judge(head)
-            spent = self.clock.spent - began
-            self.judge_seconds = max(JUDGE_SECONDS, spent - self._scaled_pass(head) * images)
-            row = self.record.rows[head.name]
-            values: dict[str, Any] = {
-                "subset": evidence.judged,
-                "round": max(1, row.round),
-                "seconds": (row.seconds or 0.0) + spent,
-            }
-            if row.status != "finished":
-                values |= {"status": "finished", "began_seconds": began, "training_images": images}
-            self._say(self.record.change(head.name, **values), on_subset=True)
+            self._judge(head)
+        return share < 1.0 or len(self.bank.evidence) > known
+
+    def _judge(self, head: Candidate) -> None:
+        """Judge one head out of fold on the subset."""
+        began, images = self.clock.spent, len(self.bank.rows_N)
+        evidence = self.bank.judge(head)
+        spent = self.clock.spent - began
+        self.judge_seconds = max(JUDGE_SECONDS, spent - self._scaled_pass(head) * images)
+        row = self.record.rows[head.name]
+        values: dict[str, Any] = {
+            "subset": evidence.judged,
+            "round": max(1, row.round),
+            "seconds": (row.seconds or 0.0) + spent,
+        }
+        if row.status != "finished":
+            values |= {"status": "finished", "began_seconds": began, "training_images": images}
+        self._say(self.record.change(head.name, **values), on_subset=True)
 
     def _scaled_pass(self, head: Candidate) -> float:
         """Seconds of a backbone for one image: measured, or scaled by its arithmetic from the slowest that was."""
@@ -247,9 +263,10 @@ class Search:
         """Train the best head of the subset on all images, or the next best one if the time is short."""
         heads = {head.name: head for head in self.found.heads}
         for evidence in ranked([self.bank.evidence[name] for name in heads if name in self.bank.evidence]):
-            if self.best is not None and self.best.candidate.name == evidence.name:
-                return
             head = heads[evidence.name]
+            if self.record.rows[head.name].run is not None:  # by all images
+                self.head = head
+                return
             each, left = self._scaled_pass(head), self.seconds_left(self._scaled_pass(head))
             fitting = [part for part in space.parts(len(self.found.split.train)) if self._improves(head, part)]
             part = next((part for part in fitting if self._head_seconds(head, each, part) <= left), False)
@@ -257,7 +274,9 @@ class Search:
                 self.record.note(head.name, expected_seconds=self._head_seconds(head, each))
                 continue
             expected = self._head_seconds(head, each, part)
-            if self._train(self._of_part(head, part), expected, by_subset=True):
+            of_heads = self.best is None or self.best.candidate.kind == "features"
+            if self._train(self._of_part(head, part), expected, by_subset=of_heads):
+                self.head = head
                 return
 
     def _improves(self, head: Candidate, part: int | None) -> bool:
@@ -270,9 +289,12 @@ class Search:
 
     def _whole_trainings(self) -> None:
         """Train families of whole schedules: a short one of each, then longer ones of the best."""
-        contest = Contest(self._families(self._best_of_heads()))
-        slowest = 0.0  # seconds of an operation
+        contest = self.contest.with_families(self._families(self.head))
+        self.contest, slowest = contest, 0.0  # seconds of an operation
         for family in contest.families:
+            if family.name in contest.rates:
+                slowest = max(slowest, contest.rates[family.name].epoch_seconds / family.flop)
+                continue
             expected = slowest * (family.fixed_flop + family.flop) + self.overhead_seconds
             if self.is_over() or expected > self.seconds_left():
                 first = family.of(1, "auto")
@@ -306,29 +328,9 @@ class Search:
         flop = head.flop / images if head else 0.0
         found = self.found
         if self.flips is None:
-            self.flips = self._flips_help()
+            self.flips, reason = flips(found.images, found.split.train)
+            logger.info(reason)
         return families(head, flop, found.typical_px, len(found.split.train), found.base, flips=self.flips)
-
-    def _flips_help(self) -> bool:
-        """True to train on mirror images: as a probe on the features of the cheapest head says, if there is one."""
-        photographs = self.found.typical_px > SMALL_PX
-        default = "taken for photographs" if photographs else "left out for small images, which may be signs"
-        if not self.found.heads or self.is_over():
-            logger.info(f"mirrored training images: {default}; there are no features to tell.")
-            return photographs
-        probe = self.bank.mirrored(self.found.heads[0])
-        told = f"nearest neighbours recognise mirror images by {words.points(probe.difference)} beside the images"
-        if probe.helps is None:
-            logger.info(f"mirrored training images: {default}; {told}, which cannot tell.")
-            return photographs
-        logger.info(f"mirrored training images: {'taken' if probe.helps else 'left out'}; {told}.")
-        return probe.helps
-
-    def _best_of_heads(self) -> Candidate | None:
-        """Head whose backbone is trained further: the delivered one, or the first of the plan."""
-        if self.best is not None and self.best.candidate.kind == "features":
-            return self.best.candidate
-        return self.found.heads[0] if self.found.heads else None
 
     # One candidate
 

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +207,11 @@ class Contest:
     rates: dict[str, Rates] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, Evidence | None] = field(default_factory=dict)
+
+    def with_families(self, more: Sequence[Family]) -> "Contest":
+        """The same with further families."""
+        known = {family.name: family for family in (*self.families, *more)}
+        return replace(self, families=sorted(known.values(), key=lambda one: (one.fixed_flop + one.flop, one.name)))
 
     def add(self, family: Family, rates: Rates) -> None:
         """Add the measured speed of a family."""
