@@ -361,6 +361,14 @@ def test_kept_epoch(started, toy_data, tmp_path):
     assert all(float(row["last epoch"]) == 3 and 0 <= float(row["best accuracy accuracy"]) <= 1 for row in rows)
 
 
+def test_mirrored(started, toy_data, tmp_path):
+    small = ["--sets", "digits", "--seeds", 0, "--images", 40, "--epochs", 1]
+    started("mirrored", toy_data, "--work", tmp_path, "--write", tmp_path, *small)
+    [row] = csv.DictReader((tmp_path / "mirrored.csv").read_text().splitlines())
+    assert row["says"] == "left out" and float(row["high"]) < -0.3
+    assert "| digits |" in (tmp_path / "mirrored.md").read_text()
+
+
 def test_exchanges_of_one_rank(started, capsys):
     started("peers/rank_exchanges", "--repeats", 2, "--floats", 10)
     found = last_row(capsys.readouterr().out)

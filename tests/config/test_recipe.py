@@ -190,9 +190,14 @@ def test_recipes_are_frozen_and_checked():
 
 
 def test_the_choice_goes_by_what_was_named_then_by_size_and_number_of_the_images_and_says_so(monkeypatch):
-    def chosen(px, default=None, model=None, weights=None, each=5000):
+    def chosen(px, default=None, model=None, weights=None, each=5000, signs=False):
         found, reason = choice.choose(
-            default=default, model=model, weights=weights, images_per_class=each, typical_px=lambda: px
+            default=default,
+            model=model,
+            weights=weights,
+            images_per_class=each,
+            typical_px=lambda: px,
+            are_signs=lambda: signs,
         )
         assert f"Recipe {found.name}" in reason
         return found.name, reason
@@ -210,6 +215,10 @@ def test_the_choice_goes_by_what_was_named_then_by_size_and_number_of_the_images
     assert chosen(32, each=50)[0] == "features"
     assert "50 images per class" in chosen(32, each=50)[1]
     assert chosen(32, each=50, weights="none")[0] == "small-images"
+    assert chosen(32, each=50, signs=True)[0] == "small-images"
+    assert "orientation" in chosen(32, each=50, signs=True)[1]
+    assert chosen(32, each=49, signs=True)[0] == "features"
+    assert chosen(65, each=50, signs=True)[0] == "features"
     monkeypatch.setattr(choice, "weights_problem", lambda backbone: "its weights cannot be had")
     assert chosen(65)[0] == "photographs"
     assert chosen(32, each=50)[0] == "small-images"

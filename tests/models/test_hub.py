@@ -297,7 +297,12 @@ def test_what_is_missing_what_is_done_and_how_to_get_it_in_one_line(server):
 
     def chosen() -> str:
         found, reason = choice.choose(
-            default=None, model=None, weights=None, images_per_class=20, typical_px=lambda: 300
+            default=None,
+            model=None,
+            weights=None,
+            images_per_class=20,
+            typical_px=lambda: 300,
+            are_signs=lambda: False,
         )
         assert found.name == "photographs"
         return reason
