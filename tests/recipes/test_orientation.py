@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from loupe.data.dataset import open_dataset
 from loupe.recipes.orientation import Orientation, orientation
@@ -9,9 +10,8 @@ from loupe.recipes.orientation import Orientation, orientation
 
 @pytest.fixture(scope="module")
 def digits():
-    dataset = open_dataset("digits", announce=False)
-    pixels_NHWC = np.stack([np.asarray(dataset.table.encoded(row)) for row in range(300)])
-    return pixels_NHWC, dataset.table.labels[:300]
+    found = load_digits()
+    return np.repeat((found.images[:300, ..., None] * 15.9).astype(np.uint8), 3, axis=3), found.target[:300]
 
 
 def probed(x_NHWC, label_N):
