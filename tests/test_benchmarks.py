@@ -249,16 +249,16 @@ def test_pages(started, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_attention_pooling(started, toy_data, tmp_path):
-    started("attention_pooling", toy_data, "--work", tmp_path)
+    started("attention_pooling", toy_data, "--work", tmp_path, "--epochs", 2, "--rates", 1e-3)
     found = json.loads((tmp_path / "attention_pooling.json").read_text())
     assert set(found) == {"average", "attention", "validation losses", "gain"}
 
 
 @pytest.mark.slow
 def test_cifar_ablation(started, toy_data, tmp_path):
-    started("cifar_ablation", toy_data, "--work", tmp_path, "--models", "mobilenetv1_075")
+    started("cifar_ablation", toy_data, "--work", tmp_path, "--models", "mobilenetv1_075", "--sizes", 32)
     rows = json.loads((tmp_path / "cifar_ablation.json").read_text())
-    assert len(rows) == 8 and all(0 <= row["test"]["value"] <= 1 for row in rows)
+    assert len(rows) == 4 and all(0 <= row["test"]["value"] <= 1 for row in rows)
 
 
 @pytest.mark.slow
@@ -450,9 +450,9 @@ def test_transfer(started, toy_data, tmp_path, job):
 
 @pytest.mark.slow
 def test_transfer_accuracy(started, toy_data, tmp_path):
-    started("transfer_accuracy", toy_data, "seeds", "--work", tmp_path)
+    started("transfer_accuracy", toy_data, "seeds", "--work", tmp_path, "--seeds", 1)
     rows = json.loads((tmp_path / "seeds.json").read_text())
-    assert [row["seed"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3, "all"]
+    assert [row["seed"] for row in rows] == [0, 0, "all"]
     assert rows[-1]["against_features"].keys() == {"value", "low", "high"}
 
 
@@ -560,15 +560,20 @@ def test_export(started, toy_run, tmp_path, capsys):
         20,
         "--megapixels",
         0.05,
+        "--kinds",
+        "onnx",
+        "torch",
+        "--filters",
+        "bilinear",
         "--write",
         tmp_path / "export.md",
     )
     found = last_row(capsys.readouterr().out)
     (rows,) = found["runs"].values()
-    assert set(rows) >= {"onnx", "onnx, fp16", "onnx, int8", "openvino", "torch"}
+    assert set(rows) > {"onnx", "torch"}
     for row in rows.values():
         assert min(row[key] for key in ("megabytes", "load", "one_ms", "many_images_per_s")) > 0
-    assert set(found["resizing"]) == {"bilinear", "bicubic"}
+    assert set(found["resizing"]) == {"bilinear"}
     assert (tmp_path / "export.md").read_text().count("| onnx |") == 1
 
 
