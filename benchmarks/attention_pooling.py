@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that holds cifar10 and weights")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the attention pooling")
+    parser.add_argument("--penalties", nargs="+", type=float, default=PENALTIES, help="of the average's regression")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to choose from")
     given = parser.parse_args()
     cifar = cifar_subset(given.data / "cifar10", given.work / "cifar10", train=200, test=200)
@@ -71,7 +72,8 @@ def main() -> None:
         quiet=True,
     )
     maps = maps_of(run, cifar)
-    found = compared(average(maps), attentive(maps, given.rates, given.epochs), maps["test"][1].numpy())
+    choices = average(maps, given.penalties), attentive(maps, given.rates, given.epochs)
+    found = compared(*choices, maps["test"][1].numpy())
     print(found)
     (given.work / "attention_pooling.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -92,11 +94,11 @@ def maps_of(run: loupe.Run, data: Path) -> Maps:
     return found
 
 
-def average(maps: Maps) -> Choice:
+def average(maps: Maps, penalties: Iterable[float]) -> Choice:
     """Validation loss and test predictions of a logistic regression on the averaged maps."""
     pooled = {part: (x_NCHW.mean((2, 3)).numpy(), y_N.numpy()) for part, (x_NCHW, y_N) in maps.items()}
     tried = []
-    for penalty in PENALTIES:
+    for penalty in penalties:
         head = LogisticRegression(C=1 / penalty, max_iter=1000).fit(*pooled["train"])
         loss = float(log_loss(pooled["val"][1], head.predict_proba(pooled["val"][0]), labels=head.classes_))
         tried.append((loss, head.predict(pooled["test"][0])))
