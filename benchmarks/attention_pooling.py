@@ -10,7 +10,7 @@ and epoch are chosen by the loss on validation images.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder that holds cifar10 and weights")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the attention pooling")
+    parser.add_argument("--penalties", nargs="+", type=float, default=PENALTIES, help="of the average's regression")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to choose from")
     given = parser.parse_args()
     cifar = cifar_subset(given.data / "cifar10", given.work / "cifar10", train=200, test=200)
     run = finished(given.work, "cifar") or loupe.train(
@@ -69,7 +72,8 @@ def main() -> None:
         quiet=True,
     )
     maps = maps_of(run, cifar)
-    found = compared(average(maps), attentive(maps), maps["test"][1].numpy())
+    choices = average(maps, given.penalties), attentive(maps, given.rates, given.epochs)
+    found = compared(*choices, maps["test"][1].numpy())
     print(found)
     (given.work / "attention_pooling.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -90,30 +94,30 @@ def maps_of(run: loupe.Run, data: Path) -> Maps:
     return found
 
 
-def average(maps: Maps) -> Choice:
+def average(maps: Maps, penalties: Iterable[float]) -> Choice:
     """Validation loss and test predictions of a logistic regression on the averaged maps."""
     pooled = {part: (x_NCHW.mean((2, 3)).numpy(), y_N.numpy()) for part, (x_NCHW, y_N) in maps.items()}
     tried = []
-    for penalty in PENALTIES:
+    for penalty in penalties:
         head = LogisticRegression(C=1 / penalty, max_iter=1000).fit(*pooled["train"])
         loss = float(log_loss(pooled["val"][1], head.predict_proba(pooled["val"][0]), labels=head.classes_))
         tried.append((loss, head.predict(pooled["test"][0])))
     return min(tried, key=lambda one: one[0])
 
 
-def attentive(maps: Maps) -> Choice:
+def attentive(maps: Maps, rates: Iterable[float], epochs: int) -> Choice:
     """The same of attention pooling and a linear layer, at the best rate and epoch."""
-    return min((best for rate in RATES for best in trained(maps, rate)), key=lambda one: one[0])
+    return min((best for rate in rates for best in trained(maps, rate, epochs)), key=lambda one: one[0])
 
 
-def trained(maps: Maps, rate: float) -> Iterator[Choice]:
+def trained(maps: Maps, rate: float, epochs: int) -> Iterator[Choice]:
     torch.manual_seed(0)
     (x_NCHW, y_N), (x_val, y_val), (x_test, _) = (maps[part] for part in ("train", "val", "test"))
     model = Attentive(x_NCHW.shape[1], int(y_N.max()) + 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
-    steps = EPOCHS * -(-len(y_N) // BATCH)
+    steps = epochs * -(-len(y_N) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for rows in torch.randperm(len(y_N)).split(BATCH):
             optimizer.zero_grad()
             F.cross_entropy(model(x_NCHW[rows]), y_N[rows]).backward()

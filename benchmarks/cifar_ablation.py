@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that holds cifar10 and weights")
     parser.add_argument("--work", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--models", nargs="+", choices=WEIGHTS, default=tuple(WEIGHTS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=(32, 64, 96, 160), help="sides in pixels of the rows")
     given = parser.parse_args()
     subset = cifar_subset(given.data / "cifar10", given.work / "cifar10", train=TRAIN, test=TEST)
     rows = []
@@ -60,6 +61,8 @@ def main() -> None:
         weights = given.data / "weights" / WEIGHTS[model]
         for recipe, settings in (("features", FROZEN), ("finetune", WHOLE)):
             for title, pixels_of_it in settings.items():
+                if pixels_of_it["input.size_px"] not in given.sizes:
+                    continue
                 name = f"{model}-{recipe}-{'-'.join(str(value) for value in pixels_of_it.values())}"
                 run = finished(given.work, name) or loupe.train(
                     subset,

@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,11 +96,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=64, help="photographs, and prepared images, in a round")
     parser.add_argument("--compared", type=int, help="validation images for the accuracy; all without it")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=tuple(KINDS))
+    parser.add_argument("--filters", nargs="+", default=("bilinear", "bicubic"), help="of the resizing alone")
     parser.add_argument("--megapixels", type=float, default=12.0)
     parser.add_argument("--write", type=Path, help="file for the tables")
     given = parser.parse_args()
-    found = {path.name: measured(path, given.rounds, given.images, given.compared) for path in given.runs}
-    resizing = resizing_times(given.megapixels, given.rounds)
+    found = {path.name: measured(path, given.kinds, given.rounds, given.images, given.compared) for path in given.runs}
+    resizing = resizing_times(given.megapixels, given.filters, given.rounds)
     lines = [table for name, rows in found.items() for table in (f"## {name}", rows_of(rows))]
     lines += [f"## Resizing {given.megapixels:g} megapixels to 224 x 224 px", resizing_rows(resizing)]
     told = {"runs": found, "resizing": resizing, "commit": commit(), "machine": machine(threads())}
@@ -112,7 +114,9 @@ def main() -> None:
     print(json.dumps(told))
 
 
-def measured(path: Path, rounds: int, images: int, most: int | None) -> dict[str, dict[str, float | str]]:
+def measured(
+    path: Path, kinds: Sequence[str], rounds: int, images: int, most: int | None
+) -> dict[str, dict[str, float | str]]:
     """Figures of each export of one run."""
     run = Run(open_run(path), device="cpu", quiet=True)
     model, samples_N = in_fp32(run), samples_of(run, None)
@@ -123,7 +127,8 @@ def measured(path: Path, rounds: int, images: int, most: int | None) -> dict[str
     rows: dict[str, dict[str, float | str]] = {}
     engines: dict[str, Callable[[np.ndarray], object]] = {}
     with tempfile.TemporaryDirectory() as place:
-        for name, (target, precision) in KINDS.items():
+        for name in kinds:
+            target, precision = KINDS[name]
             folder = Path(place) / name
             folder.mkdir()
             options = Options(precision=precision, max_loss_points=100.0)
@@ -169,14 +174,14 @@ def in_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
     return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-def resizing_times(megapixels: float, rounds: int) -> dict[str, dict[str, float]]:
+def resizing_times(megapixels: float, filters: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of each way to resize, by the filter."""
     side = round((megapixels * 1e6 / 12) ** 0.5)
     pixels = np.random.default_rng(0).integers(0, 256, (3 * side, 4 * side, 3), dtype=np.uint8)
     image, batch = Image.fromarray(pixels), pixels[None]
     size = Size(224, 224)
     found = {}
-    for kind in ("bilinear", "bicubic"):
+    for kind in filters:
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "resize.onnx"
             write(exported(Resize(resize_in_fp32, kind)), None, None, file)

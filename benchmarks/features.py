@@ -25,6 +25,7 @@ RESULTS = HERE.parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder that holds cats_vs_dogs and weights")
+    parser.add_argument("--precisions", nargs="+", default=("fp32", "bf16"), help="of the plain script")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path, default=RESULTS, metavar="FOLDER", help="write features.{json,md} here")
     given = parser.parse_args()
@@ -34,8 +35,7 @@ def main() -> None:
     options = ["--recipe", "features", "--weights", str(weights), "--json"]
     contenders = {
         "loupe": [sys.executable, "-m", "loupe", "train", str(photographs), *options],
-        "plain fp32": [*plain, "--precision", "fp32"],
-        "plain bf16": [*plain, "--precision", "bf16"],
+        **{f"plain {precision}": [*plain, "--precision", precision] for precision in given.precisions},
     }
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(given.rounds):

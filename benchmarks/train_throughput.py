@@ -84,7 +84,7 @@ def prepare(data: str, folder: Path) -> Path:
 
 def measure(chosen: Sequence[Peer], pixels: Path, given: argparse.Namespace) -> dict[tuple[str, str], list[Outcome]]:
     """The outcomes of every round by (peer, mode)."""
-    turns = [(peer, mode) for mode in MODES for peer in chosen]
+    turns = [(peer, mode) for mode in given.modes for peer in chosen]
     outcomes: dict[tuple[str, str], list[Outcome]] = {(peer.name, mode): [] for peer, mode in turns}
     for number in range(given.rounds):
         for peer, mode in turns[number % len(turns) :] + turns[: number % len(turns)]:
@@ -127,7 +127,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"Images per second of training `{result['network']}`, medians over rounds.",
         "",
     ]
-    for mode in MODES:
+    for mode in result["modes"]:
         title = "With the augmentation of the document" if mode == "augmented" else "Without augmentation"
         lines += [f"## {title}", "", "| | precision | images/s | range | × Keras | range | peak memory, MiB |"]
         lines += ["|---|---|---:|---:|---:|---:|---:|"]
@@ -162,7 +162,7 @@ def assemble(outcomes: dict[tuple[str, str], list[Outcome]], given: argparse.Nam
     generator = [outcome["generator_images_per_second"] for outcome in keras["augmented"]]
     tables = {
         mode: {name: summary(rounds, keras[mode]) for (name, at), rounds in outcomes.items() if at == mode}
-        for mode in MODES
+        for mode in given.modes
     }
     versions: dict[str, str] = {}
     for rounds in outcomes.values():
@@ -174,6 +174,7 @@ def assemble(outcomes: dict[tuple[str, str], list[Outcome]], given: argparse.Nam
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(given.threads),
         "versions": versions,
+        "modes": list(given.modes),
         "rounds": given.rounds,
         "steps": given.steps,
         "keras_generator_images_per_second": statistics.median(generator) if generator else None,
@@ -186,6 +187,7 @@ def main() -> None:
     default = Path(os.environ.get("LOUPE_DATA", HERE.parents[1] / "shared" / "data")) / "cifar10"
     parser.add_argument("data", nargs="?", default=str(default), help="CIFAR-10; default $LOUPE_DATA/cifar10")
     parser.add_argument("--keras-python", help="the interpreter of an environment that has TensorFlow")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=25, help="timed steps of each process")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them")

@@ -31,12 +31,13 @@ Row = dict[str, Any]
 class Bench:
     """Trains what is missing, and says what came out."""
 
-    def __init__(self, data: Path, work: Path) -> None:
+    def __init__(self, data: Path, work: Path, seeds: int) -> None:
         self.source = data
         self.photographs = data / "cats_vs_dogs"
         self.weights = str(data / "weights" / FILE)
         self.cifar = cifar_subset(data / "cifar10", work / "cifar10", train=200, test=200)
         self.work = work
+        self.seeds = seeds
 
     def run(self, name: str, data: Path, recipe: str, **options: Any) -> loupe.Run:
         done = finished(self.work, name)
@@ -67,10 +68,10 @@ def stages(bench: Bench) -> Iterable[Row]:
 
 
 def seeds(bench: Bench) -> Iterable[Row]:
-    """The last block against the head alone on CIFAR-10 at 96 px: four seeds, which split and train otherwise."""
+    """The last block against the head alone on CIFAR-10 at 96 px, by seeds, which split and train otherwise."""
     settings = {"input.size_px": CIFAR_PX, "input.load_px": CIFAR_PX}
     pairs = []
-    for seed in range(4):
+    for seed in range(bench.seeds):
         options = {"settings": settings, "seed": seed}
         frozen = bench.transfer(f"seeds-features-{seed}", bench.cifar, "features", **options)
         run = bench.transfer(f"seeds-last-block-{seed}", bench.cifar, "last-block", **options)
@@ -176,8 +177,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that holds cats_vs_dogs, cifar10 and weights")
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--work", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--seeds", type=int, default=4, help="number of seeds of the part of that name")
     given = parser.parse_args()
-    bench = Bench(given.data, given.work)
+    bench = Bench(given.data, given.work, given.seeds)
     for part in given.parts:
         rows = []
         for row in PARTS[part](bench):

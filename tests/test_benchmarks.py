@@ -249,16 +249,17 @@ def test_pages(started, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_attention_pooling(started, toy_data, tmp_path):
-    started("attention_pooling", toy_data, "--work", tmp_path)
+    less = ["--penalties", 1000, 300, "--epochs", 2, "--rates", 1e-3]
+    started("attention_pooling", toy_data, "--work", tmp_path, *less)
     found = json.loads((tmp_path / "attention_pooling.json").read_text())
     assert set(found) == {"average", "attention", "validation losses", "gain"}
 
 
 @pytest.mark.slow
 def test_cifar_ablation(started, toy_data, tmp_path):
-    started("cifar_ablation", toy_data, "--work", tmp_path, "--models", "mobilenetv1_075")
+    started("cifar_ablation", toy_data, "--work", tmp_path, "--models", "mobilenetv1_075", "--sizes", 32)
     rows = json.loads((tmp_path / "cifar_ablation.json").read_text())
-    assert len(rows) == 8 and all(0 <= row["test"]["value"] <= 1 for row in rows)
+    assert len(rows) == 4 and all(0 <= row["test"]["value"] <= 1 for row in rows)
 
 
 @pytest.mark.slow
@@ -278,8 +279,8 @@ def test_engines(started, toy_data, capsys):
 
 @pytest.mark.slow
 def test_features(started, toy_data, tmp_path):
-    started("features", toy_data, "--rounds", 1, "--write", tmp_path)
-    assert json.loads((tmp_path / "features.json").read_text())["ratio_to"].keys() == {"plain fp32", "plain bf16"}
+    started("features", toy_data, "--precisions", "fp32", "--rounds", 1, "--write", tmp_path)
+    assert json.loads((tmp_path / "features.json").read_text())["ratio_to"].keys() == {"plain fp32"}
 
 
 def test_gpu_check_without_a_gpu(started, capsys, monkeypatch):
@@ -400,21 +401,20 @@ def test_heads(started, toy_data, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["photographs", "CIFAR-10"])
-def test_label_errors(started, toy_data, tmp_path, name):
+def test_label_errors(started, toy_data, tmp_path):
     pytest.importorskip("cleanlab")
-    started("label_errors", toy_data, "--work", tmp_path, "--sets", name, "--rates", 0.2, "--seeds", 1)
-    [row] = json.loads((tmp_path / f"{name}.json").read_text())
+    started("label_errors", toy_data, "--work", tmp_path, "--sets", "photographs", "--rates", 0.2, "--seeds", 1)
+    [row] = json.loads((tmp_path / "photographs.json").read_text())
     assert row["wrong"] > 0
 
 
 @pytest.mark.slow
 def test_train_throughput(started, tmp_path):
     data = write_cifar(tmp_path / "cifar10", np.random.default_rng(0), train=60, test=1)
-    arguments = ["--rounds", 1, "--steps", 2, "--warmup", 1, "--threads", 1, "--write", tmp_path]
+    arguments = ["--modes", "plain", "--rounds", 1, "--steps", 2, "--warmup", 1, "--threads", 1, "--write", tmp_path]
     started("train_throughput", data, *arguments)
     result = json.loads((tmp_path / "train_throughput.json").read_text())
-    assert all(row["images_per_second"] > 0 for mode in ("augmented", "plain") for row in result[mode].values())
+    assert all(row["images_per_second"] > 0 for row in result["plain"].values())
     assert set(result["plain"]) == {"Loupe", "PyTorch bf16", "PyTorch fp32"}
 
 
@@ -440,8 +440,8 @@ def test_fast_recipe(started, toy_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["features-augment", "last-block"])
-def test_transfer(started, toy_data, tmp_path, job):
+def test_transfer(started, toy_data, tmp_path):
+    job = "features-augment"  # the peers' last-block is in test_transfer_peers
     chosen = ["--jobs", job, "--only", "loupe", "timm-fp32"]
     started("transfer", toy_data, "--small", "--rounds", 1, "--epochs", 1, *chosen, "--threads", 1, "--write", tmp_path)
     found = json.loads((tmp_path / "transfer_speed.json").read_text())["jobs"][job]["contenders"]
@@ -450,9 +450,9 @@ def test_transfer(started, toy_data, tmp_path, job):
 
 @pytest.mark.slow
 def test_transfer_accuracy(started, toy_data, tmp_path):
-    started("transfer_accuracy", toy_data, "seeds", "--work", tmp_path)
+    started("transfer_accuracy", toy_data, "seeds", "--work", tmp_path, "--seeds", 1)
     rows = json.loads((tmp_path / "seeds.json").read_text())
-    assert [row["seed"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3, "all"]
+    assert [row["seed"] for row in rows] == [0, 0, "all"]
     assert rows[-1]["against_features"].keys() == {"value", "low", "high"}
 
 
@@ -560,15 +560,20 @@ def test_export(started, toy_run, tmp_path, capsys):
         20,
         "--megapixels",
         0.05,
+        "--kinds",
+        "onnx",
+        "torch",
+        "--filters",
+        "bilinear",
         "--write",
         tmp_path / "export.md",
     )
     found = last_row(capsys.readouterr().out)
     (rows,) = found["runs"].values()
-    assert set(rows) >= {"onnx", "onnx, fp16", "onnx, int8", "openvino", "torch"}
+    assert set(rows) > {"onnx", "torch"}
     for row in rows.values():
         assert min(row[key] for key in ("megabytes", "load", "one_ms", "many_images_per_s")) > 0
-    assert set(found["resizing"]) == {"bilinear", "bicubic"}
+    assert set(found["resizing"]) == {"bilinear"}
     assert (tmp_path / "export.md").read_text().count("| onnx |") == 1
 
 

@@ -84,13 +84,13 @@ def computed(joined, folder, library):
 def test_ranks_compute_together_the_file_of_one_process(tmp_path, library):
     if library == "openvino":
         pytest.importorskip("openvino")
-    for count in (1, 2, 3):
+    for count in (1, 3):
         found = rank_processes.results(count, "test_shared_activations:computed", str(tmp_path / str(count)), library)
         assert sum(images for images, _, _ in found) == IMAGES + 2 * 200
         assert min(images for images, _, _ in found) > 0
         assert [made for _, made, _ in found] == [3] + [0] * (count - 1), "rank 0 alone makes files"
         assert all(timed for _, _, timed in found)
-    assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "3")
+    assert digests(tmp_path / "1") == digests(tmp_path / "3")
     assert len(digests(tmp_path / "1")) == 3
 
 

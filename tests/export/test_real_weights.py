@@ -20,9 +20,8 @@ from loupe.export.onnx_file import onnx_file
 WEIGHTS = {
     "mobilenetv1_075": "mobilenetv1_075.keras_in1k",
     "tf_efficientnet_lite0": "tf_efficientnet_lite0.in1k",
-    "tf_efficientnet_lite2": "tf_efficientnet_lite2.in1k",
 }
-IMAGES = 24
+IMAGES = 12
 
 
 @pytest.mark.slow

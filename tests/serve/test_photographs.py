@@ -1,4 +1,4 @@
-"""500 real photographs under load: the answers of `loupe predict --json`, for a run and for its export."""
+"""150 real photographs under load: the answers of `loupe predict --json`, for a run and for its export."""
 
 import random
 import shutil
@@ -11,7 +11,7 @@ from server_process import ask, assert_same, predicted, serving
 import loupe
 from loupe.export.export import export_model
 
-IMAGES, CLIENTS = 500, 12
+IMAGES, CLIENTS = 150, 12
 
 pytestmark = pytest.mark.slow
 
