@@ -8,6 +8,7 @@ commands in them, and in the text, only the names and the options are checked.
 import re
 import shlex
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from loupe.config.recipe import Recipe
 from loupe.data.sources import datasets
 from loupe.export import web_gate, web_runtime
 from loupe.recipes import catalog
+from loupe.search import clock
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,6 +106,7 @@ def page_runtime(tmp_path_factory, monkeypatch) -> None:
 
 def run_command(words: list[str], monkeypatch) -> None:
     assert words[0] == "loupe", f"{words}: mark as `sh` only what can be run here"
+    monkeypatch.setattr(clock, "process_start", time.perf_counter)  # the process is that of all tests
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:
         main.main()
