@@ -61,7 +61,7 @@ class Orientation:
 
     @property
     def words(self) -> str:
-        """What was measured, as part of a sentence."""
+        """Measured accuracies, as part of a sentence."""
         mirrored = self.accuracy + self.difference
         return (
             f"from small pixels, {100 * self.accuracy:.0f} % of {self.images} training images are recognised, and "
@@ -105,7 +105,7 @@ def _pixels(table: ImageTable, rows_N: Ints) -> tuple[Pixels, Ints]:
 
 @lru_cache(maxsize=4)
 def _probed(pixels: bytes, shape: Sequence[int], labels: tuple[int, ...], unit: tuple[int, ...]) -> Orientation | None:
-    """The probe of some pixels, once: a comparison trains many recipes on the same images."""
+    """Probe of some pixels, once: a comparison trains many recipes on the same images."""
     from scipy.stats import binomtest
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
