@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from loupe.config.base import Channels, Count, Fraction, Levels, NonNegative, Positive, RecipeValue
 from loupe.config.loss import CrossEntropy, Loss
 from loupe.config.network import Network
-from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Constant, Logistic, Optimizer, Schedule
+from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Constant, Cosine, Logistic, OneCycle, Optimizer, Schedule
 from loupe.config.size import Size, SizePx, check_load_size
 from loupe.errors import enumerated
 
@@ -283,6 +283,12 @@ class Stage(RecipeValue):
         return self.is_solved and self.epochs == "auto"
 
     @property
+    def is_annealed(self) -> bool:
+        """True for training in steps whose rate falls to a tenth of its peak or less, without an end by patience."""
+        anneals = isinstance(self.schedule, OneCycle | Cosine) and self.schedule.final_fraction <= 0.1
+        return anneals and not self.is_solved and self.patience_epochs is None
+
+    @property
     def planned_epochs(self) -> int:
         """Number of epochs, or of L2 strengths; where their series goes on by itself, a usual number."""
         return AUTOMATIC_EPOCHS if self.epochs == "auto" else self.epochs
@@ -313,15 +319,16 @@ class Recipe(RecipeValue):
 
     `monitor`: validation metric for the best epoch, for patience and for plateaus. `val_objective` is the validation
     loss plus the L2 term, Keras's `val_loss`. `keep`: weights at the end of the run, those of the `best` epoch (in a
-    tie, the one with the lowest validation loss) or of the `last`. `experiment`: published experiment whose figures are
-    shown beside the result. `logit_adjustment`: factor tau of the logarithm of each class's share of the training
-    images (Menon et al. 2021): a head that is trained in steps has it added to its logits in the loss, a solved one has
-    it subtracted from its biases afterwards. Either makes rare classes likelier. `shuffle_window`: number of training
-    images, in whole shards, within which the images of an epoch are shuffled, once the shards are
-    (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`, except for shards elsewhere that exceed the
-    cache, if pixels are not kept either. `precision`: precision of training. `frozen_precision`: precision of frozen
-    blocks. `auto` there means `precision` if that is named; else the fastest that keeps the features (on a GPU, the
-    precision of training).
+    tie, the one with the lowest validation loss) or of the `last`. `auto`: where the final stage anneals, as one-cycle
+    and cosine schedules do, the last, unless the best epoch is more accurate on the validation images by more than
+    chance (results/kept_epoch.md); else the best. `experiment`: published experiment whose figures are shown beside the
+    result. `logit_adjustment`: factor tau of the logarithm of each class's share of the training images (Menon et al.
+    2021): a head that is trained in steps has it added to its logits in the loss, a solved one has it subtracted from
+    its biases afterwards. Either makes rare classes likelier. `shuffle_window`: number of training images, in whole
+    shards, within which the images of an epoch are shuffled, once the shards are (`augment.shard_order`); `all` for a
+    full shuffle. `auto` is `all`, except for shards elsewhere that exceed the cache, if pixels are not kept either.
+    `precision`: precision of training. `frozen_precision`: precision of frozen blocks. `auto` there means `precision`
+    if that is named; else the fastest that keeps the features (on a GPU, the precision of training).
     """
 
     name: str
@@ -334,7 +341,7 @@ class Recipe(RecipeValue):
     class_weights: Literal["none", "balanced"] = "none"
     logit_adjustment: NonNegative = 0.0
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["auto", "best", "last"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     shuffle_window: Literal["auto", "all"] | Count = "auto"
     precision: Precision = "auto"
@@ -344,6 +351,13 @@ class Recipe(RecipeValue):
     def epochs(self) -> int:
         """Number of epochs, and of L2 strengths; a usual number of those whose series goes on by itself."""
         return sum(stage.planned_epochs for stage in self.stages)
+
+    @property
+    def keeps(self) -> Literal["best", "last", "last unless beaten"]:
+        """Weights at the end of the run, with `auto` as what it means."""
+        if self.keep != "auto":
+            return self.keep
+        return "last unless beaten" if self.stages[-1].is_annealed else "best"
 
     @property
     def split_seed(self) -> int:

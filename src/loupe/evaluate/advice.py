@@ -59,8 +59,8 @@ class Advice:
         return (*((f"{self.key}.lr={rate:.2g}",) if rate >= LOWEST_LR else ()), *schedule)
 
     def keep_best(self) -> tuple[str, ...]:
-        """Settings: weights of the best epoch, if those of the last one are kept."""
-        return ("keep=best",) if self.recipe.keep == "last" else ()
+        """Settings: weights of the best epoch, if those of the last one are kept and the schedule does not anneal."""
+        return ("keep=best",) if self.recipe.keep == "last" and not self.recipe.stages[-1].is_annealed else ()
 
     def more_regularisation(self) -> tuple[str, ...]:
         """Settings: weights of the best epoch; augmentation if there is none, else more dropout, else weight decay."""

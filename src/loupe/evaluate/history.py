@@ -13,6 +13,7 @@ from loupe.records import Part, Quantity, Seconds, Whole
 from loupe.rundir import RunDirectory
 
 LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
+NORMAL_95 = 1.96  # standard errors
 Count = Whole | Quantity  # means over several runs need not be whole
 Row = dict[str, float | None]
 
@@ -73,6 +74,21 @@ def best_epoch(history: Sequence[Mapping[str, Any]], stages: Sequence[Stage], mo
             of_stage = [of_stage[selected_strength([history[place] for place in of_stage], stage, monitor)]]
         rivals += of_stage
     return rivals[best_row([history[place] for place in rivals], monitor)]
+
+
+def beats_last(history: Sequence[Mapping[str, Any]], epoch: int, images: int) -> bool:
+    """True if an epoch, from 1, is more accurate than the last one by more than chance.
+
+    That is, by more than 1.96 standard errors of the difference of two proportions. Of the same images the error is
+    smaller, so that the last epoch is preferred.
+
+    Args:
+        images: number of validation images.
+    """
+    one, last = history[epoch - 1]["val_accuracy"], history[-1]["val_accuracy"]
+    if one is None or last is None or not images:
+        return False
+    return bool(one - last > NORMAL_95 * math.sqrt((one * (1 - one) + last * (1 - last)) / images))
 
 
 def stage_results(history: Sequence[Mapping[str, Any]], recipe: Recipe) -> tuple[StageResult, ...]:

@@ -87,7 +87,7 @@ def diagnose(
     if solved and kept_epoch is None:
         kept = min(rows, key=lambda row: float(row["val_loss"]))
     if round(kept["val_accuracy"] * validation.images) == validation.images:
-        return all_correct(kept, training, validation, len(history) if recipe.keep == "best" else 1)
+        return all_correct(kept, training, validation, len(history) if recipe.keeps == "best" else 1)
     if solved:
         return diagnose_strengths(rows, kept, advice, training, validation)
     if len(rows) < FEWEST_EPOCHS:

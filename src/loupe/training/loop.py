@@ -17,7 +17,7 @@ from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.read_ahead import steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
-from loupe.evaluate.history import best_epoch, selected_strength
+from loupe.evaluate.history import beats_last, best_epoch, selected_strength
 from loupe.log import logger, progress_bar, rounded
 from loupe.models.classifier import Classifier
 from loupe.ranks import Ranks
@@ -43,7 +43,8 @@ class Trainer:
     """Training of a model in stages, from the last checkpoint on if there is one.
 
     A stage starts from the final weights of the stage before (the averaged ones, if it averaged). At the end the model
-    has the weights of the best epoch, or of the last one if `keep_best` is False.
+    has the weights of the best epoch, or of the last one if `keep_best` is False, or if the best is not better by more
+    than chance on `judged_images`.
 
     Over several ranks, each computes its share of every batch, and all have the same weights after every step; rank 0
     alone writes checkpoints and calls `on_epoch`.
@@ -57,6 +58,8 @@ class Trainer:
         on_epoch: function called with the history after each epoch, once its checkpoint is written.
         class_weights_K: weight of each class in the loss; None: equal weights.
         monitor: metric that chooses the best epoch.
+        judged_images: number of validation images, of which the best epoch must be more accurate than the last by more
+            than chance to be kept; None: it is kept in any case.
         stop: on this signal, training saves and returns, with `state.stage` below the number of stages.
         order: order of the training images in each epoch.
         fold_N: fold of each training image, from 0: without validation images, out-of-fold predictions select an L2
@@ -78,6 +81,7 @@ class Trainer:
     monitor: str
     keep_best: bool
     stop: StopSignal
+    judged_images: int | None = None
     order: EpochOrder = field(default_factory=EpochOrder)
     fold_N: np.ndarray | None = None
     ranks: Ranks = field(default_factory=Ranks)
@@ -107,9 +111,27 @@ class Trainer:
         while self.state.stage < len(self.stages):
             if not self._train_stage():
                 return self.state
-        if self.keep_best:
+        if self.keep_best and self._best_is_kept():
+            self.state.kept_epoch = self.state.best_epoch
             self.model.load_state_dict(self._kept.load_best(self.state.best_epoch))
         return self.state
+
+    def _best_is_kept(self) -> bool:
+        """True unless chance explains that the best epoch is better than the last."""
+        state, last = self.state, len(self.state.history)
+        if self.judged_images is None or state.best_epoch == last:
+            return True
+        if beats_last(state.history, state.best_epoch, self.judged_images):
+            logger.info(
+                f"The weights of epoch {state.best_epoch} are kept: more accurate than those of the last by more than "
+                "chance."
+            )
+            return True
+        logger.info(
+            f"The weights of the last epoch are kept: that epoch {state.best_epoch} had the best {self.monitor} of "
+            f"{counted(self.judged_images, 'validation image')} may be chance. For its weights: --set keep=best"
+        )
+        return False
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

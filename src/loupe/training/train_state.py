@@ -25,6 +25,7 @@ class TrainState:
     seconds: float = 0.0  # spent on the epoch so far
     history: list[Row] = field(default_factory=list)
     best_epoch: int = 0  # from 1, over all stages; 0: none yet
+    kept_epoch: int = 0  # whose saved weights the model has at the end; 0: it has those of the last one
     stopped: str | None = None  # reason for early stopping of the last stage
 
     @classmethod

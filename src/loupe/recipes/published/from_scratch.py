@@ -24,6 +24,7 @@ def simple_cnn() -> Recipe:
         model=small_networks.simple_cnn(),
         stages=(Stage(epochs=100, batch_size=32, optimizer=KERAS_RMSPROP, lr=1e-3),),
         monitor="val_loss",
+        keep="best",
     )
 
 
@@ -48,6 +49,7 @@ def deep_cnn() -> Recipe:
             ),
         ),
         monitor="val_objective",
+        keep="best",
     )
 
 
