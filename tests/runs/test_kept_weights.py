@@ -67,7 +67,7 @@ def test_the_last_weights_are_kept_unless_the_best_are_better_by_more_than_chanc
     last = trained(tmp_path, "last", keep="last")
     found = trained(tmp_path, "auto")
     assert found.results.best_epoch == last.results.best_epoch == 3
-    assert "The weights of the last epoch are kept" in (found.path / "train.log").read_text()
+    assert "Kept: the weights of the last epoch." in (found.path / "train.log").read_text()
     x = load_digits().images[300:330].astype(np.uint8) * 15
     np.testing.assert_array_equal(found.predict_proba(x), last.predict_proba(x))
     monkeypatch.setattr(loop, "beats_last", lambda history, epoch, images: (epoch, images) == (1, 30))

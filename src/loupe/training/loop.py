@@ -122,14 +122,11 @@ class Trainer:
         if self.judged_images is None or state.best_epoch == last:
             return True
         if beats_last(state.history, state.best_epoch, self.judged_images):
-            logger.info(
-                f"The weights of epoch {state.best_epoch} are kept: more accurate than those of the last by more than "
-                "chance."
-            )
+            logger.info(f"Kept: the weights of epoch {state.best_epoch}, better than the last by more than chance.")
             return True
         logger.info(
-            f"The weights of the last epoch are kept: that epoch {state.best_epoch} had the best {self.monitor} of "
-            f"{counted(self.judged_images, 'validation image')} may be chance. For its weights: --set keep=best"
+            f"Kept: the weights of the last epoch. That epoch {state.best_epoch} was better may be chance "
+            f"({counted(self.judged_images, 'validation image')}). To keep it: --set keep=best"
         )
         return False
 
