@@ -9,9 +9,11 @@ from sklearn.datasets import load_digits
 import loupe
 from loupe.config import overrides
 from loupe.data.dataset import open_dataset
+from loupe.devices import StopSignal
 from loupe.errors import ConfigError, InterruptedRunError, RunInUseError
 from loupe.evaluate.paired import Difference
 from loupe.evaluate.tune_results import Confirmation, TuneResults
+from loupe.recipes.resolve import resolve
 from loupe.records import RecordError
 from loupe.report import tune_page
 from loupe.rundir import list_runs
@@ -234,3 +236,23 @@ def test_weights_that_were_removed_are_trained_again_where_their_settings_are_ch
     assert not list(run.path.rglob("*.safetensors"))
     again = confirm.with_weights(run, dataset, options)
     assert (again.directory.model / "weights.safetensors").read_bytes() == before
+
+
+def test_trainings_of_a_search_have_the_flips_that_the_images_decide(digits, tmp_path, monkeypatch):
+    seen = []
+
+    class EnoughSeen(Exception):
+        pass
+
+    def set_up(recipe, *_):
+        seen.append(recipe.stages[0].augment.horizontal_flip)
+        raise EnoughSeen
+
+    monkeypatch.setattr(trainings, "set_up", set_up)
+    dataset = open_dataset(digits, announce=False)
+    of_search = trainings.SearchTrainings(dataset, RunOptions(tmp_path, "cpu", False), tmp_path, StopSignal())
+    for settings in ([], ["stages.0.augment.horizontal_flip=true"]):
+        recipe = resolve("small-images", dataset, model=None, flags={}, extra=settings)
+        with pytest.raises(EnoughSeen):
+            of_search.of(recipe)
+    assert seen == [False, True]

@@ -25,6 +25,7 @@ from loupe.log import terminal
 from loupe.models.classifier import Classifier
 from loupe.records import Fraction, Quantity, Record, Seconds, Whole
 from loupe.runs.check_split import check_split
+from loupe.runs.mirrored import mirrored
 from loupe.runs.options import RunOptions
 from loupe.runs.order import epoch_order
 from loupe.runs.results import kept_epoch
@@ -122,6 +123,8 @@ class SearchTrainings:
                 if recipe.input.range == "used":
                     recipe = recipe.scaled(used_levels(images.table, divided.train))
                     images = self._load(recipe)
+                if recipe.leaves_flips_open:
+                    recipe, _ = mirrored(recipe, images, divided.train)
                 keep_freed_memory()
                 setup = set_up(recipe, images, divided, choose_device(self.options.device))
                 state = self._fit(setup, folder)
