@@ -241,18 +241,18 @@ def test_weights_that_were_removed_are_trained_again_where_their_settings_are_ch
 def test_trainings_of_a_search_have_the_flips_that_the_images_decide(digits, tmp_path, monkeypatch):
     seen = []
 
-    class EnoughSeen(Exception):
+    class SeenError(Exception):
         pass
 
     def set_up(recipe, *_):
         seen.append(recipe.stages[0].augment.horizontal_flip)
-        raise EnoughSeen
+        raise SeenError
 
     monkeypatch.setattr(trainings, "set_up", set_up)
     dataset = open_dataset(digits, announce=False)
     of_search = trainings.SearchTrainings(dataset, RunOptions(tmp_path, "cpu", False), tmp_path, StopSignal())
     for settings in ([], ["stages.0.augment.horizontal_flip=true"]):
         recipe = resolve("small-images", dataset, model=None, flags={}, extra=settings)
-        with pytest.raises(EnoughSeen):
+        with pytest.raises(SeenError):
             of_search.of(recipe)
     assert seen == [False, True]
