@@ -2,6 +2,8 @@
 
     python benchmarks/mirrored.py $LOUPE_DATA --work mirrored --write results
 
+    python benchmarks/mirrored.py $LOUPE_DATA --sets letters "hand signs, 32 px" --images 500 1300 --epochs 15 --features
+
 The probe sees a part of the training images (`loupe/recipes/orientation.py`). Networks from random weights then learn
 from so many images of each set, with and without horizontal flips, with the same seeds, and are judged by the
 validation images; test images stay locked. A linear head on frozen features of lite0 learns from the same images, which
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import loupe
 from loupe.data.dataset import open_dataset
@@ -28,11 +31,13 @@ SETS = {
     "digits": ("digits", "small-images"),
     "letters": ("letters", "small-images"),
     "hand signs": ("sign_digits", "photographs"),
+    "hand signs, 32 px": ("sign_digits", "small-images"),
     "CIFAR-10": ("cifar10", "small-images"),
     "cats and dogs": ("cats_vs_dogs", "photographs"),
     "magnetic tiles": ("magnetic_tiles", "photographs"),
 }
-VALIDATION = 600
+SIDES_PX = {"hand signs, 32 px": 32}  # sets of reduced images
+VALIDATION = 500
 Row = dict[str, Any]
 
 
@@ -54,6 +59,19 @@ def main() -> None:
         write(rows, given.write)
 
 
+def reduced(source: Path, target: Path, side: int) -> Path:
+    """Folder of the same images in another size, as PNG files, which is written unless it is there."""
+    if not target.is_dir():
+        draft = target.with_name(f"{target.name}.draft")
+        for file in sorted(file for file in source.rglob("*") if file.suffix.lower() in {".jpg", ".jpeg", ".png"}):
+            place = draft / file.relative_to(source).with_suffix(".png")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(file) as image:
+                image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(place)
+        draft.rename(target)
+    return target
+
+
 def probe(data: str) -> Orientation | None:
     """Probe of a part of the images that are not given as test images."""
     dataset = open_dataset(data, announce=False)
@@ -65,6 +83,8 @@ def measured(name: str, given: argparse.Namespace) -> list[Row]:
     """Rows of one set: one for each number of training images."""
     place, recipe = SETS[name]
     data = place if place == "digits" else str(given.data / place)
+    if name in SIDES_PX:
+        data = str(reduced(Path(data), given.work / f"{place}-{SIDES_PX[name]}px", SIDES_PX[name]))
     found = probe(data)
     of_probe = {} if found is None else {
         "recognised": found.accuracy,

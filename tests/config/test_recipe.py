@@ -219,6 +219,7 @@ def test_the_choice_goes_by_what_was_named_then_by_size_and_number_of_the_images
     assert "orientation" in chosen(32, each=50, signs=True)[1]
     assert chosen(32, each=49, signs=True)[0] == "features"
     assert chosen(65, each=50, signs=True)[0] == "features"
+    assert chosen(15, each=50, signs=True)[0] == "features"
     monkeypatch.setattr(choice, "weights_problem", lambda backbone: "its weights cannot be had")
     assert chosen(65)[0] == "photographs"
     assert chosen(32, each=50)[0] == "small-images"

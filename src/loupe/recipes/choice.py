@@ -16,10 +16,11 @@ SMALL_PX = 64
 # scratch is better (results/transfer.md). Numbers in between are not measured.
 FEW_PER_CLASS = 2000
 
-# From this number on, small images whose orientation tells classes apart are trained from scratch: features of
-# photographs do not fit letters. 50 letters per class: 84.5 to 85.5 % from scratch, 74 to 79 % by features; 10 per
-# class: 44 to 59 % and 60 to 69 % (results/mirrored.md). Numbers in between are not measured.
+# From this number on, small images whose orientation tells classes apart are trained from scratch, as features of
+# photographs do not fit signs (results/mirrored.md: letters of 28 px, hand signs reduced to 32 px; 19 letters per class
+# are too few). Digits of 8 px are recognised far better by features: between 8 and 28 px nothing is measured.
 FEW_SIGNS_PER_CLASS = 50
+TINY_PX = 16  # below it, images are too small for the networks of small images
 
 
 def choose(
@@ -54,7 +55,7 @@ def choose(
     if model is not None or weights == "none" or (small and images_per_class >= FEW_PER_CLASS):
         return catalog.recipe(scratch), f"Recipe {scratch}, from scratch: {size}"
     few = f", with about {counted(round(images_per_class), 'image')} per class" if small else ""
-    if small and images_per_class >= FEW_SIGNS_PER_CLASS and are_signs():
+    if TINY_PX <= side <= SMALL_PX and images_per_class >= FEW_SIGNS_PER_CLASS and are_signs():
         return catalog.recipe(scratch), (
             f"Recipe {scratch}, from scratch: {size}{few}, and their orientation tells classes "
             "apart. Features of photographs recognise such signs less well"

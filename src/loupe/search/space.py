@@ -11,7 +11,7 @@ from loupe.evaluate.search_results import Kind
 from loupe.models.at_hand import WeightsAtHand
 from loupe.models.pretrained import native_preprocessing
 from loupe.recipes import catalog
-from loupe.recipes.choice import SMALL_PX
+from loupe.recipes.choice import SMALL_PX, TINY_PX
 
 STEP_PX = 32  # by which backbones reduce their input
 SMALL_SIZES_PX = (64, 96)  # at which small images are enlarged, besides the backbone's own size
@@ -20,7 +20,6 @@ EPOCHS = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60)  # of a whole annealed schedule
 PARTS = (20_000, 10_000, 5_000, 2_000, 1_000, 500)  # training images, where the time is short for all of them
 LAYER_DECAY = 0.8
 BACKWARD = 3  # arithmetic of a training step, in forward passes
-TINY_PX = 16  # below it, images are too small for `fast`
 
 
 @dataclass(frozen=True)
