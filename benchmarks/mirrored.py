@@ -2,8 +2,6 @@
 
     python benchmarks/mirrored.py $LOUPE_DATA --work mirrored --write results
 
-    python benchmarks/mirrored.py $LOUPE_DATA --sets letters "hand signs, 32 px" --images 500 1300 --epochs 15 --features
-
 The probe sees a part of the training images (`loupe/recipes/orientation.py`). Networks from random weights then learn
 from so many images of each set, with and without horizontal flips, with the same seeds, and are judged by the
 validation images; test images stay locked. A linear head on frozen features of lite0 learns from the same images, which
@@ -13,7 +11,9 @@ tells whether small images need features at all. Runs that are finished are read
 import argparse
 import csv
 import os
+import shlex
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +164,9 @@ def shown(values: list[float]) -> str:
 
 def write(rows: list[Row], folder: Path) -> None:
     """Write the table, and the figures for reading again."""
-    here = machine(os.cpu_count() or 1)
+    here, command = machine(os.cpu_count() or 1), shlex.join(sys.argv[2:])
     text = (
-        "# Mirrored training images\n\n`python benchmarks/mirrored.py $LOUPE_DATA --features --write results`, commit "
+        f"# Mirrored training images\n\n`python benchmarks/mirrored.py $LOUPE_DATA {command}`, commit "
         f"{commit()}, {here['processor']}, {here['cores']} cores. Validation accuracy of each seed.\n\n{table(rows)}\n"
     )
     (folder / "mirrored.md").write_text(text, encoding="utf-8")
