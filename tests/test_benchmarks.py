@@ -362,6 +362,7 @@ def test_kept_epoch(started, toy_data, tmp_path):
     assert all(float(row["last epoch"]) == 3 and 0 <= float(row["best accuracy accuracy"]) <= 1 for row in rows)
 
 
+@pytest.mark.slow
 def test_mirrored(started, toy_data, tmp_path):
     small = ["--sets", "digits", "--seeds", 0, "--images", 40, "--epochs", 1]
     started("mirrored", toy_data, "--work", tmp_path, "--write", tmp_path, *small)
