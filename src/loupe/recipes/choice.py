@@ -17,8 +17,8 @@ SMALL_PX = 64
 FEW_PER_CLASS = 2000
 
 # From this number on, small images whose orientation tells classes apart are trained from scratch, as features of
-# photographs do not fit signs (results/mirrored.md: letters of 28 px, hand signs reduced to 32 px; 19 letters per class
-# are too few). Digits of 8 px are recognised far better by features: between 8 and 28 px nothing is measured.
+# photographs do not fit signs: letters of 28 px gain 9 to 12 points, hand signs reduced to 32 px 3 to 5. Digits of 8 px
+# lose 5 to 40 (results/mirrored.md). Sizes in between are not measured.
 FEW_SIGNS_PER_CLASS = 50
 TINY_PX = 16  # below it, images are too small for the networks of small images
 
