@@ -34,8 +34,8 @@ def test_an_epoch_beats_the_last_by_more_than_two_standard_errors(accuracies, im
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"schedule": "one-cycle"}, "last unless beaten"),
-        ({"schedule": "cosine"}, "last unless beaten"),
+        ({"schedule": "one-cycle"}, "last-unless-beaten"),
+        ({"schedule": "cosine"}, "last-unless-beaten"),
         ({"schedule": {"name": "cosine", "final_fraction": 0.5}}, "best"),
         ({"schedule": "constant"}, "best"),
         ({"schedule": "one-cycle", "patience_epochs": 2}, "best"),
@@ -67,6 +67,7 @@ def test_the_last_weights_are_kept_unless_the_best_are_better_by_more_than_chanc
     last = trained(tmp_path, "last", keep="last")
     found = trained(tmp_path, "auto")
     assert found.results.best_epoch == last.results.best_epoch == 3
+    assert found.recipe.keep == "last-unless-beaten"
     assert "Kept: the weights of the last epoch." in (found.path / "train.log").read_text()
     x = load_digits().images[300:330].astype(np.uint8) * 15
     np.testing.assert_array_equal(found.predict_proba(x), last.predict_proba(x))

@@ -130,7 +130,7 @@ def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:
     if len(stored.stages) == len(wanted.stages):
         pairs = zip(stored.stages, wanted.stages, strict=True)
         changes["stages"] = tuple(_unsettled_stage(mine, theirs) for mine, theirs in pairs)
-    left_open = ("precision", "frozen_precision", "shuffle_window")
+    left_open = ("precision", "frozen_precision", "shuffle_window", "keep")
     changes |= {field: "auto" for field in left_open if getattr(wanted, field) == "auto"}
     return stored.model_copy(update=changes)
 

@@ -319,16 +319,17 @@ class Recipe(RecipeValue):
 
     `monitor`: validation metric for the best epoch, for patience and for plateaus. `val_objective` is the validation
     loss plus the L2 term, Keras's `val_loss`. `keep`: weights at the end of the run, those of the `best` epoch (in a
-    tie, the one with the lowest validation loss) or of the `last`. `auto`: where the final stage anneals, as one-cycle
-    and cosine schedules do, the last, unless the best epoch is more accurate on the validation images by more than
-    chance (results/kept_epoch.md); else the best. `experiment`: published experiment whose figures are shown beside the
-    result. `logit_adjustment`: factor tau of the logarithm of each class's share of the training images (Menon et al.
-    2021): a head that is trained in steps has it added to its logits in the loss, a solved one has it subtracted from
-    its biases afterwards. Either makes rare classes likelier. `shuffle_window`: number of training images, in whole
-    shards, within which the images of an epoch are shuffled, once the shards are (`augment.shard_order`); `all` for a
-    full shuffle. `auto` is `all`, except for shards elsewhere that exceed the cache, if pixels are not kept either.
-    `precision`: precision of training. `frozen_precision`: precision of frozen blocks. `auto` there means `precision`
-    if that is named; else the fastest that keeps the features (on a GPU, the precision of training).
+    tie, the one with the lowest validation loss) or of the `last`; with `last-unless-beaten` the last, unless the best
+    epoch is more accurate on the validation images by more than chance. `auto` is that where the final stage anneals,
+    as one-cycle and cosine schedules do (results/kept_epoch.md), else `best`. `experiment`: published experiment whose
+    figures are shown beside the result. `logit_adjustment`: factor tau of the logarithm of each class's share of the
+    training images (Menon et al. 2021): a head that is trained in steps has it added to its logits in the loss, a
+    solved one has it subtracted from its biases afterwards. Either makes rare classes likelier. `shuffle_window`:
+    number of training images, in whole shards, within which the images of an epoch are shuffled, once the shards are
+    (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`, except for shards elsewhere that exceed the
+    cache, if pixels are not kept either. `precision`: precision of training. `frozen_precision`: precision of frozen
+    blocks. `auto` there means `precision` if that is named; else the fastest that keeps the features (on a GPU, the
+    precision of training).
     """
 
     name: str
@@ -341,7 +342,7 @@ class Recipe(RecipeValue):
     class_weights: Literal["none", "balanced"] = "none"
     logit_adjustment: NonNegative = 0.0
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
-    keep: Literal["auto", "best", "last"] = "auto"
+    keep: Literal["auto", "best", "last", "last-unless-beaten"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     shuffle_window: Literal["auto", "all"] | Count = "auto"
     precision: Precision = "auto"
@@ -353,11 +354,11 @@ class Recipe(RecipeValue):
         return sum(stage.planned_epochs for stage in self.stages)
 
     @property
-    def keeps(self) -> Literal["best", "last", "last unless beaten"]:
+    def keeps(self) -> Literal["best", "last", "last-unless-beaten"]:
         """Weights at the end of the run, with `auto` as what it means."""
         if self.keep != "auto":
             return self.keep
-        return "last unless beaten" if self.stages[-1].is_annealed else "best"
+        return "last-unless-beaten" if self.stages[-1].is_annealed else "best"
 
     @property
     def split_seed(self) -> int:

@@ -122,7 +122,7 @@ class ResolvedRecipe(Recipe):
             problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors())
             raise ConfigError(f"recipe {recipe.name}: {problems}.") from None
         stages = tuple(ResolvedStage.of(stage) for stage in recipe.stages)
-        return cls(**{**dict(recipe), "input": pixels, "stages": stages})
+        return cls(**{**dict(recipe), "input": pixels, "stages": stages, "keep": recipe.keeps})
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -23,7 +23,7 @@ def _kept(recipe: Recipe) -> str:
     solved = [stage.is_solved for stage in recipe.stages]
     if all(solved) or (solved[-1] and recipe.keep == "last"):
         return "best L2 strength"
-    if recipe.keeps == "last unless beaten":
+    if recipe.keeps == "last-unless-beaten":
         return "last epoch, unless another is better by more than chance"
     return f"{recipe.keeps} epoch" + (" or L2 strength" if any(solved) and recipe.keeps == "best" else "")
 

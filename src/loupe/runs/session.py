@@ -93,7 +93,7 @@ class Session:
                     monitor=recipe.monitor,
                     keep_best=recipe.keeps != "last",
                     stop=stop,
-                    judged_images=len(split.val) if recipe.keeps == "last unless beaten" else None,
+                    judged_images=len(split.val) if recipe.keeps == "last-unless-beaten" else None,
                     order=epoch_order(setup.images.table, recipe.shuffle_window),
                     fold_N=strength_folds(recipe, setup.images, split),
                     ranks=current(),
