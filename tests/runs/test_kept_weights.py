@@ -5,9 +5,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 import loupe
+from loupe.comparison.sweep import train_or_open
 from loupe.config.recipe import Stage
+from loupe.data.dataset import open_dataset
+from loupe.errors import RunStateError
 from loupe.evaluate.history import beats_last
 from loupe.recipes import catalog
+from loupe.runs.options import RunOptions
 from loupe.training import loop
 
 ANNEALED = {"epochs": 3, "lr": 1e-3, "optimizer": "adam"}
@@ -74,3 +78,12 @@ def test_the_last_weights_are_kept_unless_the_best_are_better_by_more_than_chanc
     monkeypatch.setattr(loop, "beats_last", lambda history, epoch, images: (epoch, images) == (1, 30))
     assert trained(tmp_path, "beaten").results.best_epoch == 1
     assert trained(tmp_path, "best", keep="best").results.best_epoch == 1
+
+
+def test_a_run_that_kept_the_weights_by_another_rule_is_another_run(tmp_path):
+    dataset, options = open_dataset("digits", announce=False), RunOptions(tmp_path, "cpu", False, quiet=True)
+    stage = catalog.recipe("digits").stages[0].model_copy(update={"epochs": 1})
+    recipe = catalog.recipe("digits").model_copy(update={"stages": (stage,)})
+    train_or_open(dataset, recipe.model_copy(update={"keep": "last"}), "one", options)
+    with pytest.raises(RunStateError, match="keep"):
+        train_or_open(dataset, recipe, "one", options)

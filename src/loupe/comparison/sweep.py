@@ -130,7 +130,9 @@ def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:
     if len(stored.stages) == len(wanted.stages):
         pairs = zip(stored.stages, wanted.stages, strict=True)
         changes["stages"] = tuple(_unsettled_stage(mine, theirs) for mine, theirs in pairs)
-    left_open = ("precision", "frozen_precision", "shuffle_window", "keep")
+    if stored.keep == wanted.keeps:  # what `auto` means there; another rule keeps other weights
+        changes["keep"] = wanted.keep
+    left_open = ("precision", "frozen_precision", "shuffle_window")
     changes |= {field: "auto" for field in left_open if getattr(wanted, field) == "auto"}
     return stored.model_copy(update=changes)
 

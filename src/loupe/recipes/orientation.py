@@ -3,8 +3,7 @@
 A support vector machine learns small pixels of some training images and predicts the images of the other folds, as they
 are and mirrored. Classes of photographs are about as often seen from the left as from the right, so that both are
 recognised alike. Letters, and the hand of one signer, are not, and training on their mirror images teaches what never
-occurs. Frozen features of ImageNet do not tell, as they were trained to recognise mirror images
-(results/mirrored.md, on six sets of images).
+occurs (results/mirrored.md, on six sets of images).
 """
 
 import warnings

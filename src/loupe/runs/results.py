@@ -123,8 +123,8 @@ def kept_epoch(recipe: Recipe, state: TrainState) -> int:
 
     A solved head is that of the best L2 strength of its stage, also where the weights of the last epoch are kept.
     """
-    if state.kept_epoch or (recipe.keeps == "best" and state.best_epoch):
-        return state.kept_epoch or state.best_epoch
+    if epoch := state.kept_epoch or (state.best_epoch if recipe.keeps == "best" else 0):
+        return epoch
     number = int(state.history[-1]["stage"]) - 1
     if not recipe.stages[number].is_solved:
         return len(state.history)
