@@ -1,56 +1,80 @@
-"""Rounds of a search by a clock of its own: which heads are judged in the first one, and with the time that is left."""
+"""Rounds of a search by a clock of its own: heads of the first rounds, and those of the time that is left."""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from loupe.search.search import SUBSET_SHARE, Search
+from loupe.search.bank import Bank, Rung
+from loupe.search.evidence import Evidence
+from loupe.search.heads import Heads
+from loupe.search.search import SUBSET_SHARE
 
-JUDGING, TRAINING = 12.0, 20.0  # seconds of a head: out of fold on the subset, and on all images
+FIRST, FURTHER, TRAINING = 4.0, 12.0, 30.0  # seconds of a head: on the first rung, on the second, on all images
+RIGHT = {"a": 60, "b": 90, "c": 70, "d": 80, "e": 50}  # of 100 images
 
 
 @pytest.fixture
-def search():
-    """Search without images, of five heads of equal cost; the end of the time is at 100 s."""
-    found = object.__new__(Search)
-    found.clock = SimpleNamespace(spent=0.0)
-    found.bank = SimpleNamespace(evidence={}, rows_N=range(100))
-    found.found = SimpleNamespace(heads=[SimpleNamespace(name=name) for name in "abcde"])
-    found.record = SimpleNamespace(note=lambda name, **values: None)
-    found.judge_seconds = 2.0
-    found.is_over = lambda: found.clock.spent >= 100
-    found.seconds_left = lambda: 100 - found.clock.spent
-    found._scaled_pass = lambda head: (JUDGING - found.judge_seconds) / 100
-    found._head_seconds = lambda head, each: TRAINING
+def heads(monkeypatch):
+    """Five heads of equal cost and unequal accuracy; the end of the time is at 100 s."""
+    clock = SimpleNamespace(spent=0.0)
+    rungs = tuple(Rung(np.arange(images), np.zeros(images, np.int64)) for images in (30, 100))
+    bank = Bank(None, None, False, rungs, lambda: False)
 
-    def judge(head):
-        found.clock.spent += JUDGING
-        found.bank.evidence[head.name] = object()
+    def judge(head, rung):
+        clock.spent += (FIRST, FURTHER)[rung]
+        label_N = np.zeros(100, np.int64)
+        logits_NK = np.eye(2)[(np.arange(100) >= RIGHT[head.name]).astype(int)]
+        bank.evidence[rung][head.name] = Evidence(head.name, logits_NK, label_N, of_folds=True)
 
-    found._judge = judge
+    core = SimpleNamespace(
+        clock=clock,
+        bank=bank,
+        found=SimpleNamespace(heads=[SimpleNamespace(name=name) for name in RIGHT]),
+        record=SimpleNamespace(note=lambda name, **values: None),
+        is_over=lambda: clock.spent >= 100,
+        seconds_left=lambda: 100 - clock.spent,
+    )
+    found = Heads(core)
+    monkeypatch.setattr(found, "scaled_pass", lambda head: 0.0)
+    monkeypatch.setattr(found, "seconds", lambda head, each: TRAINING)
+    monkeypatch.setattr(found, "_judge", judge)
+    monkeypatch.setattr(bank, "images_at", lambda rung, name: 0)
+    found.judge_seconds = FURTHER
     return found
 
 
-def test_the_first_round_has_its_share(search):
-    assert search._subset_round(SUBSET_SHARE)
-    assert [*search.bank.evidence] == ["a", "b"]  # 24 of 35 s; a third one would end at 36
+def judged(heads) -> list[str]:
+    return ["".join(rung) for rung in heads.core.bank.evidence]
 
 
-def test_what_it_leaves_goes_to_heads_that_can_be_trained_as_well(search):
-    search._subset_round(SUBSET_SHARE)
-    search.clock.spent = 50.0
-    assert search._subset_round(1.0)
-    assert [*search.bank.evidence] == ["a", "b", "c", "d"]  # to 74 s; the next would be trained by 106 s
+def test_all_heads_are_judged_on_few_images_and_the_better_half_on_more(heads):
+    assert heads.judge(SUBSET_SHARE)
+    assert judged(heads) == ["abcde", "bd"]  # to 20 s, then 44 s; the third of the better half would end at 56 s
+    assert [one.name for one in heads._ranked()][:2] == ["b", "d"]
 
 
-def test_nothing_is_repeated_where_nothing_more_fits(search):
-    search._subset_round(SUBSET_SHARE)
-    search.clock.spent = 70.0
-    assert not search._subset_round(1.0)
-    assert len(search.bank.evidence) == 2
+def test_what_the_first_rounds_leave_goes_to_heads_that_can_be_trained_as_well(heads):
+    heads.judge(SUBSET_SHARE)
+    heads.core.clock.spent = 57.0
+    assert heads.judge(1.0)
+    assert judged(heads) == ["abcde", "bdc"]
 
 
-def test_one_head_is_judged_however_short_the_time(search):
-    search.clock.spent = 95.0
-    search._subset_round(SUBSET_SHARE)
-    assert len(search.bank.evidence) == 1
+def test_nothing_is_repeated_where_nothing_more_fits(heads):
+    heads.judge(SUBSET_SHARE)
+    heads.core.clock.spent = 70.0
+    assert not heads.judge(1.0)
+    assert judged(heads) == ["abcde", "bd"]
+
+
+def test_one_head_is_judged_however_short_the_time(heads):
+    heads.core.clock.spent = 95.0
+    heads.judge(SUBSET_SHARE)
+    assert judged(heads) == ["a", ""]
+
+
+def test_a_head_that_was_judged_on_more_images_precedes_one_with_a_better_figure_on_few(heads):
+    heads.core.bank.evidence[0]["a"] = Evidence("a", np.eye(2)[[0, 0]], np.zeros(2, np.int64), of_folds=True)
+    heads.core.bank.evidence[1]["b"] = Evidence("b", np.eye(2)[[0, 1]], np.zeros(2, np.int64), of_folds=True)
+    assert [one.name for one in heads._ranked()] == ["b", "a"]

@@ -5,7 +5,6 @@ seconds, so a frozen trunk is kept in the cache once its answers have been compa
 """
 
 import hashlib
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,7 @@ from loupe.files import write_atomic
 from loupe.models.bundle_config import content_digest
 from loupe.models.classifier import Classifier
 from loupe.models.engine import digest_of
-from loupe.models.openvino_import import core, openvino
+from loupe.models.openvino_import import core, openvino, traced_model
 from loupe.models.openvino_layers import written
 
 Files = tuple[bytes, bytes]  # description and weights
@@ -76,11 +75,11 @@ def traced(model: Classifier, cache: Path) -> Converted:
     shape = (*model.preprocessing.load_size, model.preprocessing.channels)
     x_BHWC = torch.zeros(2, *shape, dtype=torch.uint8)
     below = _Below(model)
-    trunk_files = known or _files(_convert(below, x_BHWC))
+    trunk_files = known or _files(traced_model(below, x_BHWC))
     trunk = core().read_model(*trunk_files)
     with torch.inference_mode():
         features = below(x_BHWC)
-    head = _convert(model.head, features)
+    head = traced_model(model.head, features)
     network = _joined(trunk, head)
     return Converted(network, trunk_files, place, known is not None)
 
@@ -96,16 +95,6 @@ class _Below(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         outputs: Tensor = self.trunk(evaluation_view(x_BHWC.permute(0, 3, 1, 2), self._preprocessing))
         return outputs
-
-
-def _convert(module: nn.Module, example: Tensor) -> Any:
-    """OpenVINO's model of a module, for any number of inputs of that shape."""
-    ov = openvino()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # its converter uses deprecated parts of PyTorch
-        network = ov.convert_model(module, example_input=example.clone())
-    network.reshape([-1, *example.shape[1:]])
-    return network
 
 
 def _joined(trunk: Any, head: Any) -> Any:

@@ -4,13 +4,15 @@ Both give the same predictions. OpenVINO, and PyTorch on an NVIDIA GPU, work on 
 augments the next one.
 """
 
+import copy
 import hashlib
-import warnings
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +20,11 @@ from torch import Tensor, nn
 
 from loupe.config.size import Size
 from loupe.devices import Compute, has_bf16_matrix_units, openvino_gains_from_bf16
-from loupe.models.openvino_import import core, on_threads, openvino
+from loupe.models.openvino_import import core, on_threads, openvino, traced_model
 from loupe.models.openvino_network import IN_FLIGHT, in_flight
 from loupe.models.pixel_engine import Array
+
+SHARED_BYTES = 2**29  # of the weights of the engines that the parts of a process share
 
 
 class Engine(Protocol):
@@ -46,8 +50,18 @@ def engine_gains_from_bf16(device: torch.device) -> bool:
     return has_bf16_matrix_units(device)
 
 
-def engine(blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> tuple[Engine, str]:
-    """Build the fastest engine for these blocks; also return the reason if OpenVINO cannot be used on a CPU."""
+def engine(
+    blocks: nn.Sequential,
+    compute: Compute,
+    size: Size,
+    channels: int = 3,
+    convert: Callable[[], Any] | None = None,
+) -> tuple[Engine, str]:
+    """Build the fastest engine for these blocks; also return the reason if OpenVINO cannot be used on a CPU.
+
+    Args:
+        convert: source of OpenVINO's model of the blocks; None: they are traced.
+    """
     if compute.device.type != "cpu" or compute.precision == "fp16":
         return TorchEngine(blocks, compute), ""
     try:
@@ -55,25 +69,73 @@ def engine(blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 
     except ImportError:
         return TorchEngine(blocks, compute), "OpenVINO is faster: pip install openvino"
     try:
-        return OpenVinoEngine(blocks, compute, size, channels), ""
+        return OpenVinoEngine(blocks, compute, size, channels, convert), ""
     except Exception as error:  # its converter and its compiler raise classes of their own
         reason = " ".join(str(error).split())[:200]
         return TorchEngine(blocks, compute), f"OpenVINO cannot run these blocks ({reason})"
 
 
 class Engines:
-    """Cache of the last engine: tracing and compiling a network takes seconds."""
+    """Cache of the last engine: tracing and compiling a network takes seconds.
+
+    Within `shared_engines` it holds the last few, of all parts of the process.
+    """
 
     def __init__(self) -> None:
-        self._built: dict[tuple[str, Compute, Size, int], tuple[Engine, str]] = {}
+        self._own = EngineStore(most_bytes=0)
 
     def of(self, blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> tuple[Engine, str]:
         """Engine for these blocks, weights and precision; built again only if one of them has changed."""
-        key = (digest_of(blocks), compute, size, channels)
+        return (_shared[-1] if _shared else self._own).of(blocks, compute, size, channels)
+
+
+@dataclass
+class EngineStore:
+    """Engines in the order of their last use, and the last network that was converted.
+
+    Attributes:
+        most_bytes: most bytes of the weights of all engines together; the last one is always kept.
+    """
+
+    most_bytes: int
+    _built: OrderedDict[tuple[Any, ...], tuple[Engine, str]] = field(default_factory=OrderedDict)
+    _bytes: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    _converted: tuple[tuple[Any, ...], Any] | None = None
+
+    def of(self, blocks: nn.Sequential, compute: Compute, size: Size, channels: int) -> tuple[Engine, str]:
+        """Engine for these blocks, weights and precision."""
+        work = (digest_of(blocks), size, channels)
+        key = (*work, compute, torch.get_num_threads())
         if key not in self._built:
-            self._built.clear()  # an engine holds a copy of the weights
-            self._built[key] = engine(blocks, compute, size, channels)
+            self._bytes[key] = sum(value.numel() * value.element_size() for value in blocks.state_dict().values())
+            while self._built and sum(self._bytes.values()) > self.most_bytes:
+                del self._bytes[self._built.popitem(last=False)[0]]
+            if self.most_bytes:  # an engine may refer to the weights of its blocks, which a later training would change
+                blocks = copy.deepcopy(blocks)
+            self._built[key] = engine(blocks, compute, size, channels, lambda: self._network(work, blocks))
+        self._built.move_to_end(key)
         return self._built[key]
+
+    def _network(self, work: tuple[Any, ...], blocks: nn.Sequential) -> Any:
+        """OpenVINO's model of blocks, kept for another precision."""
+        if not self.most_bytes:
+            return traced_blocks(blocks, *work[1:])
+        if self._converted is None or self._converted[0] != work:
+            self._converted = (work, traced_blocks(blocks, *work[1:]))
+        return self._converted[1].clone()
+
+
+_shared: list[EngineStore] = []
+
+
+@contextmanager
+def shared_engines() -> Iterator[None]:
+    """Let all caches of engines in this process be one, as for many trainings on the same frozen blocks."""
+    _shared.append(EngineStore(SHARED_BYTES))
+    try:
+        yield
+    finally:
+        _shared.pop()
 
 
 def digest_of(blocks: nn.Sequential) -> str:
@@ -126,12 +188,16 @@ def _finish(rows: Tensor, arrival: torch.cuda.Event | None) -> Array:
 class OpenVinoEngine:
     """Engine that runs blocks in OpenVINO's CPU plugin, with as many threads as PyTorch."""
 
-    def __init__(self, blocks: nn.Sequential, compute: Compute, size: Size, channels: int = 3) -> None:
+    def __init__(
+        self,
+        blocks: nn.Sequential,
+        compute: Compute,
+        size: Size,
+        channels: int = 3,
+        convert: Callable[[], Any] | None = None,
+    ) -> None:
         ov = openvino()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its converter uses deprecated parts of PyTorch
-            network = ov.convert_model(blocks, example_input=torch.zeros(1, channels, *size))
-        network.reshape([-1, channels, *size])
+        network = traced_blocks(blocks, size, channels) if convert is None else convert()
         prepared = ov.preprocess.PrePostProcessor(network)
         prepared.input().tensor().set_layout(ov.Layout("NHWC"))  # memory layout of the batches
         prepared.input().model().set_layout(ov.Layout("NCHW"))
@@ -147,6 +213,11 @@ class OpenVinoEngine:
     def run(self, inputs: Iterator[Tensor]) -> Iterator[Array]:
         images = (np.ascontiguousarray(x_BCHW.permute(0, 2, 3, 1).numpy()) for x_BCHW in inputs)
         return map(_channels_last, in_flight(self._compiled, images))
+
+
+def traced_blocks(blocks: nn.Sequential, size: Size, channels: int) -> Any:
+    """OpenVINO's model of blocks, for any number of inputs [B, C, H, W]."""
+    return traced_model(blocks, torch.zeros(1, channels, *size))
 
 
 def _channels_last(outputs: Array) -> Array:

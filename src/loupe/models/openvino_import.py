@@ -1,6 +1,10 @@
-"""Import of OpenVINO without its telemetry, which its converter would send to the network without asking."""
+"""Import of OpenVINO without its telemetry, which its converter would send to the network without asking.
+
+Also its conversion of networks of PyTorch.
+"""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -56,6 +60,29 @@ def on_threads(threads: int) -> dict[str, Any]:
     bound to the same core.
     """
     return {"INFERENCE_NUM_THREADS": threads, **({} if threads >= cores() else {"ENABLE_CPU_PINNING": False})}
+
+
+def traced_model(module: Any, example: Any) -> Any:
+    """OpenVINO's model of a module of PyTorch in evaluation mode, for any number of inputs like the example.
+
+    It is traced once. The check that PyTorch makes by tracing it again would take as long as the rest.
+
+    Args:
+        module: module of one input, a tensor [B, ...].
+        example: input.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+        Exception: of a class of the converter's own, if it cannot convert the module.
+    """
+    import torch  # not needed to run a converted network
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the converter uses deprecated parts of PyTorch
+        traced = torch.jit.trace(module.eval(), example.clone(), strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+        network = openvino().convert_model(traced, example_input=example.clone())
+    network.reshape([-1, *example.shape[1:]])
+    return network
 
 
 @cache

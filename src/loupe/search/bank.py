@@ -26,34 +26,69 @@ from loupe.search.space import Candidate
 from loupe.training.features import FeatureExtractor
 from loupe.training.heads import out_of_fold
 
-SUBSET_IMAGES = 1000  # of the first round: the standard error of an accuracy of 90 % is 0.9 points there
+SUBSET_IMAGES = 1000  # of the last round: the standard error of an accuracy of 90 % is 0.9 points there
+FIRST_IMAGES = 300  # of the first round
+FIRST_IMAGES_OF_CLASS = 10  # at least, of the first round
+CLEARLY_MORE = 1.5  # times as many images, from which on another round is worth its time
 FOLDS = 5
 CHUNK_IMAGES = 64  # computed between two looks at the clock
 
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass
-class Bank:
-    """Features of a subset of the training and validation images, and heads on them.
+@dataclass(frozen=True)
+class Rung:
+    """Images of a round.
 
     Attributes:
-        rows_N: rows of the subset in the table, ascending.
-        fold_N: fold of each of them.
+        rows_N: their rows in the table, ascending.
+        fold_N: fold of each of them, from 0.
+    """
+
+    rows_N: Ints
+    fold_N: Ints
+
+
+@dataclass
+class Bank:
+    """Features of subsets of the training and validation images, and heads on them.
+
+    Attributes:
+        rungs: subsets, each of which holds the one before.
         is_over: condition that stops a pass.
-        evidence: out-of-fold predictions of the heads, by the name of the candidate.
+        evidence: for each rung, out-of-fold predictions of the heads, by the name of the candidate.
         pass_seconds: time of a backbone for one image, measured, by its name and the side of its input.
     """
 
     dataset: Dataset
     device: torch.device
     skip_damaged: bool
-    rows_N: Ints
-    fold_N: Ints
+    rungs: tuple[Rung, ...]
     is_over: Callable[[], bool]
-    evidence: dict[str, Evidence] = field(default_factory=dict)
+    evidence: list[dict[str, Evidence]] = field(init=False)
     pass_seconds: dict[tuple[str, int], float] = field(default_factory=dict)
     _extractors: dict[str, FeatureExtractor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.evidence = [{} for _ in self.rungs]
+
+    @property
+    def judgements(self) -> int:
+        """Number of heads that were judged, over all rungs."""
+        return sum(map(len, self.evidence))
+
+    def evidence_at(self, rung: int) -> list[Evidence]:
+        """Predictions of all heads on a rung, in the order in which they were judged."""
+        return [*self.evidence[rung].values()]
+
+    def rung_of(self, name: str) -> int:
+        """Highest rung on which a head was judged; -1 for none."""
+        return max((rung for rung, judged in enumerate(self.evidence) if name in judged), default=-1)
+
+    def images_at(self, rung: int, name: str) -> int:
+        """Number of images of a rung whose features a head lacks, as far as its rungs before tell."""
+        before = self.rung_of(name)
+        return len(self.rungs[rung].rows_N) - (len(self.rungs[before].rows_N) if before >= 0 else 0)
 
     def estimate(self, candidate: Candidate) -> float:
         """Seconds of a backbone for one image, from a few timed batches, whose features are kept."""
@@ -61,31 +96,32 @@ class Bank:
         if key not in self.pass_seconds:
             images = self._images(candidate)
             with terminal(quiet=True):
-                timed = self._extractor(candidate).estimate(images, self.rows_N)
+                timed = self._extractor(candidate).estimate(images, self.rungs[0].rows_N)
             self.pass_seconds[key] = timed.seconds_per_image
         return self.pass_seconds[key]
 
-    def judge(self, candidate: Candidate) -> Evidence:
-        """Out-of-fold predictions of a head on the features of the subset.
+    def judge(self, candidate: Candidate, rung: int) -> Evidence:
+        """Out-of-fold predictions of a head on the features of the images of a rung.
 
         Raises:
             StoppedError: stopped by a signal or at the end of the time; finished features are kept.
         """
-        images = self._images(candidate)
-        features_NC, label_N = self._features(candidate, images), images.table.labels[self.rows_N]
-        found = out_of_fold(features_NC, label_N, self.fold_N, len(images.table.classes))
-        self.evidence[candidate.name] = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True)
-        return self.evidence[candidate.name]
+        images, subset = self._images(candidate), self.rungs[rung]
+        features_NC, label_N = self._features(candidate, images, subset.rows_N), images.table.labels[subset.rows_N]
+        found = out_of_fold(features_NC, label_N, subset.fold_N, len(images.table.classes))
+        evidence = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True)
+        self.evidence[rung][candidate.name] = evidence
+        return evidence
 
-    def _features(self, candidate: Candidate, images: Images) -> Floats:
-        """Features of the subset, [M, C]."""
+    def _features(self, candidate: Candidate, images: Images, rows_N: Ints) -> Floats:
+        """Features of some images, [N, C]."""
         extractor, parts, computed, seconds = self._extractor(candidate), list[Floats](), 0, 0.0
         with terminal(quiet=True):
-            for first in range(0, len(self.rows_N), CHUNK_IMAGES):
+            for first in range(0, len(rows_N), CHUNK_IMAGES):
                 if self.is_over():
                     raise StoppedError("stopped; finished features are kept.")
                 began = time.perf_counter()
-                parts.append(extractor.features(images, self.rows_N[first : first + CHUNK_IMAGES]))
+                parts.append(extractor.features(images, rows_N[first : first + CHUNK_IMAGES]))
                 if first:
                     computed, seconds = computed + len(parts[-1]), seconds + time.perf_counter() - began
         key = (candidate.network, candidate.size_px)
@@ -113,27 +149,39 @@ class Bank:
         return opened_images(self.dataset, self._preprocessing(candidate), skip_damaged=self.skip_damaged)
 
 
-def subset(images: Images, split: Split, seed: int, most: int = SUBSET_IMAGES) -> tuple[Ints, Ints]:
-    """Rows of a stratified subset of the training and validation images, and the fold of each, from 0.
-
-    There are fewer folds where a class has fewer images.
+def rungs(images: Images, split: Split, seed: int) -> tuple[Rung, ...]:
+    """Subsets of the training and validation images on which heads are judged, stratified by class, with their folds.
 
     Raises:
         DataError: a class has a single image.
     """
-    table, pool_N = images.table, np.sort(np.concatenate([split.train, split.val]))
-    unit = units(images.content, table.groups)
-    if len(pool_N) > most:
-        sampler = UnitSampler(
-            content=images.content,
-            labels=table.labels,
-            pool=pool_N,
-            unit=unit,
-            pinned=np.empty(0, np.int64),
-            classes=table.classes,
-        )
-        pool_N = sampler.stratified(most, key=f"search {seed}")
-    return pool_N, _folds(images, pool_N, seed)
+    pool_N = np.sort(np.concatenate([split.train, split.val]))
+    rows_N = _subset(images, pool_N, SUBSET_IMAGES, f"search {seed}")
+    last = Rung(rows_N, _folds(images, rows_N, seed))
+    fewest = max(FIRST_IMAGES, FIRST_IMAGES_OF_CLASS * len(images.table.classes))
+    if CLEARLY_MORE * fewest > len(rows_N):
+        return (last,)
+    first_N = _subset(images, rows_N, fewest, f"search {seed}, first round")
+    try:
+        return Rung(first_N, _folds(images, first_N, seed)), last
+    except DataError:  # a class of few images has one there
+        return (last,)
+
+
+def _subset(images: Images, pool_N: Ints, most: int, key: str) -> Ints:
+    """Rows of at most so many images of a pool, ascending, stratified by class."""
+    if len(pool_N) <= most:
+        return pool_N
+    table = images.table
+    sampler = UnitSampler(
+        content=images.content,
+        labels=table.labels,
+        pool=pool_N,
+        unit=units(images.content, table.groups),
+        pinned=np.empty(0, np.int64),
+        classes=table.classes,
+    )
+    return sampler.stratified(most, key=key)
 
 
 def _folds(images: Images, rows_N: Ints, seed: int, counts: Sequence[int] = range(FOLDS, 1, -1)) -> Ints:

@@ -16,11 +16,14 @@ LEFT_BEHIND = {"checkpoints", ".lock"}
 LAST = ("recipe.yaml", "results.json", "report.html")
 
 
-def deliver(run: Run, folder: Path, *, device: str, quiet: bool) -> Run:
+def deliver(run: Run, folder: Path, *, device: str, quiet: bool, page: bool = True) -> Run:
     """Make the run in `folder` this one; the files are linked or copied, and the run of the candidate stays.
 
     All files are prepared first. Then they replace the earlier ones within milliseconds; a process that ends between
     two of them is followed by `recover`.
+
+    Args:
+        page: write the page of the run; False: remove that of the run before, as the end of a search writes its own.
 
     Raises:
         DiskError: the disk is full, or cannot be written.
@@ -38,7 +41,10 @@ def deliver(run: Run, folder: Path, *, device: str, quiet: bool) -> Run:
         named.write(results_file(RunDirectory(staged)))
         (staged / READY).touch()
         recover(folder)
-        run_page.write_page(folder)
+        if page:
+            run_page.write_page(folder)
+        else:
+            (folder / "report.html").unlink(missing_ok=True)
     except OSError as error:
         if told := disk_error(error, folder, "give the same command again"):
             raise told from error

@@ -174,7 +174,7 @@ def validation(run: Run, name: str) -> Evidence:
     return Evidence(name, predictions.logits_NK, predictions.label, of_folds=False)
 
 
-def predict_seconds(run: Run, rows_N: np.ndarray, *, repeats: int = 5) -> float:
+def predict_seconds(run: Run, *, repeats: int = 5) -> float:
     """Median time of a prediction of one image, from decoded pixels, by the engine that predicts with this run."""
     size = run.preprocessing.load_size
     pixels_BHWC = np.full((1, *size, run.preprocessing.channels), 127, np.uint8)

@@ -11,8 +11,15 @@ from loupe.models.at_hand import WeightsAtHand
 SURE = 0.05  # p-value below which a difference is called significant
 
 
-def plan(at_hand: Sequence[WeightsAtHand], heads: int, images: dict[str, int], subset: int, limit: float) -> list[str]:
-    """Lines of the plan."""
+def plan(
+    at_hand: Sequence[WeightsAtHand], heads: int, images: dict[str, int], subsets: Sequence[int], limit: float
+) -> list[str]:
+    """Lines of the plan.
+
+    Args:
+        images: number of images in each split.
+        subsets: number of images of each round of heads.
+    """
     if at_hand:
         names = enumerated([one.backbone for one in at_hand], most=6)
         backbones = f"Pretrained weights at hand: {names}."
@@ -23,8 +30,9 @@ def plan(at_hand: Sequence[WeightsAtHand], heads: int, images: dict[str, int], s
         )
     first = ""
     if at_hand:
+        rounds = [counted(subsets[0], "image"), *(f"the better half on {subset:,}" for subset in subsets[1:])]
         first = (
-            f" {counted(heads, 'head')} on frozen features, judged out of fold on {counted(subset, 'image')}; the best "
+            f" {counted(heads, 'head')} on frozen features, judged out of fold on {', '.join(rounds)}; the best "
             f"on all {counted(images['train'], 'training image')}; then"
         )
     return [
