@@ -1,12 +1,17 @@
 """Search spaces: keys and ranges as a user types them, checked before anything is computed."""
 
+from pathlib import Path
+
 import pytest
 
 from loupe.config import overrides
 from loupe.config.resolved import ResolvedRecipe
+from loupe.data.dataset import open_dataset
 from loupe.errors import ConfigError
+from loupe.models.at_hand import WeightsAtHand
 from loupe.recipes import catalog
-from loupe.tuning import space
+from loupe.tuning import recipes, space
+from loupe.tuning.recipes import TunedRecipe
 from loupe.tuning.request import TuneRequest, seconds_in
 from loupe.tuning.rungs import count_rungs, share, shortened
 from loupe.tuning.space import parse, to_settings
@@ -104,6 +109,18 @@ def test_each_recipe_for_own_images_has_a_space_of_valid_values(name):
             overrides.override(recipe, to_settings({key.key: value}, recipe))
     ranges = [key for key in keys if not key.choices]
     assert all(key.default_value is not None for key in ranges if key.default is not None), "its own value is inside"
+
+
+@pytest.mark.slow
+def test_a_solved_head_is_tried_on_every_backbone_at_hand_unless_one_was_asked_for(monkeypatch):
+    at_hand = [WeightsAtHand("mobilenetv3_small_100", "timm", 1, Path("weights"))]
+    monkeypatch.setattr(recipes, "weights_at_hand", lambda: at_hand)
+    monkeypatch.setattr(recipes, "check_weights", lambda _network: None)
+    dataset = open_dataset("digits")
+    for model, tried in ((None, True), ("tf_efficientnet_lite0", False)):
+        request = TuneRequest("features", model, None, (), (), trials=2, time_limit_seconds=None, confirm=0, seed=0)
+        keys = [key.key for key in TunedRecipe.of(request, dataset).space(())]
+        assert ("model.backbone" in keys) == tried
 
 
 def test_a_recipe_without_a_space_says_so():

@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import loupe
+from loupe.cli.report import report
 from loupe.config import overrides
 from loupe.data.dataset import open_dataset
 from loupe.devices import StopSignal
@@ -104,9 +105,12 @@ def test_the_file_is_read_back_and_the_page_shows_it(tuned, tmp_path):
         assert text.replace("'", "&#39;") in page
     assert page.count("<svg") == page.count('role="img" aria-label="') + 1  # the mark of the header is hidden
     content = json.loads((folder / "found.json").read_text())
+    (tmp_path / "copy.json").write_text(json.dumps(content))
+    report([str(tmp_path / "copy.json")])
+    assert (tmp_path / "copy.html").read_text() == page
     (tmp_path / "other.json").write_text(json.dumps({**content, "best": 99}))
-    with pytest.raises(RecordError):
-        TuneResults.read(tmp_path / "other.json")
+    with pytest.raises(RecordError, match="loupe tune again"):
+        report([str(tmp_path / "other.json")])
 
 
 @pytest.mark.slow

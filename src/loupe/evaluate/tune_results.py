@@ -1,12 +1,13 @@
 """Results of `loupe tune`: the content of its JSON file, typed. Reports read nothing else of a search."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from loupe.evaluate.estimate import Estimate
-from loupe.records import Fraction, Part, Quantity, Seconds, TextRecord, Whole
+from loupe.records import Fraction, Part, Quantity, Seconds, TextRecord, Whole, parse
 
 Setting = int | float | str
 TrialState = Literal["complete", "given up", "failed"]
@@ -157,6 +158,15 @@ class TuneResults(TextRecord):
     recipe_file: str
     next_command: str
     seconds: Seconds = Field(default=0.0)
+
+    @classmethod
+    def describes(cls, path: Path) -> bool:
+        """True for a file whose keys are those of a search, readable or not; False also for no JSON."""
+        try:
+            content = parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and "optuna" in content
 
     @model_validator(mode="after")
     def _best_is_complete(self) -> "TuneResults":

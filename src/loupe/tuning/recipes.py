@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loupe.config.network import BackboneSpec
 from loupe.config.recipe import SplitSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset
 from loupe.errors import ConfigError
 from loupe.log import terminal
+from loupe.models.at_hand import weights_at_hand
 from loupe.models.pretrained import check_weights
 from loupe.recipes import catalog
 from loupe.recipes.resolve import resolve
@@ -71,9 +73,15 @@ class TunedRecipe:
         Raises:
             ConfigError: an unknown key, or a value that cannot be used.
         """
-        keys = space.parse(texts or default_space(self.default), self.default)
+        keys = space.parse(texts or self._own_space(), self.default)
         space.check(keys, self.with_settings)
         return keys
+
+    def _own_space(self) -> tuple[str, ...]:
+        """Search space of the recipe, with the backbones at hand for a solved head, unless one was asked for."""
+        is_open = self.request.model is None and self.request.weights is None
+        is_solved = isinstance(self.default.model, BackboneSpec) and all(s.is_solved for s in self.default.stages)
+        return default_space(self.default, [one.backbone for one in weights_at_hand()] if is_open and is_solved else [])
 
     def best(self, values: Settings) -> ResolvedRecipe:
         """Recipe with the best values, to be trained again: with its own split settings, and a name of its own."""

@@ -65,4 +65,4 @@ def _backbone(recipe: Recipe, backbones: Sequence[str]) -> list[str]:
     """Choice among the recipe's backbone and others; none without others."""
     assert isinstance(recipe.model, BackboneSpec)
     names = dict.fromkeys((recipe.model.backbone, *backbones))
-    return [f"model.backbone={','.join(names)}"] if len(names) > 1 and recipe.model.weights == "timm" else []
+    return [f"model.backbone={','.join(names)}"] if len(names) > 1 else []
