@@ -6,7 +6,7 @@ from typing import Any
 
 from loupe.devices import StopSignal
 from loupe.errors import LoupeError
-from loupe.evaluate.search_results import Restrictions, SearchedCandidate
+from loupe.evaluate.search_results import Kind, Restrictions, SearchedCandidate
 from loupe.log import duration, logger, size_text
 from loupe.rundir import RunDirectory
 from loupe.runs.run import Run
@@ -72,6 +72,10 @@ class Candidates:
     def is_over(self) -> bool:
         """True once a signal came, or the time is over but for the end."""
         return self.stop.is_sent or self.clock.left < self.reserved
+
+    def leads(self, kind: Kind) -> bool:
+        """True if the best candidate is of that kind."""
+        return self.best is not None and self.best.candidate.kind == kind
 
     def seconds_left(self, predict_seconds: float = 0.0) -> float:
         """Seconds for candidates, of which one with this time of a prediction might be delivered."""

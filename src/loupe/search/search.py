@@ -13,6 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from loupe import provenance
+from loupe.data.sources.datasets import DATASETS
 from loupe.devices import StopSignal, gpu_name
 from loupe.errors import ConfigError, LoupeError, RunInUseError, StoppedError
 from loupe.evaluate.search_results import BackboneAtHand, SearchResults
@@ -21,7 +22,7 @@ from loupe.models.engine import shared_engines
 from loupe.report import run_page, search_page
 from loupe.rundir import RunDirectory
 from loupe.runs.finalize import open_test
-from loupe.runs.mirrored import flips
+from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
 from loupe.search import deliver, space, words
 from loupe.search.bank import Bank, rungs
@@ -30,8 +31,8 @@ from loupe.search.clock import Clock
 from loupe.search.heads import Heads
 from loupe.search.opening import Opened, SearchOptions, opened, search_folder
 from loupe.search.record import Record, facts
-from loupe.search.space import Candidate, families
-from loupe.search.trainings import Contest, Trainings
+from loupe.search.training_rounds import TrainingRounds
+from loupe.search.trainings import Trainings
 
 SUBSET_SHARE = 0.5  # of the time that is left, for the first rounds of heads
 FIRST_SHARE = 0.4  # of the time that is left, for the first candidate where a part of the training images takes less
@@ -80,8 +81,6 @@ class Search:
         self, options: SearchOptions, found: Opened, clock: Clock, stop: StopSignal, directory: RunDirectory
     ) -> None:
         self.options, self.found, self.clock, self.stop, self.directory = options, found, clock, stop, directory
-        self.flips: bool | None = None  # mirror training images; None until it is probed
-        self.contest = Contest(())
         record = Record(directory.path, clock, self._facts())
         for head in found.heads:
             record.plan(head)
@@ -89,7 +88,7 @@ class Search:
         bank = Bank(found.dataset, found.device, skip, images, lambda: self.core.is_over())
         trainings = Trainings(found, directory.path / "candidates", skip, bank.pass_seconds)
         self.core = Candidates(found, options.restrictions, clock, stop, directory, record, bank, trainings)
-        self.heads = Heads(self.core)
+        self.heads, self.rounds = Heads(self.core), TrainingRounds(self.core)
 
     @property
     def record(self) -> Record:
@@ -103,10 +102,12 @@ class Search:
         self.record.start_seconds = self.clock.spent
         with suppress(StoppedError):
             self._first()
+            self._tell_of_copies()
+            self.rounds.small_images()
             for share in (SUBSET_SHARE, 1.0):  # what the first round leaves goes to further heads, and their trainings
                 if self.heads.judge(share):
                     self.heads.train_best()
-                    self._whole_trainings()
+                    self.rounds.run(self.heads.chosen)
         return self._finish()
 
     # The rounds
@@ -139,7 +140,7 @@ class Search:
 
     def _first_from_scratch(self) -> float:
         """Deliver one epoch from scratch if it fits; return the least seconds that one takes."""
-        family = next(one for one in self._families(None) if one.kind == "from-scratch")
+        family = next(one for one in self.rounds.families(None) if one.kind == "from-scratch")
         rates = self.core.trainings.rates(family, self.core.overhead_seconds)
         train = len(self.found.split.train)
 
@@ -164,50 +165,13 @@ class Search:
                     return part
         return False
 
-    def _whole_trainings(self) -> None:
-        """Train families of whole schedules: a short one of each, then longer ones of the best."""
-        contest = self.contest.with_families(self._families(self.heads.chosen))
-        self.contest, slowest = contest, 0.0  # seconds of an operation
-        for family in contest.families:
-            if family.name in contest.rates:
-                slowest = max(slowest, contest.rates[family.name].epoch_seconds / family.flop)
-                continue
-            expected = slowest * (family.fixed_flop + family.flop) + self.core.overhead_seconds
-            if self.core.is_over() or expected > self.core.seconds_left():
-                first = family.of(1, "auto")
-                self.record.plan(first)
-                self.record.note(first.name, expected_seconds=expected if slowest else None)
-                continue
-            try:
-                rates = self.core.trainings.rates(family, self.core.overhead_seconds)
-            except LoupeError as error:
-                logger.info(f"{family.title}: {error}")
-                continue
-            contest.add(family, rates)
-            slowest = max(slowest, rates.epoch_seconds / family.flop)
-        while not self.core.is_over():
-            chosen = contest.next(self.core.seconds_left())
-            if chosen is None:
-                break
-            family, epochs = chosen
-            rates = contest.rates[family.name]
-            candidate = family.of(epochs, rates.precision)
-            self.record.plan(candidate)
-            trained = self.core.train(candidate, rates.seconds(epochs))
-            contest.tried(family, epochs, trained)
-        for family in contest.families:
-            if (longer := contest.longer(family)) is not None:
-                self.record.plan(longer)
-                self.record.note(longer.name, expected_seconds=contest.rates[family.name].seconds(longer.epochs))
-
-    def _families(self, head: Candidate | None) -> tuple[space.Family, ...]:
-        images = len(self.found.images.table)
-        flop = head.flop / images if head else 0.0
-        found = self.found
-        if self.flips is None:
-            self.flips, reason = flips(found.images, found.split.train)
-            logger.info(reason)
-        return families(head, flop, found.typical_px, len(found.split.train), found.base, flips=self.flips)
+    def _tell_of_copies(self) -> None:
+        """Log a note where many drawn images look like training images; not where not all images were decoded."""
+        best, found = self.core.best, self.found
+        if best is None or best.candidate.training_images is not None or found.dataset.source in DATASETS:
+            return
+        if note := near_note(self.core.trainings.images(best.candidate), found.split, found.base.split):
+            logger.info(note)
 
     # The end
 

@@ -145,6 +145,10 @@ class Trainings:
                 self.found.dataset, recipe.preprocessing, cache=cache_folder(), skip_damaged=self.skip_damaged
             )
 
+    def images(self, candidate: Candidate) -> Images:
+        """All images, decoded for a candidate; they are there already if it was trained."""
+        return self._images(_resolved(candidate.recipe, self.found.dataset))
+
     def train(self, candidate: Candidate, is_over: Callable[[], bool], on_signal: Callable[[int], None]) -> Run | None:
         """Train a candidate, or open its run if an earlier search has finished it; None if it was stopped.
 
