@@ -58,6 +58,11 @@ def test_a_longer_limit_only_adds_or_lengthens_trainings():
     assert max(epochs for _, epochs in long) > max(epochs for _, epochs in short)
 
 
+def test_a_time_too_short_for_shares_goes_to_one_family():
+    order = played(contest(Rates(1, 15, "fp32"), Rates(1, 20, "fp32")), 60, {"a": 50, "b": 80})
+    assert order == [("a", 3)]
+
+
 def test_nothing_begins_that_does_not_fit():
     assert played(contest(Rates(30, 10, "fp32")), 20, {"a": 50}) == []
 

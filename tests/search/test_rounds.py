@@ -8,9 +8,9 @@ import pytest
 from loupe.search.bank import Bank, Rung
 from loupe.search.evidence import Evidence
 from loupe.search.heads import Heads
-from loupe.search.search import SUBSET_SHARE
 
 FIRST, FURTHER, TRAINING = 4.0, 12.0, 30.0  # seconds of a head: on the first rung, on the second, on all images
+HALF = 0.5  # of the time that is left, for the first rounds
 RIGHT = {"a": 60, "b": 90, "c": 70, "d": 80, "e": 50}  # of 100 images
 
 
@@ -49,20 +49,20 @@ def judged(heads) -> list[str]:
 
 
 def test_all_heads_are_judged_on_few_images_and_the_better_half_on_more(heads):
-    assert heads.judge(SUBSET_SHARE)
+    assert heads.judge(HALF)
     assert judged(heads) == ["abcde", "bd"]  # to 20 s, then 44 s; the third of the better half would end at 56 s
     assert [one.name for one in heads._ranked()][:2] == ["b", "d"]
 
 
 def test_what_the_first_rounds_leave_goes_to_heads_that_can_be_trained_as_well(heads):
-    heads.judge(SUBSET_SHARE)
+    heads.judge(HALF)
     heads.core.clock.spent = 57.0
     assert heads.judge(1.0)
     assert judged(heads) == ["abcde", "bdc"]
 
 
 def test_nothing_is_repeated_where_nothing_more_fits(heads):
-    heads.judge(SUBSET_SHARE)
+    heads.judge(HALF)
     heads.core.clock.spent = 70.0
     assert not heads.judge(1.0)
     assert judged(heads) == ["abcde", "bd"]
@@ -70,7 +70,7 @@ def test_nothing_is_repeated_where_nothing_more_fits(heads):
 
 def test_one_head_is_judged_however_short_the_time(heads):
     heads.core.clock.spent = 95.0
-    heads.judge(SUBSET_SHARE)
+    heads.judge(HALF)
     assert judged(heads) == ["a", ""]
 
 

@@ -34,7 +34,7 @@ from loupe.search.record import Record, facts
 from loupe.search.training_rounds import TrainingRounds
 from loupe.search.trainings import Trainings
 
-SUBSET_SHARE = 0.5  # of the time that is left, for the first rounds of heads
+SUBSET_SHARE = 0.6  # of the time that is left, for the first rounds of heads
 FIRST_SHARE = 0.4  # of the time that is left, for the first candidate where a part of the training images takes less
 
 

@@ -228,15 +228,14 @@ class Contest:
     def next(self, seconds: float) -> tuple[Family, int] | None:
         """Family and number of epochs to train next in the seconds that are left; None if nothing fits.
 
-        Each family that was not tried gets a share of the time, two further shares are kept for the best one.
+        Each family that was not tried gets a share of the time, two further shares are kept for the best one. Where the
+        time is too short for shares, the cheapest family gets all of it.
         """
         known = [family for family in self.families if family.name in self.rates]
         fresh = [family for family in known if family.name not in self.epochs]
         for number, family in enumerate(fresh):
             share = seconds / (len(fresh) - number + FURTHER_SHARES)
-            rates = self.rates[family.name]
-            epochs = rates.most_epochs(share) or (1 if rates.seconds(1) <= seconds / FURTHER_SHARES else 0)
-            if epochs:
+            if epochs := self.rates[family.name].most_epochs(share):
                 return family, epochs
         return self._longer(known, seconds) or self._alone(fresh, seconds)
 
