@@ -402,6 +402,13 @@ def test_heads(started, toy_data, capsys):
 
 
 @pytest.mark.slow
+def test_grid_search(started, toy_data, capsys):
+    started("grid_search", toy_data, "--jobs", 1, "--rounds", 1)
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["accuracy"]) == 10 and found["search_medians"]["1"] > 0
+
+
+@pytest.mark.slow
 def test_label_errors(started, toy_data, tmp_path):
     pytest.importorskip("cleanlab")
     started("label_errors", toy_data, "--work", tmp_path, "--sets", "photographs", "--rates", 0.2, "--seeds", 1)
