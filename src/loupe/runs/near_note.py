@@ -33,7 +33,20 @@ Ints = NDArray[np.int64]
 
 
 def near_note(images: Images, split: Split, spec: SplitSpec) -> str | None:
-    """Sentences on drawn images that look like training images; None where they are few, or cannot be told.
+    """Sentences on drawn images that look like training images, with advice; None as for `near_copies`.
+
+    Args:
+        images, split, spec: as for `near_copies`.
+    """
+    found = near_copies(images, split, spec)
+    return found and (
+        f"{found} If they are copies, or views of one object, accuracies are too high. To see them: loupe check DATA "
+        "--near --report check.html. To keep them on one side: --set split.group=near"
+    )
+
+
+def near_copies(images: Images, split: Split, spec: SplitSpec) -> str | None:
+    """Sentence on drawn images that look like training images; None where they are few, or cannot be told.
 
     Images in groups, images whose pixels are not kept decoded, and given splits are not looked at.
 
@@ -58,11 +71,7 @@ def near_note(images: Images, split: Split, spec: SplitSpec) -> str | None:
         return None
     some = "" if len(drawn) == len(drawn_N) else f" (a sample of {len(drawn_N):,})"
     which = "a training image" if len(train) == len(split.train) else f"one of {len(train):,} training images"
-    return (
-        f"{found:,} of {len(drawn):,} images{some} drawn for validation and test look like {which}. If they are "
-        "copies, or views of one object, accuracies are too high. To see them: loupe check DATA --near --report "
-        "check.html. To keep them on one side: --set split.group=near"
-    )
+    return f"{found:,} of {len(drawn):,} images{some} drawn for validation and test look like {which}."
 
 
 def _sample(rows_N: Ints, content: Sequence[str], most: int) -> Ints:

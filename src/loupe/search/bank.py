@@ -1,7 +1,7 @@
 """Bank of features: frozen backbones run over a subset of the images, once for every head that is tried on them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +14,9 @@ from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits import folds
+from loupe.data.splits.grouping import grouping
 from loupe.data.splits.split import Split
-from loupe.data.splits.stratify import UnitSampler, units
+from loupe.data.splits.stratify import UnitSampler
 from loupe.errors import DataError, StoppedError
 from loupe.evaluate.paired import Ints
 from loupe.log import terminal
@@ -149,26 +150,30 @@ class Bank:
         return opened_images(self.dataset, self._preprocessing(candidate), skip_damaged=self.skip_damaged)
 
 
-def rungs(images: Images, split: Split, seed: int) -> tuple[Rung, ...]:
+def rungs(images: Images, split: Split, seed: int, group: str) -> tuple[Rung, ...]:
     """Subsets of the training and validation images on which heads are judged, stratified by class, with their folds.
+
+    Args:
+        group: images that stay in one fold, as in `SplitSpec`.
 
     Raises:
         DataError: a class has a single image.
     """
     pool_N = np.sort(np.concatenate([split.train, split.val]))
-    rows_N = _subset(images, pool_N, SUBSET_IMAGES, f"search {seed}")
-    last = Rung(rows_N, _folds(images, rows_N, seed))
+    unit_N = grouping(images.table, images.content, group).unit_N
+    rows_N = _subset(images, unit_N, pool_N, SUBSET_IMAGES, f"search {seed}")
+    last = Rung(rows_N, _folds(images, rows_N, seed, group))
     fewest = max(FIRST_IMAGES, FIRST_IMAGES_OF_CLASS * len(images.table.classes))
     if CLEARLY_MORE * fewest > len(rows_N):
         return (last,)
-    first_N = _subset(images, rows_N, fewest, f"search {seed}, first round")
+    first_N = _subset(images, unit_N, rows_N, fewest, f"search {seed}, first round")
     try:
-        return Rung(first_N, _folds(images, first_N, seed)), last
+        return Rung(first_N, _folds(images, first_N, seed, group)), last
     except DataError:  # a class of few images has one there
         return (last,)
 
 
-def _subset(images: Images, pool_N: Ints, most: int, key: str) -> Ints:
+def _subset(images: Images, unit_N: Ints, pool_N: Ints, most: int, key: str) -> Ints:
     """Rows of at most so many images of a pool, ascending, stratified by class."""
     if len(pool_N) <= most:
         return pool_N
@@ -177,17 +182,19 @@ def _subset(images: Images, pool_N: Ints, most: int, key: str) -> Ints:
         content=images.content,
         labels=table.labels,
         pool=pool_N,
-        unit=units(images.content, table.groups),
+        unit=unit_N,
         pinned=np.empty(0, np.int64),
         classes=table.classes,
     )
     return sampler.stratified(most, key=key)
 
 
-def _folds(images: Images, rows_N: Ints, seed: int, counts: Sequence[int] = range(FOLDS, 1, -1)) -> Ints:
+def _folds(images: Images, rows_N: Ints, seed: int, group: str) -> Ints:
+    """Fold of each row; there are fewer than FOLDS where a class has fewer images."""
+    counts = range(FOLDS, 1, -1)
     for count in counts:
         try:
-            return folds.numbers(images.table, images.content, rows_N, folds=count, seed=seed)
+            return folds.numbers(images.table, images.content, rows_N, folds=count, seed=seed, group=group)
         except DataError:
             if count == counts[-1]:
                 raise

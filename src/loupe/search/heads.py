@@ -9,7 +9,7 @@ from loupe.search.evidence import Evidence, ranked
 from loupe.search.space import Candidate
 
 FEATURES = 1280  # of a backbone, for the estimate of its head
-SOLVE_SECONDS = 2e-7  # of a head in all L2 strengths, for each image, feature and class
+SOLVE_SECONDS = 6e-8  # of a head in all L2 strengths, for each image, feature and class
 JUDGE_SECONDS = 2.0  # of a head beside the pass of the images: conversion of its backbone, and solving
 
 
@@ -84,14 +84,19 @@ class Heads:
         core.say(core.record.change(head.name, **values), on_subset=True)
 
     def scaled_pass(self, head: Candidate) -> float:
-        """Seconds of a backbone for one image: measured, or scaled by its arithmetic from the slowest that was."""
+        """Seconds of a backbone for one image: measured, or scaled by its arithmetic from the largest that was.
+
+        Reading and preparing an image takes the same time for all, so that this is too much rather than too little.
+        """
         pass_seconds = self.core.bank.pass_seconds
         key = (head.network, head.size_px)
         if key in pass_seconds:
             return pass_seconds[key]
         of_flop = {(one.network, one.size_px): one.flop for one in self.core.found.heads}
-        rates = [seconds / of_flop[known] for known, seconds in pass_seconds.items() if known in of_flop]
-        return max(rates, default=0.0) * head.flop
+        largest = max(
+            (known for known in pass_seconds if known in of_flop), key=lambda known: of_flop[known], default=None
+        )
+        return 0.0 if largest is None else pass_seconds[largest] / of_flop[largest] * head.flop
 
     def seconds(self, head: Candidate, each: float, part: int | None = None) -> float:
         """Expected seconds of a head that learns from all training images, or from a part of them.

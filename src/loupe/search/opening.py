@@ -11,9 +11,10 @@ from loupe import rundir
 from loupe.cache import cache_folder
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
-from loupe.config.recipe import Preprocessing, Recipe
+from loupe.config.recipe import Preprocessing, Recipe, SplitSpec
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.prepare import Images, load_images, typical_px, undecoded_images
+from loupe.data.sources.datasets import DATASETS
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
@@ -28,11 +29,14 @@ from loupe.models.engine_choice import flop
 from loupe.models.pretrained import check_weights, native_preprocessing, weights_file
 from loupe.recipes import catalog
 from loupe.recipes.resolve import resolve
+from loupe.runs.near_note import MOST_DRAWN, MOST_TRAIN, near_copies
 from loupe.search import space
 from loupe.search.space import Candidate
 
 KEPT = ("split.", "class_weights")  # recipe keys that a search takes over into every candidate
 LEAST_VALIDATION_IMAGES = 10
+ENOUGH_VALIDATION_IMAGES = 1000  # the standard error of an accuracy of 90 % is 0.9 points there
+VALIDATION_IMAGES_A_MINUTE = 500  # of the time limit: every candidate predicts all of them
 BYTES_OF_PARAMETER = 4
 
 
@@ -101,16 +105,19 @@ def opened(options: SearchOptions) -> Opened:
     keep_freed_memory()
     base = _base(options)
     dataset = open_dataset(options.data, options.read, verify=options.verify)
-    found = _backbones(options)
-    typical = typical_px(dataset.table)
     labelled = int((dataset.table.labels >= 0).sum())
-    heads = space.heads(found, {one: flop_of(one.spec) for one in found}, typical, labelled, base)
+    base = _validated_by_few(base, options.limit_seconds, labelled)
+    found, typical = _backbones(options), typical_px(dataset.table)
+    flops = {one: flop_of(one.spec) for one in found}
+    heads = space.heads(found, flops, typical, labelled, base)
     first = heads[0].recipe if heads else space.from_scratch(typical, base)
     with terminal(quiet=True):
         resolved = resolve(first, dataset, model=None, flags={}, extra=())
     _check_size(options, found, dataset, base, typical)
     images = opened_images(dataset, resolved.preprocessing, skip_damaged=options.skip_damaged)
-    split = splits.assign(images.table, images.content, base.split, base.split_seed)
+    base, split = _divided(options, dataset, images, resolved.preprocessing, base)
+    if base.split.group != resolved.split.group:
+        heads = space.heads(found, flops, typical, labelled, base)
     for note in split.notes:
         logger.info(note)
     if len(split.val) < LEAST_VALIDATION_IMAGES:
@@ -119,6 +126,34 @@ def opened(options: SearchOptions) -> Opened:
             f"least {LEAST_VALIDATION_IMAGES}. Add images, or train one recipe: leave out --time-limit."
         )
     return Opened(dataset, images, split, base, device, typical, found, heads)
+
+
+def _divided(
+    options: SearchOptions, dataset: Dataset, images: Images, preprocessing: Preprocessing, base: Recipe
+) -> tuple[Recipe, Split]:
+    """Split of the images, and the recipe with its settings: many near duplicates of training images stay together.
+
+    A search chooses by the validation images, so that copies of training images among them would mislead it. Of many
+    images, which are decoded as they are needed, that is not looked at.
+
+    Args:
+        preprocessing: of the first candidate, whose decoded pixels are kept.
+    """
+    split = splits.assign(images.table, images.content, base.split, base.split_seed)
+    is_asked_for = "split.group" in _keys(options)
+    if is_asked_for or dataset.source in DATASETS or len(images.table) > MOST_DRAWN + MOST_TRAIN:
+        return base, split
+    with terminal(quiet=True):
+        decoded = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=options.skip_damaged)
+    copies = near_copies(decoded, split, base.split)
+    if copies is None:
+        return base, split
+    logger.info(
+        f"{copies} They stay on one side here (split.group=near), as a search chooses by validation images. To draw at "
+        "random: --set split.group=given"
+    )
+    base = base.model_copy(update={"split": base.split.model_copy(update={"group": "near"})})
+    return base, splits.assign(images.table, images.content, base.split, base.split_seed)
 
 
 def _check_size(
@@ -161,12 +196,7 @@ def _base(options: SearchOptions) -> Recipe:
     Raises:
         ConfigError: a setting that a search chooses itself.
     """
-    keys = (
-        [text.partition("=")[0] for text in options.settings]
-        if not isinstance(options.settings, Mapping)
-        else [*options.settings]
-    )
-    own = [key for key in keys if not key.startswith(KEPT)]
+    own = [key for key in _keys(options) if not key.startswith(KEPT)]
     if own:
         raise ConfigError(
             f"--set {own[0]}: a search within a time limit chooses it. It takes split.* and class_weights; for other "
@@ -174,6 +204,27 @@ def _base(options: SearchOptions) -> Recipe:
         )
     recipe = catalog.recipe("features").model_copy(update={"seed": options.seed})
     return overrides.override(recipe, options.settings)
+
+
+def _keys(options: SearchOptions) -> list[str]:
+    """Recipe keys that were given."""
+    if isinstance(options.settings, Mapping):
+        return [*options.settings]
+    return [text.partition("=")[0].strip() for text in options.settings]
+
+
+def _validated_by_few(base: Recipe, limit_seconds: float, images: int) -> Recipe:
+    """Recipe with fewer validation images than the default share of many images, if the time is short for so many.
+
+    Args:
+        images: number of labelled images.
+    """
+    if base.split.validation != SplitSpec().validation:
+        return base
+    most = max(ENOUGH_VALIDATION_IMAGES, round(VALIDATION_IMAGES_A_MINUTE * limit_seconds / 60))
+    if base.split.validation * images <= most:
+        return base
+    return base.model_copy(update={"split": base.split.model_copy(update={"validation": most})})
 
 
 def _backbones(options: SearchOptions) -> tuple[WeightsAtHand, ...]:

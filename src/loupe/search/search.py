@@ -84,7 +84,7 @@ class Search:
         record = Record(directory.path, clock, self._facts())
         for head in found.heads:
             record.plan(head)
-        skip, images = options.skip_damaged, rungs(found.images, found.split, options.seed)
+        skip, images = options.skip_damaged, rungs(found.images, found.split, options.seed, found.base.split.group)
         bank = Bank(found.dataset, found.device, skip, images, lambda: self.core.is_over())
         trainings = Trainings(found, directory.path / "candidates", skip, bank.pass_seconds)
         self.core = Candidates(found, options.restrictions, clock, stop, directory, record, bank, trainings)
