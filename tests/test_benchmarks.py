@@ -613,4 +613,4 @@ def test_unbalanced(started, toy_data, tmp_path):
             (classes / str(label) / f"{number}.jpg").write_bytes(image)
     started("unbalanced", toy_data, "--sets", "unbalanced", "--seeds", 1, "--write", tmp_path)
     rows = json.loads((tmp_path / "unbalanced.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["plain", "weights", "adjusted"]
+    assert [row["method"] for row in rows] == ["plain", "weights", "adjusted", "resampled", "focal"]
