@@ -6,6 +6,7 @@ comparisons is bounded, and not the time, so that the note never depends on the 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ MOST_DRAWN, MOST_TRAIN = 100, 3000  # images
 MOST_EACH = 8  # training images that are compared in detail with a drawn one, those of the most similar layout
 MANY = 0.05
 """Share of drawn images, by the lower end of its 95 % interval, from which on there is a note."""
+MOST = 0.5
+"""The same, from which on they are most of all drawn images."""
 OTHER_LABELS = 0.1
 """Share of pairs with different labels, above which likeness is no sign of copies, as among letters."""
 BLOCKS_PX = 3  # pixels on a side that are averaged into one
@@ -39,14 +42,30 @@ def near_note(images: Images, split: Split, spec: SplitSpec) -> str | None:
         images, split, spec: as for `near_copies`.
     """
     found = near_copies(images, split, spec)
-    return found and (
-        f"{found} If they are copies, or views of one object, accuracies are too high. To see them: loupe check DATA "
-        "--near --report check.html. To keep them on one side: --set split.group=near"
+    if found is None:
+        return None
+    return (
+        f"{found.text} If they are copies, or views of one object, accuracies are too high. To see them: loupe check "
+        "DATA --near --report check.html. To keep them on one side: --set split.group=near"
     )
 
 
-def near_copies(images: Images, split: Split, spec: SplitSpec) -> str | None:
-    """Sentence on drawn images that look like training images; None where they are few, or cannot be told.
+@dataclass(frozen=True)
+class NearCopies:
+    """Drawn images that look like training images: how many of a sample, and a sentence with both numbers."""
+
+    found: int
+    drawn: int
+    text: str
+
+    @property
+    def are_most(self) -> bool:
+        """True if more than half of all drawn images look so, by the lower end of the 95 % interval."""
+        return (wilson(self.found, self.drawn)[0] or 0.0) > MOST
+
+
+def near_copies(images: Images, split: Split, spec: SplitSpec) -> NearCopies | None:
+    """Drawn images that look like training images; None where they are few, or cannot be told.
 
     Images in groups, images whose pixels are not kept decoded, and given splits are not looked at.
 
@@ -71,7 +90,8 @@ def near_copies(images: Images, split: Split, spec: SplitSpec) -> str | None:
         return None
     some = "" if len(drawn) == len(drawn_N) else f" (a sample of {len(drawn_N):,})"
     which = "a training image" if len(train) == len(split.train) else f"one of {len(train):,} training images"
-    return f"{found:,} of {len(drawn):,} images{some} drawn for validation and test look like {which}."
+    text = f"{found:,} of {len(drawn):,} images{some} drawn for validation and test look like {which}."
+    return NearCopies(found, len(drawn), text)
 
 
 def _sample(rows_N: Ints, content: Sequence[str], most: int) -> Ints:

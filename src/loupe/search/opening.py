@@ -131,7 +131,7 @@ def opened(options: SearchOptions) -> Opened:
 def _divided(
     options: SearchOptions, dataset: Dataset, images: Images, preprocessing: Preprocessing, base: Recipe
 ) -> tuple[Recipe, Split]:
-    """Split of the images, and the recipe with its settings: many near duplicates of training images stay together.
+    """Split of the images, and the recipe with its settings: where most drawn images look like training images, these stay together.
 
     A search chooses by the validation images, so that copies of training images among them would mislead it. Of many
     images, which are decoded as they are needed, that is not looked at.
@@ -146,11 +146,11 @@ def _divided(
     with terminal(quiet=True):
         decoded = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=options.skip_damaged)
     copies = near_copies(decoded, split, base.split)
-    if copies is None:
+    if copies is None or not copies.are_most:
         return base, split
     logger.info(
-        f"{copies} They stay on one side here (split.group=near), as a search chooses by validation images. To draw at "
-        "random: --set split.group=given"
+        f"{copies.text} They stay on one side here (split.group=near), as a search chooses by validation images. To "
+        "draw at random: --set split.group=given"
     )
     base = base.model_copy(update={"split": base.split.model_copy(update={"group": "near"})})
     return base, splits.assign(images.table, images.content, base.split, base.split_seed)
