@@ -131,10 +131,11 @@ def opened(options: SearchOptions) -> Opened:
 def _divided(
     options: SearchOptions, dataset: Dataset, images: Images, preprocessing: Preprocessing, base: Recipe
 ) -> tuple[Recipe, Split]:
-    """Split of the images, and the recipe with its settings: where most drawn images look like training images, these stay together.
+    """Split of the images, and the recipe with its settings.
 
-    A search chooses by the validation images, so that copies of training images among them would mislead it. Of many
-    images, which are decoded as they are needed, that is not looked at.
+    Where most drawn images look like training images, these stay together: a search chooses by the validation images,
+    and copies of training images would mislead it. Of many images, which are decoded as they are needed, that is not
+    looked at.
 
     Args:
         preprocessing: of the first candidate, whose decoded pixels are kept.
