@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +24,7 @@ from loupe.evaluate.engine_predictions import predict_rows
 from loupe.evaluate.groups import by_group
 from loupe.evaluate.learning_curves import diagnose
 from loupe.evaluate.predictions import Predictions, join, read_splits, split_hash, write_splits
-from loupe.evaluate.results import (
-    DiagnosisResult,
-    Evaluation,
-    FoldEvaluation,
-    RefitResult,
-    RunResults,
-    results_file,
-    results_of,
-)
+from loupe.evaluate.results import DiagnosisResult, Evaluation, RunResults, results_file, results_of
 from loupe.evaluate.verdicts import Diagnosis
 from loupe.log import command_line, logger
 from loupe.models import bundle
@@ -47,7 +39,7 @@ from loupe.report import gallery, run_page
 from loupe.report.gallery_selection import exhibits
 from loupe.rundir import RunDirectory, record_look
 from loupe.runs import results
-from loupe.runs.folds import HeadFolds
+from loupe.runs.folds import HeadFolds, evaluation, fit_temperature
 from loupe.runs.results import Evaluated, Trained
 from loupe.runs.run import Run
 from loupe.training.stage_data import StageDataBuilder
@@ -115,7 +107,7 @@ class RunFinalizer:
         of_folds = {} if folds is None else folds.predictions(self.images, self.split, model.classes)
         if folds is not None and folds.refit:  # it has learned from the validation images
             predictions = {**predictions, "val": of_folds["val"]}
-        temperature = _temperature(self.recipe, predictions, of_folds)
+        temperature, fitted_on = fit_temperature(self.recipe, predictions, of_folds)
         model.temperature = temperature.value
         test_hash = self._test_hash()
         looks = self._record_look(test_hash, evaluated="test" in predictions)
@@ -126,6 +118,10 @@ class RunFinalizer:
         if of_folds:
             calibrated = {name: one.calibrated(temperature.value) for name, one in of_folds.items()}
             write_splits(self.directory.fold_predictions, calibrated)
+        more = {}
+        if folds is not None:
+            rows_N = np.concatenate([self.split.rows(name) for name in of_folds])
+            more = evaluation(folds, of_folds, _measured(join([*of_folds.values()]), self.images, rows_N))
         diagnosis = self._diagnose(state, evaluations["validation"], len(model.trunk))
         content = results.assemble(
             name=self.directory.name,
@@ -136,10 +132,10 @@ class RunFinalizer:
             evaluated=Evaluated(
                 split_hash=test_hash,
                 evaluations=evaluations,
-                calibration=calibration.report(temperature, predictions, _fitted_on(self.recipe)),
+                calibration=calibration.report(temperature, predictions, fitted_on),
                 selective=selective.report(temperature.value, predictions),
                 test_looks=looks,
-                **({} if folds is None else self._of_folds(folds, of_folds)),
+                **more,
             ),
             diagnosis=DiagnosisResult(
                 verdict=diagnosis.verdict,
@@ -152,20 +148,6 @@ class RunFinalizer:
         )
         content.write(results_file(self.directory))
         run_page.write_page(self.directory.path)
-
-    def _of_folds(self, folds: HeadFolds, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
-        """Evaluation of the folds, and the refit."""
-        rows_N = np.concatenate([self.split.rows(name) for name in predictions])
-        chosen_on = "folds" if folds.refit or "val" not in predictions else "validation"
-        evaluation = FoldEvaluation(
-            **dict(_measured(join([*predictions.values()]), self.images, rows_N)),
-            folds=folds.folds,
-            l2_strength=folds.strength,
-            chosen_on=chosen_on,
-            learned=folds.learned,
-        )
-        refit = {"refit": RefitResult(images=len(rows_N), l2_strength=folds.strength)} if folds.refit else {}
-        return {"folds": evaluation, "folds_seconds": folds.seconds, **refit}
 
     def _predictions(
         self, model: Classifier, preparation: StageDataBuilder
@@ -309,19 +291,6 @@ def write_evaluation(
     }
 
 
-def _temperature(
-    recipe: Recipe, predictions: Mapping[str, Predictions], of_folds: Mapping[str, Predictions]
-) -> Temperature:
-    """Temperature fitted on validation images; after a refit, which learned from these, on the folds' predictions."""
-    if recipe.refit:
-        return calibration.fit_temperature(join([*of_folds.values()]), "out-of-fold image")
-    return calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
-
-
-def _fitted_on(recipe: Recipe) -> Literal["validation", "folds"]:
-    return "folds" if recipe.refit else "validation"
-
-
 def _measured(predictions: Predictions, images: Images, rows_N: np.ndarray) -> Evaluation:
     groups = by_group(predictions, [images.table.groups[row] for row in rows_N])
     return metrics.evaluate(predictions).model_copy(update={"per_group": groups})
@@ -363,7 +332,8 @@ def _write_test(run: Run, images: Images, split: Split, test: Predictions) -> Ru
     """Write the files of a run whose test images have been predicted, and return its results."""
     file, fold_file = run.directory.file("predictions.csv"), run.directory.fold_predictions
     predictions = {**(read_splits(file) if file.is_file() else {}), "test": test}
-    temperature = _temperature(run.recipe, predictions, read_splits(fold_file) if fold_file.is_file() else {})
+    of_folds = read_splits(fold_file) if fold_file.is_file() else {}
+    temperature, fitted_on = fit_temperature(run.recipe, predictions, of_folds)
     if run.temperature != temperature.value:  # a run of an older version, without temperature, keeps its predictions
         temperature = Temperature(run.temperature, why="the run was made without calibration")
     looks = record_look(run.path.parent, split_hash(test), run.directory.name)
@@ -373,7 +343,7 @@ def _write_test(run: Run, images: Images, split: Split, test: Predictions) -> Ru
     written = run.results.model_copy(
         update={
             "test": evaluations["test"],
-            "calibration": calibration.report(temperature, predictions, _fitted_on(run.recipe)),
+            "calibration": calibration.report(temperature, predictions, fitted_on),
             "selective": selective.report(temperature.value, predictions),
             "test_looks": looks,
         }

@@ -7,7 +7,10 @@ L2 strength with the lowest log loss of their out-of-fold predictions.
 """
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +22,10 @@ from loupe.data.splits.folds import USUAL_FOLDS, as_many_as_fit
 from loupe.data.splits.split import Split
 from loupe.devices import StopSignal
 from loupe.errors import ConfigError, DataError, NotEnoughMemoryError, counted
-from loupe.evaluate.predictions import Predictions
+from loupe.evaluate import calibration
+from loupe.evaluate.calibration import Temperature
+from loupe.evaluate.predictions import Predictions, join
+from loupe.evaluate.results import Evaluation, FoldEvaluation, RefitResult
 from loupe.log import logger, rounded, size_text
 from loupe.ranks import current
 from loupe.recipes.validate import solves_head_alone
@@ -33,6 +39,18 @@ from loupe.training.train_state import TrainState
 from loupe.training.train_step import TrainStep
 
 MOST_IMAGES = 2_000  # training and validation images; with as many, validation images alone tell enough
+
+_left_out: list[bool] = []
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Context in which only a refit is evaluated by folds: candidates of comparisons and searches have other judges."""
+    _left_out.append(True)
+    try:
+        yield
+    finally:
+        _left_out.pop()
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,30 @@ class HeadFolds:
         return {name: found.select(place_M) for name, place_M in places.items() if len(place_M)}
 
 
+def evaluation(folds: HeadFolds, predictions: Mapping[str, Predictions], measured: Evaluation) -> dict[str, Any]:
+    """Values of `runs.results.Evaluated` for the folds, from the metrics of their predictions."""
+    chosen_on = "folds" if folds.refit or "val" not in predictions else "validation"
+    found = FoldEvaluation(
+        **dict(measured), folds=folds.folds, l2_strength=folds.strength, chosen_on=chosen_on, learned=folds.learned
+    )
+    refit = {"refit": RefitResult(images=len(folds.rows_N), l2_strength=folds.strength)} if folds.refit else {}
+    return {"folds": found, "folds_seconds": folds.seconds, **refit}
+
+
+def fit_temperature(
+    recipe: Recipe, predictions: Mapping[str, Predictions], of_folds: Mapping[str, Predictions]
+) -> tuple[Temperature, Literal["validation", "folds"]]:
+    """Temperature, and what it was fitted on: validation images; after a refit, out-of-fold predictions.
+
+    Args:
+        predictions, of_folds: predictions of the network, and out-of-fold ones, by split.
+    """
+    if recipe.refit:
+        return calibration.fit_temperature(join([*of_folds.values()]), "out-of-fold image"), "folds"
+    fitted = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
+    return fitted, "validation"
+
+
 def check_refit(recipe: Recipe, images: Images, split: Split) -> None:
     """Check that the images can be refitted on: there are validation images to add, and enough of each class for folds.
 
@@ -100,7 +142,7 @@ def evaluate_by_folds(
     heads have the L2 strength of the run's head.
 
     Returns:
-        None unless `solves_head_alone`, and without `refit` where there are many images.
+        None unless `solves_head_alone`, and without `refit` where there are many images, or inside of `left_out`.
 
     Raises:
         NotEnoughMemoryError: the features of the folds do not fit.
@@ -108,7 +150,8 @@ def evaluate_by_folds(
         LostRankError: another rank has ended.
     """
     recipe, images, pool_N = setup.recipe, setup.images, _pool(setup.split)
-    if not solves_head_alone(recipe) or (len(pool_N) >= MOST_IMAGES and not recipe.refit):
+    automatic = len(pool_N) < MOST_IMAGES and not _left_out
+    if not solves_head_alone(recipe) or not (recipe.refit or automatic):
         return None
     began, stage = time.perf_counter(), recipe.stages[0]
     try:
