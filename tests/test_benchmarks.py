@@ -371,6 +371,15 @@ def test_mirrored(started, toy_data, tmp_path):
     assert "| digits |" in (tmp_path / "mirrored.md").read_text()
 
 
+@pytest.mark.slow
+def test_folds(started, toy_data, tmp_path, capsys):
+    small = ["--sets", "cats and dogs", "--seeds", 1, "--images", 18]
+    started("folds", toy_data, "--work", tmp_path, "--write", tmp_path, *small)
+    [row] = csv.DictReader((tmp_path / "folds.csv").read_text().splitlines())
+    assert [row[f"{name} images"] for name in ("validation", "folds", "test", "refit folds")] == ["2", "18", "24", "18"]
+    assert capsys.readouterr().out.count("| cats and dogs |") == 2
+
+
 def test_exchanges_of_one_rank(started, capsys):
     started("peers/rank_exchanges", "--repeats", 2, "--floats", 10)
     found = last_row(capsys.readouterr().out)

@@ -60,6 +60,11 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def fold_predictions(self) -> Path:
+        """Out-of-fold predictions, in the form of predictions.csv; `split` is the split of the image."""
+        return self.path / "fold_predictions.csv"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -63,3 +63,17 @@ def test_stronger_ones_follow_where_the_first_is_the_best_and_have_the_same_opti
     assert found.strength > 1e4 and found.strength == min(tried, key=tried.get)
     alone = out_of_fold(x * 100, label_N, fold_N, 2, spec=Logistic(strongest=found.strength, weakest=found.strength))
     assert alone.losses == ((found.strength, pytest.approx(tried[found.strength], rel=1e-4)),)
+
+
+def test_class_weights_and_logit_adjustment_are_those_of_the_heads(digits):
+    x, y = digits
+    fold_N, weight_K = np.arange(len(y)) % 4, np.linspace(0.2, 3, 10).astype(np.float32)
+    prior_K = np.log(weight_K / weight_K.sum())
+    plain = out_of_fold(x, y, fold_N, 10, weight_K=weight_K, strengths=[3.0, 1.0])
+    adjusted = out_of_fold(x, y, fold_N, 10, weight_K=weight_K, strengths=[plain.strength], log_prior_K=prior_K)
+    assert [strength for strength, _ in plain.losses] == [3.0, 1.0]
+    np.testing.assert_allclose(adjusted.logits_NK, plain.logits_NK - prior_K, atol=0.05)
+    head = LogisticRegression(C=1 / plain.strength, max_iter=10_000, tol=1e-10)
+    head.fit(x[fold_N > 0].astype(float), y[fold_N > 0], sample_weight=weight_K[y[fold_N > 0]])
+    expected = head.predict_proba(x[fold_N == 0])
+    np.testing.assert_allclose(softmax(plain.logits_NK[fold_N == 0], axis=1), expected, atol=0.02)

@@ -20,6 +20,7 @@ from loupe.models.names import ModelName
 from loupe.report import texts
 from loupe.rundir import RunDirectory, count_looks
 
+REFIT = ", refit"
 STRENGTHS = "L2: strengths of the L2 penalty that a solved head is tried with. It has no epochs."
 
 
@@ -33,7 +34,7 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
     table.add_column("run", overflow="fold")
     for name in ("test accuracy", "evals", "validation", "parameters", "epochs", "time"):
         table.add_column(name, no_wrap=True)
-    unreadable, solved = [], False
+    unreadable, solved, refitted = [], False, False
     for run in runs:
         try:
             results = results_of(run)
@@ -42,12 +43,14 @@ def print_runs(runs: Sequence[RunDirectory], folder: Path) -> None:
             cells = ["cannot be read", *[""] * 5]
         else:
             cells = _run_cells(run, results, folder) if results else ["not finished", *[""] * 5]
-        solved = solved or " L2" in cells[4]
+        solved, refitted = solved or " L2" in cells[4], refitted or REFIT in cells[4]
         table.add_row(plain(run.name), *cells)
     out.print(table)
     out.print("evals: test-set evaluations of the same test split recorded in this folder.")
     if solved:
         out.print(STRENGTHS)
+    if refitted:
+        out.print("refit: the head learned from validation images too; validation is then of out-of-fold predictions.")
     for reason in unreadable:
         out.print(plain(reason), soft_wrap=True)
 
@@ -59,7 +62,7 @@ def _run_cells(run: RunDirectory, results: RunResults, folder: Path) -> list[str
         str(count_looks(folder, results.split_hash)) if test and results.split_hash else "–",
         without_interval(validation.accuracy) if validation else "–",
         f"{results.parameters.total:,}",
-        texts.length_in_short(stages_of(run, results), results.epochs),
+        texts.length_in_short(stages_of(run, results), results.epochs) + (REFIT if results.refit else ""),
         f"{results.seconds.total:,.0f} s",
     ]
 

@@ -79,10 +79,16 @@ def evaluate(
         split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
     )
     shown = None if data is None else redacted_word(data)
+    results = opened.results if isinstance(opened, Run) and data is None and split == "val" else None
+    beside = results.folds if results and not results.refit else None
     if as_json:
-        print_json({"run": str(opened.path), "data": shown, "split": split, **evaluation.to_json()})
-    else:
-        tables.print_evaluation(evaluation, split if shown is None else f"{shown} ({split})")
+        of_folds = {} if beside is None else {"out_of_fold": beside.to_json()}
+        print_json({"run": str(opened.path), "data": shown, "split": split, **evaluation.to_json(), **of_folds})
+        return
+    title = f"{results.folds.folds} folds" if results and results.refit and results.folds else split
+    tables.print_evaluation(evaluation, title if shown is None else f"{shown} ({split})")
+    if results and results.folds:
+        tables.print_folds(results)
 
 
 def predict(

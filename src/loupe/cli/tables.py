@@ -26,15 +26,20 @@ def print_results(results: RunResults, path: Path) -> None:
     """Print the summary at the end of a training."""
     out = console()
     stages = stages_of(RunDirectory(path), results)
-    if results.splits:
-        blocks = results.splits.values()
-        table = Table("", *results.splits, box=None)
+    shown = results.judged if results.refit else results.splits  # three columns are too wide
+    if shown:
+        blocks = shown.values()
+        table = Table("", *shown, box=None)
         for metric in metrics.METRICS:
             table.add_row(plain(metric.title), *(estimate(block.metric(metric.key)) for block in blocks))
         table.add_row("images", *(f"{block.images:,}" for block in blocks))
         out.print(table)
     else:
         _print_training_figures(results, path)
+    if results.folds:
+        print_folds(results)
+    if results.refit:
+        out.print(plain(texts.refitted(results)), soft_wrap=True)
     if results.calibration:
         out.print(plain(_calibration(results.calibration)), soft_wrap=True)
     out.print(
@@ -96,11 +101,12 @@ def _calibration(calibration: Calibration) -> str:
     text = f"Calibrated by temperature {fitted.value:.3f} ({texts.temperature_span(fitted.low, fitted.high)})"
     if fitted.low <= 1 <= fitted.high:
         text += ", which cannot be told from 1 (no change)"
+    on = texts.fitted_on(calibration)
     if not calibration.test:
-        return f"{text}, fitted on validation images."
+        return f"{text}, fitted on {on}."
     loss, error = calibration.test.log_loss, calibration.test.ece
     return (
-        f"{text}, fitted on validation images. On test images the log loss goes from {loss.before:.4f} to "
+        f"{text}, fitted on {on}. On test images the log loss goes from {loss.before:.4f} to "
         f"{loss.after:.4f}, the calibration error from {error.before:.4f} to {error.after:.4f}. The table shows "
         "uncalibrated values."
     )
@@ -136,6 +142,15 @@ def print_evaluation(block: Evaluation, title: str) -> None:
         out.print(matrix)
     if block.test_looks is not None:
         out.print(f"Test-set evaluations recorded in this folder: {block.test_looks}.")
+
+
+def print_folds(results: RunResults) -> None:
+    """Print the meaning of the figures of the folds, after accuracy and macro-F1 unless these stand in the table."""
+    out, block = console(), results.folds
+    if block and not results.refit:
+        figures = f"accuracy {estimate(block.accuracy)}, macro-F1 {estimate(block.macro_f1)}"
+        out.print(f"{block.folds} folds: {figures}.", soft_wrap=True)
+    out.print(plain(texts.folded(results)), soft_wrap=True)
 
 
 def print_experiments(results: ExperimentResults, folder: Path) -> None:

@@ -49,6 +49,14 @@ def train(
         int | None, typer.Option(min=0, help="Random seed for the split, weights, shuffling and augmentation.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="Precision: auto, fp32, bf16 or fp16.")] = None,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Train the delivered head on training and validation images together; validation figures are then "
+            "of 5 folds. For recipes that train only a head on frozen features.",
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Value of any recipe key, for example stages.0.lr=3e-4."),
@@ -104,6 +112,7 @@ def train(
                 "--batch-size": batch_size,
                 "--lr": lr,
                 "--precision": precision,
+                "--refit": refit or None,
                 "--track": track,
                 "--processes": processes,
             },
@@ -127,6 +136,7 @@ def train(
             _refuse_with_resume(
                 *(columns, recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name),
                 skip_damaged or None,
+                refit or None,
             )
             done = runner.resume(
                 resume,
@@ -166,6 +176,7 @@ def train(
                 lr=lr,
                 seed=seed,
                 precision=precision,
+                refit=refit or None,
                 settings=options.settings,
                 device=options.device or "auto",
                 output=output,

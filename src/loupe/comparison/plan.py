@@ -71,6 +71,11 @@ def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Ent
         if recipe.name in {entry.name for entry in entries}:
             raise ConfigError(f"two recipes have the name {recipe.name}. Change `name` in one of their files.")
         check_buildable(recipe, dataset.table.classes)
+        if request.folds and recipe.refit:
+            raise ConfigError(
+                f"--folds validates on all images outside the test split, and so does refit in recipe {recipe.name}. "
+                "Leave one of them out."
+            )
         _check_weights(recipe)
         entries.append(Entry(recipe.name, recipe, recipe_argument=name))
     if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):

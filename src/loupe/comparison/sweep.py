@@ -21,6 +21,7 @@ from loupe.log import terminal
 from loupe.ranks import current
 from loupe.recipes.resolve import resolve
 from loupe.rundir import RunDirectory
+from loupe.runs import folds as head_folds
 from loupe.runs import train as runner
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
@@ -80,19 +81,20 @@ def train_or_open(
     )
     if finished:
         return _open(directory, options)
-    if begun:
-        return runner.resume(directory.path, dataset, device=device, open_test=open_test, quiet=quiet)
-    return runner.train(
-        dataset,
-        recipe=recipe,
-        split=split,
-        device=device,
-        output=options.output,
-        name=name,
-        skip_damaged=options.skip_damaged,
-        open_test=open_test,
-        quiet=quiet,
-    )
+    with head_folds.left_out():
+        if begun:
+            return runner.resume(directory.path, dataset, device=device, open_test=open_test, quiet=quiet)
+        return runner.train(
+            dataset,
+            recipe=recipe,
+            split=split,
+            device=device,
+            output=options.output,
+            name=name,
+            skip_damaged=options.skip_damaged,
+            open_test=open_test,
+            quiet=quiet,
+        )
 
 
 def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> None:

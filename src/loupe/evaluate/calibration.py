@@ -13,6 +13,7 @@ logarithms. results/confidence.md measures the gain and the number of images nee
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -67,14 +68,18 @@ class Temperature:
         )
 
 
-def fit_temperature(predictions: Predictions) -> Temperature:
-    """Temperature with the lowest log loss on the labelled images; 1, with the reason, if it cannot be fitted."""
+def fit_temperature(predictions: Predictions, kind: str = "validation image") -> Temperature:
+    """Temperature with the lowest log loss on the labelled images; 1, with the reason, if it cannot be fitted.
+
+    Args:
+        kind: name of one of the images, for the reason.
+    """
     known = predictions.select(predictions.label != UNKNOWN)
     mistakes = int((known.predicted != known.label).sum())
     if not len(known):
         return Temperature()
     if mistakes < FEWEST_MISTAKES:
-        missed = counted(mistakes, "validation image") if mistakes else "no validation image"
+        missed = counted(mistakes, kind) if mistakes else f"no {kind}"
         verb = "are" if mistakes > 1 else "is"
         why = f"{missed} {verb} misclassified; fitting a temperature needs at least {FEWEST_MISTAKES}"
         return Temperature(images=len(known), mistakes=mistakes, why=why)
@@ -211,12 +216,17 @@ def change_interval(change: Estimate, images: int) -> tuple[float, float] | None
     return change.value - half, change.value + half
 
 
-def report(temperature: Temperature, by_split: Mapping[str, Predictions]) -> Calibration:
+def report(
+    temperature: Temperature,
+    by_split: Mapping[str, Predictions],
+    fitted_on: Literal["validation", "folds"] = "validation",
+) -> Calibration:
     """Block `calibration` of results.json: the temperature and its effect on the splits `val` and `test`.
 
-    The temperature was fitted on `val`, so only `test` gives an unbiased estimate of its effect.
+    The temperature was fitted on `val`, or on folds that it is a part of, so only `test` gives an unbiased estimate of
+    its effect.
     """
     validation, test = (
         compare(by_split[split], temperature.value) if split in by_split else None for split in ("val", "test")
     )
-    return Calibration(temperature=temperature.fitted, fitted_on="validation", validation=validation, test=test)
+    return Calibration(temperature=temperature.fitted, fitted_on=fitted_on, validation=validation, test=test)

@@ -14,7 +14,7 @@ from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult, read_stages
 from loupe.provenance import ParentRun
 from loupe.recipes.published.publication import Published
-from loupe.records import Part, Record, Seconds, Whole
+from loupe.records import Part, Quantity, Record, Seconds, Whole
 from loupe.rundir import RunDirectory
 
 FILE = "results.json"
@@ -117,6 +117,29 @@ class Evaluation(Part):
         return sum(map(sum, self.confusion_matrix)) - hits
 
 
+class FoldEvaluation(Evaluation):
+    """Metrics of training and validation images, each predicted by a solved head that did not learn from its fold.
+
+    Attributes:
+        folds: number of folds.
+        l2_strength: of the head of each fold.
+        chosen_on: what chose that strength: `validation` images, or the `folds` themselves.
+        learned: images that each head learned from, on average.
+    """
+
+    folds: Whole
+    l2_strength: Quantity
+    chosen_on: Literal["validation", "folds"]
+    learned: Whole
+
+
+class RefitResult(Part):
+    """Head that learned from training and validation images together: their number, and its L2 strength."""
+
+    images: Whole
+    l2_strength: Quantity
+
+
 class ImageCounts(Part):
     """Images of each split."""
 
@@ -153,6 +176,7 @@ class SecondsSpent(Part):
     Attributes:
         frozen: computing the frozen blocks' activations, or finding them.
         epoch_mean: an epoch, with its validation; None where no stage was trained in steps.
+        folds: predicting by folds, and the refit.
         frozen_alone: computing them where nothing is found in the cache; None where that is not known.
     """
 
@@ -161,6 +185,7 @@ class SecondsSpent(Part):
     frozen_alone: Seconds | None = None
     train: Seconds
     epoch_mean: Seconds | None
+    folds: Seconds = 0.0
     evaluate: Seconds
     total: Seconds
 
@@ -199,6 +224,10 @@ class RunResults(Record):
     Attributes:
         split_hash: identifies the test images; None without any.
         validation, test: None for a split that is empty or locked.
+        folds: out-of-fold evaluation of a head that is the only trained part; None with many images, and in files of
+            before there was one.
+        refit: None unless the head learned from validation images too. Then `validation` has the part of the folds'
+            predictions that is of validation images, and the epochs or L2 strengths are those of the head before.
         calibration, selective: None in files of before there were.
         test_looks: evaluations of these test images in this runs folder.
         epochs: rows of metrics.csv: epochs, and the L2 strengths of a solved head.
@@ -226,6 +255,8 @@ class RunResults(Record):
     images: ImageCounts
     validation: Evaluation | None
     test: Evaluation | None
+    folds: FoldEvaluation | None = None
+    refit: RefitResult | None = None
     calibration: Calibration | None = None
     selective: Selective | None = None
     test_looks: Whole
@@ -248,7 +279,7 @@ class RunResults(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for block in (self.validation, self.test):
+        for block in (self.validation, self.test, self.folds):
             if block and len(block.per_class) != len(self.classes):
                 raise ValueError(f"per_class must have {len(self.classes)} rows, as there are classes")
         return self
@@ -258,6 +289,18 @@ class RunResults(Record):
         """The splits that were evaluated, by name: `validation`, `test`."""
         both = {"validation": self.validation, "test": self.test}
         return {name: block for name, block in both.items() if block}
+
+    @property
+    def judged(self) -> dict[str, Evaluation]:
+        """Evaluations by the titles of their columns: `validation`, `5 folds`, `test`.
+
+        After a refit, the folds take the place of the validation images, which are a part of them.
+        """
+        if self.folds is None:
+            return self.splits
+        kept = {name: block for name, block in self.splits.items() if name != "validation"}
+        before = {} if self.refit or self.validation is None else {"validation": self.validation}
+        return {**before, f"{self.folds.folds} folds": self.folds, **kept}
 
 
 def results_file(run: RunDirectory) -> Path:

@@ -63,10 +63,10 @@ def comparison(report: ParityReport) -> Iterator[str]:
 
 def results(facts: CardFacts) -> Iterator[str]:
     results = facts.results
-    if not results.splits:
+    if not results.judged:
         yield texts.unevaluated(results)
         return
-    header = ["metric", *(f"{name}, {counted(block.images, 'image')}" for name, block in results.splits.items())]
+    header = ["metric", *(f"{name}, {counted(block.images, 'image')}" for name, block in results.judged.items())]
     rows = [
         [row.name, *(_figure(cell.value, cell.interval or plain(cell.why or "")) for cell in row.cells)]
         for row in content.metric_rows(results)
@@ -75,8 +75,11 @@ def results(facts: CardFacts) -> Iterator[str]:
     chosen = " The weights were chosen on the validation images: figures on these may be too good."
     yield (
         "In brackets: 95 % intervals, for this network and other images of the same kind. Probabilities are those "
-        f"before calibration.{chosen if results.validation else ''}"
+        f"before calibration.{chosen if results.validation and not results.refit else ''}"
     )
+    for words in (texts.folded(results), texts.refitted(results)):
+        if words:
+            yield plain(words)
     if results.test:
         yield f"Evaluations of these test images recorded beside the run: {facts.looks}."
     else:
@@ -113,7 +116,7 @@ def calibration(facts: CardFacts) -> Iterator[str]:
     found = facts.results.calibration
     for split in ("test", "validation"):
         if found and (compared := getattr(found, split)):
-            yield plain(reliability_words(found.temperature, compared, split))
+            yield plain(reliability_words(found, compared, split))
             return
 
 
@@ -149,8 +152,9 @@ def thresholds(results: RunResults) -> Iterator[str]:
 def limits(facts: CardFacts) -> Iterator[str]:
     results, prepared = facts.results, facts.preprocessing
     colour = "grey" if prepared.channels == 1 else "RGB"
+    learned = results.refit.images if results.refit else results.images.train
     points = [
-        f"It was trained on {counted(results.images.train, 'image')} of the data set {code(results.dataset)}. The "
+        f"It was trained on {counted(learned, 'image')} of the data set {code(results.dataset)}. The "
         "figures hold for other images of the same kind. Images from other cameras, places or sources were not "
         "measured.",
         f"Every image gets one of the {counted(len(results.classes), 'class')}, also one that shows none of them. A "

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from loupe.errors import counted
 from loupe.evaluate import calibration
 from loupe.evaluate.confidence_results import (
+    Calibration,
     CalibrationOfSplit,
     CoveragePoint,
     FittedTemperature,
@@ -47,7 +48,7 @@ def shown(results: RunResults) -> dict[str, Any] | None:
         "fitted": is_fitted(calibrated.temperature),
         "compared": compared,
         "reliability": reliability(calibrated.temperature, compared, part),
-        "reliability_words": reliability_words(calibrated.temperature, compared, part),
+        "reliability_words": reliability_words(calibrated, compared, part),
         "curve": risk_coverage(curve, part),
         "curve_words": curve_words(curve, part),
         "thresholds": selective.thresholds,
@@ -126,8 +127,9 @@ def _draw_bins(axes: Axes, bins: Sequence[_Bin], color: str, *, hollow: bool) ->
     axes.scatter(sure, right, s=area, color=SURFACE if hollow else color, edgecolors=color, linewidths=1.5, zorder=3)
 
 
-def reliability_words(fitted: FittedTemperature, compared: CalibrationOfSplit, part: str) -> str:
+def reliability_words(calibrated: Calibration, compared: CalibrationOfSplit, part: str) -> str:
     """Conclusions from the reliability diagram."""
+    fitted, source = calibrated.temperature, texts.fitted_on(calibrated)
     error, loss = compared.ece, compared.log_loss
     images = counted(compared.images, f"{part} image")
     if fitted.low is None or fitted.high is None:
@@ -136,9 +138,10 @@ def reliability_words(fitted: FittedTemperature, compared: CalibrationOfSplit, p
             f"was fitted: {fitted.why}."
         )
     span = texts.temperature_span(fitted.low, fitted.high)
-    kept = " The temperature was fitted on these images." if part == "validation" else ""
+    together = " and the training images together" if calibrated.fitted_on == "folds" else ""
+    kept = f" The temperature was fitted on these images{together}." if part == "validation" else ""
     return (
-        f"On validation images the network is {_verdict(fitted.value, fitted.low, fitted.high)}: temperature "
+        f"On {source} the network is {_verdict(fitted.value, fitted.low, fitted.high)}: temperature "
         f"{texts.number(fitted.value)} ({span}). On {images}, calibration changes the calibration error from "
         f"{texts.number(error.before)} to {texts.number(error.after)}{_by_chance(compared)}, and the log loss from "
         f"{texts.number(loss.before)} to {texts.number(loss.after)}: {_change(compared)}.{kept}"

@@ -125,12 +125,12 @@ class MetricRow:
 
 
 def metric_rows(results: RunResults) -> list[MetricRow]:
-    """All metrics of the splits that were evaluated."""
+    """All metrics of the splits that were evaluated, and of the folds."""
     return [
         MetricRow(
             metric.heading,
             metric.meaning + ("; lower is better" if metric.better == "lower" else ""),
-            [_cell(split, block.metric(metric.key), metric) for split, block in results.splits.items()],
+            [_cell(split, block.metric(metric.key), metric) for split, block in results.judged.items()],
         )
         for metric in metrics.METRICS
     ]

@@ -143,7 +143,8 @@ def _from_results(results: RunResults, kept: pictures.Gallery) -> dict[str, Any]
     )
     piles = pictures.piles(kept, block, classes) if block else {}
     frozen = {"frozen blocks": spent.frozen} if spent.frozen else {}
-    seconds = {"loading": spent.load, **frozen, "training": spent.train, "evaluation": spent.evaluate}
+    folds = {"folds": spent.folds} if spent.folds else {}
+    seconds = {"loading": spent.load, **frozen, "training": spent.train, **folds, "evaluation": spent.evaluate}
     seconds["total"] = spent.total
     images = {"training": results.images.train, "validation": results.images.val, "test": results.images.test}
     return {

@@ -61,6 +61,8 @@ def _environment() -> Environment:
         "duration": texts.duration,
         "spent": texts.spent,
         "started": texts.started,
+        "folded": texts.folded,
+        "refitted": texts.refitted,
         "counted": counted,
         "short": texts.short,
         "drawn": Markup,  # only for SVG from figures.py

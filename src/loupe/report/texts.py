@@ -5,13 +5,14 @@ from typing import Any
 
 from loupe import log
 from loupe.errors import counted, enumerated
-from loupe.evaluate.confidence_results import WIDEST
+from loupe.evaluate.confidence_results import WIDEST, Calibration
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
 from loupe.evaluate.results import RunResults
 from loupe.evaluate.spread import Spread
 
 UNDEFINED = "–"
+FRACTIONS = {2: "half", 3: "two thirds", 4: "three quarters", 5: "four fifths"}  # of the images, without one fold
 UNIT = "\N{NO-BREAK SPACE}%"
 
 
@@ -59,6 +60,11 @@ def temperature_span(low: float, high: float) -> str:
         f"above {WIDEST:,.0f}" if high > WIDEST else f"{high:.3f}",
     )
     return " to ".join(ends)
+
+
+def fitted_on(calibration: Calibration) -> str:
+    """Images on which the temperature was fitted."""
+    return "out-of-fold predictions" if calibration.fitted_on == "folds" else "validation images"
 
 
 def duration(seconds: float | None) -> str:
@@ -173,6 +179,33 @@ def started(results: RunResults) -> str:
     if parent.seen_validation is None or parent.seen_test is None:
         return f"{origin}. Not all its training images are known: some may be among those evaluated here."
     return f"{origin}."
+
+
+def folded(results: RunResults) -> str:
+    """Meaning of the figures of the folds, in sentences; empty without any."""
+    block = results.folds
+    if block is None:
+        return ""
+    kinds = "training and validation images" if results.images.val else "training images"
+    own = results.refit.images if results.refit else results.images.train
+    return (
+        f"Folds: each of the {block.images:,} {kinds} predicted by a head that learned from the other "
+        f"{FRACTIONS[block.folds]} ({block.learned:,} images). The head of this run learned from {own:,}."
+    )
+
+
+def refitted(results: RunResults) -> str:
+    """Images that the head of a run learned from in its refit, and what its figures are of; empty without one."""
+    found = results.refit
+    if found is None:
+        return ""
+    before = results.stages[0].l2_strength if results.stages else None
+    beside = "" if before is None else f" ({log.rounded(before)} on validation images)"
+    test = " The test figures are of this head, which saw no test image." if results.test else ""
+    return (
+        f"Refit: the head learned from all {found.images:,} training and validation images, at L2 strength "
+        f"{log.rounded(found.l2_strength)}, the best of the folds{beside}.{test}"
+    )
 
 
 def unevaluated(results: RunResults) -> str:

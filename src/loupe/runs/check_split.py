@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from loupe.config.optimizer import Plateau
 from loupe.config.recipe import Recipe, SplitSpec, Stage
 from loupe.data.pixels.prepare import Images
-from loupe.data.splits.folds import LEAST_FOLDS, USUAL_FOLDS, numbers
+from loupe.data.splits.folds import as_many_as_fit
 from loupe.data.splits.split import Indices, Split
 from loupe.errors import ConfigError, DataError, LoupeError, enumerated
 from loupe.log import logger
@@ -56,16 +56,14 @@ def strength_folds(recipe: Recipe, images: Images, split: Split) -> Indices | No
     number = next((number for number, stage in enumerate(recipe.stages) if stage.is_open), None)
     if len(split.val) or number is None:
         return None
-    for folds in range(USUAL_FOLDS, LEAST_FOLDS - 1, -1):
-        try:
-            table, content, spec = images.table, images.content, recipe.split
-            return numbers(table, content, split.train, folds=folds, seed=recipe.split_seed, group=spec.group)
-        except DataError as error:
-            reason = error
-    raise ConfigError(
-        f"there are no validation images, and out-of-fold predictions cannot select an L2 strength: {reason} To solve "
-        f"for one strength only: --set stages.{number}.epochs=1"
-    )
+    try:
+        group = recipe.split.group
+        return as_many_as_fit(images.table, images.content, split.train, seed=recipe.split_seed, group=group)
+    except DataError as error:
+        raise ConfigError(
+            f"there are no validation images, and out-of-fold predictions cannot select an L2 strength: {error} To "
+            f"solve for one strength only: --set stages.{number}.epochs=1"
+        ) from None
 
 
 def _needs(number: int, stage: Stage) -> Iterator[tuple[str, str]]:

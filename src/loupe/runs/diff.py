@@ -97,8 +97,14 @@ def finished(run: RunDirectory) -> RunResults:
 
 def _results(first: RunDirectory, second: RunDirectory, compared: dict[str, int]) -> tuple[ValueDifference, ...]:
     """Figures of results.json, each under its key."""
+    left_out = set() if _both_have_folds(first, second) else {"folds"}
     one, other = (
-        {key: value for key, value in _leaves(finished(run).to_json()) if _is_figure(key)} for run in (first, second)
+        {
+            key: value
+            for key, value in _leaves(finished(run).to_json())
+            if _is_figure(key) and key.partition(".")[0] not in left_out
+        }
+        for run in (first, second)
     )
     compared["figures"] = len(one.keys() | other.keys())
     return _unequal(one, other)
@@ -175,7 +181,7 @@ def _predictions(
     missing = _only_one(first, second, "predictions.csv")
     if missing or not first.file("predictions.csv").is_file():
         return missing
-    one, other = (read_splits(run.file("predictions.csv")) for run in (first, second))
+    one, other = (_predictions_of(run, folds=_both_have_folds(first, second)) for run in (first, second))
     compared["predictions"] = sum(len(one[name]) for name in one.keys() & other.keys())
     rows: list[PredictionDifference | ValueDifference] = []
     for name in {**one, **other}:
@@ -184,6 +190,18 @@ def _predictions(
         else:
             rows += _unequal_predictions(name, one[name], other[name])
     return tuple(rows)
+
+
+def _predictions_of(run: RunDirectory, *, folds: bool) -> dict[str, Predictions]:
+    """Predictions of each split, and out-of-fold ones as `train (folds)` and so on."""
+    of_folds = read_splits(run.fold_predictions) if folds else {}
+    named = {f"{name} (folds)": predictions for name, predictions in of_folds.items()}
+    return {**read_splits(run.file("predictions.csv")), **named}
+
+
+def _both_have_folds(first: RunDirectory, second: RunDirectory) -> bool:
+    """True if both runs were evaluated by folds; those of earlier versions were not, and are compared without."""
+    return all(run.fold_predictions.is_file() for run in (first, second))
 
 
 def _unequal_predictions(

@@ -23,7 +23,7 @@ from loupe.evaluate.chance import LabelCounts, association
 from loupe.evaluate.engine_predictions import predict_rows
 from loupe.evaluate.groups import by_group
 from loupe.evaluate.learning_curves import diagnose
-from loupe.evaluate.predictions import Predictions, read_splits, split_hash, write_splits
+from loupe.evaluate.predictions import Predictions, join, read_splits, split_hash, write_splits
 from loupe.evaluate.results import DiagnosisResult, Evaluation, RunResults, results_file, results_of
 from loupe.evaluate.verdicts import Diagnosis
 from loupe.log import command_line, logger
@@ -39,6 +39,7 @@ from loupe.report import gallery, run_page
 from loupe.report.gallery_selection import exhibits
 from loupe.rundir import RunDirectory, record_look
 from loupe.runs import results
+from loupe.runs.folds import HeadFolds, evaluation, fit_temperature
 from loupe.runs.results import Evaluated, Trained
 from loupe.runs.run import Run
 from loupe.training.stage_data import StageDataBuilder
@@ -61,7 +62,14 @@ class RunFinalizer:
     open_test: bool
     ranks: Ranks
 
-    def write(self, model: Classifier, preparation: StageDataBuilder, state: TrainState, load_seconds: float) -> None:
+    def write(
+        self,
+        model: Classifier,
+        preparation: StageDataBuilder,
+        state: TrainState,
+        load_seconds: float,
+        folds: HeadFolds | None = None,
+    ) -> None:
         """Write everything but recipe, split and environment, which are there already.
 
         Args:
@@ -69,12 +77,13 @@ class RunFinalizer:
             preparation: data of the last stage, whose activations are used again where possible.
             state: state of the training at its end.
             load_seconds: time before the training.
+            folds: out-of-fold predictions of the head, if there are some.
         """
         began = time.perf_counter()
         self.ranks.from_main(lambda: self.directory.write_metrics(state.history))
         predictions, converted = self._predictions(model, preparation)
         self.ranks.from_main(
-            lambda: self._write(model, preparation, state, load_seconds, began, predictions, converted)
+            lambda: self._write(model, preparation, state, load_seconds, began, predictions, converted, folds)
         )
 
     def _write(
@@ -86,6 +95,7 @@ class RunFinalizer:
         began: float,
         predictions: Mapping[str, Predictions],
         converted: ConvertedNetwork | None,
+        folds: HeadFolds | None,
     ) -> None:
         """Write the model, the evaluation, the results and the report; arguments as for `write`.
 
@@ -94,7 +104,10 @@ class RunFinalizer:
             predictions: predictions of each split.
             converted: network for the engine of predictions.
         """
-        temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
+        of_folds = {} if folds is None else folds.predictions(self.images, self.split, model.classes)
+        if folds is not None and folds.refit:  # it has learned from the validation images
+            predictions = {**predictions, "val": of_folds["val"]}
+        temperature, fitted_on = fit_temperature(self.recipe, predictions, of_folds)
         model.temperature = temperature.value
         test_hash = self._test_hash()
         looks = self._record_look(test_hash, evaluated="test" in predictions)
@@ -102,6 +115,13 @@ class RunFinalizer:
         evaluations = write_evaluation(
             self.directory, self.recipe, model.preprocessing, self.images, self.split, predictions, temperature
         )
+        if of_folds:
+            calibrated = {name: one.calibrated(temperature.value) for name, one in of_folds.items()}
+            write_splits(self.directory.fold_predictions, calibrated)
+        more = {}
+        if folds is not None:
+            rows_N = np.concatenate([self.split.rows(name) for name in of_folds])
+            more = evaluation(folds, of_folds, _measured(join([*of_folds.values()]), self.images, rows_N))
         diagnosis = self._diagnose(state, evaluations["validation"], len(model.trunk))
         content = results.assemble(
             name=self.directory.name,
@@ -112,9 +132,10 @@ class RunFinalizer:
             evaluated=Evaluated(
                 split_hash=test_hash,
                 evaluations=evaluations,
-                calibration=calibration.report(temperature, predictions),
+                calibration=calibration.report(temperature, predictions, fitted_on),
                 selective=selective.report(temperature.value, predictions),
                 test_looks=looks,
+                **more,
             ),
             diagnosis=DiagnosisResult(
                 verdict=diagnosis.verdict,
@@ -309,9 +330,10 @@ def _evaluate_test(run: Run, data: Any, ranks: Ranks) -> Run:
 
 def _write_test(run: Run, images: Images, split: Split, test: Predictions) -> RunResults:
     """Write the files of a run whose test images have been predicted, and return its results."""
-    file = run.directory.file("predictions.csv")
+    file, fold_file = run.directory.file("predictions.csv"), run.directory.fold_predictions
     predictions = {**(read_splits(file) if file.is_file() else {}), "test": test}
-    temperature = calibration.fit_temperature(predictions["val"]) if "val" in predictions else Temperature()
+    of_folds = read_splits(fold_file) if fold_file.is_file() else {}
+    temperature, fitted_on = fit_temperature(run.recipe, predictions, of_folds)
     if run.temperature != temperature.value:  # a run of an older version, without temperature, keeps its predictions
         temperature = Temperature(run.temperature, why="the run was made without calibration")
     looks = record_look(run.path.parent, split_hash(test), run.directory.name)
@@ -321,7 +343,7 @@ def _write_test(run: Run, images: Images, split: Split, test: Predictions) -> Ru
     written = run.results.model_copy(
         update={
             "test": evaluations["test"],
-            "calibration": calibration.report(temperature, predictions),
+            "calibration": calibration.report(temperature, predictions, fitted_on),
             "selective": selective.report(temperature.value, predictions),
             "test_looks": looks,
         }

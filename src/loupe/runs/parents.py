@@ -88,7 +88,8 @@ def _seen(parent: Parent, split: Split, content: Sequence[str]) -> dict[str, int
     trained = set[str]()
     runs, is_whole = _line(parent.run)
     for run in runs:
-        trained |= {digest for _, name, digest in split_file.stored(run.file("split.csv")).values() if name == "train"}
+        learned = {"train", "val"} if run.read_recipe().refit else {"train"}
+        trained |= {digest for _, name, digest in split_file.stored(run.file("split.csv")).values() if name in learned}
     seen = {name: sum(content[row] in trained for row in split.rows(name).tolist()) for name in ("val", "test")}
     for name, images in seen.items():
         if images:

@@ -13,9 +13,11 @@ from loupe.evaluate.history import selected_strength, stage_results
 from loupe.evaluate.results import (
     DiagnosisResult,
     Evaluation,
+    FoldEvaluation,
     ImageCounts,
     Layer,
     Parameters,
+    RefitResult,
     RunResults,
     SecondsSpent,
     UnreadImages,
@@ -54,6 +56,8 @@ class Evaluated:
         split_hash: hash of the test images, also if they were not evaluated; None if there are none.
         evaluations: metrics of `validation` and `test`, uncalibrated; None for a split that was not evaluated.
         test_looks: test-set evaluations recorded in the runs folder.
+        folds: metrics of out-of-fold predictions, if there are some; `folds_seconds`: their time, with a refit's.
+        refit: images that a refitted head learned from, if it was.
     """
 
     split_hash: str | None
@@ -61,6 +65,9 @@ class Evaluated:
     calibration: Calibration
     selective: Selective
     test_looks: int
+    folds: FoldEvaluation | None = None
+    folds_seconds: float = 0.0
+    refit: RefitResult | None = None
 
 
 def assemble(
@@ -93,6 +100,8 @@ def assemble(
         images=ImageCounts(train=len(split.train), val=len(split.val), test=len(split.test)),
         validation=evaluated.evaluations["validation"],
         test=evaluated.evaluations["test"],
+        **({} if evaluated.folds is None else {"folds": evaluated.folds}),
+        **({} if evaluated.refit is None else {"refit": evaluated.refit}),
         calibration=evaluated.calibration,
         selective=evaluated.selective,
         test_looks=evaluated.test_looks,
@@ -102,7 +111,9 @@ def assemble(
         best_epoch=kept_epoch(recipe, state),
         stages=stage_results(history, recipe),
         stopped=state.stopped,
-        seconds=_seconds(history, recipe, preparation, trained.load_seconds, trained.evaluate_seconds),
+        seconds=_seconds(
+            history, recipe, preparation, trained.load_seconds, evaluated.folds_seconds, trained.evaluate_seconds
+        ),
         images_per_second=round(fmean(row["images_per_second"] for row in in_steps), 1) if in_steps else None,
         precision=preparation.compute.precision,
         frozen_precision=preparation.frozen_compute.precision if model.frozen else None,
@@ -138,7 +149,12 @@ def _in_steps(history: Sequence[Row], recipe: Recipe) -> list[Row]:
 
 
 def _seconds(
-    history: Sequence[Row], recipe: Recipe, preparation: StageDataBuilder, load: float, evaluate: float
+    history: Sequence[Row],
+    recipe: Recipe,
+    preparation: StageDataBuilder,
+    load: float,
+    folds: float,
+    evaluate: float,
 ) -> SecondsSpent:
     """Seconds of each phase; training is the sum over the history, across interruptions."""
     train, alone = sum(row["seconds"] for row in history), preparation.alone_seconds
@@ -149,6 +165,7 @@ def _seconds(
         frozen_alone=None if alone is None else round(alone, 3),
         train=round(train, 3),
         epoch_mean=round(sum(epochs) / len(epochs), 3) if epochs else None,
+        **({"folds": round(folds, 3)} if folds else {}),
         evaluate=round(evaluate, 3),
-        total=round(load + preparation.seconds + train + evaluate, 3),
+        total=round(load + preparation.seconds + train + folds + evaluate, 3),
     )

@@ -17,7 +17,7 @@ from loupe.data.splits import split as splits
 from loupe.data.splits import split_file
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, RunStateError, counted, memory_remedy, sentences, unknown_name
-from loupe.evaluate.predictions import Predictions, read_splits, split_hash
+from loupe.evaluate.predictions import Predictions, join, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
 from loupe.log import logger, progress_bar, terminal
 from loupe.provenance import check_credentials, check_split, check_versions, environment_of
@@ -135,10 +135,15 @@ class Run(Predictor):
 
             columns, images, follow_links: of other data, as for `loupe.train`; unless given, the columns of the run.
 
+        Returns:
+            Metrics. Of the validation images of a refitted run, which its head has learned from: those of the folds.
+
         Raises:
-            ConfigError: the split is unknown.
+            ConfigError: the split is unknown, or the folds were predicted without the test-time augmentation.
             DataError: there are no such images, or one has a class that the model lacks.
         """
+        if data is None and split == "val" and self.results.refit:
+            return self._fold_evaluation()
         predictions = self.predictions_of(
             split, data, columns=columns, images=images, follow_links=follow_links, skip_damaged=skip_damaged
         )
@@ -155,6 +160,17 @@ class Run(Predictor):
             looks = record_look(self.path.parent, identity, self.directory.name)
             block = block.model_copy(update={"test_looks": looks})
         return block
+
+    def _fold_evaluation(self) -> Evaluation:
+        """Out-of-fold metrics of a refitted run, as in its results."""
+        assert self.results.folds
+        if self.tta is not None:
+            raise ConfigError(
+                f"the head of {self.path} learned from its validation images, and its folds were predicted without "
+                "test-time augmentation. Leave it out, or choose --split test or other --data."
+            )
+        predictions = join([*read_splits(self.directory.fold_predictions).values()])
+        return self.results.folds.model_copy(update={"calibrated": self._calibrated(predictions)})
 
     def predictions_of(
         self,
@@ -176,6 +192,11 @@ class Run(Predictor):
         """
         if split not in splits.SPLITS:
             raise unknown_name("split", split, splits.SPLITS)
+        if data is None and split == "val" and self.results.refit:
+            raise RunStateError(
+                f"the head of {self.path} learned from its validation images (refit). Their out-of-fold predictions "
+                f"are in {self.directory.fold_predictions}. Choose split test, or other data."
+            )
         if data is None:
             own, parts = self.own_images()
             return _some(self.predictions_for(own, parts.rows(split)), split)
@@ -347,11 +368,14 @@ class Run(Predictor):
     def _rows_to_evaluate(self, images: Images, split: str) -> tuple[np.ndarray, str]:
         """Rows of the given images to evaluate as `split`, and a remark if some are images of the run itself.
 
-        Images of the run keep its split; of the others, those with this split are taken, or all if they have none.
+        Images of the run keep its split; of the others, those with this split are taken, or all if they have none. A
+        refitted head has learned from validation images, which then count as training images.
         """
         given = images.table.splits
         check_split(self.directory)
         known_N = split_file.known(self.directory.file("split.csv"), images.table, images.content)
+        if self.results.refit:
+            known_N = np.where(known_N == "val", "train", known_N)
         asked_N = np.array([name == split for name in given]) if any(given) else np.full(len(given), True)
         rows_N = np.flatnonzero(np.where(known_N == "", asked_N, known_N == split))
         counts = {name: int((known_N == name).sum()) for name in splits.SPLITS}

@@ -17,6 +17,7 @@ from loupe.ranks import LostRankError, current
 from loupe.rundir import RunDirectory
 from loupe.runs.check_split import strength_folds
 from loupe.runs.finalize import RunFinalizer
+from loupe.runs.folds import evaluate_by_folds
 from loupe.runs.order import epoch_order
 from loupe.runs.setup import TrainingSetup, less_memory
 from loupe.training.checkpoint import Checkpoints
@@ -99,12 +100,13 @@ class Session:
                     ranks=current(),
                     log_prior_K=setup.log_prior_K,
                 ).fit()
+                if state.stage < len(recipe.stages):
+                    raise self._interrupted(stop)
+                folds = evaluate_by_folds(setup, preparation, state, stop)
             except StoppedError:
                 raise self._interrupted(stop) from None
-        if state.stage < len(recipe.stages):
-            raise self._interrupted(stop)
         finalizer = RunFinalizer(self.directory, recipe, setup.images, split, self.open_test, current())
-        finalizer.write(setup.model, preparation, state, load_seconds)
+        finalizer.write(setup.model, preparation, state, load_seconds, folds)
 
     def _unused(self) -> np.ndarray:
         """Rows that `split.train` leaves out."""

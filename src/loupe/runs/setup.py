@@ -78,7 +78,7 @@ def set_up(
     if pretrained and recipe.model.weights == "none":
         whiten(model, images.store, split.train)
     loader = BatchLoader(images.store, images.table.labels, device)
-    class_weights_K, engines, stage = _class_weights(recipe, images, split, device), Engines(), recipe.stages[-1]
+    class_weights_K, engines, stage = class_weights(recipe, images, split, device), Engines(), recipe.stages[-1]
     precision, reason = joined.from_main(
         lambda: resolve(
             recipe.precision,
@@ -122,7 +122,7 @@ def set_up(
         frozen_compute=Compute(device, frozen_precision),
         engines=engines,
         choices=choices,
-        log_prior_K=_log_prior(recipe, images, split, device),
+        log_prior_K=log_prior(recipe, images, split, device),
     )
 
 
@@ -133,7 +133,7 @@ def less_memory(recipe: Recipe) -> str:
     return f"Train again with {less}, or with another --device"
 
 
-def _log_prior(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:
+def log_prior(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:
     """Logarithm of the share of each class in the training images, times the recipe's `logit_adjustment`.
 
     A class without training images has that of a class with one.
@@ -145,7 +145,7 @@ def _log_prior(recipe: Recipe, images: Images, split: Split, device: torch.devic
     return torch.tensor(log_K, dtype=torch.float32, device=device)
 
 
-def _class_weights(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:
+def class_weights(recipe: Recipe, images: Images, split: Split, device: torch.device) -> torch.Tensor | None:
     """For `balanced`, N / (K · N_k) over the K classes of the training images, so that each has equal total weight."""
     if recipe.class_weights == "none":
         return None

@@ -38,6 +38,7 @@ from loupe.runs import parents
 from loupe.runs.agreement import check_agreement
 from loupe.runs.balance_note import balance_note
 from loupe.runs.check_split import check_split, strength_folds
+from loupe.runs.folds import check_refit
 from loupe.runs.mirrored import mirrored
 from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
@@ -65,6 +66,7 @@ def train(
     lr: float | None = None,
     seed: int | None = None,
     precision: str | None = None,
+    refit: bool | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     device: str = "auto",
     output: str | Path = "runs",
@@ -89,6 +91,8 @@ def train(
             of Loupe or timm; `weights` is `timm` (download), `none`, a file, a run (its folder or its name in
             `output`), `hf-hub:NAME` or `local-dir:DIR`. With optimizer `logistic`, `epochs` is the number of L2
             strengths; `batch_size` and `lr` then do not apply.
+        refit: learn from training and validation images together at the end, and give figures of folds, of recipes that
+            only solve a head on frozen features. Default: as the recipe says.
         settings: other recipe keys: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
         output: folder of the runs.
@@ -119,6 +123,7 @@ def train(
         dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links), verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
+        flags |= {"refit": refit}
         start = joined.from_main(lambda: parents.named(weights, Path(output)))
         chosen = resolve(recipe, dataset, model=model, weights=start, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
@@ -241,6 +246,7 @@ def _divided(recipe: ResolvedRecipe, images: Images, split: Splitter) -> Split:
     divided = split(images.table, images.content, recipe.split, recipe.split_seed)
     check_split(recipe, divided, lambda spec: split(images.table, images.content, spec, recipe.split_seed))
     strength_folds(recipe, images, divided)
+    check_refit(recipe, images, divided)
     return divided
 
 

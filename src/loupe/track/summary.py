@@ -12,7 +12,8 @@ def summary(results: RunResults) -> dict[str, float]:
 
 
 def _figures(results: RunResults) -> Iterator[tuple[str, float]]:
-    for split, block in results.splits.items():
+    folds = {"folds": results.folds} if results.folds else {}
+    for split, block in {**results.splits, **folds}.items():
         yield f"{split}/images", block.images
         for metric in METRICS:
             found = block.metric(metric.key)

@@ -5,6 +5,7 @@ loss of these predictions together: one number chosen on the images that it is j
 far less than the width of its interval.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class OutOfFold:
     """Predictions of each image by a head that did not learn from its fold.
 
     Attributes:
-        logits_NK: at the best strength.
+        logits_NK: at that strength.
         strength: L2 strength with the lowest log loss over all images.
         losses: strengths and their log losses, in the order in which they were tried.
     """
@@ -47,6 +48,9 @@ def out_of_fold(
     weight_K: Floats | None = None,
     spec: Logistic = UNLIMITED,
     weight_N: npt.NDArray[np.float64] | None = None,
+    strengths: Sequence[float] | None = None,
+    log_prior_K: Floats | None = None,
+    before_each: Callable[[], None] = lambda: None,
 ) -> OutOfFold:
     """Predict every image by a head that was solved on the other folds.
 
@@ -57,6 +61,9 @@ def out_of_fold(
         weight_K: weight of the images of each class; None: 1.
         spec: ends of the series of strengths, see `next_strength`.
         weight_N: weight of each image, also in the log loss; None: 1.
+        strengths: strengths to try; None for a series that goes on by itself.
+        log_prior_K: logit adjustment of each class, subtracted from all logits; None: none.
+        before_each: function called before each head is solved; what it raises ends the search.
     """
     x_NC, y_N = torch.from_numpy(features_NC), torch.from_numpy(label_N)
     share_N = torch.ones(len(y_N), dtype=torch.float64) if weight_N is None else torch.from_numpy(weight_N)
@@ -67,16 +74,27 @@ def out_of_fold(
         _FoldHead.of(x_NC[fold_N != fold], y_N[fold_N != fold], each_N[fold_N != fold], principal) for fold in folds
     ]
     best, least, losses = np.zeros((len(label_N), classes), np.float32), np.inf, list[tuple[float, float]]()
-    while (strength := next_strength(losses, spec)) is not None:
+    adjustment_K = 0.0 if log_prior_K is None else log_prior_K
+    for strength in _tried(strengths, losses, spec):
         logits_NK = np.empty((len(label_N), classes), np.float32)
         for fold, head in zip(folds, heads, strict=True):
-            logits_NK[fold_N == fold] = head.logits(strength, x_NC[fold_N == fold], classes).numpy()
+            before_each()
+            logits_NK[fold_N == fold] = head.logits(strength, x_NC[fold_N == fold], classes).numpy() - adjustment_K
         loss_N = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N, reduction="none")
         loss = float(loss_N @ share_N / share_N.sum())
         losses.append((strength, loss))
         if loss < least:
             best, least = logits_NK, loss
     return OutOfFold(best, min(losses, key=lambda one: one[1])[0], tuple(losses))
+
+
+def _tried(strengths: Sequence[float] | None, losses: Sequence[tuple[float, float]], spec: Logistic) -> Iterator[float]:
+    """Strengths to try: those that are named, or a series that goes on by the losses so far."""
+    if strengths is not None:
+        yield from strengths
+        return
+    while (strength := next_strength(losses, spec)) is not None:
+        yield strength
 
 
 @dataclass

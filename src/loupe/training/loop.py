@@ -288,7 +288,7 @@ class Trainer:
 
     def _by_folds(self, solver: Solver, fold_N: np.ndarray) -> float:
         """L2 strength with the lowest log loss of out-of-fold predictions."""
-        strength = solver.out_of_fold(fold_N)
+        strength = solver.out_of_fold(fold_N).strength
         folds, images = int(fold_N.max()) + 1, counted(len(fold_N), "training image")
         logger.info(
             f"L2 strength {rounded(strength)}: lowest log loss of out-of-fold predictions of the {images}, in {folds} "

@@ -161,28 +161,48 @@ class Solver:
         weight_N = None if weights_K is None else weights_K.cpu()[torch.from_numpy(self.classes)].to(device)[labels]
         return Regression(features, labels, len(self.classes), weight_N=weight_N)
 
-    def out_of_fold(self, fold_N: np.ndarray) -> float:
-        """L2 strength with the lowest log loss of out-of-fold predictions of the training images.
+    def out_of_fold(self, fold_N: np.ndarray, strengths: Sequence[float] | None = None) -> OutOfFold:
+        """Out-of-fold predictions of the training images, at the L2 strength with the lowest log loss of these.
 
         Args:
             fold_N: fold of each training image, from 0.
+            strengths: L2 strengths to try; None for the series of the stage that goes on by itself.
+
+        Returns:
+            Logits of all classes, on rank 0; other ranks have the strength alone, and no rows of logits.
 
         Raises:
+            StoppedError: asked to stop.
             LostRankError: another rank has ended.
         """
-        return self.ranks.from_main(lambda: self._out_of_fold(fold_N).strength)
+        own: list[OutOfFold] = []
 
-    def _out_of_fold(self, fold_N: np.ndarray) -> OutOfFold:
-        spec, weights_K = self.train_step.stage.optimizer, self.train_step.class_weights_K
+        def found() -> tuple[float, tuple[tuple[float, float], ...]]:
+            own.append(self._out_of_fold(fold_N, strengths))
+            return own[0].strength, own[0].losses
+
+        strength, losses = self.ranks.from_main(found)
+        return own[0] if own else OutOfFold(np.empty((0, self.logits.out_features), np.float32), strength, losses)
+
+    def _out_of_fold(self, fold_N: np.ndarray, strengths: Sequence[float] | None) -> OutOfFold:
+        step = self.train_step
+        spec, weights_K, prior_K = step.stage.optimizer, step.class_weights_K, step.log_prior_K
         assert self.regression and isinstance(spec, Logistic)
         return out_of_fold(
             self.regression.features_NC.cpu().numpy(),
-            self.regression.label_N.cpu().numpy(),
+            self.classes[self.regression.label_N.cpu().numpy()],
             np.resize(fold_N, len(self.regression.label_N)),  # all views of an image are in its fold
-            len(self.classes),
-            weight_K=None if weights_K is None else weights_K.cpu().numpy()[self.classes],
+            self.logits.out_features,
+            weight_K=None if weights_K is None else weights_K.cpu().numpy(),
             spec=spec,
+            strengths=strengths,
+            log_prior_K=None if prior_K is None else prior_K.cpu().numpy(),
+            before_each=self._check_stop,
         )
+
+    def _check_stop(self) -> None:
+        if self.stop.received:
+            raise StoppedError("stopped; finished outputs of the frozen blocks are kept.")
 
     def solve(self, strength_S: Sequence[float]) -> tuple[float, float]:
         """Set the weights of the head to those of the last of these L2 strengths; return loss and accuracy.

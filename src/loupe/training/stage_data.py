@@ -52,6 +52,7 @@ class StageDataBuilder:
         frozen_compute: device and precision of the frozen blocks.
         seconds: time spent so far on computing the outputs of frozen blocks, or on loading them.
         alone_seconds: the same without any cached outputs; None if unknown.
+        latest: inputs that were built last.
     """
 
     model: Classifier
@@ -69,6 +70,7 @@ class StageDataBuilder:
     unused_N: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     seconds: float = 0.0
     alone_seconds: float | None = 0.0
+    latest: StageData | None = None
     _cached: tuple[str, StageData] | None = None
 
     def of(self, stage: ResolvedStage, first_epoch: int, last: bool) -> StageData:
@@ -92,7 +94,8 @@ class StageDataBuilder:
             self.seconds += elapsed
             computed, alone = frozen.computed_seconds, self.alone_seconds
             self.alone_seconds = None if computed is None or alone is None else alone + max(elapsed, computed)
-        return stage_data or StageData(self.loader, self.loader, augmenter, views=views_of(stage))
+        self.latest = stage_data or StageData(self.loader, self.loader, augmenter, views=views_of(stage))
+        return self.latest
 
     def _frozen_pass(self) -> FrozenPass:
         return FrozenPass(

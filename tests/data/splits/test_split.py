@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from loupe.config.recipe import SplitSpec
 from loupe.data.sources.open import open_table
-from loupe.data.splits.folds import most_folds, numbers
+from loupe.data.splits.folds import as_many_as_fit, most_folds, numbers
 from loupe.data.splits.split import SPLITS, Split, assign, digest
 from loupe.data.splits.split_file import known, read, write
 from loupe.data.splits.stratify import units
@@ -464,6 +464,18 @@ def test_the_most_folds_are_those_that_groups_and_copies_allow(tmp_path):
     write(tmp_path / "split.csv", table, content, split)
     assert most_folds(tmp_path / "split.csv") == 4
     assert most_folds(tmp_path / "split.csv", table, content) == 3
+
+
+def test_there_are_as_many_folds_as_fit_and_groups_stay_in_one():
+    labels, groups = [0] * 30 + [1] * 9, [f"g{row // 3}" for row in range(39)]  # 10 groups, and 3
+    table, content, rows_N = table_of(labels, groups=groups), contents(39), np.arange(39)
+    fold_N = as_many_as_fit(table, content, rows_N, seed=4)
+    assert set(fold_N) == {0, 1, 2}
+    assert all(len(set(fold_N[row : row + 3])) == 1 for row in range(0, 39, 3))
+    np.testing.assert_array_equal(fold_N, as_many_as_fit(table, content, rows_N, seed=4))
+    assert any((fold_N != as_many_as_fit(table, content, rows_N, seed=seed)).any() for seed in range(5, 9))
+    with pytest.raises(DataError):
+        as_many_as_fit(table, content, rows_N[:33], seed=4)  # one group of the second class
 
 
 def test_a_class_of_one_group_has_no_folds():

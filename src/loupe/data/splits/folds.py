@@ -109,6 +109,32 @@ def numbers(
     return turns(f"folds {seed}", [str(number) for number in range(folds)])[number_N]
 
 
+def as_many_as_fit(
+    table: ImageTable, content: Sequence[str], rows_N: Indices, *, seed: int, group: str = GIVEN
+) -> Indices:
+    """Fold of each row, from 0, in 5 folds, or in fewer where a class has fewer images.
+
+    Copies and groups count once. Without any one fold, the rows have two classes or more.
+
+    Args:
+        table, content, rows_N, seed, group: as for `numbers`.
+
+    Raises:
+        DataError: a class has one image, or all images but those of one class are in one group.
+    """
+    reason = DataError(f"{table.name}: all images but those of one class are in one group.")
+    labels_N = table.labels[rows_N]
+    for folds in range(USUAL_FOLDS, LEAST_FOLDS - 1, -1):
+        try:
+            number_N = numbers(table, content, rows_N, folds=folds, seed=seed, group=group)
+        except DataError as error:
+            reason = error
+            continue
+        if all(len(np.unique(labels_N[number_N != fold])) > 1 for fold in range(folds)):
+            return np.unique(number_N, return_inverse=True)[1].astype(np.int64)
+    raise reason
+
+
 def _units_of_classes(label_N: Indices, unit_N: Indices) -> dict[int, int]:
     """Number of units of each class: images, with copies and groups counted once."""
     pairs = np.unique(np.stack([label_N, unit_N]), axis=1)
