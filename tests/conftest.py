@@ -1,8 +1,11 @@
 """What every test shares: a cache folder of its own, and the real data where it is there."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +21,24 @@ os.environ.pop("LOUPE_WEIGHTS", None)  # of a person, which would decide what th
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads of two processes that wait for each other are many times slower than one each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """Load the tests without the collector of cycles: what is loaded stays to the end, so it need not walk over it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without slow tests are not loaded where only those are run."""
+    if config.option.markexpr == "slow" and collection_path.suffix == ".py":
+        return "slow" not in collection_path.read_text(encoding="utf-8") or None
+    return None
 
 
 # Random examples are the same ones in each run.
