@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,20 @@ def _no_waiting_for_the_disk():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _read_once():
+    """The digits, and the hash of the sources: hundreds of trainings would read each anew."""
+    with pytest.MonkeyPatch.context() as patched:
+        if (provenance := sys.modules.get("loupe.provenance")) is not None:
+            of_sources, own = provenance.of_sources, provenance.SOURCES
+            of_own = cache(lambda: of_sources(own))
+            patched.setattr(provenance, "of_sources", lambda folder: of_own() if folder == own else of_sources(folder))
+        if (datasets := sys.modules.get("sklearn.datasets._base")) is not None:
+            digits = cache(datasets.load_gzip_compressed_csv_data)
+            patched.setattr(datasets, "load_gzip_compressed_csv_data", lambda **given: deepcopy(digits(**given)))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _own_threads():
     """A run that is resumed or repeated takes as many threads as it had: the tests of the next file do not."""
@@ -85,8 +101,8 @@ def _own_draws():
 def bare():
     """Runs without report.html and without OpenVINO, in fp32 where the precision is left open.
 
-    Figures, OpenVINO's compiler and the timing of precisions take most of the time of a tiny run, and have tests of
-    their own.
+    Figures, OpenVINO's compiler, the timing of precisions and the search for images that look like training images
+    take most of the time of a tiny run, and have tests of their own.
     """
     with pytest.MonkeyPatch.context() as patched:
         without_slow_parts(patched)
