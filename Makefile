@@ -8,16 +8,19 @@ else
 BIN := $(VENV)/bin
 endif
 
+# Compiled modules are kept: a process that starts reads them, and compiles nothing.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-slow lint dist architecture layouts clean
 
 demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -32,7 +35,8 @@ layouts: $(VENV)/.ready  # the tables of layouts in docs/data.md, from the tests
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[cloud,cluster,cpu,explain,export,labels,serve,tune,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[cloud,cluster,cpu,explain,export,labels,serve,tune,dev]"
+	@$(BIN)/python -c "import compileall; compileall.compile_dir('$(VENV)', quiet=2, workers=0)"  # on all processors
 	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.ready').touch()"
 
 # The wheel and the source distribution. `twine check` reads them as PyPI would.

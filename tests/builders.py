@@ -23,8 +23,12 @@ VARIED_SIZES = [(96, 80), (80, 96), (33, 120), (200, 40), (64, 64), (31, 31)]
 
 
 def without_slow_parts(patch: pytest.MonkeyPatch) -> None:
-    """Leave out report.html, OpenVINO and the timing of precisions, which take most of the time of a tiny run."""
+    """Leave out what takes most of the time of a tiny run.
+
+    That is report.html, OpenVINO, the timing of precisions, and the search for images that look like training images.
+    """
     patch.setattr("loupe.report.run_page.write_page", lambda run: None)
+    patch.setattr("loupe.runs.train.near_note", lambda *_: None)
     patch.setitem(sys.modules, "openvino", None)
     patch.setattr("loupe.training.precision.settled", lambda *_: ("fp32", "precision fp32"))
     patch.setattr("loupe.models.engine.has_bf16_matrix_units", lambda device: False)

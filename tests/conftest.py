@@ -1,8 +1,13 @@
 """What every test shares: a cache folder of its own, and the real data where it is there."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +23,24 @@ os.environ.pop("LOUPE_WEIGHTS", None)  # of a person, which would decide what th
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: threads of two processes that wait for each other are many times slower than one each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """Load the tests without the collector of cycles: what is loaded stays to the end, so it need not walk over it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without slow tests are not loaded where only those are run."""
+    if config.option.markexpr == "slow" and collection_path.suffix == ".py":
+        return "slow" not in collection_path.read_text(encoding="utf-8") or None
+    return None
 
 
 # Random examples are the same ones in each run.
@@ -45,6 +68,20 @@ def _no_waiting_for_the_disk():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _read_once():
+    """The digits, and the hash of the sources: hundreds of trainings would read each anew."""
+    with pytest.MonkeyPatch.context() as patched:
+        if (provenance := sys.modules.get("loupe.provenance")) is not None:
+            of_sources, own = provenance.of_sources, provenance.SOURCES
+            of_own = cache(lambda: of_sources(own))
+            patched.setattr(provenance, "of_sources", lambda folder: of_own() if folder == own else of_sources(folder))
+        if (datasets := sys.modules.get("sklearn.datasets._base")) is not None:
+            digits = cache(datasets.load_gzip_compressed_csv_data)
+            patched.setattr(datasets, "load_gzip_compressed_csv_data", lambda **given: deepcopy(digits(**given)))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _own_threads():
     """A run that is resumed or repeated takes as many threads as it had: the tests of the next file do not."""
@@ -64,8 +101,8 @@ def _own_draws():
 def bare():
     """Runs without report.html and without OpenVINO, in fp32 where the precision is left open.
 
-    Figures, OpenVINO's compiler and the timing of precisions take most of the time of a tiny run, and have tests of
-    their own.
+    Figures, OpenVINO's compiler, the timing of precisions and the search for images that look like training images
+    take most of the time of a tiny run, and have tests of their own.
     """
     with pytest.MonkeyPatch.context() as patched:
         without_slow_parts(patched)

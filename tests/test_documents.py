@@ -25,7 +25,7 @@ from loupe.config.recipe import Recipe
 from loupe.data.sources import datasets
 from loupe.export import web_gate, web_runtime
 from loupe.recipes import catalog
-from loupe.search import clock
+from loupe.search import clock, search
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,6 +36,7 @@ EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab", "tu
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
 SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
 SLOW |= {"predict.md", "scikit-learn.md", "time_limit.md", "transfer.md", "tune.md"}
+LIMIT_SECONDS = 30  # of a search, at most
 IDS = [page.name for page in PAGES]
 
 
@@ -91,6 +92,7 @@ def folder(pictures, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, recipe in catalog.RECIPES.items():
         monkeypatch.setitem(catalog.RECIPES, name, lambda recipe=recipe: debug_size(recipe()))
+    monkeypatch.setattr(search, "Clock", lambda limit, began: clock.Clock(min(limit, LIMIT_SECONDS), began))
     few_NV = datasets._digits_table()[:300]
     monkeypatch.setattr(datasets, "_digits_table", lambda: few_NV)
     return tmp_path

@@ -22,13 +22,12 @@ def test_last(): pass
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distribution", ["loadfile", "load"])
-def test_a_test_that_hangs_or_dies_is_one_failure(tmp_path, distribution):
+def test_a_test_that_hangs_or_dies_is_one_failure(tmp_path):
     (tmp_path / "conftest.py").write_text("import dying_tests\ndying_tests.SECONDS = 2\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
     (tmp_path / "test_both.py").write_text(BOTH)
     (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
-    options = ["-p", "dying_tests", "-n", "2", "--dist", distribution, "-rA", "--color=no"]
+    options = ["-p", "dying_tests", "-n", "2", "--dist", "worksteal", "-rA", "--color=no"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options],
         cwd=tmp_path,

@@ -15,7 +15,7 @@ from loupe.provenance import environment_of
 from loupe.rundir import RunDirectory
 from loupe.search.deliver import READY, STAGED, recover
 
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 40
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_heads_over_backbones_at_hand_come_first(tmp_path, monkeypatch):
     for name in ("test_resnet", "test_efficientnet"):
         state = timm.create_model(name).state_dict()
         safetensors.torch.save_file(state, tmp_path / "weights" / f"{name}.safetensors")
-    run = loupe.train(some_digits(400), time_limit=2 * LIMIT_SECONDS, output=tmp_path, name="best", quiet=True)
+    run = loupe.train(some_digits(400), time_limit=1.5 * LIMIT_SECONDS, output=tmp_path, name="best", quiet=True)
     found = SearchResults.read(tmp_path / "best" / FILE)
     assert {one.backbone for one in found.at_hand} == {"test_resnet", "test_efficientnet"}
     heads = [one for one in found.candidates if one.kind == "features"]
