@@ -29,7 +29,7 @@ from loupe.report import run_page
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.search.evidence import Evidence, ranked
-from loupe.search.opening import Opened
+from loupe.search.opening import Opened, opened_images
 from loupe.search.space import EPOCHS, Candidate, Family
 from loupe.settled import settled
 from loupe.training.precision import TimedSteps
@@ -96,7 +96,7 @@ class Trainings:
         """
         recipe = _resolved(family.recipe, self.found.dataset)
         stage = recipe.stages[-1]
-        images = self._images(recipe)
+        images = opened_images(self.found.dataset, recipe.preprocessing, skip_damaged=self.skip_damaged)
         model = build(recipe.model, recipe.preprocessing, images.table.classes, recipe.seed).to(self.device)
         loader = BatchLoader(images.store, images.table.labels, self.device)
         model.learn(stage.part, batch_statistics=stage.batch_statistics)
