@@ -16,6 +16,7 @@ import io
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -296,8 +297,9 @@ def judged(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         }
         for other in hits.keys() - {"loupe"}:
             found = difference_of_hits(other, "loupe", hits)
+            seconds = statistics.median(cell.seconds for cell in same if cell.contender == other)
             rows.append(
-                {"set": name, "minutes": minutes, "other": other}
+                {"set": name, "minutes": minutes, "other": other, "other_seconds": seconds}
                 | {key: getattr(found, key) for key in ("value", "low", "high", "p")}
             )
     return rows
