@@ -92,8 +92,8 @@ def markdown(cells: Sequence[Cell], rows: Sequence[dict[str, Any]], setting: dic
     lines += [
         "",
         "Loupe with the limit less each other contender: points of accuracy on the same images, averaged over seeds,",
-        "with the 95 % interval of a paired bootstrap over images and the p-value of the sign-flip test. Where the other",
-        "one took longer than the limit, its time is given:",
+        "with the 95 % interval of a paired bootstrap over images and the p-value of the sign-flip test. Where the",
+        "other one took longer than the limit, its time is given:",
         "",
         "| set | limit | against | points | p |",
         "|---|---|---|---|---|",
