@@ -37,7 +37,8 @@ from loupe.training.stage_data import StageData, StageDataBuilder
 from setting import commit, machine
 
 WEIGHTS = "tf_efficientnet_lite0.in1k.safetensors"
-# Of each set: its folder or name, images for training and validation, images that these are drawn from, test images.
+# Of each set: its folder or name, images for training and validation, images that these are drawn from, and test
+# images, at most half of all.
 SETS = {
     "hand signs": ("sign_digits", 600, 800, 800),
     "magnetic tiles": ("magnetic_tiles", 600, 800, 544),

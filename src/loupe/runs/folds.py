@@ -202,13 +202,8 @@ def _strengths(recipe: ResolvedRecipe, stage: ResolvedStage, state: TrainState) 
 def _solver(setup: TrainingSetup, preparation: StageDataBuilder, stop: StopSignal, pool_N: Ints) -> Solver:
     """Solver of the head on the features of these rows."""
     recipe, device, model = setup.recipe, setup.compute.device, setup.model
-    needed, free = (USUAL_FOLDS + 1) * 4 * len(pool_N) * logits_layer(model).in_features, free_bytes()
-    if needed > free:
-        raise NotEnoughMemoryError(
-            f"the folds of {counted(len(pool_N), 'training and validation image')} need about {size_text(needed)} of "
-            f"memory, and {size_text(free)} are free. Train without --refit."
-        )
     whole, ranks = replace(setup.split, train=pool_N, val=setup.split.val[:0]), current()
+    ranks.together(lambda: _check_memory(len(pool_N), logits_layer(model).in_features))
     assert preparation.latest
     train_step = TrainStep(
         model,
@@ -221,3 +216,13 @@ def _solver(setup: TrainingSetup, preparation: StageDataBuilder, stop: StopSigna
         log_prior(recipe, setup.images, whole, device),
     )
     return Solver(train_step, preparation.latest, pool_N, 0, Agreement(ranks, stop))
+
+
+def _check_memory(images: int, features: int) -> None:
+    """Check that the features of all images and of all folds fit in memory."""
+    needed, free = (USUAL_FOLDS + 1) * 4 * images * features, free_bytes()
+    if needed > free:
+        raise NotEnoughMemoryError(
+            f"the folds of {counted(images, 'training and validation image')} need about {size_text(needed)} of "
+            f"memory, and {size_text(free)} are free. Train without --refit."
+        )
