@@ -203,7 +203,8 @@ def _solver(setup: TrainingSetup, preparation: StageDataBuilder, stop: StopSigna
     """Solver of the head on the features of these rows."""
     recipe, device, model = setup.recipe, setup.compute.device, setup.model
     whole, ranks = replace(setup.split, train=pool_N, val=setup.split.val[:0]), current()
-    ranks.together(lambda: _check_memory(len(pool_N), logits_layer(model).in_features))
+    if recipe.refit:  # without it there are few images
+        ranks.together(lambda: _check_memory(len(pool_N), logits_layer(model).in_features))
     assert preparation.latest
     train_step = TrainStep(
         model,
