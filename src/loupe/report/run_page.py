@@ -119,6 +119,8 @@ def _lengths(results: RunResults, stages: Sequence[StageResult]) -> list[tuple[s
         strength = solved[-1].l2_strength
         verb = "selected" if kept.startswith("epoch") else "kept"
         selected = "" if strength is None else f"{verb}: {rounded(strength)}"
+        if results.refit:
+            selected = f"refit: {rounded(results.refit.l2_strength)}"
         facts.append(("L2 strengths", f"{sum(stage.strengths or 0 for stage in solved):g}", selected))
     if epochs or not solved:
         facts.append(("Epochs", f"{epochs:g}", kept.replace("epoch", "kept:") if kept.startswith("epoch") else ""))
