@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from loupe.evaluate.confidence_results import Calibration, Probability, Selective
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult, read_stages
-from loupe.provenance import ParentRun
+from loupe.evaluate.paired import Difference
+from loupe.provenance import MadeOf, ParentRun
 from loupe.recipes.published.publication import Published
 from loupe.records import Part, Quantity, Record, Seconds, Whole
 from loupe.rundir import RunDirectory
@@ -218,6 +219,26 @@ class DiagnosisResult(Part):
     next: str | None = None
 
 
+class BlendVerdict(Part):
+    """Verdict on a run that was made of others, beside the best of them.
+
+    Attributes:
+        difference: its validation accuracy minus that of the best single run.
+        cross_fitted: True if the shares of each judged image were selected on other images.
+        predict_seconds: time of a prediction of one image, from decoded pixels.
+        predict_seconds_of_best: that of the best single run, measured by turns.
+        text: verdict in words.
+        remark: what else is to be known of its predictions.
+    """
+
+    difference: Difference
+    cross_fitted: bool
+    predict_seconds: Seconds
+    predict_seconds_of_best: Seconds
+    text: str
+    remark: str | None = None
+
+
 class RunResults(Record):
     """The content of results.json.
 
@@ -236,6 +257,8 @@ class RunResults(Record):
         stopped: why training ended before its last planned epoch.
         images_per_second: None where no stage was trained in steps.
         parent: trained classifier from whose weights the run started, if any.
+        made_of: runs that it was made of without training; empty for all that were trained.
+        blend: verdict on a run that was made of others.
         damaged: images that were left out.
         unread: image files that could not be read, and were left out.
         published: published figures of the experiment that the recipe reproduces.
@@ -272,6 +295,8 @@ class RunResults(Record):
     frozen_precision: str | None = None
     device: str
     parent: ParentRun | None = None
+    made_of: tuple[MadeOf, ...] = ()
+    blend: BlendVerdict | None = None
     damaged: Whole
     unread: tuple[UnreadImages, ...] = ()
     diagnosis: DiagnosisResult | None = None

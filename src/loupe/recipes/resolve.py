@@ -9,7 +9,7 @@ import numpy as np
 
 from loupe import ranks
 from loupe.config import overrides
-from loupe.config.network import BackboneSpec, CnnSpec, Network
+from loupe.config.network import BackboneSpec, BlendMember, BlendSpec, CnnSpec, Network
 from loupe.config.recipe import PIXEL_DEFINITION, InputSpec, Preprocessing, Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.config.size import Size
@@ -22,7 +22,7 @@ from loupe.log import logger
 from loupe.models import at_hand, parent
 from loupe.models.catalog import network, weights_name
 from loupe.models.parent import Parent
-from loupe.models.pretrained import native_preprocessing
+from loupe.models.pretrained import native_preprocessing, shared_preprocessing
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
 from loupe.recipes.orientation import orientation
@@ -157,6 +157,7 @@ def _started(recipe: Recipe, trained: Parent, model: str | None) -> Recipe:
     Raises:
         ConfigError: the recipe or `model` has another network.
     """
+    parent.check_trainable(trained)
     theirs, weights = trained.network, {"weights": str(trained.folder)}
     own = recipe.model if model is None else network(model)
     is_default = model is None and isinstance(own, BackboneSpec) and own.backbone == BACKBONE
@@ -179,6 +180,11 @@ def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
     if model is None:
         if weights == "none" and not isinstance(recipe.model, BackboneSpec):
             return recipe.model
+        if isinstance(recipe.model, BlendSpec):
+            raise ConfigError(
+                f"recipe {recipe.name} trains a blend, whose members have weights of their own. Give --model "
+                f"{recipe.model.name} too, or --set model.members.0.network.weights={weights}"
+            )
         if not isinstance(recipe.model, BackboneSpec):
             raise ConfigError(
                 f"recipe {recipe.name} trains {recipe.model.name} from scratch. Leave out --weights, or choose a "
@@ -189,6 +195,30 @@ def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
     if isinstance(chosen, BackboneSpec) and isinstance(recipe.model, BackboneSpec):
         return recipe.model.model_copy(update={"backbone": chosen.backbone, "weights": chosen.weights})
     return chosen
+
+
+def _with_own_pixels(blend: BlendSpec, given: InputSpec) -> BlendSpec:
+    """Blend whose members have the normalisation that their weights were trained with, unless the recipe has another.
+
+    Raises:
+        ConfigError: the recipe leaves open what differs between the members.
+    """
+    own = {number: native_preprocessing(member.network) for number, member in enumerate(blend.members)}
+    known = {number: one for number, one in own.items() if one is not None}
+    keys = [key for key in ("size_px", "resize", "interpolation") if getattr(given, key) is None]
+    if known:
+        names = [blend.members[number].network.name for number in known]
+        shared_preprocessing(names, list(known.values()), keys)
+    if given.normalise is not None:
+        return blend
+
+    def normalised(member: BlendMember, pixels: Preprocessing | None) -> BlendMember:
+        if pixels is None or member.mean is not None:
+            return member
+        return member.model_copy(update={"mean": pixels.mean, "std": pixels.std})
+
+    members = [normalised(member, own[number]) for number, member in enumerate(blend.members)]
+    return blend.model_copy(update={"members": tuple(members)})
 
 
 def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:

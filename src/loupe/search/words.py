@@ -102,3 +102,25 @@ def more(missed: Sequence[SearchedCandidate], curve: str | None) -> tuple[str, .
     elif missed:
         found.append(f"Not reached: {enumerated([one.title for one in missed], most=3)}.")
     return tuple(found)
+
+
+def blend(difference: Difference, times: float, *, selected: bool) -> str:
+    """Verdict on a blend beside the best single run.
+
+    Args:
+        difference: accuracy of the blend minus that of the best single run.
+        times: time of a prediction, as a multiple of that of the best single run.
+        selected: the validation images chose the shares.
+    """
+    chance = "" if difference.p < SURE else ", a difference that may be chance,"
+    text = f"{points(difference)}{chance} for {times:.1f} times the time of a prediction, beside {difference.first}"
+    how = ", with shares that were selected on other images" if selected else ""
+    return f"{text} on {counted(difference.images, 'validation image')}{how}."
+
+
+def resized(otherwise: int, images: int) -> str:
+    """Remark on members that see resized images in a blend: it decides otherwise than their mean for some images."""
+    return (
+        "The runs read images of different sizes, and the blend resizes those of one size for them: its class is not "
+        f"that of the mean of their own probabilities for {otherwise:,} of {counted(images, 'validation image')}."
+    )
