@@ -102,13 +102,13 @@ class ParentRun(Part):
 
 
 class MadeOf(Part):
-    """Trained run that a run was made of without training: a member of a blend.
+    """Trained run that a run was made of without training: a member of a blend or of a soup.
 
     Attributes:
         name, path: of the run.
         weights: SHA-256 of the file of its weights.
         network: its network.
-        share: its share in the mean of probabilities.
+        share: its share in the mean of probabilities; None in a mean of weights.
         licence: licence of the published weights that its weights go back to; None where it is not known.
     """
 
@@ -116,7 +116,7 @@ class MadeOf(Part):
     path: OsText
     weights: str
     network: str
-    share: float
+    share: float | None
     licence: str | None = None
 
 
@@ -178,8 +178,9 @@ class RunEnvironment(Environment, Record):
     @property
     def made_command(self) -> list[str]:
         """Command that makes the run again of the runs that it was made of."""
-        shares = ",".join(f"{one.share:.6g}" for one in self.made_of)
-        return ["loupe", "blend", *(one.path for one in self.made_of), "--shares", shares]
+        shares = [f"{one.share:.6g}" for one in self.made_of if one.share is not None]
+        chosen = ["--shares", ",".join(shares)] if shares else ["--soup"]
+        return ["loupe", "blend", *(one.path for one in self.made_of), *chosen]
 
     @property
     def lacks_credentials(self) -> bool:

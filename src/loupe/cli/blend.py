@@ -19,6 +19,13 @@ def blend(
             help="Share of each run, for example 2,1,1. Default: greedy selection by the validation log loss.",
         ),
     ] = None,
+    soup: Annotated[
+        bool,
+        typer.Option(
+            "--soup",
+            help="Average the weights of runs with the same start into one network. Default: a mean of probabilities.",
+        ),
+    ] = False,
     output: Output = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the new run. Default: DATA-blend.")] = None,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -28,7 +35,9 @@ def blend(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Blend trained runs into one: the weighted mean of their probabilities. Nothing is trained."""
+    """Make one run of several: the weighted mean of their probabilities, or of their weights. Nothing is trained."""
+    if soup and shares is not None:
+        raise ConfigError("--soup and --shares exclude each other: all runs of a soup have the same share.")
     with terminal(quiet=quiet or as_json):
         from loupe import rundir
         from loupe.cli.tables import print_results
@@ -37,9 +46,13 @@ def blend(
 
         members = [Run(rundir.open_run(run, output), device=device) for run in runs]
         given = None if shares is None else _numbers(shares)
-        made = blends.blend(
-            members, given, output=output, name=name, open_test=open_test, device=device, quiet=quiet or as_json
-        )
+        silent = quiet or as_json
+        if soup:
+            made = blends.soup(members, output=output, name=name, open_test=open_test, device=device, quiet=silent)
+        else:
+            made = blends.blend(
+                members, given, output=output, name=name, open_test=open_test, device=device, quiet=silent
+            )
         if as_json:
             print_json(made.results.to_json())
         else:

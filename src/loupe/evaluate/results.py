@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from loupe.evaluate.blend_results import BlendVerdict
 from loupe.evaluate.confidence_results import Calibration, Probability, Selective
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult, read_stages
-from loupe.evaluate.paired import Difference
 from loupe.provenance import MadeOf, ParentRun
 from loupe.recipes.published.publication import Published
 from loupe.records import Part, Quantity, Record, Seconds, Whole
@@ -217,26 +217,6 @@ class DiagnosisResult(Part):
     text: str
     settings: tuple[str, ...] = ()
     next: str | None = None
-
-
-class BlendVerdict(Part):
-    """Verdict on a run that was made of others, beside the best of them.
-
-    Attributes:
-        difference: its validation accuracy minus that of the best single run.
-        cross_fitted: True if the shares of each judged image were selected on other images.
-        predict_seconds: time of a prediction of one image, from decoded pixels.
-        predict_seconds_of_best: that of the best single run, measured by turns.
-        text: verdict in words.
-        remark: what else is to be known of its predictions.
-    """
-
-    difference: Difference
-    cross_fitted: bool
-    predict_seconds: Seconds
-    predict_seconds_of_best: Seconds
-    text: str
-    remark: str | None = None
 
 
 class RunResults(Record):

@@ -67,7 +67,7 @@ def write(
         rundir.check_name(output, name)
         chosen = choose_device(device)
         images, split = runs[0].own_images(preprocessing=model.preprocessing)
-        compute = Compute(chosen, _precision(runs))
+        compute = Compute(chosen, precision_of(runs))
         recipe = recipe.computed_in(compute.precision, compute.precision)
         environment = _environment(runs, made_of, recipe, images, split, compute, open_test)
         default = recipe.name if images.table.name == recipe.name else f"{images.table.name}-{recipe.name}"
@@ -146,13 +146,13 @@ def _environment(
     )
 
 
-def _precision(runs: Sequence[Run]) -> Any:
+def precision_of(runs: Sequence[Run]) -> Any:
     """Precision of the members, where it is the same; else fp32."""
     precisions = {run.config.precision for run in runs}
     return precisions.pop() if len(precisions) == 1 else "fp32"
 
 
-def record(run: Run, share: float) -> MadeOf:
+def record(run: Run, share: float | None = None) -> MadeOf:
     """Record of a run that another one is made of."""
     try:
         known = recorded_licence(run.directory)

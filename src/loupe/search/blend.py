@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.errors import ConfigError, RunStateError
+from loupe.evaluate.blend_results import BlendVerdict
 from loupe.evaluate.paired import Candidate, difference_of_hits, matched_columns
 from loupe.evaluate.predictions import Predictions, read_splits
-from loupe.evaluate.results import BlendVerdict, results_file
+from loupe.evaluate.results import results_file
 from loupe.report import run_page
 from loupe.runs import blend as blends
+from loupe.runs import soup as soups
 from loupe.runs.run import Run
 from loupe.search import words
 from loupe.search.evidence import Evidence, ranked
@@ -69,6 +71,15 @@ class Library:
         total = sum(shares)
         mean_NK: Floats = np.tensordot(np.array(shares) / total, np.exp(self.log_p_MNK), axes=1)
         return mean_NK
+
+    def of(self, made: Run) -> Floats:
+        """Probabilities of another run for the validation images, [N, K]."""
+        one = _validation(made)
+        reference = Candidate("library", (_validation(self.runs[0]),), None)
+        columns_N = matched_columns([reference, Candidate("made", (one,), None)])["made"][0]
+        ordered_NK = np.empty_like(one.probabilities_NK)
+        ordered_NK[columns_N] = one.probabilities_NK
+        return ordered_NK
 
     def cross_fitted(self) -> Floats:
         """Mean probabilities of each image with shares that the other parts selected, [N, K]."""
@@ -144,46 +155,67 @@ def blend(
             f"no blend of these runs has a lower validation log loss than {alone} alone. Use it, or give --shares."
         )
     made = blends.blend(runs, chosen, output=output, name=name, open_test=open_test, device=device, quiet=quiet)
-    verdict = judged(made, known, chosen, selected=selected)
+    own_NK, mean_NK = known.of(made), known.mean(chosen)
+    otherwise = int((own_NK.argmax(axis=1) != mean_NK.argmax(axis=1)).sum())
+    remark = words.resized(otherwise, len(own_NK)) if otherwise else None
+    judged_NK, how = (known.cross_fitted(), words.SELECTED) if selected else (own_NK, "")
+    return _with_verdict(made, judged(made, known, judged_NK, how=how, remark=remark, cross_fitted=selected))
+
+
+def soup(
+    runs: Sequence[Run],
+    *,
+    output: str | Path = "runs",
+    name: str | None = None,
+    open_test: bool = False,
+    device: str = "auto",
+    quiet: bool = True,
+) -> Run:
+    """Make a greedy soup of trained runs, one network, with a verdict on it.
+
+    Args:
+        runs: finished runs of one network with the same start, on the same images and the same split.
+        output, name, open_test, device, quiet: as for `loupe.runs.soup.soup`.
+
+    Raises:
+        LoupeError: as for `library`, and as for `loupe.runs.soup.soup`.
+    """
+    known = library(runs)
+    made = soups.soup(runs, output=output, name=name, open_test=open_test, device=device, quiet=quiet)
+    return _with_verdict(made, judged(made, known, known.of(made), how=words.CHOSEN))
+
+
+def _with_verdict(made: Run, verdict: BlendVerdict) -> Run:
     made.results = made.results.model_copy(update={"blend": verdict})
     made.results.write(results_file(made.directory))
     run_page.write_page(made.path)
     return made
 
 
-def judged(made: Run, known: Library, shares: Sequence[float], *, selected: bool) -> BlendVerdict:
-    """Verdict on a blend: accuracy beside the best single run on the same images, and the time of a prediction.
+def judged(
+    made: Run, known: Library, judged_NK: Floats, *, how: str, remark: str | None = None, cross_fitted: bool = False
+) -> BlendVerdict:
+    """Verdict on a run of several: accuracy beside the best single run on the same images, time of a prediction.
 
     Args:
-        made: run of the blend.
+        made: run of the blend or the soup.
         known: runs that it was chosen from.
-        shares: shares that it has.
-        selected: the validation images chose the shares.
+        judged_NK: probabilities that are judged, in the order of the images of `known`.
+        how: words on the choice that the validation images made.
     """
-    own = read_splits(made.directory.file("predictions.csv"))["val"]
-    mean_NK = known.mean(shares)
-    judged_NK = known.cross_fitted() if selected else mean_NK
     best = known.best
     names = known.names[best], made.directory.name if made.directory.name not in known.names else str(made.path)
     right = [(of_NK.argmax(axis=1) == known.label_N)[None] for of_NK in (known.log_p_MNK[best], judged_NK)]
     difference = difference_of_hits(*names, dict(zip(names, right, strict=True)))
     seconds = predict_seconds(made, known.runs[best])
-    otherwise = _decided_otherwise(own, known, mean_NK)
     return BlendVerdict(
         difference=difference,
-        cross_fitted=selected,
+        cross_fitted=cross_fitted,
         predict_seconds=seconds[0],
         predict_seconds_of_best=seconds[1],
-        text=words.blend(difference, seconds[0] / seconds[1], selected=selected),
-        remark=words.resized(otherwise, len(own)) if otherwise else None,
+        text=words.blend(difference, seconds[0] / seconds[1], how),
+        remark=remark,
     )
-
-
-def _decided_otherwise(own: Predictions, known: Library, mean_NK: Floats) -> int:
-    """Number of images for which the class of the blend is not that of the mean of its members, as they are alone."""
-    first = _validation(known.runs[0])
-    columns = matched_columns([Candidate("members", (first,), None), Candidate("blend", (own,), None)])["blend"][0]
-    return int((own.predicted != mean_NK[columns].argmax(axis=1)).sum())
 
 
 def predict_seconds(first: Run, second: Run) -> tuple[float, float]:

@@ -8,6 +8,8 @@ from loupe.evaluate.search_results import Judged, SearchedCandidate
 from loupe.log import duration
 from loupe.models.at_hand import WeightsAtHand
 
+SELECTED = ", with shares that were selected on other images"
+CHOSEN = ", which also chose the runs: on other images it may be less"
 SURE = 0.05  # p-value below which a difference is called significant
 
 
@@ -104,17 +106,16 @@ def more(missed: Sequence[SearchedCandidate], curve: str | None) -> tuple[str, .
     return tuple(found)
 
 
-def blend(difference: Difference, times: float, *, selected: bool) -> str:
-    """Verdict on a blend beside the best single run.
+def blend(difference: Difference, times: float, how: str = "") -> str:
+    """Verdict on several networks together beside the best single run.
 
     Args:
-        difference: accuracy of the blend minus that of the best single run.
+        difference: their accuracy minus that of the best single run.
         times: time of a prediction, as a multiple of that of the best single run.
-        selected: the validation images chose the shares.
+        how: what the validation images chose: `SELECTED`, `CHOSEN` or nothing.
     """
     chance = "" if difference.p < SURE else ", a difference that may be chance,"
     text = f"{points(difference)}{chance} for {times:.1f} times the time of a prediction, beside {difference.first}"
-    how = ", with shares that were selected on other images" if selected else ""
     return f"{text} on {counted(difference.images, 'validation image')}{how}."
 
 
