@@ -9,13 +9,13 @@ from builders import without_slow_parts
 from loupe.cache import cache_folder
 from loupe.config.network import BlendMember, BlendSpec, weights_of, without_weights
 from loupe.config.overrides import parse
-from loupe.config.recipe import Preprocessing
+from loupe.config.recipe import InputSpec, Preprocessing
 from loupe.errors import ConfigError
 from loupe.models import bundle, names
 from loupe.models.build import build, skeleton
 from loupe.models.catalog import network
 from loupe.models.overview import overview
-from loupe.models.pretrained import shared_preprocessing
+from loupe.models.pretrained import shared_preprocessing, with_own_normalisation
 from loupe.models.summary import count_parameters
 from loupe.training.frozen import trunk_key
 
@@ -101,6 +101,16 @@ def test_members_that_want_another_input_are_refused_with_the_setting():
     with pytest.raises(ConfigError, match=r"input\.size_px=16"):
         shared_preprocessing(["one", "two"], [PIXELS, other], ["size_px"])
     assert shared_preprocessing(["one", "two"], [PIXELS, other], ["resize"]) == PIXELS
+
+
+def test_backbones_keep_their_own_normalisation_under_one_head():
+    with pytest.raises(ConfigError, match=r"input\.size_px=224"):
+        with_own_normalisation(network("tf_efficientnet_lite0+tf_efficientnet_lite2"), InputSpec())
+    blend, given = network("resnet18+tf_efficientnet_lite0"), InputSpec(size_px=96, interpolation="bicubic")
+    first, second = with_own_normalisation(blend, given).members
+    assert (first.mean, first.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (second.mean, second.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert with_own_normalisation(blend, given.model_copy(update={"normalise": "unit"})) == blend
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loupe.config.network import BackboneSpec, BlendSpec, Network
-from loupe.config.recipe import Preprocessing
+from loupe.config.network import BackboneSpec, BlendMember, BlendSpec, Network
+from loupe.config.recipe import InputSpec, Preprocessing
 from loupe.errors import ConfigError
 from loupe.models import parent
 
@@ -156,3 +156,31 @@ def shared_preprocessing(names: Sequence[str], given: Sequence[Preprocessing], k
                     f"has {theirs}. Give one for all: --set input.{key}={mine}"
                 )
     return first
+
+
+def with_own_normalisation(blend: Network, given: InputSpec) -> Network:
+    """Network, in which each member of a blend has the normalisation that its weights were trained with.
+
+    All have that of the recipe, if it has one.
+
+    Raises:
+        ConfigError: the recipe leaves open what differs between the members.
+    """
+    if not isinstance(blend, BlendSpec) or blend.weights != "none" or blend.combine != "features":
+        return blend
+    own = {number: native_preprocessing(member.network) for number, member in enumerate(blend.members)}
+    known = {number: one for number, one in own.items() if one is not None}
+    keys = [key for key in ("size_px", "resize", "interpolation") if getattr(given, key) is None]
+    if known:
+        names = [blend.members[number].network.name for number in known]
+        shared_preprocessing(names, list(known.values()), keys)
+    if given.normalise is not None:
+        return blend
+
+    def normalised(member: BlendMember, pixels: Preprocessing | None) -> BlendMember:
+        if pixels is None or member.mean is not None:
+            return member
+        return member.model_copy(update={"mean": pixels.mean, "std": pixels.std})
+
+    members = [normalised(member, own[number]) for number, member in enumerate(blend.members)]
+    return blend.model_copy(update={"members": tuple(members)})

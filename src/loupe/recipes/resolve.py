@@ -9,7 +9,7 @@ import numpy as np
 
 from loupe import ranks
 from loupe.config import overrides
-from loupe.config.network import BackboneSpec, BlendMember, BlendSpec, CnnSpec, Network
+from loupe.config.network import BackboneSpec, BlendSpec, CnnSpec, Network
 from loupe.config.recipe import PIXEL_DEFINITION, InputSpec, Preprocessing, Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.config.size import Size
@@ -22,7 +22,7 @@ from loupe.log import logger
 from loupe.models import at_hand, parent
 from loupe.models.catalog import network, weights_name
 from loupe.models.parent import Parent
-from loupe.models.pretrained import native_preprocessing, shared_preprocessing
+from loupe.models.pretrained import native_preprocessing, with_own_normalisation
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
 from loupe.recipes.orientation import orientation
@@ -73,7 +73,8 @@ def resolve(
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = overrides.override(recipe, extra)  # the optimizer of a stage decides which flags apply
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
-    recipe = recipe.model_copy(update={"model": at_hand.settle(recipe.model)})
+    settled = with_own_normalisation(at_hand.settle(recipe.model), recipe.input)
+    recipe = recipe.model_copy(update={"model": settled})
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # an unknown name is refused before the training
     if is_named and (said := other_images.reason(named, recipe)):
@@ -195,30 +196,6 @@ def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
     if isinstance(chosen, BackboneSpec) and isinstance(recipe.model, BackboneSpec):
         return recipe.model.model_copy(update={"backbone": chosen.backbone, "weights": chosen.weights})
     return chosen
-
-
-def _with_own_pixels(blend: BlendSpec, given: InputSpec) -> BlendSpec:
-    """Blend whose members have the normalisation that their weights were trained with, unless the recipe has another.
-
-    Raises:
-        ConfigError: the recipe leaves open what differs between the members.
-    """
-    own = {number: native_preprocessing(member.network) for number, member in enumerate(blend.members)}
-    known = {number: one for number, one in own.items() if one is not None}
-    keys = [key for key in ("size_px", "resize", "interpolation") if getattr(given, key) is None]
-    if known:
-        names = [blend.members[number].network.name for number in known]
-        shared_preprocessing(names, list(known.values()), keys)
-    if given.normalise is not None:
-        return blend
-
-    def normalised(member: BlendMember, pixels: Preprocessing | None) -> BlendMember:
-        if pixels is None or member.mean is not None:
-            return member
-        return member.model_copy(update={"mean": pixels.mean, "std": pixels.std})
-
-    members = [normalised(member, own[number]) for number, member in enumerate(blend.members)]
-    return blend.model_copy(update={"members": tuple(members)})
 
 
 def _flag_settings(recipe: Recipe, flags: Mapping[str, Any]) -> dict[str, Any]:
