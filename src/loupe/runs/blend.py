@@ -111,14 +111,14 @@ def check_together(runs: Sequence[Run]) -> Preprocessing:
             )
     shared = shared_input(names, [run.config.preprocessing for run in runs])
     own = _by_split(first)
-    for run in runs[1:]:
+    for run in runs:
         _check_split(run, _by_split(run), names[0], own)
         seen = len((own["val"] | own["test"]) & made.trained_on(run))
         if seen:
             raise ConfigError(
                 f"{run.directory.name}, or a run that it started from, was trained on "
-                f"{counted(seen, 'validation or test image')} of {names[0]}, so that the figures of a blend would be "
-                "too high. Train it again from weights that have not seen them."
+                f"{counted(seen, 'validation or test image')}, so that the figures of a blend would be too high. Train "
+                "it again, without --refit and from weights that have not seen them."
             )
     return shared
 

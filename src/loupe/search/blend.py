@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.errors import ConfigError, RunStateError
-from loupe.evaluate.blend_results import BlendVerdict
+from loupe.evaluate.blend_results import BlendVerdict, Gain
 from loupe.evaluate.paired import Candidate, difference_of_hits, matched_columns
 from loupe.evaluate.predictions import Predictions, read_splits
 from loupe.evaluate.results import results_file
@@ -209,10 +209,17 @@ def judged(
     difference = difference_of_hits(*names, dict(zip(names, right, strict=True)))
     seconds = predict_seconds(made, known.runs[best])
     return BlendVerdict(
-        difference=difference,
+        difference=Gain(
+            best=names[0],
+            value=difference.value,
+            low=difference.low,
+            high=difference.high,
+            p=difference.p,
+            images=difference.images,
+        ),
         cross_fitted=cross_fitted,
         predict_seconds=seconds[0],
-        predict_seconds_of_best=seconds[1],
+        best_predict_seconds=seconds[1],
         text=words.blend(difference, seconds[0] / seconds[1], how),
         remark=remark,
     )

@@ -119,6 +119,15 @@ def blend(difference: Difference, times: float, how: str = "") -> str:
     return f"{text} on {counted(difference.images, 'validation image')}{how}."
 
 
+def offered(titles: str, difference: Difference, times: float) -> str:
+    """Gain of a blend of candidates beside the best of them; its time is the sum of those of its members."""
+    chance = "" if difference.p < SURE else ", a difference that may be chance,"
+    return (
+        f"A blend of {titles} gives {points(difference)}{chance} beside the best candidate for about {times:.1f} times "
+        f"the time of a prediction, on {counted(difference.images, 'validation image')}{SELECTED}."
+    )
+
+
 def resized(otherwise: int, images: int) -> str:
     """Remark on members that see resized images in a blend: it decides otherwise than their mean for some images."""
     return (
