@@ -126,7 +126,9 @@ def test_pretrained_weights_are_hashed_by_the_bytes_of_their_file(tmp_path):
 
     def made(network: BackboneSpec) -> Hashes:
         images = table([0, 1, 1, None])
-        return provenance.hashes(images, CONTENT, parts([0], [1], [2]), weights.weights_file(network))
+        return provenance.hashes(
+            images, CONTENT, parts([0], [1], [2]), [path] if (path := weights.weights_file(network)) else []
+        )
 
     for network in (spec, spec.model_copy(update={"weights": f"local-dir:{tmp_path}"})):
         assert made(network).weights == sha256(b"weights").hexdigest()

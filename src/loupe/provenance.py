@@ -101,6 +101,25 @@ class ParentRun(Part):
     seen_test: Whole | None = None
 
 
+class MadeOf(Part):
+    """Trained run that a run was made of without training: a member of a blend or of a soup.
+
+    Attributes:
+        name, path: of the run.
+        weights: SHA-256 of the file of its weights.
+        network: its network.
+        share: its share in the mean of probabilities; None in a mean of weights.
+        licence: licence of the published weights that its weights go back to; None where it is not known.
+    """
+
+    name: OsText
+    path: OsText
+    weights: str
+    network: str
+    share: float | None
+    licence: str | None = None
+
+
 class RunEnvironment(Environment, Record):
     """The content of environment.json.
 
@@ -134,6 +153,7 @@ class RunEnvironment(Environment, Record):
     choices: dict[str, str] = Field({})
     hashes: Hashes = Hashes()
     parent: ParentRun | None = None
+    made_of: tuple[MadeOf, ...] = ()
 
     def read_options(self, images: str | Path | None = None, *, follow_links: bool = False) -> ReadOptions:
         """Columns, folder of images and links with which the run read its own data.
@@ -154,6 +174,13 @@ class RunEnvironment(Environment, Record):
     def data_word(self) -> str:
         """Images of the run in a command; DATA where they were arrays, or where their address lacks its credentials."""
         return "DATA" if self.data is None or self.lacks_credentials else self.data
+
+    @property
+    def made_command(self) -> list[str]:
+        """Command that makes the run again of the runs that it was made of."""
+        shares = [f"{one.share:.6g}" for one in self.made_of if one.share is not None]
+        chosen = ["--shares", ",".join(shares)] if shares else ["--soup"]
+        return ["loupe", "blend", *(one.path for one in self.made_of), *chosen]
 
     @property
     def lacks_credentials(self) -> bool:
@@ -184,27 +211,39 @@ def recorded_licence(run: RunDirectory) -> str | None:
     Raises:
         RecordError: the record cannot be read.
     """
-    parent = environment_of(run).parent
-    return parent.licence if parent else None
+    environment = environment_of(run)
+    licences = {one.licence for one in environment.made_of}
+    if len(licences) == 1:
+        return licences.pop()
+    return environment.parent.licence if environment.parent else None
 
 
 def hashes(
     table: "ImageTable",
     content: Sequence[str],
     split: "Split",
-    weights: Path | None = None,
+    weights: Sequence[Path] = (),
     recipe: Recipe | None = None,
 ) -> Hashes:
-    """SHA-256 of the inputs of a run, independent of the order and the names of the images."""
+    """SHA-256 of the inputs of a run, independent of the order and the names of the images.
+
+    Args:
+        weights: files of pretrained weights; the hash of several is that of their hashes, in their order.
+    """
     from loupe.data.splits.split import SPLITS, digest
 
     return Hashes(
         data=of_images(table, content),
         split=digest((content[i], name) for name in SPLITS for i in split.rows(name).tolist()),
-        weights=None if weights is None else of_file(weights),
+        weights=_of_files(weights),
         code=of_sources(SOURCES),
         recipe=None if recipe is None else of_text(recipe.to_yaml().encode()),
     )
+
+
+def _of_files(files: Sequence[Path]) -> str | None:
+    digests = [of_file(file) for file in files]
+    return of_text("\n".join(digests).encode()) if len(digests) > 1 else next(iter(digests), None)
 
 
 def check_split(run: RunDirectory) -> None:

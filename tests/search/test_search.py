@@ -30,6 +30,7 @@ LIMIT_SECONDS = 40
         ({"time_limit": 60, "weights": "none", "size_bytes": 1000}, "267.7"),
         ({"predict_within_seconds": 0.1}, "time_limit"),
         ({"size_bytes": 10}, "time_limit"),
+        ({"allow_blend": True}, "time_limit"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path, options, named):

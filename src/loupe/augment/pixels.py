@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from loupe.augment.geometry import box_map
-from loupe.config.recipe import RGB
+from loupe.config.base import RGB
 from loupe.config.size import Size
 
 Ints = npt.NDArray[np.int64]

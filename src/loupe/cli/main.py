@@ -10,6 +10,7 @@ import typer
 
 from loupe import __version__, ranks
 from loupe.cli import (
+    blend,
     check,
     compare,
     doctor,
@@ -53,6 +54,7 @@ COMMANDS = (
     predict.predict,
     compare.compare,
     tune.tune,
+    blend.blend,
     check.check,
     labels.labels,
     explain.explain,

@@ -32,6 +32,14 @@ Size = Annotated[
         metavar="BYTES", help="With --time-limit: largest size of the weights, for example 20MB. Default: any."
     ),
 ]
+AllowBlend = Annotated[
+    bool,
+    typer.Option(
+        "--allow-blend",
+        help="With --time-limit: deliver several networks together if they are better by more than chance. Default: "
+        "one network.",
+    ),
+]
 Value = TypeVar("Value")
 
 
@@ -41,6 +49,7 @@ def train_within(
     *,
     predict_within: str | None,
     size: str | None,
+    allow_blend: bool,
     read: tuple[list[str] | None, Path | None, bool],
     model: str | None,
     weights: str | None,
@@ -85,7 +94,7 @@ def train_within(
             read=ReadOptions.of(*read),
             limit_seconds=limit,
             began=began,
-            restrictions=Restrictions(predict_within_seconds=within, size_bytes=size_bytes),
+            restrictions=Restrictions(allow_blend=allow_blend, predict_within_seconds=within, size_bytes=size_bytes),
             model=model,
             weights=weights,
             seed=seed or 0,
@@ -109,13 +118,17 @@ def train_within(
         raise typer.Exit(128 + found.signal_number)
 
 
-def refuse_without_limit(predict_within: str | None, size: str | None) -> None:
+def refuse_without_limit(predict_within: str | None, size: str | None, *, allow_blend: bool) -> None:
     """Refuse options that only a search has.
 
     Raises:
         ConfigError: one of them was given.
     """
-    for option, value in (("--predict-within", predict_within), ("--size", size)):
+    for option, value in (
+        ("--predict-within", predict_within),
+        ("--size", size),
+        ("--allow-blend", allow_blend or None),
+    ):
         if value is not None:
             raise ConfigError(f"{option} restricts a search: give --time-limit too.")
 

@@ -56,7 +56,7 @@ def print_results(results: RunResults, path: Path) -> None:
         out.print(f"{counted(results.damaged, 'damaged image')} left out.")
     if results.test:
         out.print(f"Test-set evaluations recorded in this folder: {results.test_looks}.")
-    if results.parent:
+    if results.parent or results.made_of:
         out.print(plain(texts.started(results)), soft_wrap=True)
     if results.diagnosis:
         advice = f" Try next:\n  {results.diagnosis.next}" if results.diagnosis.next else ""
@@ -79,6 +79,8 @@ def _print_training_figures(results: RunResults, path: Path) -> None:
 
 def _training(results: RunResults, stages: Sequence[StageResult]) -> str:
     """Length of the stages, the weights that were kept, and the speed."""
+    if results.made_of:
+        return f"made of {counted(len(results.made_of), 'run')}, nothing trained;"
     row, speed = results.best_epoch or results.epochs, f"{results.images_per_second or 0:,.0f} images/s in"
     if not any(stage.strengths for stage in stages):
         mean = results.seconds.epoch_mean or 0

@@ -21,7 +21,7 @@ from loupe.cli.options import (
     print_json,
 )
 from loupe.cli.processes import start_processes
-from loupe.cli.search import PredictWithin, Size, TimeLimit
+from loupe.cli.search import AllowBlend, PredictWithin, Size, TimeLimit
 from loupe.errors import ConfigError
 from loupe.log import terminal
 
@@ -79,6 +79,7 @@ def train(
     time_limit: TimeLimit = None,
     predict_within: PredictWithin = None,
     size: Size = None,
+    allow_blend: AllowBlend = False,
     skip_damaged: SkipDamaged = False,
     verify: Verify = False,
     quiet: Quiet = False,
@@ -92,6 +93,7 @@ def train(
             time_limit,
             predict_within=predict_within,
             size=size,
+            allow_blend=allow_blend,
             read=(columns, images, follow_links),
             model=model,
             weights=weights,
@@ -118,7 +120,7 @@ def train(
             },
         )
         return
-    search.refuse_without_limit(predict_within, size)
+    search.refuse_without_limit(predict_within, size, allow_blend=allow_blend)
     if data is None and resume is None and against is None:
         raise ConfigError("DATA is missing. Give the images to train on, or --resume RUN to continue a run.")
     start_processes(processes)

@@ -13,6 +13,7 @@ import torch
 
 from loupe.augment.pipeline import Augmenter
 from loupe.cache import cache_folder
+from loupe.config.network import weights_of
 from loupe.config.recipe import AugmentSpec, Preprocessing
 from loupe.config.resolved import ResolvedRecipe, ResolvedStage
 from loupe.data.dataset import Dataset
@@ -190,9 +191,9 @@ def _blocks(recipe: ResolvedRecipe, stage: ResolvedStage) -> tuple[object, ...]:
 
     Weights that are random or that an earlier stage trains are those of this seed and these stages alone.
     """
-    weights = recipe.model.weights
+    weights = weights_of(recipe.model)
     earlier = tuple(takewhile(lambda other: other is not stage, recipe.stages))
-    trained = weights == "none" or any(other.part != "head" for other in earlier)
+    trained = "none" in weights or any(other.part != "head" for other in earlier)
     return (trunk_key(recipe.model), weights, recipe.preprocessing, (recipe.seed, earlier) if trained else None)
 
 

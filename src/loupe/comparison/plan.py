@@ -9,7 +9,7 @@ from loupe.comparison.cost import Planner, total
 from loupe.comparison.request import ComparisonRequest
 from loupe.comparison.trainings import Training
 from loupe.config import overrides
-from loupe.config.network import BackboneSpec
+from loupe.config.network import BackboneSpec, BlendSpec, is_random
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.dataset import Dataset
@@ -87,11 +87,14 @@ def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Ent
 
 
 def _pretrained(recipe: Recipe) -> bool:
-    return isinstance(recipe.model, BackboneSpec) or recipe.model.weights != "none"
+    return isinstance(recipe.model, BackboneSpec) or not is_random(recipe.model)
 
 
 def _check_weights(recipe: ResolvedRecipe) -> None:
     """Check, before any training, that the pretrained weights of a recipe are available and fit its network."""
+    if isinstance(recipe.model, BlendSpec):
+        check_weights(recipe.model)
+        return
     source = recipe.model.weights
     if source == "timm" and (problem := weights_problem(recipe.model.name)):
         raise ConfigError(f"{recipe.name} cannot be compared: {problem}")

@@ -9,6 +9,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Channels = Literal[1, 3]
+RGB = tuple[float, float, float]
 Levels = tuple[Annotated[int, Field(ge=0, lt=2**16)], Annotated[int, Field(ge=1, lt=2**16)]]
 """Stored pixel values that become black and white."""
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from loupe.config.base import RecipeValue
 from loupe.config.loss import CrossEntropy, Focal
-from loupe.config.network import BackboneSpec, CnnSpec, ConvBlock, Dense
+from loupe.config.network import BackboneSpec, BlendMember, BlendSpec, CnnSpec, ConvBlock, Dense
 from loupe.config.optimizer import Adam, Constant, Cosine, Logistic, Muon, OneCycle, Plateau, RmsProp, Sgd, Step
 from loupe.config.recipe import AugmentSpec, InputSpec, Recipe, SplitSpec, Stage
 from loupe.errors import ConfigError, unknown_name
@@ -20,6 +20,8 @@ SECTIONS: dict[str, type[RecipeValue]] = {
     "split": SplitSpec,
     "cnn": CnnSpec,
     "backbone": BackboneSpec,
+    "blend": BlendSpec,
+    "members": BlendMember,
     "blocks": ConvBlock,
     "hidden": Dense,
     "stages": Stage,
@@ -44,7 +46,7 @@ MOST_VALUES = 10_000  # of a recipe's file; the largest of ours has some hundred
 MOST_ERRORS, MOST_SHOWN = 10, 200  # errors named at once, and characters of a value that is named
 
 # Names in a location that are pydantic's tags of a union and not keys.
-NETWORK_TAGS = {"cnn"}
+NETWORK_TAGS = {"cnn", "blend"}
 
 
 def parse(data: Any, source: str) -> Recipe:

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from loupe.config.base import Channels, Count, Fraction, Levels, NonNegative, Positive, RecipeValue
+from loupe.config.base import RGB, Channels, Count, Fraction, Levels, NonNegative, Positive, RecipeValue
 from loupe.config.loss import CrossEntropy, Loss
-from loupe.config.network import Network
+from loupe.config.network import BlendSpec, Network
 from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Constant, Cosine, Logistic, OneCycle, Optimizer, Schedule
 from loupe.config.size import Size, SizePx, check_load_size
 from loupe.errors import enumerated
 
-RGB = tuple[float, float, float]
 Resize = Literal["crop", "pad", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Normalise = Literal["unit", "dataset", "channels", "given"]
@@ -340,7 +339,7 @@ class Recipe(RecipeValue):
     input: InputSpec = InputSpec()
     split: SplitSpec = SplitSpec()
     model: Network
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: tuple[Stage, ...]
     class_weights: Literal["none", "balanced"] = "none"
     logit_adjustment: NonNegative = 0.0
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
@@ -350,6 +349,22 @@ class Recipe(RecipeValue):
     shuffle_window: Literal["auto", "all"] | Count = "auto"
     precision: Precision = "auto"
     frozen_precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        if self.is_blended and self.stages:
+            raise ValueError(
+                "a blend of probabilities is made of trained runs and has no stages; to train one head on the features "
+                "of all members, set model.combine to features"
+            )
+        if not self.stages and not self.is_blended:
+            raise ValueError("stages needs at least one stage")
+        return self
+
+    @property
+    def is_blended(self) -> bool:
+        """True for a blend of trained runs, in which nothing is trained."""
+        return isinstance(self.model, BlendSpec) and self.model.combine == "probabilities"
 
     @property
     def epochs(self) -> int:
@@ -361,7 +376,7 @@ class Recipe(RecipeValue):
         """Weights at the end of the run, with `auto` as what it means."""
         if self.keep != "auto":
             return self.keep
-        return "last-unless-beaten" if self.stages[-1].is_annealed else "best"
+        return "last-unless-beaten" if self.stages and self.stages[-1].is_annealed else "best"
 
     @property
     def split_seed(self) -> int:

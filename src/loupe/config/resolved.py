@@ -1,15 +1,14 @@
 """A recipe for images at hand: what a recipe leaves to the images or to the backbone is settled in it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-from loupe.config.base import Count, Levels
+from loupe.config.base import RGB, Count, Levels
 from loupe.config.optimizer import STRONGEST, WEAKEST, Logistic, Optimizer
 from loupe.config.recipe import (
     AUTOMATIC_VIEWS,
-    RGB,
     AugmentSpec,
     InputSpec,
     Interpolation,
@@ -107,7 +106,7 @@ class ResolvedRecipe(Recipe):
     """
 
     input: ResolvedInput
-    stages: Annotated[tuple[ResolvedStage, ...], Field(min_length=1)]
+    stages: tuple[ResolvedStage, ...]
 
     @classmethod
     def of(cls, recipe: Recipe, settled: Mapping[str, Any] | None = None) -> Self:

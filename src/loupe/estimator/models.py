@@ -20,7 +20,7 @@ from loupe.data.table import ImageTable
 from loupe.devices import choose_device
 from loupe.estimator.head import Features, Floats, Head
 from loupe.models.build import build
-from loupe.models.pretrained import weights_file
+from loupe.models.pretrained import weights_files
 from loupe.runs.predictor import Predictor
 from loupe.training.features import CLASSES, FeatureExtractor
 
@@ -50,7 +50,7 @@ class FrozenBackbone:
         if self._loaded is None:
             folder = (cache_folder() if self.cache is None else Path(self.cache).expanduser()) / "features"
             if self.weights is None:
-                file = weights_file(self.network)
+                file = next(iter(weights_files(self.network)), None)
                 state = None if file is None else State.of(file.stat())
                 self._loaded = _extractor(self.network, self.preprocessing, self.device, folder, state)
             else:

@@ -13,7 +13,7 @@ from loupe.data.class_names import same_form
 from loupe.data.dataset import Dataset
 from loupe.data.table import ImageTable
 from loupe.errors import ConfigError
-from loupe.models.pretrained import weights_file
+from loupe.models.pretrained import weights_files
 from loupe.recipes.resolve import resolve
 from loupe.recipes.transfer import BACKBONE
 
@@ -90,7 +90,7 @@ def names(labels: Sequence[Any]) -> tuple[str, ...]:
 
 def _check_here(network: BackboneSpec) -> None:
     is_hub = network.weights == "timm" or network.weights.startswith("hf-hub:")
-    if is_hub and weights_file(network) is None:
+    if is_hub and not weights_files(network):
         raise ConfigError(
             f"the weights {network.weights!r} of {network.backbone} are not on this machine, and an estimator "
             "downloads nothing. Give weights=FILE or weights='none', or download them once: loupe train DATA --model "

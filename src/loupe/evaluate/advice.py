@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loupe.config import optimizer
-from loupe.config.network import BackboneSpec, CnnSpec
+from loupe.config.network import CnnSpec
 from loupe.config.optimizer import Cosine, Logistic, OneCycle, Sgd
 from loupe.config.recipe import AugmentSpec, Recipe, Stage
 
@@ -91,7 +91,7 @@ class Advice:
     def more_capacity(self) -> tuple[str, ...]:
         """Settings: one more trainable block or twice the filters of the last block; twice the epochs."""
         model = self.recipe.model
-        if isinstance(model, BackboneSpec):
+        if not isinstance(model, CnnSpec):
             whole = self.stage.part == "all"
             part = () if whole else (f"{self.key}.part={_one_more_block(self.stage.part, self.blocks)}",)
             return (*part, *self.more_epochs())

@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from loupe.evaluate.blend_results import BlendVerdict
 from loupe.evaluate.confidence_results import Calibration, Probability, Selective
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult, read_stages
-from loupe.provenance import ParentRun
+from loupe.provenance import MadeOf, ParentRun
 from loupe.recipes.published.publication import Published
 from loupe.records import Part, Quantity, Record, Seconds, Whole
 from loupe.rundir import RunDirectory
@@ -236,6 +237,8 @@ class RunResults(Record):
         stopped: why training ended before its last planned epoch.
         images_per_second: None where no stage was trained in steps.
         parent: trained classifier from whose weights the run started, if any.
+        made_of: runs that it was made of without training; empty for all that were trained.
+        blend: verdict on a run that was made of others.
         damaged: images that were left out.
         unread: image files that could not be read, and were left out.
         published: published figures of the experiment that the recipe reproduces.
@@ -272,6 +275,8 @@ class RunResults(Record):
     frozen_precision: str | None = None
     device: str
     parent: ParentRun | None = None
+    made_of: tuple[MadeOf, ...] = ()
+    blend: BlendVerdict | None = None
     damaged: Whole
     unread: tuple[UnreadImages, ...] = ()
     diagnosis: DiagnosisResult | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loupe.config.size import Size
 from loupe.errors import ConfigError, unknown_name
+from loupe.models.blend import is_blend
 from loupe.models.classifier import Classifier
 from loupe.models.layers import TokenPool
 from loupe.models.summary import layer_table
@@ -67,8 +68,14 @@ def map_layers(model: Classifier) -> dict[str, MapLayer]:
     left out, and the last layer is the output of the block before it.
 
     Raises:
-        ConfigError: no layer has a spatial output, or the order of the tokens is unknown.
+        ConfigError: no layer has a spatial output, or the order of the tokens is unknown; or the network is a blend,
+            whose members see the image apart.
     """
+    if is_blend(model):
+        raise ConfigError(
+            "a blend of several networks has no feature map of its own. Explain the runs that it is made of, one by "
+            "one, or train one of its networks alone."
+        )
     pool = next((module for module in model.modules() if isinstance(module, TokenPool)), None)
     rows = layer_table(model, also=_blocks(model) if pool else ())
     if pool and not pool.reads_patches:

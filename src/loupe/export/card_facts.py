@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Self
 
+from loupe.config.network import BlendSpec, without_weights
 from loupe.config.recipe import Preprocessing, Recipe
 from loupe.data.sources.read_options import ReadOptions
 from loupe.evaluate.results import Evaluation, RunResults
@@ -58,8 +59,10 @@ class CardFacts:
 
     @property
     def command(self) -> list[str]:
-        """Command that repeats the training from `recipe.yaml`, with the last part of each path."""
+        """Command that repeats the training from `recipe.yaml`, or makes the blend, with the last part of each path."""
         environment = self.environment
+        if environment.made_of:
+            return [one_line(word if word.startswith("--") else last_part(word)) for word in environment.made_command]
         folder = Path(last_part(environment.image_folder)) if environment.image_folder else None
         options = ReadOptions.of(environment.columns, None, environment.follow_links is True)
         skip = ["--skip-damaged"] if environment.skip_damaged else []
@@ -75,10 +78,18 @@ class CardFacts:
     def published_recipe(self) -> Recipe:
         """Recipe whose weights are named without their folder."""
         network = self.recipe.model
+        if isinstance(network, BlendSpec):
+            return self.recipe.model_copy(update={"model": _without_folders(network)})
         if network.weights.startswith("hf-hub:"):
             return self.recipe
         named = LOCAL * network.weights.startswith(LOCAL) + last_part(network.weights.removeprefix(LOCAL))
         return self.recipe.model_copy(update={"model": network.model_copy(update={"weights": named})})
+
+
+def _without_folders(blend: BlendSpec) -> BlendSpec:
+    """Blend whose members name no folder; the command names the runs."""
+    members = [one.model_copy(update={"network": without_weights(one.network)}) for one in blend.members]
+    return blend.model_copy(update={"members": tuple(members)})
 
 
 def last_part(path: str) -> str:

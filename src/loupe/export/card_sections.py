@@ -214,9 +214,10 @@ def receipt(facts: CardFacts) -> Iterator[str]:
 
 
 def repeat(facts: CardFacts) -> Iterator[str]:
-    yield (
-        "With the same images and the versions above, on a machine of the same kind, this gives the same figures. The "
-        "name of the images stands for where they lie, and `recipe.yaml` is the text below."
-    )
+    same = "With the same images and the versions above, on a machine of the same kind, this gives the same figures. "
+    if facts.environment.made_of:
+        yield f"{same}The names of the runs stand for where they lie, and their blend has the recipe below."
+    else:
+        yield f"{same}The name of the images stands for where they lie, and `recipe.yaml` is the text below."
     yield fenced(command_line(facts.command), "sh")
     yield fenced(facts.published_recipe.to_yaml(), "yaml")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from loupe.config.network import BackboneSpec, Network
+from loupe.config.network import BackboneSpec, BlendSpec, Network
 from loupe.log import logger
 from loupe.models.weight_folders import VARIABLE, entries, missing_folders
 
@@ -88,6 +88,9 @@ def settle(network: Network) -> Network:
 
     Weights in a file with a tag of timm stay `timm`: they are the file that would be downloaded.
     """
+    if isinstance(network, BlendSpec) and network.weights == "none":
+        members = (one.model_copy(update={"network": settle(one.network)}) for one in network.members)
+        return network.model_copy(update={"members": tuple(members)})
     if not isinstance(network, BackboneSpec) or network.weights != "timm" or next(entries(), None) is None:
         return network
     from loupe.models.timm import local

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import ClassVar
 
 from loupe.cache import cache_folder
+from loupe.config.network import BETWEEN_MEMBERS
 from loupe.errors import LoupeError, unknown_name
 from loupe.models.catalog import NETWORKS
 from loupe.records import CheckedRecord, Part
@@ -30,7 +31,9 @@ class TimmNames(CheckedRecord):
 
 
 def exists(name: str) -> bool:
-    """True if a model has exactly this name."""
+    """True if a model has exactly this name, or all members of a blend have theirs."""
+    if BETWEEN_MEMBERS in name:
+        return all(exists(member) for member in name.split(BETWEEN_MEMBERS))
     return name in NETWORKS or any(model.name == name for model in _of_timm())
 
 

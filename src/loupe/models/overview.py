@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
 from loupe.config.size import SizePx
 from loupe.models.build import skeleton
 from loupe.models.catalog import network
+from loupe.models.pretrained import native_preprocessing
 from loupe.models.summary import count_parameters, layer_table
-from loupe.models.timm import backbones
 
 DEFAULT_PX = 32  # size of the images of a small network if none is given
 
@@ -20,7 +19,7 @@ def overview(name: str, *, part: str, classes: int, size_px: SizePx | None) -> d
         ConfigError: the model has no such part, or does not take images of this size.
     """
     chosen = network(name, "none")
-    own = backbones.preprocessing(chosen) if isinstance(chosen, BackboneSpec) else None
+    own = native_preprocessing(chosen)
     size_px = size_px or (own.size_px if own else DEFAULT_PX)
     sizes: dict[str, Any] = {"size_px": size_px, "load_px": size_px}
     prepared = own.model_copy(update=sizes) if own else Preprocessing(**sizes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loupe import records
-from loupe.config.network import BackboneSpec, Network
+from loupe.config.network import BackboneSpec, BlendSpec, Network
 from loupe.config.recipe import Preprocessing
 from loupe.data.class_names import same_forms
 from loupe.errors import ConfigError, RunStateError
@@ -106,6 +106,19 @@ def same_trunk(one: Network, other: Network) -> bool:
     return _trunk(one) == _trunk(other)
 
 
+def check_trainable(parent: Parent) -> None:
+    """Check that another training can start from the weights.
+
+    Raises:
+        ConfigError: they are those of a blend of trained runs.
+    """
+    if isinstance(parent.network, BlendSpec) and parent.network.combine == "probabilities":
+        raise ConfigError(
+            f"--weights {parent.shown}: a blend of trained runs cannot be trained on. Train on from one of its "
+            "members, which `loupe report` lists."
+        )
+
+
 def check_trunk(parent: Parent, network: Network) -> None:
     """Check that a network can take the trunk of a trained one.
 
@@ -133,6 +146,11 @@ def _trunk(network: Network) -> dict[str, Any]:
     """Settings of the layers of a trunk, by key; those of training alone are left out."""
     if isinstance(network, BackboneSpec):
         return {"backbone": network.backbone.partition(".")[0], "pooling": network.pooling}
+    if isinstance(network, BlendSpec):
+        trunks = {f"members.{number}": _trunk(member.network) for number, member in enumerate(network.members)}
+        return {"combine": network.combine} | {
+            f"{member}.{key}": value for member, trunk in trunks.items() for key, value in trunk.items()
+        }
     of_others = {"name", "weights", "pooling", "hidden", "init", "norm_momentum"}
     return dict(_leaves(network.model_dump(mode="json", exclude=of_others)))
 

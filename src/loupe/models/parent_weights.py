@@ -11,7 +11,7 @@ from loupe.data.class_names import same_forms
 from loupe.errors import ConfigError, counted
 from loupe.models import weights_file
 from loupe.models.classifier import Classifier
-from loupe.models.parent import Parent, check_trunk, head_use
+from loupe.models.parent import Parent, check_trainable, check_trunk, head_use
 from loupe.models.weight_values import defect
 
 REMEDY = "Give --weights another run, or export it again."
@@ -24,6 +24,7 @@ def check(parent: Parent, network: Network) -> None:
         ConfigError: the network has another trunk.
         RunStateError: the weights are missing or damaged, or are NaN, infinite or zero.
     """
+    check_trainable(parent)
     check_trunk(parent, network)
     _read(parent)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from loupe import ranks
 from loupe.config import overrides
-from loupe.config.network import BackboneSpec, CnnSpec, Network
+from loupe.config.network import BackboneSpec, BlendSpec, CnnSpec, Network
 from loupe.config.recipe import PIXEL_DEFINITION, InputSpec, Preprocessing, Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.config.size import Size
@@ -22,7 +22,7 @@ from loupe.log import logger
 from loupe.models import at_hand, parent
 from loupe.models.catalog import network, weights_name
 from loupe.models.parent import Parent
-from loupe.models.pretrained import native_preprocessing
+from loupe.models.pretrained import native_preprocessing, with_own_normalisation
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, choose
 from loupe.recipes.orientation import orientation
@@ -73,7 +73,8 @@ def resolve(
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = overrides.override(recipe, extra)  # the optimizer of a stage decides which flags apply
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
-    recipe = recipe.model_copy(update={"model": at_hand.settle(recipe.model)})
+    settled = with_own_normalisation(at_hand.settle(recipe.model), recipe.input)
+    recipe = recipe.model_copy(update={"model": settled})
     if recipe.experiment is not None:
         experiment(recipe.experiment)  # an unknown name is refused before the training
     if is_named and (said := other_images.reason(named, recipe)):
@@ -157,6 +158,7 @@ def _started(recipe: Recipe, trained: Parent, model: str | None) -> Recipe:
     Raises:
         ConfigError: the recipe or `model` has another network.
     """
+    parent.check_trainable(trained)
     theirs, weights = trained.network, {"weights": str(trained.folder)}
     own = recipe.model if model is None else network(model)
     is_default = model is None and isinstance(own, BackboneSpec) and own.backbone == BACKBONE
@@ -179,6 +181,11 @@ def _network(recipe: Recipe, model: str | None, weights: str | None) -> Network:
     if model is None:
         if weights == "none" and not isinstance(recipe.model, BackboneSpec):
             return recipe.model
+        if isinstance(recipe.model, BlendSpec):
+            raise ConfigError(
+                f"recipe {recipe.name} trains a blend, whose members have weights of their own. Give --model "
+                f"{recipe.model.name} too, or --set model.members.0.network.weights={weights}"
+            )
         if not isinstance(recipe.model, BackboneSpec):
             raise ConfigError(
                 f"recipe {recipe.name} trains {recipe.model.name} from scratch. Leave out --weights, or choose a "

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from loupe.config.loss import Focal
-from loupe.config.network import CnnSpec
+from loupe.config.network import BlendSpec, CnnSpec
 from loupe.config.optimizer import STRONGEST, WEAKEST, Adam, Logistic, Muon, RmsProp, Sgd
 from loupe.config.recipe import AugmentSpec, Recipe, Stage
 from loupe.errors import counted
@@ -11,6 +11,8 @@ from loupe.errors import counted
 
 def training_summary(recipe: Recipe) -> str:
     """Optimizer, learning rate, schedule, batch size, regularisation, dropout and augmentation of each stage."""
+    if isinstance(recipe.model, BlendSpec) and recipe.is_blended:
+        return f"mean probabilities of {counted(len(recipe.model.members), 'trained run')}, nothing trained"
     stages = ", then ".join(", ".join(_stage(stage)) for stage in recipe.stages)
     rates = [block.dropout for block in recipe.model.blocks] if isinstance(recipe.model, CnnSpec) else []
     rates += [layer.dropout for layer in recipe.model.hidden]

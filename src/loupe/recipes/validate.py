@@ -1,7 +1,7 @@
 """Check of a resolved recipe before any image is decoded: network and augmentation suit the size of the images."""
 
 from loupe.augment.pipeline import Augmenter
-from loupe.config.network import BackboneSpec
+from loupe.config.network import BackboneSpec, BlendSpec
 from loupe.config.recipe import AugmentSpec, Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.errors import ConfigError, counted
@@ -14,6 +14,11 @@ def check_buildable(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> None:
     Raises:
         ConfigError: they do not; the message names the setting to change.
     """
+    if recipe.is_blended:
+        raise ConfigError(
+            f"recipe {recipe.name} is a blend of trained runs, and there is nothing to train. Make another "
+            "with: loupe blend RUN RUN"
+        )
     if recipe.refit and not solves_head_alone(recipe):
         one = "also learns from augmented images" if _solves_one_head(recipe) else "trains in steps"
         raise ConfigError(
@@ -46,7 +51,7 @@ def _solves_one_head(recipe: Recipe) -> bool:
 def _check_reduced(recipe: ResolvedRecipe, resolution: float, classes: tuple[str, ...]) -> None:
     """Check that the network takes training images that are smaller than its input."""
     remedy = f"augment.resolution {resolution:g}"
-    if isinstance(recipe.model, BackboneSpec) or recipe.model.pooling == "flatten":
+    if isinstance(recipe.model, BackboneSpec | BlendSpec) or recipe.model.pooling == "flatten":
         raise ConfigError(
             f"{remedy}: {recipe.model.name} takes images of one size only. Set augment.resolution to 1, or use a small "
             "network whose pooling is average or max."

@@ -60,6 +60,7 @@ GROUPS = {
         "parent.licence": "licence of the published weights",
         "parent.seen_validation": "validation images that they were trained on",
         "parent.seen_test": "test images that they were trained on",
+        **{f"made_of.{number}": f"made of run {number}" for number in range(1, 11)},
         "python": "Python",
         "torch": "PyTorch",
         "numpy": "NumPy",
@@ -114,6 +115,11 @@ def _facts(results: RunResults | None, environment: RunEnvironment) -> Iterator[
         if results.damaged:
             yield "damaged", texts.count(results.damaged)
     for key, value in environment.to_json().items():
+        if key == "made_of":
+            for number, one in enumerate(environment.made_of, 1):
+                share = "" if one.share is None else f", share {one.share:.3g}"
+                yield f"made_of.{number}", printable(f"{one.name} ({one.network}){share}, weights {one.weights}")
+            continue
         inner = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {key: value}
         shown = ((name, part) for name, part in inner.items() if part is not None and HIDDEN.isdisjoint((key, name)))
         yield from ((printable(name), printable(str(part))) for name, part in shown)
@@ -129,6 +135,8 @@ def _is_hash(key: str) -> bool:
 
 def repeat_command(run: Path, environment: RunEnvironment) -> str:
     """Command that trains the run again from its own recipe, and reports all figures that differ."""
+    if environment.made_of:
+        return command_line([printable(word) for word in environment.made_command])
     data = printable(environment.data_word)
     skip = ["--skip-damaged"] if environment.skip_damaged else []
     read = [printable(word) for word in environment.read_words]

@@ -81,7 +81,7 @@ def _gather(run: RunDirectory) -> dict[str, Any]:
         "curves": training_curves.curves(history, stages, results.best_epoch if results else None),
         "length": texts.length(stages, len(history)),
         "lengths": _lengths(results, stages) if results else [],
-        "chosen_by": _chosen(stages),
+        "chosen_by": "shares of the runs" if results and results.made_of else _chosen(stages),
         "each": texts.seconds_per_epoch(stages) if stages else results.seconds.epoch_mean if results else None,
         "training": kept_row(history, results.best_epoch) if results else {},
         "unevaluated": texts.unevaluated(results) if results else None,
@@ -122,7 +122,7 @@ def _lengths(results: RunResults, stages: Sequence[StageResult]) -> list[tuple[s
         if results.refit:
             selected = f"refit: {rounded(results.refit.l2_strength)}"
         facts.append(("L2 strengths", f"{sum(stage.strengths or 0 for stage in solved):g}", selected))
-    if epochs or not solved:
+    if epochs or not (solved or results.made_of):
         facts.append(("Epochs", f"{epochs:g}", kept.replace("epoch", "kept:") if kept.startswith("epoch") else ""))
     return facts
 

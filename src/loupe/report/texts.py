@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loupe import log
-from loupe.errors import counted, enumerated
+from loupe.errors import counted, enumerated, sentences
 from loupe.evaluate.confidence_results import WIDEST, Calibration
 from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
@@ -166,7 +166,14 @@ def solved(stage: StageResult) -> str:
 
 
 def started(results: RunResults) -> str:
-    """Classifier from whose weights a run started, and images that it was trained on; empty without one."""
+    """Classifier from whose weights a run started, and images that it was trained on; empty without one.
+
+    Of a blend, the runs that it was made of, and the verdict on it.
+    """
+    if results.made_of:
+        made_of = enumerated([log.printable(one.name) for one in results.made_of])
+        verdict = (results.blend.text, results.blend.remark or "") if results.blend else ()
+        return sentences(f"Made of the runs {made_of}", *verdict)
     parent = results.parent
     if parent is None:
         return ""

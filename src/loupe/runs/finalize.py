@@ -12,7 +12,7 @@ from loupe import rundir
 from loupe.augment.pipeline import Augmenter
 from loupe.cache import cache_folder
 from loupe.config.network import BackboneSpec, CnnSpec
-from loupe.config.recipe import Preprocessing, Recipe
+from loupe.config.recipe import AugmentSpec, Preprocessing, Recipe
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits import split as splits
 from loupe.data.splits.split import Split
@@ -80,7 +80,8 @@ class RunFinalizer:
             folds: out-of-fold predictions of the head, if there are some.
         """
         began = time.perf_counter()
-        self.ranks.from_main(lambda: self.directory.write_metrics(state.history))
+        if state.history:  # a blend or an average of weights has none
+            self.ranks.from_main(lambda: self.directory.write_metrics(state.history))
         predictions, converted = self._predictions(model, preparation)
         self.ranks.from_main(
             lambda: self._write(model, preparation, state, load_seconds, began, predictions, converted, folds)
@@ -122,7 +123,7 @@ class RunFinalizer:
         if folds is not None:
             rows_N = np.concatenate([self.split.rows(name) for name in of_folds])
             more = evaluation(folds, of_folds, _measured(join([*of_folds.values()]), self.images, rows_N))
-        diagnosis = self._diagnose(state, evaluations["validation"], len(model.trunk))
+        environment = environment_of(self.directory)
         content = results.assemble(
             name=self.directory.name,
             recipe=self.recipe,
@@ -137,14 +138,9 @@ class RunFinalizer:
                 test_looks=looks,
                 **more,
             ),
-            diagnosis=DiagnosisResult(
-                verdict=diagnosis.verdict,
-                epoch=diagnosis.epoch,
-                text=diagnosis.text,
-                settings=tuple(diagnosis.settings),
-                next=self._next_command(diagnosis, model.preprocessing),
-            ),
-            parent=environment_of(self.directory).parent,
+            diagnosis=self._diagnosis(model, state, evaluations["validation"]) if state.history else None,
+            parent=environment.parent,
+            made_of=environment.made_of,
         )
         content.write(results_file(self.directory))
         run_page.write_page(self.directory.path)
@@ -217,6 +213,16 @@ class RunFinalizer:
             return rundir.count_looks(runs, test_hash)
         return rundir.record_look(runs, test_hash, self.directory.name)
 
+    def _diagnosis(self, model: Classifier, state: TrainState, validation: Evaluation | None) -> DiagnosisResult:
+        diagnosis = self._diagnose(state, validation, len(model.trunk))
+        return DiagnosisResult(
+            verdict=diagnosis.verdict,
+            epoch=diagnosis.epoch,
+            text=diagnosis.text,
+            settings=tuple(diagnosis.settings),
+            next=self._next_command(diagnosis, model.preprocessing),
+        )
+
     def _diagnose(self, state: TrainState, validation: Evaluation | None, blocks: int) -> Diagnosis:
         train_K = np.bincount(self.images.table.labels[self.split.train])
         supports = [row.support for row in validation.per_class] if validation else []
@@ -282,7 +288,8 @@ def write_evaluation(
         calibrated = {name: one.calibrated(temperature.value) for name, one in predictions.items()}
         write_splits(directory.file("predictions.csv"), calibrated)
         shown = "test" if "test" in calibrated else "val"
-        augmenter = Augmenter(recipe.stages[-1].augment, preprocessing, recipe.seed)
+        augment = recipe.stages[-1].augment if recipe.stages else AugmentSpec()  # a blend has no stages
+        augmenter = Augmenter(augment, preprocessing, recipe.seed)
         pictures = exhibits(images, split.train, augmenter, calibrated[shown], shown)
         gallery.write(directory.file("gallery.parquet"), pictures, temperature.value)
     return {

@@ -85,18 +85,15 @@ def _seen(parent: Parent, split: Split, content: Sequence[str]) -> dict[str, int
     Returns:
         Number by split. Where not all training images are known, those that were found, or None if none were.
     """
-    trained = set[str]()
-    runs, is_whole = _line(parent.run)
-    for run in runs:
-        learned = {"train", "val"} if run.read_recipe().refit else {"train"}
-        trained |= {digest for _, name, digest in split_file.stored(run.file("split.csv")).values() if name in learned}
+    trained, is_whole = trained_on(parent.run)
+    remedy = _remedy(RunDirectory(parent.run)) if parent.run else ""
     seen = {name: sum(content[row] in trained for row in split.rows(name).tolist()) for name in ("val", "test")}
     for name, images in seen.items():
         if images:
             kind = {"val": "validation", "test": "test"}[name]
             logger.warning(
                 f"{images:,} of {counted(len(split.rows(name)), f'{kind} image')} are training images of "
-                f"{parent.shown}: {kind} figures are too high. {_remedy(runs[0])}"
+                f"{parent.shown}: {kind} figures are too high. {remedy}"
             )
     return {name: images if is_whole or images else None for name, images in seen.items()}
 
@@ -105,6 +102,23 @@ def _remedy(run: RunDirectory) -> str:
     words = _of_split(run.read_recipe())
     keep = f"To split these images as it did: {command_line(words)}. " if words else ""
     return f"{keep}Or evaluate on images that it has not seen."
+
+
+def trained_on(run: Path | None) -> tuple[set[str], bool]:
+    """Hashes of the training images of a run, and of those that it started from or was made of.
+
+    Returns:
+        The hashes that are known; and whether these are all.
+    """
+    runs, is_whole = _line(run)
+    trained = set[str]()
+    for one in runs:
+        learned = {"train", "val"} if one.read_recipe().refit else {"train"}
+        trained |= {digest for _, name, digest in split_file.stored(one.file("split.csv")).values() if name in learned}
+        for member in environment_of(one).made_of:
+            of_member, is_known = trained_on(Path(member.path))
+            trained, is_whole = trained | of_member, is_whole and is_known
+    return trained, is_whole
 
 
 def _line(run: Path | None) -> tuple[list[RunDirectory], bool]:

@@ -254,10 +254,12 @@ class Predictor:
         """Inference speed on this machine, from decoded pixels."""
         return images_per_second(self.engine, self.preprocessing)
 
-    def _open(self, dataset: Dataset, skip_damaged: bool, *, keep: bool = True) -> Images:
+    def _open(
+        self, dataset: Dataset, skip_damaged: bool, *, keep: bool = True, preprocessing: Preprocessing | None = None
+    ) -> Images:
         cache = cache_folder() if keep else None
         with terminal(quiet=self.quiet):
-            return load_images(dataset, self.preprocessing, cache=cache, skip_damaged=skip_damaged)
+            return load_images(dataset, preprocessing or self.preprocessing, cache=cache, skip_damaged=skip_damaged)
 
     def _predict(
         self, images: Images, row_N: np.ndarray, label_N: np.ndarray, *, in_torch: bool = False

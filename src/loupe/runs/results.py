@@ -24,7 +24,7 @@ from loupe.evaluate.results import (
 )
 from loupe.models.classifier import Classifier
 from loupe.models.summary import count_parameters, layer_table
-from loupe.provenance import ParentRun
+from loupe.provenance import MadeOf, ParentRun
 from loupe.recipes.published.experiments import experiment
 from loupe.training.stage_data import StageDataBuilder
 from loupe.training.train_state import Row, TrainState
@@ -78,13 +78,16 @@ def assemble(
     split: Split,
     trained: Trained,
     evaluated: Evaluated,
-    diagnosis: DiagnosisResult,
+    diagnosis: DiagnosisResult | None,
     parent: ParentRun | None,
+    made_of: tuple[MadeOf, ...] = (),
 ) -> RunResults:
     """Results of a run, under its name.
 
     Args:
+        diagnosis: None for a run that was not trained.
         parent: trained classifier from whose weights it started.
+        made_of: runs that it was made of.
     """
     model, preparation, state = trained.model, trained.preparation, trained.state
     history, in_steps = state.history, _in_steps(state.history, recipe)
@@ -108,7 +111,7 @@ def assemble(
         parameters=Parameters.model_validate(count_parameters(model)),
         layers=tuple(Layer.model_validate(row) for row in layer_table(model)),
         epochs=len(history),
-        best_epoch=kept_epoch(recipe, state),
+        best_epoch=kept_epoch(recipe, state) if history else None,
         stages=stage_results(history, recipe),
         stopped=state.stopped,
         seconds=_seconds(
@@ -119,6 +122,7 @@ def assemble(
         frozen_precision=preparation.frozen_compute.precision if model.frozen else None,
         device=str(preparation.compute.device),
         **({} if parent is None else {"parent": parent}),
+        **({"made_of": made_of} if made_of else {}),
         damaged=images.damaged,
         unread=tuple(
             UnreadImages(label=group.label, format=group.format, images=len(group.paths))

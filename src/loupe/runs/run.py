@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loupe.config.recipe import Preprocessing
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.class_names import index_of, same_form
 from loupe.data.dataset import Dataset, is_gone, open_dataset
@@ -216,17 +217,20 @@ class Run(Predictor):
             return ReadOptions.of(columns, images, follow_links)
         return environment_of(self.directory).read_options_of_others(images, follow_links=follow_links)
 
-    def own_images(self, data: Any = None) -> tuple[Images, splits.Split]:
+    def own_images(
+        self, data: Any = None, *, preprocessing: Preprocessing | None = None
+    ) -> tuple[Images, splits.Split]:
         """Open the images of the run, and its split.
 
         Args:
             data: images, if the run was trained on arrays.
+            preprocessing: of another network that is to see them; None for that of the run.
 
         Raises:
             DataError: they are missing or have changed.
         """
         check_split(self.directory)
-        images = self._open(self._own_dataset(data), bool(self.results.damaged))
+        images = self._open(self._own_dataset(data), bool(self.results.damaged), preprocessing=preprocessing)
         images = replace(images, table=images.table.with_classes(self.classes))  # in the order of the network
         return images, split_file.read(self.directory.file("split.csv"), images.table, images.content)
 

@@ -20,6 +20,7 @@ from loupe.runs.finalize import RunFinalizer
 from loupe.runs.folds import evaluate_by_folds
 from loupe.runs.order import epoch_order
 from loupe.runs.setup import TrainingSetup, less_memory
+from loupe.training.blend_pass import member_keys
 from loupe.training.checkpoint import Checkpoints
 from loupe.training.frozen import trunk_key
 from loupe.training.loop import Trainer
@@ -68,6 +69,7 @@ class Session:
             preparation = StageDataBuilder(
                 model=setup.model,
                 network=trunk_key(recipe.model),
+                members=member_keys(recipe.model),
                 loader=setup.loader,
                 content=setup.images.content,
                 train_N=split.train,

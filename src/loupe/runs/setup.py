@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from loupe.config.network import without_weights
+from loupe.config.network import is_random, without_weights
 from loupe.config.recipe import Recipe
 from loupe.config.resolved import ResolvedRecipe
 from loupe.data.pixels.batches import BatchLoader
@@ -75,7 +75,7 @@ def set_up(
     images = keep_pixels(images, split.val)  # which are read after each epoch
     network = recipe.model if pretrained else without_weights(recipe.model)
     model = build(network, recipe.preprocessing, images.table.classes, recipe.seed).to(device)
-    if pretrained and recipe.model.weights == "none":
+    if pretrained and is_random(recipe.model):
         whiten(model, images.store, split.train)
     loader = BatchLoader(images.store, images.table.labels, device)
     class_weights_K, engines, stage = class_weights(recipe, images, split, device), Engines(), recipe.stages[-1]

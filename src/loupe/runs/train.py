@@ -10,6 +10,7 @@ import torch
 
 from loupe import provenance, ranks, rundir
 from loupe.cache import cache_folder
+from loupe.config.network import is_random
 from loupe.config.overrides import differences
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
@@ -24,10 +25,10 @@ from loupe.data.splits import split_file
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.devices import choose_device, give_back_memory, gpu_name, keep_freed_memory, use_threads
-from loupe.errors import DataError, InterruptedRunError, RunElsewhereError, counted, memory_remedy
+from loupe.errors import DataError, InterruptedRunError, RunElsewhereError, RunStateError, counted, memory_remedy
 from loupe.evaluate.results import results_file
 from loupe.log import RunLog, command_line, logger, run_log, terminal
-from loupe.models.pretrained import check_weights, weights_file
+from loupe.models.pretrained import check_weights, weights_files
 from loupe.provenance import RunEnvironment
 from loupe.ranks import Ranks
 from loupe.recipes.resolve import resolve
@@ -128,7 +129,7 @@ def train(
         chosen = resolve(recipe, dataset, model=model, weights=start, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
         check_weights(chosen.model)
-        if chosen.stages[0].part != "all" and chosen.model.weights == "none":
+        if chosen.stages[0].part != "all" and is_random(chosen.model):
             logger.warning(
                 f"the frozen blocks of {chosen.model.name} have random weights. Trained: {chosen.stages[0].part}."
             )
@@ -161,7 +162,7 @@ def train(
                     "classes": table.classes,
                     "choices": setup.choices | mirroring,
                     "hashes": provenance.hashes(
-                        loaded.table, loaded.content, divided, weights_file(chosen.model), setup.recipe
+                        loaded.table, loaded.content, divided, weights_files(chosen.model), setup.recipe
                     ),
                 }
             )
@@ -324,7 +325,13 @@ def _recorded(directory: RunDirectory) -> tuple[RunEnvironment, Recipe]:
     """
     provenance.check_recipe(directory)
     provenance.check_split(directory)
-    return provenance.environment_of(directory), directory.read_recipe()
+    environment = provenance.environment_of(directory)
+    if environment.made_of:
+        raise RunStateError(
+            f"{directory.path} was being made of other runs when its process ended. Delete it, and make it again: "
+            f"{command_line(environment.made_command)}"
+        )
+    return environment, directory.read_recipe()
 
 
 def _device(environment: RunEnvironment, joined: Ranks) -> str:

@@ -1,6 +1,7 @@
 """Trained candidates of a search: each is judged on the validation images, and the best of them is delivered."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from loupe.search.trainings import Trainings, predict_seconds, validation
 CAUTION = 1.2  # factor on every estimate, so that what begins also ends
 FIRST_OVERHEAD_SECONDS = 8.0  # of a run beside its passes, before one was measured
 LEAST_OVERHEAD_SECONDS = 1.0
+MOST_IN_BLEND = 5  # candidates from which a blend is selected: those with the lowest log loss
 
 
 @dataclass
@@ -66,8 +68,21 @@ class Candidates:
 
     @property
     def reserved(self) -> float:
-        """Seconds that the end needs."""
-        return self.reserve.end(self.best.predict_seconds if self.best else 0.0)
+        """Seconds that the end needs, with a blend if one may be delivered."""
+        return self._end(self.best.predict_seconds if self.best else 0.0)
+
+    def _end(self, predict_seconds: float) -> float:
+        if not self.restrictions.allow_blend:
+            return self.reserve.end(predict_seconds)
+        rows = self.record.strongest(MOST_IN_BLEND)
+        together = sum(row.predict_seconds or 0.0 for row in rows)
+        return self.reserve.end(max(predict_seconds, together)) + self.blend_seconds(rows)
+
+    def blend_seconds(self, rows: Sequence[SearchedCandidate]) -> float:
+        """Expected seconds of making a blend of finished candidates: each predicts the validation images again."""
+        each = sum(row.predict_seconds or 0.0 for row in rows)
+        opening = self.reserve.load_seconds + self.reserve.page_seconds
+        return opening + CAUTION * each * len(self.found.split.val) if len(rows) > 1 else 0.0
 
     def is_over(self) -> bool:
         """True once a signal came, or the time is over but for the end."""
@@ -82,7 +97,7 @@ class Candidates:
         if self.stop.is_sent:
             return 0.0
         known = self.best.predict_seconds if self.best else 0.0
-        return (self.clock.left - self.reserve.end(max(predict_seconds, known))) / CAUTION
+        return (self.clock.left - self._end(max(predict_seconds, known))) / CAUTION
 
     def train(self, candidate: Candidate, expected: float, *, judged_images: int = 0) -> Evidence | None:
         """Train a candidate, judge it, and deliver it if it is the better one.
@@ -114,7 +129,7 @@ class Candidates:
         evidence = validation(run, candidate.name)
         better, difference = (True, None) if self.best is None else compare(self.best.evidence, evidence)
         each, bytes_ = self._costs(run)
-        problem = self._too_costly(each, bytes_)
+        problem = self.too_costly(each, bytes_)
         values |= {
             "status": "finished",
             "round": 2,
@@ -129,7 +144,7 @@ class Candidates:
         }
         row = self.record.change(candidate.name, **values)
         if row.is_better:
-            self._deliver(candidate, run, evidence)
+            self.deliver(candidate, run, evidence)
         self.say(self.record.rows[candidate.name])
         return evidence
 
@@ -152,7 +167,7 @@ class Candidates:
         """Seconds of a prediction of one image, and the bytes of the weights."""
         return predict_seconds(run), (run.directory.model / "weights.safetensors").stat().st_size
 
-    def _too_costly(self, each: float, bytes_: int) -> str | None:
+    def too_costly(self, each: float, bytes_: int) -> str | None:
         """Reason why a candidate may not be delivered; None if it may."""
         most = self.restrictions
         if most.predict_within_seconds is not None and each > most.predict_within_seconds:
@@ -163,7 +178,7 @@ class Candidates:
             return f"its weights take {size_text(bytes_)}, above --size {size_text(most.size_bytes)}"
         return None
 
-    def _deliver(self, candidate: Candidate, run: Run, evidence: Evidence) -> None:
+    def deliver(self, candidate: Candidate, run: Run, evidence: Evidence) -> None:
         """Make the run of a candidate that of this search; the first one with its page, whose time is measured."""
         began = time.perf_counter()
         first = self.best is None

@@ -26,7 +26,7 @@ from loupe.models.at_hand import WeightsAtHand, weights_at_hand
 from loupe.models.build import skeleton
 from loupe.models.catalog import network
 from loupe.models.engine_choice import flop
-from loupe.models.pretrained import check_weights, native_preprocessing, weights_file
+from loupe.models.pretrained import check_weights, native_preprocessing, weights_files
 from loupe.recipes import catalog
 from loupe.recipes.resolve import resolve
 from loupe.runs.near_note import MOST_DRAWN, MOST_TRAIN, near_copies
@@ -248,7 +248,7 @@ def _backbones(options: SearchOptions) -> tuple[WeightsAtHand, ...]:
             "Loupe alone. For this network train one recipe: leave out --time-limit."
         )
     check_weights(spec)
-    file = weights_file(spec)
+    file = next(iter(weights_files(spec)), None)
     mine = [one for one in found if one.backbone == spec.backbone and options.weights is None]
     if mine:
         return tuple(mine[:1])

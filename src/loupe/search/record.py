@@ -65,6 +65,12 @@ class Record:
         self.write("running")
         return self.rows[name]
 
+    def strongest(self, most: int) -> tuple[SearchedCandidate, ...]:
+        """Finished candidates that may be delivered and have a run, by their validation log loss; at most so many."""
+        rows = [row for row in self.rows.values() if row.status == "finished" and row.judged and row.run]
+        allowed = [row for row in rows if row.reason is None and row.kind != "blend"]
+        return tuple(sorted(allowed, key=lambda row: row.judged.log_loss if row.judged else 0.0)[:most])
+
     def note(self, name: str, *, expected_seconds: float | None) -> None:
         """Note the expected time of a candidate that was not begun."""
         if self.rows[name].status == "planned":

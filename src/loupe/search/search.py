@@ -24,7 +24,7 @@ from loupe.rundir import RunDirectory
 from loupe.runs.finalize import open_test
 from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
-from loupe.search import deliver, space, words
+from loupe.search import blended, deliver, space, words
 from loupe.search.bank import Bank, rungs
 from loupe.search.candidates import CAUTION, Candidates
 from loupe.search.clock import Clock
@@ -185,6 +185,7 @@ class Search:
         if self.core.best is None:
             raise self._nothing()
         self.record.candidates_end_seconds = self.clock.spent
+        offer = blended.consider(self.core)
         number = self.stop.number if self.stop.is_sent else None
         rows = list(self.record.rows.values())
         chosen = self.record.rows[self.core.best.candidate.name]
@@ -192,7 +193,7 @@ class Search:
         missed = [row for row in rows if row.status in ("planned", "stopped")]
         self.record.why = words.why(chosen, tried)
         self.record.meaning = words.meaning(len(tried), chosen.judged)
-        self.record.more = words.more(missed, None)
+        self.record.more = tuple(filter(None, (offer, *words.more(missed, None))))
         run = self.core.best.run
         with terminal(quiet=True):
             if run.results.images.test:

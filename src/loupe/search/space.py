@@ -69,6 +69,8 @@ class Candidate:
     def settings(self) -> dict[str, Any]:
         """Settings by name, as search.json has them."""
         network = self.recipe.model
+        if not self.recipe.stages:  # a blend
+            return {"recipe": self.recipe.name, "network": network.name}
         stage = self.recipe.stages[-1]
         return {
             "recipe": self.recipe.name,

@@ -47,6 +47,7 @@ def train(
     time_limit: float | None = None,
     predict_within_seconds: float | None = None,
     size_bytes: int | None = None,
+    allow_blend: bool = False,
 ) -> Run:
     """Train a classifier on labelled images, evaluate it, and write everything into a new run directory.
 
@@ -62,14 +63,17 @@ def train(
             training.
         predict_within_seconds: longest time of a prediction of one image on this machine, of what a search delivers.
         size_bytes: largest size of the weights that a search delivers.
+        allow_blend: deliver a blend of candidates if it is better by more than chance; if False, one network.
 
     Raises:
         LoupeError: as for `loupe.runs.train.train`.
         ConfigError: also options that do not go with a time limit, or a limit in which nothing can be trained.
     """
     if time_limit is None:
-        if predict_within_seconds is not None or size_bytes is not None:
-            raise ConfigError("predict_within_seconds and size_bytes restrict a search: give time_limit too.")
+        if predict_within_seconds is not None or size_bytes is not None or allow_blend:
+            raise ConfigError(
+                "predict_within_seconds, size_bytes and allow_blend are of a search: give time_limit too."
+            )
         return runner.train(
             data,
             columns=columns,
@@ -112,7 +116,9 @@ def train(
             read=ReadOptions.of(columns, images, follow_links),
             limit_seconds=time_limit,
             began=began,
-            restrictions=Restrictions(predict_within_seconds=predict_within_seconds, size_bytes=size_bytes),
+            restrictions=Restrictions(
+                allow_blend=allow_blend, predict_within_seconds=predict_within_seconds, size_bytes=size_bytes
+            ),
             model=model,
             weights=None if weights is None else str(weights),
             seed=seed or 0,

@@ -8,6 +8,8 @@ from loupe.evaluate.search_results import Judged, SearchedCandidate
 from loupe.log import duration
 from loupe.models.at_hand import WeightsAtHand
 
+SELECTED = ", with shares that were selected on other images"
+CHOSEN = ", which also chose the runs: on other images it may be less"
 SURE = 0.05  # p-value below which a difference is called significant
 
 
@@ -102,3 +104,33 @@ def more(missed: Sequence[SearchedCandidate], curve: str | None) -> tuple[str, .
     elif missed:
         found.append(f"Not reached: {enumerated([one.title for one in missed], most=3)}.")
     return tuple(found)
+
+
+def blend(difference: Difference, times: float, how: str = "") -> str:
+    """Verdict on several networks together beside the best single run.
+
+    Args:
+        difference: their accuracy minus that of the best single run.
+        times: time of a prediction, as a multiple of that of the best single run.
+        how: what the validation images chose: `SELECTED`, `CHOSEN` or nothing.
+    """
+    chance = "" if difference.p < SURE else ", a difference that may be chance,"
+    text = f"{points(difference)}{chance} for {times:.1f} times the time of a prediction, beside {difference.first}"
+    return f"{text} on {counted(difference.images, 'validation image')}{how}."
+
+
+def offered(titles: str, difference: Difference, times: float) -> str:
+    """Gain of a blend of candidates beside the best of them; its time is the sum of those of its members."""
+    chance = "" if difference.p < SURE else ", a difference that may be chance,"
+    return (
+        f"A blend of {titles} gives {points(difference)}{chance} beside the best candidate for about {times:.1f} times "
+        f"the time of a prediction, on {counted(difference.images, 'validation image')}{SELECTED}."
+    )
+
+
+def resized(otherwise: int, images: int) -> str:
+    """Remark on members that see resized images in a blend: it decides otherwise than their mean for some images."""
+    return (
+        "The runs read images of different sizes, and the blend resizes those of one size for them: its class is not "
+        f"that of the mean of their own probabilities for {otherwise:,} of {counted(images, 'validation image')}."
+    )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from loupe import __version__, ranks
 from loupe.augment.pipeline import Augmenter, evaluation_view
-from loupe.config.network import Network
+from loupe.config.network import BlendSpec, Network, without_weights
 from loupe.data.array_file import Array
 from loupe.data.pixels import decode
 from loupe.data.pixels.batches import Batch, BatchLoader, room_bytes
@@ -64,6 +64,8 @@ class PassEstimate:
 
 def trunk_key(network: Network) -> str:
     """Name and settings of a network, without its weights and without the hidden layers of its head."""
+    if isinstance(network, BlendSpec):
+        network = without_weights(network)
     return network.model_dump_json(exclude={"weights", "hidden"})
 
 

@@ -12,9 +12,11 @@ from loupe.config.resolved import ResolvedStage
 from loupe.data.pixels.batches import BatchLoader
 from loupe.devices import Compute, StopSignal
 from loupe.log import logger
+from loupe.models.blend import members_of
 from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, digest_of
 from loupe.training.activation_loader import ActivationLoader, CyclicAugment, IdentityAugment
+from loupe.training.blend_pass import BlendPass
 from loupe.training.frozen import FrozenPass
 
 
@@ -42,6 +44,7 @@ class StageDataBuilder:
 
     Attributes:
         network: `trunk_key` of the network.
+        members: the same of each member of a blend of features; empty for all other networks.
         loader: loader of the images.
         content: hashes of the images, in the order of the table.
         train_N: rows to train on.
@@ -68,6 +71,7 @@ class StageDataBuilder:
     stop: StopSignal
     engines: Engines
     unused_N: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    members: tuple[str, ...] = ()
     seconds: float = 0.0
     alone_seconds: float | None = 0.0
     latest: StageData | None = None
@@ -97,20 +101,21 @@ class StageDataBuilder:
         self.latest = stage_data or StageData(self.loader, self.loader, augmenter, views=views_of(stage))
         return self.latest
 
-    def _frozen_pass(self) -> FrozenPass:
+    def _frozen_pass(self) -> FrozenPass | BlendPass:
+        if self.members:
+            pairs = zip(members_of(self.model), self.members, strict=True)
+            return BlendPass(
+                self.model, tuple((member, self._pass_of(member.frozen, key, Engines())) for member, key in pairs)
+            )
+        return self._pass_of(self.model, self.network, self.engines)
+
+    def _pass_of(self, model: Classifier, network: str, engines: Engines) -> FrozenPass:
         return FrozenPass(
-            self.model,
-            self.network,
-            self.loader,
-            self.content,
-            self.folder,
-            self.frozen_compute,
-            self.stop,
-            self.engines,
+            model, network, self.loader, self.content, self.folder, self.frozen_compute, self.stop, engines
         )
 
     def _on_activations(
-        self, frozen: FrozenPass, stage: ResolvedStage, augmenter: Augmenter, first_epoch: int, last: bool
+        self, frozen: FrozenPass | BlendPass, stage: ResolvedStage, augmenter: Augmenter, first_epoch: int, last: bool
     ) -> StageData | None:
         """Inputs from cached outputs; None if none can be cached. Uncached ones are computed in every epoch."""
         rows_N, views, number = np.arange(len(self.loader.labels_N)), views_of(stage), self.model.frozen

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from loupe import ranks
-from loupe.config.base import Levels
-from loupe.config.recipe import RGB, Preprocessing
+from loupe.config.base import RGB, Levels
+from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset
 from loupe.data.parallel import File, in_parallel
 from loupe.data.pixels import decode
