@@ -99,7 +99,7 @@ def test_another_file_is_one_error_that_names_it(kind, content, text, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "content"), KINDS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_content_is_one_error_that_names_the_file_or_can_be_shown(kind, content, data, tmp_path):
     path = tmp_path / "results.json"
