@@ -67,7 +67,7 @@ def test_a_bomb_is_a_damaged_image_within_the_limits():
 @pytest.mark.parametrize("side", ["width", "height"])
 @pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
 def test_very_unequal_sides_are_no_bomb_in_resizing(side, resize):
-    size = {"width": 8, "height": 8} | {side: 6_000_000}
+    size = {"width": 8, "height": 8} | {side: 6_000_000 if resize == "squash" else 2_000_000}
     data = bombs.png(**size, colour=0)
     try:
         assert load(data, "x", load_px=32, resize=resize, interpolation="lanczos").shape == (32, 32, 3)
