@@ -72,13 +72,14 @@ def test_a_command_ends_with_one_line_and_the_code_of_the_signal():
         assert (child.returncode, out, err) == (128 + number, "tidied\n", "stopped.\n"), times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "code", "said"),
     [
         ([signal.SIGINT], 130, "--resume"),
-        pytest.param([signal.SIGTERM], 143, "--resume", marks=pytest.mark.slow),
-        pytest.param([signal.SIGINT] * 5, 130, "stopped.", marks=pytest.mark.slow),
-        pytest.param([signal.SIGTERM, signal.SIGINT, signal.SIGINT], 130, "stopped.", marks=pytest.mark.slow),
+        ([signal.SIGTERM], 143, "--resume"),
+        ([signal.SIGINT] * 5, 130, "stopped."),
+        ([signal.SIGTERM, signal.SIGINT, signal.SIGINT], 130, "stopped."),
     ],
 )
 def test_a_training_ends_with_the_code_of_the_signal(tmp_path, numbers, code, said):

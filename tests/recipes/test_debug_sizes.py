@@ -16,7 +16,9 @@ pytestmark = pytest.mark.usefixtures("bare")
 DEBUG_PX = {"digits": 8, "photographs": 48, "photographs-plain": 48, "catsdogs-cnn": 48, "catsdogs-cnn-quick": 48}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if recipe(name).experiment else []) for name in RECIPES]
+)
 def test_every_recipe_learns_at_its_debug_size(name, tmp_path):
     size, stages = DEBUG_PX.get(name, 16), range(len(recipe(name).stages))
     extra = {"input.size_px": size, "split.validation": 20, "split.choose": "stratified", "split.test": 0.1}

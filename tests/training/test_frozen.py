@@ -89,6 +89,7 @@ def history(run) -> list[str]:
     return [line.split(",")[:7] for line in (run.path / "metrics.csv").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["head", "last-block"])
 def test_as_many_views_as_epochs_train_as_fresh_ones_do(tmp_path, part):
     """To the rounding of what is kept: float32 of vectors and float16 of maps; the head is trained on maps here."""
@@ -268,6 +269,7 @@ def resumed_after(error: type[BaseException], tmp_path, monkeypatch, *patch):
         loupe.runs.train.resume(tmp_path / "cut", digits(), quiet=True)
 
 
+@pytest.mark.slow
 def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """Stopped among the penalties, killed between the saves at the end of the stage, killed in the evaluation."""
     from loupe.training.loop import Trainer
@@ -290,6 +292,7 @@ def test_logistic_regression_that_is_cut_off_at_its_end_goes_on_bit_for_bit(tmp_
     assert_same_bits(loupe.runs.train.resume(tmp_path / "cut", digits(), quiet=True), whole)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_the_frozen_pass_after_logistic_regression_goes_on_bit_for_bit(tmp_path, monkeypatch):
     tuned = {"epochs": 1, "part": "last-block", "batch_size": 32, "augment": SHIFTS, "views": 1}
     whole = trained(tmp_path, "whole", SOLVED, tuned)
@@ -339,6 +342,7 @@ def test_mixed_images_are_computed_anew_and_it_is_said(tmp_path, computed):
     assert "cannot be cached" in (run.path / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_full_disk_falls_back_to_computing_anew_and_says_so(tmp_path, monkeypatch):
     """And gives the same: the views take their turns."""
     stage = {"epochs": 4, "part": "head", "batch_size": 32, "lr": 1e-4, "augment": SHIFTS, "views": 2}
@@ -372,6 +376,7 @@ def test_a_run_stopped_while_a_frozen_stage_trains_goes_on_bit_for_bit(tmp_path,
     np.testing.assert_array_equal(logits(resumed), logits(whole))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_though_its_weights_file_is_gone(tmp_path, monkeypatch):
     from loupe.training import loop
 
@@ -400,6 +405,7 @@ def test_a_run_goes_on_though_its_weights_file_is_gone(tmp_path, monkeypatch):
     np.testing.assert_array_equal(logits(resumed), logits(whole))
 
 
+@pytest.mark.slow
 def test_a_pass_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, computed):
     compute = FrozenPass._rows
 
@@ -602,6 +608,7 @@ def test_without_validation_and_test_images_an_augmented_stage_trains(tmp_path, 
     assert computed["images"] == 300 + frozen.PASS_BATCH
 
 
+@pytest.mark.slow
 def test_damaged_activations_are_computed_again_to_the_same_bits(tmp_path, computed, caplog):
     caplog.set_level("INFO", "loupe")
     stage = {"epochs": 1, "part": "head", "batch_size": 32}
