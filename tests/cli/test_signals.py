@@ -192,8 +192,9 @@ main.process()
 
 @pytest.mark.parametrize("when", ["thread", "function"])
 def test_a_signal_as_a_command_ends_has_its_code(when):
-    children = {number: piped(ENDING, when) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, child in children.items():
+    children = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        children[number] = child = piped(ENDING, when)
         assert [child.stdout.readline(), child.stdout.readline()] == ["done\n", "ending\n"]
         child.send_signal(number)
     for number, child in children.items():
