@@ -37,7 +37,6 @@ WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the 
 SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
 SLOW |= {"blend.md", "labels.md", "python.md", "predict.md", "scikit-learn.md", "time_limit.md", "transfer.md", "tune.md"}
 LIMIT_SECONDS = 35  # of a search, at most
-LIMIT_SECONDS = 35  # of a search, at most
 IDS = [page.name for page in PAGES]
 
 
