@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,35 +49,64 @@ def started(count: int, words: Sequence[str], *, machines: int = 1, **options: A
     ]
 
 
-def results(count: int, function: str, *args: Any, seconds: float = 120, machines: int = 1) -> list[Any]:
-    """Results of a function `module:name` of the tests in each rank: it gets the ranks and plain arguments."""
+@dataclass(frozen=True)
+class Rank:
+    """Process that calls a function of the tests as one of several ranks.
+
+    Attributes:
+        process: the process.
+        printed, errors: files of its standard output and error.
+    """
+
+    process: Any
+    printed: Path
+    errors: Path
+
+    def end(self, seconds: float) -> tuple[int | None, str, str]:
+        """Wait for it; return its exit code, and what it printed to standard output and error."""
+        self.process.join(seconds)
+        return self.process.exitcode, *(file.read_text("utf-8") for file in (self.printed, self.errors))
+
+
+@contextmanager
+def calling(count: int, function: str, *args: Any, machines: int = 1) -> Iterator[list[Rank]]:
+    """Context with ranks that call a function `module:name` of the tests, with the ranks and plain arguments.
+
+    Each prints its result as a line of JSON.
+    """
     context, port = multiprocessing.get_context(METHOD), free_port()
     context.set_forkserver_preload(LOADED)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")  # of the process that all are forked from
-        printed = [Path(folder, str(rank)) for rank in range(count)]
-        given = [(environment(rank, count, port, machines), str(printed[rank])) for rank in range(count)]
-        processes = [context.Process(target=_call, args=(*each, function, json.dumps(args))) for each in given]
+        started: list[Rank] = []
         try:
-            for process in processes:
+            for rank in range(count):
+                files = Path(folder, f"{rank}.out"), Path(folder, f"{rank}.err")
+                for file in files:
+                    file.touch()
+                given = environment(rank, count, port, machines), [str(file) for file in files], function
+                process = context.Process(target=_call, args=(*given, json.dumps(args)))
                 process.start()
-            for process in processes:
-                process.join(seconds)
-            codes = [process.exitcode for process in processes]
+                started.append(Rank(process, *files))
+            yield started
         finally:
-            for process in processes:
-                process.kill()
-        texts = [path.read_text(encoding="utf-8") if path.exists() else "" for path in printed]
-    for code, text in zip(codes, texts, strict=True):
-        assert code == 0, text
-    return [json.loads(text.splitlines()[-1]) for text in texts]
+            for each in started:
+                each.process.kill()
 
 
-def _call(values: dict[str, str], printed: str, function: str, arguments: str) -> None:
-    """In a rank: call the function; what it prints, and its result as the last line, are written to a file."""
-    to = os.open(printed, os.O_WRONLY | os.O_CREAT)
-    os.dup2(to, 1)
-    os.dup2(to, 2)
+def results(count: int, function: str, *args: Any, seconds: float = 120, machines: int = 1) -> list[Any]:
+    """Results of a function `module:name` of the tests in each rank: it gets the ranks and plain arguments."""
+    with calling(count, function, *args, machines=machines) as called:
+        ended = [rank.end(seconds) for rank in called]
+    for code, _, errors in ended:
+        assert code == 0, errors
+    return [json.loads(printed.splitlines()[-1]) for _, printed, _ in ended]
+
+
+def _call(values: dict[str, str], files: Sequence[str], function: str, arguments: str) -> None:
+    """In a rank: call the function."""
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY), number)
     os.environ.clear()
     os.environ.update(values)
     sys.path[:0] = values["PYTHONPATH"].split(os.pathsep)

@@ -195,11 +195,13 @@ def test_the_works_of_busy(started, monkeypatch, capsys, work):
     assert last_row(capsys.readouterr().out)["images_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_class_names(started, capsys):
     started("class_names", "--rows", 40, "--classes", 40, "--kinds", "csv")
     assert "csv, 40 rows, 40 classes: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["peers/loupe_deep_cnn", "peers/torch_deep_cnn", "peers/keras_deep_cnn"])
 def test_peers_train_the_same_network(started, toy_pixels, capsys, script):
     precision = [] if "keras" in script else ["--precision=fp32"]
@@ -209,6 +211,7 @@ def test_peers_train_the_same_network(started, toy_pixels, capsys, script):
     assert 0 < outcome["median_step"] <= outcome["best_step"]
 
 
+@pytest.mark.slow
 def test_confidence(started, toy_run, capsys):
     started("confidence", toy_run, "--draws", 2)
     assert capsys.readouterr().out.count("| toy |") > 4
@@ -237,6 +240,7 @@ def test_web_page(started, toy_run, toy_data, tmp_path, capsys):
     assert float(rows["one of 12 megapixels, s"]) > 0
 
 
+@pytest.mark.slow
 def test_pages(started, tmp_path, capsys):
     pytest.importorskip("playwright")
     if not shutil.which("chromium"):
@@ -435,6 +439,7 @@ def test_train_throughput(started, tmp_path):
     assert set(result["plain"]) == {"Loupe", "PyTorch bf16", "PyTorch fp32"}
 
 
+@pytest.mark.slow
 def test_a_peer_of_the_fast_recipe(started, tmp_path, capsys):
     random = np.random.default_rng(0)
     pixels = {f"x_{name}": random.integers(0, 256, (24, 16, 16, 3), dtype=np.uint8) for name in ("train", "test")}

@@ -93,6 +93,7 @@ def test_whoever_loads_a_network_to_predict_keeps_freed_memory_first(monkeypatch
     assert done == ["kept", "loaded"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to do with freed memory")
 def test_freed_memory_that_is_kept_can_be_given_back():
     code = """

@@ -116,15 +116,10 @@ def killed(joined, folder, rank):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_others_and_what_was_written_is_kept(tmp_path, rank):
-    words = ["-c", rank_processes.START, "test_shared_activations:killed", f'["{tmp_path / "cut"}", {rank}]']
-    processes = rank_processes.started(3, words)
-    try:
-        ended = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for number, (process, (out, err)) in enumerate(zip(processes, ended, strict=True)):
-        assert process.returncode == (-signal.SIGKILL if number == rank else 0), err
+    with rank_processes.calling(3, "test_shared_activations:killed", str(tmp_path / "cut"), rank) as called:
+        ended = [each.end(120) for each in called]
+    for number, (code, out, err) in enumerate(ended):
+        assert code == (-signal.SIGKILL if number == rank else 0), err
         assert out.split() == ([] if number == rank else ['"lost"'])
     found = rank_processes.results(2, "test_shared_activations:computed", str(tmp_path / "cut"), "torch")
     total = sum(images for images, _, _ in found)
@@ -135,15 +130,11 @@ def test_a_killed_rank_ends_the_others_and_what_was_written_is_kept(tmp_path, ra
 
 @pytest.mark.slow
 def test_two_commands_of_two_ranks_compute_activations_once(tmp_path):
-    words = ["-c", rank_processes.START, "test_shared_activations:computed", f'["{tmp_path}", "torch"]']
-    commands = [rank_processes.started(2, words) for _ in range(2)]
-    try:
-        ended = [process.communicate(timeout=120) for command in commands for process in command]
-    finally:
-        for process in commands[0] + commands[1]:
-            process.kill()
-    assert [process.returncode for command in commands for process in command] == [0] * 4, ended
-    found = [json.loads(out) for out, _ in ended]
+    asked = (2, "test_shared_activations:computed", str(tmp_path), "torch")
+    with rank_processes.calling(*asked) as one, rank_processes.calling(*asked) as other:
+        ended = [each.end(120) for each in (*one, *other)]
+    assert [code for code, _, _ in ended] == [0] * 4, ended
+    found = [json.loads(out) for _, out, _ in ended]
     assert sum(made for _, made, _ in found) == 3
     assert sum(images for images, _, _ in found) == IMAGES + 2 * 200
 

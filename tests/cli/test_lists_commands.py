@@ -71,6 +71,7 @@ def trained(study, tmp_path_factory) -> Path:
     ).path
 
 
+@pytest.mark.slow
 def test_a_run_records_the_columns_and_reads_its_list_again(terminal, study, trained):
     environment = environment_of(RunDirectory(trained))
     assert environment.columns == {"path": "image_id", "label": "diagnosis", "group": "patient_id"}
@@ -85,6 +86,7 @@ def test_a_run_records_the_columns_and_reads_its_list_again(terminal, study, tra
     assert "--columns" in page and "--images" in page and "column of the group" in page
 
 
+@pytest.mark.slow
 def test_a_run_on_a_list_is_repeated_and_evaluated_on_other_lists(terminal, study, trained, tmp_path):
     again = ("train", "--against", trained, "--output", tmp_path, "--quiet", "--json")
     code, out, _ = terminal(*again)
@@ -273,6 +275,7 @@ def test_options_of_lists_without_a_list_are_refused(study):
         loupe.train("digits", columns="path=x", quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_links_are_followed_if_asked_for_and_as_recorded(terminal, study, tmp_path):
     linked = tmp_path / "linked"

@@ -74,6 +74,7 @@ def test_the_version_is_that_of_the_package(terminal):
     assert terminal("--version") == (0, f"loupe {__version__}\n", "")
 
 
+@pytest.mark.slow
 def test_an_augmentation_at_test_time_is_named_and_is_the_mean_of_an_image_and_its_mirror_image(
     terminal, trained, photos, tmp_path
 ):

@@ -268,6 +268,7 @@ def test_runs_of_other_images_are_not_used_again(compared, digits):
             use(again, 255 - digits[0])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_refused(digits, tmp_path_factory, tmp_path):
     other = tmp_path_factory.mktemp("weights") / "other.safetensors"
     save_file({"a": np.zeros(1, np.float32)}, other)
@@ -289,6 +290,7 @@ def test_what_cannot_be_compared_is_refused(digits, tmp_path_factory, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_folds_judge_every_image_once_and_leave_the_test_locked(digits, tmp_path):
     content = compare.compare(
         digits,
@@ -403,6 +405,7 @@ def test_names_beside_their_dots_do_not_meet(monkeypatch, width_px):
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
+@pytest.mark.slow
 def test_a_comparison_opens_and_announces_its_data_once(digits, tmp_path, monkeypatch, caplog):
     opened, open_table = [], dataset.open_table
 

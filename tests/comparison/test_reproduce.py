@@ -129,6 +129,7 @@ def test_a_run_of_images_that_changed_since_is_not_taken_for_one_of_these(done, 
         place.unlink()
 
 
+@pytest.mark.slow
 def test_what_was_stopped_goes_on_with_the_same_call(folder, tmp_path, monkeypatch):
     arguments = {"data": folder, "changes": DEBUG, "output": tmp_path, "device": "cpu", "quiet": True}
     names, train = ["simple-cnn", "project-cnn"], runner.train

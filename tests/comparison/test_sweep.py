@@ -66,6 +66,7 @@ def test_folds_that_cannot_be_are_refused(folds):
         fold(images, content, SplitSpec(test=0), 0, number=1, folds=folds)
 
 
+@pytest.mark.slow
 def test_cross_validation_gives_the_spread_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     bunch = load_digits()
     x, y = (bunch.images[:300] * 15.9375).astype(np.uint8), bunch.target[:300]

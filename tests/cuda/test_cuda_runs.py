@@ -58,6 +58,7 @@ STAGES = {
 SLOW = ("fresh views", "mixed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["all", "last block", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_run_has_the_figures_of_the_cpu(simulated, tmp_path, monkeypatch, name):
     runs = []
@@ -73,6 +74,7 @@ def test_a_run_has_the_figures_of_the_cpu(simulated, tmp_path, monkeypatch, name
     np.testing.assert_array_equal(on_gpu.predict_proba(digits(20)[0]), on_cpu.predict_proba(digits(20)[0]))
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_bits(simulated, tmp_path):
     whole = trained(tmp_path, "cuda", "whole")
 
@@ -89,6 +91,7 @@ def photos(tmp_path):
     return save_photos(tmp_path / "photos", ("cat", "dog"), each=16, side=(40, 36))
 
 
+@pytest.mark.slow
 def test_a_solved_head_predicts_evaluates_and_explains(simulated, photos, tmp_path, monkeypatch):
     pytest.importorskip("captum")
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
@@ -109,6 +112,7 @@ def test_labels_are_audited_on_the_gpu(simulated, photos, tmp_path, monkeypatch)
     assert simulated.operations > 50 and len(report.given_N) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["digits", pytest.param("features", marks=pytest.mark.slow), "last-block"])
 def test_costs_are_planned_on_the_gpu(simulated, tmp_path, monkeypatch, recipe):
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))

@@ -209,6 +209,7 @@ def test_a_write_that_fails_leaves_the_memory_as_it_was(folder, cache, monkeypat
     assert list((cache / "content").iterdir()) == [memory]
 
 
+@pytest.mark.slow
 def test_processes_at_once_agree(folder, cache):
     script = (
         "import sys; from pathlib import Path\n"

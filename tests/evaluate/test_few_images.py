@@ -29,8 +29,8 @@ def made(kind: str, images: int, classes: int, scale: float, random: np.random.G
 @pytest.mark.filterwarnings("error")
 def test_every_figure_can_be_written(kind, images):
     random = np.random.default_rng(images)
-    for scale in (1e-30, 1e-3, 1.0, 20.0, 1e4, 1e20, 1e37):
-        for classes in (2, 3, 10):
+    for scale in (1e-30, 1.0, 20.0, 1e4, 1e37):
+        for classes in (2, 3):
             val, test = (made(kind, count, classes, scale, random) for count in (images, 1))
             temperature = calibration.fit_temperature(val)
             parts = {"val": val, "test": test}

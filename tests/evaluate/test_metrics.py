@@ -84,6 +84,7 @@ def test_an_area_without_images_on_one_side_is_nan():
     assert np.isnan(without[2])  # without the last image no area is left
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_resampling_images_one_by_one():
     part = simulated(np.random.default_rng(7), 300, 3)
     block = metrics.evaluate(part)

@@ -35,6 +35,7 @@ def test_the_difference_is_that_of_scikit_learn():
     assert macro_f1_difference("y", "x", label_N, predicted) == found.mirrored()
 
 
+@pytest.mark.slow
 def test_few_differing_images_are_exchanged_in_all_ways():
     rng = np.random.default_rng(1)
     label_N = np.repeat([0, 1, 2], [30, 8, 4])

@@ -98,8 +98,12 @@ def test_another_file_is_one_error_that_names_it(kind, content, text, tmp_path):
         assert told.value.path == path
 
 
-@pytest.mark.parametrize(("kind", "content"), KINDS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    # Nineteen experiments are drawn for each example.
+    [pytest.param(*each.values, id=each.id, marks=[pytest.mark.slow] * (each.id == "experiments")) for each in KINDS],
+)
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_content_is_one_error_that_names_the_file_or_can_be_shown(kind, content, data, tmp_path):
     path = tmp_path / "results.json"

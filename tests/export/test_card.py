@@ -244,6 +244,7 @@ def test_origin_of_pretrained_weights(weights, origin):
 
 def test_the_recorded_licence_counts_where_the_parent_is_gone(tmp_path):
     settings = {"model.backbone": "test_resnet", "model.weights": "none", "stages.0.epochs": 1}
+    settings |= {"input.size_px": 32, "input.load_px": 32}
     options = {"output": tmp_path, "device": "cpu", "precision": "fp32", "quiet": True}
     parent = loupe.train(digits(), recipe="features", settings=settings, name="parent", **options)
     child = loupe.train(digits(), weights=str(parent.path), settings={"stages.0.epochs": 1}, name="child", **options)

@@ -31,6 +31,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from loupe.export.onnx_file import OPSET, onnx_file  # noqa: E402
 
+pytestmark = pytest.mark.slow  # the exporter takes twenty seconds to load and to record a network
+
 
 def session(folder):
     return onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -267,7 +269,6 @@ def nearest(images, size, mode, interpolation):
     return images[:, rows][:, :, columns].float()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_networks_of_timm_predict_the_same_in_onnx_runtime(name):
     side = 224 if "swin" in name else 64
@@ -276,7 +277,6 @@ def test_networks_of_timm_predict_the_same_in_onnx_runtime(name):
     same(ImageProgram(model, resizing=nearest).eval())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_networks_of_loupe_predict_the_same_in_onnx_runtime(name):
     preprocessing = Preprocessing(size_px=32, load_px=36, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -284,7 +284,6 @@ def test_networks_of_loupe_predict_the_same_in_onnx_runtime(name):
     same(ImageProgram(model, resizing=nearest).eval())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("interpolation", "resize"), [("bilinear", "pad"), ("bicubic", "squash"), ("lanczos", "crop")])
 def test_every_way_to_resize_is_exported(interpolation, resize):
     """Every filter and every way to fit; all pairs of them are in test_resize.py."""

@@ -195,6 +195,7 @@ def command(monkeypatch, *words: str) -> int | str | None:
     return end.value.code
 
 
+@pytest.mark.slow
 def test_an_export_that_is_there_is_pushed_by_the_command_line(server, exported, run, monkeypatch, capsys):
     words = (str(run.path), "--to", "onnx", "--folder", str(exported), "--push", NAME, "--quiet")
     assert command(monkeypatch, *words) == 0
@@ -210,6 +211,7 @@ def test_a_wrong_push_is_refused_before_anything_is_exported(server, run, monkey
     assert not (tmp_path / "new").exists() and server.asked == []
 
 
+@pytest.mark.slow
 def test_an_export_that_was_changed_is_not_taken_for_that_of_the_run(exported, run, tmp_path):
     assert hub.is_export_of(exported, run, "onnx", Options())
     others = (("torch", Options()), ("onnx", Options(precision="int8")), ("onnx", Options(threshold=0.9)))
@@ -219,6 +221,7 @@ def test_an_export_that_was_changed_is_not_taken_for_that_of_the_run(exported, r
     assert not any(hub.is_export_of(path, run, "onnx", Options()) for path in (copy, tmp_path))
 
 
+@pytest.mark.slow
 def test_the_threshold_of_an_export_is_that_of_the_command(exported, run, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
     described = json.loads((copy / MANIFEST).read_text("utf-8"))

@@ -71,6 +71,7 @@ def test_settings_and_recipes_given_as_values_keep_their_split(tmp_path, caplog)
         assert (resolved.split, resolved.experiment) == (value.split, "project-cnn")
 
 
+@pytest.mark.slow
 def test_a_published_recipe_trains_on_two_hundred_images(tmp_path):
     x, y = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8), np.arange(200) % 4
     run = loupe.train((x, y), recipe="simple-cnn-quick", epochs=1, output=tmp_path, device="cpu", quiet=True)

@@ -150,6 +150,7 @@ def test_a_calibration_error_by_chance_is_told_from_a_real_one(undrawn, whole):
     assert compared.ece.before > calibration.chance_error(compared.bins.before) > 0
 
 
+@pytest.mark.slow
 def test_the_error_of_a_calibrated_network_is_below_that_of_chance_in_95_of_100_draws():
     """400 draws of 50 images from probabilities that are true."""
     random = np.random.default_rng(1)

@@ -2,12 +2,15 @@
 
 import io
 import json
+import pickle
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -62,6 +65,28 @@ class Page(HTMLParser):
     @property
     def words(self) -> str:
         return " ".join(self.text.split())
+
+
+DRAWN: dict[bytes, str] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drawn_once():
+    """Figures of the same values are drawn once: most runs of these tests have the same figures."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("bars", "learning_curve"):
+            patched.setattr(figures, name, drawn_once(name, getattr(figures, name)))
+        yield
+
+
+def drawn_once(name: str, draw: Callable[..., str]) -> Callable[..., str]:
+    def drawn(*given: Any, **named: Any) -> str:
+        key = pickle.dumps((name, given, named))
+        if key not in DRAWN:
+            DRAWN[key] = draw(*given, **named)
+        return DRAWN[key]
+
+    return drawn
 
 
 def show(folder: Path) -> Page:
@@ -481,7 +506,9 @@ def test_report_draws_pages_again_and_refuses_what_is_no_run(tmp_path, capsys, m
 
 def test_the_same_files_give_the_same_bytes(tmp_path):
     run = make_run(tmp_path / "run")
+    DRAWN.clear()
     first = write_page(run).read_bytes()
+    DRAWN.clear()
     assert write_page(run).read_bytes() == first
 
 

@@ -130,6 +130,7 @@ def test_images_are_unknown_where_the_line_of_runs_breaks(first, tmp_path):
     assert found.seen_test > 0, "those that were found count"
 
 
+@pytest.mark.slow
 def test_images_are_unknown_where_the_line_began_outside_a_run(backbone, tmp_path):
     folder = tmp_path / "export"
     timm_folder.write(backbone.model, backbone.recipe.model, folder)
@@ -169,6 +170,7 @@ def test_a_backbone_goes_on_with_its_own_network_and_preprocessing(backbone, tmp
     assert done.results.parent.network == "test_resnet" and done.results.parent.licence is None
 
 
+@pytest.mark.slow
 def test_an_export_for_timm_goes_on_like_its_run(backbone, tmp_path):
     folder = tmp_path / "export"
     timm_folder.write(backbone.model, backbone.recipe.model, folder)
@@ -183,6 +185,7 @@ def test_an_export_for_timm_goes_on_like_its_run(backbone, tmp_path):
     assert (record.name, record.path, record.seen_test) == ("export", str(folder), None)
 
 
+@pytest.mark.slow
 def test_outputs_of_frozen_blocks_belong_to_the_content_of_the_weights(backbone, tmp_path, monkeypatch):
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
     folder, found = tmp_path / "model", []

@@ -97,9 +97,9 @@ def die_at(monkeypatch, steps: int) -> None:
     [
         ([3], 600.0),
         ([3], 0.0),
-        ([25], 0.0),
+        pytest.param([25], 0.0, marks=pytest.mark.slow),
         pytest.param([2, 5, 1, 9, 6], 0.0, marks=pytest.mark.slow),
-        ([11, 11, 3], 600.0),
+        pytest.param([11, 11, 3], 600.0, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, undisturbed, deaths, save_every_seconds):
@@ -155,6 +155,7 @@ def test_a_finished_run_says_so_and_changes_nothing(undisturbed, capsys):
     assert before == {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path, monkeypatch, undisturbed):
     from loupe.runs import finalize
 
@@ -171,6 +172,7 @@ def test_killed_after_the_last_epoch_only_the_evaluation_is_done_again(tmp_path,
     assert_same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_before_it_is_set_up_a_run_leaves_its_name_free(tmp_path, monkeypatch, undisturbed):
     def die(*args):
         raise Killed
@@ -208,28 +210,28 @@ def swapped(text: str) -> str:
     return text.replace(",train,", ",?,").replace(",test,", ",train,").replace(",?,", ",test,")
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("split.csv", swapped),
-        ("split.csv", lambda text: text.replace(",val,", ",train,", 1)),
-        ("split.csv", lambda text: text.replace(",train,", ",,", 1)),
-        ("recipe.yaml", lambda text: text.replace("epochs: 2", "epochs: 3", 1)),
-        ("recipe.yaml", lambda text: text.replace("seed: 7", "seed: 8", 1)),
-    ],
-)
-def test_a_split_or_a_recipe_that_was_changed_is_not_gone_on_with(tmp_path, monkeypatch, name, change):
+CHANGES = [
+    ("split.csv", swapped),
+    ("split.csv", lambda text: text.replace(",val,", ",train,", 1)),
+    ("split.csv", lambda text: text.replace(",train,", ",,", 1)),
+    ("recipe.yaml", lambda text: text.replace("epochs: 2", "epochs: 3", 1)),
+    ("recipe.yaml", lambda text: text.replace("seed: 7", "seed: 8", 1)),
+]
+
+
+def test_a_split_or_a_recipe_that_was_changed_is_not_gone_on_with(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         die_at(patch, 3)
         with pytest.raises(Killed):
             begin(tmp_path, "run")
-    file = tmp_path / "run" / name
-    text = file.read_text()
-    assert change(text) != text
-    file.write_text(change(text))
-    with pytest.raises(RunStateError, match=f"{name} has changed"):
-        loupe.resume(tmp_path / "run", quiet=True)
-    file.write_bytes(text.replace("\n", "\r\n").encode())  # as an editor of another system may save it
+    for name, change in CHANGES:
+        file = tmp_path / "run" / name
+        text = file.read_text()
+        assert change(text) != text
+        file.write_text(change(text))
+        with pytest.raises(RunStateError, match=f"{name} has changed"):
+            loupe.resume(tmp_path / "run", quiet=True)
+        file.write_bytes(text.replace("\n", "\r\n").encode())  # as an editor of another system may save it
     monkeypatch.setattr(Session, "run", lambda self: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         loupe.resume(tmp_path / "run", quiet=True)
@@ -260,6 +262,7 @@ def test_images_that_were_moved_are_asked_for(tmp_path, monkeypatch):
     assert run.evaluate("val", moved).images == run.results.images.val
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", [Killed(), OSError(28, "No space left on device")])
 def test_killed_or_a_full_disk_before_the_report_it_is_drawn(tmp_path, monkeypatch, undisturbed, why, capsys):
     def fail(path):
@@ -309,12 +312,10 @@ test_resume.begin(Path(sys.argv[1]), "run")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "number"),
-    [
-        ("write", 8),
-        *(pytest.param(*kill, marks=pytest.mark.slow) for kill in (("step", 12), ("sync", 5), ("evaluate", 1))),
-    ],
+    [("write", 8), ("step", 12), ("sync", 5), ("evaluate", 1)],
 )
 def test_a_process_killed_by_the_signal(tmp_path, undisturbed, point, number):
     """The real thing: another process, which no handler can tidy up after."""
@@ -323,6 +324,7 @@ def test_a_process_killed_by_the_signal(tmp_path, undisturbed, point, number):
     assert_same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_memory_and_then_disk_that_run_out_lose_nothing(tmp_path, monkeypatch, undisturbed):
     real, written = TrainStep.step, checkpoint.write_synced
 

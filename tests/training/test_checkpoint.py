@@ -190,6 +190,7 @@ for number in range(1, 200):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each save takes a process of its own, forked to be quick")
 def test_killed_by_the_signal_at_any_call_of_a_save_there_is_a_whole_checkpoint(tmp_path):
     """The n-th file-system call of saving the best and the last weights kills the process, for every n."""

@@ -103,6 +103,7 @@ def test_slices_of_timm_give_what_the_whole_batch_gives(backbone):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)  # resized positions are in float32
 
 
+@pytest.mark.slow
 def test_random_numbers_of_timm_are_those_of_the_slice(spins):
     spec = BackboneSpec(backbone="test_resnet", weights="none")
     results = []

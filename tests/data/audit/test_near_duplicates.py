@@ -212,6 +212,7 @@ def test_too_many_alike_leave_the_most_alike(monkeypatch):
     assert found.least == pytest.approx(scores[99], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_search_needs_memory_for_what_it_keeps_only():
     layout = random_layouts(4000, spread=0.02)  # a seventh of all 8 million pairs, and their mirror images
     tracemalloc.start()

@@ -51,6 +51,7 @@ def test_networks_that_take_rectangles_and_the_maps_of_their_last_layer(name, si
         assert abs(width - height * Size.of(size_px).width_px / Size.of(size_px).height_px) <= 4, known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", SWIN, "eva02_tiny_patch14_224"])
 def test_the_features_are_those_of_timms_own_network_of_that_size(name):
     size = (84, 112) if name.startswith("eva") else (96, 160) if name == SWIN else (64, 96)
