@@ -35,7 +35,8 @@ MARKS = {"sh", "python", "console", "text"}
 EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab", "tune": "optuna"}
 WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the timing of precisions
 SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
-SLOW |= {"blend.md", "labels.md", "python.md", "predict.md", "scikit-learn.md", "time_limit.md", "transfer.md", "tune.md"}
+SLOW |= {"blend.md", "labels.md", "python.md", "predict.md", "scikit-learn.md", "time_limit.md", "transfer.md"}
+SLOW |= {"tune.md"}
 LIMIT_SECONDS = 35  # of a search, at most
 IDS = [page.name for page in PAGES]
 
