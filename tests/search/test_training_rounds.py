@@ -60,8 +60,14 @@ def test_one_epoch_may_take_twice_the_share(rounds):
 
 @pytest.mark.parametrize("change", [{"typical_px": 200}, {"kind": "from-scratch"}, {"epoch": 40.0}])
 def test_nothing_is_tried_of_photographs_where_there_is_no_head_and_where_it_would_take_long(rounds, change):
-    rounds.core.found.typical_px = change.get("typical_px", 28)
+    rounds.core.found.typical_px, rounds._flips = change.get("typical_px", 28), True
     rounds.core.best.kind = change.get("kind", "features")
     rounds.core.trainings.rates = lambda *_: Rates(0.0, change.get("epoch", EPOCH), "fp32")
     rounds.small_images()
     assert rounds.trained == []
+
+
+def test_large_signs_are_tried_too(rounds):
+    rounds.core.found.typical_px, rounds._flips = 200, False
+    rounds.small_images()
+    assert rounds.trained == [5]

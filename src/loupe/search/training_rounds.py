@@ -44,14 +44,18 @@ class TrainingRounds:
         return space.families(head, flop, found.typical_px, train, found.base, flips=self._flips)
 
     def small_images(self) -> None:
-        """Train small images from scratch for a moment, and longer where that is better than the first head.
+        """Train small images and signs from scratch for a moment, and longer where that is better than the first head.
 
-        Pretrained features know photographs. Whether small images are like these, a few epochs tell.
+        Pretrained features know photographs. Whether small images are like these, and images whose mirror images are
+        of other classes, a few epochs tell.
         """
         core = self.core
-        if core.found.typical_px > SMALL_PX or core.best is None or core.leads("from-scratch"):
+        if core.best is None or core.leads("from-scratch"):
             return
-        self.contest = self.contest.with_families(self.families(None))
+        families = self.families(None)
+        if core.found.typical_px > SMALL_PX and self._flips:
+            return
+        self.contest = self.contest.with_families(families)
         (family,) = self.contest.families
         self._add(family)
         rates = self.contest.rates.get(family.name)
