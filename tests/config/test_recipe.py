@@ -64,7 +64,7 @@ def test_settings_are_applied_in_order():
         ("stages.0.augment.zoom=[1.2, 0.8]", "low before high"),
         ("stages.0.label_smoothing=1", "less than 1"),
         ("seed=-1", "greater than or equal to 0"),
-        ("stages=[]", "at least 1"),
+        ("stages=[]", "at least one"),
         ("model.blocks.0.norm=batch", "each"),
         ("stages.0.lr={", "not YAML"),
     ],

@@ -36,10 +36,10 @@ def features_augment() -> Recipe:
 def last_block() -> Recipe:
     """`loupe train DATA --recipe last-block`: the head first, then the last block with it at a low rate.
 
-    2,000 images of CIFAR-10 at 96 px: test accuracy 71.7 % (mean of four seeds), 2.1 points above `features`
-    (interval over images 1.1 to 3.1; by seed -2.5 to 5.3).
+    The rate of 3e-3 is better than 3e-4 on all of five sets, by 0.2 to 7.5 points of validation accuracy
+    (results/last_block.md).
     """
-    stages = (SOLVED, _tune("last-block", epochs=8))
+    stages = (SOLVED, _tune("last-block", epochs=8, lr=3e-3))
     return _transfer("last-block", "The head, then the last block of the backbone with it, at a low rate.", *stages)
 
 
@@ -50,7 +50,7 @@ def finetune() -> Recipe:
     at 96 px: test accuracy 79.8 to 83.0 % in four trainings, where `features` reaches 70.8; 76.1 % with batch
     statistics. Rates that fall with depth (`layer_decay`) cost it 1 to 3 points there.
     """
-    tuned = _tune("all", epochs=8).model_copy(update={"batch_statistics": False})
+    tuned = _tune("all", epochs=8, lr=3e-4).model_copy(update={"batch_statistics": False})
     return _transfer("finetune", "The head, then the whole network, at a low rate.", SOLVED, tuned)
 
 
@@ -58,13 +58,13 @@ def _transfer(name: str, description: str, *stages: Stage) -> Recipe:
     return Recipe(name=name, description=description, model=BackboneSpec(backbone=BACKBONE), stages=stages)
 
 
-def _tune(part: str, *, epochs: int) -> Stage:
+def _tune(part: str, *, epochs: int, lr: float) -> Stage:
     return Stage(
         epochs=epochs,
         part=part,
         batch_size=32,
         optimizer=Adam(),
-        lr=3e-4,
+        lr=lr,
         schedule=OneCycle(),
         weight_decay=1e-2,
         label_smoothing=0.1,
