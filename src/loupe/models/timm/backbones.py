@@ -174,7 +174,10 @@ def assemble(
 
 def _width(spec: BackboneSpec, trunk: nn.Sequential, size: Size) -> int:
     """Number of features of the trunk, from a pass on the meta device, which computes nothing but takes 0.3 s."""
-    key = (spec.backbone, spec.pooling, size, hashlib.sha256(repr(trunk).encode()).hexdigest())
+    # Of a network that is built for another size, the layers read the same; its positions have other shapes.
+    tensors = [*trunk.named_parameters(), *trunk.named_buffers()]
+    shapes = [(name, tuple(value.shape)) for name, value in tensors]
+    key = (spec.backbone, spec.pooling, size, hashlib.sha256(repr((repr(trunk), shapes)).encode()).hexdigest())
     if key not in _widths:
         _widths[key] = _measured_width(spec, trunk, size)
     return _widths[key]
