@@ -71,3 +71,10 @@ def test_large_signs_are_tried_too(rounds):
     rounds.core.found.typical_px, rounds._flips = 200, False
     rounds.small_images()
     assert rounds.trained == [5]
+
+
+def test_large_signs_are_not_tried_for_fewer_epochs_than_tell(rounds):
+    rounds.core.found.typical_px, rounds._flips = 200, False
+    rounds.core.trainings.rates = lambda *_: Rates(0.0, 4.0, "fp32")
+    rounds.small_images()
+    assert rounds.trained == []
