@@ -239,7 +239,7 @@ def test_trained_recipes(recipe, tmp_path, monkeypatch, capfd):
     ],
 )
 def test_wrong_parameters_are_refused_in_fit(given, words, monkeypatch):
-    monkeypatch.setattr("loupe.estimator.request.weights_file", lambda network: None)
+    monkeypatch.setattr("loupe.estimator.request.weights_files", lambda network: ())
     x, y = colours(3)
     with pytest.raises(LoupeError, match=words):
         tiny(**given).fit(x, y)

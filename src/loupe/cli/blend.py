@@ -35,7 +35,10 @@ def blend(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make one run of several: the weighted mean of their probabilities, or of their weights. Nothing is trained."""
+    """Make one run of several, without training.
+
+    Its network is the weighted mean of their probabilities, or of their weights.
+    """
     if soup and shares is not None:
         raise ConfigError("--soup and --shares exclude each other: all runs of a soup have the same share.")
     with terminal(quiet=quiet or as_json):
