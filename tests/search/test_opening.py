@@ -46,6 +46,11 @@ def test_a_search_keeps_copies_of_training_images_out_of_its_validation_images(e
     assert not set(scene_N[start.split.train]) & set(scene_N[start.split.val])
 
 
+def test_images_of_few_pixels_are_drawn_at_random(exposures, tmp_path):
+    pixels_NHWC, label_N = exposures
+    assert found((np.ascontiguousarray(pixels_NHWC[:, ::6, ::6]), label_N), tmp_path).base.split.group == "given"
+
+
 def test_what_was_asked_for_is_done(exposures, tmp_path):
     start = found(exposures, tmp_path, "split.group=given")
     assert start.base.split.group == "given"

@@ -12,11 +12,13 @@ from loupe.cache import cache_folder
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing, Recipe, SplitSpec
+from loupe.data.audit.similarity import SIDE_PX
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.prepare import Images, load_images, typical_px, undecoded_images
 from loupe.data.sources.datasets import DATASETS
 from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import split as splits
+from loupe.data.splits.grouping import MANY_APART, grouping
 from loupe.data.splits.split import Split
 from loupe.devices import choose_device, keep_freed_memory
 from loupe.errors import ConfigError, DataError, RunStateError, counted
@@ -115,7 +117,7 @@ def opened(options: SearchOptions) -> Opened:
         resolved = resolve(first, dataset, model=None, flags={}, extra=())
     _check_size(options, found, dataset, base, typical)
     images = opened_images(dataset, resolved.preprocessing, skip_damaged=options.skip_damaged)
-    base, split = _divided(options, dataset, images, resolved.preprocessing, base)
+    base, split = _divided(options, dataset, images, resolved.preprocessing, base, typical)
     if base.split.group != resolved.split.group:
         heads = space.heads(found, flops, typical, labelled, base)
     for note in split.notes:
@@ -129,7 +131,7 @@ def opened(options: SearchOptions) -> Opened:
 
 
 def _divided(
-    options: SearchOptions, dataset: Dataset, images: Images, preprocessing: Preprocessing, base: Recipe
+    options: SearchOptions, dataset: Dataset, images: Images, preprocessing: Preprocessing, base: Recipe, typical: int
 ) -> tuple[Recipe, Split]:
     """Split of the images, and the recipe with its settings.
 
@@ -139,15 +141,18 @@ def _divided(
 
     Args:
         preprocessing: of the first candidate, whose decoded pixels are kept.
+        typical: median of the shorter sides of the images, in pixels.
     """
     split = splits.assign(images.table, images.content, base.split, base.split_seed)
-    is_asked_for = "split.group" in _keys(options)
-    if is_asked_for or dataset.source in DATASETS or len(images.table) > MOST_DRAWN + MOST_TRAIN:
+    is_asked_for, is_small = "split.group" in _keys(options), typical < SIDE_PX  # few pixels are alike by chance
+    if is_asked_for or is_small or dataset.source in DATASETS or len(images.table) > MOST_DRAWN + MOST_TRAIN:
         return base, split
     with terminal(quiet=True):
         decoded = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=options.skip_damaged)
     copies = near_copies(decoded, split, base.split)
     if copies is None or not copies.are_most:
+        return base, split
+    if grouping(images.table, images.content, "near").apart > MANY_APART:  # images of a class look alike
         return base, split
     logger.info(
         f"{copies.text} They stay on one side here (split.group=near), as a search chooses by validation images. To "

@@ -15,10 +15,15 @@ MANY_APART = 0.1
 
 @dataclass(frozen=True)
 class Grouping:
-    """Unit of each image, which is in one split and in one fold, and notes for the user."""
+    """Unit of each image, which is in one split and in one fold, and notes for the user.
+
+    Attributes:
+        apart: share of the near-duplicate pairs that stay apart; above MANY_APART, they are no copies.
+    """
 
     unit_N: Indices
     notes: tuple[str, ...] = ()
+    apart: float = 0.0
 
 
 def grouping(
@@ -57,4 +62,4 @@ def grouping(
             "copies, and split.group=given may suit them better. To see the pairs: loupe check DATA --near --report "
             "check.html"
         )
-    return Grouping(found.unit_N, tuple(notes))
+    return Grouping(found.unit_N, tuple(notes), found.apart / max(1, len(pairs)))
