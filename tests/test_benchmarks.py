@@ -519,14 +519,14 @@ def test_autogluon_multimodal(started, toy_data, tmp_path):
 @pytest.mark.slow
 def test_best_in_time(started, toy_data, tmp_path, capsys):
     contest = ["--sets", "digits", "--contenders", "loupe", "features", "timm", "--most-images", 150]
-    options = ["--minutes", 0.7, "--seeds", 0, "--backbone", "tf_efficientnet_lite0", "--write", tmp_path / "results"]
+    options = ["--minutes", 0.4, "--seeds", 0, "--backbone", "tf_efficientnet_lite0", "--write", tmp_path / "results"]
     started("best_in_time", toy_data, "--work", tmp_path / "work", *contest, *options)
     found = last_row(capsys.readouterr().out)
     failures = [cell["failure"] for cell in found["cells"] if cell["failure"]]
     assert len(found["cells"]) == 3 and all("a limit of" in failure for failure in failures), "on a crowded machine"
     assert {cell["images"] for cell in found["cells"]} == {360}
     assert {row["other"] for row in found["differences"]} == {"features", "timm"}
-    assert "| digits | 0.7 min | Loupe, --time-limit |" in (tmp_path / "results" / "best_in_time.md").read_text()
+    assert "| digits | 0.4 min | Loupe, --time-limit |" in (tmp_path / "results" / "best_in_time.md").read_text()
     assert (tmp_path / "results" / "best_in_time.png").is_file()
 
 
