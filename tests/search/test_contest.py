@@ -81,3 +81,12 @@ def test_epochs_are_shared_among_the_stages_and_solved_heads_keep_their_strength
     assert [stage.epochs for stage in with_epochs(catalog.recipe("fast"), 1).stages] == [1]
     solved, tuned = with_epochs(catalog.recipe("finetune"), 3).stages
     assert solved.epochs == catalog.recipe("finetune").stages[0].epochs and tuned.epochs == 3
+
+
+def test_pretrained_networks_are_tried_before_one_from_scratch_and_the_cheaper_first():
+    kinds = {"a": ("from-scratch", 1.0), "b": ("finetune", 3.0), "c": ("last-block", 2.0)}
+    made = [
+        Family(name=name, kind=kind, title=name, recipe=catalog.recipe("digits"), flop=flop)
+        for name, (kind, flop) in kinds.items()
+    ]
+    assert [one.name for one in Contest(()).with_families(made).families] == ["c", "b", "a"]

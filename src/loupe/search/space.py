@@ -1,6 +1,6 @@
 """Candidates of a search: each a recipe, in an order from cheap to expensive that does not depend on a clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -200,7 +200,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 def families(
     best: Candidate | None, flop: float, typical_px: int, train_images: int, base: Recipe, *, flips: bool
 ) -> tuple[Family, ...]:
-    """Families of trainings, from cheap to expensive: last block, whole network, from scratch.
+    """Families of trainings, in the order in which they are tried: last block, whole network, from scratch.
 
     Args:
         best: best head; its backbone and size are trained further. None without pretrained weights.
@@ -230,7 +230,16 @@ def families(
                     size_px=size,
                 )
             )
-    return tuple(sorted(found, key=lambda one: (one.fixed_flop + one.flop, one.name)))
+    return in_order(found)
+
+
+def in_order(families: Iterable[Family]) -> tuple[Family, ...]:
+    """Families in the order in which they are tried: of pretrained networks from cheap to expensive, then the others.
+
+    Photographs are learned from scratch more slowly than from pretrained weights; small images have a turn of their own
+    before (`TrainingRounds.small_images`).
+    """
+    return tuple(sorted(families, key=lambda one: (one.kind == "from-scratch", one.fixed_flop + one.flop, one.name)))
 
 
 def from_scratch(typical_px: int, base: Recipe, *, signs: bool = False) -> Recipe:

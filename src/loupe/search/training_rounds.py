@@ -31,7 +31,7 @@ class TrainingRounds:
     _flips: bool | None = None  # mirror training images; None until it is probed
 
     def families(self, head: Candidate | None) -> tuple[Family, ...]:
-        """Families for these images, from cheap to expensive.
+        """Families for these images, in the order in which they are tried.
 
         Args:
             head: head whose backbone is trained further; None: from scratch alone.

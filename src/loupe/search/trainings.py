@@ -30,7 +30,7 @@ from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.search.evidence import Evidence, ranked
 from loupe.search.opening import Opened, opened_images
-from loupe.search.space import EPOCHS, Candidate, Family
+from loupe.search.space import EPOCHS, Candidate, Family, in_order
 from loupe.settled import settled
 from loupe.training.precision import TimedSteps
 
@@ -201,7 +201,7 @@ class Contest:
     """Order of the trainings: a short schedule of each family, then ever longer ones of the best.
 
     Attributes:
-        families: from cheap to expensive.
+        families: in the order in which they are tried.
         rates: by the name of the family, for those that can be trained.
         epochs: longest schedule that was tried, by the name of the family.
         evidence: of that schedule; None where it did not end.
@@ -215,7 +215,7 @@ class Contest:
     def with_families(self, more: Sequence[Family]) -> "Contest":
         """The same with further families."""
         known = {family.name: family for family in (*self.families, *more)}
-        return replace(self, families=sorted(known.values(), key=lambda one: (one.fixed_flop + one.flop, one.name)))
+        return replace(self, families=in_order(known.values()))
 
     def add(self, family: Family, rates: Rates) -> None:
         """Add the measured speed of a family."""
