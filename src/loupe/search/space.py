@@ -234,11 +234,7 @@ def families(
 
 
 def in_order(families: Iterable[Family]) -> tuple[Family, ...]:
-    """Families in the order in which they are tried: of pretrained networks from cheap to expensive, then the others.
-
-    Photographs are learned from scratch more slowly than from pretrained weights; small images have a turn of their own
-    before (`TrainingRounds.small_images`).
-    """
+    """Families in the order in which they are tried: of pretrained networks from cheap to expensive, then the others."""
     return tuple(sorted(families, key=lambda one: (one.kind == "from-scratch", one.fixed_flop + one.flop, one.name)))
 
 
