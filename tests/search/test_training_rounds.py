@@ -52,6 +52,14 @@ def test_a_longer_one_follows_where_the_first_leads(rounds):
     assert rounds.trained == [5, 18]  # within half of the 90 s that are left
 
 
+def test_the_leader_gets_all_of_the_time_where_nothing_longer_fits_in_a_share(rounds):
+    rounds.core.winner = "from-scratch"
+    rounds.core.trainings.rates = lambda *_: Rates(0.0, 28.0, "fp32")
+    rounds.core.seconds_left = lambda: 100 - 28 * sum(rounds.trained)
+    rounds.small_images()
+    assert rounds.trained == [1, 2]  # 56 of the 72 s that are left
+
+
 def test_one_epoch_may_take_twice_the_share(rounds):
     rounds.core.trainings.rates = lambda *_: Rates(0.0, 28.0, "fp32")
     rounds.small_images()

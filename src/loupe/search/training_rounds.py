@@ -68,6 +68,8 @@ class TrainingRounds:
             return
         self._train(family, epochs)
         longer = rates.most_epochs(LEADING_SHARE * core.seconds_left())
+        if longer < LONGER * epochs:  # where nothing longer fits in a share, the leader gets all of the time
+            longer = rates.most_epochs(core.seconds_left())
         if core.leads("from-scratch") and longer >= LONGER * epochs and not core.is_over():
             self._train(family, longer)
 
