@@ -234,7 +234,7 @@ def families(
 
 
 def in_order(families: Iterable[Family]) -> tuple[Family, ...]:
-    """Families in the order in which they are tried: of pretrained networks from cheap to expensive, then the others."""
+    """Families in the order in which they are tried: pretrained networks from cheap to expensive, then the others."""
     return tuple(sorted(families, key=lambda one: (one.kind == "from-scratch", one.fixed_flop + one.flop, one.name)))
 
 
