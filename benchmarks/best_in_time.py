@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--autogluon", type=Path, help="Python of AutoGluon's environment")
     parser.add_argument("--presets", default="medium_quality", help="presets of AutoGluon")
     parser.add_argument("--most-images", type=int, help="training images of a set at most, for a test of this program")
+    parser.add_argument("--finished", action="store_true", help="read the cells that are in --work, and run none")
     parser.add_argument("--write", type=Path, help="folder for best_in_time.md, .json and .png")
     given = parser.parse_args()
     contest = Contest(given)
@@ -80,15 +81,18 @@ class Contest:
             if contender == "autogluon" and given.autogluon is None:
                 continue
             for minutes in given.minutes if contender != "features" else (None,):
-                cells += [self._cell(name, folder, contender, minutes, seed) for seed in given.seeds]
+                found = [self._cell(name, folder, contender, minutes, seed) for seed in given.seeds]
+                cells += [cell for cell in found if cell is not None]
         return cells
 
-    def _cell(self, name: str, folder: Path, contender: str, minutes: float | None, seed: int) -> Cell:
-        """One training and its predictions: run now, or read."""
+    def _cell(self, name: str, folder: Path, contender: str, minutes: float | None, seed: int) -> Cell | None:
+        """One training and its predictions: run now, or read; None for one that is not to be run."""
         limit = "free" if minutes is None else f"{minutes:g}min"
         work = self.given.work / "cells" / name.replace(" ", "_") / f"{contender}-{limit}-seed{seed}"
         file = work / "cell.json"
         if not file.is_file():
+            if self.given.finished:
+                return None
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             print(f"{name}, {contender}, {limit}, seed {seed}", file=sys.stderr, flush=True)
