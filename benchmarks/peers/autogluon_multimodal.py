@@ -47,7 +47,10 @@ def main() -> None:
     files = sorted((given.data / "train").glob("*/*"))
     table = pd.DataFrame({"image": [str(file) for file in files], "label": [f"class {f.parent.name}" for f in files]})
     predictor = MultiModalPredictor(
-        label="label", problem_type="multiclass", presets=given.presets, path=str(given.work / "predictor")
+        label="label",
+        problem_type="binary" if table["label"].nunique() == 2 else "multiclass",
+        presets=given.presets,
+        path=str(given.work / "predictor"),
     )
     predictor.fit(
         table,
