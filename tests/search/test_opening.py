@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from loupe.config.recipe import SplitSpec
 from loupe.data.sources.read_options import ReadOptions
 from loupe.evaluate.search_results import Restrictions
 from loupe.recipes import catalog
+from loupe.search import opening
 from loupe.search.opening import SearchOptions, _validated_by_few, opened
 
 
@@ -67,7 +67,10 @@ def test_a_short_time_has_fewer_validation_images(images, seconds, validation):
     assert _validated_by_few(base, seconds, images).split.validation == validation
 
 
-def test_a_number_of_validation_images_that_was_given_stays():
-    split = SplitSpec(validation=4000)
-    base = catalog.recipe("features").model_copy(update={"split": split})
-    assert _validated_by_few(base, 60, 50_000).split == split
+def test_a_share_of_validation_images_that_was_given_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr(opening, "ENOUGH_VALIDATION_IMAGES", 20)
+    monkeypatch.setattr(opening, "VALIDATION_IMAGES_A_MINUTE", 10)
+    x_NHWC = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), dtype=np.uint8)
+    data = (x_NHWC, np.arange(400) % 2)
+    assert len(found(data, tmp_path).split.val) == 20
+    assert len(found(data, tmp_path, "split.validation=0.1").split.val) == 40

@@ -107,12 +107,13 @@ class EngineStore:
         work = (digest_of(blocks), size, channels)
         key = (*work, compute, torch.get_num_threads())
         if key not in self._built:
-            self._bytes[key] = sum(value.numel() * value.element_size() for value in blocks.state_dict().values())
-            while self._built and sum(self._bytes.values()) > self.most_bytes:
+            needed = sum(value.numel() * value.element_size() for value in blocks.state_dict().values())
+            while self._built and needed + sum(self._bytes.values()) > self.most_bytes:
                 del self._bytes[self._built.popitem(last=False)[0]]
             if self.most_bytes:  # an engine may refer to the weights of its blocks, which a later training would change
                 blocks = copy.deepcopy(blocks)
             self._built[key] = engine(blocks, compute, size, channels, lambda: self._network(work, blocks))
+            self._bytes[key] = needed
         self._built.move_to_end(key)
         return self._built[key]
 

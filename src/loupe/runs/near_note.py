@@ -16,7 +16,7 @@ from loupe.data.audit.near_duplicates import DISTANCE, LAYOUT
 from loupe.data.audit.similarity import SIDE_PX, layouts, likeness
 from loupe.data.keyed_order import ordered
 from loupe.data.pixels.decode import UInt8Array
-from loupe.data.pixels.prepare import Images
+from loupe.data.pixels.prepare import Images, typical_px
 from loupe.data.pixels.store import RawStore
 from loupe.data.splits.split import Split
 from loupe.evaluate.estimate import wilson
@@ -42,12 +42,7 @@ def near_note(images: Images, split: Split, spec: SplitSpec) -> str | None:
         images, split, spec: as for `near_copies`.
     """
     found = near_copies(images, split, spec)
-    if found is None:
-        return None
-    return (
-        f"{found.text} If they are copies, or views of one object, accuracies are too high. To see them: loupe check "
-        "DATA --near --report check.html. To keep them on one side: --set split.group=near"
-    )
+    return None if found is None else found.note
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,14 @@ class NearCopies:
     text: str
 
     @property
+    def note(self) -> str:
+        """The sentence, with advice."""
+        return (
+            f"{self.text} If they are copies, or views of one object, accuracies are too high. To see them: loupe "
+            "check DATA --near --report check.html. To keep them on one side: --set split.group=near"
+        )
+
+    @property
     def are_most(self) -> bool:
         """True if more than half of all drawn images look so, by the lower end of the 95 % interval."""
         return (wilson(self.found, self.drawn)[0] or 0.0) > MOST
@@ -67,7 +70,8 @@ class NearCopies:
 def near_copies(images: Images, split: Split, spec: SplitSpec) -> NearCopies | None:
     """Drawn images that look like training images; None where they are few, or cannot be told.
 
-    Images in groups, images whose pixels are not kept decoded, and given splits are not looked at.
+    Images in groups, images whose pixels are not kept decoded, images of few pixels, which are alike by chance, and
+    given splits are not looked at.
 
     Args:
         images: images with their pixels.
@@ -76,6 +80,8 @@ def near_copies(images: Images, split: Split, spec: SplitSpec) -> NearCopies | N
     """
     table = images.table
     if spec.group != "given" or not isinstance(images.store, RawStore) or any(table.groups):
+        return None
+    if typical_px(table) < SIDE_PX:
         return None
     rows_N = np.concatenate([split.val, split.test])
     drawn_N = rows_N[[table.splits[row] in {None, "train"} for row in rows_N.tolist()]]

@@ -13,7 +13,7 @@ from loupe.config.network import BackboneSpec
 from loupe.config.recipe import Preprocessing
 from loupe.data.dataset import Dataset
 from loupe.data.pixels.prepare import Images
-from loupe.data.splits import folds
+from loupe.data.splits.folds import as_many_as_fit
 from loupe.data.splits.grouping import grouping
 from loupe.data.splits.split import Split
 from loupe.data.splits.stratify import UnitSampler
@@ -31,7 +31,6 @@ SUBSET_IMAGES = 1000  # of the last round: the standard error of an accuracy of 
 FIRST_IMAGES = 300  # of the first round
 FIRST_IMAGES_OF_CLASS = 10  # at least, of the first round
 CLEARLY_MORE = 1.5  # times as many images, from which on another round is worth its time
-FOLDS = 5
 CHUNK_IMAGES = 64  # computed between two looks at the clock
 
 Floats = npt.NDArray[np.float32]
@@ -160,15 +159,16 @@ def rungs(images: Images, split: Split, seed: int, group: str) -> tuple[Rung, ..
         DataError: a class has a single image.
     """
     pool_N = np.sort(np.concatenate([split.train, split.val]))
-    unit_N = grouping(images.table, images.content, group).unit_N
+    table, content = images.table, images.content
+    unit_N = grouping(table, content, group).unit_N
     rows_N = _subset(images, unit_N, pool_N, SUBSET_IMAGES, f"search {seed}")
-    last = Rung(rows_N, _folds(images, rows_N, seed, group))
-    fewest = max(FIRST_IMAGES, FIRST_IMAGES_OF_CLASS * len(images.table.classes))
+    last = Rung(rows_N, as_many_as_fit(table, content, rows_N, seed=seed, group=group))
+    fewest = max(FIRST_IMAGES, FIRST_IMAGES_OF_CLASS * len(table.classes))
     if CLEARLY_MORE * fewest > len(rows_N):
         return (last,)
     first_N = _subset(images, unit_N, rows_N, fewest, f"search {seed}, first round")
     try:
-        return Rung(first_N, _folds(images, first_N, seed, group)), last
+        return Rung(first_N, as_many_as_fit(table, content, first_N, seed=seed, group=group)), last
     except DataError:  # a class of few images has one there
         return (last,)
 
@@ -187,15 +187,3 @@ def _subset(images: Images, unit_N: Ints, pool_N: Ints, most: int, key: str) -> 
         classes=table.classes,
     )
     return sampler.stratified(most, key=key)
-
-
-def _folds(images: Images, rows_N: Ints, seed: int, group: str) -> Ints:
-    """Fold of each row; there are fewer than FOLDS where a class has fewer images."""
-    counts = range(FOLDS, 1, -1)
-    for count in counts:
-        try:
-            return folds.numbers(images.table, images.content, rows_N, folds=count, seed=seed, group=group)
-        except DataError:
-            if count == counts[-1]:
-                raise
-    raise AssertionError("the last number of folds returns or raises")

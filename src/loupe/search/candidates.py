@@ -187,7 +187,7 @@ class Candidates:
         each = self.bank.pass_seconds.get(key) or self.record.rows[candidate.name].predict_seconds or 0.0
         self.best = Best(candidate, delivered, evidence, each)
         if first:
-            self.reserve.measured(time.perf_counter() - began)
+            self.reserve.page_seconds = time.perf_counter() - began
         self.record.delivered = candidate.name
         self.record.reserved_seconds = self.reserved
         self.record.write("running")

@@ -39,10 +39,10 @@ class Clock:
 
 @dataclass
 class Reserve:
-    """Seconds that the end of a search needs, measured at its deliveries.
+    """Seconds that the end of a search needs.
 
     Attributes:
-        page_seconds: writing of the delivered run with its report.
+        page_seconds: writing of the delivered run with its report, as measured at the first delivery.
         test_images: number of test images, which are evaluated once, at the end.
         load_seconds: opening of the images for that.
     """
@@ -50,11 +50,6 @@ class Reserve:
     test_images: int
     page_seconds: float = FIRST_END_SECONDS / 2
     load_seconds: float = FIRST_END_SECONDS / 4
-
-    def measured(self, page_seconds: float) -> None:
-        """Take over the time of a delivery; the longest one counts, as other programs may take time as well."""
-        is_first = self.page_seconds == FIRST_END_SECONDS / 2
-        self.page_seconds = page_seconds if is_first else max(self.page_seconds, page_seconds)
 
     def end(self, predict_seconds: float) -> float:
         """Seconds from the last candidate to the end: test images, results and report, written twice.

@@ -11,8 +11,7 @@ from loupe import rundir
 from loupe.cache import cache_folder
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
-from loupe.config.recipe import Preprocessing, Recipe, SplitSpec
-from loupe.data.audit.similarity import SIDE_PX
+from loupe.config.recipe import Preprocessing, Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.prepare import Images, load_images, typical_px, undecoded_images
 from loupe.data.sources.datasets import DATASETS
@@ -38,6 +37,7 @@ from loupe.search.space import Candidate
 KEPT = ("split.", "class_weights")  # recipe keys that a search takes over into every candidate
 LEAST_VALIDATION_IMAGES = 10
 ENOUGH_VALIDATION_IMAGES = 1000  # the standard error of an accuracy of 90 % is 0.9 points there
+MOST_LOOKED_AT = MOST_DRAWN + MOST_TRAIN  # images that are decoded at once, to look for near duplicates
 VALIDATION_IMAGES_A_MINUTE = 500  # of the time limit: every candidate predicts all of them
 BYTES_OF_PARAMETER = 4
 
@@ -108,7 +108,8 @@ def opened(options: SearchOptions) -> Opened:
     base = _base(options)
     dataset = open_dataset(options.data, options.read, verify=options.verify)
     labelled = int((dataset.table.labels >= 0).sum())
-    base = _validated_by_few(base, options.limit_seconds, labelled)
+    if "split.validation" not in _keys(options):
+        base = _validated_by_few(base, options.limit_seconds, labelled)
     found, typical = _backbones(options), typical_px(dataset.table)
     flops = {one: flop_of(one.spec) for one in found}
     heads = space.heads(found, flops, typical, labelled, base)
@@ -117,7 +118,7 @@ def opened(options: SearchOptions) -> Opened:
         resolved = resolve(first, dataset, model=None, flags={}, extra=())
     _check_size(options, found, dataset, base, typical)
     images = opened_images(dataset, resolved.preprocessing, skip_damaged=options.skip_damaged)
-    base, split = _divided(options, dataset, images, resolved.preprocessing, base, typical)
+    base, split = _divided(options, dataset, images, resolved.preprocessing, base)
     if base.split.group != resolved.split.group:
         heads = space.heads(found, flops, typical, labelled, base)
     for note in split.notes:
@@ -131,7 +132,7 @@ def opened(options: SearchOptions) -> Opened:
 
 
 def _divided(
-    options: SearchOptions, dataset: Dataset, images: Images, preprocessing: Preprocessing, base: Recipe, typical: int
+    options: SearchOptions, dataset: Dataset, images: Images, preprocessing: Preprocessing, base: Recipe
 ) -> tuple[Recipe, Split]:
     """Split of the images, and the recipe with its settings.
 
@@ -141,18 +142,17 @@ def _divided(
 
     Args:
         preprocessing: of the first candidate, whose decoded pixels are kept.
-        typical: median of the shorter sides of the images, in pixels.
     """
     split = splits.assign(images.table, images.content, base.split, base.split_seed)
-    is_asked_for, is_small = "split.group" in _keys(options), typical < SIDE_PX  # few pixels are alike by chance
-    if is_asked_for or is_small or dataset.source in DATASETS or len(images.table) > MOST_DRAWN + MOST_TRAIN:
+    if "split.group" in _keys(options) or dataset.source in DATASETS or len(images.table) > MOST_LOOKED_AT:
         return base, split
     with terminal(quiet=True):
         decoded = load_images(dataset, preprocessing, cache=cache_folder(), skip_damaged=options.skip_damaged)
     copies = near_copies(decoded, split, base.split)
-    if copies is None or not copies.are_most:
+    if copies is None:
         return base, split
-    if grouping(images.table, images.content, "near").apart > MANY_APART:  # images of a class look alike
+    if not copies.are_most or grouping(images.table, images.content, "near").apart > MANY_APART:
+        logger.info(copies.note)
         return base, split
     logger.info(
         f"{copies.text} They stay on one side here (split.group=near), as a search chooses by validation images. To "
@@ -225,8 +225,6 @@ def _validated_by_few(base: Recipe, limit_seconds: float, images: int) -> Recipe
     Args:
         images: number of labelled images.
     """
-    if base.split.validation != SplitSpec().validation:
-        return base
     most = max(ENOUGH_VALIDATION_IMAGES, round(VALIDATION_IMAGES_A_MINUTE * limit_seconds / 60))
     if base.split.validation * images <= most:
         return base

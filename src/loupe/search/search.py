@@ -29,7 +29,7 @@ from loupe.search.bank import Bank, rungs
 from loupe.search.candidates import CAUTION, Candidates
 from loupe.search.clock import Clock
 from loupe.search.heads import Heads
-from loupe.search.opening import Opened, SearchOptions, opened, search_folder
+from loupe.search.opening import MOST_LOOKED_AT, Opened, SearchOptions, opened, search_folder
 from loupe.search.record import Record, facts
 from loupe.search.training_rounds import TrainingRounds
 from loupe.search.trainings import Trainings
@@ -168,7 +168,9 @@ class Search:
     def _tell_of_copies(self) -> None:
         """Log a note where many drawn images look like training images; not where not all images were decoded."""
         best, found = self.core.best, self.found
-        if best is None or best.candidate.training_images is not None or found.dataset.source in DATASETS:
+        if len(found.images.table) <= MOST_LOOKED_AT or found.dataset.source in DATASETS:
+            return  # the split has seen to it
+        if best is None or best.candidate.training_images is not None:
             return
         if note := near_note(self.core.trainings.images(best.candidate), found.split, found.base.split):
             logger.info(note)

@@ -8,7 +8,6 @@ from loupe.recipes.choice import SMALL_PX
 from loupe.runs.mirrored import flips
 from loupe.search import space
 from loupe.search.candidates import Candidates
-from loupe.search.evidence import Evidence
 from loupe.search.space import Candidate, Family
 from loupe.search.trainings import LONGER, Contest
 
@@ -111,11 +110,9 @@ class TrainingRounds:
         except LoupeError as error:
             logger.info(f"{family.title}: {error}")
 
-    def _train(self, family: Family, epochs: int) -> Evidence | None:
+    def _train(self, family: Family, epochs: int) -> None:
         """Train a whole schedule of a family."""
         rates = self.contest.rates[family.name]
         candidate = family.of(epochs, rates.precision)
         self.core.record.plan(candidate)
-        evidence = self.core.train(candidate, rates.seconds(epochs))
-        self.contest.tried(family, epochs, evidence)
-        return evidence
+        self.contest.tried(family, epochs, self.core.train(candidate, rates.seconds(epochs)))

@@ -139,15 +139,11 @@ class Trainings:
         each = self.pass_seconds.get((family.network, family.size_px), 0.0)
         return each * (stage.views * len(self.split.train) + len(self.split.val) + len(self.split.test))
 
-    def _images(self, recipe: ResolvedRecipe) -> Images:
-        with terminal(quiet=True):
-            return load_images(
-                self.found.dataset, recipe.preprocessing, cache=cache_folder(), skip_damaged=self.skip_damaged
-            )
-
     def images(self, candidate: Candidate) -> Images:
         """All images, decoded for a candidate; they are there already if it was trained."""
-        return self._images(_resolved(candidate.recipe, self.found.dataset))
+        pixels = _resolved(candidate.recipe, self.found.dataset).preprocessing
+        with terminal(quiet=True):
+            return load_images(self.found.dataset, pixels, cache=cache_folder(), skip_damaged=self.skip_damaged)
 
     def train(self, candidate: Candidate, is_over: Callable[[], bool], on_signal: Callable[[int], None]) -> Run | None:
         """Train a candidate, or open its run if an earlier search has finished it; None if it was stopped.
