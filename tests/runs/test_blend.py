@@ -60,6 +60,7 @@ def test_a_blend_is_a_complete_run(members, blended):
     assert [one.share for one in environment_of(blended.directory).made_of] == [0.75, 0.25]
     assert results.parameters.total == sum(run.results.parameters.total for run in members)
     assert isinstance(loupe.load(blended.path).recipe.model, BlendSpec)
+    assert "Learning curves" not in (blended.path / "report.html").read_text()  # it was not trained
 
 
 def test_the_test_images_of_a_blend_are_opened_later(members):
