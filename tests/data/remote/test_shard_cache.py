@@ -209,7 +209,7 @@ def test_a_failure_leaves_nothing(server, remotes, policy, tmp_path):
 
 
 def test_shards_are_read_ahead_in_order_and_within_the_budget(server, remotes, policy, tmp_path):
-    before = threading.active_count()  # with those of other tests in this process
+    others = set(threading.enumerate())  # of other tests in this process
     with ShardCache(tmp_path, 4 * SIZE, policy=policy, threads=1) as cache:  # of several, one may be late
         cache.read_ahead(remotes)
         eventually(lambda: len(present(tmp_path)) == 4)
@@ -219,7 +219,8 @@ def test_shards_are_read_ahead_in_order_and_within_the_budget(server, remotes, p
                 assert path.read_bytes() == content(remote)
             assert len(present(tmp_path)) <= 4
     assert len(server.asked) == len(remotes)  # none was evicted before its use
-    assert threading.active_count() < before + 16 and not [t for t in threading.enumerate() if t.name == "loupe-shards"]
+    left = [thread for thread in threading.enumerate() if thread.name == "loupe-shards" and thread not in others]
+    assert left == []
 
 
 def test_a_new_order_replaces_the_old_one(remotes, policy, tmp_path):
