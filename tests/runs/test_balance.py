@@ -10,10 +10,12 @@ from loupe.config.overrides import override
 from loupe.config.recipe import Stage
 from loupe.data.sources.arrays import from_arrays
 from loupe.data.splits.split import Split
+from loupe.evaluate.history import read_history
 from loupe.evaluate.predictions import read_splits
 from loupe.recipes.catalog import recipe
 from loupe.runs.balance_note import balance_note
 from loupe.training import losses
+from loupe.training.strengths import WEAKEST_TRIED
 
 
 def test_the_loss_is_that_of_the_logits_with_the_log_prior():
@@ -55,6 +57,18 @@ def test_a_solved_head_is_adjusted_by_the_log_prior(unbalanced, tmp_path):
     shift_K = before.logits_NK - after.logits_NK
     assert np.allclose(shift_K, 0.5 * np.log(counts_K / counts_K.sum()), atol=1e-4)
     assert adjusted.recipe.logit_adjustment == 0.5
+
+
+def test_the_strength_of_a_solved_head_is_that_of_the_highest_macro_f1_where_that_is_monitored(unbalanced, tmp_path):
+    run, _ = trained(unbalanced, tmp_path, "by-f1", "features", monitor="val_macro_f1")
+    history = read_history(run.directory)
+    best = max(history, key=lambda row: (row["val_macro_f1"], -row["val_loss"]))
+    (stage,) = run.results.stages
+    assert stage.l2_strength == best["l2_strength"]
+    weaker = [row for row in history if row["l2_strength"] < best["l2_strength"]]
+    assert len([row for row in weaker if row["val_macro_f1"] < best["val_macro_f1"]]) >= 4 or min(
+        row["l2_strength"] for row in history
+    ) == pytest.approx(WEAKEST_TRIED)
 
 
 def test_unbalanced_classes_are_told_unless_the_recipe_has_settings_for_them():

@@ -28,8 +28,15 @@ def contest(*rates: Rates) -> Contest:
 def played(made: Contest, seconds: float, right: dict[str, int]) -> list[tuple[str, int]]:
     """All trainings until nothing fits, each of which takes as long as expected."""
     order = []
-    while (chosen := made.next(seconds)) is not None:
-        one, epochs = chosen
+    first = [(one, made.first) for one in made.families]
+    while first or made.next(seconds) is not None:
+        if first:
+            one, fitting = first.pop(0)
+            epochs = fitting(one, seconds)
+            if not epochs:
+                continue
+        else:
+            one, epochs = made.next(seconds)
         seconds -= made.rates[one.name].seconds(epochs)
         assert seconds >= 0
         order.append((one.name, epochs))

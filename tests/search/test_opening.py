@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from loupe.data.sources.read_options import ReadOptions
 from loupe.evaluate.search_results import Restrictions
 from loupe.recipes import catalog
-from loupe.search import opening
+from loupe.search import opening, space
 from loupe.search.opening import SearchOptions, _validated_by_few, opened
 
 
@@ -65,6 +65,21 @@ def test_what_was_asked_for_is_done(exposures, tmp_path):
 def test_a_short_time_has_fewer_validation_images(images, seconds, validation):
     base = catalog.recipe("features")
     assert _validated_by_few(base, seconds, images).split.validation == validation
+
+
+@pytest.mark.parametrize(
+    ("counts", "settings", "monitor"),
+    [
+        ((100, 100), (), "val_accuracy"),
+        ((150, 40), (), "val_macro_f1"),
+        ((150, 40), ("monitor=val_accuracy",), "val_accuracy"),
+    ],
+)
+def test_macro_f1_chooses_on_unbalanced_classes_unless_another_measure_is_given(counts, settings, monitor, tmp_path):
+    x_NHWC = np.random.default_rng(0).integers(0, 256, (sum(counts), 16, 16, 3), dtype=np.uint8)
+    start = found((x_NHWC, np.repeat([0, 1], counts)), tmp_path, *settings)
+    (family,) = space.families(None, 0.0, start.typical_px, len(start.split.train), start.base, flips=True)
+    assert family.recipe.monitor == monitor
 
 
 def test_a_share_of_validation_images_that_was_given_stays(monkeypatch, tmp_path):

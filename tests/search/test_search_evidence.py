@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from loupe.search.evidence import Evidence, compare, ranked
 
@@ -38,6 +39,31 @@ def test_below_the_standard_error_the_log_loss_decides():
     better, difference = compare(one, blurred)
     assert difference.value > 0
     assert better == (blurred.log_loss < one.log_loss)
+
+
+def of_classes(name: str, predicted_N: np.ndarray, label_N: np.ndarray, **more) -> Evidence:
+    return Evidence(name, 4.0 * np.eye(3)[predicted_N], label_N, of_folds=False, **more)
+
+
+def test_on_unbalanced_classes_macro_f1_decides_first():
+    label_N = np.repeat([0, 1, 2], [160, 20, 20])
+    common = of_classes("common", np.zeros(200, np.int64), label_N)  # accuracy 0.8, macro-F1 0.89 / 3
+    fair = label_N.copy()
+    fair[:50] = 1  # accuracy 0.75, macro-F1 far higher
+    assert not compare(common, of_classes("fair", fair, label_N))[0]
+    assert compare(common, of_classes("fair", fair, label_N, by_f1=True))[0]
+    assert of_classes("common", np.zeros(200, np.int64), label_N, by_f1=True).judged.macro_f1 == pytest.approx(
+        f1_score(label_N, np.zeros(200), average="macro", zero_division=0)
+    )
+
+
+def test_below_the_standard_error_of_macro_f1_accuracy_decides():
+    label_N = np.repeat([0, 1, 2], [160, 20, 20])
+    first, other = label_N.copy(), label_N.copy()
+    first[[0, 1, 2, 3, 4, 5, 165]] = [2] * 6 + [0]
+    other[[161, 162, 185]] = 0
+    one, two = (of_classes(name, row, label_N, by_f1=True) for name, row in (("one", first), ("two", other)))
+    assert compare(one, two)[0] == (compare(of_classes("one", first, label_N), of_classes("two", other, label_N))[0])
 
 
 def test_different_images_are_refused():

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import f1_score, log_loss
 
 from loupe.config.optimizer import Logistic
 from loupe.training.heads import out_of_fold
@@ -38,6 +38,17 @@ def test_the_strength_has_the_lowest_log_loss_of_all_that_were_tried_and_two_wea
     assert tried[found.strength] == pytest.approx(
         log_loss(y, probability.astype(np.float64), labels=range(10)), rel=1e-4
     )
+
+
+def test_by_macro_f1_the_strength_is_that_of_the_highest_one_and_four_weaker_ones_are_lower(digits):
+    x, y = digits
+    rare_N = (y > 4) | (np.arange(len(y)) % 5 == 0)  # a fifth of the images of five classes
+    x, y = x[rare_N], y[rare_N]
+    found = out_of_fold(x, y, np.arange(len(y)) % 4, 10, by_f1=True)
+    tried = dict(found.losses)
+    assert 1 - tried[found.strength] == pytest.approx(f1_score(y, found.logits_NK.argmax(axis=1), average="macro"))
+    assert tried[found.strength] == min(tried.values())
+    assert len([one for one in tried if one < found.strength and tried[one] > tried[found.strength]]) >= 4
 
 
 def test_strengths_go_on_below_the_weakest_of_the_old_grid_where_the_loss_still_falls():

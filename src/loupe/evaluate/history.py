@@ -13,6 +13,7 @@ from loupe.records import Part, Quantity, Seconds, Whole
 from loupe.rundir import RunDirectory
 
 LOWER_IS_BETTER = frozenset({"val_loss", "val_objective"})
+MACRO_F1 = "val_macro_f1"
 NORMAL_95 = 1.96  # standard errors
 Count = Whole | Quantity  # means over several runs need not be whole
 Row = dict[str, float | None]
@@ -56,10 +57,16 @@ def best_row(rows: Sequence[Mapping[str, Any]], monitor: str) -> int:
 def selected_strength(rows: Sequence[Mapping[str, Any]], stage: Stage, monitor: str) -> int:
     """Selected row of a solved head, from 0.
 
-    By the lowest validation loss where the series of strengths goes on by itself: accuracy is too coarse to end it by.
-    A named number of strengths is chosen among as epochs are, by `monitor`.
+    By the lowest validation loss where the series of strengths goes on by itself, unless `monitor` is macro-F1:
+    accuracy is too coarse to end it by. A named number of strengths is chosen among as epochs are, by `monitor`.
     """
-    return best_row(rows, "val_loss" if stage.is_open else monitor)
+    return best_row(rows, "val_loss" if stage.is_open and monitor != MACRO_F1 else monitor)
+
+
+def strength_losses(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[float, float]]:
+    """L2 strengths of a series that goes on by itself, each with what is to be low: log loss, or 1 - macro-F1."""
+    of_f1 = monitor == MACRO_F1
+    return [(row["l2_strength"], 1 - row[MACRO_F1] if of_f1 else row["val_loss"]) for row in rows]
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]], stages: Sequence[Stage], monitor: str) -> int:

@@ -45,12 +45,14 @@ class Judged(Part):
         evidence: `out-of-fold` predictions of training and validation images, or predictions of `validation` images.
         images: number of these images.
         log_loss: at the temperature that is best on these images.
+        macro_f1: where the classes are unbalanced, so that it decides.
     """
 
     evidence: Literal["out-of-fold", "validation"]
     images: Whole
     accuracy: Estimate
     log_loss: Quantity
+    macro_f1: Quantity | None = None
 
 
 class SearchedCandidate(Part):

@@ -3,7 +3,8 @@
 The validation images of a small set are too few to tell much. Where the only trained part is a head that is solved on
 frozen features, solving it anew without each of 5 folds takes seconds, and every image outside the test split is one to
 evaluate on. Test images are in no fold. With `refit`, the head of the run learns from all images of the folds, at the
-L2 strength with the lowest log loss of their out-of-fold predictions.
+L2 strength with the lowest log loss of their out-of-fold predictions, or with the highest macro-F1 where the recipe
+monitors that.
 """
 
 import time
@@ -24,6 +25,7 @@ from loupe.devices import StopSignal
 from loupe.errors import ConfigError, DataError, NotEnoughMemoryError, counted
 from loupe.evaluate import calibration
 from loupe.evaluate.calibration import Temperature
+from loupe.evaluate.history import MACRO_F1
 from loupe.evaluate.predictions import Predictions, join
 from loupe.evaluate.results import Evaluation, FoldEvaluation, RefitResult
 from loupe.log import logger, rounded, size_text
@@ -160,7 +162,7 @@ def evaluate_by_folds(
         logger.info(f"not evaluated by folds: {error}")
         return None
     solver = _solver(setup, preparation, stop, pool_N)
-    found = solver.out_of_fold(fold_N, _strengths(recipe, stage, state))
+    found = solver.out_of_fold(fold_N, _strengths(recipe, stage, state), by_f1=recipe.monitor == MACRO_F1)
     folds = int(fold_N.max()) + 1
     logger.info(
         f"{counted(folds, 'fold')}: {counted(len(pool_N), 'image')} predicted by heads that learned without them, in "

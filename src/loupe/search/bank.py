@@ -18,6 +18,7 @@ from loupe.data.splits.grouping import grouping
 from loupe.data.splits.split import Split
 from loupe.data.splits.stratify import UnitSampler
 from loupe.errors import DataError, StoppedError
+from loupe.evaluate.history import MACRO_F1
 from loupe.evaluate.paired import Ints
 from loupe.log import terminal
 from loupe.recipes.resolve import resolve
@@ -58,6 +59,7 @@ class Bank:
         is_over: condition that stops a pass.
         evidence: for each rung, out-of-fold predictions of the heads, by the name of the candidate.
         pass_seconds: time of a backbone for one image, measured, by its name and the side of its input.
+        strengths: best L2 strength of a head out of fold, by the name of the candidate; of the last round.
     """
 
     dataset: Dataset
@@ -67,6 +69,7 @@ class Bank:
     is_over: Callable[[], bool]
     evidence: list[dict[str, Evidence]] = field(init=False)
     pass_seconds: dict[tuple[str, int], float] = field(default_factory=dict)
+    strengths: dict[str, float] = field(default_factory=dict)
     _extractors: dict[str, FeatureExtractor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,9 +111,12 @@ class Bank:
         """
         images, subset = self._images(candidate), self.rungs[rung]
         features_NC, label_N = self._features(candidate, images, subset.rows_N), images.table.labels[subset.rows_N]
-        found = out_of_fold(features_NC, label_N, subset.fold_N, len(images.table.classes))
-        evidence = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True)
+        by_f1 = candidate.recipe.monitor == MACRO_F1
+        found = out_of_fold(features_NC, label_N, subset.fold_N, len(images.table.classes), by_f1=by_f1)
+        evidence = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True, by_f1=by_f1)
         self.evidence[rung][candidate.name] = evidence
+        if subset is self.rungs[-1]:
+            self.strengths[candidate.name] = found.strength
         return evidence
 
     def _features(self, candidate: Candidate, images: Images, rows_N: Ints) -> Floats:

@@ -1,7 +1,8 @@
 """Evidence about candidates: their figures on images that they did not learn from, and which of two is the better one.
 
 Few validation images rank candidates mostly by luck. So a difference in accuracy decides only where it exceeds its own
-standard error; else the log loss decides, which tells more from as many images. All of this is a choice, and no test:
+standard error; else the log loss decides, which tells more from as many images. On unbalanced classes a difference in
+macro-F1 comes first, in the same way. All of this is a choice, and no test:
 the best of many is partly the luckiest, and its validation accuracy too high (`evaluate/selection.py`).
 """
 
@@ -15,12 +16,15 @@ import numpy.typing as npt
 
 from loupe.evaluate.estimate import Estimate, wilson
 from loupe.evaluate.paired import Difference, difference_of_hits
+from loupe.evaluate.paired_f1 import macro_f1, macro_f1_difference
 from loupe.evaluate.search_results import Judged
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 WIDEST = 20.0  # range of temperatures, from 1 / WIDEST to WIDEST
+RESAMPLES = 500  # for a standard error of macro-F1
+WIDTH_95 = 3.92  # standard errors in an interval of 95 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,17 +33,24 @@ class Evidence:
 
     Attributes:
         of_folds: True if several networks predicted them, each those of its own fold.
+        by_f1: macro-F1 decides first, as the classes are unbalanced.
     """
 
     name: str
     logits_NK: Floats
     label_N: Ints
     of_folds: bool
+    by_f1: bool = False
+
+    @property
+    def predicted(self) -> Ints:
+        """Predicted class of each image, [N]."""
+        return np.asarray(self.logits_NK.argmax(axis=1), np.int64)
 
     @property
     def hits(self) -> npt.NDArray[np.bool_]:
         """True where the class is right, [N]."""
-        return np.asarray(self.logits_NK.argmax(axis=1) == self.label_N)
+        return np.asarray(self.predicted == self.label_N)
 
     @property
     def accuracy(self) -> float:
@@ -66,6 +77,7 @@ class Evidence:
             images=images,
             accuracy=Estimate(value=right / images, low=low, high=high),
             log_loss=self.log_loss,
+            macro_f1=macro_f1(self.label_N, self.predicted[None]) if self.by_f1 else None,
         )
 
 
@@ -85,11 +97,22 @@ def compare(best: Evidence, other: Evidence) -> tuple[bool, Difference]:
         raise ValueError(f"{best.name} and {other.name} were judged on different images")
     both = {best.name: best.hits[None], other.name: other.hits[None]}
     difference = difference_of_hits(best.name, other.name, both)
+    if (best.by_f1 or other.by_f1) and (better := _better_by_f1(best, other)) is not None:
+        return better, difference
     # Standard deviation of the difference of two counts under equal accuracy: the root of the images that differ.
     error = math.sqrt(difference.only_first + difference.only_second) / len(best.label_N)
     if abs(difference.value) > error:
         return difference.value > 0, difference
     return other.log_loss < best.log_loss, difference
+
+
+def _better_by_f1(best: Evidence, other: Evidence) -> bool | None:
+    """True if `other` has the higher macro-F1; None if they differ by less than the standard error."""
+    predicted = {"best": best.predicted[None], "other": other.predicted[None]}
+    found = macro_f1_difference("best", "other", best.label_N, predicted, exchanges=1, resamples=RESAMPLES)
+    if abs(found.value) <= (found.high - found.low) / WIDTH_95:
+        return None
+    return found.value > 0
 
 
 def ranked(evidence: Sequence[Evidence]) -> list[Evidence]:

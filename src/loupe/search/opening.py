@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from loupe import rundir
@@ -21,6 +22,7 @@ from loupe.data.splits.grouping import MANY_APART, grouping
 from loupe.data.splits.split import Split
 from loupe.devices import choose_device, keep_freed_memory
 from loupe.errors import ConfigError, DataError, RunStateError, counted
+from loupe.evaluate.history import MACRO_F1
 from loupe.evaluate.search_results import FILE, Restrictions, SearchResults
 from loupe.log import logger, size_text, terminal
 from loupe.models.at_hand import WeightsAtHand, weights_at_hand
@@ -30,11 +32,12 @@ from loupe.models.engine_choice import flop
 from loupe.models.pretrained import check_weights, native_preprocessing, weights_files
 from loupe.recipes import catalog
 from loupe.recipes.resolve import resolve
+from loupe.runs.balance_note import is_unbalanced
 from loupe.runs.near_note import MOST_DRAWN, MOST_TRAIN, near_copies
 from loupe.search import space
 from loupe.search.space import Candidate
 
-KEPT = ("split.", "class_weights")  # recipe keys that a search takes over into every candidate
+KEPT = ("split.", "class_weights", "monitor")  # recipe keys that a search takes over into every candidate
 LEAST_VALIDATION_IMAGES = 10
 ENOUGH_VALIDATION_IMAGES = 1000  # the standard error of an accuracy of 90 % is 0.9 points there
 MOST_LOOKED_AT = MOST_DRAWN + MOST_TRAIN  # images that are decoded at once, to look for near duplicates
@@ -110,6 +113,9 @@ def opened(options: SearchOptions) -> Opened:
     labelled = int((dataset.table.labels >= 0).sum())
     if "split.validation" not in _keys(options):
         base = _validated_by_few(base, options.limit_seconds, labelled)
+    if "monitor" not in _keys(options) and is_unbalanced(np.array([*dataset.table.class_counts.values()])):
+        logger.info("The classes are unbalanced: macro-F1 chooses. To choose by accuracy: --set monitor=val_accuracy")
+        base = base.model_copy(update={"monitor": MACRO_F1})
     found, typical = _backbones(options), typical_px(dataset.table)
     flops = {one: flop_of(one.spec) for one in found}
     heads = space.heads(found, flops, typical, labelled, base)
@@ -205,10 +211,10 @@ def _base(options: SearchOptions) -> Recipe:
     own = [key for key in _keys(options) if not key.startswith(KEPT)]
     if own:
         raise ConfigError(
-            f"--set {own[0]}: a search within a time limit chooses it. It takes split.* and class_weights; for other "
-            "settings train one recipe: leave out --time-limit."
+            f"--set {own[0]}: a search within a time limit chooses it. It takes split.*, class_weights and monitor. "
+            "For other settings train one recipe: leave out --time-limit."
         )
-    recipe = catalog.recipe("features").model_copy(update={"seed": options.seed})
+    recipe = catalog.recipe(space.BASE).model_copy(update={"seed": options.seed})
     return overrides.override(recipe, options.settings)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loupe.config.network import BackboneSpec
+from loupe.config.optimizer import Logistic
 from loupe.config.recipe import AugmentSpec, Precision, Recipe
 from loupe.config.size import Size
 from loupe.evaluate.search_results import Kind
@@ -13,6 +14,7 @@ from loupe.models.pretrained import native_preprocessing
 from loupe.recipes import catalog
 from loupe.recipes.choice import SMALL_PX, TINY_PX
 
+BASE = "features"  # recipe whose settings those of `base` are, but for what was given
 STEP_PX = 32  # by which backbones reduce their input
 SMALL_SIZES_PX = (64, 96)  # at which small images are enlarged, besides the backbone's own size
 SHARE_OF_SIZE = 0.57  # of the backbone's own side, for the smaller of two sizes: a third of the arithmetic
@@ -127,6 +129,13 @@ def heads(
     return _distinct(sorted(found, key=lambda one: (one.flop, one.name)))
 
 
+def with_strength(head: Candidate, strength: float) -> Candidate:
+    """Head of a single L2 strength."""
+    (stage,) = head.recipe.stages
+    solved = stage.model_copy(update={"epochs": 1, "optimizer": Logistic(strongest=strength, weakest=strength)})
+    return replace(head, recipe=head.recipe.model_copy(update={"stages": (solved,)}))
+
+
 def parts(train_images: int) -> tuple[int | None, ...]:
     """Numbers of training images to learn from, from all on; each is clearly below the one before."""
     return (None, *(images for images in PARTS if 1.5 * images < train_images))
@@ -202,6 +211,8 @@ def families(
 ) -> tuple[Family, ...]:
     """Families of trainings, in the order in which they are tried: last block, whole network, from scratch.
 
+    The last block is trained at a smaller size too, at which an epoch takes a third of the time or less.
+
     Args:
         best: best head; its backbone and size are trained further. None without pretrained weights.
         flop: operations of that backbone for one image of its size.
@@ -210,9 +221,10 @@ def families(
     """
     found = [_from_scratch(typical_px, train_images, base, flips)]
     if best is not None and best.backbone is not None:
-        size, short = best.size_px, _short(best.backbone)
-        pass_flop = flop * train_images
-        for kind, title, share in (("last-block", "last block of", 0.3), ("finetune", "all of", BACKWARD)):
+        short, smaller = _short(best.backbone), _smaller(best, typical_px)
+        blocks: list[tuple[Kind, str, float, int]] = [("last-block", "last block of", 0.3, size) for size in smaller]
+        for kind, title, share, size in (*blocks, ("finetune", "all of", float(BACKWARD), best.size_px)):
+            pass_flop = flop * (size / best.size_px) ** 2 * train_images
             recipe = _sized(_with(catalog.recipe(kind), base, best.backbone), size)
             if kind == "finetune":
                 decayed = recipe.stages[-1].model_copy(update={"layer_decay": LAYER_DECAY})
@@ -221,7 +233,7 @@ def families(
             found.append(
                 Family(
                     name=f"{kind}-{short}-{size}px",
-                    kind="last-block" if kind == "last-block" else "finetune",
+                    kind=kind,
                     title=f"{title} {short}, {size} px",
                     recipe=recipe,
                     flop=share * pass_flop,
@@ -231,6 +243,13 @@ def families(
                 )
             )
     return in_order(found)
+
+
+def _smaller(head: Candidate, typical_px: int) -> tuple[int, ...]:
+    """Sides of the input of a head, and the next smaller one that is tried with its backbone."""
+    assert isinstance(head.recipe.model, BackboneSpec)
+    below = [size for size in sizes_px(head.recipe.model, typical_px) if size < head.size_px]
+    return (*below[-1:], head.size_px)
 
 
 def in_order(families: Iterable[Family]) -> tuple[Family, ...]:
@@ -272,8 +291,10 @@ def _with(recipe: Recipe, base: Recipe, backbone: WeightsAtHand) -> Recipe:
 
 
 def _shared(recipe: Recipe, base: Recipe) -> Recipe:
-    """Recipe with the seed, the split and the class weights of `base`."""
+    """Recipe with the seed, the split, the class weights and, unless it is the usual one, the monitor of `base`."""
     shared = {"seed": base.seed, "split": base.split, "class_weights": base.class_weights}
+    if base.monitor != catalog.recipe(BASE).monitor:
+        shared["monitor"] = base.monitor
     return recipe.model_copy(update=shared)
 
 

@@ -80,7 +80,7 @@ class TrainingRounds:
         """
         core, contest = self.core, self.contest.with_families(self.families(head))
         self.contest, slowest = contest, 0.0  # seconds of an operation
-        for family in contest.families:
+        for family in contest.untried:
             if family.name not in contest.rates:
                 expected = slowest * (family.fixed_flop + family.flop) + core.overhead_seconds
                 if core.is_over() or expected > core.seconds_left():
@@ -89,8 +89,11 @@ class TrainingRounds:
                     core.record.note(first.name, expected_seconds=expected if slowest else None)
                     continue
                 self._add(family)
-            if family.name in contest.rates:
-                slowest = max(slowest, contest.rates[family.name].epoch_seconds / family.flop)
+            if family.name not in contest.rates:
+                continue
+            slowest = max(slowest, contest.rates[family.name].epoch_seconds / family.flop)
+            if not core.is_over() and (epochs := contest.first(family, core.seconds_left())):
+                self._train(family, epochs)
         while not core.is_over():
             chosen = contest.next(core.seconds_left())
             if chosen is None:

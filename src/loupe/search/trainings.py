@@ -21,6 +21,7 @@ from loupe.data.pixels.read_ahead import steps_in
 from loupe.data.splits.split import Split
 from loupe.devices import Resolved, has_bf16_matrix_units, precisions, stopping_when
 from loupe.errors import InterruptedRunError, StoppedError
+from loupe.evaluate.history import MACRO_F1
 from loupe.evaluate.predictions import read_splits
 from loupe.log import terminal
 from loupe.models.build import build
@@ -37,6 +38,7 @@ from loupe.training.precision import TimedSteps
 FORWARD_SHARE = 1 / 3  # of a training step, which goes forward once and backward at twice that cost
 WORTHWHILE_SPEEDUP = 1.15  # from which on bf16 is taken
 FURTHER_SHARES = 2  # of the time, that are kept for a longer schedule of the best family
+SCRATCH_SHARE = 0.1  # of the time at most, for large photographs from scratch beside pretrained networks
 LONGER = 1.5  # times as many epochs as before, from which on a longer schedule is worth its time
 
 
@@ -171,7 +173,8 @@ class Trainings:
 def validation(run: Run, name: str) -> Evidence:
     """Predictions of a run for its validation images."""
     predictions = read_splits(run.directory.file("predictions.csv"))["val"]
-    return Evidence(name, predictions.logits_NK, predictions.label, of_folds=False)
+    by_f1 = run.recipe.monitor == MACRO_F1
+    return Evidence(name, predictions.logits_NK, predictions.label, of_folds=False, by_f1=by_f1)
 
 
 def predict_seconds(run: Run, *, repeats: int = 5) -> float:
@@ -221,19 +224,32 @@ class Contest:
         """Add what a schedule has reached."""
         self.epochs[family.name], self.evidence[family.name] = epochs, evidence
 
-    def next(self, seconds: float) -> tuple[Family, int] | None:
-        """Family and number of epochs to train next in the seconds that are left; None if nothing fits.
+    @property
+    def untried(self) -> list[Family]:
+        """Families of which no schedule was trained, in their order."""
+        return [family for family in self.families if family.name not in self.epochs]
+
+    def first(self, family: Family, seconds: float) -> int:
+        """Epochs of the first schedule of a family in the seconds that are left; 0 if it is not to be trained now.
 
         Each family that was not tried gets a share of the time, two further shares are kept for the best one. Where the
-        time is too short for shares, the cheapest family gets all of it.
+        time is too short for shares, the cheapest pretrained one gets all of it.
+        """
+        rates, untried = self.rates[family.name], self.untried
+        share = seconds / (len(untried) - untried.index(family) + FURTHER_SHARES)
+        has_pretrained = any(one.backbone for one in self.families)
+        if has_pretrained and not family.backbone:
+            share = min(share, SCRATCH_SHARE * seconds)
+        alone = family.backbone is not None and not self.epochs
+        return rates.most_epochs(share) or (rates.most_epochs(seconds) if alone else 0)
+
+    def next(self, seconds: float) -> tuple[Family, int] | None:
+        """Family and number of epochs to train in the seconds that are left, after the first round; None if none fits.
+
+        The best gets its longest schedule that fits; where there is none, the cheapest that was not tried.
         """
         known = [family for family in self.families if family.name in self.rates]
-        fresh = [family for family in known if family.name not in self.epochs]
-        for number, family in enumerate(fresh):
-            share = seconds / (len(fresh) - number + FURTHER_SHARES)
-            if epochs := self.rates[family.name].most_epochs(share):
-                return family, epochs
-        return self._longer(known, seconds) or self._alone(fresh, seconds)
+        return self._longer(known, seconds) or self._alone([one for one in known if one in self.untried], seconds)
 
     def _longer(self, known: Sequence[Family], seconds: float) -> tuple[Family, int] | None:
         """Longest schedule that fits of the best family; of the next best where it is not much longer than before."""

@@ -45,10 +45,11 @@ def plan(
 
 
 def figures(judged: Judged) -> str:
-    """Accuracy with its interval, and the images."""
+    """Accuracy with its interval, the images, and the macro-F1 where it decides."""
     value, low, high = (100 * (x or 0.0) for x in (judged.accuracy.value, judged.accuracy.low, judged.accuracy.high))
     of = "out of fold" if judged.evidence == "out-of-fold" else "validation"
-    return f"{value:.1f} % ({low:.1f} to {high:.1f}, {of}, {judged.images:,})"
+    of_f1 = "" if judged.macro_f1 is None else f", macro-F1 {100 * judged.macro_f1:.1f} %"
+    return f"{value:.1f} % ({low:.1f} to {high:.1f}, {of}, {judged.images:,}){of_f1}"
 
 
 def points(difference: Difference) -> str:
@@ -75,7 +76,10 @@ def why(chosen: SearchedCandidate, tried: Sequence[SearchedCandidate]) -> str:
     others = [one for one in tried if one.name != chosen.name]
     if not others:
         return f"{chosen.title} is the only candidate that was reached."
-    first = f"{chosen.title} is the best of {counted(len(others) + 1, 'candidate')} by accuracy and log loss"
+    measures = "accuracy and log loss"
+    if chosen.judged is not None and chosen.judged.macro_f1 is not None:
+        measures = "macro-F1, accuracy and log loss"
+    first = f"{chosen.title} is the best of {counted(len(others) + 1, 'candidate')} by {measures}"
     if chosen.against_best is None:
         return f"{first}; no later one was better."
     verdict = "a significant difference" if chosen.against_best.p < SURE else "a difference that may be chance"

@@ -1,8 +1,8 @@
 """Out-of-fold predictions of linear heads on features, with L2 strengths that go on until the log loss rises.
 
 Every image is predicted by a head that was solved on the other folds. All folds have the strength with the lowest log
-loss of these predictions together: one number chosen on the images that it is judged by, which raises their accuracy by
-far less than the width of its interval.
+loss, or the highest macro-F1, of these predictions together: one number chosen on the images that it is judged by,
+which raises their accuracy by far less than the width of its interval.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from loupe.config.optimizer import Logistic
+from loupe.evaluate.paired_f1 import macro_f1
 from loupe.training.axes import Axes, axes
 from loupe.training.logistic import Regression, Solution
-from loupe.training.strengths import UNLIMITED, nearest_last, next_strength
+from loupe.training.strengths import PATIENCE, PATIENCE_OF_F1, UNLIMITED, nearest_last, next_strength
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -30,8 +31,8 @@ class OutOfFold:
 
     Attributes:
         logits_NK: at that strength.
-        strength: L2 strength with the lowest log loss over all images.
-        losses: strengths and their log losses, in the order in which they were tried.
+        strength: best L2 strength over all images.
+        losses: strengths and their log losses, or 1 - macro-F1, in the order in which they were tried.
     """
 
     logits_NK: Floats
@@ -51,6 +52,7 @@ def out_of_fold(
     strengths: Sequence[float] | None = None,
     log_prior_K: Floats | None = None,
     before_each: Callable[[], None] = lambda: None,
+    by_f1: bool = False,
 ) -> OutOfFold:
     """Predict every image by a head that was solved on the other folds.
 
@@ -64,6 +66,8 @@ def out_of_fold(
         strengths: strengths to try; None for a series that goes on by itself.
         log_prior_K: logit adjustment of each class, subtracted from all logits; None: none.
         before_each: function called before each head is solved; what it raises ends the search.
+        by_f1: the best strength has the highest macro-F1, not the lowest log loss. Weights of images do not matter to
+            it.
     """
     x_NC, y_N = torch.from_numpy(features_NC), torch.from_numpy(label_N)
     share_N = torch.ones(len(y_N), dtype=torch.float64) if weight_N is None else torch.from_numpy(weight_N)
@@ -75,25 +79,30 @@ def out_of_fold(
     ]
     best, least, losses = np.zeros((len(label_N), classes), np.float32), np.inf, list[tuple[float, float]]()
     adjustment_K = 0.0 if log_prior_K is None else log_prior_K
-    for strength in _tried(strengths, losses, spec):
+    for strength in _tried(strengths, losses, spec, PATIENCE_OF_F1 if by_f1 else PATIENCE):
         logits_NK = np.empty((len(label_N), classes), np.float32)
         for fold, head in zip(folds, heads, strict=True):
             before_each()
             logits_NK[fold_N == fold] = head.logits(strength, x_NC[fold_N == fold], classes).numpy() - adjustment_K
-        loss_N = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N, reduction="none")
-        loss = float(loss_N @ share_N / share_N.sum())
+        if by_f1:
+            loss = 1 - macro_f1(label_N, logits_NK.argmax(axis=1)[None])
+        else:
+            loss_N = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N, reduction="none")
+            loss = float(loss_N @ share_N / share_N.sum())
         losses.append((strength, loss))
         if loss < least:
             best, least = logits_NK, loss
     return OutOfFold(best, min(losses, key=lambda one: one[1])[0], tuple(losses))
 
 
-def _tried(strengths: Sequence[float] | None, losses: Sequence[tuple[float, float]], spec: Logistic) -> Iterator[float]:
+def _tried(
+    strengths: Sequence[float] | None, losses: Sequence[tuple[float, float]], spec: Logistic, patience: int
+) -> Iterator[float]:
     """Strengths to try: those that are named, or a series that goes on by the losses so far."""
     if strengths is not None:
         yield from strengths
         return
-    while (strength := next_strength(losses, spec)) is not None:
+    while (strength := next_strength(losses, spec, patience)) is not None:
         yield strength
 
 

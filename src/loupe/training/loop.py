@@ -17,7 +17,7 @@ from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.read_ahead import steps_in
 from loupe.devices import Compute, StopSignal
 from loupe.errors import DivergedError, LoupeError, RunStateError, counted, memory_error
-from loupe.evaluate.history import beats_last, best_epoch, selected_strength
+from loupe.evaluate.history import MACRO_F1, beats_last, best_epoch, selected_strength, strength_losses
 from loupe.log import logger, progress_bar, rounded
 from loupe.models.classifier import Classifier
 from loupe.ranks import Ranks
@@ -29,7 +29,7 @@ from loupe.training.epoch_batches import epoch_batches
 from loupe.training.rank_checkpoints import RankCheckpoints
 from loupe.training.solver import Solver, check_memory
 from loupe.training.stage_data import StageData
-from loupe.training.strengths import next_strength
+from loupe.training.strengths import PATIENCE, PATIENCE_OF_F1, next_strength
 from loupe.training.train_state import EpochTimer, Row, TrainState, epoch_line, progress_note, progress_title
 from loupe.training.train_step import TrainStep
 
@@ -269,8 +269,8 @@ class Trainer:
     def _next_strength(self) -> float | None:
         """Next L2 strength of a series that goes on by itself; None at its end."""
         assert isinstance(self.stage.optimizer, Logistic)
-        tried = [(row["l2_strength"], row["val_loss"]) for row in self.state.rows(self.state.stage)]
-        return next_strength(tried, self.stage.optimizer)
+        tried = strength_losses(self.state.rows(self.state.stage), self.monitor)
+        return next_strength(tried, self.stage.optimizer, PATIENCE_OF_F1 if self.monitor == MACRO_F1 else PATIENCE)
 
     def _strength(self) -> float:
         """L2 strength of the row that comes next."""
@@ -287,12 +287,13 @@ class Trainer:
         return [row["l2_strength"] for row in self.state.rows(self.state.stage)]
 
     def _by_folds(self, solver: Solver, fold_N: np.ndarray) -> float:
-        """L2 strength with the lowest log loss of out-of-fold predictions."""
-        strength = solver.out_of_fold(fold_N).strength
+        """L2 strength that is best in out-of-fold predictions."""
+        by_f1 = self.monitor == MACRO_F1
+        strength = solver.out_of_fold(fold_N, by_f1=by_f1).strength
         folds, images = int(fold_N.max()) + 1, counted(len(fold_N), "training image")
         logger.info(
-            f"L2 strength {rounded(strength)}: lowest log loss of out-of-fold predictions of the {images}, in {folds} "
-            "folds. There are no validation images."
+            f"L2 strength {rounded(strength)}: {'highest macro-F1' if by_f1 else 'lowest log loss'} of out-of-fold "
+            f"predictions of the {images}, in {folds} folds. There are no validation images."
         )
         return strength
 

@@ -161,12 +161,15 @@ class Solver:
         weight_N = None if weights_K is None else weights_K.cpu()[torch.from_numpy(self.classes)].to(device)[labels]
         return Regression(features, labels, len(self.classes), weight_N=weight_N)
 
-    def out_of_fold(self, fold_N: np.ndarray, strengths: Sequence[float] | None = None) -> OutOfFold:
-        """Out-of-fold predictions of the training images, at the L2 strength with the lowest log loss of these.
+    def out_of_fold(
+        self, fold_N: np.ndarray, strengths: Sequence[float] | None = None, *, by_f1: bool = False
+    ) -> OutOfFold:
+        """Out-of-fold predictions of the training images, at the L2 strength that is best in these.
 
         Args:
             fold_N: fold of each training image, from 0.
             strengths: L2 strengths to try; None for the series of the stage that goes on by itself.
+            by_f1: the best strength has the highest macro-F1, not the lowest log loss.
 
         Returns:
             Logits of all classes, on rank 0; other ranks have the strength alone, and no rows of logits.
@@ -178,13 +181,13 @@ class Solver:
         own: list[OutOfFold] = []
 
         def found() -> tuple[float, tuple[tuple[float, float], ...]]:
-            own.append(self._out_of_fold(fold_N, strengths))
+            own.append(self._out_of_fold(fold_N, strengths, by_f1))
             return own[0].strength, own[0].losses
 
         strength, losses = self.ranks.from_main(found)
         return own[0] if own else OutOfFold(np.empty((0, self.logits.out_features), np.float32), strength, losses)
 
-    def _out_of_fold(self, fold_N: np.ndarray, strengths: Sequence[float] | None) -> OutOfFold:
+    def _out_of_fold(self, fold_N: np.ndarray, strengths: Sequence[float] | None, by_f1: bool) -> OutOfFold:
         step = self.train_step
         spec, weights_K, prior_K = step.stage.optimizer, step.class_weights_K, step.log_prior_K
         assert self.regression and isinstance(spec, Logistic)
@@ -198,6 +201,7 @@ class Solver:
             strengths=strengths,
             log_prior_K=None if prior_K is None else prior_K.cpu().numpy(),
             before_each=self._check_stop,
+            by_f1=by_f1,
         )
 
     def _check_stop(self) -> None:
