@@ -101,6 +101,26 @@ class ParentRun(Part):
     seen_test: Whole | None = None
 
 
+class TeacherRun(Part):
+    """Trained run whose probabilities a run learned beside the labels.
+
+    Attributes:
+        name, path: of the run.
+        weights: SHA-256 of the file of its weights.
+        network: its network.
+        share: of its probabilities in the targets.
+        seen_validation, seen_test: images of the new run's splits on which it was trained, as of a `ParentRun`.
+    """
+
+    name: OsText
+    path: OsText
+    weights: str
+    network: str
+    share: float
+    seen_validation: Whole | None = None
+    seen_test: Whole | None = None
+
+
 class MadeOf(Part):
     """Trained run that a run was made of without training: a member of a blend or of a soup.
 
@@ -125,6 +145,7 @@ class RunEnvironment(Environment, Record):
 
     Attributes:
         parent: trained classifier from whose weights the run started, if any.
+        teacher: trained run whose probabilities the run learned, if any.
         data: names the images that the run was trained on; None for arrays, which are not stored.
         credentials: whether the address of the data held credentials, which are not recorded.
         versions: version of each file of data elsewhere, by its name under the address.
@@ -153,6 +174,7 @@ class RunEnvironment(Environment, Record):
     choices: dict[str, str] = Field({})
     hashes: Hashes = Hashes()
     parent: ParentRun | None = None
+    teacher: TeacherRun | None = None
     made_of: tuple[MadeOf, ...] = ()
 
     def read_options(self, images: str | Path | None = None, *, follow_links: bool = False) -> ReadOptions:

@@ -1,7 +1,10 @@
 """Order of the trainings: short schedules of all families first, then longer ones of the best, as far as they fit."""
 
+from pathlib import Path
+
 import numpy as np
 
+from loupe.models.at_hand import WeightsAtHand
 from loupe.recipes import catalog
 from loupe.search.evidence import Evidence
 from loupe.search.space import EPOCHS, Family, with_epochs
@@ -97,3 +100,37 @@ def test_pretrained_networks_are_tried_before_one_from_scratch_and_the_cheaper_f
         for name, (kind, flop) in kinds.items()
     ]
     assert [one.name for one in Contest(()).with_families(made).families] == ["c", "b", "a"]
+
+
+def test_views_of_frozen_blocks_are_computed_once_each():
+    rates = Rates(10, 1, "fp32", view_seconds=5, views=4)
+    assert [rates.seconds(epochs) for epochs in (1, 3, 8)] == [16, 28, 38]
+
+
+def pretrained(name: str, kind: str) -> Family:
+    at_hand = WeightsAtHand("tf_efficientnet_lite0", "timm", 1, Path("weights"))
+    return Family(name=name, kind=kind, title=name, recipe=catalog.recipe("digits"), flop=1.0, backbone=at_hand)
+
+
+def test_a_pretrained_network_is_tried_for_as_many_epochs_as_tell_something():
+    one, other = pretrained("a", "last-block"), pretrained("b", "finetune")
+    made = Contest([one, other])
+    made.add(one, Rates(1, 1, "fp32"))
+    made.add(other, Rates(1, 10, "fp32"))
+    assert made.first(one, 12, telling=3) == 8  # a quarter of the time has 2 epochs, which tell too little
+    made.tried(one, 8, None)
+    assert made.first(other, 60, telling=3) == 0
+    assert made.first(other, 60, telling=1) == 1
+    assert made.first(other, 100, telling=3) == 3
+
+
+def test_large_photographs_from_scratch_get_a_tenth_of_the_time_beside_pretrained_networks():
+    one, other = pretrained("a", "last-block"), family("b")
+    made = Contest([one, other])
+    made.add(one, Rates(1, 1, "fp32"))
+    made.add(other, Rates(0, 1, "fp32"))
+    made.tried(one, 8, None)
+    assert made.first(other, 30) == 3
+    alone = Contest([other])
+    alone.add(other, Rates(0, 1, "fp32"))
+    assert alone.first(other, 30) == 8

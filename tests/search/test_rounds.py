@@ -78,3 +78,18 @@ def test_a_head_that_was_judged_on_more_images_precedes_one_with_a_better_figure
     heads.core.bank.evidence[0]["a"] = Evidence("a", np.eye(2)[[0, 0]], np.zeros(2, np.int64), of_folds=True)
     heads.core.bank.evidence[1]["b"] = Evidence("b", np.eye(2)[[0, 1]], np.zeros(2, np.int64), of_folds=True)
     assert [one.name for one in heads._ranked()] == ["b", "a"]
+
+
+@pytest.mark.parametrize(("right", "taken"), [(95, True), (61, False)])
+def test_a_head_that_is_clearly_better_may_learn_from_fewer_images_than_the_best(heads, right, taken):
+    label_N = np.zeros(100, np.int64)
+
+    def judged_as(name: str, hits: int) -> Evidence:
+        return Evidence(name, np.eye(2)[(np.arange(100) >= hits).astype(int)], label_N, of_folds=True)
+
+    best = SimpleNamespace(name="a-500images", kind="features", network="a", size_px=64, training_images=500)
+    heads.core.found.heads = [SimpleNamespace(name=name, network=name, size_px=64) for name in "ab"]
+    heads.core.best = SimpleNamespace(candidate=best)
+    heads.core.bank.evidence[0].update(a=judged_as("a", 60), b=judged_as("b", right))
+    assert heads._improves(heads.core.found.heads[1], 200) == taken
+    assert heads._improves(heads.core.found.heads[1], 500)

@@ -138,3 +138,18 @@ def test_a_network_learns_by_focal_loss_from_mixed_images_and_class_weights(tmp_
     column = rows[0].index("train_loss")
     assert float(rows[-1][column]) < 0.5 * float(rows[1][column])
     assert overrides.load(done.path / "recipe.yaml").stages[0].loss == Focal()
+
+
+def test_the_loss_of_a_taught_target_is_the_weighted_mean_of_both():
+    y_B, teacher_BK = torch.arange(7) % 3, torch.from_numpy(np.random.default_rng(2).dirichlet([1, 1, 1], 7)).float()
+    found_B = losses.cross_entropy(logits(), losses.taught(y_B, teacher_BK, 0.3))
+    of_teacher_B = -(teacher_BK * logits().log_softmax(dim=1)).sum(dim=1)
+    torch.testing.assert_close(found_B, 0.7 * F.cross_entropy(logits(), y_B, reduction="none") + 0.3 * of_teacher_B)
+
+
+def test_taught_targets_are_mixed_as_labels_are():
+    teacher_BK = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    own = losses.taught(torch.tensor([0, 1]), teacher_BK, 0.5)
+    mixed_BK = losses.target(own, own.flip(0), torch.tensor([0.75, 0.75]), 3)
+    expected = [[0.75 * 0.75, 0.75 * 0.25 + 0.125, 0.125], [0.1875, 0.375 + 0.0625, 0.375]]
+    torch.testing.assert_close(mixed_BK, torch.tensor(expected))

@@ -56,7 +56,7 @@ def print_results(results: RunResults, path: Path) -> None:
         out.print(f"{counted(results.damaged, 'damaged image')} left out.")
     if results.test:
         out.print(f"Test-set evaluations recorded in this folder: {results.test_looks}.")
-    if results.parent or results.made_of:
+    if results.parent or results.made_of or results.distilled:
         out.print(plain(texts.started(results)), soft_wrap=True)
     if results.diagnosis:
         advice = f" Try next:\n  {results.diagnosis.next}" if results.diagnosis.next else ""

@@ -57,6 +57,13 @@ def train(
             "of 5 folds. For recipes that train only a head on frozen features.",
         ),
     ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Trained run, for example a blend, whose probabilities are learned beside the labels: its folder or "
+            "its name (distillation)."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Value of any recipe key, for example stages.0.lr=3e-4."),
@@ -115,6 +122,7 @@ def train(
                 "--lr": lr,
                 "--precision": precision,
                 "--refit": refit or None,
+                "--teacher": teacher,
                 "--track": track,
                 "--processes": processes,
             },
@@ -139,6 +147,7 @@ def train(
                 *(columns, recipe, model, weights, epochs, batch_size, lr, seed, precision, settings, name),
                 skip_damaged or None,
                 refit or None,
+                teacher,
             )
             done = runner.resume(
                 resume,
@@ -179,6 +188,7 @@ def train(
                 seed=seed,
                 precision=precision,
                 refit=refit or None,
+                teacher=teacher,
                 settings=options.settings,
                 device=options.device or "auto",
                 output=output,

@@ -326,11 +326,13 @@ class Recipe(RecipeValue):
     these predictions. `experiment`: published experiment whose figures are shown beside the result. `logit_adjustment`:
     factor tau of the logarithm of each class's share of the training images (Menon et al. 2021): a head that is trained
     in steps has it added to its logits in the loss, a solved one has it subtracted from its biases afterwards. Either
-    makes rare classes likelier. `shuffle_window`: number of training images, in whole shards, within which the images
-    of an epoch are shuffled, once the shards are (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`,
-    except for shards elsewhere that exceed the cache, if pixels are not kept either. `precision`: precision of
-    training. `frozen_precision`: precision of frozen blocks. `auto` there means `precision` if that is named; else the
-    fastest that keeps the features (on a GPU, the precision of training).
+    makes rare classes likelier. `teacher`: finished run whose calibrated probabilities for a training image replace the
+    `teacher_share` of its label, in stages that are trained in steps (distillation). `shuffle_window`: number of
+    training images, in whole shards, within which the images of an epoch are shuffled, once the shards are
+    (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`, except for shards elsewhere that exceed the
+    cache, if pixels are not kept either. `precision`: precision of training. `frozen_precision`: precision of frozen
+    blocks. `auto` there means `precision` if that is named; else the fastest that keeps the features (on a GPU, the
+    precision of training).
     """
 
     name: str
@@ -342,6 +344,8 @@ class Recipe(RecipeValue):
     stages: tuple[Stage, ...]
     class_weights: Literal["none", "balanced"] = "none"
     logit_adjustment: NonNegative = 0.0
+    teacher: str | None = None
+    teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     monitor: Literal["val_loss", "val_objective", "val_accuracy", "val_macro_f1"] = "val_accuracy"
     keep: Literal["auto", "best", "last", "last-unless-beaten"] = "auto"
     refit: bool = False

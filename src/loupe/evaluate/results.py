@@ -239,6 +239,7 @@ class RunResults(Record):
         parent: trained classifier from whose weights the run started, if any.
         made_of: runs that it was made of without training; empty for all that were trained.
         blend: verdict on a run that was made of others.
+        distilled: verdict on a run that learned from a teacher, beside it.
         damaged: images that were left out.
         unread: image files that could not be read, and were left out.
         published: published figures of the experiment that the recipe reproduces.
@@ -277,6 +278,7 @@ class RunResults(Record):
     parent: ParentRun | None = None
     made_of: tuple[MadeOf, ...] = ()
     blend: BlendVerdict | None = None
+    distilled: BlendVerdict | None = None
     damaged: Whole
     unread: tuple[UnreadImages, ...] = ()
     diagnosis: DiagnosisResult | None = None

@@ -76,14 +76,15 @@ class CardFacts:
 
     @property
     def published_recipe(self) -> Recipe:
-        """Recipe whose weights are named without their folder."""
-        network = self.recipe.model
+        """Recipe whose weights and teacher are named without their folders."""
+        network, teacher = self.recipe.model, self.recipe.teacher
+        recipe = self.recipe.model_copy(update={"teacher": teacher and last_part(teacher)})
         if isinstance(network, BlendSpec):
-            return self.recipe.model_copy(update={"model": _without_folders(network)})
+            return recipe.model_copy(update={"model": _without_folders(network)})
         if network.weights.startswith("hf-hub:"):
-            return self.recipe
+            return recipe
         named = LOCAL * network.weights.startswith(LOCAL) + last_part(network.weights.removeprefix(LOCAL))
-        return self.recipe.model_copy(update={"model": network.model_copy(update={"weights": named})})
+        return recipe.model_copy(update={"model": network.model_copy(update={"weights": named})})
 
 
 def _without_folders(blend: BlendSpec) -> BlendSpec:

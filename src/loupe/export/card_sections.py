@@ -15,7 +15,7 @@ from loupe.report.confidence import reliability_words
 from loupe.report.receipt import receipt as run_receipt
 
 # Rows of the receipt that name folders of the machine, and those that the card says elsewhere.
-FOLDERS = {"started from the weights of"}
+FOLDERS = {"started from the weights of", "learned from"}
 LEFT_OUT = {"read from", "folder of the images", "test-set evaluations"}
 
 

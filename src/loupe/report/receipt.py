@@ -17,6 +17,7 @@ HIDDEN = {
     "skip_damaged",
     "open_test",
     "parent.name",
+    "teacher.name",
 }  # the page shows the command, and whether the test was opened
 
 
@@ -60,6 +61,12 @@ GROUPS = {
         "parent.licence": "licence of the published weights",
         "parent.seen_validation": "validation images that they were trained on",
         "parent.seen_test": "test images that they were trained on",
+        "teacher.path": "learned from",
+        "teacher.weights": "hash of the teacher's weights",
+        "teacher.network": "network of the teacher",
+        "teacher.share": "share of the teacher in the targets",
+        "teacher.seen_validation": "validation images that the teacher was trained on",
+        "teacher.seen_test": "test images that the teacher was trained on",
         **{f"made_of.{number}": f"made of run {number}" for number in range(1, 11)},
         "python": "Python",
         "torch": "PyTorch",
@@ -130,7 +137,7 @@ def _row(name: str, value: str, key: str) -> Row:
 
 
 def _is_hash(key: str) -> bool:
-    return key in {"split_hash", "parent.weights"} or key.startswith("hashes.")
+    return key in {"split_hash", "parent.weights", "teacher.weights"} or key.startswith("hashes.")
 
 
 def repeat_command(run: Path, environment: RunEnvironment) -> str:

@@ -10,6 +10,7 @@ from loupe.evaluate.estimate import Estimate
 from loupe.evaluate.history import StageResult
 from loupe.evaluate.results import RunResults
 from loupe.evaluate.spread import Spread
+from loupe.provenance import ParentRun
 
 UNDEFINED = "–"
 FRACTIONS = {2: "half", 3: "two thirds", 4: "three quarters", 5: "four fifths"}  # of the images, without one fold
@@ -168,15 +169,22 @@ def solved(stage: StageResult) -> str:
 def started(results: RunResults) -> str:
     """Classifier from whose weights a run started, and images that it was trained on; empty without one.
 
-    Of a blend, the runs that it was made of, and the verdict on it.
+    Of a blend, the runs that it was made of, and the verdict on it; of a student, the verdict beside its teacher.
     """
     if results.made_of:
         made_of = enumerated([log.printable(one.name) for one in results.made_of])
         verdict = (results.blend.text, results.blend.remark or "") if results.blend else ()
         return sentences(f"Made of the runs {made_of}", *verdict)
+    taught = (
+        "" if results.distilled is None else f"It learned from a teacher beside the labels: {results.distilled.text}"
+    )
     parent = results.parent
     if parent is None:
-        return ""
+        return taught
+    return sentences(_started(results, parent), taught)
+
+
+def _started(results: RunResults, parent: ParentRun) -> str:
     origin = f"Training started from the weights of {log.printable(parent.name)}"
     seen = {"validation image": (parent.seen_validation, results.images.val)}
     seen["test image"] = (parent.seen_test, results.images.test)

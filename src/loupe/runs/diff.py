@@ -35,7 +35,7 @@ from loupe.runs.diff_results import (
 NOT_FIGURES_OF_RUN = frozenset(
     {
         *("schema", "version", "name", "dataset", "recipe", "network", "seed", "device", "published"),
-        *("precision", "frozen_precision", "stages", "stopped", "parent", "made_of", "blend"),
+        *("precision", "frozen_precision", "stages", "stopped", "parent", "made_of", "blend", "distilled"),
     }
 )
 NOT_FIGURES = frozenset(

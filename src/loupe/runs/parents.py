@@ -44,7 +44,8 @@ def record(recipe: ResolvedRecipe, classes: tuple[str, ...], split: Split, conte
     if use != "new" and recipe.stages[0].is_solved:
         use, reason = "new", "the recipe solves it"
     _log_taken(parent, recipe.preprocessing, use, reason)
-    seen = _seen(parent, split, content)
+    remedy = _remedy(RunDirectory(parent.run)) if parent.run else ""
+    seen_images = seen(parent.run, str(parent.shown), split, content, remedy=remedy)
     place, origin = parent.run or parent.folder, weights_origin(recipe.model, _recorded_licence(parent.run))
     return ParentRun(
         name=parent.name,
@@ -53,8 +54,8 @@ def record(recipe: ResolvedRecipe, classes: tuple[str, ...], split: Split, conte
         network=parent.network.name,
         head=use,
         licence=None if origin is None else origin.licence,
-        seen_validation=seen["val"],
-        seen_test=seen["test"],
+        seen_validation=seen_images["val"],
+        seen_test=seen_images["test"],
     )
 
 
@@ -79,23 +80,32 @@ def _log_taken(parent: Parent, preprocessing: Preprocessing, use: HeadUse, reaso
         )
 
 
-def _seen(parent: Parent, split: Split, content: Sequence[str]) -> dict[str, int | None]:
-    """Validation and test images among the training images of a run, or of those that it started from.
+def seen(
+    run: Path | None, shown: str, split: Split, content: Sequence[str], *, remedy: str = ""
+) -> dict[str, int | None]:
+    """Validation and test images among the training images of a run, or of those that it started or learned from.
+
+    A warning is logged if there are some.
+
+    Args:
+        run: None where it is not known.
+        shown: its name in the warning.
+        split, content: of the new run.
+        remedy: sentences for the warning.
 
     Returns:
         Number by split. Where not all training images are known, those that were found, or None if none were.
     """
-    trained, is_whole = trained_on(parent.run)
-    remedy = _remedy(RunDirectory(parent.run)) if parent.run else ""
-    seen = {name: sum(content[row] in trained for row in split.rows(name).tolist()) for name in ("val", "test")}
-    for name, images in seen.items():
+    trained, is_whole = trained_on(run)
+    found = {name: sum(content[row] in trained for row in split.rows(name).tolist()) for name in ("val", "test")}
+    for name, images in found.items():
         if images:
             kind = {"val": "validation", "test": "test"}[name]
             logger.warning(
                 f"{images:,} of {counted(len(split.rows(name)), f'{kind} image')} are training images of "
-                f"{parent.shown}: {kind} figures are too high. {remedy}"
+                f"{shown}: {kind} figures are too high. {remedy}".rstrip()
             )
-    return {name: images if is_whole or images else None for name, images in seen.items()}
+    return {name: images if is_whole or images else None for name, images in found.items()}
 
 
 def _remedy(run: RunDirectory) -> str:
@@ -105,7 +115,7 @@ def _remedy(run: RunDirectory) -> str:
 
 
 def trained_on(run: Path | None) -> tuple[set[str], bool]:
-    """Hashes of the training images of a run, and of those that it started from or was made of.
+    """Hashes of the training images of a run, and of those that it started from, was made of or learned from.
 
     Returns:
         The hashes that are known; and whether these are all.
@@ -115,7 +125,9 @@ def trained_on(run: Path | None) -> tuple[set[str], bool]:
     for one in runs:
         learned = {"train", "val"} if one.read_recipe().refit else {"train"}
         trained |= {digest for _, name, digest in split_file.stored(one.file("split.csv")).values() if name in learned}
-        for member in environment_of(one).made_of:
+        environment = environment_of(one)
+        teachers = () if environment.teacher is None else (environment.teacher,)
+        for member in (*environment.made_of, *teachers):
             of_member, is_known = trained_on(Path(member.path))
             trained, is_whole = trained | of_member, is_whole and is_known
     return trained, is_whole

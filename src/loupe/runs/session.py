@@ -101,6 +101,7 @@ class Session:
                     fold_N=strength_folds(recipe, setup.images, split),
                     ranks=current(),
                     log_prior_K=setup.log_prior_K,
+                    teaching=setup.teaching,
                 ).fit()
                 if state.stage < len(recipe.stages):
                     raise self._interrupted(stop)

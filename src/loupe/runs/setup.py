@@ -18,8 +18,10 @@ from loupe.models.classifier import Classifier
 from loupe.models.engine import Engines, engine_name
 from loupe.models.whitening import whiten
 from loupe.ranks import current
+from loupe.runs import teacher
 from loupe.runs.order import epoch_order, shuffle_window, warn_of_skewed_windows
 from loupe.training.precision import resolve, resolve_frozen
+from loupe.training.train_step import Teaching
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class TrainingSetup:
         frozen_compute: device and precision of the frozen blocks.
         choices: precision, engine of frozen blocks, and threads, each with the reason for it.
         log_prior_K: logit adjustment of each class; None for none.
+        teaching: probabilities of the recipe's teacher for the training images; None without one.
     """
 
     recipe: ResolvedRecipe
@@ -48,6 +51,7 @@ class TrainingSetup:
     engines: Engines
     choices: dict[str, str]
     log_prior_K: torch.Tensor | None = None
+    teaching: Teaching | None = None
 
 
 def set_up(
@@ -62,6 +66,7 @@ def set_up(
 
     Raises:
         ConfigError: the images do not suit the network, or its pretrained weights are unavailable.
+        LoupeError: the recipe's teacher cannot be used.
     """
     joined = current()
     if recipe.input.wants_statistics:
@@ -123,6 +128,7 @@ def set_up(
         engines=engines,
         choices=choices,
         log_prior_K=log_prior(recipe, images, split, device),
+        teaching=teacher.teaching(recipe, images, split),
     )
 
 

@@ -36,6 +36,7 @@ from loupe.recipes.validate import check_buildable
 from loupe.report import run_page
 from loupe.rundir import RunDirectory
 from loupe.runs import parents
+from loupe.runs import teacher as teachers
 from loupe.runs.agreement import check_agreement
 from loupe.runs.balance_note import balance_note
 from loupe.runs.check_split import check_split, strength_folds
@@ -68,6 +69,7 @@ def train(
     seed: int | None = None,
     precision: str | None = None,
     refit: bool | None = None,
+    teacher: str | Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     device: str = "auto",
     output: str | Path = "runs",
@@ -94,6 +96,7 @@ def train(
             strengths; `batch_size` and `lr` then do not apply.
         refit: learn from training and validation images together at the end, and give figures of folds, of recipes that
             only solve a head on frozen features. Default: as the recipe says.
+        teacher: finished run, its folder or its name in `output`, whose probabilities are learned beside the labels.
         settings: other recipe keys: `{"stages.0.schedule": "one-cycle"}` or `["stages.0.schedule=one-cycle"]`.
         device: auto, cpu, cuda, cuda:N or mps.
         output: folder of the runs.
@@ -124,11 +127,12 @@ def train(
         dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links), verify=verify)
         table = dataset.table
         flags = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
-        flags |= {"refit": refit}
+        flags |= {"refit": refit, "teacher": joined.from_main(lambda: teachers.absolute(teacher, Path(output)))}
         start = joined.from_main(lambda: parents.named(weights, Path(output)))
         chosen = resolve(recipe, dataset, model=model, weights=start, flags=flags, extra=settings)
         check_buildable(chosen, table.classes)
         check_weights(chosen.model)
+        joined.from_main(lambda: teachers.check(chosen, table.classes))
         if chosen.stages[0].part != "all" and is_random(chosen.model):
             logger.warning(
                 f"the frozen blocks of {chosen.model.name} have random weights. Trained: {chosen.stages[0].part}."
@@ -147,6 +151,7 @@ def train(
             loaded = replace(_load(chosen, Dataset(dataset.source, loaded.table), False), damaged=loaded.damaged)
         chosen, mirroring = _mirrored(chosen, loaded, divided, joined)
         parent = joined.from_main(lambda: parents.record(chosen, table.classes, divided, loaded.content))
+        taught_by = joined.from_main(lambda: teachers.record(chosen, divided, loaded.content))
         setup = _set_up(chosen, loaded, divided, chosen_device)
         used = chosen_device.type if joined.count > 1 else str(chosen_device)  # each rank has a GPU of its own
 
@@ -159,6 +164,7 @@ def train(
                     **({} if table.elsewhere is None else _recorded_elsewhere(table.elsewhere)),
                     **dataset.options.to_json(),
                     **({} if parent is None else {"parent": parent}),
+                    **({} if taught_by is None else {"teacher": taught_by}),
                     "classes": table.classes,
                     "choices": setup.choices | mirroring,
                     "hashes": provenance.hashes(
@@ -228,6 +234,7 @@ def resume(
             loaded = replace(loaded, table=loaded.table.with_classes(classes))
             check_agreement(joined, recipe, loaded)
             split = joined.from_main(lambda: split_file.read(directory.file("split.csv"), loaded.table, loaded.content))
+            joined.from_main(lambda: teachers.check_unchanged(recipe, directory))
             logger.info(f"resuming {directory.path}")
             pretrained = joined.from_main(lambda: not Checkpoints(directory.checkpoints).begun)
             setup = _set_up(recipe, loaded, split, chosen_device, pretrained=pretrained)
@@ -281,6 +288,8 @@ def _train(
     log.write_to(directory.file("train.log"))
     with tracked(directory, track) as send:
         Session(directory, setup, began, open_test, send).run()
+        if setup.teaching is not None:
+            teachers.judge(directory, setup.teaching, setup.images, setup.split)
 
 
 def _open(directory: RunDirectory, device: torch.device, quiet: bool) -> Run:

@@ -4,8 +4,6 @@ The verdict does not judge shares by the images that chose them: for it, the sha
 validation images and judged on the last fifth, five times. The blend that is made has the shares of all of them.
 """
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from loupe.errors import ConfigError, RunStateError
-from loupe.evaluate.blend_results import BlendVerdict, Gain
+from loupe.evaluate.blend_results import BlendVerdict
 from loupe.evaluate.paired import Candidate, difference_of_hits, matched_columns
 from loupe.evaluate.predictions import Predictions, read_splits
 from loupe.evaluate.results import results_file
 from loupe.report import run_page
 from loupe.runs import blend as blends
 from loupe.runs import soup as soups
+from loupe.runs.predict_time import predict_seconds
 from loupe.runs.run import Run
 from loupe.search import words
 from loupe.search.evidence import Evidence, ranked
 from loupe.search.selection import greedy_selection
 
 FOLDS = 5  # parts of the validation images, each judged by shares that the others selected
-REPEATS = 9  # timed predictions of either side, taking turns
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -208,32 +206,4 @@ def judged(
     right = [(of_NK.argmax(axis=1) == known.label_N)[None] for of_NK in (known.log_p_MNK[best], judged_NK)]
     difference = difference_of_hits(*names, dict(zip(names, right, strict=True)))
     seconds = predict_seconds(made, known.runs[best])
-    return BlendVerdict(
-        difference=Gain(
-            best=names[0],
-            value=difference.value,
-            low=difference.low,
-            high=difference.high,
-            p=difference.p,
-            images=difference.images,
-        ),
-        cross_fitted=cross_fitted,
-        predict_seconds=seconds[0],
-        best_predict_seconds=seconds[1],
-        text=words.blend(difference, seconds[0] / seconds[1], how),
-        remark=remark,
-    )
-
-
-def predict_seconds(first: Run, second: Run) -> tuple[float, float]:
-    """Median times of a prediction of one image by the engines of two runs, from decoded pixels, taking turns."""
-    runs = (first, second)
-    times: tuple[list[float], list[float]] = ([], [])
-    pixels = [np.full((1, *run.preprocessing.load_size, run.preprocessing.channels), 127, np.uint8) for run in runs]
-    for repeat in range(REPEATS + 1):
-        for number, run in enumerate(runs):
-            began = time.perf_counter()
-            list(run.engine.run(iter([pixels[number]])))
-            if repeat:  # the first prediction compiles
-                times[number].append(time.perf_counter() - began)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return BlendVerdict.of(difference, seconds, how, remark=remark, cross_fitted=cross_fitted)

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 
 from loupe.errors import LoupeError, counted, enumerated, sentences
+from loupe.evaluate.blend_results import SURE
 from loupe.evaluate.paired import Difference, difference_of_hits
 from loupe.evaluate.search_results import SearchedCandidate
 from loupe.log import duration, terminal
@@ -45,7 +46,7 @@ class Offer:
 
     @property
     def is_better(self) -> bool:
-        return self.difference.value > 0 and self.difference.p < words.SURE
+        return self.difference.value > 0 and self.difference.p < SURE
 
 
 def consider(core: Candidates) -> str:

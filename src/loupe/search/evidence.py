@@ -99,11 +99,21 @@ def compare(best: Evidence, other: Evidence) -> tuple[bool, Difference]:
     difference = difference_of_hits(best.name, other.name, both)
     if (best.by_f1 or other.by_f1) and (better := _better_by_f1(best, other)) is not None:
         return better, difference
-    # Standard deviation of the difference of two counts under equal accuracy: the root of the images that differ.
-    error = math.sqrt(difference.only_first + difference.only_second) / len(best.label_N)
-    if abs(difference.value) > error:
+    if abs(difference.value) > _error(difference):
         return difference.value > 0, difference
     return other.log_loss < best.log_loss, difference
+
+
+def is_ahead(best: Evidence, other: Evidence) -> bool:
+    """True if `other` is more accurate on the same images by more than the standard error of the difference."""
+    both = {"best": best.hits[None], "other": other.hits[None]}
+    difference = difference_of_hits("best", "other", both)
+    return difference.value > _error(difference)
+
+
+def _error(difference: Difference) -> float:
+    """Standard deviation of a difference under equal accuracy: the root of the images that differ, per image."""
+    return math.sqrt(difference.only_first + difference.only_second) / difference.images
 
 
 def _better_by_f1(best: Evidence, other: Evidence) -> bool | None:

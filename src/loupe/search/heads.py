@@ -5,7 +5,7 @@ from typing import Any
 
 from loupe.search import space
 from loupe.search.candidates import Candidates
-from loupe.search.evidence import Evidence, ranked
+from loupe.search.evidence import Evidence, is_ahead, ranked
 from loupe.search.space import Candidate
 
 FEATURES = 1280  # of a backbone, for the estimate of its head
@@ -154,9 +154,23 @@ class Heads:
         return order
 
     def _improves(self, head: Candidate, part: int | None) -> bool:
-        """True unless the best candidate is a head that learned from more images than this part."""
+        """True unless the best candidate is a head that learned from more images and is not clearly worse.
+
+        Where both were judged on the same few images, a difference above its standard error is clear.
+        """
         best = None if self.core.best is None else self.core.best.candidate
         if best is None or best.kind != "features" or part is None:
             return True
         most = best.training_images or len(self.core.found.split.train)
-        return part >= most and (best.network, best.size_px, most) != (head.network, head.size_px, part)
+        if part < most:
+            return self._is_ahead(head, best)
+        return (best.network, best.size_px, most) != (head.network, head.size_px, part)
+
+    def _is_ahead(self, head: Candidate, best: Candidate) -> bool:
+        """True if a head was more accurate than that of the best candidate, on the same images, by more than chance."""
+        names = {(one.network, one.size_px): one.name for one in self.core.found.heads}
+        name, bank = names.get((best.network, best.size_px)), self.core.bank
+        if name is None:
+            return False
+        rung = min(bank.rung_of(head.name), bank.rung_of(name))
+        return rung >= 0 and is_ahead(bank.evidence[rung][name], bank.evidence[rung][head.name])

@@ -237,7 +237,7 @@ def families(
                     title=f"{title} {short}, {size} px",
                     recipe=recipe,
                     flop=share * pass_flop,
-                    fixed_flop=4 * pass_flop if kind == "last-block" else pass_flop,
+                    fixed_flop=pass_flop,
                     backbone=best.backbone,
                     size_px=size,
                 )

@@ -34,6 +34,7 @@ def train(
     seed: int | None = None,
     precision: str | None = None,
     refit: bool | None = None,
+    teacher: str | Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     device: str = "auto",
     output: str | Path = "runs",
@@ -55,8 +56,8 @@ def train(
 
     Args:
         data, columns, images, follow_links: images, as for `loupe.runs.train.train`.
-        recipe, epochs, batch_size, lr, precision, refit, settings, split, open_test, track: as there. With a time limit
-            the search chooses them; of the settings it takes those of `split` and `class_weights`.
+        recipe, epochs, batch_size, lr, precision, refit, teacher, settings, split, open_test, track: as there. With a
+            time limit the search chooses them; of the settings it takes `split`, `class_weights` and `monitor`.
         model, weights: as there. With a time limit: the only pretrained network to use; weights `none` for none.
         seed, device, output, name, skip_damaged, verify, quiet: as there.
         time_limit: seconds from the call on, in which everything ends, evaluation and report included; None for one
@@ -88,6 +89,7 @@ def train(
             seed=seed,
             precision=precision,
             refit=refit,
+            teacher=teacher,
             settings=settings,
             device=device,
             output=output,
@@ -107,6 +109,7 @@ def train(
         "lr": lr,
         "precision": precision,
         "refit": refit,
+        "teacher": teacher,
     }
     own |= {"split": None if split is splits.assign else split, "open_test": None if open_test else False}
     refuse_with_limit([name for name, value in {**own, "track": track}.items() if value is not None])

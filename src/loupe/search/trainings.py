@@ -12,7 +12,7 @@ import torch
 from loupe.augment.pipeline import Augmenter
 from loupe.cache import cache_folder
 from loupe.comparison.sweep import train_or_open
-from loupe.config.recipe import Precision, Recipe
+from loupe.config.recipe import AUTOMATIC_VIEWS, Precision, Recipe
 from loupe.config.resolved import ResolvedRecipe, ResolvedStage
 from loupe.data.dataset import Dataset
 from loupe.data.pixels.batches import BatchLoader
@@ -50,15 +50,19 @@ class Rates:
         fixed_seconds: before the first epoch and after the last: set-up, frozen blocks, evaluation, report.
         epoch_seconds: one epoch with its validation.
         precision: the faster one.
+        view_seconds: frozen blocks of the training images in one view.
+        views: views of each training image at most; an epoch has one.
     """
 
     fixed_seconds: float
     epoch_seconds: float
     precision: Precision
+    view_seconds: float = 0.0
+    views: int = 0
 
     def seconds(self, epochs: int) -> float:
         """Expected time of a whole schedule."""
-        return self.fixed_seconds + epochs * self.epoch_seconds
+        return self.fixed_seconds + min(epochs, self.views) * self.view_seconds + epochs * self.epoch_seconds
 
     def most_epochs(self, seconds: float) -> int:
         """Longest schedule of `EPOCHS` that fits; 0 where none does."""
@@ -71,13 +75,15 @@ class Trainings:
 
     Attributes:
         folder: folder of the runs of candidates.
-        pass_seconds: time of a frozen backbone for one image, as measured, by its name and the side of its input.
+        pass_seconds: measured time of a frozen backbone for one image with its decoding, by its name and input side.
+        trained_pass_seconds: the same without decoding, of heads that were trained.
     """
 
     found: Opened
     folder: Path
     skip_damaged: bool
     pass_seconds: Mapping[tuple[str, int], float]
+    trained_pass_seconds: dict[tuple[str, int], float] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +120,12 @@ class Trainings:
         train, val = len(self.split.train), len(self.split.val)
         step = seconds * stage.batch_size / steps.images
         epoch = step * (steps_in(train, stage.batch_size) + FORWARD_SHARE * val / stage.batch_size)
-        return Rates(overhead_seconds + self._fixed(family, recipe, stage), epoch, precision)
+        if family.backbone is None or stage.part == "all":
+            return Rates(overhead_seconds, epoch, precision)
+        each, views = self._pass_seconds(family), family.recipe.stages[-1].views
+        fixed = overhead_seconds + each * (val + len(self.split.test))
+        most = {"auto": AUTOMATIC_VIEWS, "fresh": EPOCHS[-1]}.get(views) if isinstance(views, str) else views
+        return Rates(fixed, epoch, precision, each * train, most or 0)
 
     def _faster(self, steps: TimedSteps, family: Family, stage: ResolvedStage) -> tuple[Precision, float]:
         """Precision in which a step takes less time, once for a machine and a family, and that time."""
@@ -134,12 +145,10 @@ class Trainings:
         precision: Resolved = reduced if chosen == reduced else "fp32"
         return precision, times.get(precision) or steps.seconds(precision)
 
-    def _fixed(self, family: Family, recipe: ResolvedRecipe, stage: ResolvedStage) -> float:
-        """Seconds of the frozen blocks for the views of a stage; the features of the head are there from its run."""
-        if family.backbone is None or not isinstance(stage.views, int) or stage.part == "all":
-            return 0.0
-        each = self.pass_seconds.get((family.network, family.size_px), 0.0)
-        return each * (stage.views * len(self.split.train) + len(self.split.val) + len(self.split.test))
+    def _pass_seconds(self, family: Family) -> float:
+        """Seconds of a frozen backbone for one image: of its head's training, else as measured with the decoding."""
+        key = (family.network, family.size_px)
+        return self.trained_pass_seconds.get(key) or self.pass_seconds.get(key, 0.0)
 
     def images(self, candidate: Candidate) -> Images:
         """All images, decoded for a candidate; they are there already if it was trained."""
@@ -161,7 +170,12 @@ class Trainings:
         with stopping_when(is_over), run_page.left_out():
             try:
                 recipe = _resolved(candidate.recipe, self.found.dataset)
-                return train_or_open(self.found.dataset, recipe, candidate.name, options, open_test=False)
+                run = train_or_open(self.found.dataset, recipe, candidate.name, options, open_test=False)
+                if candidate.kind == "features" and run.results.seconds.frozen:
+                    images = run.results.images.train + run.results.images.val
+                    key = (candidate.network, candidate.size_px)
+                    self.trained_pass_seconds[key] = run.results.seconds.frozen / images
+                return run
             except InterruptedRunError as stopped:
                 if not is_over():
                     on_signal(stopped.signal_number)
@@ -229,19 +243,24 @@ class Contest:
         """Families of which no schedule was trained, in their order."""
         return [family for family in self.families if family.name not in self.epochs]
 
-    def first(self, family: Family, seconds: float) -> int:
+    def first(self, family: Family, seconds: float, telling: int = 1) -> int:
         """Epochs of the first schedule of a family in the seconds that are left; 0 if it is not to be trained now.
 
         Each family that was not tried gets a share of the time, two further shares are kept for the best one. Where the
         time is too short for shares, the cheapest pretrained one gets all of it.
+
+        Args:
+            telling: epochs of a pretrained network from which on its schedule tells something.
         """
         rates, untried = self.rates[family.name], self.untried
         share = seconds / (len(untried) - untried.index(family) + FURTHER_SHARES)
         has_pretrained = any(one.backbone for one in self.families)
         if has_pretrained and not family.backbone:
             share = min(share, SCRATCH_SHARE * seconds)
-        alone = family.backbone is not None and not self.epochs
-        return rates.most_epochs(share) or (rates.most_epochs(seconds) if alone else 0)
+        epochs = rates.most_epochs(share)
+        if family.backbone is None or epochs >= telling:
+            return epochs
+        return rates.most_epochs(seconds) if not self.epochs else 0
 
     def next(self, seconds: float) -> tuple[Family, int] | None:
         """Family and number of epochs to train in the seconds that are left, after the first round; None if none fits.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from loupe.errors import counted, enumerated
+from loupe.evaluate.blend_results import SURE, points
 from loupe.evaluate.paired import Difference
 from loupe.evaluate.search_results import Judged, SearchedCandidate
 from loupe.log import duration
@@ -10,7 +11,6 @@ from loupe.models.at_hand import WeightsAtHand
 
 SELECTED = ", with shares that were selected on other images"
 CHOSEN = ", which also chose the runs: on other images it may be less"
-SURE = 0.05  # p-value below which a difference is called significant
 
 
 def plan(
@@ -50,12 +50,6 @@ def figures(judged: Judged) -> str:
     of = "out of fold" if judged.evidence == "out-of-fold" else "validation"
     of_f1 = "" if judged.macro_f1 is None else f", macro-F1 {100 * judged.macro_f1:.1f} %"
     return f"{value:.1f} % ({low:.1f} to {high:.1f}, {of}, {judged.images:,}){of_f1}"
-
-
-def points(difference: Difference) -> str:
-    """Difference in points with its interval."""
-    value, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
 def line(row: SearchedCandidate, spent: float, *, on_subset: bool = False) -> str:
@@ -108,19 +102,6 @@ def more(missed: Sequence[SearchedCandidate], curve: str | None) -> tuple[str, .
     elif missed:
         found.append(f"Not reached: {enumerated([one.title for one in missed], most=3)}.")
     return tuple(found)
-
-
-def blend(difference: Difference, times: float, how: str = "") -> str:
-    """Verdict on several networks together beside the best single run.
-
-    Args:
-        difference: their accuracy minus that of the best single run.
-        times: time of a prediction, as a multiple of that of the best single run.
-        how: what the validation images chose: `SELECTED`, `CHOSEN` or nothing.
-    """
-    chance = "" if difference.p < SURE else ", a difference that may be chance,"
-    text = f"{points(difference)}{chance} for {times:.1f} times the time of a prediction, beside {difference.first}"
-    return f"{text} on {counted(difference.images, 'validation image')}{how}."
 
 
 def offered(titles: str, difference: Difference, times: float) -> str:

@@ -31,7 +31,7 @@ from loupe.training.solver import Solver, check_memory
 from loupe.training.stage_data import StageData
 from loupe.training.strengths import PATIENCE, PATIENCE_OF_F1, next_strength
 from loupe.training.train_state import EpochTimer, Row, TrainState, epoch_line, progress_note, progress_title
-from loupe.training.train_step import TrainStep
+from loupe.training.train_step import Teaching, TrainStep
 
 # Steps between two readings of the loss: each makes the CPU wait for the GPU.
 READ_EVERY_STEPS = 20
@@ -66,6 +66,7 @@ class Trainer:
             strength where their series goes on by itself. None with validation images.
         ranks: ranks that train together.
         log_prior_K: logit adjustment of each class; None: none.
+        teaching: another classifier's probabilities to learn beside the labels, in stages that are trained in steps.
         state: state of the training between two steps.
     """
 
@@ -86,6 +87,7 @@ class Trainer:
     fold_N: np.ndarray | None = None
     ranks: Ranks = field(default_factory=Ranks)
     log_prior_K: Tensor | None = None
+    teaching: Teaching | None = None
     state: TrainState = field(default_factory=TrainState, init=False)
     _saved: Snapshot | None = field(default=None, init=False)  # until the stage that it was saved in resumes
     _only_strength: float | None = field(default=None, init=False)  # of this stage, by out-of-fold predictions
@@ -168,6 +170,7 @@ class Trainer:
             stage_data.first,
             self.ranks,
             self.log_prior_K,
+            None if solved else self.teaching,
         )
         if snapshot:
             with self._fitting():

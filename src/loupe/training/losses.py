@@ -16,16 +16,29 @@ from loupe.config.recipe import Stage
 LossFunction = Callable[[Tensor, Tensor], Tensor]  # float32 logits [B, K] and a target, to losses [B]
 
 
-def target(y_B: Tensor, partner_y_B: Tensor | None, share_B: Tensor | None, classes: int) -> Tensor:
-    """Target of a batch: its class indices [B], or the shares of both classes [B, K] where it is mixed with a partner.
+def target(own: Tensor, partner: Tensor | None, share_B: Tensor | None, classes: int) -> Tensor:
+    """Target of a batch, as its own, or the shares of the classes [B, K] where it is mixed with a partner.
 
     Args:
+        own, partner: class indices [B], or shares of each class [B, K].
         share_B: the share that the image itself has in the mixture, from 0 to 1.
     """
-    if partner_y_B is None or share_B is None:
-        return y_B
-    own_BK, partner_BK = F.one_hot(y_B, classes), F.one_hot(partner_y_B, classes)
-    return torch.lerp(partner_BK.float(), own_BK.float(), share_B[:, None])
+    if partner is None or share_B is None:
+        return own
+    return torch.lerp(_shares(partner, classes), _shares(own, classes), share_B[:, None])
+
+
+def taught(y_B: Tensor, teacher_BK: Tensor, share: float) -> Tensor:
+    """Target [B, K] whose `share` is the probabilities of a teacher, and the rest the label.
+
+    With it, the cross-entropy is that of Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network",
+    section 2, at temperature 1: a weighted mean of the cross-entropies with both targets.
+    """
+    return torch.lerp(_shares(y_B, teacher_BK.shape[1]), teacher_BK, share)
+
+
+def _shares(target: Tensor, classes: int) -> Tensor:
+    return F.one_hot(target, classes).float() if target.ndim == 1 else target
 
 
 def hits(logits_BK: Tensor, target: Tensor) -> Tensor:

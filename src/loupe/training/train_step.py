@@ -1,5 +1,7 @@
 """Training step, and the state that it changes: weights, optimizer, averaged weights."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,19 @@ from loupe.training.averaging import WeightAverage
 from loupe.training.checkpoint import Snapshot, optimizer_tensors, restore_optimizer
 from loupe.training.rank_network import RankNetwork
 from loupe.training.sliced import sliced
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Probabilities of another classifier for the training images, which a network learns beside the labels.
+
+    Attributes:
+        probability_NK: of each image of the table; rows of other images than training images are not used.
+        share: of the probabilities in the target; the rest is the label.
+    """
+
+    probability_NK: Tensor
+    share: float
 
 
 class TrainStep:
@@ -41,6 +56,7 @@ class TrainStep:
         first: int = 0,
         ranks: Ranks | None = None,
         log_prior_K: Tensor | None = None,
+        teaching: Teaching | None = None,
     ) -> None:
         """Freeze the blocks of the model that the stage does not train, and build its loss and optimizer.
 
@@ -55,6 +71,7 @@ class TrainStep:
         self.class_weights_K = class_weights_K
         self.first = first
         self.log_prior_K = log_prior_K
+        self.teaching = teaching
         self.loss = losses.build(stage, class_weights_K, log_prior_K)
         self.optimizer = optimizers.build(stage, model)
         self.decayed = optimizers.decayed(model, everything=stage.decay_all)
@@ -129,7 +146,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model, steps)
-        hits = losses.hits(logits_BK.detach(), target)
+        hits = losses.hits(logits_BK.detach(), batch.y_B if partner is None else target)
         sums = torch.stack([losses_B.detach().sum(), hits.to(losses_B.dtype)])
         return sums if self.over_ranks is None or self.over_ranks.counts(images) else torch.zeros_like(sums)
 
@@ -162,14 +179,21 @@ class TrainStep:
 
     def _inputs(self, batch: Batch, partner: Batch | None, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs and their target, mixed with those of the partner if there is one."""
-        classes = len(self.model.classes)
+        classes, own = len(self.model.classes), self._target(batch)
         x_BCHW = self.augmenter.train(batch.x_BCHW, batch.index_B, epoch)
         if partner is None:
-            return x_BCHW, losses.target(batch.y_B, None, None, classes)
+            return x_BCHW, own
         assert isinstance(self.augmenter, Augmenter), "images are mixed as images"
         other_BCHW = self.augmenter.train(partner.x_BCHW, partner.index_B, epoch)
         x_BCHW, share_B = self.augmenter.mix(x_BCHW, other_BCHW, batch.index_B, epoch)
-        return x_BCHW, losses.target(batch.y_B, partner.y_B, share_B, classes)
+        return x_BCHW, losses.target(own, self._target(partner), share_B, classes)
+
+    def _target(self, batch: Batch) -> Tensor:
+        """Class indices [B] of a batch, or the shares of each class [B, K] where a teacher has a part in them."""
+        if self.teaching is None:
+            return batch.y_B
+        teacher_BK = self.teaching.probability_NK[torch.from_numpy(batch.index_B)].to(batch.y_B.device)
+        return losses.taught(batch.y_B, teacher_BK, self.teaching.share)
 
     def state(self) -> Snapshot:
         """State that training changes."""

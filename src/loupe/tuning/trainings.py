@@ -194,6 +194,8 @@ class SearchTrainings:
             keep_best=False,  # the weights of a search are not kept; its figures are those of the best epoch
             stop=self.stop,
             order=epoch_order(setup.images.table, recipe.shuffle_window),
+            log_prior_K=setup.log_prior_K,
+            teaching=setup.teaching,
         )
         try:
             state = trainer.fit()
