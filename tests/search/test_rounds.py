@@ -30,7 +30,7 @@ def heads(monkeypatch):
     core = SimpleNamespace(
         clock=clock,
         bank=bank,
-        found=SimpleNamespace(heads=[SimpleNamespace(name=name) for name in RIGHT]),
+        found=SimpleNamespace(heads=[SimpleNamespace(name=name, members=()) for name in RIGHT], joint=()),
         record=SimpleNamespace(note=lambda name, **values: None),
         is_over=lambda: clock.spent >= 100,
         seconds_left=lambda: 100 - clock.spent,

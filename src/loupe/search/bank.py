@@ -120,7 +120,9 @@ class Bank:
         return evidence
 
     def _features(self, candidate: Candidate, images: Images, rows_N: Ints) -> Floats:
-        """Features of some images, [N, C]."""
+        """Features of some images, [N, C]; those of several backbones side by side."""
+        if candidate.members:
+            return np.concatenate([self._features(one, self._images(one), rows_N) for one in candidate.members], axis=1)
         extractor, parts, computed, seconds = self._extractor(candidate), list[Floats](), 0, 0.0
         with terminal(quiet=True):
             for first in range(0, len(rows_N), CHUNK_IMAGES):

@@ -15,7 +15,7 @@ from loupe.search import deliver, words
 from loupe.search.bank import Bank
 from loupe.search.clock import Clock, Reserve
 from loupe.search.evidence import Evidence, compare
-from loupe.search.opening import Opened
+from loupe.search.opening import BYTES_OF_PARAMETER, Opened
 from loupe.search.record import Record
 from loupe.search.space import Candidate
 from loupe.search.trainings import Trainings, predict_seconds, validation
@@ -161,7 +161,7 @@ class Candidates:
     def is_too_large(self, candidate: Candidate) -> bool:
         """True if the weights of a candidate with a pretrained backbone would be above the size that was given."""
         most = self.restrictions.size_bytes
-        return most is not None and candidate.backbone is not None and 4 * candidate.backbone.parameters > most
+        return most is not None and BYTES_OF_PARAMETER * candidate.pretrained_parameters > most
 
     def _costs(self, run: Run) -> tuple[float, int]:
         """Seconds of a prediction of one image, and the bytes of the weights."""

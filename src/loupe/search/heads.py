@@ -35,7 +35,8 @@ class Heads:
         """Judge heads out of fold, from cheap to expensive, then the better half on more images.
 
         Args:
-            share: share of the time that is left. With all of it, only heads are judged that could be trained as well.
+            share: share of the time that is left. With all of it, only heads are judged that could be trained as well,
+                and those on several backbones too.
 
         Returns:
             True where more is known than before, and in the first round.
@@ -44,7 +45,7 @@ class Heads:
         until = core.clock.spent + share * max(0.0, core.seconds_left())
         known = bank.judgements
         for rung in range(len(bank.rungs)):
-            for head in self._candidates(rung):
+            for head in self._candidates(rung, share):
                 if bank.rung_of(head.name) >= rung:
                     continue
                 each = self.scaled_pass(head)
@@ -56,11 +57,11 @@ class Heads:
                 self._judge(head, rung)
         return share < 1.0 or bank.judgements > known
 
-    def _candidates(self, rung: int) -> list[Candidate]:
+    def _candidates(self, rung: int, share: float) -> list[Candidate]:
         """Heads to judge on a rung: all of them, or the better half of those that are on the rung before."""
-        heads = self.core.found.heads
+        heads = [*self.core.found.heads, *(self.core.found.joint if share == 1.0 else ())]
         if rung == 0:
-            return [*heads]
+            return heads
         before = ranked(self.core.bank.evidence_at(rung - 1))
         kept = [one.name for one in before[: (len(before) + 1) // 2]]
         return sorted((head for head in heads if head.name in kept), key=lambda head: kept.index(head.name))
@@ -89,6 +90,8 @@ class Heads:
 
         Reading and preparing an image takes the same time for all, so that this is too much rather than too little.
         """
+        if head.members:
+            return sum(self.scaled_pass(one) for one in head.members)
         pass_seconds = self.core.bank.pass_seconds
         key = (head.network, head.size_px)
         if key in pass_seconds:
@@ -107,13 +110,13 @@ class Heads:
         """
         counts, classes = self.core.found.counts(), len(self.core.found.images.table.classes)
         train = counts["train"] if part is None else part
-        solving = SOLVE_SECONDS * train * FEATURES * classes
+        solving = SOLVE_SECONDS * train * FEATURES * max(1, len(head.members)) * classes
         return each * (train + counts["val"] + counts["test"]) + solving + self.core.overhead_seconds
 
     def train_best(self) -> None:
         """Train the best head on all images, or the next best one if the time is short."""
         core, bank = self.core, self.core.bank
-        heads = {head.name: head for head in core.found.heads}
+        heads = {head.name: head for head in (*core.found.heads, *core.found.joint)}
         for evidence in self._ranked():
             head = heads[evidence.name]
             if core.record.rows[head.name].run is not None:  # by all images

@@ -84,6 +84,7 @@ class Opened:
         typical_px: median of the shorter sides of the images.
         at_hand: pretrained backbones that may be used.
         heads: heads on frozen features, from cheap to expensive; empty without backbones.
+        joint: heads on the features of all backbones together.
     """
 
     dataset: Dataset
@@ -94,6 +95,7 @@ class Opened:
     typical_px: int
     at_hand: tuple[WeightsAtHand, ...]
     heads: tuple[Candidate, ...]
+    joint: tuple[Candidate, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Number of images in each split."""
@@ -134,7 +136,8 @@ def opened(options: SearchOptions) -> Opened:
             f"{dataset.name}: {counted(len(split.val), 'validation image')}. A search chooses by them and needs at "
             f"least {LEAST_VALIDATION_IMAGES}. Add images, or train one recipe: leave out --time-limit."
         )
-    return Opened(dataset, images, split, base, device, typical, found, heads)
+    joint = space.joint_heads(found, flops, typical, labelled, base)
+    return Opened(dataset, images, split, base, device, typical, found, heads, joint)
 
 
 def _divided(

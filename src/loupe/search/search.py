@@ -82,7 +82,7 @@ class Search:
     ) -> None:
         self.options, self.found, self.clock, self.stop, self.directory = options, found, clock, stop, directory
         record = Record(directory.path, clock, self._facts())
-        for head in found.heads:
+        for head in (*found.heads, *found.joint):
             record.plan(head)
         skip, images = options.skip_damaged, rungs(found.images, found.split, options.seed, found.base.split.group)
         bank = Bank(found.dataset, found.device, skip, images, lambda: self.core.is_over())

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loupe.config.network import BackboneSpec
+from loupe.config.network import BackboneSpec, BlendMember, BlendSpec
 from loupe.config.optimizer import Logistic
 from loupe.config.recipe import AugmentSpec, Precision, Recipe
 from loupe.config.size import Size
@@ -36,6 +36,7 @@ class Candidate:
         size_px: side of its input; 0 for that of the recipe.
         epochs: epochs in steps; 0 for a solved head.
         training_images: size of the part of the training images to learn from; None for all.
+        members: heads on each of the backbones whose features are together under one head; empty for all others.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Candidate:
     size_px: int = 0
     epochs: int = 0
     training_images: int | None = None
+    members: "tuple[Candidate, ...]" = ()
 
     def learning_from(self, images: int | None) -> "Candidate":
         """The same on a part of the training images; None for all."""
@@ -60,6 +62,12 @@ class Candidate:
             recipe=self.recipe.model_copy(update={"split": split}),
             training_images=images,
         )
+
+    @property
+    def pretrained_parameters(self) -> int:
+        """Parameters of its pretrained backbones."""
+        own = 0 if self.backbone is None else self.backbone.parameters
+        return own + sum(one.pretrained_parameters for one in self.members)
 
     @property
     def network(self) -> str:
@@ -90,8 +98,7 @@ class Candidate:
 
 def sizes_px(network: BackboneSpec, typical_px: int) -> tuple[int, ...]:
     """Sides of the input to try with a backbone, ascending: its own, and smaller ones that take less time."""
-    native = native_preprocessing(network)
-    own = min(native.size) if native else 224
+    own = _own_px(network)
     if typical_px <= SMALL_PX:
         return tuple(sorted({*(size for size in SMALL_SIZES_PX if size < own), own}))
     smaller = STEP_PX * max(2, round(SHARE_OF_SIZE * own / STEP_PX))
@@ -109,24 +116,67 @@ def heads(
         images: number of images whose features are computed.
         base: recipe whose seed, split and class weights all candidates share.
     """
-    found = []
-    for backbone in at_hand:
-        native = native_preprocessing(backbone.spec)
-        own = min(native.size) if native else 224
-        for size in sizes_px(backbone.spec, typical_px):
-            recipe = _sized(_with(catalog.recipe("features"), base, backbone), size)
-            found.append(
-                Candidate(
-                    name=f"features-{_short(backbone)}-{size}px",
-                    kind="features",
-                    title=f"head on {_short(backbone)}, {size} px",
-                    recipe=recipe,
-                    flop=flop_of[backbone] * (size / own) ** 2 * images,
-                    backbone=backbone,
-                    size_px=size,
-                )
-            )
+    found = [
+        _head(backbone, size, flop_of[backbone], images, base)
+        for backbone in at_hand
+        for size in sizes_px(backbone.spec, typical_px)
+    ]
     return _distinct(sorted(found, key=lambda one: (one.flop, one.name)))
+
+
+def _head(backbone: WeightsAtHand, size_px: int, flop: float, images: int, base: Recipe) -> Candidate:
+    """Head on the features of one backbone."""
+    return Candidate(
+        name=f"features-{_short(backbone)}-{size_px}px",
+        kind="features",
+        title=f"head on {_short(backbone)}, {size_px} px",
+        recipe=_sized(_with(catalog.recipe(BASE), base, backbone), size_px),
+        flop=flop * (size_px / _own_px(backbone.spec)) ** 2 * images,
+        backbone=backbone,
+        size_px=size_px,
+    )
+
+
+def _own_px(network: BackboneSpec) -> int:
+    """Shorter side of the input that a backbone was trained with."""
+    native = native_preprocessing(network)
+    return min(native.size) if native else 224
+
+
+def joint_heads(
+    at_hand: Sequence[WeightsAtHand], flop_of: Mapping[WeightsAtHand, float], typical_px: int, images: int, base: Recipe
+) -> tuple[Candidate, ...]:
+    """Heads on the features of all backbones at hand together, at a smaller and at the usual own size, cheapest first.
+
+    Two heads that are equally good gained 2.5 points together on hand signs (results/blends.md), at the sum of their
+    costs. Empty where there are fewer than two backbones.
+    """
+    distinct = [*{one.backbone: one for one in at_hand}.values()]
+    if len(distinct) < 2:
+        return ()
+    own = sorted(_own_px(one.spec) for one in distinct)[len(distinct) // 2]
+    usual = next(one for one in distinct if _own_px(one.spec) == own)
+    native = native_preprocessing(usual.spec)
+    interpolation = native.interpolation if native else None
+    found = []
+    for size in sizes_px(usual.spec, typical_px)[-2:]:
+        members = tuple(_head(one, size, flop_of[one], images, base) for one in distinct)
+        network = BlendSpec(members=tuple(BlendMember(network=one.spec) for one in distinct))
+        recipe = _sized(_shared(catalog.recipe(BASE), base), size)
+        pixels = recipe.input.model_copy(update={"interpolation": interpolation})
+        recipe = recipe.model_copy(update={"model": network, "input": pixels})
+        found.append(
+            Candidate(
+                name=f"features-of-{len(distinct)}-backbones-{size}px",
+                kind="features",
+                title=f"head on {len(distinct)} backbones together, {size} px",
+                recipe=recipe,
+                flop=sum(one.flop for one in members),
+                size_px=size,
+                members=members,
+            )
+        )
+    return tuple(found)
 
 
 def with_strength(head: Candidate, strength: float) -> Candidate:
