@@ -1,12 +1,14 @@
 """Verdict on a run that was made of others, or that learned from another, typed, as results.json holds it."""
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import FiniteFloat
 
 from loupe.errors import counted
-from loupe.evaluate.paired import Difference
 from loupe.records import Part, Seconds, Whole
+
+if TYPE_CHECKING:
+    from loupe.evaluate.paired import Difference  # it loads SciPy, which takes a while
 
 SURE = 0.05  # p-value below which a difference is called significant
 
@@ -53,7 +55,7 @@ class BlendVerdict(Part):
     @classmethod
     def of(
         cls,
-        difference: Difference,
+        difference: "Difference",
         seconds: tuple[float, float],
         how: str = "",
         *,
@@ -85,13 +87,13 @@ class BlendVerdict(Part):
         )
 
 
-def points(difference: Difference) -> str:
+def points(difference: "Difference") -> str:
     """Difference in points with its interval."""
     value, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
-def gain(difference: Difference, times: float, how: str = "") -> str:
+def gain(difference: "Difference", times: float, how: str = "") -> str:
     """Gain of a run beside another, and what it costs.
 
     Args:
