@@ -19,7 +19,8 @@ from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import load_images
 from loupe.data.sources.open import open_table
-from loupe.devices import Compute, StopSignal, stopping_when
+from loupe.deadline import stopping_when
+from loupe.devices import Compute, StopSignal
 from loupe.errors import LoupeError
 from loupe.models import torch_network
 from loupe.models.build import build

@@ -7,8 +7,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Literal, Self
 
 import torch
 
-from loupe import ranks
+from loupe import deadline, ranks
 from loupe.errors import ConfigError, counted
 from loupe.log import logger
 from loupe.openmp import cores
@@ -253,19 +253,6 @@ def give_back_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-_conditions: list[Callable[[], bool]] = []
-
-
-@contextmanager
-def stopping_when(condition: Callable[[], bool]) -> Iterator[None]:
-    """Context in which every `StopSignal` also stops its work once a condition holds, such as the end of its time."""
-    _conditions.append(condition)
-    try:
-        yield
-    finally:
-        _conditions.remove(condition)
-
-
 class StopSignal:
     """Context in which Ctrl-C and SIGTERM set `received` instead of ending the process; a second signal ends it.
 
@@ -296,7 +283,7 @@ class StopSignal:
     @property
     def is_asked(self) -> bool:
         """True if this process was asked to stop, whether or not the work has seen it."""
-        return self._received or any(condition() for condition in _conditions)
+        return self._received or deadline.is_over()
 
     @property
     def is_sent(self) -> bool:

@@ -11,6 +11,7 @@ from loupe.search.space import Candidate
 FEATURES = 1280  # of a backbone, for the estimate of its head
 SOLVE_SECONDS = 6e-8  # of a head in all L2 strengths, for each image, feature and class
 MOST_OF_SET = 0.8  # of the training and validation images, from which on out-of-fold predictions choose L2 strengths
+DECODING_SHARE = 0.5  # of the time of a backbone for one image, with its decoding
 JUDGE_SECONDS = 2.0  # of a head beside the pass of the images: conversion of its backbone, and solving
 
 
@@ -105,13 +106,16 @@ class Heads:
     def seconds(self, head: Candidate, each: float, part: int | None = None) -> float:
         """Expected seconds of a head that learns from all training images, or from a part of them.
 
+        A training decodes all images, also those that it does not learn from.
+
         Args:
             each: seconds of its backbone for one image.
         """
         counts, classes = self.core.found.counts(), len(self.core.found.images.table.classes)
         train = counts["train"] if part is None else part
         solving = SOLVE_SECONDS * train * FEATURES * max(1, len(head.members)) * classes
-        return each * (train + counts["val"] + counts["test"]) + solving + self.core.overhead_seconds
+        decoded = DECODING_SHARE * (counts["train"] - train)
+        return each * (train + counts["val"] + counts["test"] + decoded) + solving + self.core.overhead_seconds
 
     def train_best(self) -> None:
         """Train the best head on all images, or the next best one if the time is short."""

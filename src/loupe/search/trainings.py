@@ -19,7 +19,8 @@ from loupe.data.pixels.batches import BatchLoader
 from loupe.data.pixels.prepare import Images, load_images
 from loupe.data.pixels.read_ahead import steps_in
 from loupe.data.splits.split import Split
-from loupe.devices import Resolved, has_bf16_matrix_units, precisions, stopping_when
+from loupe.deadline import stopping_when
+from loupe.devices import Resolved, has_bf16_matrix_units, precisions
 from loupe.errors import InterruptedRunError, StoppedError
 from loupe.evaluate.history import MACRO_F1
 from loupe.evaluate.predictions import read_splits

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -11,6 +12,7 @@ from typing import TypeVar, Unpack
 import numpy as np
 import PIL
 
+from loupe import deadline
 from loupe.config.base import Channels, Levels
 from loupe.config.recipe import Interpolation, PixelDefinition, Resize
 from loupe.config.size import Size, SizePx
@@ -93,10 +95,16 @@ class EncodedImages:
         return load(data, path, **self._settings)
 
     def decode_all(self, rows: Sequence[int] | None = None) -> Generator["DecodedChunk", None, None]:
-        """Decode all images, or those of some rows, in order and in parallel, in chunks."""
-        return in_parallel(
-            self.table, self.task(decode_files), chunk=self.chunk_images, description="decoding images", rows=rows
-        )
+        """Decode all images, or those of some rows, in order and in parallel, in chunks.
+
+        Raises:
+            StoppedError: a condition of `deadline.stopping_when` holds.
+        """
+        task, most = self.task(decode_files), self.chunk_images
+        with closing(in_parallel(self.table, task, chunk=most, description="decoding images", rows=rows)) as chunks:
+            for chunk in chunks:
+                deadline.check()
+                yield chunk
 
     @property
     def chunk_images(self) -> int:
