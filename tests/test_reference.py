@@ -1,0 +1,38 @@
+"""The generated pages of docs/reference/. `python tests/test_reference.py` (`make reference`) writes them anew."""
+
+import pytest
+
+from loupe.config import overrides
+from loupe.evaluate.metrics import METRICS
+from reference_pages import FOLDER, MEANINGS, PAGES, RESULTS, SECTIONS
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_that_of_these_sources(name):
+    assert (FOLDER / name).read_text(encoding="utf-8") == PAGES[name](), "write it anew: make reference"
+
+
+def test_every_section_of_a_recipe_is_on_the_page():
+    listed = {model for _, _, model in SECTIONS}
+    assert set(overrides.SECTIONS.values()) <= listed
+
+
+def test_every_key_has_a_meaning_and_no_meaning_is_left_over():
+    assert {model: list(model.model_fields) for _, _, model in SECTIONS} == {
+        model: list(meanings) for model, meanings in MEANINGS.items()
+    }
+
+
+def test_every_value_of_results_has_its_table():
+    titles = [title for title, _, _ in RESULTS]
+    assert len(set(titles)) == len(titles)
+
+
+def test_every_metric_is_on_its_page():
+    text = (FOLDER / "metrics.md").read_text(encoding="utf-8")
+    assert [metric.key for metric in METRICS if f"| `{metric.key}` |" not in text] == []
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
