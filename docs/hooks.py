@@ -13,8 +13,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}  # in the repository, and on the site
-SAME = {"README.md": "index.md", "results": "results/index.md"}  # what stands for them on the site
+PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+SAME = {"results": "results/index.md"}  # what stands for a folder on the site
 SHOWN = {".md", ".png", ".webp", ".csv", ".json"}
 LINK = re.compile(r"(!?)\[([^\]\n]*(?:\n[^\]\n]*)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"(```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
@@ -28,7 +28,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, abs_src_path=str(path)))
     for path, name in PAGES.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / path)))
-    rows = [f"- [{_title(path)}]({path.relative_to(ROOT / 'results').as_posix()})" for path in results if _is_page(path)]
+    rows = [
+        f"- [{_title(path)}]({path.relative_to(ROOT / 'results').as_posix()})" for path in results if _is_page(path)
+    ]
     text = "# Measurements\n\nEvery figure with its command, commit and machine.\n\n" + "\n".join(rows) + "\n"
     files.append(File.generated(config, "results/index.md", content=text))
     return files

@@ -223,8 +223,8 @@ MEANINGS: dict[type[BaseModel], dict[str, str]] = {
         "height_shift": "largest vertical shift, as a fraction of the height",
         "shear_degrees": "largest shear, in both directions",
         "zoom": "range of the factors of both axes; above 1 the content becomes smaller",
-        "horizontal_flip": "random mirror images; `alternate`: in every second epoch; `auto`: unless the training images "
-        "show that orientation matters",
+        "horizontal_flip": "random mirror images; `alternate`: in every second epoch; `auto`: unless the training "
+        "images show that orientation matters",
         "vertical_flip": "random flips upside down",
         "fill": "pixels beyond the edge",
         "fill_value": "their value with `fill: constant`, from 0 to 255",
@@ -328,8 +328,8 @@ MEANINGS: dict[type[BaseModel], dict[str, str]] = {
 INTRODUCTION = f"""# Recipe keys
 
 Every key of a recipe, with the values that it may take and its default. A dash means that the key has no default.
-`--set KEY=VALUE` sets any of them for `loupe train`, `compare`, `tune` and `loupe recipes NAME`, where it also shows the
-result; `N` is the number of a stage or layer, from 0. [Recipes](../recipes.md) shows how they are used. {GENERATED}
+`--set KEY=VALUE` sets any of them for `loupe train`, `compare`, `tune` and `loupe recipes NAME`, which prints it;
+`N` is the number of a stage or layer, from 0. [Recipes](../recipes.md) shows how they are used. {GENERATED}
 
 An optimizer, a schedule or a loss is set by its name (`--set stages.0.schedule=cosine`), or by a mapping with its keys
 (`--set stages.0.schedule='{{name: cosine, warmup_epochs: 1}}'`)."""
@@ -393,7 +393,9 @@ def _values(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if get_origin(annotation) is tuple:
         inner, *rest = get_args(annotation)
         if rest == [...]:
-            return "sections" if inspect.isclass(inner) and issubclass(inner, BaseModel) else f"list of {_plural(inner)}"
+            return (
+                "sections" if inspect.isclass(inner) and issubclass(inner, BaseModel) else f"list of {_plural(inner)}"
+            )
         return f"{len(get_args(annotation))} numbers, {_values(inner)}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "a section"
@@ -490,9 +492,9 @@ RESULT_MEANINGS: dict[type[BaseModel], dict[str, str]] = {
     },
     results.RefitResult: {"images": "images that the head learned from", "l2_strength": "strength of its L2 penalty"},
     Calibration: {
-        "temperature": "`value`, its interval (`low`, `high`), `images` and `mistakes` of the fit; `why` where it stays 1",
+        "temperature": "`value`, its interval (`low`, `high`), `images` and `mistakes` of the fit; `why` it stays 1",
         "fitted_on": "`validation` or `folds`",
-        "validation": "`log_loss` and `ece` before and after the temperature, and the `bins` of the reliability diagram",
+        "validation": "`log_loss` and `ece` before and after the temperature; `bins` of the reliability diagram",
         "test": "the same on test images",
     },
     Selective: {
@@ -543,9 +545,9 @@ def results_keys() -> str:
     """Page of the keys of results.json."""
     lines = [
         *("# Keys of results.json", ""),
-        "What `results.json` in the folder of a run holds, and `loupe train --json` prints. Fractions, not percent; seconds.",
-        "A figure that is undefined is null and has a `why`. A key is never renamed; a later version may add keys. In Python",
-        f"the same is `run.results`, with the keys as attributes. {GENERATED}",
+        "What `results.json` in the folder of a run holds, and `loupe train --json` prints. Fractions, not percent;",
+        "seconds. A figure that is undefined is null and has a `why`. A key is never renamed; a later version may add",
+        f"keys. In Python the same is `run.results`, with the keys as attributes. {GENERATED}",
         "",
         "`schema` stands first and is the number of the form of the file: "
         f"{results.RunResults.SCHEMA}. [Metrics](metrics.md) has the formulas.",
@@ -560,7 +562,9 @@ def results_keys() -> str:
         for name, field in model.model_fields.items():
             if name not in inherited:
                 key = field.alias or name
-                lines.append(f"| `{key}` | {_json_type(field.annotation)} | {attributes[key if key in attributes else name]} |")
+                lines.append(
+                    f"| `{key}` | {_json_type(field.annotation)} | {attributes[key if key in attributes else name]} |"
+                )
         if model is not results.RunResults:
             lines[start:start] = [re.sub(r"\bNone\b", "null", _paragraphs(inspect.getdoc(model) or "")[0]), ""]
     return "\n".join(lines) + "\n"
@@ -612,4 +616,3 @@ PAGES: dict[str, Callable[[], str]] = {
     "recipe-keys.md": recipe_keys,
     "results-keys.md": results_keys,
 }
-

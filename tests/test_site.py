@@ -1,0 +1,107 @@
+"""The site of the documents: its pages and links, without MkDocs; and the whole build where MkDocs is installed."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
+ADDED = {"overview.md", "changelog.md", "contributing.md", "results/index.md"}  # by docs/hooks.py, from files outside docs/
+CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
+PARTS = ["Start", "Lessons", "How-to", "Reference", "Explanation"]
+SHOWN_IN = {"only-light", "only-dark"}  # anchors of pictures: the colours in which the theme shows them
+FROM_ELSEWHERE = re.compile(
+    r"""<(?:script|img|iframe|source)[^>]*\ssrc="(?:https?:)?//|<link[^>]*rel="?(?:stylesheet|"""
+    r"""preconnect|icon)"?[^>]*href="(?:https?:)?//"""
+)
+
+
+def nav() -> list[Any]:
+    return yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+
+
+def files_of(entry: Any) -> Iterator[str]:
+    """Pages of a part of the nav."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from files_of(part)
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """Anchors of the headings of a page, as Markdown's table of contents makes them."""
+    found: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(
+        r"^#{1,6} (.+)$", re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S), re.M
+    ):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+        name = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text).strip().lower())
+        names.add(f"{name}_{found[name]}" if found[name] else name)
+        found[name] += 1
+    return frozenset(names)
+
+
+def test_the_nav_names_every_page_once():
+    named = Counter(files_of(nav()))
+    assert {name: count for name, count in named.items() if count > 1} == {}
+    assert set(named) == {*NAMES, *ADDED}
+
+
+def test_the_nav_has_the_four_parts():
+    assert [title for entry in nav() for title in entry] == PARTS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_and_anchor_leads_somewhere(name):
+    page = DOCS / name
+    for target, anchor in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if "://" in target:
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{name}: {target}"
+        if anchor and path.suffix == ".md":
+            assert anchor in anchors(path), f"{name}: {target}#{anchor}"
+        elif anchor:
+            assert anchor in SHOWN_IN, f"{name}: {target}#{anchor}"
+
+
+def test_pictures_have_texts_and_those_of_one_colour_have_their_counterpart():
+    for page in PAGES:
+        pictures = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+        assert all(len(text) >= 10 for text, _ in pictures), page
+        light = [path.replace("light", "dark") for _, path in pictures if path.endswith("#only-light")]
+        assert light == [path for _, path in pictures if path.endswith("#only-dark")], page
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    missing = [name for name in ("mkdocs", "material", "mkdocstrings") if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"the site is not built: {', '.join(missing)} not installed (make docs)")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    ran = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "WARNING" not in ran.stdout + ran.stderr
+    built = sorted((tmp_path / "site").rglob("*.html"))
+    assert {page.relative_to(tmp_path / "site").as_posix() for page in built} >= {
+        name.replace(".md", ".html") for name in files_of(nav())
+    }
+    own = [page for page in built if not page.name.startswith("comparison")]
+    assert [page.name for page in own if FROM_ELSEWHERE.search(page.read_text(encoding="utf-8"))] == []
