@@ -1,12 +1,12 @@
 """Pictures of Loupe's own pages for the site, in light and dark.
 
-    loupe train $LOUPE_DATA/cats_vs_dogs --name pets
-    loupe labels $LOUPE_DATA/cats_vs_dogs --to pets-labels
+    loupe train $LOUPE_DATA/cats_vs_dogs --name cats
+    loupe labels $LOUPE_DATA/cats_vs_dogs --to cats-labels
     loupe train $LOUPE_DATA/magnetic_tiles --set split.group=near --name tiles
     loupe train $LOUPE_DATA/magnetic_tiles --set split.group=near --set class_weights=balanced --name tiles-balanced
     loupe compare tiles tiles-balanced --name balanced
-    python docs/pictures.py report=runs/pets/report.html labels=pets-labels/labels.html \
-        comparison=runs/balanced.html
+    python docs/pictures.py report=runs/cats/report.html confusion=runs/cats/report.html#confusion \
+        labels=cats-labels/labels.html comparison=runs/balanced.html
 """
 
 import io
@@ -27,14 +27,18 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, page in pages.items():
             for scheme in ("light", "dark"):
-                picture(browser, Path(page), scheme).save(FOLDER / f"{name}-{scheme}.webp", quality=82, method=6)
+                picture(browser, page, scheme).save(FOLDER / f"{name}-{scheme}.webp", quality=82, method=6)
         browser.close()
 
 
-def picture(browser: Browser, path: Path, scheme: str) -> Image.Image:
-    """Upper part of a page, as a browser shows it in light or dark colours."""
+def picture(browser: Browser, address: str, scheme: str) -> Image.Image:
+    """Upper part of a page, or of its section after `#`, as a browser shows it in light or dark colours."""
+    path, _, section = address.partition("#")
     page = browser.new_page(viewport=SIZE, color_scheme=scheme)
-    page.goto(path.resolve().as_uri())
+    page.goto(Path(path).resolve().as_uri())
+    if section:
+        page.locator(".matrix td.miss a").first.click()
+        page.locator(f"#{section}").evaluate("section => section.scrollIntoView()")
     page.wait_for_timeout(500)
     shown = Image.open(io.BytesIO(page.screenshot()))
     page.close()
