@@ -521,7 +521,7 @@ RESULT_MEANINGS: dict[type[BaseModel], dict[str, str]] = {
         "trainable": "true if they were trained",
     },
     results.SecondsSpent: {
-        "load": "reading, decoding and hashing images",
+        "load": "reading and decoding images, before the training",
         "train": "all stages, with their validation",
         "evaluate": "evaluation at the end",
         "total": "the whole run",

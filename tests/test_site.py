@@ -14,11 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
+from browsers import SIZES, chromium
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
-ADDED = {"overview.md", "changelog.md", "contributing.md", "results/index.md"}  # by docs/hooks.py, from files outside docs/
+ADDED = {
+    "overview.md",
+    "changelog.md",
+    "contributing.md",
+    "results/index.md",
+}  # by docs/hooks.py, from files outside docs/
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
 PARTS = ["Start", "Lessons", "How-to", "Reference", "Explanation"]
@@ -60,7 +67,8 @@ def anchors(page: Path) -> frozenset[str]:
 def test_the_nav_names_every_page_once():
     named = Counter(files_of(nav()))
     assert {name: count for name, count in named.items() if count > 1} == {}
-    assert set(named) == {*NAMES, *ADDED}
+    notebooks = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.ipynb")}
+    assert set(named) == {*NAMES, *ADDED, *notebooks}
 
 
 def test_the_nav_has_the_four_parts():
@@ -89,19 +97,49 @@ def test_pictures_have_texts_and_those_of_one_colour_have_their_counterpart():
         assert light == [path for _, path in pictures if path.endswith("#only-dark")], page
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The built site."""
     missing = [name for name in ("mkdocs", "material", "mkdocstrings") if find_spec(name) is None]
     if missing:
         pytest.skip(f"the site is not built: {', '.join(missing)} not installed (make docs)")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     ran = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "WARNING" not in ran.stdout + ran.stderr
-    built = sorted((tmp_path / "site").rglob("*.html"))
-    assert {page.relative_to(tmp_path / "site").as_posix() for page in built} >= {
-        name.replace(".md", ".html") for name in files_of(nav())
-    }
-    own = [page for page in built if not page.name.startswith("comparison")]
-    assert [page.name for page in own if FROM_ELSEWHERE.search(page.read_text(encoding="utf-8"))] == []
+    assert ran.returncode == 0 and "WARNING" not in ran.stdout + ran.stderr, ran.stdout + ran.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    yield from chromium()
+
+
+@pytest.mark.slow
+def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
+    built = sorted(site.rglob("*.html"))
+    pages = {str(Path(name).with_suffix(".html")) for name in files_of(nav())}
+    assert pages <= {page.relative_to(site).as_posix() for page in built}
+    assert [page for page in built if FROM_ELSEWHERE.search(page.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.slow
+def test_a_search_works_on_pages_that_are_opened_from_the_disk(site, browser):
+    page = browser.new_page(viewport=SIZES["desk"])
+    page.goto((site / "howto" / "csv.html").as_uri())
+    page.locator(".md-search__input").first.click()
+    page.keyboard.type("unbalanced")
+    page.wait_for_selector(".md-search-result__item", timeout=60_000)
+    assert "My classes are unbalanced" in page.locator(".md-search-result__list").inner_text()
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_on_a_phone(site, browser, scheme):
+    page = browser.new_page(viewport=SIZES["phone"], color_scheme=scheme)
+    for name in ("index", "howto/own-photos", "reference/recipe-keys", "reference/python", "reference/metrics"):
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES["phone"]["width"], name
+    page.close()

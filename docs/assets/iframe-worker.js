@@ -6,7 +6,6 @@ if (location.protocol === "file:") {
             this.frame = document.createElement("iframe");
             this.frame.hidden = true;
             document.body.append(this.frame);
-            this.ready = new Promise(resolve => this.frame.contentWindow.addEventListener("load", resolve));
             addEventListener("message", event => {
                 if (event.source !== this.frame.contentWindow) return;
                 const copy = new MessageEvent("message", {data: event.data});
@@ -22,6 +21,7 @@ if (location.protocol === "file:") {
             inner.write(`<body><script>postMessage = data => parent.postMessage(data, "*"); importScripts = ${load};</scr` +
                 `ipt><script src="${url}"></scr` + `ipt>`);
             inner.close();
+            this.ready = new Promise(resolve => this.frame.contentWindow.addEventListener("load", resolve));
         }
         postMessage(data) {
             this.ready.then(() => this.frame.contentWindow.dispatchEvent(new MessageEvent("message", {data})));
