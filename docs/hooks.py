@@ -54,6 +54,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return text if exists else link.group()
         return f"{picture}[{text}]({posixpath.relpath(name, here.parent.as_posix() or '.')}{anchor or ''})"
 
+    if not in_docs:
+        page.meta["search"] = {"boost": 0.3}  # below the pages that say how something is done
     parts = CODE.split(markdown)  # code stands at the odd places
     return "".join(part if number % 2 else LINK.sub(on_site, part) for number, part in enumerate(parts))
 
