@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PRINTED = re.compile(r"^```python\n([^`]*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = {"sh", "python", "console", "text"}
 # The packages without which these commands say what to install.
 EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab", "tune": "optuna"}
@@ -50,6 +51,10 @@ def name_of(page: Path) -> str:
 
 
 IDS = [name_of(page) for page in PAGES]
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -145,6 +150,15 @@ def test_what_a_page_shows_can_be_run(page, folder, page_runtime, monkeypatch):
                 if package := EXTRAS.get(words[1]):
                     pytest.importorskip(package)
                 run_command(words, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=name) for p, name in zip(PAGES, IDS, strict=True) if PRINTED.search(read(p))]
+)
+def test_what_stands_below_a_block_is_what_it_prints(page, folder, capsys):
+    for body, printed in PRINTED.findall(read(page)):
+        exec(compile(body, name_of(page), "exec"), {})
+        assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -1,7 +1,10 @@
 """The generated pages of docs/reference/. `python tests/test_reference.py` (`make reference`) writes them anew."""
 
+import re
+
 import pytest
 
+import loupe
 from loupe.config import overrides
 from loupe.evaluate.metrics import METRICS
 from reference_pages import FOLDER, MEANINGS, PAGES, RESULTS, SECTIONS
@@ -31,6 +34,12 @@ def test_every_value_of_results_has_its_table():
 def test_every_metric_is_on_its_page():
     text = (FOLDER / "metrics.md").read_text(encoding="utf-8")
     assert [metric.key for metric in METRICS if f"| `{metric.key}` |" not in text] == []
+
+
+def test_every_public_name_of_python_is_on_its_page():
+    text = (FOLDER / "python.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", text))
+    assert set(loupe.__all__) - {"__version__"} - words == set()
 
 
 if __name__ == "__main__":

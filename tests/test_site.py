@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from browsers import SIZES, chromium
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+renewed = runpy.run_path(str(DOCS / "outputs.py"))["renewed"]
 PAGES = sorted(DOCS.rglob("*.md"))
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
 ADDED = {
@@ -95,6 +97,14 @@ def test_pictures_have_texts_and_those_of_one_colour_have_their_counterpart():
         assert all(len(text) >= 10 for text, _ in pictures), page
         light = [path.replace("light", "dark") for _, path in pictures if path.endswith("#only-light")]
         assert light == [path for _, path in pictures if path.endswith("#only-dark")], page
+
+
+def test_an_output_that_is_written_anew_leaves_out_what_the_page_leaves_out():
+    shown = ["4,000 images.", "epoch 1/9 loss 0.5", "...", "epoch 9/9 loss 0.3", "Report: runs/a"]
+    printed = ["2,000 images.", "Recipe a.", *(f"epoch {n}/7 loss 0.{n}" for n in range(1, 8)), "Report: runs/a"]
+    lines = ["2,000 images.", "...", "epoch 1/7 loss 0.1", "...", "epoch 7/7 loss 0.7", "Report: runs/a"]
+    assert renewed(shown, printed) == lines
+    assert renewed(["old"], ["new ", "lines"]) == ["new", "lines"]
 
 
 @pytest.fixture(scope="module")
