@@ -2,9 +2,9 @@
 
     python docs/outputs.py docs/howto/own-photos.md
 
-The commands run in an empty folder in which `photos/` is $LOUPE_DATA/cats_vs_dogs and `new/` has eight images without
-labels; weights come from $LOUPE_DATA/weights. Lines that a page leaves out (`...`) stay left out. Blocks without output
-and blocks with other programs, servers or interrupted runs stay as they are.
+The commands run with an empty cache, in a folder in which `photos/` is $LOUPE_DATA/cats_vs_dogs and `new/` has eight
+images without labels; weights come from $LOUPE_DATA/weights. Lines that a page leaves out (`...`) stay left out. Blocks
+without output and blocks with other programs, servers or interrupted runs stay as they are.
 """
 
 import os
@@ -21,6 +21,7 @@ BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LEFT_OUT = "..."
 BY_HAND = {"serve", "--resume", "--cluster"}  # words of commands that end by a signal, or need other machines
 NEW_IMAGES = 8
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def main() -> None:
@@ -56,18 +57,18 @@ def _block(body: str, folder: Path, data: Path) -> str:
 
 def _run(command: str, folder: Path, data: Path) -> str:
     """Output of a command, without paths of this machine."""
-    given = os.environ
-    environment = {"LOUPE_WEIGHTS": str(data / "weights"), "LOUPE_OFFLINE": "1", "COLUMNS": "140", **given}
+    cache = str(folder / "cache")
+    own = {"LOUPE_CACHE": cache, "LOUPE_WEIGHTS": str(data / "weights"), "LOUPE_OFFLINE": "1", "COLUMNS": "140"}
     words = [os.path.expandvars(word) for word in shlex.split(command)[1:]]
     ran = subprocess.run(
         [sys.executable, "-m", "loupe", *words],
         cwd=folder,
-        env=environment,
+        env={**os.environ, **own},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    text = ran.stdout.replace(given.get("LOUPE_CACHE", "~/.cache/loupe"), "~/.cache/loupe")
+    text = ran.stdout.replace(cache, "~/.cache/loupe").replace(NO_BREAK, " ")
     return text.replace(str(data), "$LOUPE_DATA").replace(str(Path.home()), "~")
 
 
