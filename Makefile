@@ -10,6 +10,8 @@ endif
 
 # Compiled modules are kept: a process that starts reads them, and compiles nothing.
 export PYTHONDONTWRITEBYTECODE :=
+# No advertisement of another program among the messages of the build.
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: demo test test-slow lint dist docs reference architecture layouts clean
 
@@ -28,7 +30,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs  # the site, into site/: any warning is a failure
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m mkdocs build --strict
 
 reference: $(VENV)/.ready  # the generated pages of docs/reference/, from the sources
 	$(BIN)/python tests/test_reference.py

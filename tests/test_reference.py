@@ -1,10 +1,12 @@
 """The generated pages of docs/reference/. `python tests/test_reference.py` (`make reference`) writes them anew."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 import loupe
+from loupe import cache, rundir
 from loupe.config import overrides
 from loupe.evaluate.metrics import METRICS
 from reference_pages import FOLDER, MEANINGS, PAGES, RESULTS, SECTIONS
@@ -34,6 +36,22 @@ def test_every_value_of_results_has_its_table():
 def test_every_metric_is_on_its_page():
     text = (FOLDER / "metrics.md").read_text(encoding="utf-8")
     assert [metric.key for metric in METRICS if f"| `{metric.key}` |" not in text] == []
+
+
+def test_columns_of_curves_and_kinds_of_cached_data_are_on_the_page_of_files():
+    text = (FOLDER / "run-files.md").read_text(encoding="utf-8")
+    assert [column for column in rundir.METRICS if f"`{column}`" not in text] == []
+    assert [kind for kind, content in cache.KINDS.items() if f"| `{kind}` | {content} |" not in text] == []
+
+
+@pytest.mark.slow
+def test_every_file_of_a_run_is_on_the_page_of_files(tmp_path):
+    text = (FOLDER / "run-files.md").read_text(encoding="utf-8")
+    run = loupe.train("digits", epochs=1, output=tmp_path, name="a", device="cpu", quiet=True)
+    found = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    names = {re.sub(r"\d{8}", "NNNNNNNN", name) for name in found}
+    listed = {name for name in names if name in text or (Path(name).name in text and f"{Path(name).parent}/" in text)}
+    assert names - listed == set()
 
 
 def test_every_public_name_of_python_is_on_its_page():
