@@ -10,8 +10,10 @@ endif
 
 # Compiled modules are kept: a process that starts reads them, and compiles nothing.
 export PYTHONDONTWRITEBYTECODE :=
+# No advertisement of another program among the messages of the build.
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow lint dist architecture layouts clean
+.PHONY: demo test test-slow lint dist docs reference architecture layouts clean
 
 demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
@@ -27,6 +29,12 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs  # the site, into site/: any warning is a failure
+	$(BIN)/python -m mkdocs build --strict
+
+reference: $(VENV)/.ready  # the generated pages of docs/reference/, from the sources
+	$(BIN)/python tests/test_reference.py
+
 architecture: $(VENV)/.ready  # docs/architecture.md, from the docstrings
 	$(BIN)/python tests/test_architecture.py
 
@@ -39,6 +47,10 @@ $(VENV)/.ready: pyproject.toml
 	@$(BIN)/python -c "import compileall; compileall.compile_dir('$(VENV)', quiet=2, workers=0)"  # on all processors
 	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.ready').touch()"
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[docs]"
+	@$(PYTHON) -c "import pathlib; pathlib.Path('$(VENV)/.docs').touch()"
+
 # The wheel and the source distribution. `twine check` reads them as PyPI would.
 dist: $(VENV)/.ready
 	rm -rf dist
@@ -46,4 +58,4 @@ dist: $(VENV)/.ready
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist site .mypy_cache .ruff_cache .pytest_cache

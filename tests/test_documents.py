@@ -28,8 +28,10 @@ from loupe.recipes import catalog
 from loupe.search import clock, search
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PRINTED = re.compile(r"^```python\n([^`]*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = {"sh", "python", "console", "text"}
 # The packages without which these commands say what to install.
 EXTRAS = {"explain": "captum", "export": "onnxscript", "labels": "cleanlab", "tune": "optuna"}
@@ -37,8 +39,22 @@ WHOLE = {"guarantees.md"}  # pages whose runs keep the report, OpenVINO and the 
 SLOW = {"README.md", "compare.md", "data.md", "explain.md", "export.md", "guarantees.md", "recipes.md", "remote.md"}
 SLOW |= {"blend.md", "labels.md", "python.md", "predict.md", "scikit-learn.md", "time_limit.md", "transfer.md"}
 SLOW |= {"tune.md"}
+SLOW |= {f"howto/{name}.md" for name in ("csv", "millions", "mislabelled", "offline", "onnx", "own-photos")}
+SLOW |= {f"howto/{name}.md" for name in ("reproduce", "resume", "scikit-learn", "unbalanced")}
+SLOW |= {"explanation/frozen-cache.md", "explanation/locked-test-sets.md", "lessons/index.md", "reference/metrics.md"}
 LIMIT_SECONDS = 35  # of a search, at most
-IDS = [page.name for page in PAGES]
+
+
+def name_of(page: Path) -> str:
+    """Name of a page: its path in docs/."""
+    return page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT).as_posix()
+
+
+IDS = [name_of(page) for page in PAGES]
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -117,19 +133,32 @@ def run_command(words: list[str], monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PAGES]
+    "page",
+    [
+        pytest.param(p, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for p, name in zip(PAGES, IDS, strict=True)
+    ],
 )
 def test_what_a_page_shows_can_be_run(page, folder, page_runtime, monkeypatch):
-    if page.name not in WHOLE:
+    if name_of(page) not in WHOLE:
         without_slow_parts(monkeypatch)
     for mark, body in blocks(page):
         if mark == "python":
-            exec(compile(body, f"{page.name}", "exec"), {})
+            exec(compile(body, name_of(page), "exec"), {})
         elif mark == "sh":
             for words in commands(body):
                 if package := EXTRAS.get(words[1]):
                     pytest.importorskip(package)
                 run_command(words, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=name) for p, name in zip(PAGES, IDS, strict=True) if PRINTED.search(read(p))]
+)
+def test_what_stands_below_a_block_is_what_it_prints(page, folder, capsys):
+    for body, printed in PRINTED.findall(read(page)):
+        exec(compile(body, name_of(page), "exec"), {})
+        assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -172,4 +201,4 @@ def command_options() -> dict[str, set[str]]:
 def test_links_between_documents_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+            assert "://" in target or (page.parent / target).exists(), f"{name_of(page)}: {target}"
