@@ -166,6 +166,8 @@ MEANINGS: dict[type[BaseModel], dict[str, str]] = {
         "stages": "stages of training, one after the other: see [Stages](#stages)",
         "class_weights": "weights of the classes in the loss; `balanced`: inverse to their images",
         "logit_adjustment": "factor of the logarithm of each class's share; above 0, rare classes become likelier",
+        "teacher": "folder of a finished run whose probabilities are learned beside the labels",
+        "teacher_share": "share of these probabilities in the target of an image; the label has the rest",
         "monitor": "validation metric that chooses the epoch, ends a stage by patience and lowers rates on a plateau",
         "keep": "epoch whose weights are kept",
         "refit": "train a solved head on training and validation images together, at the end",
@@ -444,7 +446,7 @@ RESULTS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Diagnosis", "`diagnosis`", results.DiagnosisResult),
     ("Parent", "`parent`", ParentRun),
     ("Made of", "`made_of`", MadeOf),
-    ("Blend", "`blend`", BlendVerdict),
+    ("Blend", "`blend`; of a student beside its teacher, `distilled`", BlendVerdict),
 )
 
 
