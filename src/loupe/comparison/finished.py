@@ -10,6 +10,8 @@ class FinishedComparison(ComparisonResults):
     def __repr__(self) -> str:
         return comparison_tables.markdown(self)
 
+    __str__ = __repr__
+
     def _repr_html_(self) -> str:
         """Summary for notebooks, as HTML."""
         return comparison_page.in_notebook(self)

@@ -72,7 +72,7 @@ def in_notebook(results: ComparisonResults) -> str:
         "accuracy": _accuracy(results),
     }
     page = render("cell_comparison.html", shown, styles=("cell.css",))
-    return frame(page, 190 + 50 * len(results.measured) + 40 + 100 * len(rows))
+    return frame(page, 330 + 50 * len(results.measured) + 130 * len(rows))
 
 
 def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:

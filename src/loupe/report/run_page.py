@@ -12,7 +12,7 @@ from typing import Any
 from loupe.data.remote.redaction import redacted_word
 from loupe.errors import RunStateError
 from loupe.evaluate.history import StageResult, kept_row, read_history
-from loupe.evaluate.results import RunResults, results_file, results_of, stages_of
+from loupe.evaluate.results import Evaluation, RunResults, results_file, results_of, stages_of
 from loupe.files import write_atomic
 from loupe.log import command_line, printable, rounded
 from loupe.provenance import environment_file, environment_of
@@ -60,7 +60,7 @@ def write_page(run_dir: Path) -> Path:
 
 def in_notebook(run_dir: Path) -> str:
     """Result, metrics and learning curves of a run as HTML for a notebook cell, in a frame."""
-    return frame(render("notebook.html", gather(RunDirectory(run_dir)), styles=("cell.css",)), NOTEBOOK_PX)
+    return frame(render("notebook.html", gather(RunDirectory(run_dir)), styles=(*STYLES, "cell.css")), NOTEBOOK_PX)
 
 
 def gather(run: RunDirectory) -> dict[str, Any]:
@@ -133,12 +133,15 @@ def _chosen(stages: Sequence[StageResult]) -> str:
     return " or the ".join(names) or "epoch"
 
 
+def evaluated(results: RunResults) -> tuple[str, Evaluation] | tuple[None, None]:
+    """Split whose figures stand for the run, and these: test, or without it validation; None without either."""
+    return next(((name, block) for name, block in reversed(results.splits.items()) if block.images), (None, None))
+
+
 def _from_results(results: RunResults, kept: pictures.Gallery) -> dict[str, Any]:
     """Values from results.json: headline, metrics, matrix, sizes and times, of the test split if it was evaluated."""
     classes, spent = results.classes, results.seconds
-    part, block = next(
-        ((name, block) for name, block in reversed(results.splits.items()) if block.images), (None, None)
-    )
+    part, block = evaluated(results)
     piles = pictures.piles(kept, block, classes) if block else {}
     frozen = {"frozen blocks": spent.frozen} if spent.frozen else {}
     folds = {"folds": spent.folds} if spent.folds else {}

@@ -1,9 +1,9 @@
 """Parts of a run that a notebook shows, each on its own."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.evaluate.results import RunResults
+from loupe.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from loupe.notebook.display import Display
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 class RunDisplays:
     """Displays of a finished run, from its files. They are imported lazily: matplotlib takes a second to import."""
 
-    path: Path
+    directory: RunDirectory
     results: RunResults
 
     def _repr_html_(self) -> str:
         """Summary for notebooks, as HTML."""
         from loupe.report.run_page import in_notebook
 
-        return in_notebook(self.path)
+        return in_notebook(self.directory.path)
 
     @property
     def curves(self) -> "Display":
         """Learning curves: loss and accuracy for training and validation, with the diagnosis."""
         from loupe.notebook import run_parts
 
-        return run_parts.curves(self.path)
+        return run_parts.curves(self.directory, self.results)
 
     @property
     def confusion(self) -> "Display":
@@ -37,7 +37,7 @@ class RunDisplays:
         """
         from loupe.notebook import run_parts
 
-        return run_parts.confusion(self.path)
+        return run_parts.confusion(self.directory, self.results)
 
     @property
     def missed(self) -> "Display":
@@ -48,14 +48,14 @@ class RunDisplays:
         """
         from loupe.notebook import run_parts
 
-        return run_parts.missed(self.path)
+        return run_parts.missed(self.directory, self.results)
 
     @property
     def layers(self) -> "Display":
         """Layers with output shapes, parameters and a flag for the trainable ones."""
         from loupe.notebook import run_parts
 
-        return run_parts.layers(self.path, self.results)
+        return run_parts.layers(self.directory, self.results)
 
     @property
     def published(self) -> "Display":
@@ -66,4 +66,4 @@ class RunDisplays:
         """
         from loupe.notebook import run_parts
 
-        return run_parts.published(self.path)
+        return run_parts.published(self.directory, self.results)
