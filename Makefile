@@ -11,7 +11,7 @@ endif
 # Compiled modules are kept: a process that starts reads them, and compiles nothing.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-slow lint dist architecture layouts clean
+.PHONY: demo test test-slow lint dist architecture layouts lessons clean
 
 demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
@@ -32,6 +32,9 @@ architecture: $(VENV)/.ready  # docs/architecture.md, from the docstrings
 
 layouts: $(VENV)/.ready  # the tables of layouts in docs/data.md, from the tests of each
 	$(BIN)/python tests/data/sources/test_layouts.py
+
+lessons: $(VENV)/.ready  # the notebooks of docs/lessons, run from their sources; this takes minutes
+	$(BIN)/python docs/lessons/make.py
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
