@@ -131,9 +131,12 @@ def test_an_image_is_previewed_as_training_sees_it():
     flipped = [np.array_equal(view, x[3][:, ::-1]) for view in views]
     assert all(np.array_equal(view, x[3]) != turned for view, turned in zip(views, flipped, strict=True))
     assert 4 <= sum(flipped) <= 16 and "Horizontal flip. Each epoch trains on a new view." in page.words
+    frozen = Page(loupe.preview((x, y), recipe="simple-cnn", settings={**settings, "stages.0.part": "head"}).html)
+    assert len(frozen.all("img")) == 1 + 4 and "Training uses 4 fixed views of each image" in frozen.words
     drawn = Page(loupe.preview((x, y), recipe="simple-cnn", seed=5, settings={"input.size_px": 12}).html)
-    assert [image["alt"] for image in drawn.all("img")] == ["original of 0"] or len(drawn.all("img")) == 1
-    assert "No augmentation" in drawn.words
+    [image] = drawn.all("img")
+    label = (image["alt"] or "").removeprefix("original of ")
+    assert any(np.array_equal(pixels(image), own) for own in x[y == int(label)]) and "No augmentation" in drawn.words
 
 
 def test_layers_are_those_of_the_recipe_with_what_is_trained():

@@ -51,7 +51,7 @@ def preview(
         data, recipe, settings, columns, images, follow_links: as for `loupe.train`.
         image: image to show, as for `run.predict`; None for one of the data, which the seed draws.
         stage: stage of the recipe, from 1. Default: the last one with an augmentation.
-        views: number of views, from 1 to 200.
+        views: number of views, from 1 to 200; fewer where the stage trains on fewer, as with frozen blocks.
         seed: random seed for the image and for the augmentation.
 
     Returns:
@@ -77,8 +77,9 @@ def preview(
     augmenter = Augmenter(chosen.stages[number - 1].augment, chosen.preprocessing, seed)
     pixels_BHWC = EncodedStore(encoded(table, chosen.preprocessing), worker_count()).read(np.array([0]))
     original = evaluation_pixels(pixels_BHWC, chosen.preprocessing)[0]
-    words = augmentation_words(augmenter.spec)
-    drawn = [*augmented_views(pixels_BHWC, np.array([row]), augmenter, views)] if words else []
+    words, cached = augmentation_words(augmenter.spec), chosen.stages[number - 1].views
+    most = views if cached == "fresh" else min(views, cached)
+    drawn = [*augmented_views(pixels_BHWC, np.array([row]), augmenter, most)] if words else []
     shown = {
         "name": chosen.name,
         "label": label,
@@ -86,7 +87,7 @@ def preview(
         "words": words,
         "original": source_of_pixels(original),
         "views": [source_of_pixels(view) for view in drawn],
-        "cached": None if chosen.stages[number - 1].views == "fresh" else chosen.stages[number - 1].views,
+        "cached": None if cached == "fresh" else cached,
         "is_open": augmenter.spec.is_open,
         "mixes": augmenter.spec.mixes,
     }

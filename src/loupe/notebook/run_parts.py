@@ -1,6 +1,5 @@
 """Displays of the parts of a finished run: learning curves, confusion matrix, misclassified images, layers."""
 
-
 from loupe.errors import RunStateError, counted
 from loupe.evaluate.history import read_history
 from loupe.evaluate.results import Evaluation, RunResults, stages_of
