@@ -1,7 +1,8 @@
 """Notebooks of the lessons, from their Markdown sources: `make lessons`, or `python docs/lessons/make.py NAME`.
 
 Each block marked `python` becomes a code cell, and the text between becomes cells of text. The notebook is run in an
-empty folder, and written with its outputs. These environment variables change what is run:
+empty folder, and written with its outputs. With `--text` only the text is written anew, and the outputs are kept.
+These environment variables change what is run:
 
     LESSON_DATA    images in place of the data set by name, as `loupe.train` takes them
     LESSON_IMAGES  training images in place of those of the lesson
@@ -54,6 +55,19 @@ def run(made, folder: Path) -> None:
         cell.metadata.pop("execution", None)  # times of day, which change in every build
 
 
+def keep_outputs(made, before) -> None:
+    """Give the cells the outputs of an earlier notebook with the same code.
+
+    Raises:
+        SystemExit: its code is other code.
+    """
+    ours, theirs = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (made, before))
+    if [cell.source for cell in ours] != [cell.source for cell in theirs]:
+        raise SystemExit("The code has changed: run the lesson, without --text.")
+    for cell, old in zip(ours, theirs, strict=True):
+        cell.outputs, cell.execution_count = old.outputs, old.execution_count
+
+
 def without_places(text: str, name: str) -> str:
     """Text of a notebook with the name of its data set in place of the folder that stood for it."""
     place = os.environ.get("LESSON_DATA")
@@ -64,14 +78,17 @@ def main(names: list[str]) -> None:
     import nbformat
 
     for source in sorted((FOLDER / "source").glob("*.md")):
-        if names and source.stem not in names:
+        if {*names} - {"--text"} and source.stem not in names:
             continue
-        made = notebook(source)
-        with tempfile.TemporaryDirectory() as folder:
-            run(made, Path(folder))
+        made, target = notebook(source), FOLDER / f"{source.stem}.ipynb"
+        if "--text" in names:
+            keep_outputs(made, nbformat.read(target, as_version=4))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                run(made, Path(folder))
         name = re.search(r'LESSON_DATA", "(\w+)"', source.read_text(encoding="utf-8"))
         text = without_places(nbformat.writes(made), name[1] if name else "data")
-        (FOLDER / f"{source.stem}.ipynb").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        target.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         print(f"{source.stem}: {len(text) / 1e6:.2f} MB")
 
 

@@ -159,6 +159,7 @@ def test_layers_are_those_of_the_recipe_with_what_is_trained():
         lambda data: loupe.show(data, count=2.5),
         lambda data: loupe.show(data, seed=-1),
         lambda data: loupe.show(data, split="tests"),
+        lambda data: loupe.show(data, split=["val"]),
         lambda data: loupe.show(data, split="test"),
         lambda data: loupe.show("no/such/folder"),
         lambda data: loupe.show(None),
@@ -197,7 +198,7 @@ def test_the_parts_of_a_run_are_those_of_its_files(tmp_path):
     assert counts == [count for row in matrix for count in row if count] and not page.all("a")
     assert f"{results.test.mistakes} of 60 test images misclassified" in repr(confusion)
     missed = check_stands_alone(run_parts.missed(run, results))
-    assert len(missed.all("img")) == 30 and "Show 6 more" in missed.words
+    assert len(missed.all("img")) == 24 and f"24 of {results.test.mistakes} misclassified" in missed.words
     curves = check_stands_alone(run_parts.curves(run, results))
     assert "It fits." in curves.words and {"Loss", "Accuracy"} <= set(curves.words.split())
     layers = run_parts.layers(run, results)

@@ -49,7 +49,7 @@ def preview(
 
     Args:
         data, recipe, settings, columns, images, follow_links: as for `loupe.train`.
-        image: image to show, as for `run.predict`; None for one of the data, which the seed draws.
+        image: image to show, as for `run.predict`; None for a training image of the data, which the seed draws.
         stage: stage of the recipe, from 1. Default: the last one with an augmentation.
         views: number of views, from 1 to 200; fewer where the stage trains on fewer, as with frozen blocks.
         seed: random seed for the image and for the augmentation.
@@ -64,15 +64,15 @@ def preview(
     check_whole("views", views, 1, MOST_VIEWS)
     check_whole("seed", seed, 0, 2**63 - 1)
     dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links))
-    chosen = resolved(recipe, dataset, model=None, weights=None, settings=settings)
+    chosen = resolved(recipe, dataset, model=None, settings=settings)
     number = _last_augmented(chosen) if stage is None else stage
     check_stage(number, chosen)
-    table = dataset.table
     if image is None:
-        row = int(in_turn(table.labels, table.classes, seed, 1)[0])
-        table, label = table.select([row]), table.classes[table.labels[row]] if table.labels[row] >= 0 else None
+        row = _drawn(dataset.table, seed)
+        table = dataset.table.select([row])
     else:
-        table, label, row = _one(image, follow_links), None, 0
+        table, row = _one(image, follow_links), 0
+    label = table.classes[table.labels[0]] if table.labels[0] >= 0 else None
     chosen = _measured(chosen, dataset.table, chosen.stages[number - 1].augment)
     augmenter = Augmenter(chosen.stages[number - 1].augment, chosen.preprocessing, seed)
     pixels_BHWC = EncodedStore(encoded(table, chosen.preprocessing), worker_count()).read(np.array([0]))
@@ -99,6 +99,13 @@ def preview(
 def _last_augmented(recipe: Recipe) -> int:
     numbers = [n for n, stage in enumerate(recipe.stages, 1) if stage.augment != AugmentSpec()]
     return numbers[-1] if numbers else len(recipe.stages)
+
+
+def _drawn(table: ImageTable, seed: int) -> int:
+    """Row of one image that can be trained on."""
+    given = [row for row, split in enumerate(table.splits) if split in (None, "train")]
+    rows = np.array(given or range(len(table)))
+    return int(rows[in_turn(table.labels[rows], table.classes, seed, 1)[0]])
 
 
 def _one(image: Pictures, follow_links: bool) -> ImageTable:

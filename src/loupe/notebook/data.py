@@ -68,7 +68,7 @@ def show(
     """
     check_whole("count", count, 1, MOST_IMAGES)
     check_whole("seed", seed, 0, 2**63 - 1)
-    if split is not None and split not in SPLITS:
+    if split is not None and split not in tuple(SPLITS):
         raise unknown_name("split", str(split), SPLITS)
     whole = open_dataset(data, ReadOptions.of(columns, images, follow_links)).table
     table = whole if split is None else _of_split(whole, split)

@@ -28,7 +28,6 @@ def layers(
     *,
     recipe: str | Path | Recipe | None = None,
     model: str | None = None,
-    weights: str | Path | None = None,
     stage: int | None = None,
     settings: Settings = (),
     columns: ColumnNames | None = None,
@@ -38,7 +37,7 @@ def layers(
     """Show the layers of the network that `loupe.train` would train with these arguments; nothing is trained.
 
     Args:
-        data, recipe, model, weights, settings, columns, images, follow_links: as for `loupe.train`.
+        data, recipe, model, settings, columns, images, follow_links: as for `loupe.train`.
         stage: stage of the recipe, from 1, in which the marked layers are trained. Default: the last.
 
     Returns:
@@ -49,8 +48,7 @@ def layers(
         DataError: the images cannot be used.
     """
     dataset = open_dataset(data, ReadOptions.of(columns, images, follow_links))
-    start = None if weights is None else str(weights)
-    chosen = resolved(recipe, dataset, model=model, weights=start, settings=settings)
+    chosen = resolved(recipe, dataset, model=model, settings=settings)
     number = len(chosen.stages) if stage is None else stage
     check_stage(number, chosen)
     network = _network(chosen, dataset.table.classes)

@@ -49,26 +49,27 @@ def confusion(run: RunDirectory, results: RunResults) -> Display:
 
 
 def missed(run: RunDirectory, results: RunResults) -> Display:
-    """Misclassified images of the same split, those with the highest loss first.
+    """First misclassified images of the same split, those with the highest loss first.
 
     Raises:
         RunStateError: no images were evaluated.
     """
     part, block = _evaluated(run, results)
     file = run.file("gallery.parquet")
+    first = pictures.read_gallery(file)["missed"][:FIRST_MISSED]
     shown = {
         "name": _name(run),
         "results": results,
         "part": part,
         "block": block,
-        "gallery": pictures.read_gallery(file),
+        "gallery": {"missed": first},
         "calibrated": gallery.temperature(file) != 1,
         "first_missed": FIRST_MISSED,
         "missed": block.mistakes,
         "piles": {},
     }
     text = f"{_name(run)}: {counted(block.mistakes, 'misclassified image')} of the {part} split"
-    height_px = 180 + 300 * -(-min(block.mistakes, FIRST_MISSED) // 6)
+    height_px = 180 + 300 * -(-len(first) // 6)
     return display("cell_missed.html", shown, text=text, height_px=min(MOST_PX, height_px), styles=STYLES)
 
 

@@ -12,14 +12,14 @@ from loupe.recipes.validate import check_buildable
 
 
 def resolved(
-    recipe: str | Path | Recipe | None, dataset: Dataset, *, model: str | None, weights: str | None, settings: Settings
+    recipe: str | Path | Recipe | None, dataset: Dataset, *, model: str | None, settings: Settings
 ) -> ResolvedRecipe:
     """Recipe for the images, as `loupe.train` would use it, which can be built.
 
     Raises:
         ConfigError: an unknown name or key, or a network or augmentation that does not suit the images.
     """
-    chosen = resolve(recipe, dataset, model=model, weights=weights, flags={}, extra=settings)
+    chosen = resolve(recipe, dataset, model=model, flags={}, extra=settings)
     check_buildable(chosen, dataset.table.classes)
     return chosen
 

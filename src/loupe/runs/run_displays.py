@@ -41,7 +41,7 @@ class RunDisplays:
 
     @property
     def missed(self) -> "Display":
-        """Misclassified images of the same split, those with the highest loss first.
+        """First misclassified images of the same split, those with the highest loss first.
 
         Raises:
             RunStateError: no images were evaluated.
