@@ -79,7 +79,7 @@ def show_predictions(
     shown = {"name": name, "items": items, "score": score, "calibrated": calibrated}
     lines = [f"{item.path}: {_odds(item)}" + _truth(item) for item in items]
     text = "\n".join([f"{name}{': ' if score else ''}{score}", *lines])
-    height_px = 130 + 290 * -(-len(items) // COLUMNS)
+    height_px = 130 + 315 * -(-len(items) // COLUMNS)
     return display("cell_predictions.html", shown, text=text, height_px=min(MOST_PX, height_px), styles=STYLES)
 
 
