@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # No advertisement of another program among the messages of the build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow lint dist docs reference architecture layouts clean
+.PHONY: demo test test-slow lint dist docs lessons reference architecture layouts clean
 
 demo: $(VENV)/.ready
 	$(BIN)/loupe train digits
@@ -40,6 +40,9 @@ architecture: $(VENV)/.ready  # docs/architecture.md, from the docstrings
 
 layouts: $(VENV)/.ready  # the tables of layouts in docs/data.md, from the tests of each
 	$(BIN)/python tests/data/sources/test_layouts.py
+
+lessons: $(VENV)/.ready  # the notebooks of docs/lessons, run from their sources; this takes minutes
+	$(BIN)/python docs/lessons/make.py
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,12 +1,16 @@
-"""Files outside docs/ on the site: the measurements in results/, the changelog, and links to them.
+"""Files outside docs/ on the site: the measurements in results/, the changelog, and links to them; lessons as pages.
 
 Pages link to these files as they lie in the repository, so that the links work there too. On the site the files stand
-under the same names beside the pages. Links to other files of the repository, such as folders, become plain text.
+under the same names beside the pages. Links to other files of the repository, such as folders, become plain text. A
+notebook is a page with its text, code and outputs, which links to the notebook itself.
 """
 
+import json
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -28,6 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, abs_src_path=str(path)))
     for path, name in PAGES.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / path)))
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        files.append(File.generated(config, _as_page(notebook.src_uri), content=_lesson(Path(notebook.abs_src_path))))
     rows = [
         f"- [{_title(path)}]({path.relative_to(ROOT / 'results').as_posix()})" for path in results if _is_page(path)
     ]
@@ -49,6 +55,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return link.group()
         path = posixpath.normpath((folder / target).as_posix())
         name = SAME.get(path) or PAGES.get(path) or path.removeprefix("docs/")
+        if name.endswith(".ipynb") and _as_page(name) != page.file.src_uri:
+            name = _as_page(name)
         if files.get_file_from_path(name) is None:
             exists = (ROOT / path).exists() and not path.startswith("docs/")
             return text if exists else link.group()
@@ -66,3 +74,27 @@ def _is_page(path: Path) -> bool:
 
 def _title(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
+def _as_page(notebook: str) -> str:
+    return notebook.removesuffix(".ipynb") + ".md"
+
+
+def _lesson(file: Path) -> str:
+    """Text of a notebook: its cells in their order, code with its outputs."""
+    title, *parts = [text for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] for text in _cell(cell)]
+    return "\n\n".join([title, f"This page is the [notebook]({file.name}) with its outputs.", *parts]) + "\n"
+
+
+def _cell(cell: dict[str, Any]) -> Iterator[str]:
+    source = "".join(cell["source"])
+    if cell["cell_type"] != "code":
+        yield source
+        return
+    yield f"```python\n{source}\n```"
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "text/html" in data:
+            yield "".join(data["text/html"]).strip().replace("\n", "&#10;")  # one line, which Markdown leaves as it is
+        elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
+            yield f"```text\n{text}\n```"

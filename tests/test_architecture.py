@@ -20,8 +20,8 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
-errors openmp ranks log files csv_files records offline cache devices config rundir data provenance settled augment
-models recipes evaluate training explain report track runs comparison search tuning labels export bulk cluster
+errors deadline openmp ranks log files csv_files records offline cache devices config rundir data provenance settled
+augment models recipes evaluate training explain report notebook track runs comparison search tuning labels export bulk cluster
 estimator serve doctor cli __main__
 """
 ORDER = ROOMS.split()
@@ -31,8 +31,8 @@ NO_NOUN = re.compile(r"(What|Whether|Which|How|Where|When|Why|Who|Everything)(ev
 
 # One sentence for each package, here and in README.md: their `__init__.py` files are empty.
 ROOT = (
-    "errors, ranks, files, CSV tables, JSON records, the cache, devices, threads, settled choices, logging, offline "
-    "mode, the run folder, provenance."
+    "errors, ranks, files, CSV tables, JSON records, the cache, devices, threads, settled choices, deadlines, logging, "
+    "offline mode, the run folder, provenance."
 )
 PACKAGES = {
     "config": "recipes as frozen, typed values: network, optimizer, stages; YAML and `--set`.",
@@ -51,6 +51,7 @@ PACKAGES = {
     "training": "the training loop, optimizers, schedules, checkpoints, frozen features, solved heads.",
     "explain": "class activation maps, and images that activate filters.",
     "report": "pages, tables and figures, from the files of runs alone.",
+    "notebook": "what a notebook shows: images and labels, augmented views, layers, the parts of a run.",
     "track": "trackers of experiments, which get what a run holds where they are asked for.",
     "runs": "one run from data to results: train, resume, repeat, evaluate, predict.",
     "comparison": "several runs: plan, cost, sweep, verdict; the published experiments.",

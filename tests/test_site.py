@@ -69,7 +69,7 @@ def anchors(page: Path) -> frozenset[str]:
 def test_the_nav_names_every_page_once():
     named = Counter(files_of(nav()))
     assert {name: count for name, count in named.items() if count > 1} == {}
-    notebooks = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.ipynb")}
+    notebooks = {path.relative_to(DOCS).with_suffix(".md").as_posix() for path in DOCS.rglob("*.ipynb")}
     assert set(named) == {*NAMES, *ADDED, *notebooks}
 
 

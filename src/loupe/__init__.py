@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from loupe.data.pixels.decoding import DamagedImages
     from loupe.estimator.classifier import LoupeClassifier
     from loupe.export.export import export_model
+    from loupe.notebook.augmentation import preview
+    from loupe.notebook.data import show
+    from loupe.notebook.layers import layers
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume
     from loupe.search.train import train
@@ -62,8 +65,11 @@ __all__ = [
     "compare",
     "cross_validate",
     "export_model",
+    "layers",
     "load",
+    "preview",
     "resume",
+    "show",
     "train",
     "tune",
 ]
@@ -76,8 +82,11 @@ MODULES = {
     "compare": "loupe.comparison.compare",
     "cross_validate": "loupe.comparison.sweep",
     "export_model": "loupe.export.export",
+    "layers": "loupe.notebook.layers",
     "load": "loupe.runs.train",
+    "preview": "loupe.notebook.augmentation",
     "resume": "loupe.runs.train",
+    "show": "loupe.notebook.data",
     "train": "loupe.search.train",
     "tune": "loupe.tuning.tune",
 }

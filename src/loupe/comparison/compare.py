@@ -15,6 +15,7 @@ import torch
 from loupe import __version__, provenance, ranks, rundir
 from loupe.comparison import candidates, files, plan
 from loupe.comparison.candidates import Entry
+from loupe.comparison.finished import FinishedComparison
 from loupe.comparison.request import ComparisonRequest
 from loupe.comparison.trainings import InTurn, TrainingRunner
 from loupe.data.dataset import Dataset, open_dataset
@@ -252,7 +253,7 @@ def _measured(
     seen = [entry for entry in done if all(run.results.test for run in entry.runs)]
     rows_before = {row.name: row for row in before.rows} if before else {}
     rows = tuple(candidates.row(entry, seen, output, rows_before.get(entry.name)) for entry in [*done, *failed])
-    results = ComparisonResults(
+    results = FinishedComparison(
         **dict(comparison),
         images=done[0].runs[0].results.images.counts,
         rows=rows,

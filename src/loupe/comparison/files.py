@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 
 from loupe import files
+from loupe.comparison.finished import FinishedComparison
 from loupe.errors import ConfigError, DiskError
 from loupe.evaluate.comparison_results import Comparison, ComparisonResults
 from loupe.records import RecordError
@@ -56,7 +57,7 @@ def named(comparison: Comparison, name: str | None, output: Path) -> tuple[Compa
 def _read(path: Path) -> ComparisonResults | None:
     """Results in a comparison's JSON file; None if it is missing or unreadable."""
     with suppress(RecordError):
-        return ComparisonResults.read(path)
+        return FinishedComparison.read(path)
     return None
 
 

@@ -47,8 +47,12 @@ def _stage(stage: Stage) -> Iterator[str]:
         yield "frozen batch-norm statistics"
     if isinstance(stage.batch_norm_sync, bool):
         yield "batch normalisation by the " + ("batch of all processes" if stage.batch_norm_sync else "share of each")
-    changed = [_change(name, value) for name, value in _augmentation(stage.augment)]
-    yield ", ".join(changed) if changed else "no augmentation"
+    yield ", ".join(augmentation_words(stage.augment)) or "no augmentation"
+
+
+def augmentation_words(spec: AugmentSpec) -> list[str]:
+    """Each random change of the training images: `rotation 15 degrees`, `horizontal flip`; empty without any."""
+    return [_change(name, value) for name, value in _augmentation(spec)]
 
 
 def _strengths(stage: Stage, part: str) -> str:

@@ -24,7 +24,7 @@ from loupe.provenance import RunEnvironment, environment_of
 from loupe.report import charts, figures, receipt, texts
 from loupe.report.comparison_tables import beside_accuracy
 from loupe.report.content import Drawing, bar_drawing
-from loupe.report.template import render
+from loupe.report.template import frame, render
 from loupe.rundir import RunDirectory
 
 WIDE_PX, NARROW_PX = 760, 330
@@ -59,6 +59,20 @@ class Row:
 def write_page(path: Path, results: ComparisonResults) -> None:
     """Write the page of a comparison to `path`; links to runs are relative to its folder."""
     write_atomic(path, render("comparison.html", _gather(results, path.parent)))
+
+
+def in_notebook(results: ComparisonResults) -> str:
+    """Verdict, accuracies, parameters and times of a comparison as HTML for a notebook cell, in a frame."""
+    rows = [_row(row, results.judgement, number) for number, row in enumerate(results.rows, 1)]
+    shown = {
+        "name": results.name,
+        "content": results,
+        "judgement": results.judgement,
+        "rows": [replace(row, cells=[*row.cells[:2], *row.cells[-3:-1]]) for row in rows],
+        "accuracy": _accuracy(results),
+    }
+    page = render("cell_comparison.html", shown, styles=("cell.css",))
+    return frame(page, 330 + 50 * len(results.measured) + 130 * len(rows))
 
 
 def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:

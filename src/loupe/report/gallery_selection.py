@@ -14,6 +14,7 @@ from loupe.data.pixels.prepare import Images
 from loupe.evaluate.groups import losses, ranked
 from loupe.evaluate.predictions import Predictions
 from loupe.report.gallery import Exhibit
+from loupe.report.sampling import in_turn
 
 SAMPLES = 40
 VIEWS = 11
@@ -37,16 +38,8 @@ def exhibits(
 
 def _samples(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterator[Exhibit]:
     """Training images, alternating between the classes; with more classes than samples, drawn with the seed."""
-    label_N = images.table.labels[train_N]
-    order_N = random.permutation(augmenter.seed, 0, np.arange(len(train_N)))
-    turn_N = np.empty(len(train_N), np.int64)
-    for label in np.unique(label_N):
-        mine = order_N[label_N[order_N] == label]
-        turn_N[mine] = np.arange(len(mine))
-    class_turn_K = turns(f"samples {augmenter.seed}", images.table.classes)
-    drawn = np.lexsort((class_turn_K[label_N], turn_N))[:SAMPLES]
-    chosen = train_N[drawn[np.lexsort((label_N[drawn], turn_N[drawn]))]]
-    for row, pixels in zip(chosen, _view(images.store.read(chosen), augmenter.preprocessing), strict=True):
+    chosen = train_N[in_turn(images.table.labels[train_N], images.table.classes, augmenter.seed, SAMPLES)]
+    for row, pixels in zip(chosen, evaluation_pixels(images.store.read(chosen), augmenter.preprocessing), strict=True):
         label = images.table.classes[images.table.labels[row]]
         yield Exhibit(pixels, "sample", images.table.paths[row], split="train", label=label)
 
@@ -58,16 +51,32 @@ def _views(images: Images, train_N: np.ndarray, augmenter: Augmenter) -> Iterato
     row_B = random.permutation(augmenter.seed, 0, train_N)[:1]
     pixels_BHWC = images.store.read(row_B)
     path, label = images.table.paths[row_B[0]], images.table.classes[images.table.labels[row_B[0]]]
-    yield Exhibit(_view(pixels_BHWC, augmenter.preprocessing)[0], "original", path, split="train", label=label)
+    yield Exhibit(
+        evaluation_pixels(pixels_BHWC, augmenter.preprocessing)[0], "original", path, split="train", label=label
+    )
+    for view in augmented_views(pixels_BHWC, row_B, augmenter, VIEWS):
+        yield Exhibit(view, "augmented", path, split="train", label=label)
+
+
+def augmented_views(
+    pixels_BHWC: np.ndarray, row_B: np.ndarray, augmenter: Augmenter, views: int
+) -> Iterator[np.ndarray]:
+    """Views of one image in the first epochs, uint8 [H, W, 3].
+
+    Args:
+        pixels_BHWC: the image, uint8 [1, H, W, channels] of `load_px`.
+        row_B: its row in the table, on which the draws depend, [1].
+        views: number of epochs.
+    """
     x_BCHW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2)
     channels = augmenter.preprocessing.channels
     mean_C, std_C = (
         torch.tensor(values[:channels]) for values in (augmenter.preprocessing.mean, augmenter.preprocessing.std)
     )
-    for epoch in range(VIEWS):
+    for epoch in range(views):
         normal_HWC = augmenter.train(x_BCHW, row_B, epoch)[0].permute(1, 2, 0)
         view_HWC = ((normal_HWC * std_C + mean_C) * 255).round().clamp(0, 255).to(torch.uint8)
-        yield Exhibit(in_colour(view_HWC.numpy()), "augmented", path, split="train", label=label)
+        yield in_colour(view_HWC.numpy())
 
 
 def confusion_cells(
@@ -80,7 +89,7 @@ def confusion_cells(
     for start in range(0, len(order_M), CHUNK_IMAGES):
         chunk = order_M[start : start + CHUNK_IMAGES]
         rows_B = np.array([where[predictions.path[i]] for i in chunk], np.int64)
-        for i, pixels in zip(chunk, _view(images.store.read(rows_B), preprocessing), strict=True):
+        for i, pixels in zip(chunk, evaluation_pixels(images.store.read(rows_B), preprocessing), strict=True):
             truth, guess = int(predictions.label[i]), int(predictions.predicted[i])
             yield Exhibit(
                 pixels,
@@ -128,7 +137,7 @@ def top_classes(probability_K: np.ndarray, truth: int, classes: Sequence[str]) -
     return [(classes[index], float(probability_K[index])) for index in named]
 
 
-def _view(pixels_BHWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def evaluation_pixels(pixels_BHWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """Crop of the stored pixels that evaluation uses."""
     rows, columns = preprocessing.size.centred_in(preprocessing.load_size)
     return in_colour(pixels_BHWC[:, rows, columns])

@@ -9,19 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from markupsafe import escape
-
 from loupe.data.remote.redaction import redacted_word
 from loupe.errors import RunStateError
 from loupe.evaluate.history import StageResult, kept_row, read_history
-from loupe.evaluate.results import RunResults, results_file, results_of, stages_of
+from loupe.evaluate.results import Evaluation, RunResults, results_file, results_of, stages_of
 from loupe.files import write_atomic
 from loupe.log import command_line, printable, rounded
 from loupe.provenance import environment_file, environment_of
 from loupe.records import RecordError
 from loupe.report import confidence, content, figures, gallery, pictures, texts, training_curves
 from loupe.report.receipt import receipt, repeat_command
-from loupe.report.template import render
+from loupe.report.template import frame, render
 from loupe.rundir import RunDirectory
 
 NOTEBOOK_PX = 800  # height of a cell; longer content scrolls
@@ -56,18 +54,16 @@ def write_page(run_dir: Path) -> Path:
     path = run.file("report.html")
     if _left_out:
         return path
-    write_atomic(path, render("report.html", _gather(run), styles=STYLES, scripts=SCRIPTS))
+    write_atomic(path, render("report.html", gather(run), styles=STYLES, scripts=SCRIPTS))
     return path
 
 
 def in_notebook(run_dir: Path) -> str:
     """Result, metrics and learning curves of a run as HTML for a notebook cell, in a frame."""
-    whole = render("notebook.html", _gather(RunDirectory(run_dir)))
-    frame = f'<iframe title="Loupe" sandbox srcdoc="{escape(whole)}" width="100%" height="{NOTEBOOK_PX}"'
-    return f'{frame} style="border: 0"></iframe>'
+    return frame(render("notebook.html", gather(RunDirectory(run_dir)), styles=(*STYLES, "cell.css")), NOTEBOOK_PX)
 
 
-def _gather(run: RunDirectory) -> dict[str, Any]:
+def gather(run: RunDirectory) -> dict[str, Any]:
     """Values of the template, from the files of the run."""
     results = results_of(run)
     history, stages = read_history(run), stages_of(run, results)
@@ -137,12 +133,15 @@ def _chosen(stages: Sequence[StageResult]) -> str:
     return " or the ".join(names) or "epoch"
 
 
+def evaluated(results: RunResults) -> tuple[str, Evaluation] | tuple[None, None]:
+    """Split whose figures stand for the run, and these: test, or without it validation; None without either."""
+    return next(((name, block) for name, block in reversed(results.splits.items()) if block.images), (None, None))
+
+
 def _from_results(results: RunResults, kept: pictures.Gallery) -> dict[str, Any]:
     """Values from results.json: headline, metrics, matrix, sizes and times, of the test split if it was evaluated."""
     classes, spent = results.classes, results.seconds
-    part, block = next(
-        ((name, block) for name, block in reversed(results.splits.items()) if block.images), (None, None)
-    )
+    part, block = evaluated(results)
     piles = pictures.piles(kept, block, classes) if block else {}
     frozen = {"frozen blocks": spent.frozen} if spent.frozen else {}
     folds = {"folds": spent.folds} if spent.folds else {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from loupe import log
 from loupe.errors import counted
@@ -40,6 +40,12 @@ def render(name: str, shown: Mapping[str, Any], *, styles: Sequence[str] = (), s
     """
     style = Markup("\n").join(_own(file) for file in ("report.css", *styles))
     return _environment().get_template(name).render(style=style, scripts=[_script(file) for file in scripts], **shown)
+
+
+def frame(page: str, height_px: int) -> str:
+    """Frame of a page for a notebook cell, in which nothing can run."""
+    start = f'<iframe title="Loupe" sandbox srcdoc="{escape(page)}" width="100%" height="{height_px}"'
+    return f'{start} style="border: 0"></iframe>'
 
 
 @cache

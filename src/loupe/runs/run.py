@@ -1,5 +1,6 @@
 """Finished run: predicts, evaluates and explains, on its own images or others."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,14 +26,16 @@ from loupe.provenance import check_credentials, check_split, check_versions, env
 from loupe.ranks import current
 from loupe.rundir import RunDirectory, count_looks, record_look
 from loupe.runs.predictor import MEMORY_REMEDY, Predictor
+from loupe.runs.run_displays import RunDisplays
 
 if TYPE_CHECKING:
     from loupe.evaluate.selective import Threshold
     from loupe.explain.explanations import Explanation
     from loupe.explain.filters import AscentSettings, FilterImages
+    from loupe.notebook.display import Display
 
 
-class Run(Predictor):
+class Run(RunDisplays, Predictor):
     """Finished run: files, results and classifier.
 
     In the processes of one command (`loupe.ranks`), call its methods on every rank, with the same arguments, and use up
@@ -65,12 +68,6 @@ class Run(Predictor):
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory.path)!r})"
-
-    def _repr_html_(self) -> str:
-        """Summary for notebooks, as HTML."""
-        from loupe.report.run_page import in_notebook  # matplotlib takes a second to import
-
-        return in_notebook(self.path)
 
     @property
     def path(self) -> Path:
@@ -238,6 +235,56 @@ class Run(Predictor):
         """Predict some rows of the run's own images, with its engine or in PyTorch."""
         return self._predict(images, rows_N, images.table.labels, in_torch=in_torch)
 
+    def show(
+        self,
+        images: Pictures | None = None,
+        *,
+        labels: Sequence[str | None] | None = None,
+        split: str = "val",
+        count: int = 12,
+        seed: int = 0,
+        follow_links: bool = False,
+    ) -> "Display":
+        """Show images with their predicted classes and the probabilities of the most probable ones.
+
+        Args:
+            images: as for `predict`; None for `count` images of the run's own `split`, in which the classes take turns.
+                Those of the test split are recorded as a test-set evaluation.
+            labels: true class of each of the `images`, None where it is not known.
+            split: split of the run's own images.
+            count: number of its own images, from 1 to 200.
+            seed: random seed for the run's own images.
+            follow_links: follow links out of the folders in `images`.
+
+        Raises:
+            ConfigError: a label or an option is unknown or out of range.
+            DataError: the images are missing, more than 200, or damaged.
+            RunStateError: the run has no predictions of the split.
+        """
+        from loupe.notebook import predictions as display
+        from loupe.notebook.data import check_whole
+        from loupe.report.sampling import in_turn
+
+        check_whole("count", count, 1, display.MOST_IMAGES)
+        check_whole("seed", seed, 0, 2**63 - 1)
+        if images is None:
+            if labels is not None:
+                raise ConfigError("labels are of images that are given, and the run's own have labels. Leave them out.")
+            stored = self._stored(split)
+            chosen = stored.select(in_turn(stored.label, self.classes, seed, count))
+            table, label_N, name = self._own_rows(chosen), chosen.label, f"{self.directory.name}: {split} images"
+        else:
+            table, name = table_of(images, follow_links=follow_links), f"{self.directory.name}: predictions"
+            if len(table) > display.MOST_IMAGES:
+                raise DataError(
+                    f"images: {len(table):,} are given; at most {display.MOST_IMAGES} can be shown. Give fewer, or use "
+                    "predict."
+                )
+            given = [None] * len(table) if labels is None else labels
+            label_N = display.labels_of(given, self.classes, len(table))
+            chosen = self.predictions(table).calibrated(self.temperature)
+        return display.show_predictions(name, table, chosen, label_N, calibrated=self.temperature != 1)
+
     def explain(
         self,
         images: Pictures | None = None,
@@ -324,15 +371,20 @@ class Run(Predictor):
         """Stored predictions of a few images of a split, misclassified ones first; a test split is recorded."""
         from loupe.explain.explanations import representative
 
+        stored = self._stored(split)
+        return stored.select(representative(stored, count, self.results.seed))
+
+    def _stored(self, split: str) -> Predictions:
+        """Stored predictions of a split, calibrated; a test split is recorded as a test-set evaluation."""
         file = self.directory.file("predictions.csv")
         if not file.is_file():
-            raise RunStateError(f"{self.path} has no predictions of {split} images. Give the images to explain.")
+            raise RunStateError(f"{self.path} has no predictions of {split} images. Give the images.")
         stored = Predictions.read(file, split).calibrated(self.temperature)
         if split == "test":
             looks = record_look(self.path.parent, split_hash(stored), self.directory.name)
             with terminal(quiet=self.quiet):
                 logger.info(f"Test-set evaluations recorded in this folder: {looks}.")
-        return stored.select(representative(stored, count, self.results.seed))
+        return stored
 
     def _own_dataset(self, data: Any = None) -> Dataset:
         """Images of the run; `data` if it was trained on arrays."""

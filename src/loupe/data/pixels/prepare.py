@@ -123,21 +123,30 @@ def typical_px(table: ImageTable) -> int:
     Raises:
         DataError: none of the sampled images can be read.
     """
-    sides = []
+    return int(np.median([min(size) for size in sampled_sizes(table)]))
+
+
+def sampled_sizes(table: ImageTable) -> list[tuple[int, int]]:
+    """Widths and heights of about a hundred images spread over the table, from their headers.
+
+    Raises:
+        DataError: none of the sampled images can be read.
+    """
+    sizes = []
     rows = np.unique(np.linspace(0, len(table) - 1, min(SAMPLED_HEADERS, len(table)), dtype=np.int64))
     if table.shards is not None:
         rows = table.shards.sample(np.arange(len(table)), SAMPLED_HEADERS)
     for row in rows:
         try:
-            sides.append(min(decode.open_header(table.encoded(int(row)), table.paths[row]).size))
+            sizes.append(decode.open_header(table.encoded(int(row)), table.paths[row]).size)
         except ImageError:
             continue  # all damaged images are reported when the store is built
-    if not sides:
+    if not sizes:
         raise DataError(
             f"{table.name}: none of {counted(min(SAMPLED_HEADERS, len(table)), 'sampled image')} can be read. "
             "For the reasons: loupe check"
         )
-    return int(np.median(sides))
+    return sizes
 
 
 def used_levels(table: ImageTable, rows_N: np.ndarray) -> Levels:

@@ -1,0 +1,96 @@
+"""Notebooks of the lessons, from their Markdown sources: `make lessons`, or `python docs/lessons/make.py NAME`.
+
+Each block marked `python` becomes a code cell, and the text between becomes cells of text. The notebook is run in an
+empty folder, and written with its outputs. With `--text` only the text is written anew, and the outputs are kept.
+These environment variables change what is run:
+
+    LESSON_DATA    images in place of the data set by name, as `loupe.train` takes them
+    LESSON_IMAGES  training images in place of those of the lesson
+    LESSON_EPOCHS  epochs in place of those of the lesson
+"""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+CELL_SECONDS = 3600
+
+
+def cells(text: str) -> list[tuple[str, str]]:
+    """Kind (`markdown` or `code`) and text of each cell, in order."""
+    pieces = BLOCK.split(text)
+    kinds = (("code" if number % 2 else "markdown", piece.strip("\n")) for number, piece in enumerate(pieces))
+    return [(kind, piece) for kind, piece in kinds if piece.strip()]
+
+
+def notebook(source: Path):
+    """Notebook of a source, without outputs; its cells have the same names in every build."""
+    import nbformat
+
+    made = nbformat.v4.new_notebook()
+    made.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for number, (kind, text) in enumerate(cells(source.read_text(encoding="utf-8")), 1):
+        new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
+        made.cells.append(new(text, id=f"cell-{number}"))
+    return made
+
+
+def run(made, folder: Path) -> None:
+    """Run a notebook in a folder; its cells get their outputs.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    import nbclient
+
+    nbclient.NotebookClient(made, timeout=CELL_SECONDS, resources={"metadata": {"path": str(folder)}}).execute()
+    for cell in made.cells:
+        cell.metadata.pop("execution", None)  # times of day, which change in every build
+
+
+def keep_outputs(made, before) -> None:
+    """Give the cells the outputs of an earlier notebook with the same code.
+
+    Raises:
+        SystemExit: its code is other code.
+    """
+    ours, theirs = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (made, before))
+    if [cell.source for cell in ours] != [cell.source for cell in theirs]:
+        raise SystemExit("The code has changed: run the lesson, without --text.")
+    for cell, old in zip(ours, theirs, strict=True):
+        cell.outputs, cell.execution_count = old.outputs, old.execution_count
+
+
+def without_places(text: str, name: str) -> str:
+    """Text of a notebook with the name of its data set in place of the folder that stood for it."""
+    place = os.environ.get("LESSON_DATA")
+    return text.replace(place, name) if place else text
+
+
+def main(names: list[str]) -> None:
+    import nbformat
+
+    for source in sorted((FOLDER / "source").glob("*.md")):
+        if {*names} - {"--text"} and source.stem not in names:
+            continue
+        made, target = notebook(source), FOLDER / f"{source.stem}.ipynb"
+        if "--text" in names:
+            keep_outputs(made, nbformat.read(target, as_version=4))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                run(made, Path(folder))
+        name = re.search(r'LESSON_DATA", "(\w+)"', source.read_text(encoding="utf-8"))
+        text = without_places(nbformat.writes(made), name[1] if name else "data")
+        target.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        print(f"{source.stem}: {len(text) / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
