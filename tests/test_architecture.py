@@ -21,8 +21,8 @@ SOURCE = PROJECT / "src" / "loupe"
 PAGE = PROJECT / "docs" / "architecture.md"
 ROOMS = """
 errors deadline openmp ranks log files csv_files records offline cache devices config rundir data provenance settled
-augment models recipes evaluate training explain report notebook track runs comparison search tuning labels export bulk cluster
-estimator serve doctor cli __main__
+augment models recipes evaluate training explain report notebook track runs comparison search tuning labels export bulk
+cluster estimator serve doctor cli __main__
 """
 ORDER = ROOMS.split()
 

@@ -20,7 +20,7 @@ from browsers import SIZES, chromium
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 renewed = runpy.run_path(str(DOCS / "outputs.py"))["renewed"]
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parent != DOCS / "lessons" / "source")
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
 ADDED = {
     "overview.md",

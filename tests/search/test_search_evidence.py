@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from loupe.search.evidence import Evidence, compare, ranked
+from loupe.evaluate.paired_f1 import difference_error
+from loupe.search.evidence import Evidence, _better_by_f1, compare, ranked
 
 
 def evidence(name: str, right: int, *, images: int = 200, sure: float = 2.0, first: int = 0) -> Evidence:
@@ -60,10 +61,25 @@ def test_on_unbalanced_classes_macro_f1_decides_first():
 def test_below_the_standard_error_of_macro_f1_accuracy_decides():
     label_N = np.repeat([0, 1, 2], [160, 20, 20])
     first, other = label_N.copy(), label_N.copy()
-    first[[0, 1, 2, 3, 4, 5, 165]] = [2] * 6 + [0]
-    other[[161, 162, 185]] = 0
+    first[:12] = 1  # 12 errors of the frequent class
+    other[[160, 161, 162, 180, 181, 182]] = 0  # 6 errors of the rare ones
     one, two = (of_classes(name, row, label_N, by_f1=True) for name, row in (("one", first), ("two", other)))
-    assert compare(one, two)[0] == (compare(of_classes("one", first, label_N), of_classes("two", other, label_N))[0])
+    assert _better_by_f1(one, two) is None
+    assert compare(one, two)[0] and not compare(two, one)[0]
+
+
+def test_the_standard_error_of_macro_f1_is_that_of_the_images_left_out_one_by_one():
+    rng = np.random.default_rng(0)
+    label_N, one_N, two_N = (rng.choice(4, 60, p=[0.7, 0.1, 0.1, 0.1]) for _ in range(3))
+    label_N[:8] = [0, 0, 1, 1, 2, 2, 3, 3]
+
+    def f1(rows: np.ndarray, predicted_N: np.ndarray) -> float:
+        return float(f1_score(label_N[rows], predicted_N[rows], average="macro", labels=range(4), zero_division=0))
+
+    left_out = [np.delete(np.arange(60), image) for image in range(60)]
+    changes = np.array([f1(rows, two_N) - f1(rows, one_N) for rows in left_out])
+    expected = np.sqrt(59 / 60 * ((changes - changes.mean()) ** 2).sum())
+    assert difference_error(label_N, one_N, two_N) == pytest.approx(expected)
 
 
 def test_different_images_are_refused():

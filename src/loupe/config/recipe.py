@@ -320,19 +320,19 @@ class Recipe(RecipeValue):
     loss plus the L2 term, Keras's `val_loss`. `keep`: weights at the end of the run, those of the `best` epoch (in a
     tie, the one with the lowest validation loss) or of the `last`; with `last-unless-beaten` the last, unless the best
     epoch is more accurate on the validation images by more than chance. `auto` is that where the final stage anneals,
-    as one-cycle and cosine schedules do (results/kept_epoch.md), else `best`. `refit`: the head that a recipe without
-    any other trained part solves learns from training and validation images together, at the L2 strength with the
-    lowest log loss, or highest monitored macro-F1, of out-of-fold predictions of these; validation figures are then of
-    these predictions. `experiment`: published experiment whose figures are shown beside the result. `logit_adjustment`:
-    factor tau of the logarithm of each class's share of the training images (Menon et al. 2021): a head that is trained
-    in steps has it added to its logits in the loss, a solved one has it subtracted from its biases afterwards. Either
-    makes rare classes likelier. `teacher`: finished run whose calibrated probabilities for a training image replace the
-    `teacher_share` of its label, in stages that are trained in steps (distillation). `shuffle_window`: number of
-    training images, in whole shards, within which the images of an epoch are shuffled, once the shards are
-    (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`, except for shards elsewhere that exceed the
-    cache, if pixels are not kept either. `precision`: precision of training. `frozen_precision`: precision of frozen
-    blocks. `auto` there means `precision` if that is named; else the fastest that keeps the features (on a GPU, the
-    precision of training).
+    as one-cycle and cosine schedules do (results/kept_epoch.md), else `best`, as for `val_macro_f1`. `refit`: the head
+    that a recipe without any other trained part solves learns from training and validation images together, at the L2
+    strength with the lowest log loss, or highest monitored macro-F1, of out-of-fold predictions of these; validation
+    figures are then of these predictions. `experiment`: published experiment whose figures are shown beside the result.
+    `logit_adjustment`: factor tau of the logarithm of each class's share of the training images (Menon et al. 2021): a
+    head that is trained in steps has it added to its logits in the loss, a solved one has it subtracted from its biases
+    afterwards. Either makes rare classes likelier. `teacher`: finished run whose calibrated probabilities for a
+    training image replace the `teacher_share` of its label, in stages that are trained in steps (distillation).
+    `shuffle_window`: number of training images, in whole shards, within which the images of an epoch are shuffled, once
+    the shards are (`augment.shard_order`); `all` for a full shuffle. `auto` is `all`, except for shards elsewhere that
+    exceed the cache, if pixels are not kept either. `precision`: precision of training. `frozen_precision`: precision
+    of frozen blocks. `auto` there means `precision` if that is named; else the fastest that keeps the features (on a
+    GPU, the precision of training).
     """
 
     name: str
@@ -380,6 +380,8 @@ class Recipe(RecipeValue):
         """Weights at the end of the run, with `auto` as what it means."""
         if self.keep != "auto":
             return self.keep
+        if self.monitor == "val_macro_f1":  # whether an epoch beats the last one is told by accuracy
+            return "best"
         return "last-unless-beaten" if self.stages and self.stages[-1].is_annealed else "best"
 
     @property

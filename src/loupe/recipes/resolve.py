@@ -73,6 +73,8 @@ def resolve(
         recipe = recipe.model_copy(update={"model": _network(recipe, model, weights)})
     recipe = overrides.override(recipe, extra)  # the optimizer of a stage decides which flags apply
     recipe = overrides.override(overrides.override(recipe, _flag_settings(recipe, flags)), extra)
+    if recipe.teacher is not None and Path(recipe.teacher).is_dir():
+        recipe = recipe.model_copy(update={"teacher": str(Path(recipe.teacher).absolute())})
     settled = with_own_normalisation(at_hand.settle(recipe.model), recipe.input)
     recipe = recipe.model_copy(update={"model": settled})
     if recipe.experiment is not None:

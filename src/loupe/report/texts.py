@@ -175,13 +175,20 @@ def started(results: RunResults) -> str:
         made_of = enumerated([log.printable(one.name) for one in results.made_of])
         verdict = (results.blend.text, results.blend.remark or "") if results.blend else ()
         return sentences(f"Made of the runs {made_of}", *verdict)
-    taught = (
-        "" if results.distilled is None else f"It learned from a teacher beside the labels: {results.distilled.text}"
-    )
+    taught = _taught(results)
     parent = results.parent
     if parent is None:
         return taught
     return sentences(_started(results, parent), taught)
+
+
+def _taught(results: RunResults) -> str:
+    """Verdict on a network that learned from another run, in sentences; empty for others."""
+    verdict = results.distilled
+    if verdict is None:
+        return ""
+    said = "The network learned the probabilities of a teacher beside the labels"
+    return sentences(f"{said}: {verdict.text}", verdict.remark or "")
 
 
 def _started(results: RunResults, parent: ParentRun) -> str:

@@ -9,6 +9,7 @@ from loupe.data.audit.findings import IMBALANCE
 from loupe.data.splits.split import Split
 from loupe.data.table import ImageTable
 from loupe.errors import counted
+from loupe.evaluate.history import MACRO_F1
 
 
 def is_unbalanced(counts_K: npt.NDArray[np.integer]) -> bool:
@@ -31,9 +32,10 @@ def balance_note(table: ImageTable, split: Split, recipe: Recipe) -> str | None:
         return None
     present = np.flatnonzero(counts_K)
     most, least = present[counts_K[present].argmax()], present[counts_K[present].argmin()]
+    monitor = "" if recipe.monitor == MACRO_F1 else f"--set monitor={MACRO_F1} (what is kept is chosen by it), "
     return (
         f"The classes are unbalanced: {counted(int(counts_K[most]), 'training image')} of {table.classes[most]}, "
         f"{int(counts_K[least]):,} of {table.classes[least]}. Macro-F1 weighs them equally. Settings that may raise it "
-        "or not: --set monitor=val_macro_f1 (what is kept is chosen by it), --set class_weights=balanced or --set "
+        f"or not: {monitor}--set class_weights=balanced or --set "
         "logit_adjustment=1. To judge them by a paired test: train with both, then loupe compare RUN RUN"
     )

@@ -44,7 +44,7 @@ def record(recipe: ResolvedRecipe, classes: tuple[str, ...], split: Split, conte
     if use != "new" and recipe.stages[0].is_solved:
         use, reason = "new", "the recipe solves it"
     _log_taken(parent, recipe.preprocessing, use, reason)
-    remedy = _remedy(RunDirectory(parent.run)) if parent.run else ""
+    remedy = remedy_of(RunDirectory(parent.run)) if parent.run else ""
     seen_images = seen(parent.run, str(parent.shown), split, content, remedy=remedy)
     place, origin = parent.run or parent.folder, weights_origin(recipe.model, _recorded_licence(parent.run))
     return ParentRun(
@@ -108,27 +108,35 @@ def seen(
     return {name: images if is_whole or images else None for name, images in found.items()}
 
 
-def _remedy(run: RunDirectory) -> str:
+def remedy_of(run: RunDirectory) -> str:
+    """Sentences on how to evaluate on images that a run has not seen."""
     words = _of_split(run.read_recipe())
     keep = f"To split these images as it did: {command_line(words)}. " if words else ""
     return f"{keep}Or evaluate on images that it has not seen."
 
 
-def trained_on(run: Path | None) -> tuple[set[str], bool]:
+def trained_on(run: Path | None, visited: frozenset[Path] = frozenset()) -> tuple[set[str], bool]:
     """Hashes of the training images of a run, and of those that it started from, was made of or learned from.
+
+    Args:
+        visited: runs that led to this one. Another run may have taken the place of one that was deleted, so that two
+            lead to each other.
 
     Returns:
         The hashes that are known; and whether these are all.
     """
     runs, is_whole = _line(run)
     trained = set[str]()
+    if not visited.isdisjoint(one.path.absolute() for one in runs):
+        return trained, False
+    visited = visited.union(one.path.absolute() for one in runs)
     for one in runs:
         learned = {"train", "val"} if one.read_recipe().refit else {"train"}
         trained |= {digest for _, name, digest in split_file.stored(one.file("split.csv")).values() if name in learned}
         environment = environment_of(one)
         teachers = () if environment.teacher is None else (environment.teacher,)
         for member in (*environment.made_of, *teachers):
-            of_member, is_known = trained_on(Path(member.path))
+            of_member, is_known = trained_on(Path(member.path), visited)
             trained, is_whole = trained | of_member, is_whole and is_known
     return trained, is_whole
 

@@ -128,7 +128,7 @@ def set_up(
         engines=engines,
         choices=choices,
         log_prior_K=log_prior(recipe, images, split, device),
-        teaching=teacher.teaching(recipe, images, split),
+        teaching=teacher.teaching(recipe, images, split, device),
     )
 
 

@@ -20,7 +20,7 @@ from loupe.config.resolved import ResolvedRecipe
 from loupe.data.class_names import same_form
 from loupe.data.pixels.prepare import Images
 from loupe.data.splits.split import Split
-from loupe.errors import ConfigError, LoupeError, RunStateError, counted, enumerated
+from loupe.errors import ConfigError, LoupeError, RunStateError, counted, enumerated, sentences
 from loupe.evaluate.blend_results import BlendVerdict
 from loupe.evaluate.paired import difference_of_hits
 from loupe.evaluate.predictions import Predictions, read_splits
@@ -56,6 +56,8 @@ def check(recipe: Recipe, classes: Sequence[str]) -> None:
         RunStateError: there is no such run, or it is not finished.
     """
     if recipe.teacher is None:
+        if recipe.teacher_share != Recipe.model_fields["teacher_share"].default:
+            raise ConfigError("teacher_share is the share of a teacher, and there is none. Give --teacher RUN too.")
         return
     if all(stage.is_solved for stage in recipe.stages):
         raise ConfigError(
@@ -69,11 +71,11 @@ def check(recipe: Recipe, classes: Sequence[str]) -> None:
         raise ConfigError(f"the teacher {teacher.path} has other classes than these images: {other}.")
 
 
-def _run(folder: str) -> Run:
+def _run(folder: str, device: str = "auto") -> Run:
     directory = rundir.open_run(folder)
     if not results_file(directory).is_file():
         raise RunStateError(f"the teacher {directory.path} is not finished. Resume it, or give another --teacher.")
-    return Run(directory, quiet=True)
+    return Run(directory, device=device, quiet=True)
 
 
 def record(recipe: ResolvedRecipe, split: Split, content: Sequence[str]) -> TeacherRun | None:
@@ -84,10 +86,11 @@ def record(recipe: ResolvedRecipe, split: Split, content: Sequence[str]) -> Teac
     if recipe.teacher is None:
         return None
     teacher = _run(recipe.teacher)
-    seen = parents.seen(teacher.path, f"the teacher {teacher.directory.name}", split, content)
+    shown, remedy = f"the teacher {teacher.directory.name}", parents.remedy_of(teacher.directory)
+    seen = parents.seen(teacher.path, shown, split, content, remedy=remedy)
     return TeacherRun(
         name=teacher.directory.name,
-        path=str(teacher.path),
+        path=str(teacher.path.absolute()),
         weights=of_file(_weights(teacher)),
         network=teacher.recipe.model.name,
         share=recipe.teacher_share,
@@ -120,7 +123,9 @@ def check_unchanged(recipe: Recipe, run: RunDirectory) -> None:
         )
 
 
-def teaching(recipe: ResolvedRecipe, images: Images, split: Split) -> Teaching | None:
+def teaching(
+    recipe: ResolvedRecipe, images: Images, split: Split, device: torch.device | str = "auto"
+) -> Teaching | None:
     """Calibrated probabilities of the teacher for the training and validation images; None without a teacher.
 
     Raises:
@@ -128,7 +133,8 @@ def teaching(recipe: ResolvedRecipe, images: Images, split: Split) -> Teaching |
     """
     if recipe.teacher is None:
         return None
-    teacher, classes, rows_M = _run(recipe.teacher), images.table.classes, np.concatenate([split.train, split.val])
+    teacher, classes = _run(recipe.teacher, str(device)), images.table.classes
+    rows_M = np.concatenate([split.train, split.val])
     with terminal(quiet=True):
         found = teacher.predictions(images.table.select(rows_M))  # by all ranks together
     probability_NK = np.zeros((len(images.table), len(classes)), np.float32)
@@ -156,21 +162,38 @@ def _probabilities(teacher: Run, found: Predictions, classes: Sequence[str]) -> 
     return np.asarray(calibrated_NK[:, [place[same_form(name)] for name in classes]], np.float32)
 
 
-def judge(directory: RunDirectory, taught: Teaching, images: Images, split: Split) -> None:
-    """Add the verdict on a student beside its teacher to the results of its run, and write its page again."""
-    student = Run(directory, quiet=True)
+def judge(directory: RunDirectory, taught: Teaching, images: Images, split: Split, device: torch.device | str) -> None:
+    """Add the verdict on a student beside its teacher to the results of its run, and write its page again.
+
+    A teacher that is gone by then, or can no longer be read, is told in the log.
+    """
+    student = Run(directory, device=str(device), quiet=True)
     if student.results.distilled is not None or not len(split.val):
         return
-    teacher = _run(str(student.recipe.teacher))
+    try:
+        teacher = _run(str(student.recipe.teacher), str(device))
+        seconds = predict_seconds(student, teacher)
+    except (LoupeError, OSError) as error:
+        logger.warning(f"not compared with its teacher: {error}")
+        return
     own = read_splits(directory.file("predictions.csv"))["val"]
     row_of = {images.content[row]: row for row in split.val.tolist()}
     theirs_NK = taught.probability_NK.numpy()[[row_of[digest] for digest in own.content]]
-    names = teacher.directory.name, directory.name
-    if names[0] == names[1]:
-        names = str(teacher.path), names[1]
+    name = teacher.directory.name
+    names = f"the teacher {name}" if name == directory.name else name, directory.name
     hits = [(one_NK.argmax(axis=1) == own.label)[None] for one_NK in (theirs_NK, own.logits_NK)]
     difference = difference_of_hits(*names, dict(zip(names, hits, strict=True)))
-    verdict = BlendVerdict.of(difference, predict_seconds(student, teacher))
+    verdict = BlendVerdict.of(difference, seconds, remark=_remark(directory))
     student.results.model_copy(update={"distilled": verdict}).write(results_file(directory))
     run_page.write_page(directory.path)
-    logger.info(f"distilled: {verdict.text}")
+    logger.info(f"distilled: {sentences(verdict.text, verdict.remark or '')}")
+
+
+def _remark(directory: RunDirectory) -> str | None:
+    """Remark on a comparison that favours the teacher, as it was trained on some of these images."""
+    record = environment_of(directory).teacher
+    if record is None or record.seen_validation == 0:
+        return None
+    if record.seen_validation is None:
+        return "Not all training images of the teacher are known: some may be among these."
+    return f"The teacher was trained on {record.seen_validation:,} of these images, so that this favours it."

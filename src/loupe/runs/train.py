@@ -289,7 +289,7 @@ def _train(
     with tracked(directory, track) as send:
         Session(directory, setup, began, open_test, send).run()
         if setup.teaching is not None:
-            teachers.judge(directory, setup.teaching, setup.images, setup.split)
+            teachers.judge(directory, setup.teaching, setup.images, setup.split, setup.compute.device)
 
 
 def _open(directory: RunDirectory, device: torch.device, quiet: bool) -> Run:

@@ -59,7 +59,6 @@ class Bank:
         is_over: condition that stops a pass.
         evidence: for each rung, out-of-fold predictions of the heads, by the name of the candidate.
         pass_seconds: time of a backbone for one image, measured, by its name and the side of its input.
-        strengths: best L2 strength of a head out of fold, by the name of the candidate; of the last round.
     """
 
     dataset: Dataset
@@ -69,7 +68,6 @@ class Bank:
     is_over: Callable[[], bool]
     evidence: list[dict[str, Evidence]] = field(init=False)
     pass_seconds: dict[tuple[str, int], float] = field(default_factory=dict)
-    strengths: dict[str, float] = field(default_factory=dict)
     _extractors: dict[str, FeatureExtractor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,8 +113,6 @@ class Bank:
         found = out_of_fold(features_NC, label_N, subset.fold_N, len(images.table.classes), by_f1=by_f1)
         evidence = Evidence(candidate.name, found.logits_NK, label_N, of_folds=True, by_f1=by_f1)
         self.evidence[rung][candidate.name] = evidence
-        if subset is self.rungs[-1]:
-            self.strengths[candidate.name] = found.strength
         return evidence
 
     def _features(self, candidate: Candidate, images: Images, rows_N: Ints) -> Floats:

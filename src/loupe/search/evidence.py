@@ -16,15 +16,13 @@ import numpy.typing as npt
 
 from loupe.evaluate.estimate import Estimate, wilson
 from loupe.evaluate.paired import Difference, difference_of_hits
-from loupe.evaluate.paired_f1 import macro_f1, macro_f1_difference
+from loupe.evaluate.paired_f1 import difference_error, macro_f1
 from loupe.evaluate.search_results import Judged
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 WIDEST = 20.0  # range of temperatures, from 1 / WIDEST to WIDEST
-RESAMPLES = 500  # for a standard error of macro-F1
-WIDTH_95 = 3.92  # standard errors in an interval of 95 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +103,12 @@ def compare(best: Evidence, other: Evidence) -> tuple[bool, Difference]:
 
 
 def is_ahead(best: Evidence, other: Evidence) -> bool:
-    """True if `other` is more accurate on the same images by more than the standard error of the difference."""
+    """True if `other` is better on the same images by more than the standard error of the difference.
+
+    That is in accuracy, or in macro-F1 where that decides.
+    """
+    if best.by_f1 or other.by_f1:
+        return _better_by_f1(best, other) is True
     both = {"best": best.hits[None], "other": other.hits[None]}
     difference = difference_of_hits("best", "other", both)
     return difference.value > _error(difference)
@@ -118,11 +121,10 @@ def _error(difference: Difference) -> float:
 
 def _better_by_f1(best: Evidence, other: Evidence) -> bool | None:
     """True if `other` has the higher macro-F1; None if they differ by less than the standard error."""
-    predicted = {"best": best.predicted[None], "other": other.predicted[None]}
-    found = macro_f1_difference("best", "other", best.label_N, predicted, exchanges=1, resamples=RESAMPLES)
-    if abs(found.value) <= (found.high - found.low) / WIDTH_95:
+    one, two = (macro_f1(best.label_N, evidence.predicted[None]) for evidence in (best, other))
+    if abs(two - one) <= difference_error(best.label_N, best.predicted, other.predicted):
         return None
-    return found.value > 0
+    return two > one
 
 
 def ranked(evidence: Sequence[Evidence]) -> list[Evidence]:

@@ -10,7 +10,6 @@ from loupe.search.space import Candidate
 
 FEATURES = 1280  # of a backbone, for the estimate of its head
 SOLVE_SECONDS = 6e-8  # of a head in all L2 strengths, for each image, feature and class
-MOST_OF_SET = 0.8  # of the training and validation images, from which on out-of-fold predictions choose L2 strengths
 DECODING_SHARE = 0.5  # of the time of a backbone for one image, with its decoding
 JUDGE_SECONDS = 2.0  # of a head beside the pass of the images: conversion of its backbone, and solving
 
@@ -133,23 +132,11 @@ class Heads:
             if core.is_too_large(head) or part is False:
                 core.record.note(head.name, expected_seconds=self.seconds(head, each))
                 continue
-            if (strength := self._strength(head)) is not None:
-                head = space.with_strength(head, strength)
             of_heads = core.best is None or core.best.candidate.kind == "features"
             judged = len(bank.rungs[bank.rung_of(head.name)].rows_N) if of_heads else 0
             if core.train(core.of_part(head, part), self.seconds(head, each, part), judged_images=judged):
                 self.chosen = head
                 return
-
-    def _strength(self, head: Candidate) -> float | None:
-        """L2 strength that was best out of fold, where that tells more than the validation images: of small sets."""
-        last, found = self.core.bank.rungs[-1].rows_N, self.core.found
-        if (
-            MOST_OF_SET * (len(found.split.train) + len(found.split.val)) > len(last)
-            or found.base.class_weights != "none"
-        ):
-            return None
-        return self.core.bank.strengths.get(head.name)
 
     def _ranked(self) -> list[Evidence]:
         """Judged heads, the best one first; those that were judged on more images precede the others."""

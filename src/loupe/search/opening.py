@@ -38,6 +38,7 @@ from loupe.search import space
 from loupe.search.space import Candidate
 
 KEPT = ("split.", "class_weights", "monitor")  # recipe keys that a search takes over into every candidate
+MONITORS = ("val_accuracy", MACRO_F1)  # by which a search may choose
 LEAST_VALIDATION_IMAGES = 10
 ENOUGH_VALIDATION_IMAGES = 1000  # the standard error of an accuracy of 90 % is 0.9 points there
 MOST_LOOKED_AT = MOST_DRAWN + MOST_TRAIN  # images that are decoded at once, to look for near duplicates
@@ -216,6 +217,12 @@ def _base(options: SearchOptions) -> Recipe:
         raise ConfigError(
             f"--set {own[0]}: a search within a time limit chooses it. It takes split.*, class_weights and monitor. "
             "For other settings train one recipe: leave out --time-limit."
+        )
+    recipe = overrides.override(catalog.recipe(space.BASE), options.settings)
+    if "monitor" in _keys(options) and recipe.monitor not in MONITORS:
+        raise ConfigError(
+            f"--set monitor={recipe.monitor}: a search chooses by {' or by '.join(MONITORS)}. For another one train "
+            "one recipe: leave out --time-limit."
         )
     recipe = catalog.recipe(space.BASE).model_copy(update={"seed": options.seed})
     return overrides.override(recipe, options.settings)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loupe.config.network import BackboneSpec, BlendMember, BlendSpec
-from loupe.config.optimizer import Logistic
 from loupe.config.recipe import AugmentSpec, Precision, Recipe
 from loupe.config.size import Size
 from loupe.evaluate.search_results import Kind
@@ -177,13 +176,6 @@ def joint_heads(
             )
         )
     return tuple(found)
-
-
-def with_strength(head: Candidate, strength: float) -> Candidate:
-    """Head of a single L2 strength."""
-    (stage,) = head.recipe.stages
-    solved = stage.model_copy(update={"epochs": 1, "optimizer": Logistic(strongest=strength, weakest=strength)})
-    return replace(head, recipe=head.recipe.model_copy(update={"stages": (solved,)}))
 
 
 def parts(train_images: int) -> tuple[int | None, ...]:

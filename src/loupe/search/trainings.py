@@ -172,10 +172,10 @@ class Trainings:
             try:
                 recipe = _resolved(candidate.recipe, self.found.dataset)
                 run = train_or_open(self.found.dataset, recipe, candidate.name, options, open_test=False)
-                if candidate.kind == "features" and run.results.seconds.frozen:
-                    images = run.results.images.train + run.results.images.val
+                if candidate.kind == "features" and (alone := run.results.seconds.frozen_alone):
+                    counts = run.results.images
                     key = (candidate.network, candidate.size_px)
-                    self.trained_pass_seconds[key] = run.results.seconds.frozen / images
+                    self.trained_pass_seconds[key] = alone / (counts.train + counts.val + counts.test)
                 return run
             except InterruptedRunError as stopped:
                 if not is_over():

@@ -66,8 +66,8 @@ def out_of_fold(
         strengths: strengths to try; None for a series that goes on by itself.
         log_prior_K: logit adjustment of each class, subtracted from all logits; None: none.
         before_each: function called before each head is solved; what it raises ends the search.
-        by_f1: the best strength has the highest macro-F1, not the lowest log loss. Weights of images do not matter to
-            it.
+        by_f1: the best strength has the highest macro-F1, and of those with the same one the lowest log loss. It does
+            not depend on weights of images.
     """
     x_NC, y_N = torch.from_numpy(features_NC), torch.from_numpy(label_N)
     share_N = torch.ones(len(y_N), dtype=torch.float64) if weight_N is None else torch.from_numpy(weight_N)
@@ -77,22 +77,21 @@ def out_of_fold(
     heads = [
         _FoldHead.of(x_NC[fold_N != fold], y_N[fold_N != fold], each_N[fold_N != fold], principal) for fold in folds
     ]
-    best, least, losses = np.zeros((len(label_N), classes), np.float32), np.inf, list[tuple[float, float]]()
+    best, chosen, least = np.zeros((len(label_N), classes), np.float32), 0.0, (np.inf, np.inf)
+    losses = list[tuple[float, float]]()
     adjustment_K = 0.0 if log_prior_K is None else log_prior_K
     for strength in _tried(strengths, losses, spec, PATIENCE_OF_F1 if by_f1 else PATIENCE):
         logits_NK = np.empty((len(label_N), classes), np.float32)
         for fold, head in zip(folds, heads, strict=True):
             before_each()
             logits_NK[fold_N == fold] = head.logits(strength, x_NC[fold_N == fold], classes).numpy() - adjustment_K
-        if by_f1:
-            loss = 1 - macro_f1(label_N, logits_NK.argmax(axis=1)[None])
-        else:
-            loss_N = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N, reduction="none")
-            loss = float(loss_N @ share_N / share_N.sum())
+        loss_N = torch.nn.functional.cross_entropy(torch.from_numpy(logits_NK).double(), y_N, reduction="none")
+        log_loss = float(loss_N @ share_N / share_N.sum())
+        loss = 1 - macro_f1(label_N, logits_NK.argmax(axis=1)[None]) if by_f1 else log_loss
         losses.append((strength, loss))
-        if loss < least:
-            best, least = logits_NK, loss
-    return OutOfFold(best, min(losses, key=lambda one: one[1])[0], tuple(losses))
+        if (loss, log_loss) < least:
+            best, chosen, least = logits_NK, strength, (loss, log_loss)
+    return OutOfFold(best, chosen, tuple(losses))
 
 
 def _tried(

@@ -18,6 +18,7 @@ from loupe.evaluate.tune_results import TuneResults
 from loupe.log import duration, logger, terminal
 from loupe.ranks import current
 from loupe.runs import parents
+from loupe.runs import teacher as teachers
 from loupe.runs.options import RunOptions
 from loupe.tuning import conclude, files
 from loupe.tuning.recipes import TunedRecipe
@@ -104,6 +105,7 @@ def tune(
         request.check()
         dataset = open_dataset(data, read, verify=verify)
         tuned = TunedRecipe.of(request, dataset)
+        teachers.check(tuned.default, dataset.table.classes)
         keys = tuned.space(request.search)
         options = RunOptions(Path(output), device, skip_damaged, quiet)
         wanted = name or f"tune-{dataset.name}-{tuned.default.name}"
