@@ -17,6 +17,7 @@ from loupe.errors import ConfigError, InterruptedRunError, RunStateError
 from loupe.provenance import environment_of
 from loupe.report import texts
 from loupe.runs.blend import blend
+from loupe.runs.parents import trained_on
 from loupe.runs.session import Session
 from loupe.runs.teacher import teaching
 from loupe.training.loop import Trainer
@@ -69,6 +70,7 @@ def test_a_student_is_recorded_and_set_beside_its_teacher(runs):
     assert verdict.predict_seconds > 0
 
 
+@pytest.mark.slow
 def test_the_whole_share_learns_a_teacher_that_knows_other_labels(runs, tmp_path):
     """With labels exchanged by chance, and a share of 1, a student knows what its teacher knows."""
     x, y = load_digits().images, load_digits().target
@@ -86,6 +88,7 @@ def test_the_whole_share_learns_a_teacher_that_knows_other_labels(runs, tmp_path
     assert accuracies[1.0] > accuracies[None] + 0.1
 
 
+@pytest.mark.slow
 def test_a_stopped_student_goes_on_to_the_same_weights(runs, monkeypatch):
     epoch = Trainer.train_epoch
     calls = []
@@ -127,6 +130,7 @@ def test_a_teacher_that_has_changed_is_refused(runs, monkeypatch):
          "only solves a head"),
         ({"teacher": "of-letters"}, ConfigError, "other classes than these images: "),
         ({"teacher": "one", "settings": {"teacher_share": 0}}, ConfigError, "teacher_share"),
+        ({"settings": {"teacher_share": 0.9}}, ConfigError, "Give --teacher RUN too"),
     ],
 )  # fmt: skip
 def test_what_cannot_teach_is_refused_and_leaves_nothing(runs, options, error, message):
@@ -146,6 +150,44 @@ def test_images_that_the_teacher_was_trained_on_are_told(runs, capsys):
     assert "are training images of the teacher both: validation figures are too high" in capsys.readouterr().err
     record = environment_of(run.directory).teacher
     assert record.seen_validation > 0 and record.seen_test > 0
+    assert f"trained on {record.seen_validation:,} of these images" in texts.started(run.results)
+
+
+def test_a_teacher_of_the_same_name_is_named_without_its_folder(runs, tmp_path):
+    run = student("one", teacher=str(runs / "one"), output=tmp_path)
+    assert run.results.distilled.difference.best == "the teacher one"
+    assert str(runs) not in run.directory.file("results.json").read_text()
+
+
+def test_a_relative_folder_is_recorded_as_an_absolute_one(runs):
+    run = student("relative", settings={"teacher": "runs/one"})
+    assert run.recipe.teacher == environment_of(run.directory).teacher.path == str(runs / "one")
+
+
+@pytest.mark.slow
+def test_two_runs_that_lead_to_each_other_have_an_end(runs):
+    first, second = (student(name, teacher="one") for name in ("first", "second"))
+    for run, other in ((first, second), (second, first)):
+        file = run.path / "environment.json"
+        record = json.loads(file.read_text())
+        record["teacher"]["path"] = str(other.path)
+        file.write_text(json.dumps(record))
+    hashes, is_whole = trained_on(first.path)
+    assert len(hashes) > 1000 and not is_whole
+
+
+def test_a_search_for_settings_refuses_what_cannot_teach_before_it_begins(runs, tmp_path):
+    pytest.importorskip("optuna")
+    with pytest.raises(ConfigError, match="other classes"):
+        loupe.tune(
+            (np.zeros((60, 8, 8, 3), np.uint8), np.repeat(["a", "b"], 30)),
+            recipe="digits-plain",
+            search=["stages.0.lr=0.001,0.002"],
+            settings=[f"teacher={runs / 'one'}"],
+            output=tmp_path,
+            quiet=True,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

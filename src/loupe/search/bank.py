@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -118,8 +118,20 @@ class Bank:
     def _features(self, candidate: Candidate, images: Images, rows_N: Ints) -> Floats:
         """Features of some images, [N, C]; those of several backbones side by side."""
         if candidate.members:
-            return np.concatenate([self._features(one, self._images(one), rows_N) for one in candidate.members], axis=1)
-        extractor, parts, computed, seconds = self._extractor(candidate), list[Floats](), 0, 0.0
+            return np.concatenate([self._features_of(one, candidate, rows_N) for one in candidate.members], axis=1)
+        return self._extracted(candidate, self._extractor(candidate), images, rows_N)
+
+    def _features_of(self, member: Candidate, joint: Candidate, rows_N: Ints) -> Floats:
+        """Features of one of several backbones for some images, which are prepared as for all of them."""
+        own = self._preprocessing(member)
+        shared = self._preprocessing(joint).model_copy(update={"mean": own.mean, "std": own.std})
+        images = opened_images(self.dataset, shared, skip_damaged=self.skip_damaged)
+        extractor = self._extractor(replace(member, name=f"{joint.name} {member.name}"), shared)
+        return self._extracted(member, extractor, images, rows_N)
+
+    def _extracted(self, candidate: Candidate, extractor: FeatureExtractor, images: Images, rows_N: Ints) -> Floats:
+        """Features of some images [N, C], timed."""
+        parts, computed, seconds = list[Floats](), 0, 0.0
         with terminal(quiet=True):
             for first in range(0, len(rows_N), CHUNK_IMAGES):
                 if self.is_over():
@@ -133,14 +145,14 @@ class Bank:
             self.pass_seconds[key] = max(self.pass_seconds.get(key, 0.0), seconds / computed)
         return np.concatenate(parts)
 
-    def _extractor(self, candidate: Candidate) -> FeatureExtractor:
+    def _extractor(self, candidate: Candidate, preprocessing: Preprocessing | None = None) -> FeatureExtractor:
         if candidate.name not in self._extractors:
             network = candidate.recipe.model
             assert isinstance(network, BackboneSpec)
             self._extractors.clear()  # one network at a time in memory
             folder = cache_folder() / "frozen"
             self._extractors[candidate.name] = FeatureExtractor(
-                network, self._preprocessing(candidate), self.device, folder
+                network, preprocessing or self._preprocessing(candidate), self.device, folder
             )
         return self._extractors[candidate.name]
 
