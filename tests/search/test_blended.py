@@ -15,10 +15,10 @@ from loupe.models.catalog import network
 from loupe.recipes import catalog
 from loupe.rundir import RunDirectory
 from loupe.search.blended import consider
+from loupe.search.candidate import Candidate
 from loupe.search.candidates import Best, Candidates
 from loupe.search.clock import Clock
 from loupe.search.record import Record, facts
-from loupe.search.space import Candidate
 from loupe.search.trainings import validation
 
 pytestmark = pytest.mark.slow  # two trainings

@@ -14,7 +14,7 @@ from loupe.evaluate.predictions import read_splits
 from loupe.evaluate.search_results import Restrictions
 from loupe.models.at_hand import WeightsAtHand
 from loupe.recipes import catalog
-from loupe.search import space
+from loupe.search import head_space
 from loupe.search.bank import Bank, rungs
 from loupe.search.opening import SearchOptions, opened
 from loupe.search.trainings import Trainings
@@ -25,7 +25,7 @@ LITE2 = WeightsAtHand("tf_efficientnet_lite2", "timm", 4_870_000, Path("lite2"))
 
 
 def joint(*at_hand: WeightsAtHand, typical_px: int = 300):
-    return space.joint_heads(at_hand, dict.fromkeys(at_hand, 1e9), typical_px, 100, catalog.recipe("features"))
+    return head_space.joint_heads(at_hand, dict.fromkeys(at_hand, 1e9), typical_px, 100, catalog.recipe("features"))
 
 
 def test_all_backbones_are_together_at_two_sizes():

@@ -22,9 +22,9 @@ from loupe.evaluate.history import MACRO_F1
 from loupe.evaluate.paired import Ints
 from loupe.log import terminal
 from loupe.recipes.resolve import resolve
+from loupe.search.candidate import Candidate
 from loupe.search.evidence import Evidence
 from loupe.search.opening import opened_images
-from loupe.search.space import Candidate
 from loupe.training.features import FeatureExtractor
 from loupe.training.heads import out_of_fold
 

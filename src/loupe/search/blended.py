@@ -17,8 +17,8 @@ from loupe.rundir import RunDirectory
 from loupe.runs.run import Run
 from loupe.search import words
 from loupe.search.blend import Library, blend, library
+from loupe.search.candidate import Candidate
 from loupe.search.candidates import MOST_IN_BLEND, Candidates
-from loupe.search.space import Candidate
 from loupe.search.trainings import validation
 
 NAME = "blend"

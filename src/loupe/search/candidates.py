@@ -13,11 +13,11 @@ from loupe.rundir import RunDirectory
 from loupe.runs.run import Run
 from loupe.search import deliver, words
 from loupe.search.bank import Bank
+from loupe.search.candidate import Candidate
 from loupe.search.clock import Clock, Reserve
 from loupe.search.evidence import Evidence, compare
 from loupe.search.opening import BYTES_OF_PARAMETER, Opened
 from loupe.search.record import Record
-from loupe.search.space import Candidate
 from loupe.search.trainings import Trainings, predict_seconds, validation
 
 CAUTION = 1.2  # factor on every estimate, so that what begins also ends

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from loupe.search import space
+from loupe.search.candidate import Candidate, parts
 from loupe.search.candidates import Candidates
 from loupe.search.evidence import Evidence, is_ahead, ranked
-from loupe.search.space import Candidate
 
 FEATURES = 1280  # of a backbone, for the estimate of its head
 SOLVE_SECONDS = 6e-8  # of a head in all L2 strengths, for each image, feature and class
@@ -127,7 +126,7 @@ class Heads:
                 return
             each = self.scaled_pass(head)
             left = core.seconds_left(each)
-            fitting = [part for part in space.parts(len(core.found.split.train)) if self._improves(head, part)]
+            fitting = [part for part in parts(len(core.found.split.train)) if self._improves(head, part)]
             part = next((part for part in fitting if self.seconds(head, each, part) <= left), False)
             if core.is_too_large(head) or part is False:
                 core.record.note(head.name, expected_seconds=self.seconds(head, each))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from loupe import rundir
 from loupe.cache import cache_folder
 from loupe.config import overrides
 from loupe.config.network import BackboneSpec
@@ -21,9 +20,9 @@ from loupe.data.splits import split as splits
 from loupe.data.splits.grouping import MANY_APART, grouping
 from loupe.data.splits.split import Split
 from loupe.devices import choose_device, keep_freed_memory
-from loupe.errors import ConfigError, DataError, RunStateError, counted
+from loupe.errors import ConfigError, DataError, counted
 from loupe.evaluate.history import MACRO_F1
-from loupe.evaluate.search_results import FILE, Restrictions, SearchResults
+from loupe.evaluate.search_results import Restrictions
 from loupe.log import logger, size_text, terminal
 from loupe.models.at_hand import WeightsAtHand, weights_at_hand
 from loupe.models.build import skeleton
@@ -34,8 +33,8 @@ from loupe.recipes import catalog
 from loupe.recipes.resolve import resolve
 from loupe.runs.balance_note import is_unbalanced
 from loupe.runs.near_note import MOST_DRAWN, MOST_TRAIN, near_copies
-from loupe.search import space
-from loupe.search.space import Candidate
+from loupe.search import head_space, space
+from loupe.search.candidate import BASE, Candidate
 
 KEPT = ("split.", "class_weights", "monitor")  # recipe keys that a search takes over into every candidate
 MONITORS = ("val_accuracy", MACRO_F1)  # by which a search may choose
@@ -121,7 +120,7 @@ def opened(options: SearchOptions) -> Opened:
         base = base.model_copy(update={"monitor": MACRO_F1})
     found, typical = _backbones(options), typical_px(dataset.table)
     flops = {one: flop_of(one.spec) for one in found}
-    heads = space.heads(found, flops, typical, labelled, base)
+    heads = head_space.heads(found, flops, typical, labelled, base)
     first = heads[0].recipe if heads else space.from_scratch(typical, base)
     with terminal(quiet=True):
         resolved = resolve(first, dataset, model=None, flags={}, extra=())
@@ -129,7 +128,7 @@ def opened(options: SearchOptions) -> Opened:
     images = opened_images(dataset, resolved.preprocessing, skip_damaged=options.skip_damaged)
     base, split = _divided(options, dataset, images, resolved.preprocessing, base)
     if base.split.group != resolved.split.group:
-        heads = space.heads(found, flops, typical, labelled, base)
+        heads = head_space.heads(found, flops, typical, labelled, base)
     for note in split.notes:
         logger.info(note)
     if len(split.val) < LEAST_VALIDATION_IMAGES:
@@ -137,7 +136,7 @@ def opened(options: SearchOptions) -> Opened:
             f"{dataset.name}: {counted(len(split.val), 'validation image')}. A search chooses by them and needs at "
             f"least {LEAST_VALIDATION_IMAGES}. Add images, or train one recipe: leave out --time-limit."
         )
-    joint = space.joint_heads(found, flops, typical, labelled, base)
+    joint = head_space.joint_heads(found, flops, typical, labelled, base)
     return Opened(dataset, images, split, base, device, typical, found, heads, joint)
 
 
@@ -218,13 +217,13 @@ def _base(options: SearchOptions) -> Recipe:
             f"--set {own[0]}: a search within a time limit chooses it. It takes split.*, class_weights and monitor. "
             "For other settings train one recipe: leave out --time-limit."
         )
-    recipe = overrides.override(catalog.recipe(space.BASE), options.settings)
+    recipe = overrides.override(catalog.recipe(BASE), options.settings)
     if "monitor" in _keys(options) and recipe.monitor not in MONITORS:
         raise ConfigError(
             f"--set monitor={recipe.monitor}: a search chooses by {' or by '.join(MONITORS)}. For another one train "
             "one recipe: leave out --time-limit."
         )
-    recipe = catalog.recipe(space.BASE).model_copy(update={"seed": options.seed})
+    recipe = catalog.recipe(BASE).model_copy(update={"seed": options.seed})
     return overrides.override(recipe, options.settings)
 
 
@@ -282,27 +281,3 @@ def flop_of(spec: BackboneSpec) -> float:
 
 def _own_pixels(spec: BackboneSpec) -> Preprocessing:
     return native_preprocessing(spec) or Preprocessing(size_px=224, load_px=224)
-
-
-def search_folder(options: SearchOptions, dataset: str) -> tuple[Path, SearchResults | None]:
-    """Folder of the run that a search leaves, and what an earlier, unfinished search has left there.
-
-    Raises:
-        RunStateError: a finished run or search has the name that was given.
-    """
-    name = options.name or f"{dataset}-search"
-    for number in range(1, 10_000):
-        folder = options.output / (name if number == 1 else f"{name}-{number}")
-        before = SearchResults.read_if_there(folder / FILE)
-        if before is not None and before.state == "running" and before.dataset == dataset:
-            return folder, before
-        if before is None and not folder.exists():
-            return folder, None
-        if options.name:
-            rundir.check_name(options.output, options.name)
-            if before is None:
-                return folder, None
-            raise RunStateError(
-                f"{folder} holds a finished search, and a run is never overwritten. Choose another --name."
-            )
-    raise RunStateError(f"{options.output}: too many runs named {name}. Choose a --name.")

@@ -14,8 +14,8 @@ from loupe.evaluate.search_results import (
     SearchResults,
     SpentSeconds,
 )
+from loupe.search.candidate import Candidate
 from loupe.search.clock import Clock
-from loupe.search.space import Candidate
 
 
 @dataclass

@@ -24,12 +24,14 @@ from loupe.rundir import RunDirectory
 from loupe.runs.finalize import open_test
 from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
-from loupe.search import blended, deliver, space, words
+from loupe.search import blended, deliver, words
 from loupe.search.bank import Bank, rungs
+from loupe.search.candidate import parts
 from loupe.search.candidates import CAUTION, Candidates
 from loupe.search.clock import Clock
+from loupe.search.folder import search_folder
 from loupe.search.heads import Heads
-from loupe.search.opening import MOST_LOOKED_AT, Opened, SearchOptions, opened, search_folder
+from loupe.search.opening import MOST_LOOKED_AT, Opened, SearchOptions, opened
 from loupe.search.record import Record, facts
 from loupe.search.training_rounds import TrainingRounds
 from loupe.search.trainings import Trainings
@@ -119,7 +121,7 @@ class Search:
             ConfigError: none does; the message has the shortest limit.
         """
         least = float("inf")
-        options = space.parts(len(self.found.split.train))
+        options = parts(len(self.found.split.train))
         if self.found.heads:
             head = self.found.heads[0]
             each = self.core.bank.estimate(head)
@@ -150,7 +152,7 @@ class Search:
         part = self._fitting(seconds, 0.0)
         if part is not False:
             self.core.train(self.core.of_part(family.of(1, rates.precision), part), seconds(part))
-        return seconds(space.parts(train)[-1])
+        return seconds(parts(train)[-1])
 
     def _fitting(self, seconds: Callable[[int | None], float], each: float) -> int | Literal[False] | None:
         """Largest part of the training images for the first candidate, which is to be there soon; False if none fits.
@@ -160,7 +162,7 @@ class Search:
             each: time of a prediction of one image.
         """
         for share in (FIRST_SHARE, 1.0, CAUTION):  # the last one without caution: a late result is stopped in time
-            for part in space.parts(len(self.found.split.train)):
+            for part in parts(len(self.found.split.train)):
                 if seconds(part) <= share * self.core.seconds_left(each):
                     return part
         return False

@@ -8,8 +8,9 @@ from loupe.log import logger
 from loupe.recipes.choice import SMALL_PX
 from loupe.runs.mirrored import flips
 from loupe.search import space
+from loupe.search.candidate import Candidate
 from loupe.search.candidates import Candidates
-from loupe.search.space import Candidate, Family
+from loupe.search.space import Family
 from loupe.search.trainings import LONGER, Contest
 
 TRIAL_SHARES = (0.15, 0.3)  # of the time that is left, for a first schedule from scratch; the second for one epoch

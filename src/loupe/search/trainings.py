@@ -30,9 +30,10 @@ from loupe.recipes.resolve import resolve
 from loupe.report import run_page
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
+from loupe.search.candidate import Candidate
 from loupe.search.evidence import Evidence, ranked
 from loupe.search.opening import Opened, opened_images
-from loupe.search.space import EPOCHS, Candidate, Family, in_order
+from loupe.search.space import EPOCHS, Family, in_order
 from loupe.settled import settled
 from loupe.training.precision import TimedSteps
 
