@@ -26,7 +26,7 @@ from loupe.runs.near_note import near_note
 from loupe.runs.run import Run
 from loupe.search import blended, deliver, words
 from loupe.search.bank import Bank, rungs
-from loupe.search.candidate import parts
+from loupe.search.candidate import Candidate, parts
 from loupe.search.candidates import CAUTION, Candidates
 from loupe.search.clock import Clock
 from loupe.search.folder import search_folder
@@ -126,7 +126,7 @@ class Search:
             head = self.found.heads[0]
             each = self.core.bank.estimate(head)
             least = self.heads.seconds(head, each, options[-1])
-            part = self._fitting(lambda part: self.heads.seconds(head, each, part), each)
+            part = self._fitting(head, lambda part: self.heads.seconds(head, each, part), each)
             if part is not False:
                 self.core.train(self.core.of_part(head, part), self.heads.seconds(head, each, part))
         if self.core.best is None and not self.core.is_over():
@@ -149,18 +149,26 @@ class Search:
         def seconds(part: int | None) -> float:
             return rates.fixed_seconds + rates.epoch_seconds * (1.0 if part is None else part / train)
 
-        part = self._fitting(seconds, 0.0)
+        candidate = family.of(1, rates.precision)
+        part = self._fitting(candidate, seconds, 0.0)
         if part is not False:
-            self.core.train(self.core.of_part(family.of(1, rates.precision), part), seconds(part))
+            self.core.train(self.core.of_part(candidate, part), seconds(part))
         return seconds(parts(train)[-1])
 
-    def _fitting(self, seconds: Callable[[int | None], float], each: float) -> int | Literal[False] | None:
+    def _fitting(
+        self, candidate: Candidate, seconds: Callable[[int | None], float], each: float
+    ) -> int | Literal[False] | None:
         """Largest part of the training images for the first candidate, which is to be there soon; False if none fits.
+
+        One that an earlier search has finished takes no time.
 
         Args:
             seconds: expected time for a part of the training images; None for all.
             each: time of a prediction of one image.
         """
+        for part in parts(len(self.found.split.train)):
+            if self.core.trainings.is_kept(candidate.learning_from(part)):
+                return part
         for share in (FIRST_SHARE, 1.0, CAUTION):  # the last one without caution: a late result is stopped in time
             for part in parts(len(self.found.split.train)):
                 if seconds(part) <= share * self.core.seconds_left(each):

@@ -158,6 +158,10 @@ class Trainings:
         with terminal(quiet=True):
             return load_images(self.found.dataset, pixels, cache=cache_folder(), skip_damaged=self.skip_damaged)
 
+    def is_kept(self, candidate: Candidate) -> bool:
+        """True if an earlier search has finished a run of that name."""
+        return (self.folder / candidate.name / "results.json").is_file()
+
     def train(self, candidate: Candidate, is_over: Callable[[], bool], on_signal: Callable[[int], None]) -> Run | None:
         """Train a candidate, or open its run if an earlier search has finished it; None if it was stopped.
 
