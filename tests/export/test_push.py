@@ -21,6 +21,8 @@ from loupe.export import hub
 from loupe.export.folder import MANIFEST
 from loupe.export.job import Options
 
+pytestmark = pytest.mark.slow  # each push is a process of its own
+
 TOKEN = "hf_" + "s" * 34
 NAME = "ann/pets"
 LFS_BYTES = 1000  # larger files go there, in place of the commit

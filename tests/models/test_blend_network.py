@@ -143,6 +143,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_frozen_features_are_those_that_each_member_has_alone(quick):
     def trained(model: str, name: str, **options):
         recipe = parse(
@@ -171,6 +172,7 @@ def test_frozen_features_are_those_that_each_member_has_alone(quick):
     assert again.results.validation.accuracy.value <= run.results.validation.accuracy.value + 0.1
 
 
+@pytest.mark.slow
 def test_a_blend_of_features_is_trained_as_a_whole_and_trained_on(quick):
     recipe = parse(
         {

@@ -22,6 +22,7 @@ def outputs(engine) -> torch.Tensor:
     return torch.from_numpy(next(engine.run(iter([x_BCHW]))))
 
 
+@pytest.mark.slow
 def test_equal_blocks_share_an_engine_that_a_later_training_of_one_leaves_as_it_is():
     mine, theirs = blocks(), blocks()
     with shared_engines():
@@ -49,6 +50,7 @@ def test_both_precisions_take_one_conversion(monkeypatch):
     assert torch.allclose(outputs(full), outputs(reduced), atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_engine_that_was_used_longest_ago_goes_first_where_the_weights_are_too_many():
     one = sum(value.numel() * value.element_size() for value in blocks().state_dict().values())
     store = EngineStore(most_bytes=2 * one)

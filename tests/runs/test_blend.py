@@ -135,6 +135,7 @@ def test_shares_are_selected_on_validation_images_and_judged_on_others(members):
     assert verdict.predict_seconds > 0 and "times the time of a prediction" in verdict.text
 
 
+@pytest.mark.slow
 def test_runs_of_other_input_sizes_are_blended(members):
     settings = {**SMALL, "input.size_px": 12, "input.load_px": 12}
     other = loupe.train(

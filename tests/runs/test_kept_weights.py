@@ -66,6 +66,7 @@ def trained(tmp_path, name, **settings):
     )
 
 
+@pytest.mark.slow
 def test_the_last_weights_are_kept_unless_the_best_are_better_by_more_than_chance(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "best_epoch", lambda history, stages, monitor: 0)  # the first epoch
     last = trained(tmp_path, "last", keep="last")
@@ -80,6 +81,7 @@ def test_the_last_weights_are_kept_unless_the_best_are_better_by_more_than_chanc
     assert trained(tmp_path, "best", keep="best").results.best_epoch == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_kept_the_weights_by_another_rule_is_another_run(tmp_path):
     dataset, options = open_dataset("digits", announce=False), RunOptions(tmp_path, "cpu", False, quiet=True)
     stage = catalog.recipe("digits").stages[0].model_copy(update={"epochs": 1})

@@ -40,6 +40,7 @@ def test_what_auto_means(given, taken):
     assert augment.mirrored(True).horizontal_flip == taken and augment.mirrored(False).horizontal_flip is False
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_opened_again_by_the_recipe_that_left_flips_open(tmp_path):
     recipe = catalog.recipe("small-images")
     stage = recipe.stages[0].model_copy(update={"epochs": 1})

@@ -135,6 +135,7 @@ def test_frozen_blocks_of_a_backbone_at_a_rectangle(photos, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_and_reports_at_a_rectangle(photos, tmp_path):
     settings = ["stages.0.epochs=1", "split.validation=8", "input.size_px=[32,48]"]
     settings += ["stages.0.augment.random_resized_crop=[0.5,1.0]"]

@@ -37,6 +37,7 @@ def train(photos, output, name: str) -> loupe.Run:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_ends_with_its_report_and_predicts(photos, tmp_path, monkeypatch, own_cache):
     pytest.importorskip("openvino")
     engines, built = [], OpenVinoEngine.__init__

@@ -165,6 +165,7 @@ def test_a_time_that_is_not_the_one_recorded_is_unknown(tmp_path):
     assert frozen.activations.seconds_of(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_the_model_predicts_from_raw_images_what_it_was_evaluated_at(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "openvino")  # what it was evaluated on is OpenVINO's where that is installed
     run = trained(tmp_path, "run", {"epochs": 2, "part": "last-block", "batch_size": 32})
