@@ -209,3 +209,15 @@ def test_the_command_takes_a_name_and_refuses_it_where_it_means_nothing(runs, co
     assert "--resume continues a run with its own recipe" in capsys.readouterr().err
     assert command("train", "digits", "--time-limit", "60s", "--teacher", "one") == 1
     assert "--teacher" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_comparison_notices_a_teacher_that_was_trained_anew(runs):
+    shutil.copytree(runs / "one", runs / "again")
+    values = {**SMALL, "teacher": str(runs / "again"), "stages.0.epochs": 1}
+    settings = [f"{key}={value}" for key, value in values.items()]
+    options = {"recipes": ["digits-plain", "digits"], "settings": settings, "output": runs / "compared", "quiet": True}
+    loupe.compare("digits", **options, device="cpu", name="first")
+    shutil.copy(runs / "two" / "model" / "weights.safetensors", runs / "again" / "model" / "weights.safetensors")
+    with pytest.raises(RunStateError, match="other weights than when"):
+        loupe.compare("digits", **options, device="cpu", name="second")

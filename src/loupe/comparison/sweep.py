@@ -22,6 +22,7 @@ from loupe.ranks import current
 from loupe.recipes.resolve import resolve
 from loupe.rundir import RunDirectory
 from loupe.runs import folds as head_folds
+from loupe.runs import teacher
 from loupe.runs import train as runner
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
@@ -98,7 +99,7 @@ def train_or_open(
 
 
 def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> None:
-    """Check that a run has this recipe, this data and, if it is finished, these images; a resumed run checks its own.
+    """Check that a run has this recipe, data and teacher and, if finished, these images; a resumed run checks its own.
 
     Raises:
         RunStateError: it differs in one of them.
@@ -117,6 +118,7 @@ def _check_same(directory: RunDirectory, wanted: Recipe, dataset: Dataset) -> No
             f"{directory.path} was made with {difference}, so it cannot be used here. Choose another --output, or move "
             "that run away."
         )
+    teacher.check_unchanged(wanted, directory)
 
 
 def _unsettled(stored: Recipe, wanted: Recipe) -> Recipe:

@@ -103,6 +103,15 @@ def _weights(run: Run) -> Path:
     return run.directory.model / "weights.safetensors"
 
 
+def weights_hash(recipe: Recipe) -> str | None:
+    """SHA-256 of the weights of a recipe's teacher; None without one.
+
+    Raises:
+        RunStateError: there is no such run, or it is not finished.
+    """
+    return None if recipe.teacher is None else of_file(_weights(_run(recipe.teacher)))
+
+
 def check_unchanged(recipe: Recipe, run: RunDirectory) -> None:
     """Check that the teacher of an interrupted run is the one that it was begun with.
 
@@ -113,7 +122,7 @@ def check_unchanged(recipe: Recipe, run: RunDirectory) -> None:
     if recipe.teacher is None or recorded is None:
         return
     try:
-        weights = of_file(_weights(_run(recipe.teacher)))
+        weights = weights_hash(recipe)
     except (LoupeError, OSError) as error:
         raise RunStateError(f"the teacher of {run.path} cannot be read: {error} Restore it.") from None
     if weights != recorded.weights:

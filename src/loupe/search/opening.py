@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from loupe.cache import cache_folder
@@ -19,6 +20,7 @@ from loupe.data.sources.read_options import ReadOptions
 from loupe.data.splits import split as splits
 from loupe.data.splits.grouping import MANY_APART, grouping
 from loupe.data.splits.split import Split
+from loupe.data.table import ImageTable
 from loupe.devices import choose_device, keep_freed_memory
 from loupe.errors import ConfigError, DataError, counted
 from loupe.evaluate.history import MACRO_F1
@@ -115,7 +117,7 @@ def opened(options: SearchOptions) -> Opened:
     labelled = int((dataset.table.labels >= 0).sum())
     if "split.validation" not in _keys(options):
         base = _validated_by_few(base, options.limit_seconds, labelled)
-    if "monitor" not in _keys(options) and is_unbalanced(np.array([*dataset.table.class_counts.values()])):
+    if "monitor" not in _keys(options) and is_unbalanced(_learnt_from(dataset.table)):
         logger.info("The classes are unbalanced: macro-F1 chooses. To choose by accuracy: --set monitor=val_accuracy")
         base = base.model_copy(update={"monitor": MACRO_F1})
     found, typical = _backbones(options), typical_px(dataset.table)
@@ -169,6 +171,12 @@ def _divided(
     )
     base = base.model_copy(update={"split": base.split.model_copy(update={"group": "near"})})
     return base, splits.assign(images.table, images.content, base.split, base.split_seed)
+
+
+def _learnt_from(table: ImageTable) -> npt.NDArray[np.integer]:
+    """Number of labelled images of each class, without those of a test split that is given."""
+    rows_N = (table.labels >= 0) & np.array([name != "test" for name in table.splits], bool)
+    return np.bincount(table.labels[rows_N], minlength=len(table.classes))
 
 
 def _check_size(

@@ -24,6 +24,7 @@ from loupe.evaluate import inference
 from loupe.log import terminal
 from loupe.models.classifier import Classifier
 from loupe.records import Fraction, Quantity, Record, Seconds, Whole
+from loupe.runs import teacher
 from loupe.runs.check_split import check_split
 from loupe.runs.mirrored import mirrored
 from loupe.runs.options import RunOptions
@@ -227,6 +228,7 @@ class SearchTrainings:
 
 
 def _key(recipe: ResolvedRecipe) -> str:
-    """Key of a training: all of its recipe that changes the result."""
+    """Key of a training: all of its recipe that changes the result, with the weights of its teacher."""
     named = recipe.model_copy(update={"name": "", "description": ""})
-    return hashlib.sha256(named.model_dump_json().encode()).hexdigest()[:16]
+    text = named.model_dump_json() + (teacher.weights_hash(recipe) or "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
