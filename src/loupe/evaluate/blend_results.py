@@ -1,5 +1,6 @@
 """Verdict on a run that was made of others, or that learned from another, typed, as results.json holds it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from pydantic import FiniteFloat
@@ -56,7 +57,7 @@ class BlendVerdict(Part):
     def of(
         cls,
         difference: "Difference",
-        seconds: tuple[float, float],
+        seconds: Sequence[float],
         how: str = "",
         *,
         remark: str | None = None,

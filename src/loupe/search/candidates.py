@@ -10,6 +10,7 @@ from loupe.errors import LoupeError
 from loupe.evaluate.search_results import Kind, Restrictions, SearchedCandidate
 from loupe.log import duration, logger, size_text
 from loupe.rundir import RunDirectory
+from loupe.runs.predict_time import predict_seconds
 from loupe.runs.run import Run
 from loupe.search import deliver, words
 from loupe.search.bank import Bank
@@ -18,11 +19,12 @@ from loupe.search.clock import Clock, Reserve
 from loupe.search.evidence import Evidence, compare
 from loupe.search.opening import BYTES_OF_PARAMETER, Opened
 from loupe.search.record import Record
-from loupe.search.trainings import Trainings, predict_seconds, validation
+from loupe.search.trainings import Trainings, validation
 
 CAUTION = 1.2  # factor on every estimate, so that what begins also ends
 FIRST_OVERHEAD_SECONDS = 8.0  # of a run beside its passes, before one was measured
 LEAST_OVERHEAD_SECONDS = 1.0
+COST_REPEATS = 5  # timed predictions of a candidate
 MOST_IN_BLEND = 5  # candidates from which a blend is selected: those with the lowest log loss
 
 
@@ -165,7 +167,9 @@ class Candidates:
 
     def _costs(self, run: Run) -> tuple[float, int]:
         """Seconds of a prediction of one image, and the bytes of the weights."""
-        return predict_seconds(run), (run.directory.model / "weights.safetensors").stat().st_size
+        return predict_seconds(run, repeats=COST_REPEATS)[0], (
+            run.directory.model / "weights.safetensors"
+        ).stat().st_size
 
     def too_costly(self, each: float, bytes_: int) -> str | None:
         """Reason why a candidate may not be delivered; None if it may."""

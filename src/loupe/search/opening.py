@@ -225,14 +225,14 @@ def _base(options: SearchOptions) -> Recipe:
             f"--set {own[0]}: a search within a time limit chooses it. It takes split.*, class_weights and monitor. "
             "For other settings train one recipe: leave out --time-limit."
         )
-    recipe = overrides.override(catalog.recipe(BASE), options.settings)
+    recipe = catalog.recipe(BASE).model_copy(update={"seed": options.seed})
+    recipe = overrides.override(recipe, options.settings)
     if "monitor" in _keys(options) and recipe.monitor not in MONITORS:
         raise ConfigError(
             f"--set monitor={recipe.monitor}: a search chooses by {' or by '.join(MONITORS)}. For another one train "
             "one recipe: leave out --time-limit."
         )
-    recipe = catalog.recipe(BASE).model_copy(update={"seed": options.seed})
-    return overrides.override(recipe, options.settings)
+    return recipe
 
 
 def _keys(options: SearchOptions) -> list[str]:

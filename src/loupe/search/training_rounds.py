@@ -10,7 +10,7 @@ from loupe.runs.mirrored import flips
 from loupe.search import space
 from loupe.search.candidate import Candidate
 from loupe.search.candidates import Candidates
-from loupe.search.space import Family
+from loupe.search.space import EPOCHS, Family
 from loupe.search.trainings import LONGER, Contest
 
 TRIAL_SHARES = (0.15, 0.3)  # of the time that is left, for a first schedule from scratch; the second for one epoch
@@ -82,7 +82,7 @@ class TrainingRounds:
             head: head whose backbone is trained further.
         """
         core, contest = self.core, self.contest.with_families(self.families(head))
-        telling = math.ceil(TELLING_IMAGES / len(core.found.split.train))
+        telling = min(EPOCHS[-1], math.ceil(TELLING_IMAGES / len(core.found.split.train)))
         self.contest, slowest = contest, 0.0  # seconds of an operation
         for family in contest.untried:
             if family.name not in contest.rates:

@@ -1,12 +1,9 @@
 """Trainings of a search: their expected seconds from a few timed steps, and ordinary runs that stop in time."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from loupe.augment.pipeline import Augmenter
@@ -24,10 +21,12 @@ from loupe.devices import Resolved, has_bf16_matrix_units, precisions
 from loupe.errors import InterruptedRunError, StoppedError
 from loupe.evaluate.history import MACRO_F1
 from loupe.evaluate.predictions import read_splits
+from loupe.evaluate.results import results_file
 from loupe.log import terminal
 from loupe.models.build import build
 from loupe.recipes.resolve import resolve
 from loupe.report import run_page
+from loupe.rundir import RunDirectory
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 from loupe.search.candidate import Candidate
@@ -160,7 +159,7 @@ class Trainings:
 
     def is_kept(self, candidate: Candidate) -> bool:
         """True if an earlier search has finished a run of that name."""
-        return (self.folder / candidate.name / "results.json").is_file()
+        return results_file(RunDirectory(self.folder / candidate.name)).is_file()
 
     def train(self, candidate: Candidate, is_over: Callable[[], bool], on_signal: Callable[[int], None]) -> Run | None:
         """Train a candidate, or open its run if an earlier search has finished it; None if it was stopped.
@@ -195,19 +194,6 @@ def validation(run: Run, name: str) -> Evidence:
     predictions = read_splits(run.directory.file("predictions.csv"))["val"]
     by_f1 = run.recipe.monitor == MACRO_F1
     return Evidence(name, predictions.logits_NK, predictions.label, of_folds=False, by_f1=by_f1)
-
-
-def predict_seconds(run: Run, *, repeats: int = 5) -> float:
-    """Median time of a prediction of one image, from decoded pixels, by the engine that predicts with this run."""
-    size = run.preprocessing.load_size
-    pixels_BHWC = np.full((1, *size, run.preprocessing.channels), 127, np.uint8)
-    list(run.engine.run(iter([pixels_BHWC])))  # the first prediction compiles
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        list(run.engine.run(iter([pixels_BHWC])))
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def _resolved(recipe: Recipe, dataset: Dataset) -> ResolvedRecipe:
