@@ -345,8 +345,10 @@ def test_predict_writes_over_its_own_files_alone(terminal, trained, photos, tmp_
 
 def test_predict_refuses_before_the_work_what_would_fail_after_it(terminal, trained, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("loupe.runs.predictor.Predictor.stream", None)
-    target = tmp_path / "out.csv"
-    for folder in (tmp_path, Path()):  # an empty one takes Parquet files
+    target, here = tmp_path / "out.csv", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for folder in (tmp_path, here):  # an empty one takes Parquet files
         (folder / "notes.txt").write_text("mine")
     for asked in (
         ("--to", tmp_path),
