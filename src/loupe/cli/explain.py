@@ -13,11 +13,11 @@ from loupe.errors import ConfigError, DiskError, counted
 from loupe.log import printable
 
 MOST_IMAGES = 500
-METHOD_NAMES = {"grad-cam": "Grad-CAM", "hires-cam": "HiResCAM"}
 
 if TYPE_CHECKING:
     from loupe.explain.explanations import Explanation
     from loupe.explain.filters import FilterImages
+    from loupe.notebook.explanations import Explanations
     from loupe.runs.run import Run
 
 
@@ -86,33 +86,30 @@ def explain(
             follow_links=follow_links,
             skip_damaged=skip_damaged,
         )
-        maps = _maps(opened, explanations, layer, cam_method, to, show=not as_json)
+        maps = _maps(opened, explanations, layer, to, show=not as_json)
         result = {"method": cam_method, "temperature": opened.temperature} | maps
     if as_json:
         print_json({"run": str(opened.path), **result})
 
 
-def _maps(
-    run: "Run", explanations: "Sequence[Explanation]", layer: str | None, method: str, to: Path, *, show: bool
-) -> dict[str, Any]:
+def _maps(run: "Run", explanations: "Explanations", layer: str | None, to: Path, *, show: bool) -> dict[str, Any]:
     """Write the page of class activation maps, print a line for each image, and return the JSON output."""
     from loupe.explain.feature_maps import choose_layer
     from loupe.report import explain_page as page
 
     chosen = choose_layer(run.model, layer)
-    side = chosen.shape[1:]
-    facts = {"Method": METHOD_NAMES[method], "Layer": chosen.name, "Feature map": f"{side[0]} × {side[1]}"}
-    if run.temperature != 1:
-        facts["Calibrated by"] = f"temperature {run.temperature:.3g}"
-    if any(one.label is not None for one in explanations):
-        facts["Misclassified"] = f"{sum(one.missed for one in explanations):,}"
-    _write(to, lambda: page.write_maps(to, explanations, facts, run.directory.name))
+    _write(to, lambda: page.write_maps(to, explanations, explanations.facts, run.directory.name))
     if show:
         for one in explanations:
             verdict = f"{one.label} predicted as {one.predicted}" if one.missed else one.predicted
             print(printable(f"{one.path}  {verdict} {one.probability:.1%}  {'; '.join(_regions(one))}"))
         print(printable(f"Page: {to}"))
-    return {"page": str(to), "layer": chosen.name, "map": side, "images": [_image(one) for one in explanations]}
+    return {
+        "page": str(to),
+        "layer": chosen.name,
+        "map": chosen.shape[1:],
+        "images": [_image(one) for one in explanations],
+    }
 
 
 def _regions(one: "Explanation") -> list[str]:
@@ -139,14 +136,10 @@ def _image(one: "Explanation") -> dict[str, Any]:
 
 def _filters(run: "Run", layer: str | None, count: int, to: Path, *, show: bool) -> dict[str, Any]:
     """Write the page of filters, print a line for each layer, and return the JSON output."""
-    from loupe.explain.feature_maps import map_layers
-    from loupe.explain.filters import AscentSettings
     from loupe.report import explain_page as page
 
-    ascent = AscentSettings()
-    images = run.filters(layer, count=count, ascent=ascent)
-    shapes = {name: known.shape for name, known in map_layers(run.model).items()}
-    _write(to, lambda: page.write_filters(to, images, ascent, shapes, run.directory.name))
+    images = run.filters(layer, count=count)
+    _write(to, lambda: page.write_filters(to, images, images.ascent, images.shapes, run.directory.name))
     layers = {name: [one for one in images if one.layer == name] for name in dict.fromkeys(one.layer for one in images)}
     if show:
         for name, several in layers.items():
@@ -154,7 +147,7 @@ def _filters(run: "Run", layer: str | None, count: int, to: Path, *, show: bool)
         print(printable(f"Page: {to}"))
     return {
         "page": str(to),
-        "settings": asdict(ascent),
+        "settings": asdict(images.ascent),
         "layers": {name: [_response(one) for one in several] for name, several in layers.items()},
     }
 

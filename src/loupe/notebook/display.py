@@ -49,6 +49,37 @@ class Display:
         return target
 
 
+class SelfDisplaying:
+    """Base of results that a notebook shows as a page, and `print` in words: lists and dictionaries of values.
+
+    Nothing is drawn before it is shown.
+    """
+
+    def text(self) -> str:
+        """The same in words, which a terminal shows."""
+        raise NotImplementedError
+
+    def display(self) -> Display:
+        """Page of the values."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return self.display()._repr_html_()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to a file, and return its path.
+
+        Raises:
+            DiskError: the file cannot be written.
+        """
+        return self.display().save(path)
+
+
 def display(
     template: str, shown: Mapping[str, Any], *, text: str, height_px: float, styles: Sequence[str] = ()
 ) -> Display:

@@ -62,17 +62,7 @@ def show_predictions(
         label_N: class index of each image; -1 where it is not known.
         calibrated: the temperature was fitted.
     """
-    classes, probability_NK = predictions.classes, predictions.probabilities_NK
-    items = [
-        Predicted(
-            source_of_image(table, row),
-            table.paths[row],
-            classes[label] if label >= 0 else None,
-            classes[predictions.predicted[row]],
-            top_classes(probability_NK[row], int(label), classes),
-        )
-        for row, label in enumerate(label_N.tolist())
-    ]
+    items = predicted_images(table, predictions, label_N)
     known = [item for item in items if item.label is not None]
     hits = sum(item.label == item.predicted for item in known)
     score = f"{hits} of {counted(len(known), 'labelled image')} correct" if known else ""
@@ -81,6 +71,21 @@ def show_predictions(
     text = "\n".join([f"{name}{': ' if score else ''}{score}", *lines])
     height_px = 130 + 315 * -(-len(items) // COLUMNS)
     return display("cell_predictions.html", shown, text=text, height_px=min(MOST_PX, height_px), styles=STYLES)
+
+
+def predicted_images(table: ImageTable, predictions: Predictions, label_N: np.ndarray) -> list[Predicted]:
+    """Images of a table with their predictions, in its order."""
+    classes, probability_NK = predictions.classes, predictions.probabilities_NK
+    return [
+        Predicted(
+            source_of_image(table, row),
+            table.paths[row],
+            classes[label] if label >= 0 else None,
+            classes[predictions.predicted[row]],
+            top_classes(probability_NK[row], label, classes),
+        )
+        for row, label in enumerate(label_N.tolist())
+    ]
 
 
 def _odds(item: Predicted) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from loupe import __version__
 from loupe.explain.explanations import Explanation
+from loupe.explain.feature_maps import MapLayer
 from loupe.explain.filters import REGULARISATIONS, AscentSettings, FilterImages
 from loupe.files import write_atomic
 from loupe.report import texts
@@ -24,6 +25,7 @@ from loupe.report.template import render
 COLORS = "plasma"  # monotonic in lightness, also for colour-blind readers and in grey print
 STRENGTH = 0.8  # opacity of the strongest evidence
 DIMMED = 0.75  # brightness of the picture below, so that its light areas do not look like evidence
+METHOD_NAMES = {"grad-cam": "Grad-CAM", "hires-cam": "HiResCAM"}
 NO_EVIDENCE = "no positive evidence"
 LONG_NAMES = {"none": "no regularisation", "L2": "L2", "Gaussian blur": "Gaussian blur"}
 SHORT_NAMES = {"none": "none", "L2": "L2", "Gaussian blur": "blur"}
@@ -52,24 +54,44 @@ class Card:
     pictures: Sequence[Shown]
 
 
-def write_maps(path: Path, explanations: Iterable[Explanation], facts: Mapping[str, str], run: str) -> None:
-    """Write the page of class activation maps. `facts` are shown beside the headline, such as the layer."""
+def facts_of_maps(
+    layer: MapLayer, method: str, temperature: float, explanations: Sequence[Explanation]
+) -> dict[str, str]:
+    """Facts beside the headline: method, layer, and the number of misclassified images where labels are known."""
+    height, width = layer.shape[1:]
+    facts = {"Method": METHOD_NAMES[method], "Layer": layer.name, "Feature map": f"{height} × {width}"}
+    if temperature != 1:
+        facts["Calibrated by"] = f"temperature {temperature:.3g}"
+    if any(one.label is not None for one in explanations):
+        facts["Misclassified"] = f"{sum(one.missed for one in explanations):,}"
+    return facts
+
+
+def groups(explanations: Iterable[Explanation]) -> list[tuple[str, str, list[Card]]]:
+    """Anchor, heading and cards of each group that is not empty: misclassified, correct, without a label."""
     cards = [_card(explanation) for explanation in explanations]
     missed = [card for card in cards if card.missed]
     right = [card for card in cards if not card.missed and card.truth is not None]
     unknown = [card for card in cards if card.truth is None]
-    groups = (
-        ("missed", "Misclassified", missed),
-        ("right", "Correct", right),
-        ("images", "Images", unknown),
-    )
+    named = (("missed", "Misclassified", missed), ("right", "Correct", right), ("images", "Images", unknown))
+    return [group for group in named if group[2]]
+
+
+def ramp() -> list[str]:
+    """Colours of the legend, from no evidence to most."""
+    return [matplotlib.colors.to_hex(color / 255) for color in _colored(np.full(9, 128.0), np.linspace(0, 1, 9))]
+
+
+def write_maps(path: Path, explanations: Iterable[Explanation], facts: Mapping[str, str], run: str) -> None:
+    """Write the page of class activation maps. `facts` are shown beside the headline, such as the layer."""
+    grouped = groups(explanations)
     shown = {
         "run": run,
         "version": __version__,
-        "images": len(cards),
+        "images": sum(len(cards) for _, _, cards in grouped),
         "facts": facts,
-        "groups": [group for group in groups if group[2]],
-        "ramp": [matplotlib.colors.to_hex(color / 255) for color in _colored(np.full(9, 128.0), np.linspace(0, 1, 9))],
+        "groups": grouped,
+        "ramp": ramp(),
     }
     write_atomic(path, render("explain.html", shown))
 
@@ -98,13 +120,19 @@ def write_filters(
     path: Path, responses: Iterable[FilterImages], ascent: AscentSettings, shapes: Mapping[str, Sequence[int]], run: str
 ) -> None:
     """Write the page of images that activate filters; `shapes` has the [C, H, W] of each layer's map."""
+    layers = filter_layers(responses, shapes)
+    shown = {"run": run, "version": __version__, "layers": layers, "ascent": ascent, "facts": ascent_facts(ascent)}
+    write_atomic(path, render("filters.html", shown))
+
+
+def filter_layers(responses: Iterable[FilterImages], shapes: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+    """Layers with the pictures of their filters, in order."""
     layers: list[dict[str, Any]] = []
     for name, of_layer in groupby(responses, key=lambda response: response.layer):
         filters = [_filter(response) for response in of_layer]
         anchor, channels = f"layer{len(layers) + 1}", shapes[name][0]
         layers.append({"name": name, "anchor": anchor, "channels": channels, "shown": len(filters), "filters": filters})
-    shown = {"run": run, "version": __version__, "layers": layers, "ascent": ascent, "facts": _settings(ascent)}
-    write_atomic(path, render("filters.html", shown))
+    return layers
 
 
 def _card(explanation: Explanation) -> Card:
@@ -135,7 +163,8 @@ def _filter(response: FilterImages) -> dict[str, Any]:
     return {"number": response.filter, "noise": f"{response.noise_activation:.3g}", "pictures": pictures}
 
 
-def _settings(ascent: AscentSettings) -> dict[str, str]:
+def ascent_facts(ascent: AscentSettings) -> dict[str, str]:
+    """Settings of the gradient ascent, as a page shows them."""
     return {
         "Steps": f"{ascent.steps}",
         "Rate": f"{ascent.rate:g}",

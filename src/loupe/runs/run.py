@@ -19,7 +19,7 @@ from loupe.data.splits import split as splits
 from loupe.data.splits import split_file
 from loupe.data.table import ImageTable, match_classes
 from loupe.errors import ConfigError, DataError, RunStateError, counted, memory_remedy, sentences, unknown_name
-from loupe.evaluate.predictions import Predictions, join, read_splits, split_hash
+from loupe.evaluate.predictions import UNKNOWN, Predictions, join, read_splits, split_hash
 from loupe.evaluate.results import Calibrated, Evaluation, results_of
 from loupe.log import logger, progress_bar, terminal
 from loupe.provenance import check_credentials, check_split, check_versions, environment_of
@@ -30,9 +30,10 @@ from loupe.runs.run_displays import RunDisplays
 
 if TYPE_CHECKING:
     from loupe.evaluate.selective import Threshold
-    from loupe.explain.explanations import Explanation
-    from loupe.explain.filters import AscentSettings, FilterImages
+    from loupe.explain.filters import AscentSettings
+    from loupe.notebook.class_counts import ClassCounts
     from loupe.notebook.display import Display
+    from loupe.notebook.explanations import Explanations, FilterResponses
 
 
 class Run(RunDisplays, Predictor):
@@ -285,6 +286,56 @@ class Run(RunDisplays, Predictor):
             chosen = self.predictions(table).calibrated(self.temperature)
         return display.show_predictions(name, table, chosen, label_N, calibrated=self.temperature != 1)
 
+    def class_counts(
+        self,
+        images: Pictures | None = None,
+        *,
+        threshold: float = 0.0,
+        split: str = "val",
+        count: int = 6,
+        follow_links: bool = False,
+        skip_damaged: bool = False,
+    ) -> "ClassCounts":
+        """Count the images of each predicted class, and those that stay unclassified.
+
+        Args:
+            images: as for `predict`; None for all images of the run's own `split`. Those of the test split are recorded
+                as a test-set evaluation.
+            threshold: calibrated probability below which an image is `unclassified`, such as that of `threshold_for`.
+            split: split of the run's own images. Their labels tell how many are classified correctly.
+            count: number of images to show, from 0 to 200: the least certain ones.
+            follow_links: follow links out of the folders in `images`.
+            skip_damaged: leave damaged images out, instead of stopping.
+
+        Raises:
+            ConfigError: an option is out of range, or a class has the name `unclassified`.
+            DataError: the images are missing or damaged.
+            RunStateError: the run has no predictions of the split.
+
+        Returns:
+            Dictionary of the numbers by class, `unclassified` last, which a notebook shows.
+        """
+        from loupe.notebook import class_counts as counts
+        from loupe.notebook.data import check_whole
+        from loupe.notebook.predictions import MOST_IMAGES
+
+        check_whole("count", count, 0, MOST_IMAGES)
+        counts.check_usable(threshold, self.classes)
+        if images is None:
+            chosen, name = self._stored(split), f"{self.directory.name}: {split} images"
+            table = None
+        else:
+            table, name = table_of(images, follow_links=follow_links), f"{self.directory.name}: predictions"
+            known = self.predictions(table, skip_damaged=skip_damaged).calibrated(self.temperature)
+            chosen = replace(known, label=np.full(len(known), UNKNOWN, np.int64))
+        doubtful = chosen.select(counts.least_certain(chosen, count))
+        if table is None:
+            pictures = self._own_rows(doubtful)
+        else:
+            row_of = {path: row for row, path in enumerate(table.paths)}
+            pictures = table.select([row_of[path] for path in doubtful.path])
+        return counts.ClassCounts(name, chosen, threshold, doubtful, pictures, calibrated=self.temperature != 1)
+
     def explain(
         self,
         images: Pictures | None = None,
@@ -296,8 +347,8 @@ class Run(RunDisplays, Predictor):
         method: str = "hires-cam",
         follow_links: bool = False,
         skip_damaged: bool = False,
-    ) -> "list[Explanation]":
-        """Explain predictions by class activation maps.
+    ) -> "Explanations":
+        """Explain predictions by class activation maps: a list, which a notebook shows.
 
         Args:
             images: as for `predict`; None for `count` images of the run's own `split`, misclassified ones first. Those
@@ -318,6 +369,8 @@ class Run(RunDisplays, Predictor):
         """
         from loupe.explain import cam, feature_maps  # imported lazily: PyTorch
         from loupe.explain.explanations import explain
+        from loupe.notebook.explanations import Explanations
+        from loupe.report.explain_page import facts_of_maps
 
         feature_layer = feature_maps.choose_layer(self.model, layer)
         cam_method = cam.choose_method(method)
@@ -341,12 +394,13 @@ class Run(RunDisplays, Predictor):
             for explanation in explain(self.model, loaded, predictions, feature_layer, cam_method, number):
                 explanations.append(explanation)
                 progress.advance(task)
-        return explanations
+        facts = facts_of_maps(feature_layer, cam_method, self.temperature, explanations)
+        return Explanations(explanations, self.directory.name, facts)
 
     def filters(
         self, layer: str | None = None, *, count: int = 12, ascent: "AscentSettings | None" = None
-    ) -> "list[FilterImages]":
-        """Visualise the first filters of a layer by activation maximisation.
+    ) -> "FilterResponses":
+        """Visualise the first filters of a layer by activation maximisation: a list, which a notebook shows.
 
         Args:
             layer: name of a layer in the layer table. Default: the first, the middle and the last convolution.
@@ -354,6 +408,7 @@ class Run(RunDisplays, Predictor):
             ascent: settings of the gradient ascent. Default: those of `explain.filters`.
         """
         from loupe.explain import feature_maps, filters
+        from loupe.notebook.explanations import FilterResponses
 
         layers = [feature_maps.choose_layer(self.model, layer)] if layer else filters.default_layers(self.model)
         numbers = {chosen: range(min(count, chosen.shape[0])) for chosen in layers}
@@ -361,11 +416,12 @@ class Run(RunDisplays, Predictor):
         with terminal(quiet=self.quiet), memory_remedy(MEMORY_REMEDY), progress_bar() as progress:
             steps = settings.steps * sum(map(len, numbers.values()))
             task = progress.add_task("maximising activations", total=steps, note="")
-            return [
+            images = [
                 response
                 for chosen, wanted in numbers.items()
                 for response in filters.maximise(self.model, chosen, wanted, settings, lambda: progress.advance(task))
             ]
+        return FilterResponses(images, self.directory.name, settings, {one.name: one.shape for one in numbers})
 
     def _representative(self, split: str, count: int) -> Predictions:
         """Stored predictions of a few images of a split, misclassified ones first; a test split is recorded."""
