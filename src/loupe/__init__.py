@@ -10,6 +10,7 @@ Importing this package does not load PyTorch; whatever needs it does when it is 
 """
 
 import logging
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,12 @@ from loupe.openmp import set_waiting
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from loupe.comparison.compare import compare
+    from loupe.comparison.compare import compare, compare_runs
     from loupe.comparison.sweep import cross_validate
     from loupe.data.pixels.decoding import DamagedImages
     from loupe.estimator.classifier import LoupeClassifier
     from loupe.export.export import export_model
+    from loupe.notebook.arrays import arrays
     from loupe.notebook.augmentation import preview
     from loupe.notebook.data import show
     from loupe.notebook.layers import layers
@@ -62,7 +64,9 @@ __all__ = [
     "RunInUseError",
     "RunStateError",
     "__version__",
+    "arrays",
     "compare",
+    "compare_runs",
     "cross_validate",
     "export_model",
     "layers",
@@ -79,7 +83,9 @@ MODULES = {
     "DamagedImages": "loupe.data.pixels.decoding",
     "LoupeClassifier": "loupe.estimator.classifier",
     "Run": "loupe.runs.run",
+    "arrays": "loupe.notebook.arrays",
     "compare": "loupe.comparison.compare",
+    "compare_runs": "loupe.comparison.compare",
     "cross_validate": "loupe.comparison.sweep",
     "export_model": "loupe.export.export",
     "layers": "loupe.notebook.layers",
@@ -92,6 +98,7 @@ MODULES = {
 }
 
 set_waiting()  # before anything imports PyTorch
+warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, which timm imports, in a notebook without widgets
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 

@@ -205,6 +205,10 @@ def test_runs_are_compared_as_they_are(compared):
     assert {row.name for row in again.rows} == {row.name for row in content.rows}
     assert again.judgement.chosen == content.judgement.chosen
     assert again.test.looks == content.test.looks
+    runs = [loupe.load(folder / name) for name in names]
+    assert loupe.compare_runs(runs, output=folder).judgement == again.judgement
+    with pytest.raises(loupe.LoupeError, match="names a run twice"):
+        loupe.compare_runs([*runs, runs[0].path], output=folder)
     with pytest.raises(loupe.LoupeError, match="one recipe"):
         compare.compare_runs(names[:2], output=folder)
     with pytest.raises(loupe.LoupeError, match="names a run twice"):

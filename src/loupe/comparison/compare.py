@@ -157,7 +157,7 @@ def _check_failed(failed: Sequence[str], candidates: int) -> None:
 
 
 def compare_runs(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path | Run],
     *,
     output: str | Path = "runs",
     name: str | None = None,
@@ -168,7 +168,7 @@ def compare_runs(
     """Compare finished runs with the same validation images; runs of one recipe are seeds of one candidate.
 
     Args:
-        runs: names of runs in `output`, or their paths.
+        runs: finished runs, their paths, or their names in `output`.
         output, name, open_test, device, quiet: as for `compare`.
 
     Raises:
@@ -177,10 +177,13 @@ def compare_runs(
     """
     files.check_name(name)
     output = Path(output)
-    if len({str(run) for run in runs}) < len(runs):
+    if len({str(run.path if isinstance(run, Run) else run) for run in runs}) < len(runs):
         raise ConfigError("--runs names a run twice. Name each run once.")
     with ranks.joined() as joined:
-        opened = [Run(rundir.open_run(run, output), device=device, quiet=quiet) for run in runs]
+        opened = [
+            run if isinstance(run, Run) else Run(rundir.open_run(run, output), device=device, quiet=quiet)
+            for run in runs
+        ]
         entries = candidates.group_by_recipe(opened)
         if len(entries) < 2:
             raise ConfigError(
