@@ -73,11 +73,3 @@ def test_of_the_images_of_the_run_it_is_counted_how_many_are_right(run):
 def test_options_out_of_range_are_refused(run, wrong):
     with pytest.raises(loupe.ConfigError):
         run.class_counts(**wrong)
-
-
-def test_finished_runs_are_compared_as_they_are(run, tmp_path):
-    other = loupe.train(tmp_path / "small.npz", recipe="digits-plain", epochs=1, output=run.path.parent, quiet=True)
-    results = loupe.compare([run, other], output=run.path.parent, quiet=True)
-    assert {row.name for row in results.rows} == {"digits", "digits-plain"} and "digits-plain" in repr(results)
-    with pytest.raises(loupe.ConfigError, match="without training"):
-        loupe.compare([run, other], recipes=["digits"])

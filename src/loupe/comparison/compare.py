@@ -61,8 +61,7 @@ def compare(
     files if nothing is.
 
     Args:
-        data, columns, images, follow_links: as for `loupe.train`. Or a list of finished runs with the same validation
-            images, which are compared as they are: then only `output`, `name`, `open_test`, `device` and `quiet` count.
+        data, columns, images, follow_links: as for `loupe.train`.
         recipes: names or YAML files; empty for the ladder of recipes, from scratch to the whole pretrained network.
         model, weights: network and weights for the recipes with a pretrained network.
         seeds: trainings of each recipe, all on the same split.
@@ -85,10 +84,6 @@ def compare(
         RunStateError: a candidate failed; the others are finished.
         InterruptedRunError: stopped and saved; the same call resumes.
     """
-    if finished := _finished(data):
-        if recipes or model or weights or seeds > 1 or folds or settings or plan_only:
-            raise ConfigError("finished runs are compared without training. Leave out the other options, or give data.")
-        return compare_runs(finished, output=output, name=name, open_test=open_test, device=device, quiet=quiet)
     read = ReadOptions.of(columns, images, follow_links)
     words = tuple(replace(read, images=Path("IMAGES") if read.images else None).words)
     start = parents.named(weights, Path(output))
@@ -136,12 +131,6 @@ def compare(
         results = _results(comparison, before, entries, opening, dataset, options.output, joined)
         joined.from_main(lambda: _check_failed(failed, len(entries)))
         return results
-
-
-def _finished(data: Any) -> list[Path]:
-    """Folders of the runs, if the data are a list of runs."""
-    runs = data if isinstance(data, list | tuple) else []
-    return [run.path for run in runs] if all(isinstance(run, Run) for run in runs) else []
 
 
 def _check_failed(failed: Sequence[str], candidates: int) -> None:
