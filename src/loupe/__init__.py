@@ -10,6 +10,7 @@ Importing this package does not load PyTorch; whatever needs it does when it is 
 """
 
 import logging
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from loupe.openmp import set_waiting
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from loupe.comparison.compare import compare
+    from loupe.comparison.compare import compare, compare_runs
     from loupe.comparison.sweep import cross_validate
     from loupe.data.pixels.decoding import DamagedImages
     from loupe.estimator.classifier import LoupeClassifier
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from loupe.notebook.augmentation import preview
     from loupe.notebook.data import show
     from loupe.notebook.layers import layers
+    from loupe.recipes.variant import recipe
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume
     from loupe.search.train import train
@@ -63,11 +65,13 @@ __all__ = [
     "RunStateError",
     "__version__",
     "compare",
+    "compare_runs",
     "cross_validate",
     "export_model",
     "layers",
     "load",
     "preview",
+    "recipe",
     "resume",
     "show",
     "train",
@@ -80,11 +84,13 @@ MODULES = {
     "LoupeClassifier": "loupe.estimator.classifier",
     "Run": "loupe.runs.run",
     "compare": "loupe.comparison.compare",
+    "compare_runs": "loupe.comparison.compare",
     "cross_validate": "loupe.comparison.sweep",
     "export_model": "loupe.export.export",
     "layers": "loupe.notebook.layers",
     "load": "loupe.runs.train",
     "preview": "loupe.notebook.augmentation",
+    "recipe": "loupe.recipes.variant",
     "resume": "loupe.runs.train",
     "show": "loupe.notebook.data",
     "train": "loupe.search.train",
@@ -92,6 +98,7 @@ MODULES = {
 }
 
 set_waiting()  # before anything imports PyTorch
+warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, which timm imports, in a notebook without widgets
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 
