@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from loupe.notebook.augmentation import preview
     from loupe.notebook.data import show
     from loupe.notebook.layers import layers
+    from loupe.recipes.variant import recipe
     from loupe.runs.run import Run
     from loupe.runs.train import load, resume
     from loupe.search.train import train
@@ -72,6 +73,7 @@ __all__ = [
     "layers",
     "load",
     "preview",
+    "recipe",
     "resume",
     "show",
     "train",
@@ -91,6 +93,7 @@ MODULES = {
     "layers": "loupe.notebook.layers",
     "load": "loupe.runs.train",
     "preview": "loupe.notebook.augmentation",
+    "recipe": "loupe.recipes.variant",
     "resume": "loupe.runs.train",
     "show": "loupe.notebook.data",
     "train": "loupe.search.train",

@@ -12,6 +12,7 @@ import pytest
 LESSONS = Path(__file__).parents[2] / "docs" / "lessons"
 SOURCES = sorted((LESSONS / "source").glob("*.md"))
 NAMES = [source.stem for source in SOURCES]
+NETWORK = "test_efficientnet"  # the smallest of timm
 MOST_BYTES = 1_500_000
 PLACES = re.compile(r"/(?:home|root|tmp|work|Users|private|content)/[\w.-]+|[A-Z]:\\\\")
 
@@ -19,6 +20,16 @@ spec = importlib.util.spec_from_file_location("make_lessons", LESSONS / "make.py
 assert spec and spec.loader
 make = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make)
+
+
+def random_weights(folder: Path) -> Path:
+    """Folder with a file of random weights for the network of the lessons on transfer."""
+    import timm
+    from safetensors.torch import save_file
+
+    (folder / "weights").mkdir()
+    save_file(timm.create_model(NETWORK).state_dict(), folder / "weights" / f"{NETWORK}.safetensors")
+    return folder / "weights"
 
 
 def stored(name: str) -> dict:
@@ -74,6 +85,7 @@ def test_a_lesson_runs_whole_at_debug_size(source, tmp_path, monkeypatch):
     bunch = load_digits()
     np.savez(tmp_path / "small.npz", x=(bunch.images[:200] * 15.9).astype(np.uint8), y=bunch.target[:200])
     values = {"LESSON_DATA": str(tmp_path / "small.npz"), "LESSON_IMAGES": "120", "LESSON_EPOCHS": "2"}
+    values |= {"LESSON_NETWORK": NETWORK, "LESSON_SIZE": "32", "LOUPE_WEIGHTS": str(random_weights(tmp_path))}
     for key, value in values.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv(

@@ -16,18 +16,22 @@ from loupe import __version__, provenance, ranks, rundir
 from loupe.comparison import candidates, files, plan
 from loupe.comparison.candidates import Entry
 from loupe.comparison.finished import FinishedComparison
+from loupe.comparison.planned import PlannedComparison
 from loupe.comparison.request import ComparisonRequest
 from loupe.comparison.trainings import InTurn, TrainingRunner
+from loupe.config import overrides
+from loupe.config.recipe import Recipe
 from loupe.data.dataset import Dataset, open_dataset
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
 from loupe.data.splits.folds import LEAST_FOLDS, most_folds
 from loupe.devices import choose_device, gpu_name
-from loupe.errors import ConfigError, LoupeError, RunStateError, counted
+from loupe.errors import ConfigError, LoupeError, RunStateError, counted, sentences
 from loupe.evaluate.chance import LabelCounts
 from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
 from loupe.evaluate.selection import Judgement, can_tell, judge
 from loupe.log import command_line, logger, terminal
 from loupe.ranks import Ranks
+from loupe.recipes.resolve import Settings
 from loupe.runs import finalize, parents
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
@@ -39,12 +43,12 @@ def compare(
     columns: ColumnNames | None = None,
     images: str | Path | None = None,
     follow_links: bool = False,
-    recipes: Sequence[str] = (),
+    recipes: Sequence[str | Recipe] = (),
     model: str | None = None,
     weights: str | Path | None = None,
     seeds: int = 1,
     folds: int = 0,
-    settings: Sequence[str] = (),
+    settings: Settings = (),
     open_test: bool = False,
     device: str = "auto",
     output: str | Path = "runs",
@@ -62,11 +66,12 @@ def compare(
 
     Args:
         data, columns, images, follow_links: as for `loupe.train`.
-        recipes: names or YAML files; empty for the ladder of recipes, from scratch to the whole pretrained network.
+        recipes: names, YAML files or recipes (`loupe.recipe`); empty for the ladder of recipes, from scratch to the
+            whole pretrained network.
         model, weights: network and weights for the recipes with a pretrained network.
         seeds: trainings of each recipe, all on the same split.
         folds: cross-validation folds for each recipe, at least 2; test images are then not evaluated. 0: none.
-        settings: values of recipe keys as KEY=VALUE, for every recipe.
+        settings: values of recipe keys as KEY=VALUE or as a mapping, for every recipe.
         open_test: evaluate every candidate on the test images, not only the chosen one.
         device, output, skip_damaged: as for `loupe.train`.
         name: name of the files. Default: comparison-DATA, with a numeric suffix if another comparison has that name.
@@ -87,7 +92,8 @@ def compare(
     read = ReadOptions.of(columns, images, follow_links)
     words = tuple(replace(read, images=Path("IMAGES") if read.images else None).words)
     start = parents.named(weights, Path(output))
-    request = ComparisonRequest(tuple(recipes), model, start, seeds, folds, tuple(settings), open_test, words)
+    changes = overrides.texts(settings)
+    request = ComparisonRequest(tuple(recipes), model, start, seeds, folds, changes, open_test, words)
     options, runner = RunOptions(Path(output), device, skip_damaged, quiet), runner or InTurn()
     with ranks.joined() as joined, terminal(quiet=quiet):
         files.check_name(name)
@@ -117,7 +123,13 @@ def compare(
         runner.announce([training for group in groups for training in group], options)
         if plan_only:
             rows = tuple(candidates.row(entry, [], options.output) for entry in entries)
-            return ComparisonPlan(**dict(comparison), rows=rows)
+            return PlannedComparison(
+                **dict(comparison),
+                images=joined.from_main(lambda: plan.images_of(entries, dataset)),
+                rows=rows,
+                missing={entry.name: entry.missing for entry in entries},
+                total=sentences(plan.total_text(entries, request.trainings_each)),
+            )
         for number, result in runner.run(groups, options):
             entry = entries[number]
             if isinstance(result, LoupeError):
@@ -155,6 +167,8 @@ def compare_runs(
     quiet: bool = True,
 ) -> ComparisonResults:
     """Compare finished runs with the same validation images; runs of one recipe are seeds of one candidate.
+
+    Unlike `compare`, it evaluates no test images, unless `open_test` is given.
 
     Args:
         runs: finished runs, their paths, or their names in `output`.

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Literal
 
 from loupe.comparison.candidates import Entry, trainings
 from loupe.comparison.cost import Planner, total
-from loupe.comparison.request import ComparisonRequest
+from loupe.comparison.request import ComparisonRequest, argument_of
 from loupe.comparison.trainings import Training
-from loupe.config import overrides
 from loupe.config.network import BackboneSpec, BlendSpec, is_random
 from loupe.config.recipe import Recipe, SplitSpec
 from loupe.config.resolved import ResolvedRecipe
@@ -36,8 +35,8 @@ def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Ent
     Raises:
         ConfigError: an unknown recipe or setting, a duplicate name, or weights that are missing or do not fit.
     """
-    names, model, weights = request.recipes, request.model, request.weights
-    if not names:
+    wanted, model, weights = request.recipes, request.model, request.weights
+    if not wanted:
         own, side = dataset.default_recipe, typical_px(dataset.table)
         trained = None if weights is None else parent.find(weights)
         rungs, reason = ladder(
@@ -47,12 +46,12 @@ def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Ent
             weights=weights,
             trained=None if trained is None else trained.network.name,
         )
-        names = tuple(rungs)
+        wanted = tuple(rungs)
         logger.info(f"{sentences(reason)} To compare others: --recipes NAME,NAME")
     split = SplitSpec(seed=0)
     entries: list[Entry] = []
-    for name in names:
-        named = overrides.load(Path(name)) if Path(name).suffix in {".yaml", ".yml"} else catalog.recipe(name)
+    for one in wanted:
+        named = catalog.named(one)
         pretrained = _pretrained(named)
         with terminal(quiet=True):
             recipe = resolve(
@@ -77,7 +76,7 @@ def resolve_candidates(dataset: Dataset, request: ComparisonRequest) -> list[Ent
                 "Leave one of them out."
             )
         _check_weights(recipe)
-        entries.append(Entry(recipe.name, recipe, recipe_argument=name))
+        entries.append(Entry(recipe.name, recipe, recipe_argument=argument_of(one)))
     if (model or weights not in {None, "none"}) and not any(_pretrained(entry.recipe) for entry in entries):
         raise ConfigError(
             f"{'--model' if model else '--weights'} applies to recipes with a pretrained network, unlike "
@@ -145,7 +144,8 @@ def estimate_costs(
             progress.update(bar, advance=1)
     give_back_memory()
     entries.sort(key=lambda entry: entry.cost.seconds if entry.cost else math.inf)
-    logger.info(f"\nCandidates in order of cost ({_total_text(entries, request.trainings_each)}):")
+    total_of_all = total_text(entries, request.trainings_each)
+    logger.info(f"\nCandidates in order of cost ({total_of_all[:1].lower()}{total_of_all[1:]}):")
     for entry in entries:
         logger.info(f"  {entry.name:<24}{entry.expected}")
     return entries
@@ -160,11 +160,18 @@ def _finished_runs(trainings: Sequence[Training], options: RunOptions) -> list[R
     return [run for run in runs if run is not None]
 
 
-def _total_text(entries: Sequence[Entry], each: int) -> str:
+def images_of(entries: Sequence[Entry], dataset: Dataset) -> dict[Literal["train", "val", "test"], int]:
+    """Images of each split that the candidates share."""
+    recipe = entries[0].recipe
+    split = splits.assign(dataset.table, dataset.hashes, recipe.split, recipe.split_seed)
+    return {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
+
+
+def total_text(entries: Sequence[Entry], each: int) -> str:
     """Trainings that are missing, and their cost in all, as text."""
     missing = sum(entry.missing for entry in entries)
     if not missing:
-        return "all are trained"
+        return "All are trained"
     costs = [(entry.missing, entry.cost) for entry in entries if entry.missing and entry.cost]
     every = total(cost for _, cost in costs)
     seconds = sum(number * cost.seconds for number, cost in costs)

@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loupe.config.recipe import Recipe
 from loupe.errors import ConfigError, enumerated
 from loupe.log import command_line
+
+
+def argument_of(recipe: str | Recipe) -> str:
+    """Recipe as an argument of `--recipes`: one that is a value is in a file of its name."""
+    return f"{recipe.name}.yaml" if isinstance(recipe, Recipe) else recipe
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,7 @@ class ComparisonRequest:
     """Recipes to compare, and how to train each.
 
     Attributes:
-        recipes: names or YAML files; empty for the ladder of recipes.
+        recipes: names, YAML files or recipes; empty for the ladder of recipes.
         model, weights: network and weights for the recipes with a pretrained network.
         seeds: trainings of each recipe, all on the same split.
         folds: number of cross-validation folds, at least 2; 0 for no cross-validation.
@@ -22,7 +28,7 @@ class ComparisonRequest:
         read: options of the command line with which a list of images is read.
     """
 
-    recipes: tuple[str, ...] = ()
+    recipes: tuple[str | Recipe, ...] = ()
     model: str | None = None
     weights: str | None = None
     seeds: int = 1
@@ -42,12 +48,13 @@ class ComparisonRequest:
         Raises:
             ConfigError: a single recipe, a recipe that is named twice, or options that exclude each other.
         """
-        twice = sorted({one for one in self.recipes if self.recipes.count(one) > 1})
+        names = [argument_of(one) for one in self.recipes]
+        twice = sorted({one for one in names if names.count(one) > 1})
         if twice:
             raise ConfigError(f"--recipes names {enumerated(twice)} twice. Name each recipe once.")
         if len(self.recipes) == 1:
             raise ConfigError(
-                f"--recipes {self.recipes[0]}: a comparison needs at least two recipes. Separate their names by commas."
+                f"--recipes {names[0]}: a comparison needs at least two recipes. Separate their names by commas."
             )
         if self.folds and (self.folds < 2 or self.seeds > 1 or self.open_test):
             raise ConfigError(

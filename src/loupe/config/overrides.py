@@ -1,5 +1,6 @@
 """Recipes from YAML files and `--set KEY=VALUE`, with one-line messages for invalid ones."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,13 @@ def keys_and_values(settings: Iterable[str] | Mapping[str, Any]) -> dict[str, An
         ConfigError: a text is not of the form KEY=VALUE.
     """
     return dict(settings.items() if isinstance(settings, Mapping) else map(_parse_setting, settings))
+
+
+def texts(settings: Iterable[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings in the form of `--set`."""
+    if not isinstance(settings, Mapping):
+        return tuple(settings)
+    return tuple(f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in settings.items())
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:

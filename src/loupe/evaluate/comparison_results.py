@@ -146,9 +146,18 @@ class Comparison(TextRecord):
 
 
 class ComparisonPlan(Comparison):
-    """A comparison that was only planned: each candidate with its expected cost."""
+    """A comparison that was only planned: each candidate with its expected cost.
 
+    Attributes:
+        images: of each split; those of training and validation together make the folds, where there are any.
+        missing: trainings of each candidate that are not finished.
+        total: time, disk space and memory of all missing trainings, in words.
+    """
+
+    images: dict[Literal["train", "val", "test"], Whole]
     rows: tuple[CandidateRow, ...]
+    missing: dict[str, Whole]
+    total: str
 
 
 class ComparisonResults(Comparison):

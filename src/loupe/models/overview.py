@@ -7,7 +7,7 @@ from loupe.config.size import SizePx
 from loupe.models.build import skeleton
 from loupe.models.catalog import network
 from loupe.models.pretrained import native_preprocessing
-from loupe.models.summary import count_parameters, layer_table
+from loupe.models.summary import count_parameters, parameter_table
 
 DEFAULT_PX = 32  # size of the images of a small network if none is given
 
@@ -34,5 +34,5 @@ def overview(name: str, *, part: str, classes: int, size_px: SizePx | None) -> d
         "frozen_blocks": model.frozen,
         "parameters": count_parameters(model),
         "preprocessing": own.model_dump(mode="json") if own else None,
-        "layers": layer_table(model),
+        "layers": parameter_table(model),
     }

@@ -18,6 +18,21 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
     return {"total": trainable + frozen + buffers, "trainable": trainable, "non_trainable": frozen + buffers}
 
 
+def parameter_table(model: Classifier) -> list[dict[str, Any]]:
+    """Layer table in which every parameter counts once, also those of modules that hold other layers.
+
+    timm's batch normalisation is one of these: its activation is a layer inside it.
+    """
+    holders = (name for name, module in model.named_modules() if list(module.children()) and _own_count(module))
+    return layer_table(model, also=holders)
+
+
+def _own_count(module: nn.Module) -> int:
+    """Parameters of a module itself, without the modules inside it."""
+    buffers = (buffer for buffer in module.buffers(recurse=False) if buffer.is_floating_point())
+    return sum(value.numel() for value in (*module.parameters(recurse=False), *buffers))
+
+
 def layer_table(model: Classifier, *, also: Iterable[str] = (), size: Size | None = None) -> list[dict[str, Any]]:
     """Table of layers in the order of the forward pass; `output` is the shape without the batch.
 
@@ -26,7 +41,8 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), size: Size | Non
     load `torch.compile`, which takes two seconds.
 
     Args:
-        also: names of modules with layers inside that get a row too, after the last of these.
+        also: names of modules with layers inside that get a row too, after the last of these; it counts the parameters
+            that are in none of these layers.
         size: size of the images; None: that of the network's preprocessing.
 
     Raises:
@@ -36,7 +52,7 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), size: Size | Non
     rows: list[dict[str, Any]] = []
     listed = {module: name for name, module in model.named_modules() if not list(module.children())}
     listed |= {model.get_submodule(name): name for name in also}
-    counts = {module: count_parameters(module) for module in listed}
+    trains = {module: any(one.requires_grad for one in module.parameters(recurse=False)) for module in listed}
 
     def note(module: nn.Module, inputs: Any, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         result = output[0] if isinstance(output, tuple) else output  # an LSTM also returns its state
@@ -45,8 +61,8 @@ def layer_table(model: Classifier, *, also: Iterable[str] = (), size: Size | Non
                 "name": listed[module],
                 "type": type(module).__name__,
                 "output": list(result.shape[1:]),
-                "parameters": counts[module]["total"],
-                "trainable": counts[module]["trainable"] > 0,
+                "parameters": _own_count(module),
+                "trainable": trains[module],
             }
         )
 

@@ -1,6 +1,8 @@
 """Display of the layers of a network: output shapes, parameters, and a flag for the trainable ones."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,25 @@ from loupe.evaluate.results import Layer, Parameters
 from loupe.models import cnn
 from loupe.models.build import skeleton
 from loupe.models.classifier import Classifier
-from loupe.models.summary import count_parameters, layer_table
+from loupe.models.summary import count_parameters, parameter_table
 from loupe.notebook.display import Display, display
 from loupe.notebook.stages import check_stage, resolved
 from loupe.recipes.resolve import Settings
 from loupe.report import texts
 
-MOST_OPEN = 64  # layers; a longer table is closed at first
+MOST_OPEN = 64  # layers; a longer table is closed at first, below one of the blocks
 MOST_PX = 1200  # a higher table scrolls
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive layers of one block: the output of the last one, and their parameters."""
+
+    name: str
+    layers: int
+    output: tuple[int, ...]
+    parameters: int
+    trainable: bool
 
 
 def layers(
@@ -53,7 +66,7 @@ def layers(
     check_stage(number, chosen)
     network = _network(chosen, dataset.table.classes)
     network.learn(chosen.stages[number - 1].part)
-    rows = [Layer.model_validate(row) for row in layer_table(network)]
+    rows = [Layer.model_validate(row) for row in parameter_table(network)]
     counts = Parameters.model_validate(count_parameters(network))
     several = f", stage {number} of {len(chosen.stages)}" if len(chosen.stages) > 1 else ""
     return layers_display(f"{chosen.name}{several}", counts, rows)
@@ -68,9 +81,27 @@ def _network(recipe: ResolvedRecipe, classes: tuple[str, ...]) -> Classifier:
 
 def layers_display(name: str, parameters: Parameters, rows: Sequence[Layer]) -> Display:
     """Display of a layer table with its counts."""
-    shown = {"name": name, "of": name, "results": {"parameters": parameters, "layers": rows}, "most_open": MOST_OPEN}
-    height_px = min(MOST_PX, 175 + (60 + 31 * len(rows) if len(rows) <= MOST_OPEN else 60))
+    blocks = _blocks(rows) if len(rows) > MOST_OPEN else []
+    counts = {"parameters": parameters, "layers": rows}
+    shown = {"name": name, "of": name, "results": counts, "blocks": blocks, "most_open": MOST_OPEN}
+    height_px = min(MOST_PX, 235 + 31 * (len(blocks) + 1 if blocks else len(rows)))
     return display("cell_layers.html", shown, text=_text(name, parameters, rows), height_px=height_px)
+
+
+def _blocks(rows: Sequence[Layer]) -> list[Block]:
+    """Blocks of the trunk, and the head, in the order of the forward pass."""
+    found = []
+    for name, group in groupby(rows, key=_block):
+        inside = [*group]
+        parameters, trainable = sum(row.parameters for row in inside), any(row.trainable for row in inside)
+        found.append(Block(name, len(inside), inside[-1].output, parameters, trainable))
+    return found
+
+
+def _block(row: Layer) -> str:
+    """Block of a layer: `head`, or a block of the trunk."""
+    first, *rest = row.name.split(".")
+    return f"{first}.{rest[0]}" if first == "trunk" and rest else first
 
 
 def _text(name: str, parameters: Parameters, rows: Sequence[Layer]) -> str:

@@ -10,6 +10,7 @@ from loupe.report.run_page import FIRST_MISSED, STYLES, evaluated
 from loupe.rundir import RunDirectory
 
 MOST_PX = 1200  # a higher display scrolls
+OF_PUBLISHED = {"micro_f1": "F1 (micro)", "roc_auc": "AUC", "log_loss": "Loss"}  # besides accuracy
 
 
 def curves(run: RunDirectory, results: RunResults) -> Display:
@@ -101,6 +102,11 @@ def published(run: RunDirectory, results: RunResults) -> Display:
     each = texts.seconds_per_epoch(stages) if stages else results.seconds.epoch_mean
     rows: list[tuple[str, str, str, str]] = [(f"Accuracy, {found.judged_on} images", accuracy, *measured[0])]
     rows += [
+        (title, texts.number(value), texts.estimate(block.metric(key)), texts.interval(block.metric(key)) or "")
+        for key, title in OF_PUBLISHED.items()
+        if block and (value := getattr(found, key)) is not None
+    ]
+    rows += [
         ("Epochs", f"{found.epochs:,}", texts.length(stages, len(history)), _kept(results)),
         ("Parameters", _count(found.parameters), texts.count(results.parameters.total), ""),
         ("Time per epoch", texts.duration(found.seconds_per_epoch), texts.duration(each), results.device),
@@ -108,7 +114,7 @@ def published(run: RunDirectory, results: RunResults) -> Display:
     ]
     text = f"{found.name}: published {accuracy}, measured {measured[0][0]} ({measured[0][1]})"
     shown = {"name": _name(run), "rows": rows, "published": found}
-    return display("cell_published.html", shown, text=text, height_px=430)
+    return display("cell_published.html", shown, text=text, height_px=260 + 38 * len(rows))
 
 
 def _kept(results: RunResults) -> str:

@@ -1,7 +1,9 @@
 """Recipes by name."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+from loupe.config import overrides
 from loupe.config.recipe import Recipe
 from loupe.errors import unknown_name
 from loupe.recipes import from_scratch, transfer
@@ -73,3 +75,14 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]()
+
+
+def named(wanted: str | Path | Recipe) -> Recipe:
+    """Recipe by its name or from a YAML file; one that is a value is itself.
+
+    Raises:
+        ConfigError: unknown name, or the file is not a recipe.
+    """
+    if isinstance(wanted, Recipe):
+        return wanted
+    return overrides.load(Path(wanted)) if Path(wanted).suffix in {".yaml", ".yml"} else recipe(str(wanted))

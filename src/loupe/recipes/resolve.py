@@ -93,8 +93,6 @@ def _choose(
     flags: Mapping[str, Any],
     extra: Settings,
 ) -> Recipe:
-    if isinstance(wanted, Recipe):
-        return wanted
     if wanted is None or wanted == "auto":
         table = dataset.table
         if trained is not None and isinstance(trained.network, CnnSpec):
@@ -111,9 +109,7 @@ def _choose(
         )
         logger.info(f"{sentences(reason)} To list others: loupe recipes")
         return recipe
-    if Path(wanted).suffix in {".yaml", ".yml"}:
-        return overrides.load(Path(wanted))
-    return catalog.recipe(str(wanted))
+    return catalog.named(wanted)
 
 
 def _are_signs(dataset: Dataset, flags: Mapping[str, Any], extra: Settings) -> bool:

@@ -11,7 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 from loupe.errors import LoupeError, counted
-from loupe.evaluate.comparison_results import CandidateFigures, CandidateRow, ComparisonResults, SplitFigures
+from loupe.evaluate.comparison_results import (
+    CandidateFigures,
+    CandidateRow,
+    ComparisonPlan,
+    ComparisonResults,
+    SplitFigures,
+)
 from loupe.evaluate.history import Row as History
 from loupe.evaluate.history import read_history, strength_of
 from loupe.evaluate.metrics import Metric
@@ -31,6 +37,7 @@ WIDE_PX, NARROW_PX = 760, 330
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 COLORS = ("first", "second", "third", "fourth", "fifth", "sixth")
 COSTS = ("Parameters", "Time of one training", "Predictions per second")
+MOST_PX = 2000  # a higher display scrolls
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,33 @@ def write_page(path: Path, results: ComparisonResults) -> None:
 
 
 def in_notebook(results: ComparisonResults) -> str:
-    """Verdict, accuracies, parameters and times of a comparison as HTML for a notebook cell, in a frame."""
+    """Verdicts, metrics, parameters, times and diagnoses of a comparison as HTML for a notebook cell, in a frame."""
     rows = [_row(row, results.judgement, number) for number, row in enumerate(results.rows, 1)]
+    diagnoses = [(row.name, measured.diagnosis) for row, measured in results.measured if measured.diagnosis]
     shown = {
         "name": results.name,
         "content": results,
         "judgement": results.judgement,
-        "rows": [replace(row, cells=[*row.cells[:2], *row.cells[-3:-1]]) for row in rows],
+        "rows": [replace(row, cells=row.cells[:-1]) for row in rows],
+        "columns": _columns()[:-1],
         "accuracy": _accuracy(results),
+        "diagnoses": diagnoses,
     }
     page = render("cell_comparison.html", shown, styles=("cell.css",))
-    return frame(page, 330 + 50 * len(results.measured) + 130 * len(rows))
+    height_px = 420 + 50 * len(results.measured) + 72 * len(rows) + 64 * len(rows) + 76 * len(diagnoses)
+    return frame(page, min(MOST_PX, height_px))
+
+
+def plan_in_notebook(plan: ComparisonPlan) -> str:
+    """Expected time and disk space of each recipe of a comparison as HTML for a notebook cell, in a frame."""
+    images = {SPLITS[split]: number for split, number in plan.images.items()}
+    shown = {"name": plan.name, "content": plan, "images": images}
+    return frame(render("cell_plan.html", shown, styles=("cell.css",)), min(MOST_PX, 260 + 84 * len(plan.rows)))
+
+
+def _columns() -> list[str]:
+    """Headings of the columns of `_cells`."""
+    return ["Validation accuracy", "Test accuracy", *(one.heading for one in beside_accuracy()), *COSTS]
 
 
 def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
@@ -89,7 +112,7 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
         "chosen": chosen,
         "figures": chosen_figures,
         "rows": rows,
-        "columns": ["Validation accuracy", "Test accuracy", *(one.heading for one in beside_accuracy()), *COSTS],
+        "columns": _columns(),
         "accuracy": _accuracy(results),
         "cost": _cost(results),
         "untimed": [row.name for row, measured in results.measured if measured.seconds is None],

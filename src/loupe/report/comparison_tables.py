@@ -5,9 +5,10 @@ from html import escape
 from pathlib import Path
 
 from loupe import csv_files
-from loupe.evaluate.comparison_results import CandidateRow, ComparisonResults
+from loupe.evaluate.comparison_results import CandidateRow, ComparisonPlan, ComparisonResults
 from loupe.evaluate.metrics import Metric, headlines
 from loupe.evaluate.spread import AccuracySpread
+from loupe.log import duration, size_text
 from loupe.report import texts
 
 ENDS = {"": "value", "_low": "low", "_high": "high", "_lowest": "lowest", "_highest": "highest"}
@@ -46,6 +47,24 @@ def markdown(results: ComparisonResults) -> str:
         *(f"- {plain(verdict)}" for verdict in judgement.verdicts.values()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def plan_text(plan: ComparisonPlan) -> str:
+    """Expected time and disk space of each recipe, as Markdown."""
+    columns = ("recipe", "training", "time of one", "disk space", "trainings missing")
+    images = ", ".join(f"{name} {number:,}" for name, number in plan.images.items())
+    rows = [
+        [
+            plain(row.name),
+            plain(row.settings),
+            f"{'about ' * bool(plan.missing[row.name])}{duration(row.expected.seconds)}" if row.expected else "unknown",
+            size_text(row.expected.disk_bytes) if row.expected else "",
+            str(plan.missing[row.name]),
+        ]
+        for row in plan.rows
+    ]
+    lines = [f"# {plain(plan.dataset)}: plan", "", f"Images: {images}. {plan.total}", ""]
+    return "\n".join([*lines, *texts.markdown_table(columns, rows)]) + "\n"
 
 
 def cells(row: CandidateRow) -> list[str]:

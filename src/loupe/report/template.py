@@ -65,6 +65,7 @@ def _environment() -> Environment:
         "rounded": log.rounded,
         "solved": texts.solved,
         "duration": texts.duration,
+        "size": log.size_text,
         "spent": texts.spent,
         "started": texts.started,
         "folded": texts.folded,

@@ -23,7 +23,7 @@ from loupe.evaluate.results import (
     UnreadImages,
 )
 from loupe.models.classifier import Classifier
-from loupe.models.summary import count_parameters, layer_table
+from loupe.models.summary import count_parameters, parameter_table
 from loupe.provenance import MadeOf, ParentRun
 from loupe.recipes.published.experiments import experiment
 from loupe.training.stage_data import StageDataBuilder
@@ -109,7 +109,7 @@ def assemble(
         selective=evaluated.selective,
         test_looks=evaluated.test_looks,
         parameters=Parameters.model_validate(count_parameters(model)),
-        layers=tuple(Layer.model_validate(row) for row in layer_table(model)),
+        layers=tuple(Layer.model_validate(row) for row in parameter_table(model)),
         epochs=len(history),
         best_epoch=kept_epoch(recipe, state) if history else None,
         stages=stage_results(history, recipe),
