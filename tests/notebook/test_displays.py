@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 import loupe
-from builders import comparison_content, make_run, save_photos
+from builders import comparison_content, make_run, predictions, save_photos
 from loupe.comparison.finished import FinishedComparison
+from loupe.evaluate import metrics
+from loupe.evaluate.predictions import write_splits
 from loupe.evaluate.results import RunResults, results_of
 from loupe.notebook import run_parts
+from loupe.notebook.differences import differences
 from loupe.notebook.display import Display
 from loupe.notebook.predictions import labels_of
 from loupe.recipes.published.experiments import EXPERIMENTS
@@ -246,6 +249,77 @@ def test_a_comparison_shows_its_verdict_and_its_table():
     assert repr(results) == str(results) and results.judgement.conclusion in repr(results)
 
 
+def run_of_hits(folder: Path, hits: np.ndarray, names=("a", "b"), **changes) -> RunDirectory:
+    """A run that classifies these of its validation images correctly; the labels take turns."""
+    label = np.arange(len(hits)) % len(names)
+    found = predictions(label, np.eye(len(names))[np.where(hits, label, (label + 1) % len(names))], tuple(names))
+    run = RunDirectory(make_run(folder, names, **{"validation": metrics.evaluate(found), **changes}))
+    write_splits(run.file("predictions.csv"), {"val": found})
+    return run
+
+
+def test_runs_are_compared_with_one_of_them_image_by_image(tmp_path):
+    places = np.arange(400)
+    hits = {
+        "reference": places % 2 == 0,
+        "better": places % 4 < 3,  # 100 images more, none fewer
+        "worse": places % 4 == 0,
+        "equal": (places % 2 == 0) ^ (places < 2),  # one more and one fewer
+    }
+    first, *others = (run_of_hits(tmp_path / name, hit) for name, hit in hits.items())
+    shown = differences(first, others)
+    lines = repr(shown).replace("\xa0", " ").splitlines()
+    assert lines[:2] == ["Accuracy on 400 validation images", "reference: 50.0 %, reference"]
+    assert [line.split(" points")[0] for line in lines[2:]] == [
+        "better: 75.0 %, +25.0",
+        "worse: 25.0 %, -25.0",
+        "equal: 50.0 %, +0.0",
+    ]
+    assert [line.split("): ")[1] for line in lines[2:]] == [
+        "better (p < 0.001)",
+        "worse (p < 0.001)",
+        "no difference can be told (p = 1.00)",
+    ]
+    page = check_stands_alone(shown)
+    assert "corrected for 3 comparisons" in page.words and "Validation accuracy by epoch" in page.words
+    marks = [float(mark["d"][1:].split(" ")[0]) for mark in page.all("path") if mark.get("class") == "value"]
+    assert marks[0] - 50 == pytest.approx(50 - marks[1]) and marks[0] > 80 and marks[2] == 50
+    limits = [
+        [float(x) for x in re.findall(r"[\d.]+(?=(?: 8)|$)", mark["d"])]
+        for mark in page.all("path")
+        if mark.get("class") == "span"
+    ]
+    assert all(low < mark < high for (low, high), mark in zip(limits, marks, strict=True)) and limits[0][1] <= 100
+
+
+def test_p_values_of_several_runs_are_corrected_and_many_runs_have_no_curves(tmp_path):
+    hits = np.arange(100) < 50
+    first = run_of_hits(tmp_path / "0", hits)
+    better = run_of_hits(tmp_path / "1", np.arange(100) < 57)  # 7 against 0: p = 0.016, and six times that 0.094
+    same = [run_of_hits(tmp_path / str(number), hits) for number in range(2, 7)]
+    assert "better (p = 0.016)" in repr(differences(first, [better]))
+    shown = differences(first, [better, *same])
+    assert "+7.0" in repr(shown) and "no difference can be told (p = 0.09)" in repr(shown)
+    curves = [
+        page.html.count("Validation accuracy by epoch</figcaption>") for page in (shown, differences(first, same))
+    ]
+    assert curves == [0, 1]
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    first = run_of_hits(tmp_path / "first", np.arange(40) % 2 == 0)
+    (tmp_path / "other").mkdir()
+    wrong = {
+        "at least one other run": [],
+        "unique names": [run_of_hits(tmp_path / "other" / "first", np.arange(40) % 3 == 0)],
+        "images differ": [run_of_hits(tmp_path / "more", np.arange(60) % 3 == 0)],
+        "no predictions of validation images": [RunDirectory(make_run(tmp_path / "none"))],
+    }
+    for words, others in wrong.items():
+        with pytest.raises(loupe.LoupeError, match=words):
+            differences(first, others)
+
+
 @pytest.mark.usefixtures("bare")
 def test_a_run_shows_its_predictions_of_images(tmp_path):
     random = np.random.default_rng(0)
@@ -264,6 +338,8 @@ def test_a_run_shows_its_predictions_of_images(tmp_path):
     assert all(
         np.array_equal(pixels(i)[..., 0], x[row]) for i, row in zip(Page(own.html).all("img"), rows, strict=True)
     )
+    other = loupe.train(tmp_path / "small.npz", recipe="digits", epochs=1, output=tmp_path / "runs", quiet=True)
+    assert re.match(rf"Accuracy on 6 .+\n.+\n{other.path.name}: ", repr(run.differences([other])))
     looks = run.evaluate("test").test_looks
     run.show(split="test")
     assert run.evaluate("test").test_looks == looks + 2

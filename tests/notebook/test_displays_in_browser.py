@@ -1,16 +1,18 @@
 """Displays in a real browser: they fit their frames, can be read in light and dark, and ask for nothing."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 import loupe
 from browsers import CONTRASTS, GROUNDS, chromium
-from builders import comparison_content, make_run
+from builders import comparison_content, make_run, simulated
 from loupe.comparison.finished import FinishedComparison
+from loupe.evaluate.predictions import write_splits
 from loupe.evaluate.results import results_of
 from loupe.notebook import run_parts
+from loupe.notebook.differences import differences
 from loupe.recipes.published.experiments import EXPERIMENTS
 from loupe.rundir import RunDirectory
 
@@ -38,13 +40,20 @@ def frames(tmp_path_factory) -> dict[str, str]:
         "layers": loupe.layers(data, recipe="simple-cnn"),
         "comparison": FinishedComparison.of(comparison_content(), run.path),
     }
+    others = [RunDirectory(make_run(run.path.parent / f"without normalisation {number}")) for number in range(5)]
+    for number, one in enumerate([run, *others]):
+        validation = simulated(np.random.default_rng(number), images=40, classes=3)
+        write_splits(one.file("predictions.csv"), {"val": replace(validation, label=np.arange(40) % 3)})
+    shown["differences"] = differences(run, others)
     for name in ("curves", "confusion", "published"):
         shown[name] = getattr(run_parts, name)(run, results)
     return {name: one._repr_html_() for name, one in shown.items()}
 
 
 @pytest.mark.parametrize("scheme", GROUNDS)
-@pytest.mark.parametrize("name", ["data", "preview", "layers", "comparison", "curves", "confusion", "published"])
+@pytest.mark.parametrize(
+    "name", ["data", "preview", "layers", "comparison", "curves", "confusion", "published", "differences"]
+)
 def test_a_display_fits_its_frame_and_can_be_read(browser, frames, name, scheme):
     asked: list[str] = []
     context = browser.new_context(viewport={"width": WIDTH_PX, "height": 700}, color_scheme=scheme)

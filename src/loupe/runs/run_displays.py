@@ -1,5 +1,6 @@
 """Parts of a run that a notebook shows, each on its own."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loupe.evaluate.results import RunResults
@@ -67,3 +68,20 @@ class RunDisplays:
         from loupe.notebook import run_parts
 
         return run_parts.published(self.directory, self.results)
+
+    def differences(self, others: "Sequence[RunDisplays]") -> "Display":
+        """Differences in accuracy between other runs and this one, on the same validation images, and all curves.
+
+        Each difference has a paired 95 % interval and an exact McNemar test, corrected for the number of others.
+
+        Args:
+            others: runs with the same validation images, for example of the same recipe with one setting changed.
+
+        Raises:
+            ConfigError: no other run is given, or two have the same name.
+            RunStateError: a run has no predictions of validation images.
+            DataError: the runs have different validation images.
+        """
+        from loupe.notebook.differences import differences
+
+        return differences(self.directory, [other.directory for other in others])
