@@ -7,6 +7,7 @@ These environment variables change what is run:
     LESSON_DATA    images in place of the data set by name, as `loupe.train` takes them
     LESSON_IMAGES  training images in place of those of the lesson
     LESSON_EPOCHS  epochs in place of those of the lesson
+    LESSON_LONG_EPOCHS  epochs of the last training of lesson 2 in place of 15
 """
 
 import os

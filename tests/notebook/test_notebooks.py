@@ -9,12 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-LESSONS = Path(__file__).parents[2] / "docs" / "lessons"
+TESTS = Path(__file__).parents[1]
+LESSONS = TESTS.parent / "docs" / "lessons"
 SOURCES = sorted((LESSONS / "source").glob("*.md"))
 NAMES = [source.stem for source in SOURCES]
 NETWORK = "test_efficientnet"  # the smallest of timm
 MOST_BYTES = 1_500_000
 PLACES = re.compile(r"/(?:home|root|tmp|work|Users|private|content)/[\w.-]+|[A-Z]:\\\\")
+
+# The kernel leaves out what takes most of the time of a tiny run.
+STARTUP = f"""
+import sys
+sys.path.append({str(TESTS)!r})
+import pytest
+from builders import without_slow_parts
+without_slow_parts(pytest.MonkeyPatch())
+del sys, pytest, without_slow_parts
+"""
 
 spec = importlib.util.spec_from_file_location("make_lessons", LESSONS / "make.py")
 assert spec and spec.loader
@@ -86,6 +97,10 @@ def test_a_lesson_runs_whole_at_debug_size(source, tmp_path, monkeypatch):
     np.savez(tmp_path / "small.npz", x=(bunch.images[:200] * 15.9).astype(np.uint8), y=bunch.target[:200])
     values = {"LESSON_DATA": str(tmp_path / "small.npz"), "LESSON_IMAGES": "120", "LESSON_EPOCHS": "2"}
     values |= {"LESSON_NETWORK": NETWORK, "LESSON_SIZE": "32", "LOUPE_WEIGHTS": str(random_weights(tmp_path))}
+    values |= {"LESSON_LONG_EPOCHS": "2", "IPYTHONDIR": str(tmp_path / "ipython")}
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "fast.py").write_text(STARTUP, encoding="utf-8")
     for key, value in values.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv(
