@@ -13,6 +13,16 @@ LESSONS = Path(__file__).parents[2] / "docs" / "lessons"
 SOURCES = sorted((LESSONS / "source").glob("*.md"))
 NAMES = [source.stem for source in SOURCES]
 MOST_BYTES = 1_500_000
+# Values of single lessons in the debug run: a tiny network without pretrained weights, and no precision to measure.
+SMALLER = {
+    "3-lecture": {
+        "LESSON_IMAGES": "100",
+        "LESSON_EPOCHS": "1",
+        "LESSON_MODEL": "test_efficientnet",
+        "LESSON_WEIGHTS": "none",
+        "LESSON_PRECISION": "fp32",
+    },
+}
 PLACES = re.compile(r"/(?:home|root|tmp|work|Users|private|content)/[\w.-]+|[A-Z]:\\\\")
 
 spec = importlib.util.spec_from_file_location("make_lessons", LESSONS / "make.py")
@@ -33,6 +43,13 @@ def test_a_source_becomes_cells_in_its_order():
         ("code", "a"),
         ("markdown", "After, `code`."),
     ]
+
+
+def test_a_notebook_names_no_folder_in_which_it_was_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("LESSON_DATA", "/home/me/images")
+    text = f"loupe train {tmp_path}/part.npz, /home/me/images and {tmp_path.resolve()}/runs/a"
+    assert make.without_places(text, "cifar10", tmp_path) == "loupe train part.npz, cifar10 and runs/a"
+    assert make.without_places(text, "cifar10") == text.replace("/home/me/images", "cifar10")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,6 +91,7 @@ def test_a_lesson_runs_whole_at_debug_size(source, tmp_path, monkeypatch):
     bunch = load_digits()
     np.savez(tmp_path / "small.npz", x=(bunch.images[:200] * 15.9).astype(np.uint8), y=bunch.target[:200])
     values = {"LESSON_DATA": str(tmp_path / "small.npz"), "LESSON_IMAGES": "120", "LESSON_EPOCHS": "2"}
+    values |= SMALLER.get(source.stem, {})
     for key, value in values.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv(
