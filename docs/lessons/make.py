@@ -55,6 +55,19 @@ def run(made, folder: Path) -> None:
     nbclient.NotebookClient(made, timeout=CELL_SECONDS, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in made.cells:
         cell.metadata.pop("execution", None)  # times of day, which change in every build
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
+
+
+def joined(outputs) -> list:
+    """Outputs of a cell with printed text that arrived in several parts as one."""
+    found: list = []
+    for output in outputs:
+        if found and output.get("name") and output.get("name") == found[-1].get("name"):
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def keep_outputs(made, before) -> None:

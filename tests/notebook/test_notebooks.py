@@ -45,6 +45,15 @@ def test_a_source_becomes_cells_in_its_order():
     ]
 
 
+def test_printed_text_in_several_parts_becomes_one():
+    nbformat = pytest.importorskip("nbformat")
+    texts = [("stdout", "a\n"), ("stdout", "b\n"), ("stderr", "c\n"), ("stdout", "d\n")]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in texts]
+    outputs[2:2] = [nbformat.v4.new_output("display_data", {"text/plain": "x"}) for _ in range(2)]
+    kinds = [(one.get("name"), one.get("text")) for one in make.joined(outputs)]
+    assert kinds == [("stdout", "a\nb\n"), (None, None), (None, None), ("stderr", "c\n"), ("stdout", "d\n")]
+
+
 def test_a_notebook_names_no_folder_in_which_it_was_run(tmp_path, monkeypatch):
     monkeypatch.setenv("LESSON_DATA", "/home/me/images")
     text = f"loupe train {tmp_path}/part.npz, /home/me/images and {tmp_path.resolve()}/runs/a"
