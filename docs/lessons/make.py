@@ -7,7 +7,8 @@ These environment variables change what is run:
     LESSON_DATA    images in place of the data set by name, as `loupe.train` takes them
     LESSON_IMAGES  training images in place of those of the lesson
     LESSON_EPOCHS  epochs in place of those of the lesson
-    LESSON_LONG_EPOCHS  epochs of the last training of lesson 2 in place of 15
+
+The first cell of a lesson has the names of its other variables.
 """
 
 import os
@@ -54,6 +55,19 @@ def run(made, folder: Path) -> None:
     nbclient.NotebookClient(made, timeout=CELL_SECONDS, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in made.cells:
         cell.metadata.pop("execution", None)  # times of day, which change in every build
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
+
+
+def joined(outputs) -> list:
+    """Outputs of a cell with printed text that arrived in several parts as one."""
+    found: list = []
+    for output in outputs:
+        if found and output.get("name") and output.get("name") == found[-1].get("name"):
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def keep_outputs(made, before) -> None:
@@ -69,10 +83,17 @@ def keep_outputs(made, before) -> None:
         cell.outputs, cell.execution_count = old.outputs, old.execution_count
 
 
-def without_places(text: str, name: str) -> str:
-    """Text of a notebook with the name of its data set in place of the folder that stood for it."""
+def without_places(text: str, name: str, folder: Path | None = None) -> str:
+    """Text of a notebook with the name of its data set in place of the path that stood for it.
+
+    Args:
+        folder: folder in which it was run; paths in it become relative.
+    """
     place = os.environ.get("LESSON_DATA")
-    return text.replace(place, name) if place else text
+    text = text.replace(place, name) if place else text
+    for parent in {folder, folder.resolve()} if folder else ():
+        text = text.replace(f"{parent}{os.sep}", "")
+    return text
 
 
 def main(names: list[str]) -> None:
@@ -81,14 +102,15 @@ def main(names: list[str]) -> None:
     for source in sorted((FOLDER / "source").glob("*.md")):
         if {*names} - {"--text"} and source.stem not in names:
             continue
-        made, target = notebook(source), FOLDER / f"{source.stem}.ipynb"
+        made, target, place = notebook(source), FOLDER / f"{source.stem}.ipynb", None
         if "--text" in names:
             keep_outputs(made, nbformat.read(target, as_version=4))
         else:
             with tempfile.TemporaryDirectory() as folder:
-                run(made, Path(folder))
+                place = Path(folder)
+                run(made, place)
         name = re.search(r'LESSON_DATA", "(\w+)"', source.read_text(encoding="utf-8"))
-        text = without_places(nbformat.writes(made), name[1] if name else "data")
+        text = without_places(nbformat.writes(made), name[1] if name else "data", place)
         target.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         print(f"{source.stem}: {len(text) / 1e6:.2f} MB")
 

@@ -15,6 +15,16 @@ SOURCES = sorted((LESSONS / "source").glob("*.md"))
 NAMES = [source.stem for source in SOURCES]
 NETWORK = "test_efficientnet"  # the smallest of timm
 MOST_BYTES = 1_500_000
+# Values of single lessons in the debug run: a tiny network without pretrained weights, and no precision to measure.
+SMALLER = {
+    "3-lecture": {
+        "LESSON_IMAGES": "100",
+        "LESSON_EPOCHS": "1",
+        "LESSON_MODEL": "test_efficientnet",
+        "LESSON_WEIGHTS": "none",
+        "LESSON_PRECISION": "fp32",
+    },
+}
 PLACES = re.compile(r"/(?:home|root|tmp|work|Users|private|content)/[\w.-]+|[A-Z]:\\\\")
 
 # The kernel leaves out what takes most of the time of a tiny run.
@@ -57,6 +67,22 @@ def test_a_source_becomes_cells_in_its_order():
     ]
 
 
+def test_printed_text_in_several_parts_becomes_one():
+    nbformat = pytest.importorskip("nbformat")
+    texts = [("stdout", "a\n"), ("stdout", "b\n"), ("stderr", "c\n"), ("stdout", "d\n")]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in texts]
+    outputs[2:2] = [nbformat.v4.new_output("display_data", {"text/plain": "x"}) for _ in range(2)]
+    kinds = [(one.get("name"), one.get("text")) for one in make.joined(outputs)]
+    assert kinds == [("stdout", "a\nb\n"), (None, None), (None, None), ("stderr", "c\n"), ("stdout", "d\n")]
+
+
+def test_a_notebook_names_no_folder_in_which_it_was_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("LESSON_DATA", "/home/me/images")
+    text = f"loupe train {tmp_path}/part.npz, /home/me/images and {tmp_path.resolve()}/runs/a"
+    assert make.without_places(text, "cifar10", tmp_path) == "loupe train part.npz, cifar10 and runs/a"
+    assert make.without_places(text, "cifar10") == text.replace("/home/me/images", "cifar10")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stored_notebook_has_the_cells_of_its_source_and_no_error(name):
     cells = stored(name)["cells"]
@@ -97,6 +123,7 @@ def test_a_lesson_runs_whole_at_debug_size(source, tmp_path, monkeypatch):
     np.savez(tmp_path / "small.npz", x=(bunch.images[:200] * 15.9).astype(np.uint8), y=bunch.target[:200])
     values = {"LESSON_DATA": str(tmp_path / "small.npz"), "LESSON_IMAGES": "120", "LESSON_EPOCHS": "2"}
     values |= {"LESSON_NETWORK": NETWORK, "LESSON_SIZE": "32", "LOUPE_WEIGHTS": str(random_weights(tmp_path))}
+    values |= SMALLER.get(source.stem, {})
     values |= {"LESSON_LONG_EPOCHS": "2", "IPYTHONDIR": str(tmp_path / "ipython")}
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
