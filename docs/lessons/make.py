@@ -7,6 +7,8 @@ These environment variables change what is run:
     LESSON_DATA    images in place of the data set by name, as `loupe.train` takes them
     LESSON_IMAGES  training images in place of those of the lesson
     LESSON_EPOCHS  epochs in place of those of the lesson
+
+The first cell of a lesson has others.
 """
 
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+VALUE = re.compile(r'"(LESSON_\w+)", "([^"]*)"')  # of a variable of the environment, where it is not set
 CELL_SECONDS = 3600
 
 
@@ -68,10 +71,13 @@ def keep_outputs(made, before) -> None:
         cell.outputs, cell.execution_count = old.outputs, old.execution_count
 
 
-def without_places(text: str, name: str) -> str:
-    """Text of a notebook with the name of its data set in place of the folder that stood for it."""
-    place = os.environ.get("LESSON_DATA")
-    return text.replace(place, name) if place else text
+def without_places(text: str, source: str) -> str:
+    """Text of a notebook without the folders of this machine: the values of its source stand in their place."""
+    for key, value in VALUE.findall(source):
+        place = os.environ.get(key, "")
+        if "/" in place:
+            text = text.replace(place, value or key.removeprefix("LESSON_").lower())
+    return text
 
 
 def main(names: list[str]) -> None:
@@ -86,8 +92,7 @@ def main(names: list[str]) -> None:
         else:
             with tempfile.TemporaryDirectory() as folder:
                 run(made, Path(folder))
-        name = re.search(r'LESSON_DATA", "(\w+)"', source.read_text(encoding="utf-8"))
-        text = without_places(nbformat.writes(made), name[1] if name else "data")
+        text = without_places(nbformat.writes(made), source.read_text(encoding="utf-8"))
         target.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         print(f"{source.stem}: {len(text) / 1e6:.2f} MB")
 

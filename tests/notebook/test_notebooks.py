@@ -13,6 +13,17 @@ LESSONS = Path(__file__).parents[2] / "docs" / "lessons"
 SOURCES = sorted((LESSONS / "source").glob("*.md"))
 NAMES = [source.stem for source in SOURCES]
 MOST_BYTES = 1_500_000
+# Values of single lessons in the debug run: a tiny network without pretrained weights, and what suits so few images.
+SMALLER = {
+    "4-cats-and-dogs": {
+        "LESSON_IMAGES": "80",
+        "LESSON_FEW": "20",
+        "LESSON_FILTERS": "1",
+        "LESSON_PRECISION": "0.1",
+        "LESSON_MODEL": "test_efficientnet",
+        "LESSON_WEIGHTS": "none",
+    },
+}
 PLACES = re.compile(r"/(?:home|root|tmp|work|Users|private|content)/[\w.-]+|[A-Z]:\\\\")
 
 spec = importlib.util.spec_from_file_location("make_lessons", LESSONS / "make.py")
@@ -33,6 +44,14 @@ def test_a_source_becomes_cells_in_its_order():
         ("code", "a"),
         ("markdown", "After, `code`."),
     ]
+
+
+def test_folders_of_this_machine_are_named_as_in_the_source(monkeypatch):
+    monkeypatch.setenv("LESSON_DATA", "/data/pets")
+    monkeypatch.setenv("LESSON_NEW", "/data/new")
+    monkeypatch.setenv("LESSON_EPOCHS", "3")
+    source = 'get("LESSON_DATA", "hf://datasets/me/pets") get("LESSON_NEW", "") get("LESSON_EPOCHS", "12")'
+    assert make.without_places("/data/pets/a 3 /data/new/b", source) == "hf://datasets/me/pets/a 3 new/b"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,11 +93,13 @@ def test_a_lesson_runs_whole_at_debug_size(source, tmp_path, monkeypatch):
     bunch = load_digits()
     np.savez(tmp_path / "small.npz", x=(bunch.images[:200] * 15.9).astype(np.uint8), y=bunch.target[:200])
     values = {"LESSON_DATA": str(tmp_path / "small.npz"), "LESSON_IMAGES": "120", "LESSON_EPOCHS": "2"}
+    values |= SMALLER.get(source.stem, {})
     for key, value in values.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(LESSONS.parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
-    )
+    (tmp_path / "start").mkdir()  # without OpenVINO, which takes seconds to convert each network
+    (tmp_path / "start" / "sitecustomize.py").write_text("import sys\n\nsys.modules['openvino'] = None\n")
+    folders = [str(tmp_path / "start"), str(LESSONS.parents[1] / "src"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
     made = make.notebook(source)
     make.run(made, tmp_path)
     shown = [output for cell in made.cells if cell.cell_type == "code" for output in cell.outputs]
