@@ -73,8 +73,8 @@ def keep_outputs(made, before) -> None:
 
 def without_places(text: str, source: str) -> str:
     """Text of a notebook without the folders of this machine: the values of its source stand in their place."""
-    for key, value in VALUE.findall(source):
-        place = os.environ.get(key, "")
+    places = [(os.environ.get(key, ""), key, value) for key, value in VALUE.findall(source)]
+    for place, key, value in sorted(places, key=lambda found: -len(found[0])):  # one may begin with another
         if "/" in place:
             text = text.replace(place, value or key.removeprefix("LESSON_").lower())
     return text

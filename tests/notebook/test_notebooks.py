@@ -48,10 +48,10 @@ def test_a_source_becomes_cells_in_its_order():
 
 def test_folders_of_this_machine_are_named_as_in_the_source(monkeypatch):
     monkeypatch.setenv("LESSON_DATA", "/data/pets")
-    monkeypatch.setenv("LESSON_NEW", "/data/new")
+    monkeypatch.setenv("LESSON_NEW", "/data/pets_unlabelled")
     monkeypatch.setenv("LESSON_EPOCHS", "3")
     source = 'get("LESSON_DATA", "hf://datasets/me/pets") get("LESSON_NEW", "") get("LESSON_EPOCHS", "12")'
-    assert make.without_places("/data/pets/a 3 /data/new/b", source) == "hf://datasets/me/pets/a 3 new/b"
+    assert make.without_places("/data/pets/a 3 /data/pets_unlabelled/b", source) == "hf://datasets/me/pets/a 3 new/b"
 
 
 @pytest.mark.parametrize("name", NAMES)
