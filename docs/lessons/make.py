@@ -19,6 +19,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+VALUE = re.compile(r'"(LESSON_\w+)", "([^"]*)"')  # of a variable of the environment, where it is not set
 CELL_SECONDS = 3600
 
 
@@ -83,14 +84,16 @@ def keep_outputs(made, before) -> None:
         cell.outputs, cell.execution_count = old.outputs, old.execution_count
 
 
-def without_places(text: str, name: str, folder: Path | None = None) -> str:
-    """Text of a notebook with the name of its data set in place of the path that stood for it.
+def without_places(text: str, source: str, folder: Path | None = None) -> str:
+    """Text of a notebook without the folders of this machine: the values of its source stand in their place.
 
     Args:
         folder: folder in which it was run; paths in it become relative.
     """
-    place = os.environ.get("LESSON_DATA")
-    text = text.replace(place, name) if place else text
+    places = [(os.environ.get(key, ""), key, value) for key, value in VALUE.findall(source)]
+    for place, key, value in sorted(places, key=lambda found: -len(found[0])):  # one may begin with another
+        if "/" in place:
+            text = text.replace(place, value or key.removeprefix("LESSON_").lower())
     for parent in {folder, folder.resolve()} if folder else ():
         text = text.replace(f"{parent}{os.sep}", "")
     return text
@@ -103,14 +106,14 @@ def main(names: list[str]) -> None:
         if {*names} - {"--text"} and source.stem not in names:
             continue
         made, target, place = notebook(source), FOLDER / f"{source.stem}.ipynb", None
+        place = None
         if "--text" in names:
             keep_outputs(made, nbformat.read(target, as_version=4))
         else:
             with tempfile.TemporaryDirectory() as folder:
                 place = Path(folder)
                 run(made, place)
-        name = re.search(r'LESSON_DATA", "(\w+)"', source.read_text(encoding="utf-8"))
-        text = without_places(nbformat.writes(made), name[1] if name else "data", place)
+        text = without_places(nbformat.writes(made), source.read_text(encoding="utf-8"), place)
         target.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         print(f"{source.stem}: {len(text) / 1e6:.2f} MB")
 

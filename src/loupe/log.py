@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loupe import ranks
 
 NOTHING = logging.CRITICAL + 1  # a level above all records
+
+# In a notebook without ipywidgets, tqdm says at import that its bars are text; timm, captum and the hub import it.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def printable(text: str) -> str:

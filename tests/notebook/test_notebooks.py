@@ -15,7 +15,7 @@ SOURCES = sorted((LESSONS / "source").glob("*.md"))
 NAMES = [source.stem for source in SOURCES]
 NETWORK = "test_efficientnet"  # the smallest of timm
 MOST_BYTES = 1_500_000
-# Values of single lessons in the debug run: a tiny network without pretrained weights, and no precision to measure.
+# Values of single lessons in the debug run: a tiny network without pretrained weights, and what suits so few images.
 SMALLER = {
     "3-lecture": {
         "LESSON_IMAGES": "100",
@@ -23,6 +23,14 @@ SMALLER = {
         "LESSON_MODEL": "test_efficientnet",
         "LESSON_WEIGHTS": "none",
         "LESSON_PRECISION": "fp32",
+    },
+    "4-cats-and-dogs": {
+        "LESSON_IMAGES": "80",
+        "LESSON_FEW": "20",
+        "LESSON_FILTERS": "1",
+        "LESSON_PRECISION": "0.1",
+        "LESSON_MODEL": "test_efficientnet",
+        "LESSON_WEIGHTS": "none",
     },
 }
 PLACES = re.compile(r"/(?:home|root|tmp|work|Users|private|content)/[\w.-]+|[A-Z]:\\\\")
@@ -76,11 +84,13 @@ def test_printed_text_in_several_parts_becomes_one():
     assert kinds == [("stdout", "a\nb\n"), (None, None), (None, None), ("stderr", "c\n"), ("stdout", "d\n")]
 
 
-def test_a_notebook_names_no_folder_in_which_it_was_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("LESSON_DATA", "/home/me/images")
-    text = f"loupe train {tmp_path}/part.npz, /home/me/images and {tmp_path.resolve()}/runs/a"
-    assert make.without_places(text, "cifar10", tmp_path) == "loupe train part.npz, cifar10 and runs/a"
-    assert make.without_places(text, "cifar10") == text.replace("/home/me/images", "cifar10")
+def test_folders_of_this_machine_are_named_as_in_the_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("LESSON_DATA", "/data/pets")
+    monkeypatch.setenv("LESSON_NEW", "/data/pets_unlabelled")
+    monkeypatch.setenv("LESSON_EPOCHS", "3")
+    source = 'get("LESSON_DATA", "hf://datasets/me/pets") get("LESSON_NEW", "") get("LESSON_EPOCHS", "12")'
+    text = f"/data/pets/a 3 /data/pets_unlabelled/b {tmp_path}/part.npz {tmp_path.resolve()}/runs/a"
+    assert make.without_places(text, source, tmp_path) == "hf://datasets/me/pets/a 3 new/b part.npz runs/a"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -299,6 +299,26 @@ def test_a_data_set_on_a_hub_has_the_splits_of_its_configuration_and_its_commit(
     assert len(open_table("hf://datasets/me/pets/a/*-0.parquet")) == 6
 
 
+def test_the_photographs_of_lesson_4_are_understood_and_fetched_once(server, tmp_path):
+    """Layout of microsoft/cats_vs_dogs: a column `labels`, no paths, sorted by class, one split."""
+    features = {"image": {"_type": "Image"}, "labels": {"names": CLASSES, "_type": "ClassLabel"}}
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("labels", pa.int64())])
+    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    files = {}
+    for number, first in enumerate((0, 4)):
+        rows = [{"image": {"bytes": picture(i), "path": None}, "labels": i // 4} for i in range(first, first + 4)]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+        files[f"data/train-0000{number}-of-00002.parquet"] = buffer.getvalue()
+    readme = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n"
+    put(server, tmp_path / "d", {**files, "README.md": readme}, at="/microsoft/cats_vs_dogs/")
+    table = open_table("hf://datasets/microsoft/cats_vs_dogs")
+    assert (table.classes, table.labels.tolist()) == (("cat", "dog"), [0] * 4 + [1] * 4)
+    assert table.splits == ["train"] * 8
+    open_table("hf://datasets/microsoft/cats_vs_dogs")
+    assert sum(path.endswith(".parquet") for _, path, _ in server.asked) == 2
+
+
 def test_class_folders_and_a_list_elsewhere_are_those_of_this_disk(server, tmp_path):
     files = {f"{CLASSES[i % 2]}/{i}.png": picture(i) for i in range(6)}
     put(server, tmp_path / "photos", files, at="/me/photos/")
