@@ -85,7 +85,8 @@ def test_a_lesson_runs_whole_at_debug_size(source, tmp_path, monkeypatch):
     bunch = load_digits()
     np.savez(tmp_path / "small.npz", x=(bunch.images[:200] * 15.9).astype(np.uint8), y=bunch.target[:200])
     values = {"LESSON_DATA": str(tmp_path / "small.npz"), "LESSON_IMAGES": "120", "LESSON_EPOCHS": "2"}
-    values |= {"LESSON_NETWORK": NETWORK, "LESSON_SIZE": "32", "LOUPE_WEIGHTS": str(random_weights(tmp_path))}
+    values |= {"LESSON_NETWORK": NETWORK, "LESSON_SIZE": "32", "LESSON_PRECISION": "fp32"}
+    values |= {"LOUPE_WEIGHTS": str(random_weights(tmp_path))}
     for key, value in values.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv(
