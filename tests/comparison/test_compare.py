@@ -320,6 +320,26 @@ def test_a_plan_trains_nothing(digits, tmp_path):
     assert costs == sorted(costs)
     assert all(cost > 0 for cost in costs)
     assert not list(tmp_path.iterdir())
+    assert content.images == {"train": 320, "val": 40, "test": 40} and {*content.missing.values()} == {1}
+    assert content.total.startswith("1 training each; in all about ") and content.total.endswith(".")
+
+
+def test_recipes_are_compared_as_values_with_settings_of_their_own(digits, tmp_path):
+    turned = loupe.recipe("digits", name="turned", settings={"stages.0.augment.rotation_degrees": 40})
+    assert turned.stages[0].augment.rotation_degrees == 40 and loupe.recipe("digits") == catalog.recipe("digits")
+    given = {"settings": {"stages.0.epochs": 1, "precision": "fp32"}, "output": tmp_path, "quiet": True}
+    content = compare.compare(digits, recipes=["digits", turned], **given)
+    assert content.settings == ("stages.0.epochs=1", 'precision="fp32"')
+    assert "digits" in content.command and "turned.yaml" in content.command
+    [run] = next(figures.runs for row, figures in content.measured if row.name == "turned")
+    assert Run(compare.rundir.open_run(run, tmp_path)).recipe.stages[0].augment.rotation_degrees == 40
+    (tmp_path / "turned.yaml").write_text(turned.to_yaml())
+    again = compare.compare(digits, recipes=["digits", str(tmp_path / "turned.yaml")], **given)
+    assert {row.name: row.measured.runs for row in again.rows} == {row.name: row.measured.runs for row in content.rows}
+    with pytest.raises(loupe.LoupeError, match="twice"):
+        compare.compare(digits, recipes=[turned, turned], **given)
+    with pytest.raises(loupe.LoupeError, match="rotation_degres"):
+        loupe.recipe("digits", settings={"stages.0.augment.rotation_degres": 40})
 
 
 def test_another_comparison_never_takes_the_files_of_the_first(compared, tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 import loupe
 from builders import comparison_content, make_run, predictions, save_photos
 from loupe.comparison.finished import FinishedComparison
+from loupe.comparison.planned import PlannedComparison
 from loupe.evaluate import metrics
 from loupe.evaluate.predictions import write_splits
 from loupe.evaluate.results import RunResults, results_of
@@ -153,6 +154,18 @@ def test_layers_are_those_of_the_recipe_with_what_is_trained():
     assert "Not trainable 10,544" in head
 
 
+@pytest.mark.usefixtures("bare")
+def test_a_large_network_is_shown_by_its_blocks_first():
+    data = arrays((2,) * 10, side=32)
+    shown = loupe.layers(data, recipe="last-block", settings={"input.size_px": 32, "model.weights": "none"})
+    page = check_stands_alone(shown)
+    blocks = re.findall(r"(trunk\.(?:stem|block\d)|head) (\d+) [\d ×]+? ([\d,]+) (yes|no) ", page.words)
+    assert [name for name, *_ in blocks] == ["trunk.stem", *(f"trunk.block{n}" for n in range(1, 8)), "head"]
+    assert [flag for *_, flag in blocks] == ["no"] * 7 + ["yes"] * 2
+    total, of_layers = (sum(int(row[at].replace(",", "")) for row in blocks) for at in (2, 1))
+    assert f"{total:,} parameters: 1,030,410 trainable" in repr(shown) and f"{of_layers} layers" in page.words
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -209,7 +222,11 @@ def test_the_parts_of_a_run_are_those_of_its_files(tmp_path):
     figures = check_stands_alone(run_parts.published(run, results)).words
     accuracy = results.test.accuracy
     assert f"66.0 % {100 * accuracy.value:.1f} % {100 * accuracy.low:.1f}–{100 * accuracy.high:.1f} %" in figures
-    assert "528,054 101,898" in figures
+    assert "528,054 101,898" in figures and "AUC" not in figures
+    cnn = run_parts.published(*opened(make_run(tmp_path / "cnn", published=asdict(EXPERIMENTS["project-cnn"]))))
+    scores = [(0.651, "micro_f1"), (0.927, "roc_auc"), (5.479, "log_loss")]
+    measured = [(value, results.test.metric(key).value) for value, key in scores]
+    assert all(f"{value:.3f} {other:.3f}" in check_stands_alone(cnn).words for value, other in measured)
 
 
 def test_a_run_without_what_is_asked_for_says_so(tmp_path):
@@ -246,6 +263,9 @@ def test_a_comparison_shows_its_verdict_and_its_table():
         accuracy = measured.validation.accuracy
         assert f"{row.name}" in page.words and f"{100 * accuracy.value:.1f} %" in page.words
         assert f"{measured.parameters.total:,}" in page.words
+        assert f"{measured.validation.roc_auc.value:.3f}" in page.words and measured.diagnosis in page.words
+        assert f"{measured.parameters.trainable:,} trainable" in page.words and "0.5 s per epoch" in page.words
+    assert "Macro F1 ROC AUC Log loss" in page.words and "failed Failed: the loss is not finite" in page.words
     assert repr(results) == str(results) and results.judgement.conclusion in repr(results)
 
 
@@ -318,6 +338,26 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     for words, others in wrong.items():
         with pytest.raises(loupe.LoupeError, match=words):
             differences(first, others)
+
+
+def test_a_plan_shows_each_recipe_with_its_cost():
+    content = comparison_content()
+    same = {key: content[key] for key in ("schema", "version", "name", "seeds", "folds", "settings", "command")}
+    rows = [row | {"measured": None} for row in content["rows"]]
+    plan = PlannedComparison.of(
+        {
+            **same,
+            **{"dataset": HOSTILE[0], "environment": {}, "images": content["images"], "rows": rows},
+            **{"missing": {"small": 2, "large": 2, "failed": 0}, "total": "2 trainings each; in all about 30 s."},
+        },
+        Path("plan.json"),
+    )
+    page = Page(Page(plan._repr_html_()).elements[0][1]["srcdoc"])
+    assert f"Plan: 3 recipes on {HOSTILE[0]} 2 trainings each; in all about 30 s." in page.words
+    assert "Training images 700 Validation images 200 Test images 100 Seeds of each 2" in page.words
+    assert "small AdamW 0.01 about 5.0 s 0 bytes 2 large AdamW 0.01 unknown 2 failed AdamW 0.01 5.0 s" in page.words
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert "| small | AdamW 0.01 | about 5.0 s | 0 bytes | 2 |" in repr(plan) and repr(plan) == str(plan)
 
 
 @pytest.mark.usefixtures("bare")

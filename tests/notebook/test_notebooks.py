@@ -32,6 +32,7 @@ SMALLER = {
         "LESSON_MODEL": "test_efficientnet",
         "LESSON_WEIGHTS": "none",
     },
+    "5-side-by-side": {"LESSON_NETWORK": NETWORK, "LESSON_SIZE": "32", "LESSON_PRECISION": "fp32"},
 }
 PLACES = re.compile(r"/(?:home|root|tmp|work|Users|private|content)/[\w.-]+|[A-Z]:\\\\")
 
@@ -132,9 +133,9 @@ def test_a_lesson_runs_whole_at_debug_size(source, tmp_path, monkeypatch):
     bunch = load_digits()
     np.savez(tmp_path / "small.npz", x=(bunch.images[:200] * 15.9).astype(np.uint8), y=bunch.target[:200])
     values = {"LESSON_DATA": str(tmp_path / "small.npz"), "LESSON_IMAGES": "120", "LESSON_EPOCHS": "2"}
-    values |= {"LESSON_NETWORK": NETWORK, "LESSON_SIZE": "32", "LOUPE_WEIGHTS": str(random_weights(tmp_path))}
+    values |= {"LESSON_LONG_EPOCHS": "2", "LOUPE_WEIGHTS": str(random_weights(tmp_path))}
     values |= SMALLER.get(source.stem, {})
-    values |= {"LESSON_LONG_EPOCHS": "2", "IPYTHONDIR": str(tmp_path / "ipython")}
+    values |= {"IPYTHONDIR": str(tmp_path / "ipython")}
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "fast.py").write_text(STARTUP, encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from loupe.errors import LoupeError, counted
@@ -37,7 +37,9 @@ WIDE_PX, NARROW_PX = 760, 330
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 COLORS = ("first", "second", "third", "fourth", "fifth", "sixth")
 COSTS = ("Parameters", "Time of one training", "Predictions per second")
+IN_NOTEBOOK = {"macro_f1", "roc_auc", "log_loss"}  # metrics beside accuracy, as many as have room
 MOST_PX = 2000  # a higher display scrolls
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,20 @@ def write_page(path: Path, results: ComparisonResults) -> None:
 def in_notebook(results: ComparisonResults) -> str:
     """Verdicts, metrics, parameters, times and diagnoses of a comparison as HTML for a notebook cell, in a frame."""
     rows = [_row(row, results.judgement, number) for number, row in enumerate(results.rows, 1)]
+    left_out = {_columns().index(one.heading) for one in beside_accuracy() if one.key not in IN_NOTEBOOK}
+    left_out |= {len(_columns()) - 1}
     diagnoses = [(row.name, measured.diagnosis) for row, measured in results.measured if measured.diagnosis]
     shown = {
         "name": results.name,
         "content": results,
         "judgement": results.judgement,
-        "rows": [replace(row, cells=row.cells[:-1]) for row in rows],
-        "columns": _columns()[:-1],
+        "rows": [replace(row, cells=_without(row.cells, left_out)) for row in rows],
+        "columns": _without(_columns(), left_out),
         "accuracy": _accuracy(results),
         "diagnoses": diagnoses,
     }
     page = render("cell_comparison.html", shown, styles=("cell.css",))
-    height_px = 420 + 50 * len(results.measured) + 72 * len(rows) + 64 * len(rows) + 76 * len(diagnoses)
+    height_px = 480 + 42 * len(results.measured) + 72 * len(rows) + 50 * len(rows) + 68 * len(diagnoses)
     return frame(page, min(MOST_PX, height_px))
 
 
@@ -90,7 +94,11 @@ def plan_in_notebook(plan: ComparisonPlan) -> str:
     """Expected time and disk space of each recipe of a comparison as HTML for a notebook cell, in a frame."""
     images = {SPLITS[split]: number for split, number in plan.images.items()}
     shown = {"name": plan.name, "content": plan, "images": images}
-    return frame(render("cell_plan.html", shown, styles=("cell.css",)), min(MOST_PX, 260 + 84 * len(plan.rows)))
+    return frame(render("cell_plan.html", shown, styles=("cell.css",)), min(MOST_PX, 280 + 104 * len(plan.rows)))
+
+
+def _without(cells: Sequence[T], left_out: set[int]) -> list[T]:
+    return [cell for number, cell in enumerate(cells) if number not in left_out]
 
 
 def _columns() -> list[str]:

@@ -17,7 +17,7 @@ from loupe.config.recipe import Preprocessing
 from loupe.config.size import Size
 from loupe.errors import ConfigError, LoupeError
 from loupe.models import build, hub
-from loupe.models.summary import count_parameters, layer_table
+from loupe.models.summary import count_parameters, layer_table, parameter_table
 from loupe.models.timm import backbones, networks, weights
 from loupe.models.timm.chains import CHAINS
 from loupe.models.timm.families import blocks_of
@@ -492,3 +492,15 @@ def test_layers_that_give_more_than_one_tensor_are_listed(name, layer):
     model = backbones.skeleton(BackboneSpec(backbone=name, weights="none"), sized(224), TEN)
     rows = layer_table(model)
     assert layer in {row["type"] for row in rows} and rows[-1]["output"] == [10]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto"])
+def test_the_table_of_parameters_counts_each_once_also_of_modules_that_hold_layers(name):
+    model = backbones.skeleton(BackboneSpec(backbone=name, weights="none"), sized(32), TEN)
+    model.learn("last-block")
+    rows = {row["name"]: row for row in parameter_table(model)}
+    assert sum(row["parameters"] for row in rows.values()) == count_parameters(model)["total"]
+    assert {row["name"] for row in layer_table(model)} < {*rows}
+    trained = {key for key, row in rows.items() if row["trainable"]}
+    last = f"trunk.{list(dict(model.trunk.named_children()))[-1]}."
+    assert trained and all(key.startswith((last, "head.")) for key in trained)
