@@ -114,7 +114,7 @@ def published(run: RunDirectory, results: RunResults) -> Display:
     ]
     text = f"{found.name}: published {accuracy}, measured {measured[0][0]} ({measured[0][1]})"
     shown = {"name": _name(run), "rows": rows, "published": found}
-    return display("cell_published.html", shown, text=text, height_px=260 + 38 * len(rows))
+    return display("cell_published.html", shown, text=text, height_px=280 + 38 * len(rows))
 
 
 def _kept(results: RunResults) -> str:

@@ -38,7 +38,7 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 COLORS = ("first", "second", "third", "fourth", "fifth", "sixth")
 COSTS = ("Parameters", "Time of one training", "Predictions per second")
 IN_NOTEBOOK = {"macro_f1", "roc_auc", "log_loss"}  # metrics beside accuracy, as many as have room
-MOST_PX = 2000  # a higher display scrolls
+MOST_PX = 2400  # a higher display scrolls
 T = TypeVar("T")
 
 
@@ -86,7 +86,7 @@ def in_notebook(results: ComparisonResults) -> str:
         "diagnoses": diagnoses,
     }
     page = render("cell_comparison.html", shown, styles=("cell.css",))
-    height_px = 480 + 42 * len(results.measured) + 72 * len(rows) + 50 * len(rows) + 68 * len(diagnoses)
+    height_px = 570 + 42 * len(results.measured) + 122 * len(rows) + 68 * len(diagnoses)
     return frame(page, min(MOST_PX, height_px))
 
 
@@ -94,7 +94,7 @@ def plan_in_notebook(plan: ComparisonPlan) -> str:
     """Expected time and disk space of each recipe of a comparison as HTML for a notebook cell, in a frame."""
     images = {SPLITS[split]: number for split, number in plan.images.items()}
     shown = {"name": plan.name, "content": plan, "images": images}
-    return frame(render("cell_plan.html", shown, styles=("cell.css",)), min(MOST_PX, 280 + 104 * len(plan.rows)))
+    return frame(render("cell_plan.html", shown, styles=("cell.css",)), min(MOST_PX, 330 + 104 * len(plan.rows)))
 
 
 def _without(cells: Sequence[T], left_out: set[int]) -> list[T]:
