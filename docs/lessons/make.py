@@ -81,7 +81,7 @@ def keep_outputs(made, before) -> None:
     if [cell.source for cell in ours] != [cell.source for cell in theirs]:
         raise SystemExit("The code has changed: run the lesson, without --text.")
     for cell, old in zip(ours, theirs, strict=True):
-        cell.outputs, cell.execution_count = old.outputs, old.execution_count
+        cell.outputs, cell.execution_count = joined(old.outputs), old.execution_count
 
 
 def without_places(text: str, source: str, folder: Path | None = None) -> str:
