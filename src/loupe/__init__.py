@@ -10,7 +10,6 @@ Importing this package does not load PyTorch; whatever needs it does when it is 
 """
 
 import logging
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +100,6 @@ MODULES = {
 }
 
 set_waiting()  # before anything imports PyTorch
-warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, which timm imports, in a notebook without widgets
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 

@@ -14,25 +14,20 @@ import torch
 
 from loupe import __version__, provenance, ranks, rundir
 from loupe.comparison import candidates, files, plan
-from loupe.comparison.candidates import Entry
-from loupe.comparison.finished import FinishedComparison
 from loupe.comparison.planned import PlannedComparison
 from loupe.comparison.request import ComparisonRequest
+from loupe.comparison.results import results_of
 from loupe.comparison.trainings import InTurn, TrainingRunner
 from loupe.config import overrides
 from loupe.config.recipe import Recipe
-from loupe.data.dataset import Dataset, open_dataset
+from loupe.data.dataset import open_dataset
 from loupe.data.sources.read_options import ColumnNames, ReadOptions
-from loupe.data.splits.folds import LEAST_FOLDS, most_folds
 from loupe.devices import choose_device, gpu_name
 from loupe.errors import ConfigError, LoupeError, RunStateError, counted, sentences
-from loupe.evaluate.chance import LabelCounts
-from loupe.evaluate.comparison_results import CandidateRow, Comparison, ComparisonPlan, ComparisonResults, TestOpening
-from loupe.evaluate.selection import Judgement, can_tell, judge
+from loupe.evaluate.comparison_results import Comparison, ComparisonPlan, ComparisonResults
 from loupe.log import command_line, logger, terminal
-from loupe.ranks import Ranks
 from loupe.recipes.resolve import Settings
-from loupe.runs import finalize, parents
+from loupe.runs import parents
 from loupe.runs.options import RunOptions
 from loupe.runs.run import Run
 
@@ -140,7 +135,7 @@ def compare(
         failed = [f"{entry.name}: {entry.why}" for entry in entries if entry.why]
         # While a candidate is missing, another may still be chosen, so the test images stay unused.
         opening = "none" if folds or failed else "all" if open_test else "chosen"
-        results = _results(comparison, before, entries, opening, dataset, options.output, joined)
+        results = results_of(comparison, before, entries, opening, dataset, options.output, joined)
         joined.from_main(lambda: _check_failed(failed, len(entries)))
         return results
 
@@ -205,123 +200,7 @@ def compare_runs(
             environment=_environment(device),
         )
         comparison, before = joined.from_main(lambda: files.named(comparison, name, output))
-        return _results(comparison, before, entries, "all" if open_test else "none", None, output, joined)
-
-
-def _results(
-    comparison: Comparison,
-    before: ComparisonResults | None,
-    entries: Sequence[Entry],
-    opening: str,
-    dataset: Dataset | None,
-    output: Path,
-    joined: Ranks,
-) -> ComparisonResults:
-    """Select on validation images, evaluate the test images of the selected, and write a row for each candidate.
-
-    Of several ranks, rank 0 selects, measures and writes.
-
-    Args:
-        comparison: identity of the comparison.
-        before: earlier results; timings of the same runs are kept, with their environment.
-        entries: candidates.
-        opening: candidates to evaluate on test images: `none`, `chosen` or `all`.
-        dataset: data of the runs; None to open it from where the runs have it.
-        output: folder of the results file.
-        joined: ranks that evaluate the test images.
-    """
-    done = sorted((entry for entry in entries if entry.runs), key=lambda entry: entry.order)
-    failed = [entry for entry in entries if not entry.runs]
-    if not done:
-        raise RunStateError(f"all candidates failed. {entries[0].name}: {entries[0].why}")
-    judgement = joined.from_main(lambda: judge([candidates.candidate(entry, "val") for entry in done]))
-    open_before = joined.from_main(
-        lambda: tuple(entry.name for entry in done if any(_evaluated_test(run) for run in entry.runs))
-    )
-    for entry in done:
-        if opening == "all" or (opening == "chosen" and entry.name == judgement.chosen):
-            entry.runs = [finalize.open_test(run, dataset) if run.results.images.test else run for run in entry.runs]
-
-    def written() -> ComparisonResults:
-        results = _measured(comparison, before, done, failed, judgement, open_before, dataset, output)
-        files.write(results, output)
-        return results
-
-    return joined.from_main(written)
-
-
-def _measured(
-    comparison: Comparison,
-    before: ComparisonResults | None,
-    done: Sequence[Entry],
-    failed: Sequence[Entry],
-    judgement: Judgement,
-    open_before: tuple[str, ...],
-    dataset: Dataset | None,
-    output: Path,
-) -> ComparisonResults:
-    """Results with a row for each candidate; other arguments as for `_results`.
-
-    Args:
-        done, failed: candidates with runs, and without.
-        judgement: selection on validation images.
-        open_before: candidates whose test images had been evaluated before.
-    """
-    seen = [entry for entry in done if all(run.results.test for run in entry.runs)]
-    rows_before = {row.name: row for row in before.rows} if before else {}
-    rows = tuple(candidates.row(entry, seen, output, rows_before.get(entry.name)) for entry in [*done, *failed])
-    results = FinishedComparison(
-        **dict(comparison),
-        images=done[0].runs[0].results.images.counts,
-        rows=rows,
-        judgement=judgement,
-        next=_next(judgement, done, dataset),
-        test=TestOpening(
-            opened=tuple(entry.name for entry in seen),
-            opened_before=open_before,
-            looks=_looks(done),
-            judgement=judge([candidates.candidate(entry, "test") for entry in seen]) if len(seen) > 1 else None,
-        ),
-    )
-    same = before and before.version == comparison.version
-    if before and same and all(_same_runs(row, rows_before.get(row.name)) for row in rows):
-        return results.model_copy(update={"environment": before.environment})
-    return results
-
-
-def _looks(done: Sequence[Entry]) -> int:
-    """Number of test-set evaluations recorded for the test splits of these candidates."""
-    runs = [run for entry in done for run in entry.runs]
-    splits = {(run.path.parent.resolve(), run.results.split_hash) for run in runs if run.results.split_hash}
-    return sum(rundir.count_looks(folder, split_hash) for folder, split_hash in splits)
-
-
-def _same_runs(row: CandidateRow, before: CandidateRow | None) -> bool:
-    """True if both rows measured the same runs."""
-    other = before.measured if before else None
-    return (row.measured.runs if row.measured else None) == (other.runs if other else None)
-
-
-def _evaluated_test(run: Run) -> bool:
-    """True if the training itself evaluated the test images, before any comparison."""
-    return run.results.test is not None and provenance.environment_of(run.directory).open_test
-
-
-def _next(judgement: Judgement, done: Sequence[Entry], dataset: Dataset | None) -> str | None:
-    """Next step where more validation images may change the choice: folds, as many as the rarest class allows."""
-    if len(done) < 2 or any(entry.has_folds for entry in done):
-        return None
-    results = done[0].runs[0].results
-    of_class = [row.support for row in results.validation.per_class] if results.validation else [0]
-    decides = LabelCounts(max(1, sum(of_class)), max(of_class)).decides
-    if judgement.best == judgement.chosen and can_tell(results.images.val, len(done)) and decides:
-        return None
-    split_file = done[0].runs[0].directory.file("split.csv")
-    group = done[0].recipe.split.group
-    folds = most_folds(split_file, dataset.table, dataset.hashes, group=group) if dataset else most_folds(split_file)
-    if folds < LEAST_FOLDS:
-        return "For more evidence, add images: a class has too few for cross-validation."
-    return f"For more evidence, validate on every image outside the test split: loupe compare DATA --folds {folds}"
+        return results_of(comparison, before, entries, "all" if open_test else "none", None, output, joined)
 
 
 def _environment(device: str) -> dict[str, Any]:

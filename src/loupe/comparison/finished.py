@@ -1,7 +1,7 @@
 """Finished comparison, which a notebook shows as a table with its verdict."""
 
 from loupe.evaluate.comparison_results import ComparisonResults
-from loupe.report import comparison_page, comparison_tables
+from loupe.report import comparison_cells, comparison_tables
 
 
 class FinishedComparison(ComparisonResults):
@@ -14,4 +14,4 @@ class FinishedComparison(ComparisonResults):
 
     def _repr_html_(self) -> str:
         """Summary for notebooks, as HTML."""
-        return comparison_page.in_notebook(self)
+        return comparison_cells.in_notebook(self)

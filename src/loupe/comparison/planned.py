@@ -1,7 +1,7 @@
 """Planned comparison, which a notebook shows as a table of recipes with their expected cost."""
 
 from loupe.evaluate.comparison_results import ComparisonPlan
-from loupe.report import comparison_page, comparison_tables
+from loupe.report import comparison_cells, comparison_tables
 
 
 class PlannedComparison(ComparisonPlan):
@@ -14,4 +14,4 @@ class PlannedComparison(ComparisonPlan):
 
     def _repr_html_(self) -> str:
         """Table for notebooks, as HTML."""
-        return comparison_page.plan_in_notebook(self)
+        return comparison_cells.plan_in_notebook(self)

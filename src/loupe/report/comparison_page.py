@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from loupe.errors import LoupeError, counted
 from loupe.evaluate.comparison_results import (
     CandidateFigures,
     CandidateRow,
-    ComparisonPlan,
     ComparisonResults,
     SplitFigures,
 )
@@ -30,16 +29,13 @@ from loupe.provenance import RunEnvironment, environment_of
 from loupe.report import charts, figures, receipt, texts
 from loupe.report.comparison_tables import beside_accuracy
 from loupe.report.content import Drawing, bar_drawing
-from loupe.report.template import frame, render
+from loupe.report.template import render
 from loupe.rundir import RunDirectory
 
 WIDE_PX, NARROW_PX = 760, 330
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 COLORS = ("first", "second", "third", "fourth", "fifth", "sixth")
 COSTS = ("Parameters", "Time of one training", "Predictions per second")
-IN_NOTEBOOK = {"macro_f1", "roc_auc", "log_loss"}  # metrics beside accuracy, as many as have room
-MOST_PX = 2400  # a higher display scrolls
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,38 +66,7 @@ def write_page(path: Path, results: ComparisonResults) -> None:
     write_atomic(path, render("comparison.html", _gather(results, path.parent)))
 
 
-def in_notebook(results: ComparisonResults) -> str:
-    """Verdicts, metrics, parameters, times and diagnoses of a comparison as HTML for a notebook cell, in a frame."""
-    rows = [_row(row, results.judgement, number) for number, row in enumerate(results.rows, 1)]
-    left_out = {_columns().index(one.heading) for one in beside_accuracy() if one.key not in IN_NOTEBOOK}
-    left_out |= {len(_columns()) - 1}
-    diagnoses = [(row.name, measured.diagnosis) for row, measured in results.measured if measured.diagnosis]
-    shown = {
-        "name": results.name,
-        "content": results,
-        "judgement": results.judgement,
-        "rows": [replace(row, cells=_without(row.cells, left_out)) for row in rows],
-        "columns": _without(_columns(), left_out),
-        "accuracy": _accuracy(results),
-        "diagnoses": diagnoses,
-    }
-    page = render("cell_comparison.html", shown, styles=("cell.css",))
-    height_px = 570 + 42 * len(results.measured) + 122 * len(rows) + 68 * len(diagnoses)
-    return frame(page, min(MOST_PX, height_px))
-
-
-def plan_in_notebook(plan: ComparisonPlan) -> str:
-    """Expected time and disk space of each recipe of a comparison as HTML for a notebook cell, in a frame."""
-    images = {SPLITS[split]: number for split, number in plan.images.items()}
-    shown = {"name": plan.name, "content": plan, "images": images}
-    return frame(render("cell_plan.html", shown, styles=("cell.css",)), min(MOST_PX, 330 + 104 * len(plan.rows)))
-
-
-def _without(cells: Sequence[T], left_out: set[int]) -> list[T]:
-    return [cell for number, cell in enumerate(cells) if number not in left_out]
-
-
-def _columns() -> list[str]:
+def columns() -> list[str]:
     """Headings of the columns of `_cells`."""
     return ["Validation accuracy", "Test accuracy", *(one.heading for one in beside_accuracy()), *COSTS]
 
@@ -111,7 +76,7 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
     judgement = results.judgement
     chosen, chosen_figures = results.chosen
     images = {SPLITS[split]: number for split, number in results.images.items()}
-    rows = [_row(row, judgement, number) for number, row in enumerate(results.rows, 1)]
+    rows = [row_of(row, judgement, number) for number, row in enumerate(results.rows, 1)]
     shares = [f"{number:,}" for number in images.values()]
     epochs = {row.name: measured.seconds_per_epoch for row, measured in results.measured if measured.trained_epochs}
     return {
@@ -120,8 +85,8 @@ def _gather(results: ComparisonResults, folder: Path) -> dict[str, Any]:
         "chosen": chosen,
         "figures": chosen_figures,
         "rows": rows,
-        "columns": _columns(),
-        "accuracy": _accuracy(results),
+        "columns": columns(),
+        "accuracy": accuracy_of(results),
         "cost": _cost(results),
         "untimed": [row.name for row, measured in results.measured if measured.seconds is None],
         "seconds": bar_drawing(
@@ -148,7 +113,7 @@ def _hashes(results: ComparisonResults, folder: Path) -> list[receipt.Row]:
     return receipt.hashes(facts)
 
 
-def _row(row: CandidateRow, judgement: Judgement, number: int) -> Row:
+def row_of(row: CandidateRow, judgement: Judgement, number: int) -> Row:
     return Row(
         name=row.name,
         settings=row.settings,
@@ -210,7 +175,7 @@ def _metric(found: Spread, metric: Metric) -> Cell:
     return Cell(texts.estimate(found, as_percent=metric.as_percent), [interval] if interval else [])
 
 
-def _accuracy(results: ComparisonResults) -> Drawing:
+def accuracy_of(results: ComparisonResults) -> Drawing:
     """Two bars for each candidate: validation, hollow, and test, filled, where it was opened."""
     groups = [
         (texts.short(row.name, 40), _bar(measured.validation), _bar(measured.test) if measured.test else None)
