@@ -114,6 +114,7 @@ def _hashes(results: ComparisonResults, folder: Path) -> list[receipt.Row]:
 
 
 def row_of(row: CandidateRow, judgement: Judgement, number: int) -> Row:
+    """Row of a candidate; `number` is its position in the table, from 1."""
     return Row(
         name=row.name,
         settings=row.settings,
