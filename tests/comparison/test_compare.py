@@ -209,6 +209,8 @@ def test_runs_are_compared_as_they_are(compared):
     assert loupe.compare_runs(runs, output=folder).judgement == again.judgement
     with pytest.raises(loupe.LoupeError, match="names a run twice"):
         loupe.compare_runs([*runs, runs[0].path], output=folder)
+    with pytest.raises(loupe.ConfigError, match="compare_runs"):
+        loupe.compare(runs, output=folder)
     with pytest.raises(loupe.LoupeError, match="one recipe"):
         compare.compare_runs(names[:2], output=folder)
     with pytest.raises(loupe.LoupeError, match="names a run twice"):

@@ -79,11 +79,13 @@ def compare(
         results, as in the JSON file; with `plan_only`, each candidate with its expected cost.
 
     Raises:
-        ConfigError: fewer than two recipes, an unknown name, options that exclude each other, or a taken `name`.
+        ConfigError: fewer than two recipes, an unknown name, finished runs as data, options that exclude each other, or a taken `name`.
         DataError: the images cannot be used.
         RunStateError: a candidate failed; the others are finished.
         InterruptedRunError: stopped and saved; the same call resumes.
     """
+    if isinstance(data, list | tuple) and any(isinstance(one, Run) for one in data):
+        raise ConfigError("the data are finished runs. Compare these with loupe.compare_runs, or give labelled images.")
     read = ReadOptions.of(columns, images, follow_links)
     words = tuple(replace(read, images=Path("IMAGES") if read.images else None).words)
     start = parents.named(weights, Path(output))
