@@ -79,8 +79,8 @@ def compare(
         results, as in the JSON file; with `plan_only`, each candidate with its expected cost.
 
     Raises:
-        ConfigError: fewer than two recipes, an unknown name, finished runs as data, options that exclude each other, or a
-            taken `name`.
+        ConfigError: fewer than two recipes, an unknown name, finished runs as data, options that exclude each other,
+            or a taken `name`.
         DataError: the images cannot be used.
         RunStateError: a candidate failed; the others are finished.
         InterruptedRunError: stopped and saved; the same call resumes.
